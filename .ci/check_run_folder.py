@@ -1,0 +1,87 @@
+"""Checks that a finished main job left everything its run folder promises: `python .ci/check_run_folder.py FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+FILES = (
+    "config.yaml",
+    "metrics.json",
+    "log.jsonl",
+    "report.html",
+    "ground_truth.json",
+    "label_statistics.json",
+)
+ROWS = (
+    "zero_shot_teacher",
+    "supervised_teacher",
+    "adapted_teacher",
+    "supervised_student",
+    "distilled_student",
+    "refined_student",
+)
+
+
+def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
+    """What is wrong with the rows of metrics.json and the predictions they stand for."""
+    rows = {row["name"]: row for row in metrics["rows"]}
+    if len(metrics["rows"]) != len(ROWS) or set(rows) != set(ROWS):
+        found = [row["name"] for row in metrics["rows"]]
+        return [f"metrics.json: rows {found}, expected {list(ROWS)}"]
+    problems = []
+    for name, row in rows.items():
+        for key in ("ap", "ap50"):
+            if not (math.isfinite(row[key]) and 0 <= row[key] <= 100):
+                problems.append(f"metrics.json: {name}: {key} is {row[key]}, expected a percentage")
+        for key in ("params", "seconds"):
+            if not (math.isfinite(row[key]) and row[key] >= 0):
+                problems.append(f"metrics.json: {name}: {key} is {row[key]}, expected a number from 0 up")
+        if not (folder / "predictions" / f"{name}.json").is_file():
+            problems.append(f"predictions/{name}.json is missing")
+    return problems
+
+
+def log_problems(log: Path) -> list[str]:
+    """What is wrong with log.jsonl: lines that are no JSON objects, or no step with a finite loss."""
+    steps = 0
+    for number, line in enumerate(log.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            return [f"log.jsonl: line {number} is no JSON: {error}"]
+        if "loss" in record:
+            steps += 1
+            if not math.isfinite(record["loss"]):
+                return [f"log.jsonl: line {number}: loss is {record['loss']}"]
+    return [] if steps else ["log.jsonl: no line has a loss"]
+
+
+def problems(folder: Path) -> list[str]:
+    """Everything that is missing from a finished run's folder, or wrong in it."""
+    paths = {name: folder / name for name in FILES}
+    absent = [name for name, path in paths.items() if not path.is_file() or path.stat().st_size == 0]
+    if absent:
+        return [f"{name} is missing or empty" for name in absent]
+    found = row_problems(folder, json.loads((folder / "metrics.json").read_text()))
+    found += log_problems(folder / "log.jsonl")
+    if "</html>" not in (folder / "report.html").read_text():
+        found.append("report.html ends before </html>")
+    return found
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    found = problems(folder)
+    for problem in found:
+        print(f"{folder}: {problem}", file=sys.stderr)
+    if not found:
+        print(f"{folder}: complete, {len(ROWS)} rows")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""sskd_fast: semi-supervised knowledge distillation for instance segmentation.
+
+Heavy modules load when a name is first used, so that `import sskd_fast` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sskd_fast.losses.contrast import InstancePixelContrast
+    from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
+
+__version__ = "0.1.0"
+__all__ = ["InstancePixelContrast", "MaskTransformer", "ModelConfig", "Predictions", "__version__"]
+
+_HOMES = {
+    "InstancePixelContrast": "sskd_fast.losses.contrast",
+    "MaskTransformer": "sskd_fast.models.mask_transformer",
+    "ModelConfig": "sskd_fast.models.mask_transformer",
+    "Predictions": "sskd_fast.models.mask_transformer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sskd_fast' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,64 @@
+"""Which implementation of the operators runs: the only place that asks what exists.
+
+Backends: "reference" (plain PyTorch, any device), "cpu" (C++), "triton", "cuda", and "auto", which takes the fastest
+that can run on the device of the tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+
+from sskd_fast import _env
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+_AUTO_ORDER = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
+_DEVICE_TYPE = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+_LANGUAGE = {"cpu": "C++", "triton": "Triton", "cuda": "CUDA"}
+
+_log = logging.getLogger(__name__)
+
+
+def why_unavailable(backend: str, device: torch.device) -> str | None:
+    """Why `backend` cannot run on tensors of `device`; None where it can."""
+    if backend == "reference":
+        return None
+    wanted = _DEVICE_TYPE[backend]
+    if device.type != wanted:
+        return f"it runs on {wanted} tensors and the tensors are on {device.type!r}"
+    return f"this installation has no {_LANGUAGE[backend]} implementation of the operators"
+
+
+def resolve(backend: str, device: torch.device) -> str:
+    """The backend that will run on `device`: `backend` itself, or the choice made for "auto".
+
+    SSKD_FAST_BACKEND replaces "auto". Raises ValueError for an unknown name, and RuntimeError with the reason where
+    an explicitly chosen backend cannot run.
+    """
+    source = "backend"
+    if backend == "auto":
+        chosen = _env.backend_choice()
+        if chosen is not None:
+            backend, source = chosen, "SSKD_FAST_BACKEND"
+    if backend not in BACKENDS:
+        raise ValueError(f"{source}={backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        return _automatic(device.type)
+    reason = why_unavailable(backend, device)
+    if reason is not None:
+        raise RuntimeError(
+            f"{source}={backend!r} cannot run: {reason}; choose 'auto' or 'reference', which runs on every device"
+        )
+    return backend
+
+
+@functools.cache
+def _automatic(device_type: str) -> str:
+    """The first backend that can run on a device type; the choice is logged once."""
+    order = _AUTO_ORDER.get(device_type, ("reference",))
+    device = torch.device(device_type)
+    chosen = next(name for name in order if why_unavailable(name, device) is None)
+    _log.info("operators on %s tensors use the %r backend", device_type, chosen)
+    return chosen

@@ -1,0 +1,302 @@
+"""The configuration of a run: dataclasses, one a concern; YAML files and dotted overrides are read into them and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from sskd_fast.losses.set_loss import SetLossConfig
+from sskd_fast.models.mask_transformer import ModelConfig
+
+PRESETS = Path(__file__).parent / "presets"
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or does not fit."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images and labels come from; without `labeled`, the embedded data set is drawn.
+
+    labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a folder
+    of plain images.  labeled_fraction: hide the labels of all but this share of `labeled`.  group_key: an image field whose
+    groups stay together in every split; stratify_key: one whose values are all represented; balance_key: one whose values
+    are drawn evenly in training.  holdout_fraction: share of the labelled images kept out of all training, for thresholds and
+    for the AP shown while training.  zoom: factor of the images before anything else, 0 = from the instances' sizes.
+    stretch: percentile stretch of every image (microscopy).
+    """
+
+    name: str = "embedded"
+    labeled: str = ""
+    images: str = ""
+    unlabeled: str = ""
+    val: str = ""
+    val_images: str = ""
+    labeled_fraction: float = 1.0
+    group_key: str = ""
+    stratify_key: str = ""
+    balance_key: str = ""
+    holdout_fraction: float = 0.2
+    zoom: float = 0.0
+    stretch: bool = False
+    workers: int = 0
+    embedded_labeled: int = 100
+    embedded_unlabeled: int = 1500
+    embedded_val: int = 300
+    embedded_source: int = 12000
+    embedded_source_val: int = 300
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """The two views of an image (method.md section 3); size 0 = from the data (64 to 128 pixels).  See data.views.Views."""
+
+    size: int = 0
+    scale: tuple[float, float] = (0.8, 1.25)
+    hflip: bool = True
+    vflip: bool = True
+    rot90: bool = True
+    weak_color: float = 0.2
+    strong_color: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    grayscale: float = 0.2
+    blur: tuple[float, float] = (0.1, 2.0)
+    blur_p: float = 0.5
+    noise: float = 0.0
+    min_pixels: int = 12
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """The contrastive loss of method.md section 4.  max_anchors: anchors an image, 0 = every pixel."""
+
+    num_negatives: int = 64
+    temperature: tuple[float, float] = (0.3, 0.07)
+    cues: Literal["fused", "object", "mask", "class", "uniform"] = "object"
+    scope: Literal["all", "other", "same"] = "all"
+    form: Literal["sampled", "expected"] = "sampled"
+    margin: float | None = None
+    hard_share: float = 0.0
+    max_anchors: int = 48
+    objectness: bool = False
+    memory_bank: int = 0
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class PseudoLabelConfig:
+    """Which predictions become labels.
+
+    target_precision: what the per-class thresholds reach on the held-out labelled images.  unsure_precision: predictions between the
+    threshold of this precision and the first one are neither object nor background in training (0 = none).
+    """
+
+    target_precision: float = 0.8
+    unsure_precision: float = 0.4
+    iou: float = 0.5
+    nms_iou: float = 0.6
+    minimum_matches: int = 10
+    max_per_image: int = 300
+    weigh_by_score: bool = True
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Inference by tiles (models.inference) and the detection limit of the evaluation."""
+
+    overlap: int = 32
+    score_floor: float = 0.02
+    nms_iou: float = 0.6
+    max_detections: int = 100
+    batch: int = 32
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the backbone's lr.
+
+    schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations: how often a
+    stage measures AP on held-out images while it trains.  threads: 0 = all cores.
+    """
+
+    lr: float = 4e-3
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    warmup: int = 40
+    schedule: Literal["cosine", "poly"] = "cosine"
+    ema: float = 0.99
+    lam_semi: float = 1.0
+    lam_pxl: float = 0.1
+    max_steps: int = 0
+    log_every: int = 10
+    save_every: int = 200
+    evaluations: int = 3
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """The budget of one stage: steps, images a step of each kind, learning-rate factor."""
+
+    steps: int = 100
+    labeled_batch: int = 8
+    unlabeled_batch: int = 0
+    lr_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class StagesConfig:
+    """Budgets by stage; the supervised student has that of the distilled and the refined student together."""
+
+    pretrained_teacher: StageConfig = field(default_factory=StageConfig)
+    pretrained_student: StageConfig = field(default_factory=StageConfig)
+    supervised_teacher: StageConfig = field(default_factory=StageConfig)
+    adapted_teacher: StageConfig = field(default_factory=StageConfig)
+    distilled_student: StageConfig = field(default_factory=StageConfig)
+    refined_student: StageConfig = field(default_factory=StageConfig)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu", "cuda".
+
+    teacher_weights, student_weights: safetensors files to start from, "embedded" for the shipped ones, "" for none.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    output: str = ""
+    teacher_weights: str = "embedded"
+    student_weights: str = "embedded"
+    num_queries: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    teacher: ModelConfig = field(default_factory=ModelConfig)
+    student: ModelConfig = field(default_factory=ModelConfig)
+    loss: SetLossConfig = field(default_factory=SetLossConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
+
+
+def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: str = "default") -> Config:
+    """The preset, then each YAML file, then dotted overrides ("train.lr=1e-4"), each on top of the last.
+
+    Raises ConfigError that names the setting or file, what was found and what exists.
+    """
+    path = PRESETS / f"{preset}.yaml"
+    if not path.exists():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"--preset: found {preset!r}, expected one of {', '.join(names)}")
+    tree: dict[str, Any] = read_yaml(PRESETS / "default.yaml")
+    for file in ([path] if preset != "default" else []) + list(files):
+        tree = overlay(tree, read_yaml(file))
+    for text in overrides:
+        key, sep, value = text.partition("=")
+        if not sep or not key:
+            raise ConfigError(f"override {text!r}: expected section.setting=value, such as train.lr=1e-4")
+        nested: Any = parse_scalar(value)
+        for name in reversed(key.split(".")):
+            nested = {name: nested}
+        tree = overlay(tree, nested)
+    return build(Config, tree, "")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; ConfigError where it cannot be read or is no mapping."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path}: found {type(tree).__name__}, expected a mapping of settings")
+    return tree
+
+
+def parse_scalar(text: str) -> Any:
+    """The YAML value of an override; numbers such as 1e-4, which YAML 1.1 takes for text, are numbers."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the settings of `top` in place of its own, section by section."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = overlay(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def build(kind: type[T], tree: Mapping[str, Any], place: str) -> T:
+    """A dataclass from a mapping, with every name and type checked; `place` names it in messages."""
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    values = {}
+    for key, value in tree.items():
+        where = f"{place}.{key}" if place else str(key)
+        if key not in known:
+            raise ConfigError(f"{where}: no such setting; {place or 'the configuration'} has {', '.join(known)}")
+        values[key] = _convert(hints[key], value, where)
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: found {value!r}, expected a section of settings")
+        return build(typing.cast(type[Any], hint), value, where)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            raise ConfigError(f"{where}: found {value!r}, expected one of {', '.join(map(str, options))}")
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(o for o in options if o is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or (options[-1] is not Ellipsis and len(value) != len(options)):
+            raise ConfigError(f"{where}: found {value!r}, expected a list{'' if options[-1] is Ellipsis else f' of {len(options)}'}")
+        return tuple(_convert(options[0], v, where) for v in value)
+    value = _number(value) if hint in (float, int) else value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: found {value!r}, expected {hint.__name__}")
+    return value
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, every setting included; `load_config` reads it back."""
+    tree = dataclasses.asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,1 @@
+"""Images and labels: COCO files, plain folders, splits, views, batches, checks, and the embedded data set."""

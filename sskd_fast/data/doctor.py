@@ -1,0 +1,163 @@
+"""Checks of a whole data set before training: every finding at once, with its file, its id and its cure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from sskd_fast.data.coco import read_annotations
+from sskd_fast.data.errors import DataError, Findings, named
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.mask_checks import check_annotations
+from sskd_fast.data.record_checks import (
+    CheckedFile,
+    check_categories,
+    check_class_names,
+    check_image_files,
+    check_image_records,
+    in_threads,
+)
+
+
+def check_dataset(
+    annotations: Path,
+    images: Path,
+    *,
+    val: Path | None = None,
+    val_images: Path | None = None,
+    unlabeled: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    group_key: str | None = None,
+    decode: bool = True,
+) -> list[str]:
+    """Checks a data set as training will use it; returns warnings, raises DataError with all problems otherwise.
+
+    annotations, images: the training set, a COCO instance file and its image folder.  val, val_images: the validation
+    set (val_images: by default `images`).  unlabeled: a folder of plain images.  class_names: classes that must exist.
+    group_key: field of the image records that no value of may occur in both sets.  decode: read every image whole,
+    which finds damaged files; False reads the headers only.
+
+    Problems: malformed JSON or records; repeated image or category ids; missing, unreadable or differently sized
+    images; annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of
+    another size; no instance at all; validation images or groups that are in the training set too; training classes
+    that validation does not list.  Warnings: gaps in the category ids (they are mapped), classes without instances,
+    masks without a pixel (they are dropped), repeated annotation ids, files listed twice, unlabelled images that are in
+    the validation set.
+    """
+    findings = Findings()
+    train = _check_file(Path(annotations), Path(images), findings, class_names, decode)
+    validation = None
+    if val is not None:
+        wanted = class_names or train.class_names
+        validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode)
+        _check_validation_classes(train, validation, findings)
+        _check_overlap(train, validation, findings)
+        if group_key is not None:
+            _check_groups(train, validation, group_key, findings)
+    if unlabeled is not None:
+        _check_unlabeled(Path(unlabeled), validation, findings, decode)
+    if findings.problems:
+        raise DataError(findings.problems)
+    return findings.warnings
+
+
+def _check_file(
+    file: Path, images: Path, findings: Findings, class_names: Sequence[str] | None, decode: bool
+) -> CheckedFile:
+    """All checks of one annotation file and its images."""
+    checked = CheckedFile(file)
+    try:
+        content = read_annotations(file)
+    except DataError as error:
+        findings.problems.extend(error.problems)
+        return checked
+    own = Findings(warnings=findings.warnings)
+    categories = check_categories(file, content["categories"], own)
+    checked.class_names = list(categories.values())
+    check_class_names(file, checked.class_names, class_names, own)
+    check_image_records(file, images, content["images"], checked, own)
+    check_image_files(checked, own, decode)
+    check_annotations(checked, content["annotations"], categories, own)
+    findings.problems.extend(own.problems)
+    return checked
+
+
+def _check_validation_classes(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:
+    unknown = [name for name in validation.class_names if name not in train.class_names]
+    if unknown and train.class_names:
+        findings.warnings.append(
+            f"{validation.file}: {len(unknown)} classes are not in {train.file} and are left out: {named(unknown)}."
+        )
+
+
+def _check_overlap(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:
+    """Validation images that are training images: the same id and file name, or the same content."""
+    names = {(image_id, record["file_name"]) for image_id, record in train.records.items()}
+    same_content = _same_content(train.paths.values(), validation.paths.values())
+    cure = "Take it out of one of them: validation figures would be too good."
+    for image_id, record in validation.records.items():
+        path, name = validation.paths[image_id], record["file_name"]
+        if (image_id, name) in names:
+            found = f"its id and file name {name} are in {train.file} too"
+        elif path in same_content:
+            found = f"{name} has the same content as the training image {same_content[path]}"
+        else:
+            continue
+        findings.add(validation.file, f"image {image_id}", found, "no training image in the validation set", cure)
+
+
+def _same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
+    """Files of `second` with the bytes of a file of `first` -> that file; only files of equal size are read."""
+    of_size: dict[int, list[Path]] = defaultdict(list)
+    for path in first:
+        if path.is_file():
+            of_size[path.stat().st_size].append(path)
+    candidates = [path for path in second if path.is_file() and path.stat().st_size in of_size]
+    sizes = {path.stat().st_size for path in candidates}
+    twins = [path for size in sizes for path in of_size[size]]
+    by_hash = dict(zip(in_threads(_content_hash, twins), twins, strict=True))
+    hashes = zip(candidates, in_threads(_content_hash, candidates), strict=True)
+    return {path: by_hash[digest] for path, digest in hashes if digest in by_hash}
+
+
+def _content_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_groups(train: CheckedFile, validation: CheckedFile, key: str, findings: Findings) -> None:
+    first, second = (_group_members(checked, key) for checked in (train, validation))
+    for value in sorted(first.keys() & second.keys()):
+        found = f"images {named(second[value])} belong to it, and training images {named(first[value])} too"
+        cure = "Put the whole group on one side: its images show the same scene."
+        findings.add(validation.file, f"{key} {value}", found, "each group in one set only", cure)
+
+
+def _group_members(checked: CheckedFile, key: str) -> Mapping[str, list[int]]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for image_id, record in checked.records.items():
+        if key in record:
+            members[str(record[key])].append(image_id)
+    return members
+
+
+def _check_unlabeled(folder: Path, validation: CheckedFile | None, findings: Findings, decode: bool) -> None:
+    try:
+        plain = ImageFolder(folder)
+    except DataError as error:
+        findings.problems.extend(error.problems)
+        return
+    checked = CheckedFile(folder)
+    checked.paths = {record.image_id: record.path for record in plain.records}
+    checked.records = {record.image_id: {"file_name": record.file_name} for record in plain.records}
+    check_image_files(checked, findings, decode)
+    if validation is None:
+        return
+    shared = _same_content(validation.paths.values(), checked.paths.values())
+    if shared:
+        findings.warnings.append(
+            f"{folder}: {len(shared)} unlabelled images are validation images "
+            f"({named([path.name for path in shared])}): validation figures may be too good."
+        )

@@ -1,0 +1,63 @@
+"""What is wrong with a data set, said so that the reader can mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LISTED_PROBLEMS = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding: where it is, what is there, what should be, and the way out.
+
+    file: the file concerned.  item: the image, annotation or category concerned ("" for the file as a whole).
+    """
+
+    file: str | Path
+    item: str
+    found: str
+    expected: str
+    cure: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}: {self.item}" if self.item else str(self.file)
+        return f"{place}: {self.found}; expected {self.expected}. {self.cure}"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; `problems` holds every finding, the message lists up to 200 of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        if len(self.problems) == 1:
+            message = str(self.problems[0])
+        else:
+            lines = [f"  {number}. {problem}" for number, problem in enumerate(self.problems[:LISTED_PROBLEMS], 1)]
+            if len(self.problems) > LISTED_PROBLEMS:
+                lines.append(f"  ... and {len(self.problems) - LISTED_PROBLEMS} more, in the error's `problems`")
+            message = "\n".join([f"{len(self.problems)} problems found in the data:", *lines])
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)
+
+
+@dataclass
+class Findings:
+    """What checks have found so far: problems that training cannot live with, and warnings of what it copes with."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, file: str | Path, item: str, found: str, expected: str, cure: str) -> None:
+        """Notes a problem; see Problem for the arguments."""
+        self.problems.append(Problem(file, item, found, expected, cure))
+
+
+def named(items: Sequence[object], limit: int = 8) -> str:
+    """The first few items as text, and how many more there are."""
+    text = ", ".join(str(item) for item in items[:limit])
+    return text if len(items) <= limit else f"{text} and {len(items) - limit} more"

@@ -1,0 +1,73 @@
+"""The two records that travel through the package: an image's instances, and an image with them.
+
+Shape letters: n instances, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Instances:
+    """Instance masks of one image, ground truth or pseudo-labels.
+
+    masks: (n, H, W) bool; they may overlap and nest.
+    labels: (n,) int64, contiguous class indices in [0, C).
+    scores: (n,) float32 in [0, 1]; 1 for ground truth.
+    crowd: (n,) bool; crowd regions are excluded from the losses (their pixels are neither object nor background).
+    """
+
+    masks: Tensor
+    labels: Tensor
+    scores: Tensor
+    crowd: Tensor
+
+    @classmethod
+    def empty(cls, height: int, width: int) -> Instances:
+        """No instance on an image of height x width."""
+        return cls(
+            masks=torch.zeros((0, height, width), dtype=torch.bool),
+            labels=torch.zeros(0, dtype=torch.int64),
+            scores=torch.zeros(0, dtype=torch.float32),
+            crowd=torch.zeros(0, dtype=torch.bool),
+        )
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def select(self, keep: Tensor) -> Instances:
+        """The instances at `keep`: a (n,) bool mask or an int64 index tensor."""
+        return Instances(self.masks[keep], self.labels[keep], self.scores[keep], self.crowd[keep])
+
+
+@dataclass
+class Sample:
+    """One image with what is known about it.
+
+    image: (3, H, W) uint8 RGB.  instances: None where the image is unlabelled.
+    """
+
+    image: Tensor
+    instances: Instances | None
+    image_id: int
+    file_name: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """What one training step sees: B images in two views of the same geometry.
+
+    weak, strong: (B, 3, H, W) float32 in [0, 1].  valid: (B, H, W) bool, False on padding and on crowd regions.
+    targets: B records with masks (n, H, W) in the geometry of the views; crowd instances are already removed.
+    """
+
+    weak: Tensor
+    strong: Tensor
+    valid: Tensor
+    targets: list[Instances]
+    image_ids: list[int]

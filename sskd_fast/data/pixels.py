@@ -1,0 +1,130 @@
+"""Image files decoded to 8-bit arrays, and the memory they are kept in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
+_DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=_Sized)
+
+
+class ByteBudgetCache(Generic[Value]):
+    """Values kept in memory up to a number of bytes; the least recently used one goes first."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.nbytes = 0
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value under `key`, made and kept at the first request."""
+        found = self._values.get(key)
+        if found is not None:
+            self._values.move_to_end(key)
+            return found
+        value = make()
+        if value.nbytes <= self.budget:
+            self._values[key] = value
+            self.nbytes += value.nbytes
+            while self.nbytes > self.budget:
+                self.nbytes -= self._values.popitem(last=False)[1].nbytes
+        return value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy sent to another process starts empty."""
+        return {"budget": self.budget, "nbytes": 0, "_values": OrderedDict()}
+
+
+def _unreadable(path: Path, cause: str) -> DataError:
+    cure = "Replace the file, or remove its record from the annotations."
+    return DataError([Problem(path, "", cause, "a readable image", cure)])
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 for none; asking a PNG that states none in its header would decode it."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1
+    return int(image.getexif().get(_ORIENTATION_TAG, 1))
+
+
+def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(height, width) that `read_pixels` gives an image file, from its header alone; DataError if unreadable.
+
+    size: the (height, width) that the annotations state, or None.
+    """
+    try:
+        with Image.open(path) as image:
+            stored = (image.height, image.width)
+            return stored[::-1] if _turned(image, size) else stored
+    except FileNotFoundError:
+        raise _unreadable(path, "the image file does not exist") from None
+    except _DECODING_ERRORS as error:
+        raise _unreadable(path, f"the image file cannot be read ({error})") from error
+
+
+def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
+    """Whether the image is shown with its sides swapped; not where only its stored shape agrees with the annotations."""
+    stored = (image.height, image.width)
+    drawn_on_stored = size == stored and size != stored[::-1]
+    return _orientation(image) in _TRANSPOSING_ORIENTATIONS and not drawn_on_stored
+
+
+def _as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    orientation = _orientation(image)
+    kept = orientation == 1 or (orientation in _TRANSPOSING_ORIENTATIONS and not _turned(image, size))
+    return image if kept else ImageOps.exif_transpose(image)
+
+
+def _to_array(image: Image.Image, stretch: bool) -> NDArray[np.uint8]:
+    if image.mode in _WIDE_MODES:
+        wide = np.asarray(image)
+        return stretch_intensity(wide) if stretch else to_eight_bits(wide)
+    grey = image.mode in ("1", "L", "LA", "La")
+    array = np.array(image.convert("L" if grey else "RGB"))
+    return stretch_intensity(array) if stretch else array
+
+
+def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False) -> NDArray[np.uint8]:
+    """An image file as (H, W) grey or (H, W, 3) RGB, uint8.
+
+    Palette, CMYK, 1-bit and alpha images are converted (alpha is dropped); images of more than 8 bits are scaled to 8
+    (`to_eight_bits`, or `stretch_intensity` where `stretch`, from their full depth); EXIF rotation is applied.
+    size: the (height, width) that the annotations state, or None.  Raises DataError, naming the file, where it is
+    missing, unreadable or of another size.
+    """
+    try:
+        with Image.open(path) as image:
+            array = _to_array(_as_shown(image, size), stretch)
+    except FileNotFoundError:
+        raise _unreadable(path, "the image file does not exist") from None
+    except _DECODING_ERRORS as error:
+        raise _unreadable(path, f"the image file cannot be read ({error})") from error
+    if size is not None and array.shape[:2] != tuple(size):
+        found = f"the image is {array.shape[0]} x {array.shape[1]} pixels (height x width)"
+        cure = "Correct `height` and `width` of its record, or use the image that was annotated."
+        raise DataError([Problem(path, "", found, f"{size[0]} x {size[1]}, as the annotations state", cure)])
+    return array

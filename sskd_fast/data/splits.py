@@ -1,0 +1,144 @@
+"""Labelled subsets of a data set: drawn by whole groups, evenly over strata, and written with a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.source import ImageCollection
+
+_HASH_PREFIX = "# sha256 of the ids: "
+
+
+def split_labeled(
+    dataset: ImageCollection,
+    fraction: float,
+    *,
+    seed: int,
+    group_key: str | None = None,
+    stratify_key: str | None = None,
+) -> tuple[list[int], list[int]]:
+    """Image ids of a labelled part of about `fraction` of the images, and those of the rest, each in the set's order.
+
+    group_key: field of the image records whose values stay together on one side (tiles of one picture, frames of one
+    video). stratify_key: field whose values (by the majority in a group) are drawn in proportion, each with at least
+    one group.  At least one image is labelled.  Raises ValueError for a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction={fraction}: expected a share of the images in (0, 1]")
+    strata = _groups_by_stratum(dataset, group_key, stratify_key)
+    generator = torch.Generator().manual_seed(seed)
+    chosen: set[int] = set()
+    seen = 0
+    for groups in sorted(strata.values(), key=lambda groups: sum(map(len, groups))):
+        seen += sum(map(len, groups))
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        chosen.update(_fill([groups[place] for place in order], fraction * seen - len(chosen)))
+    labeled = [image_id for image_id in dataset.image_ids if image_id in chosen]
+    return labeled, [image_id for image_id in dataset.image_ids if image_id not in chosen]
+
+
+def hold_out(
+    dataset: ImageCollection,
+    ids: Sequence[int],
+    fraction: float,
+    *,
+    seed: int,
+    group_key: str | None = None,
+) -> tuple[list[int], list[int]]:
+    """Of the labelled `ids`, those to train on and about `fraction` held out for calibration, each in the set's order.
+
+    Whole groups of `group_key` stay on one side; both sides get at least one image.  Raises ValueError for a fraction
+    outside (0, 1) and where there are fewer than two groups.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction}: expected a share of the labelled images in (0, 1)")
+    labeled = dataset.subset(ids)
+    groups = len(set(labeled.image_field(group_key))) if group_key else len(labeled)
+    if groups < 2:
+        kind = f"groups of {group_key!r}" if group_key else "images"
+        raise ValueError(
+            f"{dataset.name or dataset.images_dir}: {groups} {kind} among {len(ids)} labelled images; expected at "
+            f"least 2, one to train on and one to hold out. Label more images, or hold none out."
+        )
+    held_out, rest = split_labeled(labeled, fraction, seed=seed, group_key=group_key)
+    if not rest:
+        held_out, rest = split_labeled(labeled, 0.5 / groups, seed=seed, group_key=group_key)
+    return rest, held_out
+
+
+def _groups_by_stratum(
+    dataset: ImageCollection, group_key: str | None, stratify_key: str | None
+) -> dict[str, list[list[int]]]:
+    """Stratum -> its groups, each a list of image ids."""
+    names = dataset.image_field(group_key) if group_key else [str(image_id) for image_id in dataset.image_ids]
+    kinds = dataset.image_field(stratify_key) if stratify_key else [""] * len(names)
+    members: dict[str, list[int]] = defaultdict(list)
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for image_id, name, kind in zip(dataset.image_ids, names, kinds, strict=True):
+        members[name].append(image_id)
+        votes[name][kind] += 1
+    strata: dict[str, list[list[int]]] = defaultdict(list)
+    for name, image_ids in members.items():
+        strata[votes[name].most_common(1)[0][0]].append(image_ids)
+    return strata
+
+
+def _fill(groups: list[list[int]], target: float) -> list[int]:
+    """Images of the groups taken in turn, each where it brings the number closer to the target; never none."""
+    taken: list[int] = []
+    for group in groups:
+        if abs(len(taken) + len(group) - target) < abs(len(taken) - target):
+            taken.extend(group)
+    return taken or min(groups, key=lambda group: len(group))
+
+
+def write_split(path: Path, ids: Sequence[int], *, source: str = "") -> None:
+    """Writes image ids to a text file, one a line, under a comment with their sha256.
+
+    source: where the ids come from, kept as a comment.  The file appears whole or not at all.
+    """
+    path = Path(path)
+    lines = [f"{_HASH_PREFIX}{_ids_hash(ids)}", f"# {len(ids)} image ids" + f" of {source}" * bool(source)]
+    lines += [str(image_id) for image_id in ids]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_split(path: Path) -> list[int]:
+    """The image ids of a file written by `write_split`; DataError where it is missing, malformed or was edited."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError([Problem(path, "", "the split file does not exist", "a file of image ids", "Draw it anew.")])
+    ids: list[int] = []
+    stated = ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith(_HASH_PREFIX):
+            stated = line.removeprefix(_HASH_PREFIX).strip()
+        elif line.strip() and not line.startswith("#"):
+            try:
+                ids.append(int(line))
+            except ValueError:
+                cure = "Draw the split anew."
+                raise DataError([Problem(path, f"line {number}", f"{line!r}", "an image id", cure)]) from None
+    if stated != _ids_hash(ids):
+        found = f"the {len(ids)} ids have the sha256 {_ids_hash(ids)[:12]}..."
+        expected = f"{stated[:12]}..., as its first line states" if stated else "a first line that states their sha256"
+        cure = "The file was edited: restore it, or write the ids with write_split."
+        raise DataError([Problem(path, "", found, expected, cure)])
+    return ids
+
+
+def _ids_hash(ids: Sequence[int]) -> str:
+    return hashlib.sha256("\n".join(str(image_id) for image_id in ids).encode("ascii")).hexdigest()

@@ -1,0 +1,168 @@
+"""Two views of an image: weak (geometry only, or nearly) and strong (the same geometry, other colours).
+
+The transforms are those of torchvision's ColorJitter, RandomGrayscale, GaussianBlur and ScaleJitter, drawn from one
+seed and computed on the crop alone.
+
+Shape letters: H x W pixels of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sskd_fast.data.instances import Instances, Sample
+from sskd_fast.data.photometry import color_twist, gaussian_blur, to_grey
+from sskd_fast.data.source import ImageSource
+
+
+@dataclass(frozen=True)
+class Views:
+    """How views are drawn (section 3 of the method: flip, scale jitter and crop; colours for the strong view).
+
+    size: (H, W) of a view.  scale: range of the zoom factor.  hflip, vflip, rot90: flips and quarter turns, each drawn
+    evenly (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
+    strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
+    view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
+    the strong view.  min_pixels: instances with fewer pixels in the view are dropped.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.8, 1.25)
+    hflip: bool = True
+    vflip: bool = False
+    rot90: bool = False
+    weak_color: float = 0.0
+    strong_color: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    grayscale: float = 0.2
+    blur: tuple[float, float] = (0.1, 2.0)
+    blur_p: float = 0.5
+    noise: float = 0.0
+    min_pixels: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 3:
+            raise ValueError(f"size={self.size}: a view needs at least 3 x 3 pixels")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale={self.scale}: expected 0 < smallest <= largest zoom factor")
+        if self.rot90 and self.size[0] != self.size[1]:
+            raise ValueError(f"rot90 with size={self.size}: quarter turns need square views; set rot90=False")
+        if self.blur_p > 0 and not 0 < self.blur[0] <= self.blur[1]:
+            raise ValueError(
+                f"blur={self.blur}: expected 0 < smallest <= largest standard deviation; blur_p=0 for none"
+            )
+        if max(self.strong_color[:3]) > 1 or min(self.strong_color) < 0 or not 0 <= self.weak_color <= 1:
+            raise ValueError(
+                f"strong_color={self.strong_color}, weak_color={self.weak_color}: expected changes in [0, 1]"
+            )
+
+
+class _Draws:
+    """Uniform draws from one seed, used up in order, and the generator for noise."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self._values: Iterator[float] = iter(torch.rand(24, generator=self.generator).tolist())
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * next(self._values)
+
+    def below(self, count: int) -> int:
+        return min(int(next(self._values) * count), count - 1)
+
+    def chance(self, probability: float) -> bool:
+        return next(self._values) < probability
+
+    def factor(self, change: float) -> float:
+        return self.between(1.0 - change, 1.0 + change)
+
+
+def draw_views(
+    source: ImageSource, index: int, views: Views, generator_seed: int
+) -> tuple[Tensor, Tensor, Tensor, Instances]:
+    """Weak view, strong view, valid pixels and instances of one image; a pure function of `generator_seed`.
+
+    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool (False on padding and on crowd
+    regions), and the instances without crowds, masks (n, H, W), in the geometry of both views; none where the source
+    has no labels.
+    """
+    draws = _Draws(generator_seed)
+    sample = _draw_window(source, index, views, draws)
+    turn, flips = _draw_turn(views, draws)
+    picture = _turned(sample.image, turn, flips).to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
+    strong = _strong_view(picture, views, draws)
+    weak = _weak_view(picture, views, draws)
+    corner = [draws.below(out - size + 1) for out, size in zip(views.size, picture.shape[1:], strict=True)]
+    valid = torch.ones(picture.shape[1:], dtype=torch.bool)
+    instances = sample.instances
+    if instances is None:
+        instances = Instances.empty(*picture.shape[1:])
+    else:
+        instances = replace(instances, masks=_turned(instances.masks, turn, flips).contiguous())
+        if bool(instances.crowd.any()):
+            crowd, instances = instances.masks[instances.crowd], instances.select(~instances.crowd)
+            valid = ~crowd.any(dim=0) | instances.masks.any(dim=0)
+    weak, strong, valid, masks = (_placed(part, views.size, corner) for part in (weak, strong, valid, instances.masks))
+    return weak, strong, valid, replace(instances, masks=masks)
+
+
+def _draw_window(source: ImageSource, index: int, views: Views, draws: _Draws) -> Sample:
+    """A random crop at a random zoom, at most as large as a view."""
+    zoom = draws.between(*views.scale)
+    starts, lengths, sizes = [], [], []
+    for full, out in zip(source.size(index), views.size, strict=True):
+        length = min(full, max(1, round(out / zoom)))
+        starts.append(draws.below(full - length + 1))
+        lengths.append(length)
+        sizes.append(out if length < full else min(out, max(3, round(length * zoom))))
+    return source.window(index, *starts, *lengths, size=(sizes[0], sizes[1]), min_pixels=views.min_pixels)
+
+
+def _draw_turn(views: Views, draws: _Draws) -> tuple[int, list[int]]:
+    """Quarter turns and the dimensions to flip."""
+    turn = draws.below(4) if views.rot90 else 0
+    flips = [dim for dim, used in ((-2, views.vflip), (-1, views.hflip)) if used and draws.chance(0.5)]
+    return turn, flips
+
+
+def _turned(pixels: Tensor, turn: int, flips: list[int]) -> Tensor:
+    if turn:
+        pixels = torch.rot90(pixels, turn, (-2, -1))
+    return pixels.flip(flips) if flips else pixels
+
+
+def _weak_view(picture: Tensor, views: Views, draws: _Draws) -> Tensor:
+    if views.weak_color == 0:
+        return picture
+    return color_twist(picture, brightness=draws.factor(views.weak_color), contrast=draws.factor(views.weak_color))
+
+
+def _strong_view(picture: Tensor, views: Views, draws: _Draws) -> Tensor:
+    brightness, contrast, saturation, hue = views.strong_color
+    strong = color_twist(
+        picture,
+        brightness=draws.factor(brightness),
+        contrast=draws.factor(contrast),
+        saturation=draws.factor(saturation),
+        hue=draws.between(-hue, hue),
+    )
+    if draws.chance(views.grayscale):
+        strong = to_grey(strong)
+    if draws.chance(views.blur_p):
+        strong = gaussian_blur(strong, draws.between(*views.blur))
+    if views.noise > 0:
+        strong = strong.add_(torch.randn(strong.shape, generator=draws.generator), alpha=views.noise).clamp_(0.0, 1.0)
+    return strong
+
+
+def _placed(part: Tensor, size: tuple[int, int], corner: list[int]) -> Tensor:
+    """The part (..., h, w) on a canvas (..., H, W) of zeros, its first pixel at `corner`."""
+    height, width = part.shape[-2:]
+    if (height, width) == size:
+        return part
+    canvas = part.new_zeros((*part.shape[:-2], *size))
+    canvas[..., corner[0] : corner[0] + height, corner[1] : corner[1] + width] = part
+    return canvas

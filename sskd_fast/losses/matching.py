@@ -1,0 +1,81 @@
+"""Hungarian matching of predicted masks to instances (Mask2Former's costs), for all layers and images at once.
+
+Shape letters: B images, K queries, C classes, G padded instances, P mask pixels or sampled points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskd_fast.data.instances import Instances
+
+
+@dataclass
+class Targets:
+    """Instances of B images, padded to G: masks (B, G, h, w) float in [0, 1] at the size of the mask map, labels (B, G),
+    present (B, G) bool, valid (B, h, w) float share of valid pixels, weights (B, G) (score of a pseudo-label, else 1)."""
+
+    masks: Tensor
+    labels: Tensor
+    present: Tensor
+    valid: Tensor
+    weights: Tensor
+
+
+def pad_targets(instances: list[Instances], valid: Tensor, size: tuple[int, int]) -> Targets:
+    """B records and valid (B, H, W) bool -> Targets on a (h, w) map; masks are averaged over the cells."""
+    device, count = valid.device, max([1, *(len(i) for i in instances)])
+    b, height, width = valid.shape
+    masks = torch.zeros((b, count, height, width), device=device)
+    labels = torch.zeros((b, count), dtype=torch.int64, device=device)
+    present = torch.zeros((b, count), dtype=torch.bool, device=device)
+    weights = torch.zeros((b, count), device=device)
+    for i, record in enumerate(instances):
+        n = len(record)
+        masks[i, :n] = record.masks.to(device, torch.float32)
+        labels[i, :n], present[i, :n], weights[i, :n] = record.labels.to(device), True, record.scores.to(device)
+    small = F.interpolate(masks, size=size, mode="area")
+    share = F.interpolate(valid.float().unsqueeze(1), size=size, mode="area").squeeze(1)
+    return Targets(small, labels, present, share, weights)
+
+
+@dataclass(frozen=True)
+class MatchCosts:
+    """Weights of the class, mask cross-entropy and dice terms, in the matching and in the loss alike."""
+
+    classes: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+
+
+@torch.no_grad()
+def match(
+    mask_logits: Tensor, class_logits: Tensor, targets: Targets, pixels: Tensor, normalizer: Tensor, costs: MatchCosts
+) -> Tensor:
+    """Assigns each instance a query.
+
+    mask_logits (B, K, P), class_logits (B, K, C+1), pixels (B, G, P) the instances' values at the same P places,
+    normalizer (B, G) what a mask's summed cross-entropy is divided by.  Returns (B, G) int64: the query of each instance,
+    -1 where none (absent instances, or more instances than queries).
+    """
+    prob = mask_logits.sigmoid()
+    classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
+    inner = torch.bmm(mask_logits, pixels.transpose(1, 2))
+    entropy = (F.softplus(mask_logits).sum(-1, keepdim=True) - inner) / normalizer.unsqueeze(1)
+    overlap = torch.bmm(prob, pixels.transpose(1, 2))
+    dice = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + pixels.sum(-1).unsqueeze(1) + 1)
+    cost = (costs.classes * classes + costs.mask * entropy + costs.dice * dice).cpu().numpy()
+    if not np.isfinite(cost).all():
+        raise FloatingPointError("matching: mask or class logits are not finite; lower train.lr or raise train.warmup")
+    counts = targets.present.sum(1).tolist()
+    assigned = torch.full(targets.labels.shape, -1, dtype=torch.int64)
+    for i, count in enumerate(counts):
+        queries, instances = linear_sum_assignment(cost[i, :, :count])
+        assigned[i, torch.from_numpy(instances)] = torch.from_numpy(queries)
+    return assigned.to(mask_logits.device)

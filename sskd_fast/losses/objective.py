@@ -1,0 +1,98 @@
+"""The one objective: J = L_sup(labelled) + lam_semi L_semi(unlabelled) + lam_pxl L_pxl(both) (method.md section 2)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.contrast import InstancePixelContrast
+from sskd_fast.losses.set_loss import SetLoss, SetLossOutput
+from sskd_fast.models.mask_transformer import MaskTransformer, Predictions
+
+
+@dataclass
+class ObjectiveOutput:
+    """loss: J; parts: every term and diagnostic by name; seconds: forward, matching, losses, contrast."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """J with its weights. A stage is one setting of (lam_semi, lam_pxl); a term of weight 0 is not computed."""
+
+    set_loss: SetLoss
+    contrast: InstancePixelContrast | None
+    lam_semi: float
+    lam_pxl: float
+
+    def __call__(
+        self, model: MaskTransformer, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
+    ) -> ObjectiveOutput:
+        """labeled: images with ground truth; unlabeled: images with pseudo-labels as targets, or None.
+
+        progress: share of the stage that is over, in [0, 1]; seed: of this step's negatives.
+        """
+        start = time.perf_counter()
+        both = [labeled] if unlabeled is None else [labeled, unlabeled]
+        levels = model.encode(torch.cat([batch.weak for batch in both]))
+        predictions = model.decode(levels)
+        forward = time.perf_counter()
+
+        count = len(labeled.weak)
+        sup = self.set_loss(predictions.part(slice(0, count)), labeled.targets, labeled.valid)
+        loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
+        if unlabeled is not None and self.lam_semi > 0:
+            semi = self.set_loss(predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid)
+            loss, matching = loss + self.lam_semi * semi.loss, matching + semi.seconds
+            parts |= _named(semi, "semi")
+        losses = time.perf_counter()
+
+        if self.contrast is not None and self.lam_pxl > 0:
+            pixel, diagnostics = self._contrast(self.contrast, model, levels, predictions, both, progress, seed)
+            loss = loss + self.lam_pxl * pixel
+            parts |= {"pxl": pixel} | diagnostics
+        end = time.perf_counter()
+        seconds = {
+            "forward": forward - start, "matching": matching, "losses": losses - forward - matching, "contrast": end - losses
+        }  # fmt: skip
+        return ObjectiveOutput(loss, parts, seconds)
+
+    @staticmethod
+    def _contrast(
+        contrast: InstancePixelContrast, model: MaskTransformer, levels: list[Tensor], predictions: Predictions, both: list[Batch],
+        progress: float, seed: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        """L_pxl between the views; the strong view's pass and projection carry no gradient."""
+        weak = model.embed(levels)
+        with torch.no_grad():
+            strong = model.embed(model.encode(torch.cat([batch.strong for batch in both])))
+        size = (weak.shape[-2], weak.shape[-1])
+        valid = F.interpolate(torch.cat([batch.valid for batch in both]).float().unsqueeze(1), size=size, mode="area") > 0.5
+        ids = [instance_map(t, size, weak.device) for t in both[0].targets]
+        ids += [torch.full(size, -1, dtype=torch.int64, device=weak.device) for b in both[1:] for _ in b.targets]
+        output = contrast(
+            predictions.mask_logits, predictions.class_logits, weak, strong, progress=progress, seed=seed,
+            valid=valid.squeeze(1), instance_ids=torch.stack(ids),
+        )  # fmt: skip
+        return output.loss, output.diagnostics
+
+
+def instance_map(instances: Instances, size: tuple[int, int], device: torch.device) -> Tensor:
+    """(h, w) int64: 1 + index of the instance that covers most of the cell, 0 where background covers half of it."""
+    if not len(instances):
+        return torch.zeros(size, dtype=torch.int64, device=device)
+    share = F.interpolate(instances.masks.to(device, torch.float32).unsqueeze(0), size=size, mode="area")[0]
+    best, index = share.max(0)
+    return torch.where(best >= 0.5, index + 1, 0)
+
+
+def _named(output: SetLossOutput, prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}_{name}": value for name, value in output.parts.items()} | {f"{prefix}_matched": output.matched}

@@ -1,0 +1,169 @@
+"""The set loss: Hungarian matching, then class cross-entropy, mask cross-entropy and dice after every decoder layer.
+
+Source: method.md section 2 (Mask2Former's loss).  Shape letters: B images, K queries, C classes, G padded instances,
+P mask pixels or sampled points, h x w cells of the mask map.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskd_fast.data.instances import Instances
+from sskd_fast.losses.matching import MatchCosts, Targets, match, pad_targets
+from sskd_fast.models.mask_transformer import Predictions
+
+
+@dataclass(frozen=True)
+class SetLossConfig:
+    """Weights and sampling of the set loss.
+
+    masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a share
+    `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over all
+    places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large crops).
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    heat_weight: float = 1.0
+    masks: Literal["dense", "points"] = "dense"
+    points: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+    normalizer: Literal["area", "pixels"] = "area"
+
+
+@dataclass
+class SetLossOutput:
+    """loss: weighted sum of the parts; parts: unweighted, over all layers; matched: share of instances with a query;
+    seconds: time spent in the matching."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    matched: Tensor
+    seconds: float
+
+
+class SetLoss:
+    """L(predictions, instances): call it with predictions, one record an image, and the (B, H, W) valid mask."""
+
+    def __init__(self, config: SetLossConfig) -> None:
+        self.config = config
+
+    def __call__(self, predictions: Predictions, instances: list[Instances], valid: Tensor) -> SetLossOutput:
+        config = self.config
+        size = (predictions.mask_logits.shape[-2], predictions.mask_logits.shape[-1])
+        targets = pad_targets(instances, valid, size)
+        layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
+        parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
+        seconds, matched = 0.0, parts["class"]
+        for masks, classes in layers:
+            output = self._layer(masks, classes, targets)
+            for name in parts:
+                parts[name] = parts[name] + output.parts[name]
+            seconds, matched = seconds + output.seconds, output.matched
+        loss = config.class_weight * parts["class"] + config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"]
+        if predictions.heat is not None:
+            parts["heat"] = heat_loss(predictions.heat, targets)
+            loss = loss + config.heat_weight * parts["heat"]
+        return SetLossOutput(loss, parts, matched, seconds)
+
+    def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets) -> SetLossOutput:
+        config = self.config
+        logits, pixels, valid = self._places(mask_logits, targets)
+        area = (pixels * valid).sum(-1)
+        places = valid.sum(-1).clamp(min=1.0).expand_as(area)
+        normalizer = 4 * area + 20 if config.normalizer == "area" else places
+        start = time.perf_counter()
+        costs = MatchCosts(config.class_weight, config.mask_weight, config.dice_weight)
+        assigned = match(logits * valid, class_logits, targets, pixels * valid, normalizer, costs)
+        seconds = time.perf_counter() - start
+        image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
+        query = assigned[image, instance]
+        x, t, v = logits[image, query], pixels[image, instance], valid[image, 0]
+        weight = targets.weights[image, instance]
+        total = targets.weights.sum().clamp(min=1.0)
+        entropy = (F.binary_cross_entropy_with_logits(x, t, reduction="none") * v).sum(-1) / normalizer[image, instance]
+        prob = x.sigmoid() * v
+        dice = 1 - (2 * (prob * t).sum(-1) + 1) / (prob.sum(-1) + (t * v).sum(-1) + 1)
+        classes = self._class_loss(class_logits, mask_logits, targets, image, query, instance)
+        parts = {"class": classes, "mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
+        return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
+
+    def _class_loss(
+        self, class_logits: Tensor, mask_logits: Tensor, targets: Targets, image: Tensor, query: Tensor, instance: Tensor
+    ) -> Tensor:
+        """Weighted cross-entropy; unmatched queries that lie mostly on invalid pixels (padding, crowd, unsure) do not count."""
+        no_object = class_logits.shape[-1] - 1
+        labels = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
+        labels[image, query] = targets.labels[image, instance]
+        with torch.no_grad():
+            prob = mask_logits.sigmoid().flatten(2)
+            seen = torch.bmm(prob, targets.valid.flatten(1).unsqueeze(2)).squeeze(2)
+            weight = self.config.no_object_weight * (seen > 0.5 * prob.sum(-1)).to(prob.dtype)
+            weight[image, query] = targets.weights[image, instance]
+        loss = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return (loss * weight.flatten()).sum() / weight.sum().clamp(min=1.0)
+
+    def _places(self, mask_logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Where masks are compared: logits (B, K, P), instances (B, G, P) and valid weights (B, 1, P) at P places."""
+        if self.config.masks == "dense":
+            return mask_logits.flatten(2), targets.masks.flatten(2), targets.valid.flatten(1).unsqueeze(1)
+        grid = sample_points(mask_logits, self.config.points, self.config.oversample, self.config.importance)
+
+        def at_points(x: Tensor) -> Tensor:
+            return F.grid_sample(x, grid, mode="bilinear", align_corners=False).squeeze(2)
+
+        return at_points(mask_logits), at_points(targets.masks), at_points(targets.valid.unsqueeze(1))
+
+
+@torch.no_grad()
+def sample_points(mask_logits: Tensor, count: int, oversample: float, importance: float) -> Tensor:
+    """Places for point-sampled masks, shared by all queries of an image: (B, 1, count, 2) in [-1, 1] for grid_sample.
+
+    A share `importance` of them is taken, among `oversample * count` uniform ones, where some query is least sure.
+    """
+    b = mask_logits.shape[0]
+    drawn = torch.rand((b, 1, int(count * oversample), 2), device=mask_logits.device, dtype=mask_logits.dtype) * 2 - 1
+    unsure = F.grid_sample(-mask_logits.abs(), drawn, align_corners=False).amax(1).squeeze(1)
+    chosen = unsure.topk(int(count * importance), dim=1).indices
+    hard = drawn.squeeze(1).gather(1, chosen.unsqueeze(-1).expand(-1, -1, 2))
+    rest = torch.rand((b, count - hard.shape[1], 2), device=drawn.device, dtype=drawn.dtype) * 2 - 1
+    return torch.cat([hard, rest], dim=1).unsqueeze(1)
+
+
+def centre_points(targets: Targets) -> Tensor:
+    """(B, G, 2) x, y of the instances' centroids in cells."""
+    h, w = targets.masks.shape[-2:]
+    mass = targets.masks.flatten(2).sum(-1).clamp(min=1e-6)
+    ys = torch.arange(h, dtype=targets.masks.dtype, device=targets.masks.device)
+    xs = torch.arange(w, dtype=targets.masks.dtype, device=targets.masks.device)
+    return torch.stack([(targets.masks.sum(2) * xs).sum(-1) / mass, (targets.masks.sum(3) * ys).sum(-1) / mass], -1)
+
+
+def heat_loss(heat: Tensor, targets: Targets) -> Tensor:
+    """Focal loss of the centre heat map (CenterNet's, alpha 2, beta 4) against Gaussians at the instances' centroids.
+
+    heat (B, h, w) logits; the Gaussian's width follows the instance: sigma = max(0.7, sqrt(area) / 6) cells.
+    """
+    h, w = heat.shape[-2:]
+    centre = centre_points(targets).round()
+    sigma = (targets.masks.flatten(2).sum(-1).sqrt() / 6).clamp(min=0.7)
+    ys = torch.arange(h, dtype=heat.dtype, device=heat.device)
+    xs = torch.arange(w, dtype=heat.dtype, device=heat.device)
+    gx = torch.exp(-((xs - centre[..., :1]) ** 2) / (2 * sigma.unsqueeze(-1) ** 2))
+    gy = torch.exp(-((ys - centre[..., 1:]) ** 2) / (2 * sigma.unsqueeze(-1) ** 2))
+    here = targets.present & (targets.masks.flatten(2).sum(-1) > 0)
+    goal = (gy.unsqueeze(-1) * gx.unsqueeze(-2) * here[..., None, None]).amax(1)
+    prob = heat.sigmoid()
+    peak = goal > 0.999
+    positive = F.logsigmoid(heat) * (1 - prob).square() * peak
+    negative = F.logsigmoid(-heat) * prob.square() * (1 - goal).pow(4) * ~peak * (targets.valid > 0.5)
+    return -(positive.sum() + negative.sum()) / here.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Networks: backbones, pixel decoder, queries, mask decoder, and prediction by tiles."""

@@ -1,0 +1,81 @@
+"""Backbones: image -> feature maps of rising stride. Small convolutional ones for the embedded preset, timm's by name.
+
+Shape letters: B images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in groups of at least four channels, at most eight groups."""
+    groups = next(g for g in (8, 5, 4, 2, 1) if channels % g == 0 and channels // g >= 4 or g == 1)
+    return nn.GroupNorm(groups, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with group normalisation around a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = norm(outputs)
+        nn.init.zeros_(self.norm2.weight)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ConvBackbone(nn.Module):
+    """A residual network: level i has stride 2^(i+1), `channels[i]` channels and `blocks[i]` blocks."""
+
+    def __init__(self, channels: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        self.strides = [2 ** (i + 1) for i in range(len(channels))]
+        self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 3, 2, 1, bias=False), norm(channels[0]), nn.ReLU())
+        self.levels = nn.ModuleList()
+        inputs = channels[0]
+        for i, (width, depth) in enumerate(zip(channels, blocks, strict=True)):
+            strides = [2 if i > 0 else 1] + [1] * (depth - 1)
+            level = [ResidualBlock(inputs if j == 0 else width, width, s) for j, s in enumerate(strides)]
+            self.levels.append(nn.Sequential(*level))
+            inputs = width
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i])."""
+        x = self.stem(images)
+        maps = []
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+
+class TimmBackbone(nn.Module):
+    """A timm model as feature pyramid (`features_only`); weights by name when online, or a local file."""
+
+    def __init__(self, name: str, *, pretrained: bool = False, checkpoint: str = "") -> None:
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError(
+                f"model.backbone: 'timm/{name}' needs the timm package: pip install 'sskd_fast[models]'"
+            ) from error
+        self.body = timm.create_model(name, pretrained=pretrained, features_only=True, checkpoint_path=checkpoint)
+        self.channels: list[int] = list(self.body.feature_info.channels())
+        self.strides: list[int] = list(self.body.feature_info.reduction())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) -> one map per stage of the model."""
+        return list(self.body(images))

@@ -1,0 +1,252 @@
+"""Prediction: images of any size -> scored masks, by tiles of the training crop that are merged where they overlap.
+
+Shape letters: K queries, C classes, H x W pixels of an image, T tile side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as rle
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskd_fast.models.mask_transformer import MaskTransformer
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """tile: height and width of the window the network sees (the training crop); overlap: pixels that neighbours share.
+
+    zoom: factor the images are scaled by first; masks come back at the images' own size.
+    score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the better-scored stays.
+    """
+
+    tile: tuple[int, int] = (64, 64)
+    overlap: int = 32
+    zoom: float = 1.0
+    score_floor: float = 0.02
+    nms_iou: float = 0.6
+    max_detections: int = 100
+    batch: int = 32
+
+
+@dataclass
+class Detection:
+    """A mask cut to its box: rows from `top`, columns from `left`; the tile it was seen in as (top, left, bottom, right)."""
+
+    mask: Bools
+    top: int
+    left: int
+    label: int
+    score: float
+    tile: tuple[int, int, int, int]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right)."""
+        return self.top, self.left, self.top + self.mask.shape[0], self.left + self.mask.shape[1]
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixels of evenly spread tiles that cover `length` with at least `overlap` shared pixels."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+@torch.inference_mode()
+def predict(model: MaskTransformer, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
+    """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an image.
+
+    Coordinates are those of the zoomed image (`zoomed_size`); `to_results` brings them to the image's own.
+    """
+    model.eval()
+    if config.zoom != 1.0:
+        images = [_zoomed(image, config.zoom) for image in images]
+    device = next(model.parameters()).device
+    found: list[list[Detection]] = [[] for _ in images]
+    pending: list[tuple[int, int, int]] = []
+    tiles: list[Tensor] = []
+    for index, top, left, tile in _tiles(images, config):
+        pending.append((index, top, left))
+        tiles.append(tile)
+        if len(tiles) == config.batch:
+            _read_tiles(model, tiles, pending, images, found, config, device)
+            pending, tiles = [], []
+    if tiles:
+        _read_tiles(model, tiles, pending, images, found, config, device)
+    return [merge(detections, config)[: config.max_detections] for detections in found]
+
+
+def zoomed_size(size: Sequence[int], zoom: float) -> tuple[int, int]:
+    """Height and width of a zoomed image, at least one pixel each."""
+    return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
+
+
+def _zoomed(image: Tensor, zoom: float) -> Tensor:
+    size = zoomed_size(image.shape[1:], zoom)
+    small = F.interpolate(image.unsqueeze(0).float(), size=size, mode="bilinear", antialias=True)
+    return small[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def _tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[int, int, int, Tensor]]:
+    height, width = config.tile
+    for index, image in enumerate(images):
+        for top in tile_starts(image.shape[1], height, config.overlap):
+            for left in tile_starts(image.shape[2], width, config.overlap):
+                tile = image[:, top : top + height, left : left + width]
+                yield index, top, left, F.pad(tile, (0, width - tile.shape[2], 0, height - tile.shape[1]))
+
+
+def _read_tiles(
+    model: MaskTransformer, tiles: list[Tensor], places: list[tuple[int, int, int]], images: Sequence[Tensor],
+    found: list[list[Detection]], config: InferenceConfig, device: torch.device,
+) -> None:  # fmt: skip
+    batch = torch.stack(tiles).to(device, torch.float32) / 255
+    predictions = model(batch)
+    probs = predictions.class_logits.softmax(-1)[..., :-1]
+    for row, (index, top, left) in enumerate(places):
+        height = min(config.tile[0], images[index].shape[1] - top)
+        width = min(config.tile[1], images[index].shape[2] - left)
+        masks, labels, scores = read_queries(predictions.mask_logits[row], probs[row], config)
+        bounds = (top, left, top + height, left + width)
+        for mask, label, score in zip(masks[:, :height, :width], labels, scores, strict=True):
+            detection = cut(mask, top, left, label, score, bounds)
+            if detection is not None and owns(detection, images[index].shape[1:], config):
+                found[index].append(detection)
+
+
+def read_queries(mask_logits: Tensor, probs: Tensor, config: InferenceConfig) -> tuple[Bools, list[int], list[float]]:
+    """One tile's queries as masks at full resolution with class and score = class probability x mask quality.
+
+    mask_logits (K, h, w), probs (K, C).  Mask quality is the mean probability inside the mask.
+    """
+    rows, labels = torch.nonzero(probs > config.score_floor, as_tuple=True)
+    queries, inverse = rows.unique(return_inverse=True)
+    full = F.interpolate(mask_logits[queries].unsqueeze(0), size=config.tile, mode="bilinear", align_corners=False)[0]
+    inside = full > 0
+    quality = (full.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    scores = probs[rows, labels] * quality[inverse]
+    keep = torch.nonzero(scores > config.score_floor)[:, 0]
+    masks: Bools = inside.cpu().numpy()[inverse[keep].cpu().numpy()]
+    return masks, labels[keep].tolist(), scores[keep].tolist()
+
+
+def cut(
+    mask: Bools, top: int, left: int, label: int, score: float, tile: tuple[int, int, int, int]
+) -> Detection | None:
+    """A tile's mask as a Detection in image coordinates; None where it is empty."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    small = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    return Detection(small, top + int(rows[0]), left + int(cols[0]), label, score, tile)
+
+
+def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> bool:
+    """Whether a tile may keep a detection: its box's centre lies in the tile less half the overlap on inner borders."""
+    margin = config.overlap // 2
+    top, left, bottom, right = detection.tile
+    box = detection.box
+    y, x = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return (
+        (top == 0 or y >= top + margin)
+        and (left == 0 or x >= left + margin)
+        and (bottom >= size[0] or y < bottom - margin)
+        and (right >= size[1] or x < right - margin)
+    )
+
+
+def merge(detections: list[Detection], config: InferenceConfig) -> list[Detection]:
+    """Joins what several tiles saw of one object and drops duplicates of a class; best score first."""
+    kept: list[Detection] = []
+    for candidate in sorted(detections, key=lambda d: -d.score):
+        for i, other in enumerate(kept):
+            if other.label != candidate.label or not boxes_meet(other.box, candidate.box):
+                continue
+            window = intersect(other.tile, candidate.tile)
+            if iou(other, candidate) > config.nms_iou:
+                break
+            if window is not None and other.tile != candidate.tile and iou(other, candidate, window) > config.nms_iou:
+                kept[i] = union(other, candidate)
+                break
+        else:
+            kept.append(candidate)
+    return kept
+
+
+def boxes_meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Whether two (top, left, bottom, right) boxes share a pixel."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def intersect(
+    a: tuple[int, int, int, int], b: tuple[int, int, int, int]
+) -> tuple[int, int, int, int] | None:
+    """The common part of two boxes, None where there is none."""
+    if not boxes_meet(a, b):
+        return None
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+
+
+def iou(a: Detection, b: Detection, window: tuple[int, int, int, int] | None = None) -> float:
+    """Intersection over union of two masks, inside the window only where one is given."""
+    mask_a, mask_b, frame = a.mask, b.mask, intersect(a.box, b.box)
+    if frame is None:
+        return 0.0
+    shared = int((_part(a, frame) & _part(b, frame)).sum())
+    if window is None:
+        total = int(mask_a.sum()) + int(mask_b.sum())
+    else:
+        total = sum(int(_part(d, w).sum()) for d in (a, b) if (w := intersect(d.box, window)) is not None)
+    return shared / max(total - shared, 1)
+
+
+def _part(d: Detection, box: tuple[int, int, int, int]) -> Bools:
+    return d.mask[box[0] - d.top : box[2] - d.top, box[1] - d.left : box[3] - d.left]
+
+
+def union(a: Detection, b: Detection) -> Detection:
+    """One detection that covers both masks and both tiles, with the better score."""
+    boxes = (a.box, b.box)
+    top, left = min(x[0] for x in boxes), min(x[1] for x in boxes)
+    mask = np.zeros((max(x[2] for x in boxes) - top, max(x[3] for x in boxes) - left), dtype=np.bool_)
+    for d in (a, b):
+        mask[d.top - top : d.box[2] - top, d.left - left : d.box[3] - left] |= d.mask
+    tile = (min(a.tile[0], b.tile[0]), min(a.tile[1], b.tile[1]), max(a.tile[2], b.tile[2]), max(a.tile[3], b.tile[3]))
+    return Detection(mask, top, left, a.label, max(a.score, b.score), tile)
+
+
+def to_results(
+    detections: Sequence[Detection], image_id: int, size: tuple[int, int], category_ids: Sequence[int], zoom: float = 1.0
+) -> list[dict[str, Any]]:
+    """Detections of one H x W image, seen at `zoom`, in COCO's results form with compressed run-length masks of H x W."""
+    results = []
+    seen = zoomed_size(size, zoom)
+    for d in detections:
+        full = np.zeros(seen, dtype=np.uint8, order="F")
+        full[d.top : d.box[2], d.left : d.box[3]] = d.mask
+        if seen != size:
+            full = np.asfortranarray(Image.fromarray(full).resize(size[::-1], Image.Resampling.NEAREST))
+        code = rle.encode(full)
+        if int(rle.area(code)) == 0:
+            continue
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": category_ids[d.label],
+                "segmentation": {"size": list(size), "counts": code["counts"].decode("ascii")},
+                "score": round(d.score, 6),
+            }
+        )
+    return results

@@ -1,0 +1,71 @@
+"""Where the queries come from: learned vectors, or the peaks of a heat map (many small objects).
+
+Shape letters: B images, K queries, F feature channels, h x w cells of the finest map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sskd_fast.models.pixel_decoder import separable
+
+
+@dataclass
+class Queries:
+    """content: (B, K, F); points: (B, K, 2) x, y in cells of the finest map, or None for learned queries;
+    heat: (B, h, w) logits of "an instance's centre lies here", or None."""
+
+    content: Tensor
+    points: Tensor | None
+    heat: Tensor | None
+
+
+class LearnedQueries(nn.Module):
+    """K learned vectors, the same for every image."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.randn(count, width))
+
+    def forward(self, features: Tensor) -> Queries:
+        """features (B, F, h, w), of which only B counts."""
+        return Queries(self.content.expand(features.shape[0], -1, -1), None, None)
+
+
+class PeakQueries(nn.Module):
+    """K queries at the highest local maxima of a heat map over the finest features.
+
+    A query starts from the features at its peak; peaks are taken without gradient, the heat map has a loss of its own.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.heat = nn.Sequential(separable(width), nn.Conv2d(width, 1, 1))
+        self.content = nn.Linear(width, width)
+        last = self.heat[1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.constant_(last.bias, -4.0)
+
+    def forward(self, features: Tensor) -> Queries:
+        """features (B, F, h, w) -> K peaks an image, highest first; flat regions give arbitrary ones with low scores."""
+        heat = self.heat(features)
+        points = find_peaks(heat.detach().squeeze(1), self.count)
+        w = features.shape[-1]
+        flat = (points[..., 1] * w + points[..., 0]).unsqueeze(1).expand(-1, features.shape[1], -1)
+        content = self.content(features.flatten(2).gather(2, flat).transpose(1, 2))
+        return Queries(content, points.to(features.dtype), heat.squeeze(1))
+
+
+def find_peaks(heat: Tensor, count: int) -> Tensor:
+    """heat (B, h, w) logits -> (B, count, 2) int64 x, y of the highest 3 x 3 local maxima."""
+    score = heat.sigmoid()
+    peak = score == F.max_pool2d(score.unsqueeze(1), 3, 1, 1).squeeze(1)
+    score = torch.where(peak, score, score * 1e-3)
+    height, width = score.shape[-2:]
+    best = score.flatten(1).topk(min(count, height * width), dim=1).indices
+    return torch.stack([best % width, best // width], dim=-1)

@@ -1,0 +1,148 @@
+"""Predictions of a whole image set, kept on disk, so that an interrupted labelling continues where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sskd_fast.pseudo_labels.matching import by_image
+
+logger = logging.getLogger(__name__)
+
+SYNC_SECONDS = 1.0
+
+
+def cache_key(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """A hash (64 hex digits) that changes with any weight of the teacher and any setting of the labelling."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name in sorted(weights):
+        weight = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def label_images(
+    predict: Callable[[Sequence[int]], list[dict[str, Any]]],
+    image_ids: Sequence[int],
+    path: Path,
+    *,
+    key: str,
+    chunk: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """The results of `predict` on every image, in the order of `image_ids`, kept in the file `path`.
+
+    predict: at most `chunk` image ids -> the COCO results of those images, in any order.
+    key: what the results depend on (see cache_key).
+    progress: called after every chunk with (images done, images in all).
+
+    A finished `path` with the same key and ids is read instead.  While working, each image is one line of
+    `<path>.partial`, which a later call with the same key continues, without a line torn by a crash; the finished file
+    takes its place in one step.  Results under another key or of other images are never used.
+    Raises ValueError if `predict` returns a result on an image that it was not asked for.
+    """
+    ids = [int(image_id) for image_id in image_ids]
+    if path.exists():
+        finished = _finished(path)
+        if finished is not None and finished["key"] == key and finished["image_ids"] == ids:
+            return list(finished["results"])
+        logger.info("%s was made by another teacher, with other settings or of other images: labelling again", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    done = _continue_partial(partial, key)
+    _predict_missing(predict, ids, partial, done, chunk, progress)
+    results = [result for image_id in ids for result in done[image_id]]
+    _write_finished(path, {"key": key, "image_ids": ids, "results": results})
+    partial.unlink()
+    return results
+
+
+def read_labels(path: Path) -> list[dict[str, Any]]:
+    """The COCO results list in a file that label_images finished.  Raises ValueError if it is not such a file."""
+    finished = _finished(path)
+    if finished is None:
+        raise ValueError(f"{path}: expected a JSON object with 'key', 'image_ids' and 'results' from label_images")
+    return list(finished["results"])
+
+
+def _predict_missing(
+    predict: Callable[[Sequence[int]], list[dict[str, Any]]],
+    ids: list[int],
+    partial: Path,
+    done: dict[int, list[dict[str, Any]]],
+    chunk: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Add to `done` and to the partial file what they lack; a crash loses about a second and a chunk at most."""
+    synced = time.monotonic()
+    missing = [image_id for image_id in ids if image_id not in done]
+    with partial.open("a", encoding="utf-8") as file:
+        for start in range(0, len(missing), chunk):
+            asked = missing[start : start + chunk]
+            found = by_image(predict(asked))
+            foreign = set(found) - set(asked)
+            if foreign:
+                raise ValueError(f"predict returned a result on image {min(foreign)}, asked for {asked}")
+            for image_id in asked:
+                done[image_id] = found.get(image_id, [])
+                file.write(json.dumps({"image_id": image_id, "results": done[image_id]}) + "\n")
+            file.flush()
+            if time.monotonic() - synced > SYNC_SECONDS:
+                os.fsync(file.fileno())
+                synced = time.monotonic()
+            if progress is not None:
+                progress(len(ids) - len(missing) + start + len(asked), len(ids))
+
+
+def _continue_partial(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
+    """What the partial file holds under this key; the file is cut to its sound lines, or started anew."""
+    done: dict[int, list[dict[str, Any]]] = {}
+    sound = 0
+    if partial.exists():
+        header, *lines = partial.read_bytes().split(b"\n")[:-1] or [b""]
+        if _parsed(header) == {"key": key}:
+            sound = len(header) + 1
+            for line in lines:
+                record = _parsed(line)
+                if record is None or "image_id" not in record:
+                    break
+                done[int(record["image_id"])] = record["results"]
+                sound += len(line) + 1
+    if sound:
+        os.truncate(partial, sound)
+        logger.info("%s: continuing after %d images", partial, len(done))
+    else:
+        partial.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
+    return done
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _finished(path: Path) -> dict[str, Any] | None:
+    record = _parsed(path.read_bytes())
+    return record if record is not None and {"key", "image_ids", "results"} <= set(record) else None
+
+
+def _write_finished(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

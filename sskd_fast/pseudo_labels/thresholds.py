@@ -1,0 +1,90 @@
+"""Score thresholds by class, calibrated for a wanted precision on held-out labelled images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sskd_fast.pseudo_labels.matching import match_results
+
+logger = logging.getLogger(__name__)
+
+UNCALIBRATED_THRESHOLD = 0.5
+
+
+def calibrate_thresholds(
+    results: Sequence[dict[str, Any]],
+    ground_truth: dict[str, Any],
+    *,
+    target_precision: float,
+    iou: float = 0.5,
+    floor: float = 0.05,
+    minimum_matches: int = 10,
+) -> dict[int, float]:
+    """For each category, the lowest score from which on the labels kept are right with at least `target_precision`.
+
+    results: the teacher's predictions on held-out images, low scores included; ground_truth: the annotations of those
+    images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score first.
+    A threshold counts only if it keeps at least `minimum_matches` right labels; a class without such a threshold takes
+    the one pooled over all classes.  A class that never reaches the target takes its most precise threshold, and that
+    is logged; where even the pooled results are too few, 0.5.  No threshold is under `floor`.
+
+    Returns {category_id: score} for every category of the ground truth.  Raises ValueError for values outside their
+    range or a result on an image that the ground truth does not have.
+    """
+    for name, value in (("target_precision", target_precision), ("iou", iou), ("floor", floor)):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} is {value}, expected a number in [0, 1]")
+    if minimum_matches < 1:
+        raise ValueError(f"minimum_matches is {minimum_matches}, expected at least 1")
+    judged = [m for m in match_results(results, ground_truth, iou=iou, class_aware=True) if not m.ignored]
+    scores = np.array([float(m.result["score"]) for m in judged])
+    right = np.array([m.annotation is not None for m in judged], dtype=bool)
+    classes = np.array([int(m.result["category_id"]) for m in judged])
+
+    pooled = _lowest_score(scores, right, target_precision, minimum_matches, "all classes together")
+    if pooled is None:
+        logger.warning(
+            "the held-out images hold %d right predictions, fewer than minimum_matches = %d: thresholds stay at %.2f; "
+            "hold out more labelled images or train the teacher longer",
+            int(right.sum()),
+            minimum_matches,
+            UNCALIBRATED_THRESHOLD,
+        )
+        pooled = UNCALIBRATED_THRESHOLD
+    thresholds = {}
+    for category in ground_truth["categories"]:
+        of_class = classes == int(category["id"])
+        own = _lowest_score(scores[of_class], right[of_class], target_precision, minimum_matches, str(category["name"]))
+        thresholds[int(category["id"])] = max(floor, pooled if own is None else own)
+    return thresholds
+
+
+def _lowest_score(
+    scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int, subject: str
+) -> float | None:
+    """The lowest score with cumulative precision >= target, else the most precise; None without enough matches."""
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    matches = np.cumsum(right[order])
+    precision = matches / np.arange(1, len(scores) + 1)
+    # A threshold keeps all results of one score or none of them.
+    last_of_score = np.append(scores[:-1] != scores[1:], True) if len(scores) else np.zeros(0, dtype=bool)
+    usable = np.flatnonzero(last_of_score & (matches >= minimum_matches))
+    if not len(usable):
+        return None
+    reached = usable[precision[usable] >= target]
+    if len(reached):
+        return float(scores[reached[-1]])
+    best = usable[int(np.argmax(precision[usable]))]
+    logger.warning(
+        "%s: no score gives precision %.2f on the held-out images; the threshold %.2f gives %.2f",
+        subject,
+        target,
+        scores[best],
+        precision[best],
+    )
+    return float(scores[best])

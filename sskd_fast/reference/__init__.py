@@ -1,0 +1,1 @@
+"""The operators in plain PyTorch: the formulas that every other backend is measured against."""

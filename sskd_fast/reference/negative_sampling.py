@@ -1,0 +1,316 @@
+"""Negative sampling: R candidates an anchor, without replacement, in time that does not grow with their number.
+
+Shape letters: A anchors, M candidates, R negatives, E width of a score vector, T trials. The law is successive sampling
+(Gumbel top-k) with weights w_q = v_q s(a, q), where s(a, q) = |y_a - y_q|^2 / 2 = 1 - <y_a, y_q> for unit rows
+(1 without scores) and v_q is the weight of the candidate (1 where there are none).
+
+Rejection. A trial proposes a candidate with probability proportional to an envelope g_q >= w_q, accepts it with
+probability w_q / g_q, and drops repeats: accepted draws follow the law exactly, whatever the envelope. Two envelopes:
+
+    even      g_q = v_q                               since s <= 1 for non-negative unit rows; acceptance mean(s)
+    spread    g_q = (alpha + beta) / 2 * v_q (1 + t_q)     acceptance 1/2
+
+with c the mean score vector of the candidates, alpha = |y_a - c|^2, beta the mean of |y_q - c|^2 and t_q = |y_q - c|^2 /
+beta; by Cauchy-Schwarz s <= (|y_a - c| + |y_q - c|)^2 / 2 <= (alpha + beta) / 2 * (1 + t_q), and s has mean
+(alpha + beta) / 2, so that half of the trials are accepted however alike the scores are. Each anchor takes the better.
+
+Race. What an anchor still lacks after its last trial, or all of it where the candidates are few, comes from one exact
+pass over the candidates: the smallest of -log(u_q) / w_q among those not yet drawn. As the number of trials is a
+stopping time, the law of the whole stays exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sskd_fast import rng
+from sskd_fast.reference.pixel_contrast import gathered_similarity
+
+# Mean number of slots of a candidate in a table of proposals: rounding up costs a sixteenth of the acceptance.
+_SLOTS = 8
+# Mean s above which the even envelope accepts more often than the spread one.
+_EVEN_FROM = 0.45
+_TRIALS_PER_NEGATIVE = 16
+# Trials, gathered rows and race entries handled at a time: their temporaries stay in the second-level cache.
+_CHUNK_TRIALS = 1 << 16
+_GATHERED_ROWS = 4096
+_RACE_ENTRIES = 1 << 15
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be drawn: scores (M, E) or None, weight (M,) float64 or None, group (M,) int64; `same`: scope."""
+
+    scores: Tensor | None
+    weight: Tensor | None
+    group: Tensor
+    same: bool
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """How the trials of an anchor propose candidates; P is the length of both tables of slots together.
+
+    entries (P,): the candidate of a slot.  ratio (P,) float64: its weight v_q over the envelope its slots stand for.
+    first, count, skip_from, skip_length (A,): the slots first .. first + count of the anchor, less a skipped range.
+    bound (A,) float64: factor of the envelope.  acceptance (A,): expected.  available (A,): candidates that can be drawn.
+    """
+
+    entries: Tensor
+    ratio: Tensor
+    first: Tensor
+    count: Tensor
+    skip_from: Tensor
+    skip_length: Tensor
+    bound: Tensor
+    acceptance: Tensor
+    available: Tensor
+
+
+def sample_negatives(
+    anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates, num_negatives: int, seed: int | Tensor
+) -> Tensor:
+    """Indices (A, R) int32 in the order drawn, -1 where fewer than R candidates have positive weight.
+
+    anchor_scores (A, E), not read where the candidates have no scores; anchor_group (A,).
+    """
+    device = anchor_group.device
+    total, size = anchor_group.shape[0], candidates.group.shape[0]
+    picks = torch.full((total, num_negatives), -1, dtype=torch.int64, device=device)
+    if total == 0 or size == 0:
+        return picks.int()
+    key = rng.seed_key(seed, device)
+    proposals = build_proposals(anchor_scores, anchor_group, candidates)
+    pending = (proposals.available > 2 * num_negatives).nonzero()[:, 0]
+    limit = _TRIALS_PER_NEGATIVE * num_negatives + 64
+    begin, block = 0, _first_block(proposals.acceptance[pending], num_negatives)
+    buffer = anchor_scores.new_empty(max(_GATHERED_ROWS, block) * anchor_scores.shape[1])
+    while pending.numel() > 0 and begin < limit:
+        end = min(begin + block, limit)
+        for rows in pending.split(max(1, _CHUNK_TRIALS // (end - begin))):
+            accepted = _trials(proposals, anchor_scores, candidates, rows, begin, end, key, buffer)
+            picks[rows] = _append(picks[rows], *accepted, size)
+        pending = pending[picks[pending, -1] < 0]
+        begin, block = end, max(16, 2 * (block // 8))
+    lacking = (picks[:, -1] < 0).nonzero()[:, 0]
+    for rows in lacking.split(max(1, _RACE_ENTRIES // size)) if lacking.numel() else ():
+        picks[rows] = _race(picks[rows], anchor_scores[rows], anchor_group[rows], candidates, rows, key)
+    return picks.int()
+
+
+def _first_block(acceptance: Tensor, num_negatives: int) -> int:
+    """An even number of trials that suffices for most anchors; it changes the time taken, never the result."""
+    rate = float(acceptance.mean().clamp(0.05, 1)) if acceptance.numel() else 1.0
+    spread = math.sqrt(num_negatives * (1 - rate)) / rate
+    return 2 * math.ceil((num_negatives / rate + 1.5 * spread) / 2) + 8
+
+
+def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
+    """The tables of slots and the envelope of every anchor."""
+    groups, cell = torch.unique(candidates.group, return_inverse=True)
+    anchor_cell = torch.searchsorted(groups, anchor_group).clamp_max(len(groups) - 1)
+    known = groups[anchor_cell] == anchor_group
+    order = cell.argsort(stable=True)
+    weight = torch.ones_like(cell, dtype=torch.float64) if candidates.weight is None else candidates.weight
+    stops = torch.bincount(cell, minlength=len(groups)).cumsum(0)[anchor_cell]
+    starts = torch.cat([stops.new_zeros(1), torch.bincount(cell, minlength=len(groups)).cumsum(0)])[anchor_cell]
+    own = (starts, torch.where(known, stops, starts))
+    plain = candidates.weight is None
+    tables = [_Table.build(order, torch.ones_like(cell) if plain else _slots(weight), weight, weight, own, candidates.same)]
+    bound = torch.ones_like(anchor_group, dtype=torch.float64)
+    acceptance = bound.clone()
+    spread = torch.zeros_like(known)
+    if candidates.scores is not None:
+        t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates, cell, weight, len(groups))
+        mass = weight * (1 + t)
+        tables.append(_Table.build(order, _slots(mass), weight, mass, own, candidates.same))
+        spread = half_spread < _EVEN_FROM
+        acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
+        # A margin for rounding: an envelope a little too high costs trials, one too low would bend the law.
+        bound = torch.where(spread, half_spread * (1 + 1e-4), bound)
+    columns = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
+    columns[0] = columns[0] + spread * len(tables[0].entries)
+    drawable = torch.cat([own[0].new_zeros(1), (weight > 0)[order].long().cumsum(0)])
+    available = drawable[own[1]] - drawable[own[0]]
+    return Proposals(
+        torch.cat([table.entries for table in tables]),
+        torch.cat([table.ratio for table in tables]),
+        *columns,
+        bound,
+        acceptance,
+        available if candidates.same else drawable[-1] - available,
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Slots of the candidates, grouped; ranges = first, count, skip_from, skip_length of every anchor."""
+
+    entries: Tensor
+    ratio: Tensor
+    ranges: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    @classmethod
+    def build(
+        cls, order: Tensor, slots: Tensor, weight: Tensor, mass: Tensor, own: tuple[Tensor, Tensor], same: bool
+    ) -> _Table:
+        """order (M,): candidates by group; slots (M,) times a unit is at least mass (M,); own: range of each anchor's
+        group in `order`, first and last (A,)."""
+        unit = (mass / slots.clamp_min(1)).max()
+        ends = torch.cat([slots.new_zeros(1), slots[order].cumsum(0)])
+        first, last = ends[own[0]], ends[own[1]]
+        entries = torch.repeat_interleave(order, slots[order])
+        ratio = weight / (slots.clamp_min(1) * unit.clamp_min(torch.finfo(unit.dtype).tiny))
+        none = torch.zeros_like(first)
+        if same:
+            return cls(entries, ratio.index_select(0, entries), (first, last - first, ends[-1].expand_as(first), none))
+        return cls(entries, ratio.index_select(0, entries), (none, ends[-1] - (last - first), first, last - first))
+
+
+def _slots(mass: Tensor) -> Tensor:
+    """Whole numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
+    return torch.ceil(mass * (_SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny))).long()
+
+
+def _spread_envelope(
+    anchor_scores: Tensor, anchor_cell: Tensor, candidates: Candidates, cell: Tensor, weight: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64; centres are those of the anchor's group for
+    scope "same" and that of all candidates otherwise."""
+    scores = candidates.scores
+    assert scores is not None
+    if not candidates.same:
+        cell, anchor_cell, groups = torch.zeros_like(cell), torch.zeros_like(anchor_cell), 1
+    tiny = torch.finfo(torch.float64).tiny
+    mass = torch.zeros(groups, dtype=torch.float64, device=cell.device).index_add_(0, cell, weight).clamp_min(tiny)
+    share = (weight / mass[cell]).to(scores.dtype)[:, None]
+    centre = scores.new_zeros(groups, scores.shape[1]).index_add_(0, cell, scores * share)
+    distance = _distance(scores, centre, cell).square_()
+    beta = torch.zeros_like(mass).index_add_(0, cell, distance * weight) / mass
+    alpha = _distance(anchor_scores, centre, anchor_cell).square_()
+    return distance / beta[cell].clamp_min(tiny), (alpha + beta[anchor_cell]) / 2
+
+
+def _distance(scores: Tensor, centre: Tensor, cell: Tensor) -> Tensor:
+    """Distance of every row of scores from the centre of its cell, float64."""
+    return torch.linalg.vector_norm(centre.index_select(0, cell).sub_(scores), dim=1).double()
+
+
+def _trials(
+    proposals: Proposals,
+    anchor_scores: Tensor,
+    candidates: Candidates,
+    rows: Tensor,
+    begin: int,
+    end: int,
+    key: tuple[Tensor, Tensor],
+    buffer: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Trials begin .. end (both even) of the anchors `rows`: of the accepted ones, in the order of the anchors and of
+    the trials, the position of the anchor in `rows` and the candidate.
+
+    Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor): the slot and the level.
+    """
+    block = torch.arange(begin // 2, end // 2, device=rows.device)
+    words = rng.random_words(key, rows[:, None], block, rng.STREAM_TRIALS)
+    count = proposals.count[rows, None]
+    product = torch.stack((words[0], words[2]), -1).flatten(1) * count
+    slot = product >> 32
+    # Lemire's rejection: without it the slots would not be equally likely.
+    fair = product.bitwise_and_(rng.MASK) >= (1 << 32) % count.clamp_min(1)
+    slot += (slot >= proposals.skip_from[rows, None]) * proposals.skip_length[rows, None]
+    slot = slot.add_(proposals.first[rows, None]).flatten()
+    level = rng.unit_interval(torch.stack((words[1], words[3]), -1).flatten(1)).mul_(proposals.bound[rows, None])
+    drawn = proposals.entries.index_select(0, slot)
+    ratio = proposals.ratio.index_select(0, slot)
+    if candidates.scores is not None:
+        shaped = drawn.view(len(rows), -1)
+        ratio *= _half_squared_distance(anchor_scores[rows], candidates.scores, shaped, buffer).flatten()
+    kept = ((level.flatten() < ratio) & fair.flatten()).nonzero()[:, 0]
+    return torch.div(kept, end - begin, rounding_mode="floor"), drawn.index_select(0, kept)
+
+
+def _half_squared_distance(anchor_scores: Tensor, candidate_scores: Tensor, drawn: Tensor, buffer: Tensor) -> Tensor:
+    """s between each anchor and the candidates proposed to it, (n, T): exact where the scores are alike."""
+    count, trials = drawn.shape
+    width = candidate_scores.shape[1]
+    result = candidate_scores.new_empty(count, trials)
+    step = max(1, _GATHERED_ROWS // trials)
+    for begin in range(0, count, step):
+        index = drawn[begin : begin + step]
+        gathered = buffer[: index.numel() * width].view(-1, width)
+        torch.index_select(candidate_scores, 0, index.reshape(-1), out=gathered)
+        difference = gathered.view(*index.shape, width).sub_(anchor_scores[begin : begin + step, None])
+        torch.sum(difference.square_(), -1, out=result[begin : begin + step])
+    return result.mul_(0.5)
+
+
+def _append(picks: Tensor, row: Tensor, drawn: Tensor, size: int) -> Tensor:
+    """picks (n, R) filled up with the candidates `drawn` for the anchors at `row`, in their order, repeats dropped."""
+    held = picks >= 0
+    held_row, held_column = held.nonzero(as_tuple=True)
+    key = torch.cat([held_row * size + picks[held_row, held_column], row * size + drawn])
+    ordered, order = key.sort(stable=True)
+    repeat = torch.zeros_like(ordered, dtype=torch.bool)
+    repeat[1:] = ordered[1:] == ordered[:-1]
+    repeat = torch.empty_like(repeat).scatter_(0, order, repeat)
+    fresh = (~repeat[len(held_row) :]).nonzero()[:, 0]
+    row, drawn = row.index_select(0, fresh), drawn.index_select(0, fresh)
+    lengths = torch.bincount(row, minlength=len(picks))
+    before = held.sum(1) + lengths - lengths.cumsum(0)
+    rank = torch.arange(len(row), device=row.device) + before.index_select(0, row)
+    used = (rank < picks.shape[1]).nonzero()[:, 0]
+    row, rank, drawn = row.index_select(0, used), rank.index_select(0, used), drawn.index_select(0, used)
+    return picks.flatten().scatter(0, row * picks.shape[1] + rank, drawn).view_as(picks)
+
+
+def _race(
+    picks: Tensor,
+    anchor_scores: Tensor,
+    anchor_group: Tensor,
+    candidates: Candidates,
+    rows: Tensor,
+    key: tuple[Tensor, Tensor],
+) -> Tensor:
+    """picks (n, R) filled up by the exponential race over the candidates not yet drawn, -1 where there are none left.
+
+    Candidate q takes word q mod 4 of Philox counter (q div 4, anchor).
+    """
+    count, width = picks.shape
+    size = len(candidates.group)
+    best = torch.full((count, width), math.inf, dtype=torch.float64, device=picks.device)
+    winner = torch.full_like(picks, -1)
+    for begin in range(0, size, _RACE_ENTRIES):
+        end = min(begin + _RACE_ENTRIES, size)
+        weight = ((candidates.group[begin:end] == anchor_group[:, None]) == candidates.same).double()
+        if candidates.weight is not None:
+            weight *= candidates.weight[begin:end]
+        if candidates.scores is not None:
+            # Not by matrix product, which loses the digits of nearly equal rows.
+            distance = torch.cdist(
+                anchor_scores, candidates.scores[begin:end], compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            weight *= distance.double().square_().mul_(0.5)
+        known, column = ((picks >= begin) & (picks < end)).nonzero(as_tuple=True)
+        weight[known, picks[known, column] - begin] = 0
+        block = torch.arange(begin // 4, (end + 3) // 4, device=picks.device)
+        words = torch.stack(rng.random_words(key, rows[:, None], block, rng.STREAM_RACE), -1).flatten(1)
+        arrival = rng.unit_interval(words[:, : end - begin]).log_().neg_().div_(weight)
+        index = torch.arange(begin, end, device=picks.device).expand(count, -1)
+        best, place = torch.cat([best, arrival], 1).topk(width, largest=False, sorted=True)
+        winner = torch.cat([winner, index], 1).gather(1, place)
+    winner.masked_fill_(best.isinf(), -1)
+    held = (picks >= 0).sum(1, keepdim=True)
+    rank = torch.arange(width, device=picks.device) - held
+    return torch.where(rank >= 0, winner.gather(1, rank.clamp_min(0)), picks)
+
+
+def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
+    """The R of each anchor's draws (A, R') that are most similar to it, most similar first, (A, R) int32."""
+    similarity = gathered_similarity(anchors, candidates, drawn).masked_fill_(drawn < 0, -math.inf)
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :num_negatives]
+    return drawn.gather(1, order).int()

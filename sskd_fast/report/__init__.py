@@ -1,0 +1,8 @@
+"""What a run tells its user: the verdict in words, the table, and report.html."""
+
+from __future__ import annotations
+
+from sskd_fast.report.html import write_report
+from sskd_fast.report.verdict import table_text, verdict_words
+
+__all__ = ["table_text", "verdict_words", "write_report"]

@@ -1,0 +1,135 @@
+"""report.html: what a run found, in one file that opens offline, rewritten as a whole after every stage."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sskd_fast import __version__
+from sskd_fast.report.html_images import images_section
+from sskd_fast.report.html_models import models_section
+from sskd_fast.report.html_training import curves_section, labels_section
+from sskd_fast.report.run_folder import RunFolder, read_run
+from sskd_fast.report.style import STYLE
+from sskd_fast.report.verdict import (
+    MODELS,
+    ap_text,
+    difference_text,
+    final_student,
+    measured_rows,
+    parameter_ratio,
+    title_of,
+    verdict,
+)
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write report.html from what a run has left in its folder so far, and return its path.
+
+    Reads, where they are there: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
+    ground_truth.json (a COCO dict of the validation images to show, with "images_dir") and
+    label_statistics.json (one record of label statistics, or a title for each of several).
+    The file is replaced in one step, so that a reader never sees half of it.
+
+    Raises ValueError, naming the file, where one of these is not readable.
+    """
+    run = read_run(run_folder)
+    path = run_folder / "report.html"
+    temporary = run_folder / "report.html.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(page(run))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return path
+
+
+def page(run: RunFolder) -> str:
+    """The whole page as text."""
+    dataset = escape(str(run.metrics.get("dataset", run.path.name)))
+    sections = [
+        _verdict(run.metrics),
+        _warnings(run),
+        models_section(run.metrics),
+        images_section(run),
+        curves_section(run.log),
+        labels_section(run.statistics),
+        _configuration(run.configuration),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f"<title>{dataset}: distillation report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{_header(run.metrics, dataset)}\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n"
+        f"<footer>Written by sskd_fast {escape(__version__)}. AP is COCO mask AP in percent, the mean over IoU 0.50 to "
+        "0.95; AP50 counts a mask as right from IoU 0.50.</footer>\n</body>\n</html>\n"
+    )
+
+
+def _header(metrics: dict[str, Any], dataset: str) -> str:
+    measured = len(set(measured_rows(metrics)) & set(MODELS))
+    state = "complete" if measured == len(MODELS) else f"running, {measured} of {len(MODELS)} models measured"
+    facts = [
+        (metrics[key], words)
+        for key, words in (
+            ("labeled_images", "labelled images"),
+            ("unlabeled_images", "unlabelled images"),
+            ("val_images", "validation images"),
+        )
+        if key in metrics
+    ]
+    items = [f"<li><b>{value:,}</b> {words}</li>".replace(",", "\u202f") for value, words in facts]
+    items += [f"<li>seed <b>{escape(str(metrics['seed']))}</b></li>"] if "seed" in metrics else []
+    items.append(f"<li>{state}</li>")
+    return (
+        f'<header><p class="eyebrow">Semi-supervised distillation · report of a run</p><h1>{dataset}</h1>'
+        f'<ul class="facts">{"".join(items)}</ul></header>'
+    )
+
+
+def _verdict(metrics: dict[str, Any]) -> str:
+    result = verdict(metrics)
+    rows = measured_rows(metrics)
+    student = final_student(rows)
+    tiles: list[tuple[str, str]] = []
+    if student is not None:
+        tiles.append((f"{ap_text(rows[student]['ap'])} AP", title_of(student).lower()))
+        for other in ("supervised_student", "adapted_teacher"):
+            if other in rows:
+                change = difference_text(rows[student]["ap"] - rows[other]["ap"])
+                tiles.append((change, f"AP against the {title_of(other).lower()}"))
+        ratio = parameter_ratio(rows.get("adapted_teacher", {}), rows[student])
+        if ratio is not None:
+            tiles.append((f"{ratio:.1f} x", "fewer parameters than the teacher"))
+    cells = "".join(f"<div><dt>{escape(words)}</dt><dd>{escape(number)}</dd></div>" for number, words in tiles)
+    return (
+        f'<div class="card verdict {result.tone}" role="region" aria-label="Verdict"><p class="eyebrow">Verdict</p>'
+        f"<h2>{escape(result.headline)}</h2>"
+        + (f'<dl class="tiles">{cells}</dl>' if cells else "")
+        + f"<p>{escape(' '.join(result.sentences))}</p></div>"
+    )
+
+
+def _warnings(run: RunFolder) -> str:
+    found = [(record.get("stage"), record["message"]) for record in run.log if record.get("event") == "warning"]
+    found += [(name, message) for name, record in run.statistics.items() for message in record.get("warnings", [])]
+    messages = [f"{title_of(str(name))}: {message}" if name else str(message) for name, message in found]
+    if not messages:
+        return ""
+    items = "".join(f"<li>{escape(message)}</li>" for message in dict.fromkeys(messages))
+    return f'<div class="card warnings" role="region" aria-label="Warnings"><h2>Warnings</h2><ul>{items}</ul></div>'
+
+
+def _configuration(text: str) -> str:
+    if not text:
+        return ""
+    return (
+        "<section><h2>Configuration</h2><details><summary>Every setting of this run</summary>"
+        f'<pre class="card">{escape(text)}</pre></details></section>'
+    )

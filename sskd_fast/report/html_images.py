@@ -1,0 +1,59 @@
+"""Validation images with their instances in report.html, a column for each model."""
+
+from __future__ import annotations
+
+from html import escape
+
+from sskd_fast.report.overlays import Overlay, OverlayRow, Shown, overlay_rows
+from sskd_fast.report.run_folder import RunFolder
+from sskd_fast.report.verdict import title_of
+
+OVERLAY_COLUMNS = ("zero_shot_teacher", "adapted_teacher", "supervised_student", "refined_student")
+SHOWN_SCORE = 0.5
+MOST_CHIPS = 8
+
+
+def images_section(run: RunFolder) -> str:
+    """Ground truth and predictions on the same validation images, one row an image; "" where no image is given."""
+    columns = {name: run.predictions[name] for name in OVERLAY_COLUMNS if name in run.predictions}
+    if "refined_student" not in columns and "distilled_student" in run.predictions:
+        columns["distilled_student"] = run.predictions["distilled_student"]
+    if run.ground_truth is None or not run.ground_truth["images"]:
+        return ""
+    titles = {"ground_truth": "ground truth", **{name: title_of(name).lower() for name in columns}}
+    rows = overlay_rows(run.ground_truth, run.images_dir, columns, titles=titles, minimum_score=SHOWN_SCORE)
+    return (
+        "<section><h2>Validation images</h2><p>An object keeps its number and colour in every column. Pale outlines "
+        "with a question mark cover no object at IoU 0.5 or more. Predictions with a score from "
+        f"{SHOWN_SCORE:g} up are drawn; AP counts all of them.</p>"
+        + "".join(_image(row, titles) for row in rows)
+        + "</section>"
+    )
+
+
+def _image(row: OverlayRow, titles: dict[str, str]) -> str:
+    problem = f'<p class="soft">{escape(row.problem)}</p>' if row.problem else ""
+    figures = "".join(
+        f'<figure><img src="{overlay.source}" width="{overlay.width}" height="{overlay.height}" loading="lazy" '
+        f'alt="{escape(overlay.alt)}"><figcaption><b>{escape(titles[overlay.column].capitalize())}</b>'
+        f"{escape(overlay.summary)}{_chips(overlay)}</figcaption></figure>"
+        for overlay in row.overlays
+    )
+    return f'<div class="image"><h3>{escape(row.file_name)}</h3>{problem}<div class="columns">{figures}</div></div>'
+
+
+def _chips(overlay: Overlay) -> str:
+    """Class and score of the instances of a picture, under it."""
+    chips = [_chip(shown) for shown in overlay.shown[:MOST_CHIPS]]
+    if len(overlay.shown) > MOST_CHIPS:
+        chips.append(f"<li>{len(overlay.shown) - MOST_CHIPS} more</li>")
+    return f'<ul class="chips">{"".join(chips)}</ul>' if chips else ""
+
+
+def _chip(shown: Shown) -> str:
+    number = "?" if shown.number is None else shown.number
+    score = "" if shown.score is None else f" {shown.score:.2f}"
+    mark = "" if shown.right else ' class="wrong"'
+    dot = f'<i style="background:rgb{shown.color}"></i>'
+    note = " ✗" if shown.number is not None and not shown.right else ""
+    return f"<li{mark}>{dot}{number} {escape(shown.name)}{score}{note}</li>"

@@ -1,0 +1,57 @@
+"""The models of a run in report.html: a table and bars."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from sskd_fast.report.verdict import MODELS, ap_text, count_text, is_number, measured_rows, seconds_text, title_of
+
+
+def models_section(metrics: dict[str, Any]) -> str:
+    """The table of all six models, a dash for what is not measured yet, and their AP as bars."""
+    rows = measured_rows(metrics)
+    best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in ("ap", "ap50")}
+    lines = []
+    for name in [*MODELS, *(name for name in rows if name not in MODELS)]:
+        model, row = MODELS.get(name), rows.get(name, {})
+        kind = model.kind if model else "student"
+        note = escape(model.trained_on) if model else ""
+        cells = "".join(
+            f"<td{' class=best' if row and row.get(key) == best[key] else ''}>{ap_text(row.get(key))}</td>"
+            for key in ("ap", "ap50")
+        )
+        cells += f"<td>{count_text(row.get('params'))}</td><td>{seconds_text(row.get('seconds'))}</td>"
+        lines.append(
+            f'<tr class="{kind}{"" if row else " pending"}"><th scope="row"><span class="key"></span>'
+            f"{escape(title_of(name))}<small>{note}</small></th>{cells}</tr>"
+        )
+    limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
+    table = (
+        f'<div class="card scroll"><table><caption>Validation AP{limit}; a dash is not measured yet.</caption>'
+        "<thead><tr>"
+        '<th scope="col">Model</th><th scope="col">AP</th><th scope="col">AP50</th><th scope="col">Params</th>'
+        f'<th scope="col">Time</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+    return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div></section>'
+
+
+def _bars(rows: dict[str, Any]) -> str:
+    if not rows:
+        return ""
+    full = max(max(row["ap"], row.get("ap50") or 0.0) for row in rows.values()) or 1.0
+    items = []
+    for name, row in rows.items():
+        kind = MODELS[name].kind if name in MODELS else "student"
+        ap50 = row.get("ap50") if is_number(row.get("ap50")) else 0.0
+        items.append(
+            f'<li class="{kind}"><div class="name"><span>{escape(title_of(name))}</span><span class="number">'
+            f'{ap_text(row["ap"])} <small>/ {ap_text(row.get("ap50"))}</small></span></div><div class="track">'
+            f'<i class="behind" style="width:{100 * ap50 / full:.1f}%"></i>'
+            f'<i style="width:{100 * row["ap"] / full:.1f}%"></i></div></li>'
+        )
+    return (
+        '<div class="card"><h3>AP by model</h3><p class="legend"><span class="teacher"><span class="key"></span>teacher'
+        '</span><span class="student"><span class="key"></span>student</span><span>strong: AP, muted: AP50</span></p>'
+        f'<ol class="bars">{"".join(items)}</ol></div>'
+    )

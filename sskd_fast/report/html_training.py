@@ -1,0 +1,106 @@
+"""How a run was trained in report.html: curves of each stage, and what the pseudo-labels are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from sskd_fast.report.curves import StageCurves, stage_curves
+from sskd_fast.report.verdict import is_number, title_of
+
+MOST_COLUMNS = 24
+
+
+def curves_section(log: Sequence[Mapping[str, Any]]) -> str:
+    """Loss and validation AP of each stage that has been logged; "" before any."""
+    stages = stage_curves(log)
+    if not stages:
+        return ""
+    legend = (
+        '<p class="legend"><span>loss: faint as logged, strong as running mean; on held-out images:</span>'
+        '<span class="student"><span class="key"></span>AP</span>'
+        '<span class="teacher"><span class="key"></span>AP50</span></p>'
+    )
+    return (
+        f'<section><h2>Training</h2>{legend}<div class="charts">'
+        + "".join(_stage(stage) for stage in stages)
+        + "</div></section>"
+    )
+
+
+def _stage(stage: StageCurves) -> str:
+    title = escape(title_of(stage.stage))
+    steps = f"{stage.last_step} of {stage.steps} steps" if stage.last_step < stage.steps else f"{stage.steps} steps"
+    parts = "".join(
+        f"<tr><th scope=row>{escape(name)}</th><td>{value:.4g}</td></tr>" for name, value in stage.parts.items()
+    )
+    details = (
+        f"<details><summary>Parts at the last logged step</summary><table><tbody>{parts}</tbody></table></details>"
+        if parts
+        else ""
+    )
+    return f'<div class="card"><h3>{title}</h3><p class="soft">{steps}</p>{stage.loss}{stage.ap}{details}</div>'
+
+
+def labels_section(statistics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Pseudo-label statistics, one card for each record; "" where there is none."""
+    if not statistics:
+        return ""
+    cards = "".join(_labels(title, record) for title, record in statistics.items())
+    return (
+        "<section><h2>Pseudo-labels</h2><p>What the teacher wrote on the unlabelled images, after thresholds and "
+        "mask NMS. Precision and recall, at IoU 0.5, compare with annotations that training has not seen.</p>"
+        f'<div class="two">{cards}</div></section>'
+    )
+
+
+def _labels(title: str, record: Mapping[str, Any]) -> str:
+    tiles = [
+        (f"{record['labels']}", f"labels on {record['images']} images"),
+        (f"{record['labels_per_image']:.1f}", "labels an image"),
+        (f"{100 * record['empty_share']:.0f} %", "images without a label"),
+    ]
+    for key, words in (
+        ("precision", "precision (mask and class right)"),
+        ("recall", "recall of hidden objects"),
+        ("class_accuracy", "right class where the mask is right"),
+        ("mean_iou", "mean IoU of right masks"),
+    ):
+        if is_number(record.get(key)):
+            tiles.append((f"{record[key]:.2f}", words))
+    cells = "".join(f"<div><dt>{words}</dt><dd>{number}</dd></div>" for number, words in tiles)
+    return (
+        f'<div class="card"><h3>{escape(title_of(title))}</h3><dl class="tiles">{cells}</dl>'
+        f"{_by_class(record)}{_images_with(record['images_with'])}</div>"
+    )
+
+
+def _by_class(record: Mapping[str, Any]) -> str:
+    """Labels by class as bars, with the score threshold of each class."""
+    counts, thresholds = record["by_class"], record.get("thresholds", {})
+    full = max(counts.values(), default=0) or 1
+    items = "".join(
+        f'<li class="teacher"><div class="name"><span>{escape(name)}</span><span class="number">{count}'
+        + (f" <small>from score {thresholds[name]:.2f}</small>" if name in thresholds else "")
+        + f'</span></div><div class="track"><i style="width:{100 * count / full:.1f}%"></i></div></li>'
+        for name, count in sorted(counts.items(), key=lambda item: -item[1])
+    )
+    return f'<ol class="bars">{items}</ol>'
+
+
+def _images_with(counts: Sequence[int]) -> str:
+    """How many images have 0, 1, 2, ... labels, several numbers a column where there are many."""
+    width = -(-len(counts) // MOST_COLUMNS)
+    groups = [sum(counts[start : start + width]) for start in range(0, len(counts), width)]
+    full = max(groups, default=0) or 1
+    items = "".join(
+        f'<li><i style="height:{100 * count / full:.0f}%" title="{count} images"></i>{index * width}</li>'
+        for index, count in enumerate(groups)
+    )
+    words = (
+        f"Images by their number of labels, {width} numbers a column."
+        if width > 1
+        else "Images by their number of labels."
+    )
+    return f'<p class="soft">{words}</p><ol class="columns-chart" role="img" aria-label="{words} {groups}">{items}</ol>'

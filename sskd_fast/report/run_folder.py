@@ -1,0 +1,77 @@
+"""What a run has left in its folder so far, read for the report; any part may still be missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
+
+    predictions: row name -> COCO results.  statistics: title -> pseudo-label statistics.  configuration: its text.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    log: list[dict[str, Any]]
+    ground_truth: dict[str, Any] | None
+    predictions: dict[str, list[dict[str, Any]]]
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    configuration: str = ""
+
+    @property
+    def images_dir(self) -> Path:
+        """The folder of the validation images; a relative one is relative to the run folder."""
+        return self.path / str((self.ground_truth or {}).get("images_dir", ""))
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read what is there; a torn last line of the log is left out.
+
+    Raises ValueError, naming the file, for a path that is no folder or JSON that cannot be read.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path}: expected the folder of a run")
+    statistics = _read_json(path / "label_statistics.json") or {}
+    configuration = path / "config.yaml"
+    return RunFolder(
+        path=path,
+        metrics=_read_json(path / "metrics.json") or {"rows": []},
+        log=_read_log(path / "log.jsonl"),
+        ground_truth=_read_json(path / "ground_truth.json"),
+        predictions={file.stem: _read_json(file) for file in sorted((path / "predictions").glob("*.json"))},
+        statistics={"pseudo_labels": statistics} if "images_with" in statistics else statistics,
+        configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",
+    )
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, None where it does not exist."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not readable as JSON ({error}); remove it and run the stage that writes it again"
+        ) from error
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of the log; a last line that is still being written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not readable as JSON ({error})") from error
+    return records

@@ -1,0 +1,218 @@
+"""What the rows of metrics.json say: titles, numbers as text, a table, and the verdict in words.
+
+metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections",
+"rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+Metrics = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+# What one more seed may change at the scale of the embedded data set; larger sets vary less.
+CHANCE_AP = 1.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table: its title, what it was trained on, and whether it is teacher or student."""
+
+    title: str
+    trained_on: str
+    kind: Literal["teacher", "student"]
+
+
+MODELS: dict[str, Model] = {
+    "zero_shot_teacher": Model("Zero-shot teacher", "as pretrained; has seen no label of this data set", "teacher"),
+    "supervised_teacher": Model("Supervised teacher", "fine-tuned on the labelled images", "teacher"),
+    "adapted_teacher": Model("Adapted teacher", "labelled images and its own pseudo-labels", "teacher"),
+    "supervised_student": Model("Supervised student", "the baseline: labelled images alone", "student"),
+    "distilled_student": Model(
+        "Distilled student", "labelled images and the adapted teacher's pseudo-labels", "student"
+    ),
+    "refined_student": Model("Refined student", "distilled, then the labelled images once more", "student"),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """tone: better, even or worse than the supervised student; open while that is not known."""
+
+    tone: Literal["better", "even", "worse", "open"]
+    headline: str
+    sentences: list[str]
+
+
+def measured_rows(metrics: Metrics) -> dict[str, Row]:
+    """The rows with a finite AP, by name, in the order of the method; rows of other names come last."""
+    rows = {str(row["name"]): row for row in metrics.get("rows", []) if is_number(row.get("ap"))}
+    return {name: rows[name] for name in [*MODELS, *rows] if name in rows}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number (metrics of a running stage may be null or nan)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def title_of(name: str) -> str:
+    """The title of a row: "refined_student" -> "Refined student"."""
+    return MODELS[name].title if name in MODELS else name.replace("_", " ").capitalize()
+
+
+def count_text(value: object) -> str:
+    """A count in three significant digits: 1059000 -> "1.06 M"; a dash where it is unknown."""
+    if not is_number(value):
+        return "-"
+    number = value
+    for unit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= 0.9995 * unit:
+            return f"{number / unit:.3g}{suffix}"
+    return f"{number:.0f}"
+
+
+def ap_text(value: object) -> str:
+    """An AP in percent with one decimal; a dash where it is unknown."""
+    return f"{value:.1f}" if is_number(value) else "-"
+
+
+def seconds_text(value: object) -> str:
+    """Seconds below ten minutes, else hours and minutes: 42 -> "42 s", 5400 -> "1 h 30 min"."""
+    if not is_number(value):
+        return "-"
+    seconds = value
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def difference_text(difference: float) -> str:
+    """A signed difference in AP: "+4.8", "-0.3", or "0.0" without a sign."""
+    rounded = f"{difference:+.1f}"
+    return "0.0" if rounded[1:] == "0.0" else rounded
+
+
+def parameter_ratio(teacher: Row, student: Row) -> float | None:
+    """How many times more parameters the teacher has than the student; None where they are not known."""
+    large, small = teacher.get("params"), student.get("params")
+    return large / small if is_number(large) and is_number(small) and small > 0 else None
+
+
+def final_student(rows: Mapping[str, Row]) -> str | None:
+    """The last stage of the student that is measured; None before any."""
+    return next((name for name in ("refined_student", "distilled_student") if name in rows), None)
+
+
+def verdict(metrics: Metrics) -> Verdict:
+    """Whether distillation helped: the final student against the supervised student and against its teacher."""
+    rows = measured_rows(metrics)
+    student, baseline = final_student(rows), rows.get("supervised_student")
+    if student is None or baseline is None:
+        return _open_verdict(metrics, rows)
+    gain = rows[student]["ap"] - baseline["ap"]
+    if gain >= CHANCE_AP:
+        tone: Literal["better", "even", "worse"] = "better"
+        headline = f"Distillation helped: {difference_text(gain)} AP over the same student trained on the labels alone."
+    elif gain > -CHANCE_AP:
+        tone = "even"
+        headline = (
+            f"Distillation made no clear difference: {difference_text(gain)} AP against the same student trained on "
+            "the labels alone."
+        )
+    else:
+        tone = "worse"
+        headline = (
+            f"Distillation did not help: the student is not better, {difference_text(gain)} AP against the same "
+            "student trained on the labels alone."
+        )
+    sentences = [_student_sentence(metrics, rows, student)]
+    sentences += _teacher_sentences(rows, student)
+    sentences += _stage_sentences(rows)
+    sentences.append(f"This is one seed: a difference under about {CHANCE_AP} AP may be chance.")
+    return Verdict(tone, headline, sentences)
+
+
+def verdict_words(metrics: Metrics) -> str:
+    """The verdict as one paragraph: did distillation help, against which baseline, and against the teacher.
+
+    metrics: the content of metrics.json; its rows may be incomplete, and the words then say what is still missing.
+    """
+    result = verdict(metrics)
+    return " ".join([result.headline, *result.sentences])
+
+
+def table_text(metrics: Metrics) -> str:
+    """The table of the measured models for a terminal, one line each under a header."""
+    lines = [("model", "AP", "AP50", "parameters", "seconds")]
+    for name, row in measured_rows(metrics).items():
+        seconds = f"{row['seconds']:.0f}" if is_number(row.get("seconds")) else "-"
+        parameters = count_text(row.get("params"))
+        lines.append((title_of(name), ap_text(row["ap"]), ap_text(row.get("ap50")), parameters, seconds))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def _open_verdict(metrics: Metrics, rows: Mapping[str, Row]) -> Verdict:
+    missing = [title_of(name).lower() for name in MODELS if name not in rows]
+    sentences = []
+    if rows:
+        best = max(rows, key=lambda name: rows[name]["ap"])
+        sentences.append(f"Best so far: {title_of(best).lower()} with {ap_text(rows[best]['ap'])} AP.")
+    sentences.append(f"Not measured yet: {', '.join(missing)}.")
+    measured = len(MODELS) - len(missing)
+    return Verdict("open", f"No verdict yet: {measured} of {len(MODELS)} models are measured.", sentences)
+
+
+def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -> str:
+    on = f" on {metrics['val_images']} validation images" if "val_images" in metrics else ""
+    labels = (
+        f"the {metrics['labeled_images']} labelled images" if "labeled_images" in metrics else "the labelled images"
+    )
+    return (
+        f"The {title_of(student).lower()} reaches {ap_text(rows[student]['ap'])} AP{on}; trained on {labels} alone, "
+        f"the same network reaches {ap_text(rows['supervised_student']['ap'])}."
+    )
+
+
+def _teacher_sentences(rows: Mapping[str, Row], student: str) -> list[str]:
+    """The student against the best teacher that could have been used in its place."""
+    teacher = next((name for name in ("adapted_teacher", "supervised_teacher") if name in rows), None)
+    if teacher is None:
+        return ["The adapted teacher was not measured, so the student is not compared with it."]
+    ahead = rows[student]["ap"] - rows[teacher]["ap"]
+    named = f"the {title_of(teacher).lower()} ({ap_text(rows[teacher]['ap'])} AP)"
+    if ahead >= CHANCE_AP:
+        text = f"It beats {named} by {ahead:.1f} AP"
+    elif ahead > -CHANCE_AP:
+        text = f"It is level with {named}, at a difference of {difference_text(ahead)} AP"
+    else:
+        text = f"It stays {-ahead:.1f} AP below {named}"
+    ratio = parameter_ratio(rows[teacher], rows[student])
+    if ratio is not None:
+        small, large = count_text(rows[student]["params"]), count_text(rows[teacher]["params"])
+        text += f", with {ratio:.1f} times fewer parameters ({small} against {large})"
+    return [text + "."]
+
+
+def _stage_sentences(rows: Mapping[str, Row]) -> list[str]:
+    """Stages that cost AP: adapting the teacher, refining the student."""
+    sentences = []
+    for before, after, words in (
+        ("supervised_teacher", "adapted_teacher", "Adapting the teacher with its own pseudo-labels cost it"),
+        ("distilled_student", "refined_student", "Refining the student on the labelled images cost it"),
+    ):
+        if before in rows and after in rows:
+            change = rows[after]["ap"] - rows[before]["ap"]
+            if change <= -0.05:
+                sentences.append(f"{words} {-change:.1f} AP (from {ap_text(rows[before]['ap'])}).")
+    return sentences

@@ -1,0 +1,171 @@
+"""`python -m sskd_fast.run --stage all`: adapt the teacher, distil it into the student, refine the student, say whether it helped."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sskd_fast.config import Config, ConfigError, dump_yaml, load_config
+from sskd_fast.data.errors import DataError
+from sskd_fast.report import table_text, verdict_words, write_report
+from sskd_fast.train.checkpoint import write_atomically
+from sskd_fast.train.evaluate import evaluate_finished
+from sskd_fast.train.experiment import Experiment
+from sskd_fast.train.sources import pretraining_sources, target_sources
+from sskd_fast.train.stages import PRETRAINING, STAGES, Stage, run_stage
+from sskd_fast.train.watch import Log
+
+COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
+FLAGS = {
+    "labeled": "data.labeled", "images": "data.images", "unlabeled": "data.unlabeled", "val": "data.val",
+    "val_images": "data.val_images", "labeled_fraction": "data.labeled_fraction", "group_key": "data.group_key",
+    "num_queries": "num_queries", "crop": "views.size", "max_detections": "predict.max_detections", "max_steps": "train.max_steps",
+    "seed": "seed", "device": "device", "output": "output",
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m sskd_fast.run", description=__doc__)
+    p.add_argument("--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state")
+    p.add_argument("--preset", help="default, smoke (under 90 s), full (an hour), pretrain (the shipped weights)")
+    p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
+    own = p.add_argument_group("own data (COCO instances)")
+    own.add_argument("--labeled", help="COCO instances file of the labelled images")
+    own.add_argument("--images", help="folder of the labelled images")
+    own.add_argument("--unlabeled", help="folder of plain unlabelled images")
+    own.add_argument("--val", help="COCO instances file that results are reported on")
+    own.add_argument("--val-images", help="folder of the validation images, where it is not --images")
+    own.add_argument("--labeled-fraction", help="hide the labels of all but this share, such as 0.1")
+    own.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
+    own.add_argument("--num-queries", help="mask queries of a crop; from the data where not given")
+    own.add_argument("--crop", help="side of the training crop in pixels, a multiple of 32; from the data where not given")
+    own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
+    p.add_argument("--output", help="run folder (runs/NAME)")
+    p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
+    p.add_argument("--seed", help="of data, splits, weights and batches (0)")
+    p.add_argument("--device", help="auto, cpu or cuda")
+    p.add_argument("--max-steps", help="cut every stage to so many steps")
+    p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, such as train.lr=1e-4")
+    return p
+
+
+def resolve(arguments: argparse.Namespace) -> Config:
+    """The configuration of the run: preset or the run folder's own, files, flags, overrides, each on top of the last."""
+    overrides = [f"{key}={value}" for flag, key in FLAGS.items() if (value := getattr(arguments, flag)) is not None]
+    overrides += arguments.overrides
+    if arguments.labeled and not any(o.startswith("data.name=") for o in overrides):
+        overrides.append(f"data.name={Path(arguments.labeled).resolve().parent.name or 'own'}")
+    preset = arguments.preset or ("pretrain" if arguments.stage == "pretrain" else "default")
+    config = load_config(arguments.config, overrides, preset)
+    kept = run_folder(config) / "config.yaml"
+    if kept.exists() and not arguments.preset and (arguments.resume or arguments.stage not in ("all", "pretrain")):
+        config = load_config([kept, *arguments.config], overrides)
+    return config
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run's files go."""
+    return Path(config.output or f"runs/{config.data.name}")
+
+
+def check(config: Config) -> None:
+    """What can be said before anything is read.  Raises ConfigError."""
+    data = config.data
+    if data.labeled and not (data.images and data.val):
+        raise ConfigError("--labeled needs --images (their folder) and --val (a COCO instances file that results are reported on)")
+    if data.labeled and not data.unlabeled and not 0 < data.labeled_fraction < 1:
+        raise ConfigError(
+            "there are no unlabelled images: give a folder of them (--unlabeled DIR), or hide labels (--labeled-fraction 0.1)"
+        )
+    if data.unlabeled and data.labeled_fraction != 1:
+        raise ConfigError("--labeled-fraction hides labels to make unlabelled images; with --unlabeled DIR there are some already")
+    if not data.labeled and (data.images or data.unlabeled or data.val):
+        raise ConfigError("--images, --unlabeled and --val go with --labeled, a COCO instances file")
+    if not 0 < data.holdout_fraction < 1:
+        raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build and a driver")
+
+
+def keep_aside(folder: Path) -> None:
+    """Moves the folder of an earlier run out of the way: nothing is lost, and the name is free."""
+    if not (folder / "config.yaml").exists():
+        return
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+    folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    print(f"{folder} held an earlier run: it is now {folder.with_name(f'{folder.name}.{number}')}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
+    arguments = parser().parse_args(argv)
+    try:
+        config = resolve(arguments)
+        check(config)
+        run(config, arguments.stage, arguments.resume)
+    except (ConfigError, DataError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(config: Config, command: str, resume: bool) -> None:
+    """Runs the stages of a command in the run folder and prints the verdict."""
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = run_folder(config)
+    if command in ("all", "pretrain") and not resume:
+        keep_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
+    config = dataclasses.replace(config, output=str(folder))
+    write_atomically(folder / "config.yaml", lambda partial: partial.write_text(dump_yaml(config), encoding="utf-8"))
+    log = Log(folder)
+    experiment = Experiment(config, folder, sources, torch.device(name), log, resume)
+    log.say(
+        f"{config.data.name}: {len(sources.labeled)} labelled + {len(sources.holdout)} held-out images, {len(sources.unlabeled)} unlabelled, "
+        f"{len(sources.val)} for validation; {len(sources.classes)} classes; crops of {sources.views.size[0]} px, zoom {sources.zoom:.2f}, "
+        f"{sources.num_queries} queries; {name}; seed {config.seed}; everything goes to {folder}"
+    )
+    for message in sources.warnings:
+        log.say(f"warning: {message}")
+        log.write({"event": "warning", "message": message})
+    try:
+        if command == "evaluate":
+            evaluate_finished(experiment)
+        else:
+            run_stages(experiment, command)
+    finally:
+        log.close()
+    write_report(folder)
+    if command != "pretrain":
+        metrics = json.loads((folder / "metrics.json").read_text())
+        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics)}\n\n{folder / 'report.html'}")
+
+
+def run_stages(experiment: Experiment, command: str) -> None:
+    """The stages of a command, in the table's order; with resume, those that are finished are kept."""
+    chosen: list[Stage] = [s for s in (*PRETRAINING, *STAGES) if s.command == command or (command == "all" and s in STAGES)]
+    finished = {row["name"] for row in experiment.rows} if experiment.resume else set()
+    for number, stage in enumerate(chosen, 1):
+        if stage.name in finished:
+            experiment.log.say(f"stage {number} of {len(chosen)}: {stage.name.replace('_', ' ')} is finished, kept")
+        else:
+            run_stage(experiment, stage, number, len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

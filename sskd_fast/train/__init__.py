@@ -1,0 +1,1 @@
+"""The training loop, the stages, and what a run keeps in its folder."""

@@ -1,0 +1,128 @@
+"""Checkpoints: finished weights as safetensors, the state of an unfinished stage beside them; both written in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sskd_fast.models.mask_transformer import MaskTransformer
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a file beside `path`, then puts it in its place: a reader sees the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, atomically."""
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+
+
+def save_weights(path: Path, model: MaskTransformer, class_names: list[str], facts: Mapping[str, Any]) -> None:
+    """The model's weights with its configuration, class names and some facts as metadata (safetensors)."""
+    metadata = {
+        "model": json.dumps(dataclasses.asdict(model.config)), "class_names": json.dumps(class_names), "facts": json.dumps(dict(facts))
+    }  # fmt: skip
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `save_weights` wrote beside the weights: "model", "class_names", "facts".  ValueError names an unreadable file."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:
+        raise ValueError(f"{path}: not readable as safetensors ({error}); run the stage that writes it again") from error
+    return {key: json.loads(metadata[key]) for key in ("model", "class_names", "facts") if key in metadata}
+
+
+def load_weights(
+    model: MaskTransformer, path: Path, class_names: list[str], *, parts: tuple[str, ...] = (), required: bool = True
+) -> None:
+    """Reads weights into the model, all or those whose names begin with one of `parts`.
+
+    Classes are told by name. Where the file's classes are others, each class starts as the mean of the file's classes:
+    an object of unknown kind. Raises ValueError naming the first tensor that does not fit, or, where the file is `required` to
+    be complete, that is missing.
+    """
+    stored = load_file(str(path))
+    wanted = {n: t for n, t in stored.items() if not parts or n.startswith(parts)}
+    wanted = _with_classes(wanted, read_metadata(path).get("class_names", class_names), class_names)
+    own = model.state_dict()
+    for name, tensor in wanted.items():
+        if name not in own or own[name].shape != tensor.shape:
+            expected = tuple(own[name].shape) if name in own else "no such tensor"
+            raise ValueError(
+                f"{path}: {name} is {tuple(tensor.shape)}, the model has {expected}; use the model settings the file was made "
+                "with (they are in its metadata), or start from other weights"
+            )
+    missing = sorted(n for n in own if n not in wanted and (not parts or n.startswith(parts)))
+    if missing and required:
+        raise ValueError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more tensors of the model")
+    model.load_state_dict(wanted, strict=False)
+
+
+def _with_classes(tensors: dict[str, Tensor], theirs: list[str], ours: list[str]) -> dict[str, Tensor]:
+    """Class rows reordered to our class names; unknown classes get the mean of theirs. The last row is no-object."""
+    if theirs == ours:
+        return tensors
+    out = dict(tensors)
+    for name in ("decoder.head.classes.weight", "decoder.head.classes.bias"):
+        if name in tensors:
+            rows = tensors[name]
+            mean = rows[:-1].mean(0)
+            out[name] = torch.stack([rows[theirs.index(c)] if c in theirs else mean for c in ours] + [rows[-1]])
+    return out
+
+
+@dataclass
+class TrainingState:
+    """Where an unfinished stage keeps model, average, optimiser and step, so that it can go on after an interruption.
+
+    key: what the stage depends on; a state under another key is not taken up.  seconds: training time before the interruption.
+    """
+
+    path: Path
+    key: str
+    resume: bool
+    seconds: float = 0.0
+
+    def save(self, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, seconds: float) -> None:
+        """Writes the state after `step` steps."""
+        content = {
+            "key": self.key, "step": step, "model": model.state_dict(), "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(), "seconds": seconds, "rng": torch.get_rng_state(),
+        }  # fmt: skip
+        write_atomically(self.path, lambda partial: torch.save(content, partial))
+
+    def restore(self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """The step to go on from: 0, or that of a saved state, which is then loaded."""
+        if not self.resume or not self.path.exists():
+            return 0
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        if content["key"] != self.key:
+            return 0
+        model.load_state_dict(content["model"])
+        average.load_state_dict(content["average"])
+        optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        self.seconds = float(content["seconds"])
+        return int(content["step"])
+
+    def clear(self) -> None:
+        """Removes the state once the stage's weights are written."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""A run in its folder: where its files are, how models are built and applied, what has been measured so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sskd_fast.config import Config
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.models.inference import InferenceConfig, predict, to_results
+from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.train.checkpoint import write_json
+from sskd_fast.train.sources import Sources
+from sskd_fast.train.watch import Log
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+ROW_ORDER = (
+    "zero_shot_teacher", "supervised_teacher", "adapted_teacher", "supervised_student", "distilled_student", "refined_student",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds."""
+
+    name: str
+    ap: float
+    ap50: float
+    params: int
+    seconds: float
+
+
+@dataclass
+class Experiment:
+    """Everything a stage needs. resume: unfinished stages go on from their saved state, finished ones are kept."""
+
+    config: Config
+    folder: Path
+    sources: Sources
+    device: torch.device
+    log: Log
+    resume: bool = False
+
+    def weights_path(self, stage: str) -> Path:
+        """Finished weights of a stage."""
+        return self.folder / "checkpoints" / f"{stage}.safetensors"
+
+    def state_path(self, stage: str) -> Path:
+        """Training state of an unfinished stage."""
+        return self.folder / "checkpoints" / f"{stage}.state.pt"
+
+    def foundation_weights(self, model: Literal["teacher", "student"]) -> Path | None:
+        """The weights a model starts from, None for a random start.  FileNotFoundError names a file that is not there."""
+        value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
+        if not value:
+            return None
+        path = SHIPPED / f"{model}.safetensors" if value == "embedded" else Path(value)
+        if not path.exists():
+            raise FileNotFoundError(f"{model}_weights: {path} does not exist; give a safetensors file, 'embedded' or '' for none")
+        return path
+
+    def build(self, model: Literal["teacher", "student"]) -> MaskTransformer:
+        """The teacher or the student for the run's classes and queries, randomly initialised."""
+        config: ModelConfig = getattr(self.config, model)
+        config = dataclasses.replace(config, num_queries=self.sources.num_queries)
+        return MaskTransformer(config, len(self.sources.classes))
+
+    def load(self, stage: str) -> MaskTransformer:
+        """The finished model of a stage."""
+        from sskd_fast.train.checkpoint import load_weights
+
+        path = self.weights_path(stage)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: run the stage that makes it first (--stage adapt, distill or refine)")
+        model = self.build("teacher" if stage.endswith("teacher") else "student")
+        load_weights(model, path, self.sources.classes)
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @cached_property
+    def inference(self) -> InferenceConfig:
+        """How models are applied in this run: tiles of the training crop."""
+        p, size = self.config.predict, self.sources.views.size
+        return InferenceConfig(
+            tile=size, overlap=min(p.overlap, size[0] // 2), zoom=self.sources.zoom, score_floor=p.score_floor, nms_iou=p.nms_iou,
+            max_detections=p.max_detections, batch=p.batch,
+        )  # fmt: skip
+
+    def predict(self, model: MaskTransformer, source: ImageCollection, indices: Iterable[int] | None = None) -> list[dict[str, Any]]:
+        """COCO results of the model on the images of a source."""
+        results: list[dict[str, Any]] = []
+        order = list(range(len(source)) if indices is None else indices)
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            samples = [source[i] for i in rows]
+            found = predict(model, [s.image for s in samples], self.inference)
+            for i, sample, detections in zip(rows, samples, found, strict=True):
+                ids = self.sources.labeled.category_ids
+                results += to_results(detections, sample.image_id, source.size(i), ids, self.sources.zoom)
+        return results
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows measured so far."""
+        path = self.folder / "metrics.json"
+        return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+
+    def add_row(self, result: Results) -> None:
+        """Puts a row into metrics.json, in the table's order."""
+        rounded = dataclasses.asdict(result) | {
+            "ap": round(result.ap, 3), "ap50": round(result.ap50, 3), "seconds": round(result.seconds, 1)
+        }  # fmt: skip
+        rows = [row for row in self.rows if row["name"] != result.name] + [rounded]
+        names = [*ROW_ORDER, *(row["name"] for row in rows if row["name"] not in ROW_ORDER)]
+        rows.sort(key=lambda row: names.index(row["name"]))
+        s = self.sources
+        write_json(
+            self.folder / "metrics.json",
+            {
+                "dataset": self.config.data.name, "seed": self.config.seed, "labeled_images": len(s.labeled) + len(s.holdout),
+                "unlabeled_images": len(s.unlabeled), "val_images": len(s.val), "max_detections": self.config.predict.max_detections,
+                "rows": rows,
+            },
+        )  # fmt: skip
+
+    def write_predictions(self, name: str, results: list[dict[str, Any]]) -> None:
+        """predictions/<name>.json and, once, the ground truth that the report shows them against."""
+        write_json(self.folder / "predictions" / f"{name}.json", results)
+        truth = self.folder / "ground_truth.json"
+        if not truth.exists():
+            write_json(truth, self.sources.val.ground_truth() | {"images_dir": str(self.sources.val.images_dir.resolve())})

@@ -1,0 +1,79 @@
+"""Pseudo-labels of a run: a stage's model labels the unlabelled images, thresholds come from the held-out ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from tqdm import tqdm
+
+from sskd_fast.pseudo_labels import cache_key, calibrate_thresholds, label_images, label_statistics, select_labels
+from sskd_fast.train.checkpoint import write_json
+from sskd_fast.train.experiment import Experiment
+
+
+def teacher_labels(experiment: Experiment, teacher: str) -> list[dict[str, Any]]:
+    """COCO results to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
+
+    Written to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.
+    """
+    config, sources = experiment.config.pseudo_labels, experiment.sources
+    model = experiment.load(teacher)
+    plain, categories = sources.unlabeled, sources.labeled.category_ids
+    raw = _raw_predictions(experiment, teacher)
+    held = experiment.predict(model, sources.holdout)
+    truth = sources.holdout.ground_truth()
+
+    def thresholds(precision: float) -> dict[int, float]:
+        return calibrate_thresholds(
+            held, truth, target_precision=precision, iou=config.iou, minimum_matches=config.minimum_matches,
+            floor=experiment.config.predict.score_floor,
+        )  # fmt: skip
+
+    sure_from = thresholds(config.target_precision)
+    sure = select_labels(raw, sure_from, config.nms_iou, config.max_per_image)
+    labels = [r | {"iscrowd": 0} for r in sure]
+    if config.unsure_precision > 0:
+        unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds(config.unsure_precision).items()}
+        every = select_labels(raw, unsure_from, config.nms_iou, config.max_per_image)
+        labels += [r | {"iscrowd": 1} for r in every if r["score"] < sure_from[r["category_id"]]]
+    write_json(experiment.folder / "pseudo_labels" / f"{teacher}.json", labels)
+    names = dict(zip(categories, sources.classes, strict=True))
+    statistics = label_statistics(sure, plain.image_ids, names, sources.hidden_truth, thresholds=sure_from)
+    _report(experiment, teacher, dataclasses.asdict(statistics))
+    if not config.weigh_by_score:
+        labels = [r | {"score": 1.0} for r in labels]
+    return labels
+
+
+def _raw_predictions(experiment: Experiment, teacher: str) -> list[dict[str, Any]]:
+    """All scored predictions of the teacher on the unlabelled images, cached and resumable."""
+    model, plain = experiment.load(teacher), experiment.sources.unlabeled
+    index_of = {image_id: i for i, image_id in enumerate(plain.image_ids)}
+    key = cache_key(model.state_dict(), dataclasses.asdict(experiment.inference))
+    with tqdm(total=len(plain), desc=f"pseudo-labels of the {teacher.replace('_', ' ')}", mininterval=1.0) as bar:
+        return label_images(
+            lambda ids: experiment.predict(model, plain, [index_of[i] for i in ids]),
+            plain.image_ids,
+            experiment.folder / "cache" / f"{teacher}.json",
+            key=key,
+            progress=lambda done, _: bar.update(done - bar.n) and None,
+        )
+
+
+def _report(experiment: Experiment, teacher: str, statistics: dict[str, Any]) -> None:
+    """Statistics to label_statistics.json and the screen; warnings to the log too."""
+    path = experiment.folder / "label_statistics.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, known | {teacher: statistics})
+    truth = ""
+    if statistics["precision"] is not None:
+        truth = f"; against hidden ground truth precision {statistics['precision']:.2f}, recall {statistics['recall']:.2f}"
+    experiment.log.say(
+        f"  {statistics['labels']} pseudo-labels on {statistics['images']} images ({statistics['labels_per_image']:.1f} an image, "
+        f"{100 * statistics['empty_share']:.0f} % of the images empty){truth}"
+    )
+    for message in statistics["warnings"]:
+        experiment.log.write({"event": "warning", "stage": teacher, "message": message})
+        experiment.log.say(f"warning: {message}")

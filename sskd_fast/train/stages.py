@@ -1,0 +1,200 @@
+"""The stages as settings of the one objective: which model, which start, which labels, which weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from sskd_fast.config import Config, StageConfig
+from sskd_fast.data.batches import balance_weights, batches
+from sskd_fast.data.instances import Batch
+from sskd_fast.data.pseudo_labeled import PseudoLabeled
+from sskd_fast.evaluation import evaluate_masks
+from sskd_fast.losses.contrast import InstancePixelContrast
+from sskd_fast.losses.objective import Objective
+from sskd_fast.losses.set_loss import SetLoss
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.report import write_report
+from sskd_fast.train.checkpoint import TrainingState, load_weights, save_weights
+from sskd_fast.train.experiment import Experiment, Results
+from sskd_fast.train.labels import teacher_labels
+from sskd_fast.train.loop import Schedule, train
+from sskd_fast.train.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+Start = Literal["pretrained", "backbone", "scratch", "distilled_student"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table.
+
+    command: the `--stage` it belongs to.  start: weights at the beginning: the foundation weights, their backbone alone, none,
+    or another stage's.  labels_from: the stage whose model labels the unlabelled images.  budget: entries of the
+    configuration's `stages` whose steps add up; none for a model that is only evaluated.
+    """
+
+    name: str
+    command: Literal["pretrain", "adapt", "distill", "refine"]
+    model: Literal["teacher", "student"]
+    start: Start
+    labels_from: str | None
+    semi: bool
+    pixel: bool
+    budget: tuple[str, ...]
+
+
+# fmt: off
+PRETRAINING = (
+    Stage("pretrained_teacher", "pretrain", "teacher", "scratch",           None,                 False, False, ("pretrained_teacher",)),
+    Stage("pretrained_student", "pretrain", "student", "scratch",           None,                 False, False, ("pretrained_student",)),
+)
+STAGES = (  # name                command    model      start                labels_from           semi   pixel  budget
+    Stage("zero_shot_teacher",  "adapt",   "teacher", "pretrained",        None,                 False, False, ()),
+    Stage("supervised_teacher", "adapt",   "teacher", "pretrained",        None,                 False, True,  ("supervised_teacher",)),
+    Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
+    Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
+    Stage("refined_student",    "refine",  "student", "distilled_student", None,                 False, False, ("refined_student",)),
+    Stage("supervised_student", "distill", "student", "backbone",          None,                 False, False, ("distilled_student", "refined_student")),
+)
+# fmt: on
+
+
+def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> Results:
+    """Trains (unless its budget is empty) and evaluates one stage, writes its weights, predictions, row and the report."""
+    config, sources = experiment.config, experiment.sources
+    labels = None if stage.labels_from is None else teacher_labels(experiment, stage.labels_from)
+    torch.manual_seed(config.seed)
+    model = start_model(experiment, stage)
+    seconds = 0.0
+    if stage.budget:
+        budget = stage_budget(config, stage)
+        title = f"stage {number} of {total}: {stage.name.replace('_', ' ')}"
+        state = TrainingState(experiment.state_path(stage.name), state_key(config, stage), experiment.resume)
+        watch = Watch(experiment.log, stage.name, title, config.train.log_every, part_weights(config, stage))
+        objective = stage_objective(config, stage)
+
+        def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
+            return stage_batches(experiment, budget, labels, step)
+
+        model = train(
+            model, objective, draw, schedule(config, stage, budget), state, watch, held_out_ap(experiment), config.seed
+        )
+        seconds = state.seconds + watch.seconds
+        facts = {"stage": stage.name, "steps": budget.steps, "seconds": round(seconds, 1), "seed": config.seed}
+        save_weights(experiment.weights_path(stage.name), model, sources.classes, facts)
+        state.clear()
+    predictions = experiment.predict(model, sources.val)
+    experiment.write_predictions(stage.name, predictions)
+    measured = evaluate_masks(sources.val.ground_truth(), predictions, max_detections=config.predict.max_detections)
+    result = Results(stage.name, measured.ap, measured.ap50, model.parameter_count(), seconds)
+    experiment.add_row(result)
+    experiment.log.say(f"  {stage.name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} on {len(sources.val)} images")
+    write_report(experiment.folder)
+    return result
+
+
+def stage_budget(config: Config, stage: Stage) -> StageConfig:
+    """The stage's budget: that of its first entry with the steps of all added up; a stage without unlabelled images draws
+    labelled ones in their place, so that budgets compare image by image."""
+    parts: list[StageConfig] = [getattr(config.stages, name) for name in stage.budget]
+    steps = sum(part.steps for part in parts)
+    first = parts[0]
+    if stage.labels_from is None:
+        first = dataclasses.replace(first, labeled_batch=first.labeled_batch + first.unlabeled_batch, unlabeled_batch=0)
+    limit = config.train.max_steps
+    return dataclasses.replace(first, steps=min(steps, limit) if limit else steps)
+
+
+def start_model(experiment: Experiment, stage: Stage) -> MaskTransformer:
+    """The stage's model with the weights it starts from."""
+    model = experiment.build(stage.model)
+    weights = experiment.foundation_weights(stage.model)
+    if stage.start == "pretrained" and weights is not None:
+        load_weights(model, weights, experiment.sources.classes, required=False)
+    elif stage.start == "backbone" and weights is not None:
+        load_weights(model, weights, experiment.sources.classes, parts=("backbone.", "pixel_decoder."), required=False)
+    elif stage.start == "distilled_student":
+        load_weights(model, experiment.weights_path(stage.start), experiment.sources.classes)
+    return model.to(experiment.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def stage_objective(config: Config, stage: Stage) -> Objective:
+    """J with the stage's weights."""
+    c, t = config.contrast, config.train
+    contrast = None
+    if stage.pixel and t.lam_pxl > 0:
+        contrast = InstancePixelContrast(
+            num_negatives=c.num_negatives, temperature=c.temperature, cues=c.cues, scope=c.scope, form=c.form, margin=c.margin,
+            hard_share=c.hard_share, max_anchors=c.max_anchors or None, objectness=c.objectness, memory_bank=c.memory_bank,
+            backend=c.backend,
+        )  # fmt: skip
+    return Objective(SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel)
+
+
+def part_weights(config: Config, stage: Stage) -> dict[str, float]:
+    """What each logged loss part is multiplied by in J."""
+    loss, t = config.loss, config.train
+    weights = {"class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight}
+    parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": t.lam_pxl} if stage.pixel else {})
+    return parts | ({f"semi_{n}": w * t.lam_semi for n, w in weights.items()} if stage.semi else {})
+
+
+def schedule(config: Config, stage: Stage, budget: StageConfig) -> Schedule:
+    """Learning rates, clipping, averaging and saving of a stage."""
+    t = config.train
+    return Schedule(
+        steps=budget.steps, lr=t.lr * budget.lr_factor, backbone_lr=t.backbone_lr, weight_decay=t.weight_decay, betas=t.betas,
+        clip=t.clip, warmup=t.warmup, decay=t.schedule, ema=t.ema, save_every=t.save_every, evaluations=t.evaluations,
+    )  # fmt: skip
+
+
+def stage_batches(
+    experiment: Experiment, budget: StageConfig, labels: list[dict[str, Any]] | None, step: int
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """Labelled batches and, where there are pseudo-labels, unlabelled ones beside them, from a step on."""
+    config, sources = experiment.config, experiment.sources
+    key = config.data.balance_key
+
+    def stream(source: Any, size: int, seed: int) -> Iterator[Batch]:
+        weights = balance_weights(source.image_field(key), damped=True) if key else None
+        return batches(
+            source, size, sources.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights
+        )
+
+    labeled = stream(sources.labeled, budget.labeled_batch, config.seed)
+    if labels is None or budget.unlabeled_batch == 0:
+        return ((batch, None) for batch in labeled)
+    source = PseudoLabeled(
+        sources.unlabeled, labels, sources.labeled.category_ids, class_names=sources.classes, name="pseudo-labels"
+    )
+    return zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
+
+
+def held_out_ap(experiment: Experiment) -> Callable[[MaskTransformer], dict[str, float]]:
+    """A function model -> AP on the held-out labelled images."""
+    truth = experiment.sources.holdout.ground_truth()
+    limit = experiment.config.predict.max_detections
+
+    def measure(model: MaskTransformer) -> dict[str, float]:
+        result = evaluate_masks(truth, experiment.predict(model, experiment.sources.holdout), max_detections=limit)
+        return {"ap": result.ap, "ap50": result.ap50}
+
+    return measure
+
+
+def state_key(config: Config, stage: Stage) -> str:
+    """A hash of the stage and every setting that its training depends on; an interrupted state under another is not used."""
+    settings = dataclasses.asdict(config)
+    for irrelevant in ("output", "device", "predict", "stages"):
+        settings.pop(irrelevant)
+    content = [dataclasses.asdict(stage), dataclasses.asdict(stage_budget(config, stage)), settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""Watching a run: one live line a stage, log.jsonl, TensorBoard, and warnings for what usually goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from sskd_fast.losses.objective import ObjectiveOutput
+
+DIAGNOSTICS = ("margin", "fnr", "fnr_foreground", "fnr_background", "other_instance_share", "temperature")
+
+
+class Log:
+    """log.jsonl and tensorboard/ of a run folder; opened once, appended to by every stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "log.jsonl"
+        self.board = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one line; numbers that are not finite become null, so that the file stays JSON."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+        stage, step = record.get("stage"), record.get("step")
+        if stage is not None and step is not None:
+            for name, value in clean.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(f"{stage}/{name}", value, step)
+
+    def say(self, message: str) -> None:
+        """Prints a line above the live one."""
+        tqdm.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flushes TensorBoard."""
+        self.board.close()
+
+
+class Watch:
+    """Follows one stage: call begin, then step for every step, measured for every AP, end."""
+
+    def __init__(self, log: Log, stage: str, title: str, every: int, weights: Mapping[str, float], seconds: float = 0.0) -> None:
+        self.log, self.stage, self.title, self.every, self.weights = log, stage, title, every, weights
+        self.seconds = seconds
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._steps = 0
+        self._warned: set[str] = set()
+        self._ap = ""
+        self._clock = 0.0
+        self._bar: tqdm[Any] | None = None
+
+    def begin(self, start: int, steps: int) -> None:
+        """Opens the live line at step `start` of `steps`."""
+        self._steps = steps
+        interval = 0.5 if sys.stderr.isatty() else 15.0
+        bar_format = "{desc} {percentage:3.0f}% step {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"
+        self._bar = tqdm(
+            total=steps, initial=start, desc=self.title, mininterval=interval, maxinterval=interval, dynamic_ncols=True, bar_format=bar_format
+        )
+        self._clock = time.perf_counter()
+
+    def step(self, step: int, output: ObjectiveOutput, norm: Tensor, lr: float, seconds: Mapping[str, float]) -> None:
+        """Takes in one step; every few steps writes the means of all parts to the log and the live line."""
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        values = {"loss": output.loss, **output.parts, "grad_norm": norm}
+        record = {name: float(v.detach()) for name, v in values.items()} | {f"seconds_{n}": v for n, v in seconds.items()}
+        if not math.isfinite(record["loss"]):
+            self._warn(step, "nan", f"the loss is {record['loss']} at step {step}: lower train.lr or raise train.warmup")
+            raise FloatingPointError(f"{self.stage}: the loss is {record['loss']} at step {step}; lower train.lr or raise train.warmup")
+        for name, value in record.items():
+            if math.isfinite(value):
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._sums["#" + name] = self._sums.get("#" + name, 0.0) + 1
+        self._count += 1
+        if self._bar is not None:
+            self._bar.update(1)
+        if (step + 1) % self.every == 0 or step + 1 == self._steps:
+            self._write(step, lr)
+
+    def _write(self, step: int, lr: float) -> None:
+        means = {n: v / self._sums["#" + n] for n, v in self._sums.items() if not n.startswith("#")}
+        self._sums, self._count = {}, 0
+        self._check(step, means)
+        self.log.write({"stage": self.stage, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.seconds})
+        if self._bar is not None:
+            shown = [f"{n.removeprefix('sup_')} {means[n]:.2f}" for n in means if n == "loss" or n.startswith("sup_") or n == "pxl"]
+            self._bar.set_postfix_str(" ".join(s for s in shown if "matched" not in s) + self._ap, refresh=False)
+
+    def _check(self, step: int, means: Mapping[str, float]) -> None:
+        """A loss part that dwarfs another, and instances that no query is matched to."""
+        weighted = {n: w * means[n] for n, w in self.weights.items() if means.get(n, 0.0) > 0}
+        if weighted:
+            high, low = max(weighted, key=lambda n: weighted[n]), min(weighted, key=lambda n: weighted[n])
+            if weighted[high] > 100 * weighted[low] and step > self.every:
+                text = f"{high} weighs {weighted[high] / weighted[low]:.0f} times {low}: the smaller one hardly trains; change its weight"
+                self._warn(step, f"{high}/{low}", text)
+        if means.get("sup_matched", 1.0) == 0.0:
+            text = "no instance is matched to a query: are there instances in the crops (views.size, views.scale), and num_queries > 0?"
+            self._warn(step, "matched", text)
+
+    def _warn(self, step: int, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            self.log.write({"stage": self.stage, "step": step + 1, "event": "warning", "message": message})
+            self.log.say(f"warning ({self.stage}): {message}")
+
+    def measured(self, step: int, result: Mapping[str, float]) -> None:
+        """Takes in an AP on held-out images."""
+        self._ap = f" | held-out AP {result['ap']:.1f}"
+        self.log.write({"stage": self.stage, "step": step + 1, "event": "eval", **result})
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count as training time."""
+        yield
+        self._clock = time.perf_counter()
+
+    def end(self) -> None:
+        """Closes the live line."""
+        if self._bar is not None:
+            self._bar.close()

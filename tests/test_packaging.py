@@ -1,0 +1,87 @@
+"""What is declared, and what a built wheel holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sskd_fast
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = {".py", ".safetensors", ".json", ".yaml", ".typed"}
+
+
+def declared() -> dict[str, object]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project: dict[str, object] = tomllib.load(file)["project"]
+    return project
+
+
+def files_to_ship() -> set[str]:
+    """The names in a wheel of every source file, weight file and preset of the checkout."""
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sskd_fast").rglob("*") if path.suffix in SHIPPED}
+    return package | {f"sskd_fast/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_one_version_everywhere() -> None:
+    version = declared()["version"]
+    assert sskd_fast.__version__ == version
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_setup_does_not_import_torch() -> None:
+    script = """
+import runpy, sys
+sys.argv = ["setup.py", "--name"]
+runpy.run_path("setup.py")
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "sskd_fast"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the checkout, so that no stale build folder gets into it or stays behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    skip = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=skip)
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "."]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_code_weights_and_presets(wheel: Path) -> None:
+    expected = files_to_ship()
+    assert {Path(name).suffix for name in expected} >= {".py", ".safetensors", ".yaml"}
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if not name.startswith("sskd_fast-")}
+        metadata = {Path(name).name for name in archive.namelist()} - {Path(name).name for name in held}
+    assert held == expected
+    assert {"METADATA", "LICENSE"} <= metadata
+
+
+@pytest.mark.slow
+def test_an_unpacked_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    script = "import sskd_fast; print(sskd_fast.__file__); [getattr(sskd_fast, name) for name in sskd_fast.__all__]"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()).is_relative_to(site)

@@ -1,0 +1,110 @@
+"""Image files: every mode and depth becomes 8-bit RGB, rotation, damage, intensity stretch, and the cache."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
+from sskd_fast.data.pixels import ByteBudgetCache, image_size, read_pixels
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("L", (90, 90, 90)), ("RGB", (10, 200, 30)), ("RGBA", (10, 200, 30)), ("P", (10, 200, 30)), ("LA", (90, 90, 90))],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, expected):
+    colors = {"L": 90, "LA": (90, 7), "RGB": (10, 200, 30), "RGBA": (10, 200, 30, 5), "P": (10, 200, 30)}
+    image = Image.new("RGB" if mode == "P" else mode, (6, 4), colors[mode])
+    (image.convert("P", palette=Image.Palette.ADAPTIVE) if mode == "P" else image).save(tmp_path / "a.png")
+    sample = ImageFolder(tmp_path)[0]
+    assert sample.image.shape == (3, 4, 6) and sample.image.dtype == torch.uint8
+    assert sample.image[:, 0, 0].tolist() == list(expected)
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.new("CMYK", (6, 4), (255, 0, 0, 0)).save(tmp_path / "a.tif")
+    assert ImageFolder(tmp_path)[0].image[:, 0, 0].tolist() == [0, 255, 255]
+
+
+def test_sixteen_bit_images_are_scaled_by_their_bit_depth(tmp_path):
+    full = np.array([[0, 65535], [32768, 257]], dtype=np.uint16)
+    Image.fromarray(full).save(tmp_path / "full.png")
+    Image.fromarray(full // 16).save(tmp_path / "twelve.tif")
+    assert read_pixels(tmp_path / "full.png").tolist() == [[0, 255], [128, 1]]
+    assert read_pixels(tmp_path / "twelve.tif").tolist() == [[0, 255], [128, 1]]
+    assert to_eight_bits(np.array([0.0, 0.5, 1.0, np.nan])).tolist() == [0, 128, 255, 0]
+
+
+def test_rotation_of_the_camera_is_applied_unless_the_annotations_were_made_without(tmp_path):
+    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    turned = read_pixels(path)
+    assert image_size(path) == (6, 4) and turned.shape == (6, 4, 3) and turned[0, 3].tolist() == [255] * 3
+    assert np.array_equal(read_pixels(path, (4, 6)), pixels) and image_size(path, (4, 6)) == (4, 6)
+
+
+def test_missing_damaged_and_wrong_sized_images_are_named(make_coco):
+    coco = make_coco()
+    for _ in range(3):
+        coco.image((40, 40))
+    (coco.images / "1.png").unlink()
+    whole = (coco.images / "2.png").read_bytes()
+    (coco.images / "2.png").write_bytes(whole[: len(whole) // 2])
+    coco.content["images"][2]["width"] = 41
+    source = CocoInstances(coco.write(), coco.images)
+    for index, message in enumerate(
+        [r"1.png: the image file does not exist", r"2.png: the image file cannot be read", r"3.png: .*40 x 40.*40 x 41"]
+    ):
+        with pytest.raises(DataError, match=message):
+            source[index]
+
+
+def test_stretch_uses_the_whole_range_and_makes_objects_bright():
+    rng = np.random.default_rng(3)
+    image = rng.normal(100, 3, (50, 50))
+    image[10:20, 10:20] += 50
+    dark = stretch_intensity(image.astype(np.uint8))
+    bright = stretch_intensity((255 - image).astype(np.uint8))
+    for stretched in (dark, bright):
+        assert stretched.dtype == np.uint8 and np.median(stretched) < 128
+        assert stretched[10:20, 10:20].mean() > 200 and stretched.min() == 0 and stretched.max() == 255
+    assert np.array_equal(stretch_intensity(np.full((4, 4), 9, dtype=np.uint8)), np.zeros((4, 4)))
+
+
+def test_stretch_of_a_source_reaches_samples_and_keeps_the_depth_of_the_file(tmp_path):
+    ramp = (1000 + np.arange(256)).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    image = ImageFolder(tmp_path, stretch=True)[0].image
+    assert len(image.unique()) > 200 and int(image.max()) == 255
+
+
+def test_cache_stays_in_its_budget_and_forgets_the_oldest():
+    cache = ByteBudgetCache(100)
+    made = []
+
+    def value(key, size):
+        return cache.get(key, lambda: made.append(key) or np.zeros(size, dtype=np.uint8))
+
+    for key in "abab":
+        value(key, 40)
+    assert made == ["a", "b"]
+    value("c", 40)
+    value("b", 40)
+    assert made == ["a", "b", "c"] and cache.nbytes == 80
+    value("a", 40)
+    assert made == ["a", "b", "c", "a"]
+    value("large", 101)
+    assert cache.nbytes == 80 and len(cache) == 2
+    assert len(pickle.loads(pickle.dumps(cache))) == 0

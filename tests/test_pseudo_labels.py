@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as rle
+
+from sskd_fast.pseudo_labels import (
+    cache_key,
+    calibrate_thresholds,
+    label_images,
+    label_statistics,
+    mask_nms,
+    read_labels,
+    select_labels,
+)
+
+Box = tuple[int, int, int, int]
+CATEGORIES = {3: "disc", 7: "ring"}
+
+
+def box_rle(box: Box, size: tuple[int, int] = (32, 32)) -> dict[str, Any]:
+    top, left, height, width = box
+    mask = np.zeros(size, dtype=np.uint8, order="F")
+    mask[top : top + height, left : left + width] = 1
+    encoded = rle.encode(mask)
+    return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
+
+
+def result(image: int, category: int, box: Box, score: float) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "segmentation": box_rle(box), "score": score}
+
+
+def truth_of(objects: list[tuple[int, int, Box]], images: int) -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in range(1, images + 1)],
+        "categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": category, "segmentation": box_rle(box), "iscrowd": 0}
+            for n, (image, category, box) in enumerate(objects, start=1)
+        ],
+    }
+
+
+OBJECT: Box = (2, 2, 8, 8)
+ELSEWHERE: Box = (20, 20, 8, 8)
+
+
+def graded(category: int, grades: list[tuple[float, bool]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """One result an image with the given (score, right) and one object an image, so that right results match."""
+    truth = truth_of([(i, category, OBJECT) for i in range(1, len(grades) + 1)], images=len(grades))
+    results = [result(i, category, OBJECT if ok else ELSEWHERE, s) for i, (s, ok) in enumerate(grades, start=1)]
+    return results, truth
+
+
+def test_threshold_is_the_lowest_score_at_which_the_target_holds() -> None:
+    # Precision by rank: 1, 1/2, 2/3, 3/4, 4/5, 4/6: it dips and recovers, so 0.75 holds down to the score 0.5.
+    results, truth = graded(3, [(0.9, True), (0.8, False), (0.7, True), (0.6, True), (0.5, True), (0.4, False)])
+    for target, expected in ((0.75, 0.5), (0.6, 0.4), (0.9, 0.9)):
+        thresholds = calibrate_thresholds(results, truth, target_precision=target, minimum_matches=1)
+        assert thresholds[3] == expected
+
+
+def test_threshold_keeps_all_results_of_one_score_or_none() -> None:
+    results, truth = graded(3, [(0.9, True), (0.5, True), (0.5, False), (0.5, False)])
+    assert calibrate_thresholds(results, truth, target_precision=0.9, minimum_matches=1)[3] == 0.9
+
+
+def test_a_class_with_few_matches_takes_the_pooled_threshold() -> None:
+    results, truth = graded(3, [(0.9, True), (0.8, True), (0.7, True), (0.6, False), (0.55, False)])
+    results.append(result(1, 7, ELSEWHERE, 0.95))
+    thresholds = calibrate_thresholds(results, truth, target_precision=0.75, minimum_matches=3)
+    # Pooled, one wrong at 0.95 comes first: 3/4 holds down to 0.7 only.
+    assert thresholds == {3: 0.6, 7: 0.7}
+
+
+def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    results, truth = graded(3, [(0.9, False), (0.8, True), (0.7, True), (0.6, False), (0.5, False)])
+    with caplog.at_level(logging.WARNING):
+        thresholds = calibrate_thresholds(results, truth, target_precision=0.95, minimum_matches=1)
+    assert thresholds[3] == 0.7
+    assert "disc: no score gives precision 0.95" in caplog.text
+
+
+def test_without_evidence_the_threshold_stays_at_a_half_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert calibrate_thresholds([], truth_of([], 1), target_precision=0.8) == {3: 0.5, 7: 0.5}
+    assert "hold out more labelled images" in caplog.text
+
+
+def test_no_threshold_is_under_the_floor() -> None:
+    results, truth = graded(3, [(0.2, True), (0.01, True)])
+    assert calibrate_thresholds(results, truth, target_precision=0.5, floor=0.1, minimum_matches=1)[3] == 0.1
+
+
+def test_a_second_result_on_one_object_is_wrong_and_one_on_a_crowd_is_ignored() -> None:
+    truth = truth_of([(1, 3, OBJECT), (1, 3, (16, 16, 16, 16))], images=1)
+    truth["annotations"][1]["iscrowd"] = 1
+    twice = [result(1, 3, OBJECT, 0.9), result(1, 3, OBJECT, 0.8)]
+    assert calibrate_thresholds(twice, truth, target_precision=0.9, minimum_matches=1)[3] == 0.9
+    on_crowd = [result(1, 3, ELSEWHERE, 0.9), result(1, 3, OBJECT, 0.8)]
+    assert calibrate_thresholds(on_crowd, truth, target_precision=1.0, minimum_matches=1)[3] == 0.8
+
+
+@pytest.mark.parametrize("name", ["target_precision", "iou", "floor"])
+def test_calibration_names_an_argument_out_of_range(name: str) -> None:
+    arguments: dict[str, float] = {"target_precision": 0.8, name: 1.5}
+    with pytest.raises(ValueError, match=f"{name} is 1.5"):
+        calibrate_thresholds([], truth_of([], 1), **arguments)  # type: ignore[arg-type]
+
+
+def test_calibration_names_a_foreign_image() -> None:
+    with pytest.raises(ValueError, match="image 5"):
+        calibrate_thresholds([result(5, 3, OBJECT, 0.9)], truth_of([], 1), target_precision=0.8)
+
+
+def test_mask_nms_keeps_the_best_of_overlapping_masks() -> None:
+    best, shifted, apart = (
+        result(1, 3, (0, 0, 10, 10), 0.9),
+        result(1, 7, (0, 1, 10, 10), 0.95),  # IoU with best: 90 / 110
+        result(1, 3, (20, 20, 5, 5), 0.1),
+    )
+    assert mask_nms([best, shifted, apart], 0.7) == [shifted, apart]
+    assert mask_nms([best, shifted, apart], 0.9) == [shifted, best, apart]
+    assert mask_nms([best, shifted, apart], 0.7, class_aware=True) == [shifted, best, apart]
+    assert mask_nms([], 0.7) == []
+    with pytest.raises(ValueError, match="one image"):
+        mask_nms([best, result(2, 3, OBJECT, 0.5)], 0.7)
+
+
+def test_a_suppressed_mask_suppresses_nothing() -> None:
+    chain = [result(1, 3, (0, 3 * i, 10, 10), 0.9 - 0.1 * i) for i in range(3)]  # IoU 7/13 next, 4/16 after that
+    assert mask_nms(chain, 0.5) == [chain[0], chain[2]]
+
+
+def test_select_labels_applies_class_thresholds_nms_and_the_limit() -> None:
+    results = [
+        result(2, 3, (0, 0, 8, 8), 0.6),
+        result(2, 3, (0, 0, 8, 8), 0.55),  # suppressed
+        result(2, 7, (16, 0, 8, 8), 0.7),  # under the threshold of its class
+        result(1, 7, (0, 0, 8, 8), 0.8),
+        result(1, 3, (16, 16, 8, 8), 0.9),
+    ]
+    assert [r["score"] for r in select_labels(results, {3: 0.5, 7: 0.75})] == [0.9, 0.8, 0.6]
+    assert [r["score"] for r in select_labels(results, 0.5, max_per_image=1)] == [0.9, 0.7]
+    with pytest.raises(ValueError, match="category 7 has no threshold"):
+        select_labels(results, {3: 0.5})
+
+
+class Teacher:
+    """Labels image i with i % 3 boxes, notes the images, and stops at one if told to."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.calls: list[int] = []
+        self.stop_at = stop_at
+
+    def __call__(self, image_ids: Sequence[int]) -> list[dict[str, Any]]:
+        if self.stop_at in image_ids:
+            raise KeyboardInterrupt
+        self.calls += image_ids
+        return [result(i, 3, (4 * n, 0, 3, 3), 0.5) for i in reversed(image_ids) for n in range(i % 3)]
+
+
+IDS = [5, 2, 9, 4, 7]
+
+
+def interrupted(path: Path) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        label_images(Teacher(stop_at=4), IDS, path, key="a", chunk=1)
+    assert not path.exists()
+    return path.with_name(path.name + ".partial")
+
+
+def test_labelling_resumes_and_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = label_images(Teacher(), IDS, tmp_path / "whole.json", key="a")
+    path = tmp_path / "labels" / "cut.json"
+    partial = interrupted(path)
+    assert partial.exists()
+    second = Teacher()
+    assert label_images(second, IDS, path, key="a") == whole == read_labels(path)
+    assert second.calls == [4, 7]
+    assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["cut.json"]
+
+
+def torn_line(data: bytes) -> bytes:
+    return data[:-7]
+
+
+def zeroed_tail(data: bytes) -> bytes:
+    return data[:-20] + bytes(20) + b"\n"
+
+
+@pytest.mark.parametrize("damage", [torn_line, zeroed_tail])
+def test_a_damaged_last_line_is_labelled_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "labels.json"
+    partial = interrupted(path)
+    partial.write_bytes(damage(partial.read_bytes()))
+    second = Teacher()
+    label_images(second, IDS, path, key="a")
+    assert second.calls == [9, 4, 7]
+    assert path.read_bytes() == _labelled(tmp_path / "other.json").read_bytes()
+
+
+def _labelled(path: Path) -> Path:
+    label_images(Teacher(), IDS, path, key="a")
+    return path
+
+
+def test_labels_of_another_key_or_other_images_are_not_reused(tmp_path: Path) -> None:
+    path = _labelled(tmp_path / "labels.json")
+    for ids, key, calls in ((IDS, "a", []), (IDS, "b", IDS), (IDS[:2], "b", IDS[:2])):
+        teacher = Teacher()
+        label_images(teacher, ids, path, key=key)
+        assert teacher.calls == calls
+    partial = interrupted(tmp_path / "cut.json")
+    assert json.loads(partial.read_text().splitlines()[0]) == {"key": "a"}
+    teacher = Teacher()
+    label_images(teacher, IDS, tmp_path / "cut.json", key="b")
+    assert teacher.calls == IDS
+
+
+def test_progress_counts_images_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    path = tmp_path / "labels.json"
+    interrupted(path)
+    label_images(Teacher(), IDS, path, key="a", chunk=1, progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(4, 5), (5, 5)]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 32])
+def test_labels_do_not_depend_on_the_chunk(tmp_path: Path, chunk: int) -> None:
+    labels = label_images(Teacher(), IDS, tmp_path / "labels.json", key="a", chunk=chunk)
+    assert [r["image_id"] for r in labels] == [5, 5, 2, 2, 4, 7]
+
+
+def test_a_result_on_an_image_not_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image 3, asked for \\[5, 2\\]"):
+        label_images(lambda ids: [result(3, 3, OBJECT, 0.5)], IDS, tmp_path / "labels.json", key="a", chunk=2)
+
+
+def test_read_labels_names_a_file_of_another_form(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"x\.json: expected a JSON object"):
+        read_labels(tmp_path / "x.json")
+
+
+def test_cache_key_changes_with_weights_and_settings() -> None:
+    weights = {"w": torch.zeros(2, 3), "scale": torch.tensor(1.0, dtype=torch.bfloat16)}
+    key = cache_key(weights, {"size": 64})
+    assert key == cache_key(dict(reversed(weights.items())), {"size": 64})
+    nudged = {**weights, "w": torch.zeros(2, 3).index_fill(0, torch.tensor([1]), 1e-6)}
+    transposed = {**weights, "w": torch.zeros(3, 2)}
+    assert len({key, cache_key(weights, {"size": 65}), cache_key(nudged, {"size": 64}), cache_key(transposed, {})}) == 4
+
+
+def test_statistics_count_labels_and_compare_with_hidden_truth() -> None:
+    truth = truth_of([(1, 3, (0, 0, 10, 10)), (1, 7, ELSEWHERE), (2, 3, OBJECT)], images=4)
+    labels = [
+        result(1, 3, (0, 0, 10, 8), 0.9),  # right, IoU 0.8
+        result(1, 3, ELSEWHERE, 0.8),  # mask right, class wrong
+        result(3, 7, OBJECT, 0.4),  # nothing there
+    ]
+    stats = label_statistics(labels, [1, 2, 3, 4], CATEGORIES, truth, thresholds={3: 0.5, 7: 0.3})
+    assert (stats.images, stats.labels, stats.labels_per_image) == (4, 3, 0.75)
+    assert stats.images_with == [2, 1, 1]
+    assert stats.by_class == {"disc": 2, "ring": 1}
+    assert stats.empty_share == 0.5
+    assert stats.mean_score == pytest.approx(0.7)
+    assert stats.thresholds == {"disc": 0.5, "ring": 0.3}
+    assert stats.precision == pytest.approx(1 / 3)
+    assert stats.recall == pytest.approx(1 / 3)
+    assert stats.class_accuracy == 0.5
+    assert stats.mean_iou == pytest.approx(0.9)
+    assert stats.warnings == []
+    assert json.loads(json.dumps(asdict(stats))) == asdict(stats)
+
+
+def test_statistics_without_hidden_truth_leave_precision_unknown() -> None:
+    stats = label_statistics([result(1, 3, OBJECT, 0.9)], [1], CATEGORIES)
+    assert stats.precision is stats.recall is stats.class_accuracy is stats.mean_iou is None
+
+
+def test_statistics_warn_of_no_labels_nearly_none_and_absent_classes() -> None:
+    ids = list(range(1, 21))
+    none = label_statistics([], ids, CATEGORIES, truth_of([(1, 3, OBJECT)], 20))
+    assert none.empty_share == 1.0 and none.precision is None and none.recall == 0.0
+    assert "No pseudo-label on any of 20" in none.warnings[0] and "Lower the score thresholds" in none.warnings[0]
+    few = label_statistics([result(1, 3, OBJECT, 0.9)], ids, CATEGORIES)
+    assert "95 % of 20 unlabelled images have no pseudo-label" in few.warnings[0]
+    assert "1 of 2 classes (ring)" in few.warnings[1]
+
+
+def test_statistics_name_what_does_not_belong() -> None:
+    with pytest.raises(ValueError, match="image 9"):
+        label_statistics([result(9, 3, OBJECT, 0.9)], [1], CATEGORIES)
+    with pytest.raises(ValueError, match="category 4"):
+        label_statistics([result(1, 4, OBJECT, 0.9)], [1], CATEGORIES)
+    with pytest.raises(ValueError, match="image_ids is empty"):
+        label_statistics([], [], CATEGORIES)

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from sskd_fast.pseudo_labels import label_statistics
+from sskd_fast.report import table_text, verdict_words, write_report
+from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, stage_curves
+from sskd_fast.report.overlays import LONG_SIDE, SHORT_SIDE, overlay_rows
+from sskd_fast.report.verdict import MODELS, count_text, difference_text, seconds_text, verdict
+
+AP = dict(zip(MODELS, (14.9, 22.6, 23.6, 19.6, 24.4, 25.3), strict=True))
+CATEGORIES = {1: "disc", 2: "ring"}
+VOID = {"meta", "img"}
+
+
+def row(name: str, ap: float) -> dict[str, Any]:
+    params = 1_059_000 if MODELS[name].kind == "teacher" else 97_700
+    return {"name": name, "ap": ap, "ap50": 1.9 * ap, "params": params, "seconds": 56.4}
+
+
+def metrics_of(aps: dict[str, float], **more: Any) -> dict[str, Any]:
+    rows = [row(name, ap) for name, ap in aps.items()]
+    facts = {"dataset": "shapes", "seed": 0, "labeled_images": 200, "unlabeled_images": 1800, "val_images": 256}
+    return {**facts, "max_detections": 100, "rows": rows, **more}
+
+
+def disc(y: float, x: float, radius: float = 6, size: tuple[int, int] = (48, 64)) -> dict[str, Any]:
+    yy, xx = np.mgrid[: size[0], : size[1]]
+    encoded = rle.encode(np.asfortranarray((yy - y) ** 2 + (xx - x) ** 2 <= radius**2, dtype=np.uint8))
+    return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
+
+
+def truth_of(images: int = 2) -> dict[str, Any]:
+    """Each image has a disc at (12, 12), a ring at (30, 40) and a crowd region."""
+    annotations: list[dict[str, Any]] = []
+    for image in range(1, images + 1):
+        for category, where, crowd in ((1, (12, 12), 0), (2, (30, 40), 0), (1, (10, 50), 1)):
+            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": category})
+            annotations[-1] |= {"segmentation": disc(*where), "iscrowd": crowd}
+    return {
+        "images": [{"id": i, "file_name": f"scene {i}.png", "height": 48, "width": 64} for i in range(1, images + 1)],
+        "categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()],
+        "annotations": annotations,
+        "images_dir": "images",
+    }
+
+
+def result(image: int, category: int, y: float, x: float, score: float) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "segmentation": disc(y, x), "score": score}
+
+
+RESULTS = [
+    result(1, 1, 12, 13, 0.9),  # the disc
+    result(1, 1, 30, 41, 0.8),  # the ring, called a disc
+    result(1, 2, 40, 10, 0.7),  # nothing there
+    result(1, 2, 30, 40, 0.2),  # too low to be shown
+]
+
+
+def save_images(folder: Path, count: int = 2) -> None:
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (count, 48, 64, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise, start=1):
+        Image.fromarray(pixels).save(folder / f"scene {number}.png")
+
+
+def make_run(folder: Path, measured: int = 6) -> Path:
+    """What a run has left after `measured` of its six models."""
+    save_images(folder / "images")
+    names = list(MODELS)[:measured]
+    (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")
+    if measured:
+        (folder / "metrics.json").write_text(json.dumps(metrics_of({name: AP[name] for name in names})))
+        (folder / "predictions").mkdir()
+        (folder / "ground_truth.json").write_text(json.dumps(truth_of()))
+    for name in names:
+        (folder / "predictions" / f"{name}.json").write_text(json.dumps(RESULTS))
+        with (folder / "log.jsonl").open("a") as log:
+            for step in range(1, 41):
+                record = {"stage": name, "step": step, "steps": 40, "lr": 0.1, "loss": 9 / step, "loss_mask": 4 / step}
+                log.write(json.dumps(record) + "\n")
+            log.write(json.dumps({"stage": name, "step": 40, "event": "eval", "ap": 20.0, "ap50": 40.0}) + "\n")
+    if measured > 2:
+        statistics = label_statistics(RESULTS[:2], [1, 2], CATEGORIES, truth_of(), thresholds={1: 0.6, 2: 0.7})
+        (folder / "pseudo_labels").mkdir()
+        (folder / "label_statistics.json").write_text(json.dumps(asdict(statistics)))
+    return folder
+
+
+class Page(HTMLParser):
+    """A page taken apart; every element must be closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+# Verdict and table
+
+
+def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
+    words = verdict_words(metrics_of(AP))
+    assert words.startswith("Distillation helped: +5.7 AP over the same student trained on the labels alone.")
+    assert "The refined student reaches 25.3 AP on 256 validation images" in words
+    assert "trained on the 200 labelled images alone, the same network reaches 19.6" in words
+    assert "It beats the adapted teacher (23.6 AP) by 1.7 AP" in words
+    assert "with 10.8 times fewer parameters (97.7 k against 1.06 M)" in words
+    assert "cost it" not in words
+
+
+@pytest.mark.parametrize(
+    ("student", "tone", "words"),
+    [
+        (21.2, "better", "Distillation helped: +1.6 AP"),
+        (20.0, "even", "Distillation made no clear difference: +0.4 AP"),
+        (19.0, "even", "Distillation made no clear difference: -0.6 AP"),
+        (18.0, "worse", "Distillation did not help: the student is not better, -1.6 AP"),
+    ],
+)
+def test_verdict_says_plainly_whether_the_student_is_better(student: float, tone: str, words: str) -> None:
+    result = verdict(metrics_of({**AP, "refined_student": student}))
+    assert result.tone == tone
+    assert result.headline.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        (25.2, "It beats the adapted teacher (23.6 AP) by 1.6 AP"),
+        (24.0, "It is level with the adapted teacher (23.6 AP), at a difference of +0.4 AP"),
+        (22.0, "It stays 1.6 AP below the adapted teacher (23.6 AP)"),
+    ],
+)
+def test_verdict_compares_with_the_teacher(student: float, words: str) -> None:
+    assert words in verdict_words(metrics_of({**AP, "refined_student": student}))
+
+
+def test_verdict_names_the_stages_that_cost_ap() -> None:
+    words = verdict_words(metrics_of({**AP, "adapted_teacher": 22.0, "refined_student": 24.0}))
+    assert "Adapting the teacher with its own pseudo-labels cost it 0.6 AP (from 22.6)." in words
+    assert "Refining the student on the labelled images cost it 0.4 AP (from 24.4)." in words
+
+
+def test_verdict_of_an_unfinished_run_says_what_is_missing() -> None:
+    assert verdict(metrics_of({})).tone == "open"
+    partly = {name: AP[name] for name in ("zero_shot_teacher", "supervised_teacher", "distilled_student")}
+    words = verdict_words(metrics_of(partly))
+    assert words.startswith("No verdict yet: 3 of 6 models are measured. Best so far: distilled student with 24.4 AP.")
+    assert "Not measured yet: adapted teacher, supervised student, refined student." in words
+    unmeasured = metrics_of({**AP, "refined_student": math.nan})
+    assert "The distilled student reaches 24.4 AP" in verdict_words(unmeasured)
+    assert "was not measured, so" in verdict_words(metrics_of({"supervised_student": 1.0, "refined_student": 2.0}))
+
+
+def test_table_has_a_line_a_model_in_the_order_of_the_method() -> None:
+    shuffled = metrics_of({name: AP[name] for name in reversed(MODELS)})
+    shuffled["rows"].append({"name": "other_model", "ap": 1.0})
+    lines = table_text(shuffled).splitlines()
+    assert lines[0].split() == ["model", "AP", "AP50", "parameters", "seconds"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [*(model.title for model in MODELS.values()), "Other model"]
+    assert lines[1].split()[2:] == ["14.9", "28.3", "1.06", "M", "56"]
+    assert lines[-1].split()[2:] == ["1.0", "-", "-", "-"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_numbers_as_text() -> None:
+    counts = [count_text(value) for value in (0, 999, 97_700, 999_600, 1_059_000, 568e6, None, math.nan)]
+    assert counts == ["0", "999", "97.7 k", "1 M", "1.06 M", "568 M", "-", "-"]
+    assert [seconds_text(value) for value in (4.4, 599, 600, 5400, None)] == [
+        "4 s",
+        "599 s",
+        "10 min",
+        "1 h 30 min",
+        "-",
+    ]
+    assert [difference_text(value) for value in (4.84, -0.3, 0.04, -0.04)] == ["+4.8", "-0.3", "0.0", "0.0"]
+
+
+# Curves
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 47.3), (3.2, 19.7), (-2, 0.5), (0.001, 0.0042), (7, 7), (0, 0)])
+def test_ticks_are_round_and_enclose_the_data(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 7
+    steps = np.diff(ticks)
+    assert np.allclose(steps, steps[0])
+    assert f"{steps[0]:.0e}"[0] in "125"
+
+
+def test_chart_is_well_formed_and_breaks_at_numbers_that_are_not_finite() -> None:
+    points = [(0.0, 1.0), (1.0, 3.0), (2.0, math.nan), (3.0, 2.0), (4.0, math.inf)]
+    svg = line_chart([Series("a & b", points, "main", marked=True)], title='1 < "2"', x_label="step", y_label="loss")
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["aria-label"] == '1 < "2"'
+    drawn = next(path.attrib["d"] for path in root.iter("path") if path.attrib["class"] == "line main")
+    assert drawn.count("M") == 2 and drawn.count("L") == 1
+    numbers = [float(number) for number in re.findall(r"[\d.]+", drawn)]
+    assert all(0 <= x <= WIDTH for x in numbers[::2]) and all(0 <= y <= HEIGHT for y in numbers[1::2])
+    value = next(text.text for text in root.iter("text") if text.attrib["class"] == "value main")
+    assert value == "2.0"
+
+
+def test_chart_without_a_finite_point_is_empty() -> None:
+    assert line_chart([Series("a", [(0.0, math.nan)], "main")], title="", x_label="", y_label="") == ""
+
+
+def test_stages_keep_their_order_and_a_repeated_step_counts_once() -> None:
+    log: list[dict[str, Any]] = [
+        {"stage": "b", "step": 1, "steps": 3, "lr": 1.0, "loss": 5.0, "loss_mask": 4.0},
+        {"stage": "b", "step": 2, "steps": 3, "lr": 1.0, "loss": 50.0, "loss_mask": 40.0},
+        {"event": "warning", "message": "interrupted"},
+        {"stage": "b", "step": 2, "steps": 3, "lr": 1.0, "loss": 4.0, "loss_mask": 3.0},
+        {"stage": "a", "step": 1, "event": "eval", "ap": 10.0, "ap50": 20.0},
+    ]
+    first, second = stage_curves(log)
+    assert (first.stage, first.last_step, first.steps, first.parts) == ("b", 2, 3, {"loss_mask": 3.0})
+    assert first.loss and not first.ap
+    assert ">50<" not in first.loss
+    assert (second.stage, second.loss, second.parts) == ("a", "", {}) and second.ap
+
+
+# Pictures
+
+
+def picture_of(source: str) -> Image.Image:
+    head, data = source.split(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+
+
+def test_an_object_keeps_its_number_in_every_picture(tmp_path: Path) -> None:
+    save_images(tmp_path / "images")
+    columns = {"zero_shot_teacher": [], "refined_student": RESULTS}
+    titles = {"refined_student": "refined student"}
+    first, second = overlay_rows(truth_of(), tmp_path / "images", columns, titles=titles)
+    truth, nothing, student = first.overlays
+    assert (truth.summary, nothing.summary) == ("1 disc, 1 ring", "0 of 2 found")
+    assert student.summary == "2 of 2 found, 1 of wrong class, 1 extra"
+    assert student.alt == f"scene 1.png, refined student: {student.summary}"
+    assert [(s.number, s.right) for s in student.shown] == [(1, True), (2, False), (None, False)]
+    assert [s.color for s in student.shown[:2]] == [s.color for s in truth.shown]
+    assert (second.file_name, second.overlays[2].summary) == ("scene 2.png", "0 of 2 found")
+
+
+@pytest.mark.parametrize("size", [(48, 64), (20, 400), (600, 800)])
+def test_pictures_are_enlarged_and_drawn_on_the_objects(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.full((*size, 3), 200, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene 1.png")
+    truth = truth_of(images=1)
+    truth["images"][0] |= {"height": size[0], "width": size[1]}
+    centre = size[0] / 2, size[1] / 2
+    truth["annotations"] = truth["annotations"][:1]
+    truth["annotations"][0]["segmentation"] = disc(*centre, radius=size[0] / 4, size=size)
+    overlay = overlay_rows(truth, tmp_path, {}, titles={})[0].overlays[0]
+    picture = picture_of(overlay.source)
+    assert picture.size == (overlay.width, overlay.height)
+    assert min(picture.size) >= SHORT_SIDE and max(picture.size) >= LONG_SIDE
+    scale = picture.height / size[0]
+    inside = picture.getpixel((picture.width // 2, int(picture.height / 2 + 0.15 * size[0] * scale)))
+    outside = picture.getpixel((picture.width // 2, int(0.1 * picture.height)))
+    assert isinstance(inside, tuple) and isinstance(outside, tuple)
+    assert max(abs(value - 200) for value in outside) <= 8
+    assert inside[2] < 150 < inside[0]  # tinted with the first colour, amber
+
+
+def test_an_image_that_cannot_be_read_is_drawn_grey_and_named(tmp_path: Path) -> None:
+    (first, *_) = overlay_rows(truth_of(), tmp_path, {}, titles={})
+    assert "scene 1.png" in first.problem
+    assert picture_of(first.overlays[0].source).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path: Path) -> None:
+    save_images(tmp_path / "images")
+    wrong = [{**RESULTS[0], "segmentation": disc(5, 5, size=(32, 32))}]
+    with pytest.raises(ValueError, match=r"\[32, 32\]"):
+        overlay_rows(truth_of(), tmp_path / "images", {"refined_student": wrong}, titles={})
+
+
+# The page
+
+
+@pytest.mark.parametrize("measured", range(7))
+def test_report_of_a_run_at_any_stage(tmp_path: Path, measured: int) -> None:
+    run = make_run(tmp_path / "run", measured)
+    path = write_report(run)
+    assert path == run / "report.html"
+    assert not list(run.glob("*.tmp"))
+    page = Page(path.read_text(encoding="utf-8"))
+    state = "complete" if measured == 6 else f"running, {measured} of 6 models measured"
+    assert state in page.text
+    assert ("Distillation helped" in page.text) == (measured == 6 or measured == 5)
+    for model in MODELS.values():
+        assert model.title in page.text
+    assert ("Validation images" in page.text) == (measured > 0)
+    assert ("labels on 2 images" in page.text) == (measured > 2)
+
+
+def test_report_is_one_accessible_file_without_outside_resources(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path)).read_text(encoding="utf-8")
+    page = Page(text)
+    assert {name for name, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base", "a"} == set()
+    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in page.attributes("img"))
+    assert not re.search(r"https?://|url\(|@import|\son\w+=", text)
+    assert len(page.attributes("img")) == 2 * 5 and all(image["alt"] for image in page.attributes("img"))
+    assert all(chart["aria-label"] and chart["role"] == "img" for chart in page.attributes("svg"))
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert "width=device-width" in text and "prefers-color-scheme: dark" in text
+    assert [name for name, _ in page.elements].count("h1") == 1
+
+
+def test_report_escapes_what_it_is_given(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "metrics.json").write_text(json.dumps(metrics_of(AP, dataset="<i>set</i> & more")))
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"event": "warning", "message": "<script>alert(1)</script>"}) + "\n")
+    text = write_report(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "<i>set</i> & more" in page.text and "name: a <b> & c" in page.text
+    assert page.text.count("<script>alert(1)</script>") == 1 and "<script" not in text
+
+
+def test_warnings_of_the_log_and_of_the_labels_are_shown_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with (run / "log.jsonl").open("a") as log:
+        log.write(2 * (json.dumps({"event": "warning", "message": "9 masks without area"}) + "\n"))
+    statistics = {"first_round": asdict(label_statistics([], [1, 2], CATEGORIES))}
+    (run / "label_statistics.json").write_text(json.dumps(statistics))
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert text.count("9 masks without area") == 1
+    assert "First round: No pseudo-label on any of 2 unlabelled images" in text
+
+
+def test_report_is_the_same_for_the_same_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert write_report(run).read_bytes() == write_report(run).read_bytes()
+
+
+def test_a_log_line_still_being_written_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    before = write_report(run).read_bytes()
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"stage": "refi')
+    assert write_report(run).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.json", "{", r"metrics\.json: not readable as JSON"),
+        ("log.jsonl", "{\n{}\n", r"log\.jsonl, line 1: not readable as JSON"),
+        ("predictions/refined_student.json", "[", r"refined_student\.json: not readable"),
+    ],
+)
+def test_an_unreadable_file_is_named_and_the_last_report_stays(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    run = make_run(tmp_path)
+    before = write_report(run).read_bytes()
+    (run / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        write_report(run)
+    assert (run / "report.html").read_bytes() == before
+    with pytest.raises(ValueError, match="expected the folder of a run"):
+        write_report(run / "nowhere")

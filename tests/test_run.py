@@ -1,0 +1,224 @@
+"""The command line end to end, as processes: files, repeatability, interruption, own data, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors import safe_open
+
+from sskd_fast.data.embedded import write_scenes
+from sskd_fast.train.experiment import ROW_ORDER
+
+TINY = [
+    "--preset", "smoke", "data.embedded_labeled=16", "data.embedded_unlabeled=24", "data.embedded_val=12", "train.threads=1",
+    "stages.supervised_teacher.steps=8", "stages.adapted_teacher.steps=6", "stages.distilled_student.steps=12",
+    "stages.refined_student.steps=6", "train.save_every=2", "train.log_every=2",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "sskd_fast.run", *arguments]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600)
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """metrics.json without the seconds, which no two runs share."""
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    for row in metrics["rows"]:
+        del row["seconds"]
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    result = call("--stage", "all", "--output", str(folder), *TINY)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, result = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER)
+    assert (metrics["labeled_images"], metrics["unlabeled_images"], metrics["val_images"]) == (16, 24, 12)
+    assert metrics["max_detections"] == 100 and metrics["seed"] == 0 and metrics["dataset"] == "embedded"
+    by_name = {row["name"]: row for row in metrics["rows"]}
+    assert by_name["adapted_teacher"]["params"] >= 11 * by_name["refined_student"]["params"]
+    assert by_name["zero_shot_teacher"]["seconds"] == 0 < by_name["supervised_student"]["seconds"]
+    for name in ROW_ORDER:
+        results = json.loads((folder / "predictions" / f"{name}.json").read_text())
+        assert all(set(r) == {"image_id", "category_id", "segmentation", "score"} for r in results)
+        if name != "zero_shot_teacher":
+            with safe_open(str(folder / "checkpoints" / f"{name}.safetensors"), "pt") as file:
+                assert json.loads(file.metadata()["class_names"]) == ["disc", "triangle", "cross", "ring"]
+    for teacher in ("supervised_teacher", "adapted_teacher"):
+        assert isinstance(json.loads((folder / "pseudo_labels" / f"{teacher}.json").read_text()), list)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["stages"]["distilled_student"]["steps"] == 12 and config["train"]["lam_pxl"] == 0.1
+    assert list((folder / "tensorboard").iterdir()) and not list(folder.rglob("*.partial"))
+    assert not list((folder / "checkpoints").glob("*.state.pt"))
+    html = (folder / "report.html").read_text()
+    assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/png" in html
+    assert "Refined student" in result.stdout and "Distillation" in result.stdout
+
+
+def test_log_has_every_part(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    lines = [json.loads(line) for line in (finished[0] / "log.jsonl").read_text().splitlines()]
+    distilled = [line for line in lines if line.get("stage") == "distilled_student" and "loss" in line]
+    assert distilled[-1]["step"] == distilled[-1]["steps"] == 12
+    parts = {"sup_class", "sup_mask", "sup_dice", "sup_heat", "semi_class", "pxl", "margin", "fnr", "lr", "grad_norm"}
+    seconds = {f"seconds_{n}" for n in ("data", "forward", "matching", "losses", "contrast", "backward")}
+    assert parts | seconds <= set(distilled[-1])
+    refined = next(line for line in lines if line.get("stage") == "refined_student" and "loss" in line)
+    assert "semi_class" not in refined and "pxl" not in refined
+    assert any(line.get("event") == "eval" and line["stage"] == "supervised_student" for line in lines)
+
+
+def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    def ids(name: str) -> set[str]:
+        lines = (finished[0] / "splits" / f"{name}.txt").read_text().splitlines()
+        return {line for line in lines if line and not line.startswith("#")}
+
+    labeled, holdout = ids("labeled"), ids("holdout")
+    assert labeled and holdout and not labeled & holdout and len(labeled | holdout) == 16
+    assert len(ids("unlabeled")) == 24 and len(ids("val")) == 12
+
+
+def test_killed_and_resumed_run_repeats_the_finished_one(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """The same seed gives the same metrics.json, even with a SIGKILL in the middle of a stage."""
+    folder = tmp_path / "again"
+    state = folder / "checkpoints" / "distilled_student.state.pt"
+    process = subprocess.Popen(command("--stage", "all", "--output", str(folder), *TINY), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        os.sched_yield()
+    assert state.exists(), process.communicate()[1]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "checkpoints" / "distilled_student.safetensors").exists()
+    result = call("--stage", "all", "--output", str(folder), "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "adapted teacher is finished, kept" in result.stderr
+    assert metrics_of(folder) == metrics_of(finished[0])
+
+
+def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "steps"
+    early = call("--stage", "refine", "--output", str(folder), *TINY)
+    assert early.returncode == 2 and "distilled_student.safetensors does not exist" in early.stderr
+    short = ["--output", str(folder), "train.max_steps=2", "data.embedded_val=4", "data.embedded_unlabeled=6", "data.embedded_labeled=8"]
+    for stage, rows in (("adapt", 3), ("distill", 5), ("refine", 6), ("evaluate", 6)):
+        result = call("--stage", stage, *short, *(["--preset", "smoke"] if stage == "adapt" else []))
+        assert result.returncode == 0, result.stderr
+        assert len(metrics_of(folder)["rows"]) == rows
+
+
+def test_earlier_run_is_moved_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 5\n")
+    result = call("--stage", "pretrain", "--output", str(folder), "--max-steps", "1", "data.embedded_source=8", "data.embedded_source_val=4")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run.1" / "config.yaml").read_text() == "seed: 5\n" and "run.1" in result.stderr
+    assert (folder / "checkpoints" / "pretrained_student.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    for seed, (name, count) in enumerate((("train", 12), ("val", 5), ("plain", 9))):
+        write_scenes(folder, name, "target", count, seed=50 + seed)
+    renamed = json.loads((folder / "train.json").read_text())
+    for file in ("train.json", "val.json"):
+        content = json.loads((folder / file).read_text())
+        content["categories"] = [{"id": 10 * c["id"], "name": f"my {c['name']}"} for c in renamed["categories"]]
+        for annotation in content["annotations"]:
+            annotation["category_id"] *= 10
+        (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+SHORT = ["--preset", "smoke", "--max-steps", "3", "train.threads=1"]
+
+
+@pytest.mark.parametrize("unlabeled", [True, False])
+def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
+    images = ["--unlabeled", str(own_data / "plain")] if unlabeled else ["--labeled-fraction", "0.5"]
+    result = call(
+        "--labeled", str(own_data / "train.json"), "--images", str(own_data / "train"), *images, "--val", str(own_data / "val.json"),
+        "--val-images", str(own_data / "val"), "--output", str(tmp_path / "run"), *SHORT,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = metrics_of(tmp_path / "run")
+    assert (metrics["labeled_images"], metrics["unlabeled_images"]) == ((12, 9) if unlabeled else (6, 6))
+    predicted = json.loads((tmp_path / "run" / "predictions" / "adapted_teacher.json").read_text())
+    assert {r["category_id"] for r in predicted} <= {10, 20, 30, 40}
+
+
+def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
+    data = ["--labeled", str(folder / "train.json"), "--images", str(folder / "train"), "--val", str(folder / "val.json")]
+    return {
+        "no unlabelled": ([*data, "--val-images", str(folder / "val")], ["no unlabelled images", "--labeled-fraction 0.1"]),
+        "no images": (["--labeled", "x.json"], ["--labeled needs --images"]),
+        "no file": (["--labeled", "x.json", "--images", ".", "--val", "y.json", "--labeled-fraction", "0.5"], ["x.json"]),
+        "unknown setting": (["train.learning_rate=1"], ["train.learning_rate: no such setting", "lr"]),
+        "wrong type": (["train.lr=fast"], ["train.lr: found 'fast', expected float"]),
+        "preset": (["--preset", "huge"], ["--preset: found 'huge'", "smoke"]),
+        "overlap": ([*data[:4], "--val", str(folder / "train.json"), "--labeled-fraction", "0.5"], ["train.json", "validation"]),
+    }
+
+
+@pytest.mark.parametrize("case", ["no unlabelled", "no images", "no file", "unknown setting", "wrong type", "preset", "overlap"])
+def test_bad_input_is_named(own_data: Path, tmp_path: Path, case: str) -> None:
+    arguments, said = bad_calls(own_data)[case]
+    result = call(*arguments, "--output", str(tmp_path / "run"))
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+    for words in said:
+        assert words in result.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_coco_mini_runs_through_all_stages(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """80 categories with gaps in their ids, crowd regions, an image without instances."""
+    data = real_data("coco_mini")
+    result = call(
+        "--labeled", str(data / "annotations/instances_train.json"), "--images", str(data / "images"), "--labeled-fraction", "0.5",
+        "--val", str(data / "annotations/instances_val.json"), "--output", str(tmp_path / "run"), *SHORT,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = metrics_of(tmp_path / "run")
+    assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER) and metrics["val_images"] == 27
+
+
+@pytest.mark.slow
+def test_nuclei_shortened(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """The nuclei configuration with a tenth of the steps: students learn to find nuclei, all validation images are whole."""
+    data = real_data("nuclei_dsb2018")
+    result = call(
+        "--config", "configs/nuclei.yaml", "--labeled", str(data / "annotations/instances_train.json"), "--images", str(data / "images"),
+        "--val", str(data / "annotations/instances_val.json"), "--output", str(tmp_path / "run"),
+        "stages.supervised_teacher.steps=60", "stages.adapted_teacher.steps=30", "stages.distilled_student.steps=150",
+        "stages.refined_student.steps=20", "train.evaluations=1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["max_detections"] == 1000 and metrics["val_images"] == 140 and metrics["unlabeled_images"] > 400
+    by_name = {row["name"]: row for row in metrics["rows"]}
+    assert by_name["refined_student"]["ap50"] > 30 and by_name["supervised_teacher"]["ap"] > by_name["zero_shot_teacher"]["ap"]
