@@ -262,6 +262,14 @@ def test_pseudo_labels_replace_the_labels_of_the_base(make_coco, box_mask, encod
     assert len(base[1].instances) == 1 and int(base[1].instances.masks.sum()) == 81
 
 
+def test_unsure_pseudo_labels_are_regions_that_do_not_count(make_coco, box_mask, encode):
+    coco = make_coco()
+    coco.image((10, 12))
+    result = {"image_id": 1, "category_id": 1, "segmentation": encode(box_mask(10, 12, 2, 2, 5, 7)), "score": 0.3}
+    source = PseudoLabeled(CocoInstances(coco.write(), coco.images), [result, {**result, "iscrowd": 1}], [1])
+    assert source[0].instances.crowd.tolist() == [False, True]
+
+
 def test_unknown_category_and_wrong_size_of_pseudo_labels_are_named(make_coco, box_mask, encode):
     coco = make_coco()
     coco.image((10, 12))

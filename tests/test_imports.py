@@ -22,7 +22,8 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"ops"}),
     frozenset({"reference", "kernels", "_native"}),
     frozenset({"rng"}),
-    frozenset({"_backend", "_env"}),
+    frozenset({"_backend"}),
+    frozenset({"_env"}),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(ROOMS)) for room in rooms}
 # Rooms that may import even less than what lies below them.

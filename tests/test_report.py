@@ -97,7 +97,7 @@ def make_run(folder: Path, measured: int = 6) -> Path:
     if measured > 2:
         statistics = label_statistics(RESULTS[:2], [1, 2], CATEGORIES, truth_of(), thresholds={1: 0.6, 2: 0.7})
         (folder / "pseudo_labels").mkdir()
-        (folder / "label_statistics.json").write_text(json.dumps(asdict(statistics)))
+        (folder / "label_statistics.json").write_text(json.dumps({"supervised_teacher": asdict(statistics)}))
     return folder
 
 
@@ -284,6 +284,11 @@ def test_an_object_keeps_its_number_in_every_picture(tmp_path: Path) -> None:
     assert (second.file_name, second.overlays[2].summary) == ("scene 2.png", "0 of 2 found")
 
 
+def test_the_images_shown_are_spread_over_the_set(tmp_path: Path) -> None:
+    rows = overlay_rows(truth_of(images=7), tmp_path, {}, titles={}, limit=3)
+    assert [row.file_name for row in rows] == ["scene 1.png", "scene 3.png", "scene 5.png"]
+
+
 @pytest.mark.parametrize("size", [(48, 64), (20, 400), (600, 800)])
 def test_pictures_are_enlarged_and_drawn_on_the_objects(tmp_path: Path, size: tuple[int, int]) -> None:
     pixels = np.full((*size, 3), 200, dtype=np.uint8)
@@ -361,15 +366,26 @@ def test_report_escapes_what_it_is_given(tmp_path: Path) -> None:
     assert page.text.count("<script>alert(1)</script>") == 1 and "<script" not in text
 
 
+def test_a_crowded_picture_shows_its_scores_in_place_of_numbers(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    crowded = [result(1, 1, 12, x, 0.5 + x / 200) for x in range(10, 30)]
+    (run / "predictions" / "refined_student.json").write_text(json.dumps(crowded))
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "1 of 2 found, 19 extra scores 0.55 to 0.65" in page.text
+    assert "1 disc 0.90" in page.text  # the other columns still list theirs
+
+
 def test_warnings_of_the_log_and_of_the_labels_are_shown_once(tmp_path: Path) -> None:
     run = make_run(tmp_path)
+    statistics = label_statistics([], [1, 2], CATEGORIES)
+    (message,) = statistics.warnings
+    (run / "label_statistics.json").write_text(json.dumps({"supervised_teacher": asdict(statistics)}))
     with (run / "log.jsonl").open("a") as log:
         log.write(2 * (json.dumps({"event": "warning", "message": "9 masks without area"}) + "\n"))
-    statistics = {"first_round": asdict(label_statistics([], [1, 2], CATEGORIES))}
-    (run / "label_statistics.json").write_text(json.dumps(statistics))
+        log.write(json.dumps({"stage": "supervised_teacher", "event": "warning", "message": message}) + "\n")
     text = Page(write_report(run).read_text(encoding="utf-8")).text
     assert text.count("9 masks without area") == 1
-    assert "First round: No pseudo-label on any of 2 unlabelled images" in text
+    assert text.count(f"Supervised teacher: {message}") == text.count(message) == 1
 
 
 def test_report_is_the_same_for_the_same_run(tmp_path: Path) -> None:

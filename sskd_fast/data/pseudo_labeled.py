@@ -28,12 +28,10 @@ def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:
 class PseudoLabeled(ImageCollection):
     """The images of `base` with the instances of a COCO results list and their scores; labels of `base` are not seen.
 
-    results: [{"image_id", "category_id", "segmentation": RLE, "score"}, ...]; one with "iscrowd": 1 is an unsure region, neither
-    object nor background; results of images outside `base` are
-    ignored, images without a result have no instance.  category_ids: class index -> COCO id of the results.
-    class_names: their names,
-    by default those of `base`.  Raises DataError for an unknown category, and for a mask of another size when it is
-    read.
+    results: [{"image_id", "category_id", "segmentation": RLE, "score"}, ...]; one with "iscrowd": 1 is an unsure
+    region, neither object nor background; results of images outside `base` are ignored, images without a result have no
+    instance.  category_ids: class index -> COCO id of the results.  class_names: their names, by default those of
+    `base`.  Raises DataError for an unknown category, and for a mask of another size when it is read.
     """
 
     def __init__(

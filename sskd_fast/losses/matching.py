@@ -56,18 +56,19 @@ class MatchCosts:
 
 @torch.no_grad()
 def match(
-    mask_logits: Tensor, class_logits: Tensor, targets: Targets, pixels: Tensor, normalizer: Tensor, costs: MatchCosts
-) -> Tensor:
+    mask_logits: Tensor, class_logits: Tensor, targets: Targets, pixels: Tensor, valid: Tensor, normalizer: Tensor,
+    costs: MatchCosts,
+) -> Tensor:  # fmt: skip
     """Assigns each instance a query.
 
-    mask_logits (B, K, P), class_logits (B, K, C+1), pixels (B, G, P) the instances' values at the same P places,
-    normalizer (B, G) what a mask's summed cross-entropy is divided by.  Returns (B, G) int64: the query of each instance,
-    -1 where none (absent instances, or more instances than queries).
+    mask_logits (B, K, P), class_logits (B, K, C+1), valid (B, 1, P) weights of the P places (0 = does not count), pixels
+    (B, G, P) the instances' values there times valid, normalizer (B, G) what a mask's summed cross-entropy is divided by.
+    Returns (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances than queries).
     """
-    prob = mask_logits.sigmoid()
+    prob = mask_logits.sigmoid() * valid
     classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
     inner = torch.bmm(mask_logits, pixels.transpose(1, 2))
-    entropy = (F.softplus(mask_logits).sum(-1, keepdim=True) - inner) / normalizer.unsqueeze(1)
+    entropy = ((F.softplus(mask_logits) * valid).sum(-1, keepdim=True) - inner) / normalizer.unsqueeze(1)
     overlap = torch.bmm(prob, pixels.transpose(1, 2))
     dice = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + pixels.sum(-1).unsqueeze(1) + 1)
     cost = (costs.classes * classes + costs.mask * entropy + costs.dice * dice).cpu().numpy()

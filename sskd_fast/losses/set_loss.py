@@ -80,10 +80,11 @@ class SetLoss:
         logits, pixels, valid = self._places(mask_logits, targets)
         area = (pixels * valid).sum(-1)
         places = valid.sum(-1).clamp(min=1.0).expand_as(area)
-        normalizer = 4 * area + 20 if config.normalizer == "area" else places
+        density = logits.shape[-1] / mask_logits[0, 0].numel()
+        normalizer = 4 * area + 20 * density if config.normalizer == "area" else places
         start = time.perf_counter()
         costs = MatchCosts(config.class_weight, config.mask_weight, config.dice_weight)
-        assigned = match(logits * valid, class_logits, targets, pixels * valid, normalizer, costs)
+        assigned = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
         seconds = time.perf_counter() - start
         image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
         query = assigned[image, instance]

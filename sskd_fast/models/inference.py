@@ -132,6 +132,8 @@ def read_queries(mask_logits: Tensor, probs: Tensor, config: InferenceConfig) ->
     mask_logits (K, h, w), probs (K, C).  Mask quality is the mean probability inside the mask.
     """
     rows, labels = torch.nonzero(probs > config.score_floor, as_tuple=True)
+    if not len(rows):
+        return np.zeros((0, *config.tile), dtype=np.bool_), [], []
     queries, inverse = rows.unique(return_inverse=True)
     full = F.interpolate(mask_logits[queries].unsqueeze(0), size=config.tile, mode="bilinear", align_corners=False)[0]
     inside = full > 0
@@ -170,19 +172,23 @@ def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> 
 def merge(detections: list[Detection], config: InferenceConfig) -> list[Detection]:
     """Joins what several tiles saw of one object and drops duplicates of a class; best score first."""
     kept: list[Detection] = []
-    for candidate in sorted(detections, key=lambda d: -d.score):
+    waiting = sorted(detections, key=lambda d: d.score)
+    while waiting:
+        candidate = waiting.pop()
         for i, other in enumerate(kept):
             if other.label != candidate.label or not boxes_meet(other.box, candidate.box):
                 continue
-            window = intersect(other.tile, candidate.tile)
             if iou(other, candidate) > config.nms_iou:
+                if candidate.score > other.score:
+                    kept[i] = candidate
                 break
+            window = intersect(other.tile, candidate.tile)
             if window is not None and other.tile != candidate.tile and iou(other, candidate, window) > config.nms_iou:
-                kept[i] = union(other, candidate)
+                waiting.append(union(kept.pop(i), candidate))  # may meet further parts of the object
                 break
         else:
             kept.append(candidate)
-    return kept
+    return sorted(kept, key=lambda d: -d.score)
 
 
 def boxes_meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:

@@ -112,7 +112,7 @@ def _first_block(acceptance: Tensor, num_negatives: int) -> int:
 def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
     """The tables of slots and the envelope of every anchor."""
     groups, cell = torch.unique(candidates.group, return_inverse=True)
-    anchor_cell = torch.searchsorted(groups, anchor_group).clamp_max(len(groups) - 1)
+    anchor_cell = torch.searchsorted(groups, anchor_group.contiguous()).clamp_max(len(groups) - 1)
     known = groups[anchor_cell] == anchor_group
     order = cell.argsort(stable=True)
     weight = torch.ones_like(cell, dtype=torch.float64) if candidates.weight is None else candidates.weight

@@ -31,8 +31,8 @@ def write_report(run_folder: Path) -> Path:
     """Write report.html from what a run has left in its folder so far, and return its path.
 
     Reads, where they are there: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
-    ground_truth.json (a COCO dict of the validation images to show, with "images_dir") and
-    label_statistics.json (one record of label statistics, or a title for each of several).
+    ground_truth.json (a COCO dict of the validation images, with "images_dir") and label_statistics.json (the fields of
+    LabelStatistics by the row name of the teacher that wrote the labels).
     The file is replaced in one step, so that a reader never sees half of it.
 
     Raises ValueError, naming the file, where one of these is not readable.

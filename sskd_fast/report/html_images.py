@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
-from sskd_fast.report.overlays import Overlay, OverlayRow, Shown, overlay_rows
+from sskd_fast.report.overlays import MOST_NUMBERED, Overlay, OverlayRow, Shown, overlay_rows
 from sskd_fast.report.run_folder import RunFolder
 from sskd_fast.report.verdict import title_of
 
 OVERLAY_COLUMNS = ("zero_shot_teacher", "adapted_teacher", "supervised_student", "refined_student")
 SHOWN_SCORE = 0.5
-MOST_CHIPS = 8
 
 
 def images_section(run: RunFolder) -> str:
@@ -43,10 +42,11 @@ def _image(row: OverlayRow, titles: dict[str, str]) -> str:
 
 
 def _chips(overlay: Overlay) -> str:
-    """Class and score of the instances of a picture, under it."""
-    chips = [_chip(shown) for shown in overlay.shown[:MOST_CHIPS]]
-    if len(overlay.shown) > MOST_CHIPS:
-        chips.append(f"<li>{len(overlay.shown) - MOST_CHIPS} more</li>")
+    """Number, class and score of the instances of a picture, under it; of many, which are not numbered, the scores."""
+    chips = [_chip(shown) for shown in overlay.shown]
+    if len(overlay.shown) > MOST_NUMBERED:
+        scores = [shown.score for shown in overlay.shown if shown.score is not None]
+        chips = [f"<li>scores {min(scores):.2f} to {max(scores):.2f}</li>"] if scores else []
     return f'<ul class="chips">{"".join(chips)}</ul>' if chips else ""
 
 

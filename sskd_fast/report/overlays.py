@@ -39,6 +39,7 @@ COLORS: tuple[Color, ...] = (
 UNMATCHED: Color = (235, 235, 235)
 SHORT_SIDE, LONG_SIDE = 192, 320
 MOST_NUMBERED = 12
+SMALLEST_NUMBERED = 300
 SAME_OBJECT_IOU = 0.5
 
 
@@ -92,7 +93,7 @@ def overlay_rows(
     limit: int = 6,
     minimum_score: float = 0.5,
 ) -> list[OverlayRow]:
-    """Ground truth and predictions drawn on the first `limit` images of `ground_truth`, one row an image.
+    """Ground truth and predictions drawn on `limit` images spread evenly over `ground_truth`, one row an image.
 
     predictions: column name -> COCO results, of which scores under `minimum_score` are left out.
     titles: column name -> title for the alternative texts.
@@ -101,7 +102,8 @@ def overlay_rows(
     """
     names = {int(category["id"]): str(category["name"]) for category in ground_truth["categories"]}
     rows = []
-    for image in ground_truth["images"][:limit]:
+    images = ground_truth["images"]
+    for image in images[:: max(1, len(images) // limit)][:limit]:
         size = int(image["height"]), int(image["width"])
         try:
             pixels, problem = read_pixels(images_dir / image["file_name"], size), ""
@@ -233,9 +235,9 @@ def _enlarged_mask(mask: Mapping[str, Any], size: tuple[int, int]) -> tuple[Imag
 
 
 def _badge(canvas: Image.Image, mask: Image.Image, corner: tuple[int, int], instance: Shown) -> None:
-    """The number of the instance on the pixel of its mask that lies nearest to the mask's centre."""
+    """The number of the instance on the pixel of its mask nearest to the mask's centre; none where it would hide it."""
     ys, xs = np.nonzero(np.asarray(mask))
-    if not len(xs):
+    if len(xs) < SMALLEST_NUMBERED:
         return
     nearest = int(np.argmin((xs - xs.mean()) ** 2 + (ys - ys.mean()) ** 2))
     x, y = corner[0] + int(xs[nearest]), corner[1] + int(ys[nearest])

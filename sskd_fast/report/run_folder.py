@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
-
 @dataclass(frozen=True)
 class RunFolder:
     """metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
 
-    predictions: row name -> COCO results.  statistics: title -> pseudo-label statistics.  configuration: its text.
+    predictions: row name -> COCO results.  statistics: teacher -> label statistics.  configuration: its text.
     """
 
     path: Path
@@ -37,7 +36,6 @@ def read_run(path: Path) -> RunFolder:
     """
     if not path.is_dir():
         raise ValueError(f"{path}: expected the folder of a run")
-    statistics = _read_json(path / "label_statistics.json") or {}
     configuration = path / "config.yaml"
     return RunFolder(
         path=path,
@@ -45,7 +43,7 @@ def read_run(path: Path) -> RunFolder:
         log=_read_log(path / "log.jsonl"),
         ground_truth=_read_json(path / "ground_truth.json"),
         predictions={file.stem: _read_json(file) for file in sorted((path / "predictions").glob("*.json"))},
-        statistics={"pseudo_labels": statistics} if "images_with" in statistics else statistics,
+        statistics=_read_json(path / "label_statistics.json") or {},
         configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",
     )
 

@@ -1,0 +1,355 @@
+"""The instance-aware pixel-wise contrastive loss: the module around the three operators.
+
+Shape letters: B images, K queries, C classes, D embedding width, A anchors, M candidates, R negatives.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sskd_fast import ops, rng
+
+Cues = Literal["object", "fused", "mask", "class", "uniform"]
+Scope = Literal["all", "other", "same"]
+Form = Literal["sampled", "expected"]
+
+# The hardest negatives are the most similar of this many times as many draws.
+_DRAWS_PER_HARD = 4
+# Candidates on objects are drawn up to 1 / _LEAST_OBJECTNESS times as often as surely empty background.
+_LEAST_OBJECTNESS = 0.03
+# Diagnostics look at this many anchors and, in the expected form, draw this many negatives for them.
+_WATCHED_ANCHORS = 128
+_WATCHED_NEGATIVES = 32
+
+
+@dataclass(frozen=True)
+class ContrastOutput:
+    """The loss, with gradient, and what to watch while training, 0-dimensional tensors without.
+
+    diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background", share
+    of the negatives on the instance of their anchor (background counts as one instance, of all images); and
+    "other_instance_share", share of a foreground anchor's negatives on another instance. NaN where nothing is known.
+    """
+
+    loss: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+class Pixels(NamedTuple):
+    """Pixels as rows: unit embedding (n, D), scores (n, E) or None, weight (n,) or None, image (n,), label (n,).
+
+    label: int64, equal for two pixels exactly if they lie on one instance; 0 background, -1 unknown.
+    """
+
+    embedding: Tensor
+    scores: Tensor | None
+    weight: Tensor | None
+    image: Tensor
+    label: Tensor
+
+    def select(self, index: Tensor) -> Pixels:
+        """The pixels at `index`."""
+        return Pixels(*(None if value is None else value.index_select(0, index) for value in self))  # type: ignore[arg-type]
+
+    def join(self, other: Pixels) -> Pixels:
+        """These pixels, then the others."""
+        return Pixels(*(None if a is None else torch.cat([a, b]) for a, b in zip(self, other, strict=True)))  # type: ignore[list-item]
+
+
+class InstancePixelContrast(nn.Module):
+    """NT-Xent between two views of every anchor pixel, against pixels that likely lie on other instances.
+
+    num_negatives: R. temperature: (at progress 0, at progress 1), linear in between. cues: what tells instances apart,
+    see `ops.fuse_scores`; "uniform" ignores the predictions. scope: candidates of all images, of the other images or of
+    the anchor's own. form: drawn negatives, or their expectation. margin: similarity below which negatives do not push.
+    hard_share: share of the negatives taken as the most similar of a larger draw. max_anchors: anchors an image, drawn
+    without replacement; None for every pixel. objectness: prefer candidates that lie on objects. memory_bank: pixels of
+    earlier steps kept as further candidates. backend: of the operators.
+    Raises ValueError naming an argument out of range or a combination without a meaning.
+    Source: L_pxl of semi-supervised foundation-model distillation; cue "object" and objectness are this project's.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_negatives: int = 200,
+        temperature: tuple[float, float] = (0.3, 0.07),
+        cues: Cues = "object",
+        scope: Scope = "all",
+        form: Form = "sampled",
+        margin: float | None = None,
+        hard_share: float = 0.0,
+        max_anchors: int | None = None,
+        objectness: bool = False,
+        memory_bank: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name, value, choices in (
+            ("cues", cues, ("object", "fused", "mask", "class", "uniform")),
+            ("scope", scope, ("all", "other", "same")),
+            ("form", form, ("sampled", "expected")),
+        ):
+            _require(value in choices, f"{name}={value!r} is unknown; expected one of {', '.join(choices)}")
+        _require(num_negatives >= 1, f"num_negatives: expected at least 1, found {num_negatives}")
+        _require(len(temperature) == 2 and min(temperature) > 0, f"temperature: expected two above 0, found {temperature}")
+        _require(0 <= hard_share <= 1, f"hard_share: expected a share in [0, 1], found {hard_share}")
+        _require(max_anchors is None or max_anchors >= 1, f"max_anchors: expected at least 1, found {max_anchors}")
+        _require(memory_bank >= 0, f"memory_bank: expected a number of pixels, found {memory_bank}")
+        _require(not memory_bank or scope != "same", "memory_bank: pixels of earlier steps are never in scope 'same'")
+        if form == "expected":
+            _require(cues != "uniform", "form='expected' needs cues that tell the pixels apart, found cues='uniform'")
+            _require(margin is None, "form='expected' has no margin")
+            _require(hard_share == 0, "form='expected' has no draws of which to take the hardest (hard_share)")
+        self.num_negatives, self.temperature_range, self.margin = num_negatives, temperature, margin
+        self.cues, self.scope, self.form = cues, scope, form
+        self.num_hard, self.max_anchors = round(hard_share * num_negatives), max_anchors
+        self.objectness, self.backend = objectness, backend
+        self.bank = MemoryBank(memory_bank) if memory_bank else None
+
+    def temperature(self, progress: float) -> float:
+        """The temperature at `progress` of the training, in [0, 1]. Raises ValueError outside."""
+        _require(0 <= progress <= 1, f"progress: expected a number in [0, 1], found {progress}")
+        start, end = self.temperature_range
+        return start + (end - start) * progress
+
+    def forward(
+        self,
+        mask_logits: Tensor,
+        class_logits: Tensor,
+        embeddings_weak: Tensor,
+        embeddings_strong: Tensor,
+        *,
+        progress: float,
+        seed: int,
+        valid: Tensor | None = None,
+        instance_ids: Tensor | None = None,
+    ) -> ContrastOutput:
+        """The loss of a batch of image pairs, two views of one geometry.
+
+        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, read without gradient; embeddings_weak
+        (B, D, h, w), with gradient; embeddings_strong (B, D, h, w), without. progress: in [0, 1], sets the temperature.
+        seed: of this step. valid (B, h, w) bool: False for pixels that are neither anchor nor candidate (padding).
+        instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.
+        Raises ValueError or TypeError naming an argument of the wrong shape or range.
+        """
+        temperature = self.temperature(progress)
+        shape = _check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
+        candidates = self._pixels(mask_logits, class_logits, embeddings_weak, instance_ids)
+        strong = _rows(embeddings_strong.detach())
+        anchor_index = draw_anchors(shape, valid, self.max_anchors, seed, strong.device)
+        anchors = candidates.select(anchor_index)
+        positives = F.normalize(strong.index_select(0, anchor_index), dim=-1)
+        own = anchor_index
+        if valid is not None:
+            kept = valid.flatten()
+            candidates = candidates.select(kept.nonzero()[:, 0])
+            own = (kept.cumsum(0) - 1).index_select(0, anchor_index)
+        fresh = candidates
+        if self.bank is not None:
+            candidates = self.bank.extend(candidates)
+        if self.form == "expected":
+            loss = self._expected(anchors, positives, candidates, temperature)
+            step = max(1, math.ceil(len(own) / _WATCHED_ANCHORS))
+            anchors, positives = anchors.select(torch.arange(0, len(own), step, device=own.device)), positives[::step]
+            negatives = self._draw(anchors, candidates, min(self.num_negatives, _WATCHED_NEGATIVES), seed, own[::step])
+        else:
+            negatives = self._negatives(anchors, candidates, seed, own)
+            loss = ops.pixel_contrast(
+                anchors.embedding,
+                positives,
+                candidates.embedding,
+                negatives,
+                temperature,
+                margin=self.margin,
+                normalize=False,
+                backend=self.backend,
+            )
+        with torch.no_grad():
+            output = ContrastOutput(loss, diagnose(anchors, positives, candidates, negatives))
+            if self.bank is not None and self.training:
+                self.bank.add(fresh, own, seed)
+        return output
+
+    def _pixels(
+        self, mask_logits: Tensor, class_logits: Tensor, embeddings: Tensor, instance_ids: Tensor | None
+    ) -> Pixels:
+        """Every pixel of the weak view."""
+        images, _, height, width = embeddings.shape
+        size = (height, width)
+        masks, classes = mask_logits.detach(), class_logits.detach()
+        scores = weight = None
+        if self.cues != "uniform":
+            scores = ops.fuse_scores(masks, classes, size, cues=self.cues, backend=self.backend).flatten(0, 1)
+        if self.objectness:
+            weight = ops.objectness(masks, classes, size, backend=self.backend).flatten()
+            weight = weight.mul_(1 - _LEAST_OBJECTNESS).add_(_LEAST_OBJECTNESS)
+        image = torch.arange(images, device=embeddings.device).repeat_interleave(height * width)
+        if instance_ids is None:
+            label = torch.full_like(image, -1)
+        else:
+            label = instance_ids.flatten().long()
+            label = torch.where(label > 0, label + ((image + 1) << 32), label)
+        return Pixels(F.normalize(_rows(embeddings), dim=-1), scores, weight, image, label)
+
+    def _negatives(self, anchors: Pixels, candidates: Pixels, seed: int, own: Tensor) -> Tensor:
+        """(A, R) indices of negatives: drawn, and where asked for partly the hardest of further draws."""
+        if self.num_hard == 0:
+            return self._draw(anchors, candidates, self.num_negatives, seed, own)
+        plain = self.num_negatives - self.num_hard
+        drawn = self._draw(anchors, candidates, plain + _DRAWS_PER_HARD * self.num_hard, seed, own)
+        embeddings = anchors.embedding, candidates.embedding
+        hard = ops.hardest_negatives(*embeddings, drawn[:, plain:].contiguous(), self.num_hard, backend=self.backend)
+        return torch.cat([drawn[:, :plain], hard], 1)
+
+    def _draw(self, anchors: Pixels, candidates: Pixels, count: int, seed: int, own: Tensor) -> Tensor:
+        negatives = ops.sample_negatives(
+            anchors.image[:, None].float() if anchors.scores is None else anchors.scores,
+            candidates.scores,
+            count,
+            seed=seed,
+            anchor_group=anchors.image,
+            candidate_group=candidates.image,
+            scope=self.scope,
+            backend=self.backend,
+            candidate_weight=candidates.weight,
+        )
+        # Scores keep an anchor from being its own negative; without them it has to be taken out.
+        return negatives if anchors.scores is not None else negatives.masked_fill(negatives == own[:, None], -1)
+
+    def _expected(self, anchors: Pixels, positives: Tensor, candidates: Pixels, temperature: float) -> Tensor:
+        return ops.expected_pixel_contrast(
+            anchors.embedding,
+            positives,
+            candidates.embedding,
+            anchors.scores,
+            candidates.scores,
+            self.num_negatives,
+            temperature,
+            anchor_group=anchors.image,
+            candidate_group=candidates.image,
+            scope=self.scope,
+            normalize=False,
+            backend=self.backend,
+            candidate_weight=candidates.weight,
+        )
+
+
+class MemoryBank(nn.Module):
+    """The last `size` pixels handed over, as candidates of later steps; part of the state dict.
+
+    A step adds at most a quarter of the size, drawn from its anchors, so that the bank spans several steps.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.pixels: Pixels | None = None
+
+    def extend(self, candidates: Pixels) -> Pixels:
+        """The candidates, then the pixels kept; without them where the predictions have changed their width."""
+        kept = self.pixels
+        if kept is None or any(a is not None and a.shape[1:] != b.shape[1:] for a, b in zip(candidates, kept, strict=True)):
+            return candidates
+        return candidates.join(Pixels(*(None if x is None else x.to(candidates.image.device) for x in kept)))  # type: ignore[arg-type]
+
+    def add(self, candidates: Pixels, anchors: Tensor, seed: int) -> None:
+        """Keep some of the candidates at `anchors`; the oldest pixels leave."""
+        key = rng.seed_key(seed, anchors.device)
+        index = torch.arange(len(anchors), device=anchors.device)
+        order = rng.random_words(key, torch.zeros_like(index), index, rng.STREAM_BANK)[0].argsort()
+        new = candidates.select(anchors[order[: max(1, self.size // 4)]])
+        # No image of a later step has this number, and no instance of a later step is one of these.
+        new = new._replace(embedding=new.embedding.detach(), image=torch.full_like(new.image, -1))
+        new = new._replace(label=torch.where(new.label > 0, new.label | (1 << 62), new.label))
+        joined = self.extend(new)
+        self.pixels = Pixels(*(None if x is None else x[: self.size] for x in joined))  # type: ignore[arg-type]
+
+    def get_extra_state(self) -> dict[str, Tensor | None]:
+        """The pixels kept, by name; empty where there are none."""
+        return {} if self.pixels is None else self.pixels._asdict()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what `get_extra_state` gave."""
+        self.pixels = Pixels(**state) if state else None
+
+
+def draw_anchors(
+    shape: tuple[int, int], valid: Tensor | None, max_anchors: int | None, seed: int, device: torch.device
+) -> Tensor:
+    """Indices into B * N pixels of at most `max_anchors` valid pixels an image, drawn without replacement; (A,) int64.
+
+    shape: (B, N). valid: (B, h, w) bool or None. A pure function of the arguments.
+    """
+    images, pixels = shape
+    every = torch.arange(images * pixels, device=device)
+    if max_anchors is None or max_anchors >= pixels:
+        return every if valid is None else every[valid.flatten()]
+    column = torch.arange(pixels, device=device)
+    words = rng.random_words(rng.seed_key(seed, device), every[:images, None], column, rng.STREAM_ANCHORS)[0]
+    if valid is not None:
+        words = words.masked_fill(~valid.flatten(1), 1 << 32)
+    order = words.argsort(dim=1, stable=True)[:, :max_anchors]
+    index = (order + every[:images, None] * pixels).flatten()
+    return index if valid is None else index[valid.flatten()[index]]
+
+
+def diagnose(anchors: Pixels, positives: Tensor, candidates: Pixels, negatives: Tensor) -> dict[str, Tensor]:
+    """The diagnostics of `ContrastOutput`; similarities are those of a part of the anchors."""
+    step = max(1, math.ceil(len(negatives) / _WATCHED_ANCHORS))
+    watched, drawn = anchors.embedding[::step], negatives[::step]
+    margin = watched.new_tensor(math.nan)
+    if len(candidates.label) and len(negatives):
+        pushed = torch.einsum("ard,ad->ar", F.embedding(drawn.clamp_min(0), candidates.embedding), watched)
+        margin = (watched * positives[::step]).sum(-1).mean() - pushed[drawn >= 0].mean()
+        drawn_label = candidates.label.index_select(0, negatives.clamp_min(0).flatten()).view(negatives.shape)
+    else:
+        drawn_label = torch.full_like(negatives, -1)
+    label = anchors.label[:, None]
+    known = (negatives >= 0) & (drawn_label >= 0) & (label >= 0)
+    false = (known & (drawn_label == label)).sum(1)
+    other = (known & (drawn_label > 0) & (drawn_label != label)).sum(1)
+    count = known.sum(1)
+    foreground = label[:, 0] > 0
+    return {
+        "margin": margin,
+        "fnr": false.sum() / count.sum(),
+        "fnr_foreground": (false * foreground).sum() / (count * foreground).sum(),
+        "fnr_background": (false * ~foreground).sum() / (count * ~foreground).sum(),
+        "other_instance_share": (other * foreground).sum() / (count * foreground).sum(),
+    }
+
+
+def _rows(embeddings: Tensor) -> Tensor:
+    """(B, D, h, w) as (B * h * w, D), float32 or wider."""
+    rows = embeddings.flatten(2).transpose(1, 2).flatten(0, 1)
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+
+def _check_shapes(
+    mask_logits: Tensor, weak: Tensor, strong: Tensor, valid: Tensor | None, instance_ids: Tensor | None
+) -> tuple[int, int]:
+    """(B, N). Raises ValueError or TypeError."""
+    _require(weak.dim() == 4, f"embeddings_weak: found shape {tuple(weak.shape)}, expected (B, D, h, w)")
+    images, _, height, width = weak.shape
+    wanted = (images, height, width)
+    found = tuple(strong.shape)
+    _require(found == tuple(weak.shape), f"embeddings_strong: found shape {found}, expected {tuple(weak.shape)}")
+    _require(len(mask_logits) == images, f"mask_logits: found {len(mask_logits)} images, expected {images}")
+    for name, value in (("valid", valid), ("instance_ids", instance_ids)):
+        if value is not None:
+            _require(tuple(value.shape) == wanted, f"{name}: found shape {tuple(value.shape)}, expected {wanted}")
+    if valid is not None and valid.dtype != torch.bool:
+        raise TypeError(f"valid: expected bool, found {valid.dtype}")
+    return images, height * width
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

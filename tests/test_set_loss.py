@@ -1,0 +1,433 @@
+"""The set loss against a slow implementation written from its definition, and the laws it must obey."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sskd_fast.data.instances import Instances
+from sskd_fast.losses.matching import MatchCosts, match, pad_targets
+from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput, centre_points, heat_loss, sample_points
+from sskd_fast.models.mask_transformer import Predictions
+
+CLASSES = 3
+SIDE = 8
+
+
+def record(boxes: list[tuple[int, int, int, int]], labels: list[int], scores: list[float] | None = None) -> Instances:
+    """Instances that fill (top, left, bottom, right) boxes of a 16 x 16 image."""
+    masks = torch.zeros((len(boxes), 2 * SIDE, 2 * SIDE), dtype=torch.bool)
+    for mask, (top, left, bottom, right) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    weights = torch.tensor(scores if scores is not None else [1.0] * len(boxes))
+    return Instances(masks, torch.tensor(labels, dtype=torch.int64), weights, torch.zeros(len(boxes), dtype=torch.bool))
+
+
+def everything(images: int) -> Tensor:
+    return torch.ones((images, 2 * SIDE, 2 * SIDE), dtype=torch.bool)
+
+
+def random_predictions(images: int, queries: int, *, layers: int = 1, seed: int = 0, heat: bool = False) -> Predictions:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * 2
+
+    pairs = [(draw(images, queries, SIDE, SIDE), draw(images, queries, CLASSES + 1)) for _ in range(layers)]
+    *auxiliary, (masks, classes) = pairs
+    return Predictions(masks, classes, draw(images, 4, 4, 4), auxiliary, draw(images, SIDE, SIDE) if heat else None)
+
+
+TARGETS = [
+    record([(0, 0, 6, 6), (8, 8, 16, 14), (3, 9, 7, 12)], [0, 2, 1], [1.0, 0.5, 0.25]),
+    record([(1, 2, 5, 15)], [1], [0.75]),
+]
+
+
+def valid_with_a_hole() -> Tensor:
+    valid = everything(2)
+    valid[0, :, 14:] = False
+    valid[1, 9:, :8] = False
+    return valid
+
+
+# The slow implementation: one number at a time, from the definition
+
+
+def cells_of(pixels: np.ndarray) -> np.ndarray:
+    """Means over 2 x 2 pixels."""
+    return np.asarray([[pixels[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean() for x in range(SIDE)] for y in range(SIDE)])
+
+
+def pair_terms(logits: np.ndarray, goal: np.ndarray, valid: np.ndarray, normalizer: str) -> tuple[float, float]:
+    """Cross-entropy and dice of one query and one instance."""
+    entropy = inside = total = area = 0.0
+    for x, t, v in zip(logits.flat, goal.flat, valid.flat, strict=True):
+        p = 1 / (1 + math.exp(-x))
+        entropy += -v * (t * math.log(p) + (1 - t) * math.log(1 - p))
+        inside += v * p * t
+        total += v * p
+        area += v * t
+    over = 4 * area + 20 if normalizer == "area" else float(valid.sum())
+    return entropy / over, 1 - (2 * inside + 1) / (total + area + 1)
+
+
+def best_assignment(cost: np.ndarray) -> tuple[float, list[tuple[int, int]]]:
+    """The cheapest set of (query, instance) pairs, by trying all."""
+    queries, instances = cost.shape
+    count = min(queries, instances)
+    options = [
+        (sum(cost[q, g] for q, g in zip(chosen, group, strict=True)), list(zip(chosen, group, strict=True)))
+        for group in itertools.combinations(range(instances), count)
+        for chosen in itertools.permutations(range(queries), count)
+    ]
+    return min(options, key=lambda option: option[0])
+
+
+def slow_layer(
+    masks: Tensor, classes: Tensor, targets: list[Instances], valid: Tensor, config: SetLossConfig
+) -> tuple[dict[str, float], list[list[tuple[int, int]]]]:
+    sums = {"class": 0.0, "mask": 0.0, "dice": 0.0}
+    class_weight = 0.0
+    assignments = []
+    scores = sum(float(t.scores.sum()) for t in targets)
+    for b, target in enumerate(targets):
+        logits, share = masks[b].double().numpy(), cells_of(valid[b].double().numpy())
+        goals = [cells_of(m.double().numpy()) for m in target.masks]
+        prob = classes[b].double().softmax(-1).numpy()
+        cost = np.zeros((len(logits), len(goals)))
+        for k, g in itertools.product(range(len(logits)), range(len(goals))):
+            entropy, dice = pair_terms(logits[k], goals[g], share, config.normalizer)
+            class_cost = -prob[k, int(target.labels[g])]
+            cost[k, g] = config.class_weight * class_cost + config.mask_weight * entropy + config.dice_weight * dice
+        pairs = best_assignment(cost)[1]
+        assignments.append(pairs)
+        of_query = {q: g for q, g in pairs}
+        for k in range(len(logits)):
+            if k in of_query:
+                g = of_query[k]
+                weight, label = float(target.scores[g]), int(target.labels[g])
+                entropy, dice = pair_terms(logits[k], goals[g], share, config.normalizer)
+                sums["mask"] += weight * entropy
+                sums["dice"] += weight * dice
+            else:
+                sure = 1 / (1 + np.exp(-logits[k]))
+                counts = (sure * share).sum() > 0.5 * sure.sum()
+                weight, label = config.no_object_weight * counts, CLASSES
+            sums["class"] += -weight * math.log(prob[k, label])
+            class_weight += weight
+    return {
+        "class": sums["class"] / max(class_weight, 1.0),
+        "mask": sums["mask"] / max(scores, 1.0),
+        "dice": sums["dice"] / max(scores, 1.0),
+    }, assignments
+
+
+@pytest.mark.parametrize("normalizer", ["area", "pixels"])
+@pytest.mark.parametrize("hole", [False, True])
+def test_dense_loss_equals_the_slow_implementation(normalizer: str, hole: bool) -> None:
+    config = SetLossConfig(normalizer=normalizer, class_weight=1.5, mask_weight=3.0, dice_weight=4.0)  # type: ignore[arg-type]
+    valid = valid_with_a_hole() if hole else everything(2)
+    for seed in range(3):
+        predictions = random_predictions(2, 4, seed=seed)
+        output = SetLoss(config)(predictions, TARGETS, valid)
+        expected, _ = slow_layer(predictions.mask_logits, predictions.class_logits, TARGETS, valid, config)
+        for name, value in expected.items():
+            assert output.parts[name].item() == pytest.approx(value, rel=1e-4), name
+        total = 1.5 * expected["class"] + 3 * expected["mask"] + 4 * expected["dice"]
+        assert output.loss.item() == pytest.approx(total, rel=1e-4)
+        assert output.matched == 1.0
+
+
+@pytest.mark.parametrize("queries", [2, 3, 5])
+def test_matching_is_the_brute_force_optimum(queries: int) -> None:
+    valid = valid_with_a_hole()
+    targets = pad_targets(TARGETS, valid, (SIDE, SIDE))
+    pixels, share = targets.masks.flatten(2), targets.valid.flatten(1).unsqueeze(1)
+    normalizer = 4 * (pixels * share).sum(-1) + 20
+    for seed in range(5):
+        predictions = random_predictions(2, queries, seed=seed)
+        found = match(
+            predictions.mask_logits.flatten(2), predictions.class_logits, targets, pixels * share, share, normalizer, MatchCosts()
+        )  # fmt: skip
+        _, expected = slow_layer(predictions.mask_logits, predictions.class_logits, TARGETS, valid, SetLossConfig())
+        for b, pairs in enumerate(expected):
+            assert {(int(q), g) for g, q in enumerate(found[b]) if q >= 0} == set(pairs)
+
+
+def test_matching_names_logits_that_are_not_finite() -> None:
+    predictions = random_predictions(2, 4)
+    predictions.mask_logits[0, 0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"not finite; lower train\.lr"):
+        SetLoss(SetLossConfig())(predictions, TARGETS, everything(2))
+
+
+def perfect(targets: list[Instances], queries: int) -> Predictions:
+    """Sure and right: query g is instance g, the rest is no object."""
+    masks = torch.full((len(targets), queries, SIDE, SIDE), -30.0)
+    classes = torch.full((len(targets), queries, CLASSES + 1), -30.0)
+    for b, target in enumerate(targets):
+        goals = torch.nn.functional.interpolate(target.masks[None].float(), size=(SIDE, SIDE), mode="area")[0]
+        for k in range(queries):
+            if k < len(target):
+                masks[b, k] = goals[k] * 60 - 30
+                classes[b, k, target.labels[k]] = 30.0
+            else:
+                classes[b, k, CLASSES] = 30.0
+    return Predictions(masks, classes, torch.zeros(len(targets), 1, 4, 4), [], None)
+
+
+def test_perfect_prediction_costs_nothing() -> None:
+    even = [record([(0, 0, 6, 6), (8, 8, 16, 14)], [0, 2]), record([(2, 2, 6, 16)], [1])]
+    output = SetLoss(SetLossConfig())(perfect(even, 4), even, everything(2))
+    assert output.loss.item() < 1e-4
+    wrong = perfect(even, 4)
+    wrong.class_logits[0, 0] = wrong.class_logits[0, 3]
+    assert SetLoss(SetLossConfig())(wrong, even, everything(2)).loss.item() > 1.0
+
+
+def test_losses_do_not_depend_on_the_order_of_instances_and_queries() -> None:
+    predictions = random_predictions(2, 5)
+    before = SetLoss(SetLossConfig())(predictions, TARGETS, everything(2))
+    order = torch.tensor([4, 2, 0, 1, 3])
+    shuffled = dataclasses.replace(
+        predictions, mask_logits=predictions.mask_logits[:, order], class_logits=predictions.class_logits[:, order]
+    )
+    targets = [TARGETS[0].select(torch.tensor([2, 0, 1])), TARGETS[1]]
+    after = SetLoss(SetLossConfig())(shuffled, targets, everything(2))
+    assert after.loss.item() == pytest.approx(before.loss.item(), rel=1e-5)
+
+
+# Sampled points
+
+
+def test_uniform_points_approximate_every_cell() -> None:
+    """Averaged cross-entropy over points is that over the map, up to interpolation; on smooth maps that is small."""
+    ys, xs = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
+    predictions = random_predictions(2, 4)
+    slopes = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(5))
+    smooth = slopes[..., 0, None, None] * xs + slopes[..., 1, None, None] * ys + slopes[..., 2, None, None]
+    predictions = dataclasses.replace(predictions, mask_logits=smooth)
+    for normalizer in ("pixels", "area"):
+        dense = SetLossConfig(normalizer=normalizer)  # type: ignore[arg-type]
+        points = dataclasses.replace(dense, masks="points", points=40_000, oversample=1.0, importance=0.0)
+        torch.manual_seed(0)
+        expected = SetLoss(dense)(predictions, TARGETS, everything(2))
+        found = SetLoss(points)(predictions, TARGETS, everything(2))
+        for name in ("class", "mask", "dice"):
+            assert found.parts[name].item() == pytest.approx(expected.parts[name].item(), rel=0.12), (normalizer, name)
+
+
+def test_sampled_points_favour_unsure_places_and_stay_inside() -> None:
+    torch.manual_seed(0)
+    logits = torch.full((1, 2, 16, 16), 8.0)
+    logits[:, :, :, 4:6] = 0.0
+    uniform = sample_points(logits, 400, 3.0, 0.0)
+    chosen = sample_points(logits, 400, 3.0, 0.75)
+    assert uniform.shape == chosen.shape == (1, 1, 400, 2)
+    assert chosen.abs().max() <= 1
+
+    def share(grid: Tensor) -> float:
+        column = (grid[..., 0] + 1) * 8
+        return float(((column >= 4) & (column < 6)).float().mean())
+
+    assert share(uniform) == pytest.approx(2 / 16, abs=0.06)
+    assert share(chosen) > 0.3
+
+
+def test_gradients_flow_through_sampled_points() -> None:
+    torch.manual_seed(0)
+    predictions = random_predictions(2, 4)
+    predictions.mask_logits.requires_grad_()
+    SetLoss(SetLossConfig(masks="points", points=200))(predictions, TARGETS, everything(2)).loss.backward()
+    assert predictions.mask_logits.grad is not None and predictions.mask_logits.grad.abs().sum() > 0
+
+
+# Odd numbers of instances
+
+
+def test_images_without_instances_teach_no_object_only() -> None:
+    predictions = random_predictions(2, 4, heat=True)
+    for tensor in (predictions.mask_logits, predictions.class_logits):
+        tensor.requires_grad_()
+    output = SetLoss(SetLossConfig(heat_weight=0.0))(predictions, [Instances.empty(16, 16)] * 2, everything(2))
+    assert output.parts["mask"] == output.parts["dice"] == output.matched == 0
+    no_object = -predictions.class_logits.log_softmax(-1)[..., CLASSES]
+    assert output.parts["class"].item() == pytest.approx((0.1 * no_object).sum().item(), rel=1e-5)  # 8 x 0.1 < 1: not averaged
+    output.loss.backward()
+    assert predictions.mask_logits.grad is None or not predictions.mask_logits.grad.any()
+
+
+def test_one_image_without_instances_beside_one_with_them() -> None:
+    predictions = random_predictions(2, 4)
+    targets = [TARGETS[0], Instances.empty(16, 16)]
+    output = SetLoss(SetLossConfig())(predictions, targets, everything(2))
+    expected, _ = slow_layer(predictions.mask_logits, predictions.class_logits, targets, everything(2), SetLossConfig())
+    for name, value in expected.items():
+        assert output.parts[name].item() == pytest.approx(value, rel=1e-4), name
+
+
+def test_more_instances_than_queries() -> None:
+    predictions = random_predictions(2, 2)
+    output = SetLoss(SetLossConfig())(predictions, TARGETS, everything(2))
+    expected, _ = slow_layer(predictions.mask_logits, predictions.class_logits, TARGETS, everything(2), SetLossConfig())
+    for name, value in expected.items():
+        assert output.parts[name].item() == pytest.approx(value, rel=1e-4), name
+    assert output.matched.item() == pytest.approx(3 / 4)
+
+
+# Padding and crowds
+
+
+@pytest.mark.parametrize("masks", ["dense", "points"])
+def test_invalid_pixels_get_no_gradient_and_change_nothing(masks: str) -> None:
+    config = SetLossConfig(masks=masks, points=300)  # type: ignore[arg-type]
+    targets = [record([(0, 0, 6, 6), (8, 2, 14, 8)], [0, 2]), record([(1, 2, 5, 8)], [1])]
+    valid = everything(2)
+    valid[:, :, 10:] = False
+    predictions = random_predictions(2, 4, heat=True)
+    assert predictions.heat is not None
+    leaves = (predictions.mask_logits, predictions.heat)
+    for tensor in leaves:
+        tensor.requires_grad_()
+    torch.manual_seed(0)
+    output = SetLoss(config)(predictions, targets, valid)
+    output.loss.backward()
+    blind = 5 if masks == "dense" else 6  # a point beside the border mixes in the first invalid column
+    for tensor in leaves:
+        assert tensor.grad is not None
+        assert not tensor.grad[..., blind:].any()
+        assert tensor.grad[..., :5].any()
+
+
+def test_matching_does_not_look_at_invalid_pixels() -> None:
+    """The first query is better on the valid pixels; on the others anything may be predicted."""
+    targets = [record([(0, 0, 8, 8)], [0])]
+    valid = everything(1)
+    valid[:, :, 10:] = False
+    masks = torch.full((1, 2, SIDE, SIDE), -4.0)
+    masks[0, 0, :4, :4], masks[0, 1, :4, :4] = 2.0, 1.0
+    classes = torch.zeros(1, 2, CLASSES + 1)
+    for junk in (-20.0, 20.0):
+        masks[0, 0, :, 5:] = junk
+        small = pad_targets(targets, valid, (SIDE, SIDE))
+        share = small.valid.flatten(1).unsqueeze(1)
+        pixels = small.masks.flatten(2) * share
+        found = match(masks.flatten(2), classes, small, pixels, share, 4 * pixels.sum(-1) + 20, MatchCosts())
+        assert found.tolist() == [[0]]
+
+
+def test_unmatched_queries_on_invalid_pixels_are_not_told_to_be_no_object() -> None:
+    targets = [record([(0, 0, 8, 8)], [0])]
+    valid = everything(1)
+    valid[:, :, 10:] = False
+    masks = torch.full((1, 3, SIDE, SIDE), -8.0)
+    masks[0, 0, :4, :4] = 8.0  # the instance
+    masks[0, 1, :, 6:] = 8.0  # on invalid pixels
+    masks[0, 2, 5:, :4] = 8.0  # on valid background
+    classes = torch.zeros(1, 3, CLASSES + 1, requires_grad=True)
+    predictions = Predictions(masks, classes, torch.zeros(1, 1, 4, 4), [], None)
+    SetLoss(SetLossConfig())(predictions, targets, valid).loss.backward()
+    assert classes.grad is not None
+    gradient = classes.grad[0].abs().sum(-1)
+    assert gradient[1] == 0 and gradient[0] > 0 and gradient[2] > 0
+
+
+# Weights of pseudo-labels
+
+
+def test_pseudo_labels_count_by_their_score() -> None:
+    boxes, labels = [(0, 0, 6, 6), (8, 8, 16, 14)], [0, 2]
+    predictions = random_predictions(1, 3)
+
+    def parts(scores: list[float]) -> dict[str, float]:
+        output = SetLoss(SetLossConfig(no_object_weight=0.0))(predictions, [record(boxes, labels, scores)], everything(1))
+        return {name: float(value) for name, value in output.parts.items()}
+
+    first, second, mixed = parts([1.0, 0.0]), parts([0.0, 1.0]), parts([0.9, 0.3])
+    for name in first:
+        assert mixed[name] == pytest.approx((0.9 * first[name] + 0.3 * second[name]) / 1.2, rel=1e-5), name
+
+
+def test_few_unsure_labels_weigh_less_than_one_sure_one() -> None:
+    predictions = random_predictions(1, 3)
+    half = SetLoss(SetLossConfig())(predictions, [record([(0, 0, 6, 6)], [0], [0.5])], everything(1))
+    full = SetLoss(SetLossConfig())(predictions, [record([(0, 0, 6, 6)], [0], [1.0])], everything(1))
+    assert half.parts["mask"].item() == pytest.approx(0.5 * full.parts["mask"].item(), rel=1e-5)
+
+
+# Deep supervision and the heat map
+
+
+def test_every_layer_counts_with_a_matching_of_its_own() -> None:
+    predictions = random_predictions(2, 4, layers=3)
+    loss = SetLoss(SetLossConfig())
+    output = loss(predictions, TARGETS, everything(2))
+    layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
+    alone: list[SetLossOutput] = [
+        loss(dataclasses.replace(predictions, mask_logits=m, class_logits=c, auxiliary=[]), TARGETS, everything(2))
+        for m, c in layers
+    ]
+    assert len(alone) == 3
+    assert output.loss.item() == pytest.approx(sum(o.loss.item() for o in alone), rel=1e-5)
+    for name in ("class", "mask", "dice"):
+        assert output.parts[name].item() == pytest.approx(sum(o.parts[name].item() for o in alone), rel=1e-5)
+
+
+def test_heat_part_is_weighted_and_added_once() -> None:
+    predictions = random_predictions(2, 4, layers=2, heat=True)
+    with_heat = SetLoss(SetLossConfig(heat_weight=2.0))(predictions, TARGETS, everything(2))
+    without = SetLoss(SetLossConfig())(dataclasses.replace(predictions, heat=None), TARGETS, everything(2))
+    assert predictions.heat is not None
+    heat = heat_loss(predictions.heat, pad_targets(TARGETS, everything(2), (SIDE, SIDE)))
+    assert with_heat.parts["heat"].item() == pytest.approx(heat.item())
+    assert with_heat.loss.item() == pytest.approx(without.loss.item() + 2 * heat.item(), rel=1e-5)
+    assert "heat" not in without.parts
+
+
+def test_centroids_are_in_cells() -> None:
+    targets = pad_targets([record([(0, 4, 4, 8), (8, 0, 16, 2)], [0, 1])], everything(1), (SIDE, SIDE))
+    assert centre_points(targets).tolist() == [[[2.5, 0.5], [0.0, 5.5]]]
+
+
+def test_heat_is_lowest_with_peaks_at_the_centres_alone() -> None:
+    target = [record([(2, 2, 8, 8), (8, 10, 14, 16)], [0, 1])]
+    targets = pad_targets(target, everything(1), (SIDE, SIDE))
+    assert centre_points(targets)[0].tolist() == [[2.0, 2.0], [6.0, 5.0]]
+
+    def loss(peaks: list[tuple[int, int]]) -> float:
+        heat = torch.full((1, SIDE, SIDE), -9.0)
+        for x, y in peaks:
+            heat[0, y, x] = 9.0
+        return heat_loss(heat, targets).item()
+
+    best = loss([(2, 2), (6, 5)])
+    assert best < 1e-3
+    for worse in ([], [(2, 2)], [(2, 2), (6, 5), (0, 7)], [(2, 2), (5, 5)]):
+        assert loss(worse) > best + 1.0
+    assert loss([(2, 2), (6, 5), (3, 2)]) < loss([(2, 2), (6, 5), (0, 7)])  # beside a centre is forgiven
+
+
+def test_gradient_descent_on_the_heat_finds_the_centres() -> None:
+    targets = pad_targets([record([(2, 2, 8, 8), (8, 10, 14, 16)], [0, 1])], everything(1), (SIDE, SIDE))
+    heat = torch.zeros(1, SIDE, SIDE, requires_grad=True)
+    optimizer = torch.optim.Adam([heat], lr=0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        heat_loss(heat, targets).backward()
+        optimizer.step()
+    best = heat.detach().flatten().topk(2).indices
+    assert {(int(i) % SIDE, int(i) // SIDE) for i in best} == {(2, 2), (6, 5)}
+
+
+def test_heat_without_instances_is_pushed_down() -> None:
+    targets = pad_targets([Instances.empty(16, 16)], everything(1), (SIDE, SIDE))
+    heat = torch.zeros(1, SIDE, SIDE, requires_grad=True)
+    heat_loss(heat, targets).backward()
+    assert heat.grad is not None and bool((heat.grad > 0).all())
