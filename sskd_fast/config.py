@@ -207,7 +207,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
         key, sep, value = text.partition("=")
         if not sep or not key:
             raise ConfigError(f"override {text!r}: expected section.setting=value, such as train.lr=1e-4")
-        nested: Any = parse_scalar(value)
+        nested: Any = parse_override(key, value)
         for name in reversed(key.split(".")):
             nested = {name: nested}
         tree = overlay(tree, nested)
@@ -220,20 +220,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path}: found {type(tree).__name__}, expected a mapping of settings")
     return tree
 
 
-def parse_scalar(text: str) -> Any:
-    """The YAML value of an override; numbers such as 1e-4, which YAML 1.1 takes for text, are numbers."""
+def parse_override(key: str, text: str) -> Any:
+    """The value of an override: the text itself for settings that are text (a folder may be called 2024), else YAML.
+
+    Numbers such as 1e-4, which YAML 1.1 takes for text, are numbers.
+    """
+    if _type_of(key) is str:
+        quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
+        return text[1:-1] if quoted else text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
     return _number(value)
+
+
+def _type_of(key: str) -> Any:
+    """The type of a dotted setting; None where there is no such setting (`build` says so with its place)."""
+    hint: Any = Config
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return hint
 
 
 def _number(value: Any) -> Any:

@@ -6,6 +6,7 @@ Shape letters: B images, K queries, C classes, D embedding width, A anchors, M c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -32,8 +33,8 @@ _WATCHED_NEGATIVES = 32
 class ContrastOutput:
     """The loss, with gradient, and what to watch while training, 0-dimensional tensors without.
 
-    diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background", share
-    of the negatives on the instance of their anchor (background counts as one instance, of all images); and
+    diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background",
+    share of the negatives on the instance of their anchor (background counts as one instance, of all images); and
     "other_instance_share", share of a foreground anchor's negatives on another instance. NaN where nothing is known.
     """
 
@@ -55,11 +56,27 @@ class Pixels(NamedTuple):
 
     def select(self, index: Tensor) -> Pixels:
         """The pixels at `index`."""
-        return Pixels(*(None if value is None else value.index_select(0, index) for value in self))  # type: ignore[arg-type]
+        return self.map(lambda rows: rows.index_select(0, index))
 
     def join(self, other: Pixels) -> Pixels:
         """These pixels, then the others."""
-        return Pixels(*(None if a is None else torch.cat([a, b]) for a, b in zip(self, other, strict=True)))  # type: ignore[list-item]
+        return Pixels(
+            torch.cat([self.embedding, other.embedding]),
+            None if self.scores is None or other.scores is None else torch.cat([self.scores, other.scores]),
+            None if self.weight is None or other.weight is None else torch.cat([self.weight, other.weight]),
+            torch.cat([self.image, other.image]),
+            torch.cat([self.label, other.label]),
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Pixels:
+        """`change` applied to every tensor."""
+        scores = None if self.scores is None else change(self.scores)
+        weight = None if self.weight is None else change(self.weight)
+        return Pixels(change(self.embedding), scores, weight, change(self.image), change(self.label))
+
+    def widths(self) -> tuple[int, int, bool]:
+        """Width of the embeddings and of the scores, and whether there are weights."""
+        return self.embedding.shape[1], 0 if self.scores is None else self.scores.shape[1], self.weight is not None
 
 
 class InstancePixelContrast(nn.Module):
@@ -98,7 +115,7 @@ class InstancePixelContrast(nn.Module):
         ):
             _require(value in choices, f"{name}={value!r} is unknown; expected one of {', '.join(choices)}")
         _require(num_negatives >= 1, f"num_negatives: expected at least 1, found {num_negatives}")
-        _require(len(temperature) == 2 and min(temperature) > 0, f"temperature: expected two above 0, found {temperature}")
+        _require(len(temperature) == 2 and min(temperature) > 0, f"temperature: expected two > 0, found {temperature}")
         _require(0 <= hard_share <= 1, f"hard_share: expected a share in [0, 1], found {hard_share}")
         _require(max_anchors is None or max_anchors >= 1, f"max_anchors: expected at least 1, found {max_anchors}")
         _require(memory_bank >= 0, f"memory_bank: expected a number of pixels, found {memory_bank}")
@@ -254,10 +271,9 @@ class MemoryBank(nn.Module):
 
     def extend(self, candidates: Pixels) -> Pixels:
         """The candidates, then the pixels kept; without them where the predictions have changed their width."""
-        kept = self.pixels
-        if kept is None or any(a is not None and a.shape[1:] != b.shape[1:] for a, b in zip(candidates, kept, strict=True)):
+        if self.pixels is None or self.pixels.widths() != candidates.widths():
             return candidates
-        return candidates.join(Pixels(*(None if x is None else x.to(candidates.image.device) for x in kept)))  # type: ignore[arg-type]
+        return candidates.join(self.pixels.map(lambda rows: rows.to(candidates.image.device)))
 
     def add(self, candidates: Pixels, anchors: Tensor, seed: int) -> None:
         """Keep some of the candidates at `anchors`; the oldest pixels leave."""
@@ -268,8 +284,7 @@ class MemoryBank(nn.Module):
         # No image of a later step has this number, and no instance of a later step is one of these.
         new = new._replace(embedding=new.embedding.detach(), image=torch.full_like(new.image, -1))
         new = new._replace(label=torch.where(new.label > 0, new.label | (1 << 62), new.label))
-        joined = self.extend(new)
-        self.pixels = Pixels(*(None if x is None else x[: self.size] for x in joined))  # type: ignore[arg-type]
+        self.pixels = self.extend(new).map(lambda rows: rows[: self.size])
 
     def get_extra_state(self) -> dict[str, Tensor | None]:
         """The pixels kept, by name; empty where there are none."""

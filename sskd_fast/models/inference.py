@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from sskd_fast.models.mask_transformer import MaskTransformer
 
 Bools = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,21 @@ class InferenceConfig:
 
 @dataclass
 class Detection:
-    """A mask cut to its box: rows from `top`, columns from `left`; the tile it was seen in as (top, left, bottom, right)."""
+    """A mask cut to its box: rows from `top`, columns from `left`; boxes and tiles are (top, left, bottom, right).
+
+    tiles: those the mask was seen in; outside of them nothing is known about the object.
+    """
 
     mask: Bools
     top: int
     left: int
     label: int
     score: float
-    tile: tuple[int, int, int, int]
+    tiles: tuple[Box, ...]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right)."""
+    def box(self) -> Box:
+        """The box the mask fills."""
         return self.top, self.left, self.top + self.mask.shape[0], self.left + self.mask.shape[1]
 
 
@@ -144,21 +148,19 @@ def read_queries(mask_logits: Tensor, probs: Tensor, config: InferenceConfig) ->
     return masks, labels[keep].tolist(), scores[keep].tolist()
 
 
-def cut(
-    mask: Bools, top: int, left: int, label: int, score: float, tile: tuple[int, int, int, int]
-) -> Detection | None:
+def cut(mask: Bools, top: int, left: int, label: int, score: float, tile: Box) -> Detection | None:
     """A tile's mask as a Detection in image coordinates; None where it is empty."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
     small = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    return Detection(small, top + int(rows[0]), left + int(cols[0]), label, score, tile)
+    return Detection(small, top + int(rows[0]), left + int(cols[0]), label, score, (tile,))
 
 
 def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> bool:
     """Whether a tile may keep a detection: its box's centre lies in the tile less half the overlap on inner borders."""
     margin = config.overlap // 2
-    top, left, bottom, right = detection.tile
+    top, left, bottom, right = detection.tiles[0]
     box = detection.box
     y, x = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return (
@@ -179,58 +181,49 @@ def merge(detections: list[Detection], config: InferenceConfig) -> list[Detectio
             if other.label != candidate.label or not boxes_meet(other.box, candidate.box):
                 continue
             if iou(other, candidate) > config.nms_iou:
-                if candidate.score > other.score:
-                    kept[i] = candidate
-                break
-            window = intersect(other.tile, candidate.tile)
-            if window is not None and other.tile != candidate.tile and iou(other, candidate, window) > config.nms_iou:
-                waiting.append(union(kept.pop(i), candidate))  # may meet further parts of the object
+                if candidate.score > other.score or not set(candidate.tiles) <= set(other.tiles):
+                    waiting.append(union(kept.pop(i), candidate))  # may meet further parts of the object
                 break
         else:
             kept.append(candidate)
     return sorted(kept, key=lambda d: -d.score)
 
 
-def boxes_meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
-    """Whether two (top, left, bottom, right) boxes share a pixel."""
+def boxes_meet(a: Box, b: Box) -> bool:
+    """Whether two boxes share a pixel."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def intersect(
-    a: tuple[int, int, int, int], b: tuple[int, int, int, int]
-) -> tuple[int, int, int, int] | None:
-    """The common part of two boxes, None where there is none."""
-    if not boxes_meet(a, b):
-        return None
-    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
-
-
-def iou(a: Detection, b: Detection, window: tuple[int, int, int, int] | None = None) -> float:
-    """Intersection over union of two masks, inside the window only where one is given."""
-    mask_a, mask_b, frame = a.mask, b.mask, intersect(a.box, b.box)
-    if frame is None:
+def iou(a: Detection, b: Detection) -> float:
+    """Intersection over union of two masks where both were in sight: on the tiles they have in common."""
+    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
+    if top >= bottom or left >= right:
         return 0.0
-    shared = int((_part(a, frame) & _part(b, frame)).sum())
-    if window is None:
-        total = int(mask_a.sum()) + int(mask_b.sum())
+    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
+    shared = int((part_a & part_b).sum())
+    if a.tiles == b.tiles:
+        total = int(a.mask.sum()) + int(b.mask.sum())
     else:
-        total = sum(int(_part(d, w).sum()) for d in (a, b) if (w := intersect(d.box, window)) is not None)
+        total = int((a.mask & seen(b.tiles, a.box)).sum()) + int((b.mask & seen(a.tiles, b.box)).sum())
     return shared / max(total - shared, 1)
 
 
-def _part(d: Detection, box: tuple[int, int, int, int]) -> Bools:
-    return d.mask[box[0] - d.top : box[2] - d.top, box[1] - d.left : box[3] - d.left]
+def seen(tiles: Sequence[Box], box: Box) -> Bools:
+    """Which pixels of a box lie in one of the tiles."""
+    inside = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
+    for top, left, bottom, right in tiles:
+        inside[max(top - box[0], 0) : max(bottom - box[0], 0), max(left - box[1], 0) : max(right - box[1], 0)] = True
+    return inside
 
 
 def union(a: Detection, b: Detection) -> Detection:
-    """One detection that covers both masks and both tiles, with the better score."""
-    boxes = (a.box, b.box)
-    top, left = min(x[0] for x in boxes), min(x[1] for x in boxes)
-    mask = np.zeros((max(x[2] for x in boxes) - top, max(x[3] for x in boxes) - left), dtype=np.bool_)
-    for d in (a, b):
-        mask[d.top - top : d.box[2] - top, d.left - left : d.box[3] - left] |= d.mask
-    tile = (min(a.tile[0], b.tile[0]), min(a.tile[1], b.tile[1]), max(a.tile[2], b.tile[2]), max(a.tile[3], b.tile[3]))
-    return Detection(mask, top, left, a.label, max(a.score, b.score), tile)
+    """The better-scored mask, continued by the other one where it was out of sight."""
+    better, other = (a, b) if a.score >= b.score else (b, a)
+    top, left, bottom, right = *np.minimum(a.box[:2], b.box[:2]).tolist(), *np.maximum(a.box[2:], b.box[2:]).tolist()
+    mask = np.zeros((bottom - top, right - left), dtype=np.bool_)
+    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~seen(better.tiles, other.box)
+    mask[better.top - top : better.box[2] - top, better.left - left : better.box[3] - left] |= better.mask
+    return Detection(mask, top, left, a.label, better.score, tuple(dict.fromkeys((*better.tiles, *other.tiles))))
 
 
 def to_results(

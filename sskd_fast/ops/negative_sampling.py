@@ -109,6 +109,6 @@ def check_unit_rows(name: str, scores: Tensor) -> None:
     wrong = ~((norms - 1).abs() <= _NORM_TOLERANCE)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0, 0])
-        raise ValueError(f"{name}: row {row} has norm {float(norms[row]):.4g}, expected rows of unit norm (fuse_scores)")
+        raise ValueError(f"{name}: row {row} has norm {float(norms[row]):.4g}, expected rows of unit norm")
     if float(scores.min()) < -_NORM_TOLERANCE:
         raise ValueError(f"{name}: found entries down to {float(scores.min()):.4g}, expected non-negative rows")

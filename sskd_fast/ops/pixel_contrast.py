@@ -58,9 +58,7 @@ def pixel_contrast(
     check_choice("reduction", reduction, REDUCTIONS)
     temperature = check_temperature(temperature)
     chosen = _backend.resolve(backend, anchors.device)
-    loss: Tensor = PixelContrastFunction.apply(  # type: ignore[no-untyped-call]
-        anchors, positives, candidates, negatives, temperature, margin, chosen
-    )
+    loss: Tensor = PixelContrastFunction.apply(anchors, positives, candidates, negatives, temperature, margin, chosen)
     return _reduced(loss, reduction)
 
 
@@ -106,9 +104,10 @@ def expected_pixel_contrast(
     if scope != "all":
         if anchor_group is None or candidate_group is None:
             raise ValueError(f"scope={scope!r} needs anchor_group and candidate_group")
-        groups = check_groups("anchor_group", anchor_group, size), check_groups("candidate_group", candidate_group, count)
+        own = check_groups("anchor_group", anchor_group, size)
+        groups = own, check_groups("candidate_group", candidate_group, count)
     chosen = _backend.resolve(backend, anchors.device)
-    loss: Tensor = ExpectedPixelContrastFunction.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = ExpectedPixelContrastFunction.apply(
         anchors,
         positives,
         candidates,
@@ -145,10 +144,12 @@ class PixelContrastFunction(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> _Grads:
         run = _PIXEL_CONTRAST[ctx.backend][1]
-        grads = run(grad, *ctx.saved_tensors, ctx.temperature, tuple(ctx.needs_input_grad[:3]))
+        anchors, positives, candidates, negatives, share, pull = ctx.saved_tensors
+        needs = tuple(ctx.needs_input_grad[:3])
+        grads = run(grad, anchors, positives, candidates, negatives, share, pull, ctx.temperature, needs)
         return *grads, None, None, None, None
 
 
@@ -182,7 +183,7 @@ class ExpectedPixelContrastFunction(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> _Grads:
         anchors, positives, candidates, *state = ctx.saved_tensors
         with_scores = any(ctx.needs_input_grad[3:5])

@@ -10,9 +10,9 @@ probability w_q / g_q, and drops repeats: accepted draws follow the law exactly,
     even      g_q = v_q                               since s <= 1 for non-negative unit rows; acceptance mean(s)
     spread    g_q = (alpha + beta) / 2 * v_q (1 + t_q)     acceptance 1/2
 
-with c the mean score vector of the candidates, alpha = |y_a - c|^2, beta the mean of |y_q - c|^2 and t_q = |y_q - c|^2 /
-beta; by Cauchy-Schwarz s <= (|y_a - c| + |y_q - c|)^2 / 2 <= (alpha + beta) / 2 * (1 + t_q), and s has mean
-(alpha + beta) / 2, so that half of the trials are accepted however alike the scores are. Each anchor takes the better.
+with c the mean score vector of the candidates, alpha = |y_a - c|^2, beta the mean of |y_q - c|^2 and
+t_q = |y_q - c|^2 / beta. By Cauchy-Schwarz s <= (|y_a - c| + |y_q - c|)^2 / 2 <= (alpha + beta) / 2 * (1 + t_q), and s
+has mean (alpha + beta) / 2: half of the trials are accepted however alike the scores are. Each anchor takes the better.
 
 Race. What an anchor still lacks after its last trial, or all of it where the candidates are few, comes from one exact
 pass over the candidates: the smallest of -log(u_q) / w_q among those not yet drawn. As the number of trials is a
@@ -57,7 +57,7 @@ class Proposals:
 
     entries (P,): the candidate of a slot.  ratio (P,) float64: its weight v_q over the envelope its slots stand for.
     first, count, skip_from, skip_length (A,): the slots first .. first + count of the anchor, less a skipped range.
-    bound (A,) float64: factor of the envelope.  acceptance (A,): expected.  available (A,): candidates that can be drawn.
+    bound (A,) float64: factor of the envelope.  acceptance (A,): expected.  available (A,): candidates to draw from.
     """
 
     entries: Tensor
@@ -116,30 +116,36 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
     known = groups[anchor_cell] == anchor_group
     order = cell.argsort(stable=True)
     weight = torch.ones_like(cell, dtype=torch.float64) if candidates.weight is None else candidates.weight
-    stops = torch.bincount(cell, minlength=len(groups)).cumsum(0)[anchor_cell]
-    starts = torch.cat([stops.new_zeros(1), torch.bincount(cell, minlength=len(groups)).cumsum(0)])[anchor_cell]
-    own = (starts, torch.where(known, stops, starts))
-    plain = candidates.weight is None
-    tables = [_Table.build(order, torch.ones_like(cell) if plain else _slots(weight), weight, weight, own, candidates.same)]
+    sizes = torch.bincount(cell, minlength=len(groups))
+    stops = sizes.cumsum(0)
+    starts = (stops - sizes)[anchor_cell]
+    own = (starts, torch.where(known, stops[anchor_cell], starts))
+    slots = torch.ones_like(cell) if candidates.weight is None else _slots(weight)
+    tables = [_Table.build(order, slots, weight, weight, own, candidates.same)]
     bound = torch.ones_like(anchor_group, dtype=torch.float64)
     acceptance = bound.clone()
     spread = torch.zeros_like(known)
     if candidates.scores is not None:
-        t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates, cell, weight, len(groups))
+        # Candidates of one's own group have their own centre; those of other groups share the centre of all.
+        cells = (anchor_cell, cell) if candidates.same else (torch.zeros_like(anchor_cell), torch.zeros_like(cell))
+        t, half_spread = _spread_envelope(anchor_scores, cells[0], candidates.scores, cells[1], weight, len(groups))
         mass = weight * (1 + t)
         tables.append(_Table.build(order, _slots(mass), weight, mass, own, candidates.same))
         spread = half_spread < _EVEN_FROM
         acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
         # A margin for rounding: an envelope a little too high costs trials, one too low would bend the law.
         bound = torch.where(spread, half_spread * (1 + 1e-4), bound)
-    columns = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
-    columns[0] = columns[0] + spread * len(tables[0].entries)
+    ranges = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
+    first, count, skip_from, skip_length = ranges
     drawable = torch.cat([own[0].new_zeros(1), (weight > 0)[order].long().cumsum(0)])
     available = drawable[own[1]] - drawable[own[0]]
     return Proposals(
         torch.cat([table.entries for table in tables]),
         torch.cat([table.ratio for table in tables]),
-        *columns,
+        first + spread * len(tables[0].entries),
+        count,
+        skip_from,
+        skip_length,
         bound,
         acceptance,
         available if candidates.same else drawable[-1] - available,
@@ -177,18 +183,13 @@ def _slots(mass: Tensor) -> Tensor:
 
 
 def _spread_envelope(
-    anchor_scores: Tensor, anchor_cell: Tensor, candidates: Candidates, cell: Tensor, weight: Tensor, groups: int
+    anchor_scores: Tensor, anchor_cell: Tensor, scores: Tensor, cell: Tensor, weight: Tensor, cells: int
 ) -> tuple[Tensor, Tensor]:
-    """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64; centres are those of the anchor's group for
-    scope "same" and that of all candidates otherwise."""
-    scores = candidates.scores
-    assert scores is not None
-    if not candidates.same:
-        cell, anchor_cell, groups = torch.zeros_like(cell), torch.zeros_like(anchor_cell), 1
+    """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each of the cells."""
     tiny = torch.finfo(torch.float64).tiny
-    mass = torch.zeros(groups, dtype=torch.float64, device=cell.device).index_add_(0, cell, weight).clamp_min(tiny)
+    mass = torch.zeros(cells, dtype=torch.float64, device=cell.device).index_add_(0, cell, weight).clamp_min(tiny)
     share = (weight / mass[cell]).to(scores.dtype)[:, None]
-    centre = scores.new_zeros(groups, scores.shape[1]).index_add_(0, cell, scores * share)
+    centre = scores.new_zeros(cells, scores.shape[1]).index_add_(0, cell, scores * share)
     distance = _distance(scores, centre, cell).square_()
     beta = torch.zeros_like(mass).index_add_(0, cell, distance * weight) / mass
     alpha = _distance(anchor_scores, centre, anchor_cell).square_()

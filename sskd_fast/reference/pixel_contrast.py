@@ -1,13 +1,13 @@
 """Pixel contrast: NT-Xent over drawn negatives, and its expected form over all candidates.
 
-Shape letters: A anchors, M candidates, R negatives, D embedding width, E width of a score vector. With T the temperature,
-s+ = <a, p> / T and s_q = <a, c_q> / T (with a hinge margin m: s_q = max(0, <a, c_q> - m) / T):
+Shape letters: A anchors, M candidates, R negatives, D embedding width, E width of a score vector. With T the
+temperature, s+ = <a, p> / T and s_q = <a, c_q> / T (with a hinge margin m: s_q = max(0, <a, c_q> - m) / T):
 
     sampled    loss = -log( exp(s+) / (exp(s+) + sum_r exp(s_{q_r})) )
     expected   loss = -log( exp(s+) / (exp(s+) + R sum_q w_q exp(s_q) / sum_q w_q) )
 
-where w_q = v_q |y_a - y_q|^2 / 2 over the candidates in scope: half the squared distance of unit score vectors, which is
-1 - <y_a, y_q>, times the weight v_q of the candidate (1 where there are none).
+where w_q = v_q |y_a - y_q|^2 / 2 over the candidates in scope: half the squared distance of unit score vectors, which
+is 1 - <y_a, y_q>, times the weight v_q of the candidate (1 where there are none).
 """
 
 from __future__ import annotations
@@ -93,17 +93,19 @@ def pixel_contrast_backward(
     if needs[1]:
         grad_positives = -attraction * anchors
     if needs[2]:
-        grad_candidates = torch.zeros_like(candidates) if empty else _spread_back(weights, anchors, negatives, candidates)
+        grad_candidates = torch.zeros_like(candidates)
+        if not empty:
+            grad_candidates = _inverted_sums(weights, anchors, negatives, candidates.shape[0])
     return grad_anchors, grad_positives, grad_candidates
 
 
-def _spread_back(weights: Tensor, anchors: Tensor, negatives: Tensor, candidates: Tensor) -> Tensor:
-    """sum over the (a, r) with negatives[a, r] = q of weights[a, r] * anchors[a], for every candidate q.
+def _inverted_sums(weights: Tensor, anchors: Tensor, negatives: Tensor, count: int) -> Tensor:
+    """sum over the (a, r) with negatives[a, r] = q of weights[a, r] * anchors[a], for each of `count` candidates q.
 
     An inverted index instead of scattered additions: one bag of anchors a candidate; bag 0 takes the -1 entries.
     """
     bag, order = (negatives.reshape(-1) + 1).sort(stable=True)
-    sizes = torch.bincount(bag, minlength=candidates.shape[0] + 1)
+    sizes = torch.bincount(bag, minlength=count + 1)
     rows = torch.div(order, negatives.shape[1], rounding_mode="floor")
     offsets = sizes.cumsum(0) - sizes
     sums = F.embedding_bag(rows, anchors, offsets, mode="sum", per_sample_weights=weights.reshape(-1)[order])
