@@ -1,4 +1,4 @@
-"""The configuration of a run: dataclasses, one a concern; YAML files and dotted overrides are read into them and checked."""
+"""The configuration of a run: dataclasses, one a concern, filled from YAML files and dotted overrides, and checked."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class ConfigError(ValueError):
 class DataConfig:
     """Where images and labels come from; without `labeled`, the embedded data set is drawn.
 
-    labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a folder
-    of plain images.  labeled_fraction: hide the labels of all but this share of `labeled`.  group_key: an image field whose
-    groups stay together in every split; stratify_key: one whose values are all represented; balance_key: one whose values
-    are drawn evenly in training.  holdout_fraction: share of the labelled images kept out of all training, for thresholds and
-    for the AP shown while training.  zoom: factor of the images before anything else, 0 = from the instances' sizes.
-    stretch: percentile stretch of every image (microscopy).
+    labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a
+    folder of plain images.  labeled_fraction: hide the labels of all but this share of `labeled`.  group_key: an image
+    field whose groups stay together in every split; stratify_key: one whose values are all represented; balance_key:
+    one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out of all
+    training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything else, 0 =
+    from the instances' sizes. stretch: percentile stretch of every image (microscopy).
     """
 
     name: str = "embedded"
@@ -58,7 +58,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """The two views of an image (method.md section 3); size 0 = from the data (64 to 128 pixels).  See data.views.Views."""
+    """The two views of an image (method.md section 3); size 0 = from the data (64 to 128 pixels).  See data.views."""
 
     size: int = 0
     scale: tuple[float, float] = (0.8, 1.25)
@@ -95,8 +95,9 @@ class ContrastConfig:
 class PseudoLabelConfig:
     """Which predictions become labels.
 
-    target_precision: what the per-class thresholds reach on the held-out labelled images.  unsure_precision: predictions between the
-    threshold of this precision and the first one are neither object nor background in training (0 = none).
+    target_precision: what the per-class thresholds reach on the held-out labelled images.  unsure_precision:
+    predictions between the threshold of this precision and the first one are neither object nor background in training
+    (0 = none).
     """
 
     target_precision: float = 0.8
@@ -121,10 +122,11 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the backbone's lr.
+    """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
+    backbone's lr.
 
-    schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations: how often a
-    stage measures AP on held-out images while it trains.  threads: 0 = all cores.
+    schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations:
+    how often a stage measures AP on held-out images while it trains.  threads: 0 = all cores.
     """
 
     lr: float = 4e-3
@@ -219,7 +221,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+        raise ConfigError(
+            f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: is not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -298,7 +302,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(next(o for o in options if o is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (options[-1] is not Ellipsis and len(value) != len(options)):
-            raise ConfigError(f"{where}: found {value!r}, expected a list{'' if options[-1] is Ellipsis else f' of {len(options)}'}")
+            raise ConfigError(
+                f"{where}: found {value!r}, expected a list{'' if options[-1] is Ellipsis else f' of {len(options)}'}"
+            )
         return tuple(_convert(options[0], v, where) for v in value)
     value = _number(value) if hint in (float, int) else value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -312,5 +318,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def dump_yaml(config: Config) -> str:
     """The resolved configuration as YAML, every setting included; `load_config` reads it back."""
-    tree = dataclasses.asdict(config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+    tree = dataclasses.asdict(
+        config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items}
+    )
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

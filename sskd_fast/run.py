@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.run --stage all`: adapt the teacher, distil it into the student, refine the student, say whether it helped."""
+"""`python -m sskd_fast.run --stage all`: adapt the teacher, distil it into the student, refine that, compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
 FLAGS = {
     "labeled": "data.labeled", "images": "data.images", "unlabeled": "data.unlabeled", "val": "data.val",
     "val_images": "data.val_images", "labeled_fraction": "data.labeled_fraction", "group_key": "data.group_key",
-    "num_queries": "num_queries", "crop": "views.size", "max_detections": "predict.max_detections", "max_steps": "train.max_steps",
+    "num_queries": "num_queries", "crop": "views.size", "max_detections": "predict.max_detections",
+    "max_steps": "train.max_steps",
     "seed": "seed", "device": "device", "output": "output",
 }  # fmt: skip
 
@@ -34,7 +35,9 @@ FLAGS = {
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m sskd_fast.run", description=__doc__)
-    p.add_argument("--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state")
+    p.add_argument(
+        "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
+    )
     p.add_argument("--preset", help="default, smoke (under 90 s), full (an hour), pretrain (the shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (COCO instances)")
@@ -46,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--labeled-fraction", help="hide the labels of all but this share, such as 0.1")
     own.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
     own.add_argument("--num-queries", help="mask queries of a crop; from the data where not given")
-    own.add_argument("--crop", help="side of the training crop in pixels, a multiple of 32; from the data where not given")
+    own.add_argument(
+        "--crop", help="side of the training crop in pixels, a multiple of 32; from the data where not given"
+    )
     own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
     p.add_argument("--output", help="run folder (runs/NAME)")
     p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
@@ -58,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def resolve(arguments: argparse.Namespace) -> Config:
-    """The configuration of the run: preset or the run folder's own, files, flags, overrides, each on top of the last."""
+    """The configuration of the run: preset or the run folder's own, files, flags, overrides, each over the last."""
     overrides = [f"{key}={value}" for flag, key in FLAGS.items() if (value := getattr(arguments, flag)) is not None]
     overrides += arguments.overrides
     if arguments.labeled and not any(o.startswith("data.name=") for o in overrides):
@@ -80,19 +85,26 @@ def check(config: Config) -> None:
     """What can be said before anything is read.  Raises ConfigError."""
     data = config.data
     if data.labeled and not (data.images and data.val):
-        raise ConfigError("--labeled needs --images (their folder) and --val (a COCO instances file that results are reported on)")
+        raise ConfigError(
+            "--labeled needs --images (their folder) and --val (a COCO instances file that results are reported on)"
+        )
     if data.labeled and not data.unlabeled and not 0 < data.labeled_fraction < 1:
         raise ConfigError(
-            "there are no unlabelled images: give a folder of them (--unlabeled DIR), or hide labels (--labeled-fraction 0.1)"
+            "there are no unlabelled images: give a folder of them (--unlabeled DIR), "
+            "or hide labels (--labeled-fraction 0.1)"
         )
     if data.unlabeled and data.labeled_fraction != 1:
-        raise ConfigError("--labeled-fraction hides labels to make unlabelled images; with --unlabeled DIR there are some already")
+        raise ConfigError(
+            "--labeled-fraction hides labels to make unlabelled images; with --unlabeled DIR there are some already"
+        )
     if not data.labeled and (data.images or data.unlabeled or data.val):
         raise ConfigError("--images, --unlabeled and --val go with --labeled, a COCO instances file")
     if not 0 < data.holdout_fraction < 1:
         raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build and a driver")
+        raise ConfigError(
+            "--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build and a driver"
+        )
 
 
 def keep_aside(folder: Path) -> None:
@@ -136,8 +148,9 @@ def run(config: Config, command: str, resume: bool) -> None:
     log = Log(folder)
     experiment = Experiment(config, folder, sources, torch.device(name), log, resume)
     log.say(
-        f"{config.data.name}: {len(sources.labeled)} labelled + {len(sources.holdout)} held-out images, {len(sources.unlabeled)} unlabelled, "
-        f"{len(sources.val)} for validation; {len(sources.classes)} classes; crops of {sources.views.size[0]} px, zoom {sources.zoom:.2f}, "
+        f"{config.data.name}: {len(sources.labeled)} labelled + {len(sources.holdout)} held-out images, "
+        f"{len(sources.unlabeled)} unlabelled, {len(sources.val)} for validation; {len(sources.classes)} classes; "
+        f"crops of {sources.views.size[0]} px, zoom {sources.zoom:.2f}, "
         f"{sources.num_queries} queries; {name}; seed {config.seed}; everything goes to {folder}"
     )
     for message in sources.warnings:
@@ -158,7 +171,9 @@ def run(config: Config, command: str, resume: bool) -> None:
 
 def run_stages(experiment: Experiment, command: str) -> None:
     """The stages of a command, in the table's order; with resume, those that are finished are kept."""
-    chosen: list[Stage] = [s for s in (*PRETRAINING, *STAGES) if s.command == command or (command == "all" and s in STAGES)]
+    chosen: list[Stage] = [
+        s for s in (*PRETRAINING, *STAGES) if s.command == command or (command == "all" and s in STAGES)
+    ]
     finished = {row["name"] for row in experiment.rows} if experiment.resume else set()
     for number, stage in enumerate(chosen, 1):
         if stage.name in finished:

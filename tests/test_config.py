@@ -106,7 +106,10 @@ def test_dumped_settings_read_back_identical(preset: str, tmp_path: Path) -> Non
     [
         ("train.speed=3", r"train\.speed: no such setting; train has lr, backbone_lr"),
         ("sped=3", r"sped: no such setting; the configuration has seed, device"),
-        ("stages.refined_student.stpes=3", r"stages\.refined_student\.stpes: no such setting; stages\.refined_student has steps"),
+        (
+            "stages.refined_student.stpes=3",
+            r"stages\.refined_student\.stpes: no such setting; stages\.refined_student has steps",
+        ),
         ("train.lr=fast", r"train\.lr: found 'fast', expected float"),
         ("train.warmup=1.5", r"train\.warmup: found 1\.5, expected int"),
         ("train.warmup=true", r"train\.warmup: found True, expected int"),
@@ -159,8 +162,8 @@ def test_a_wrong_setting_in_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_flags_are_settings(tmp_path: Path) -> None:
-    words = ["--labeled", "sets/2024/train.json", "--images", "i", "--val", "v.json", "--labeled-fraction", "0.1", "--seed", "4",
-             "--crop", "96", "--output", str(tmp_path / "1"), "train.lr=1e-4"]  # fmt: skip
+    words = ["--labeled", "sets/2024/train.json", "--images", "i", "--val", "v.json", "--labeled-fraction", "0.1"]
+    words += ["--seed", "4", "--crop", "96", "--output", str(tmp_path / "1"), "train.lr=1e-4"]
     config = resolve(arguments(*words))
     assert (config.data.labeled, config.data.images, config.data.val) == ("sets/2024/train.json", "i", "v.json")
     assert config.data.name == "2024"
@@ -188,9 +191,18 @@ def test_resumed_and_later_stages_take_the_settings_of_the_run_folder(tmp_path: 
     ("overrides", "message"),
     [
         (["data.labeled=a.json"], r"--labeled needs --images .* and --val"),
-        (["data.labeled=a.json", "data.images=i", "data.val=v.json"], r"there are no unlabelled images: .*--unlabeled DIR"),
         (
-            ["data.labeled=a.json", "data.images=i", "data.val=v.json", "data.unlabeled=u", "data.labeled_fraction=0.5"],
+            ["data.labeled=a.json", "data.images=i", "data.val=v.json"],
+            r"there are no unlabelled images: .*--unlabeled DIR",
+        ),
+        (
+            [
+                "data.labeled=a.json",
+                "data.images=i",
+                "data.val=v.json",
+                "data.unlabeled=u",
+                "data.labeled_fraction=0.5",
+            ],
             r"--labeled-fraction hides labels",
         ),
         (["data.images=i"], r"--images, --unlabeled and --val go with --labeled"),

@@ -12,10 +12,11 @@ from sskd_fast.config import load_config
 from sskd_fast.models.backbones import ConvBackbone, norm
 from sskd_fast.models.decoder import Attention, DecoderLayer, attention_mask, ellipse_prior, sine_position
 from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
-from sskd_fast.models.queries import find_peaks
+from sskd_fast.models.queries import PeakQueries, find_peaks
 
 TINY = ModelConfig(
-    channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=2, heads=2, feedforward=24, num_queries=5, embedding=6
+    channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=2, heads=2, feedforward=24, num_queries=5,
+    embedding=6,
 )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def perturb(model: torch.nn.Module, scale: float = 0.1) -> None:
     """Moves every parameter off its initial value: some start at zero, behind which nothing gets a gradient."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += scale * torch.randn_like(parameter)
+            parameter.add_(scale * torch.randn_like(parameter))
 
 
 @pytest.mark.parametrize("queries", ["peaks", "learned"])
@@ -208,6 +209,7 @@ def test_query_content_comes_from_the_peak() -> None:
     features = torch.randn(1, 16, 8, 8)
     queries = model.queries(features)
     x, y = queries.points[0, 0].long().tolist()
+    assert isinstance(model.queries, PeakQueries)
     torch.testing.assert_close(queries.content[0, 0], model.queries.content(features[0, :, y, x]))
     assert queries.heat[0].argmax() == y * 8 + x
 
@@ -260,6 +262,7 @@ def test_peaks_carry_no_gradient_into_the_heat_map() -> None:
     perturb(model)
     predictions = model(torch.rand(1, 3, 32, 32))
     (predictions.mask_logits.square().mean() + predictions.class_logits.square().mean()).backward()
+    assert isinstance(model.queries, PeakQueries)
     assert all(p.grad is None for p in model.queries.heat.parameters())
 
 

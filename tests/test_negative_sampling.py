@@ -149,8 +149,8 @@ def test_many_candidates_are_drawn_in_proportion_to_their_weight():
 
 def test_the_envelope_accepts_half_of_the_trials_however_alike_the_scores():
     for amount in (1e-3, 1e-1):
-        rows = F.normalize(1 + amount * torch.rand(2000, 8, generator=seeded(5)), dim=-1)
-        none = torch.zeros(2000, dtype=torch.int64)
+        rows = F.normalize(1 + amount * torch.rand(600, 8, generator=seeded(5)), dim=-1)
+        none = torch.zeros(600, dtype=torch.int64)
         proposals = reference.build_proposals(rows, none, reference.Candidates(rows, None, none, True))
         distance = 0.5 * torch.cdist(rows.double(), rows.double()).square()
         table = proposals.entries[int(proposals.first[0]) : int(proposals.first[0] + proposals.count[0])]

@@ -86,7 +86,21 @@ def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(capl
     with caplog.at_level(logging.WARNING):
         thresholds = calibrate_thresholds(results, truth, target_precision=0.95, minimum_matches=1)
     assert thresholds[3] == 0.7
-    assert "disc: no score gives precision 0.95" in caplog.text
+    assert "no score gives precision 0.95 on the held-out images; the threshold 0.70 gives 0.67" in caplog.text
+
+
+def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
+    """Its only score with enough matches may be a very low one, which would let every wrong label of the class in."""
+    results, truth = graded(3, [(0.9, True), (0.8, True), (0.7, True), (0.6, True)])
+    wrong, other = graded(7, [(0.5, True), (0.4, False), (0.3, False), (0.02, True)])
+    for record in (*wrong, *other["annotations"]):
+        record["image_id"] += 100
+    for image in other["images"]:
+        image["id"] += 100
+    truth["images"] += other["images"]
+    truth["annotations"] += [a | {"id": 1000 + i} for i, a in enumerate(other["annotations"])]
+    thresholds = calibrate_thresholds(results + wrong, truth, target_precision=0.8, minimum_matches=2)
+    assert thresholds == {3: 0.6, 7: 0.4}
 
 
 def test_without_evidence_the_threshold_stays_at_a_half_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.matching import MatchCosts, match, pad_targets
-from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput, centre_points, heat_loss, sample_points
+from sskd_fast.losses.set_loss import (
+    SetLoss,
+    SetLossConfig,
+    SetLossOutput,
+    centre_points,
+    heat_loss,
+    pooled,
+    sample_points,
+)
 from sskd_fast.models.mask_transformer import Predictions
 
 CLASSES = 3
@@ -154,7 +162,8 @@ def test_matching_is_the_brute_force_optimum(queries: int) -> None:
     for seed in range(5):
         predictions = random_predictions(2, queries, seed=seed)
         found = match(
-            predictions.mask_logits.flatten(2), predictions.class_logits, targets, pixels * share, share, normalizer, MatchCosts()
+            predictions.mask_logits.flatten(2), predictions.class_logits, targets, pixels * share, share, normalizer,
+            MatchCosts(),
         )  # fmt: skip
         _, expected = slow_layer(predictions.mask_logits, predictions.class_logits, TARGETS, valid, SetLossConfig())
         for b, pairs in enumerate(expected):
@@ -215,7 +224,7 @@ def test_uniform_points_approximate_every_cell() -> None:
     smooth = slopes[..., 0, None, None] * xs + slopes[..., 1, None, None] * ys + slopes[..., 2, None, None]
     predictions = dataclasses.replace(predictions, mask_logits=smooth)
     for normalizer in ("pixels", "area"):
-        dense = SetLossConfig(normalizer=normalizer)  # type: ignore[arg-type]
+        dense = SetLossConfig(normalizer=normalizer)
         points = dataclasses.replace(dense, masks="points", points=40_000, oversample=1.0, importance=0.0)
         torch.manual_seed(0)
         expected = SetLoss(dense)(predictions, TARGETS, everything(2))
@@ -249,6 +258,46 @@ def test_gradients_flow_through_sampled_points() -> None:
     assert predictions.mask_logits.grad is not None and predictions.mask_logits.grad.abs().sum() > 0
 
 
+# Masks compared on a coarser map
+
+
+def test_pooled_masks_are_the_logits_of_mean_probabilities() -> None:
+    logits = random_predictions(1, 2).mask_logits
+    assert pooled(logits, 1) is logits
+    coarse = pooled(logits, 2)
+    assert coarse.shape == (1, 2, SIDE // 2, SIDE // 2)
+    mean = logits[0, 1, 2:4, 4:6].sigmoid().mean()
+    assert coarse[0, 1, 1, 2].sigmoid().item() == pytest.approx(mean.item(), rel=1e-4)
+
+
+def test_a_pooled_loss_is_the_loss_of_pooled_masks_and_keeps_the_heat_fine() -> None:
+    predictions = random_predictions(2, 4, heat=True)
+    valid = valid_with_a_hole()
+    output = SetLoss(SetLossConfig())(predictions, TARGETS, valid, pool=2)
+    coarse = dataclasses.replace(predictions, mask_logits=pooled(predictions.mask_logits, 2), heat=None)
+    expected = SetLoss(SetLossConfig())(coarse, TARGETS, valid)
+    for name in ("class", "mask", "dice"):
+        assert output.parts[name].item() == pytest.approx(expected.parts[name].item(), rel=1e-5), name
+    fine = SetLoss(SetLossConfig())(predictions, TARGETS, valid)
+    assert output.parts["heat"].item() == fine.parts["heat"].item()
+
+
+def test_a_blurred_edge_costs_nothing_beyond_the_label_in_a_pooled_loss() -> None:
+    """Masks that differ within the cells of the labels' map, not in their means, cost the same."""
+    sharp = torch.full((1, 1, SIDE, SIDE), -9.0)
+    sharp[0, 0, :, 0::2] = 9.0
+    moved = sharp.roll(1, -1)
+    target = [record([(0, 0, 16, 8)], [0])]
+    classes = torch.zeros(1, 1, CLASSES + 1)
+    values = [
+        SetLoss(SetLossConfig())(
+            Predictions(m, classes, torch.zeros(1, 1, 1, 1), [], None), target, everything(1), pool=2
+        ).loss
+        for m in (sharp, moved)
+    ]
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6)
+
+
 # Odd numbers of instances
 
 
@@ -259,7 +308,9 @@ def test_images_without_instances_teach_no_object_only() -> None:
     output = SetLoss(SetLossConfig(heat_weight=0.0))(predictions, [Instances.empty(16, 16)] * 2, everything(2))
     assert output.parts["mask"] == output.parts["dice"] == output.matched == 0
     no_object = -predictions.class_logits.log_softmax(-1)[..., CLASSES]
-    assert output.parts["class"].item() == pytest.approx((0.1 * no_object).sum().item(), rel=1e-5)  # 8 x 0.1 < 1: not averaged
+    assert output.parts["class"].item() == pytest.approx(
+        (0.1 * no_object).sum().item(), rel=1e-5
+    )  # 8 x 0.1 < 1: not averaged
     output.loss.backward()
     assert predictions.mask_logits.grad is None or not predictions.mask_logits.grad.any()
 
@@ -347,7 +398,9 @@ def test_pseudo_labels_count_by_their_score() -> None:
     predictions = random_predictions(1, 3)
 
     def parts(scores: list[float]) -> dict[str, float]:
-        output = SetLoss(SetLossConfig(no_object_weight=0.0))(predictions, [record(boxes, labels, scores)], everything(1))
+        output = SetLoss(SetLossConfig(no_object_weight=0.0))(
+            predictions, [record(boxes, labels, scores)], everything(1)
+        )
         return {name: float(value) for name, value in output.parts.items()}
 
     first, second, mixed = parts([1.0, 0.0]), parts([0.0, 1.0]), parts([0.9, 0.3])

@@ -1,10 +1,10 @@
 """The embedded data set: procedural scenes from a seed, in a generic source and a shifted target domain.
 
-Four classes are shapes (disc, triangle, cross, ring). The source domain lays them out freely, with colours, textures and
-rims that mostly tell the class: the teacher and the student backbone are pretrained on it, as foundation models are on
-web images. The target domain shows chains of touching and overlapping instances of one class, with colours that fix only
-a pair of classes, unlabelled clutter, stripes, blur, light gradients and noise. Scenes are written in the format a user would
-bring (PNG files and COCO instances), so that everything downstream reads them like any other data.
+Four classes are shapes (disc, triangle, cross, ring). The source domain lays them out freely, with colours, textures
+and rims that mostly tell the class: the teacher and the student backbone are pretrained on it, as foundation models are
+on web images. The target domain shows chains of touching and overlapping instances of one class, with colours that fix
+only a pair of classes, unlabelled clutter, stripes, blur, light gradients and noise. Scenes are written in the format a
+user would bring (PNG files and COCO instances), so that everything downstream reads them like any other data.
 """
 
 from __future__ import annotations
@@ -85,10 +85,12 @@ def draw_scene(rng: np.random.Generator, domain: Domain) -> Scene:
 
 
 def _source_layout(rng: np.random.Generator) -> list[Shape]:
-    return [
-        Shape(int(rng.integers(4)), *rng.uniform(4, SIZE - 4, 2), rng.uniform(6, 14), rng.uniform(0, 2 * np.pi), 1.0, 0.0, 0.0)
-        for _ in range(int(rng.integers(2, 9)))
-    ]
+    shapes = []
+    for _ in range(int(rng.integers(2, 9))):
+        label = int(rng.integers(4))
+        x, y = rng.uniform(4, SIZE - 4, 2)
+        shapes.append(Shape(label, x, y, rng.uniform(6, 14), rng.uniform(0, 2 * np.pi), 1.0, 0.0, 0.0))
+    return shapes
 
 
 def _target_layout(rng: np.random.Generator) -> list[Shape]:
@@ -100,7 +102,16 @@ def _target_layout(rng: np.random.Generator) -> list[Shape]:
         for _ in range(int(rng.integers(1, 5))):
             size = radius * rng.uniform(0.85, 1.15)
             shapes.append(
-                Shape(label, x, y, size, rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.25), rng.uniform(0, 0.12), rng.uniform(0, 6.28))
+                Shape(
+                    label,
+                    x,
+                    y,
+                    size,
+                    rng.uniform(0, 2 * np.pi),
+                    rng.uniform(0.75, 1.25),
+                    rng.uniform(0, 0.12),
+                    rng.uniform(0, 6.28),
+                )
             )
             heading += rng.uniform(-0.8, 0.8)
             step = size * rng.uniform(1.3, 1.9)
@@ -147,8 +158,8 @@ def _rgb(hue: float, saturation: float, value: float) -> Floats:
 
 
 def _paint(
-    rng: np.random.Generator, image: Floats, inside: Bools, depth: Floats, u: Floats, v: Floats, shape: Shape, color: Floats,
-    texture: float, rim: float,
+    rng: np.random.Generator, image: Floats, inside: Bools, depth: Floats, u: Floats, v: Floats, shape: Shape,
+    color: Floats, texture: float, rim: float,
 ) -> None:  # fmt: skip
     shade = np.ones((SIZE, SIZE), dtype=np.float32)
     if rng.random() < texture:

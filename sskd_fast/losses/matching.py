@@ -18,8 +18,9 @@ from sskd_fast.data.instances import Instances
 
 @dataclass
 class Targets:
-    """Instances of B images, padded to G: masks (B, G, h, w) float in [0, 1] at the size of the mask map, labels (B, G),
-    present (B, G) bool, valid (B, h, w) float share of valid pixels, weights (B, G) (score of a pseudo-label, else 1)."""
+    """Instances of B images, padded to G: masks (B, G, h, w) float in [0, 1] at the size of the mask map, labels (B,
+    G), present (B, G) bool, valid (B, h, w) float share of valid pixels, weights (B, G) (score of a pseudo-label, else
+    1)."""
 
     masks: Tensor
     labels: Tensor
@@ -61,9 +62,10 @@ def match(
 ) -> Tensor:  # fmt: skip
     """Assigns each instance a query.
 
-    mask_logits (B, K, P), class_logits (B, K, C+1), valid (B, 1, P) weights of the P places (0 = does not count), pixels
-    (B, G, P) the instances' values there times valid, normalizer (B, G) what a mask's summed cross-entropy is divided by.
-    Returns (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances than queries).
+    mask_logits (B, K, P), class_logits (B, K, C+1), valid (B, 1, P) weights of the P places (0 = does not count),
+    pixels (B, G, P) the instances' values there times valid, normalizer (B, G) what a mask's summed cross-entropy is
+    divided by. Returns (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances
+    than queries).
     """
     prob = mask_logits.sigmoid() * valid
     classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))

@@ -26,12 +26,16 @@ class ObjectiveOutput:
 
 @dataclass(frozen=True)
 class Objective:
-    """J with its weights. A stage is one setting of (lam_semi, lam_pxl); a term of weight 0 is not computed."""
+    """J with its weights. A stage is one setting of (lam_semi, lam_pxl); a term of weight 0 is not computed.
+
+    label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).
+    """
 
     set_loss: SetLoss
     contrast: InstancePixelContrast | None
     lam_semi: float
     lam_pxl: float
+    label_pool: int = 1
 
     def __call__(
         self, model: MaskTransformer, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
@@ -50,7 +54,9 @@ class Objective:
         sup = self.set_loss(predictions.part(slice(0, count)), labeled.targets, labeled.valid)
         loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None and self.lam_semi > 0:
-            semi = self.set_loss(predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid)
+            semi = self.set_loss(
+                predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid, pool=self.label_pool
+            )
             loss, matching = loss + self.lam_semi * semi.loss, matching + semi.seconds
             parts |= _named(semi, "semi")
         losses = time.perf_counter()
@@ -61,21 +67,24 @@ class Objective:
             parts |= {"pxl": pixel} | diagnostics
         end = time.perf_counter()
         seconds = {
-            "forward": forward - start, "matching": matching, "losses": losses - forward - matching, "contrast": end - losses
+            "forward": forward - start, "matching": matching, "losses": losses - forward - matching,
+            "contrast": end - losses,
         }  # fmt: skip
         return ObjectiveOutput(loss, parts, seconds)
 
     @staticmethod
     def _contrast(
-        contrast: InstancePixelContrast, model: MaskTransformer, levels: list[Tensor], predictions: Predictions, both: list[Batch],
-        progress: float, seed: int,
+        contrast: InstancePixelContrast, model: MaskTransformer, levels: list[Tensor], predictions: Predictions,
+        both: list[Batch], progress: float, seed: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """L_pxl between the views; the strong view's pass and projection carry no gradient."""
         weak = model.embed(levels)
         with torch.no_grad():
             strong = model.embed(model.encode(torch.cat([batch.strong for batch in both])))
         size = (weak.shape[-2], weak.shape[-1])
-        valid = F.interpolate(torch.cat([batch.valid for batch in both]).float().unsqueeze(1), size=size, mode="area") > 0.5
+        valid = (
+            F.interpolate(torch.cat([batch.valid for batch in both]).float().unsqueeze(1), size=size, mode="area") > 0.5
+        )
         ids = [instance_map(t, size, weak.device) for t in both[0].targets]
         ids += [torch.full(size, -1, dtype=torch.int64, device=weak.device) for b in both[1:] for _ in b.targets]
         output = contrast(

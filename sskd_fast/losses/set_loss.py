@@ -23,9 +23,10 @@ from sskd_fast.models.mask_transformer import Predictions
 class SetLossConfig:
     """Weights and sampling of the set loss.
 
-    masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a share
-    `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over all
-    places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large crops).
+    masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a
+    share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
+    all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
+    crops).
     """
 
     class_weight: float = 2.0
@@ -52,26 +53,37 @@ class SetLossOutput:
 
 
 class SetLoss:
-    """L(predictions, instances): call it with predictions, one record an image, and the (B, H, W) valid mask."""
+    """L(predictions, instances): call it with predictions, one record an image, and the (B, H, W) valid mask.
+
+    pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
+    cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
+    blur.
+    """
 
     def __init__(self, config: SetLossConfig) -> None:
         self.config = config
 
-    def __call__(self, predictions: Predictions, instances: list[Instances], valid: Tensor) -> SetLossOutput:
+    def __call__(
+        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1
+    ) -> SetLossOutput:
         config = self.config
-        size = (predictions.mask_logits.shape[-2], predictions.mask_logits.shape[-1])
-        targets = pad_targets(instances, valid, size)
+        targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
         parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
         seconds, matched = 0.0, parts["class"]
         for masks, classes in layers:
-            output = self._layer(masks, classes, targets)
+            output = self._layer(pooled(masks, pool), classes, targets)
             for name in parts:
                 parts[name] = parts[name] + output.parts[name]
             seconds, matched = seconds + output.seconds, output.matched
-        loss = config.class_weight * parts["class"] + config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"]
+        loss = (
+            config.class_weight * parts["class"]
+            + config.mask_weight * parts["mask"]
+            + config.dice_weight * parts["dice"]
+        )
         if predictions.heat is not None:
-            parts["heat"] = heat_loss(predictions.heat, targets)
+            finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if pool > 1 else targets
+            parts["heat"] = heat_loss(predictions.heat, finest)
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds)
 
@@ -99,9 +111,15 @@ class SetLoss:
         return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
 
     def _class_loss(
-        self, class_logits: Tensor, mask_logits: Tensor, targets: Targets, image: Tensor, query: Tensor, instance: Tensor
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        targets: Targets,
+        image: Tensor,
+        query: Tensor,
+        instance: Tensor,
     ) -> Tensor:
-        """Weighted cross-entropy; unmatched queries that lie mostly on invalid pixels (padding, crowd, unsure) do not count."""
+        """Weighted cross-entropy; unmatched queries mostly on invalid pixels (padding, crowd, unsure) do not count."""
         no_object = class_logits.shape[-1] - 1
         labels = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
         labels[image, query] = targets.labels[image, instance]
@@ -123,6 +141,19 @@ class SetLoss:
             return F.grid_sample(x, grid, mode="bilinear", align_corners=False).squeeze(2)
 
         return at_points(mask_logits), at_points(targets.masks), at_points(targets.valid.unsqueeze(1))
+
+
+def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:
+    """Height and width of a (..., h, w) map, pooled."""
+    return max(1, maps.shape[-2] // pool), max(1, maps.shape[-1] // pool)
+
+
+def pooled(mask_logits: Tensor, pool: int) -> Tensor:
+    """(B, K, h, w) logits -> the logits of the mean probability in cells of pool x pool."""
+    if pool == 1:
+        return mask_logits
+    mean = F.adaptive_avg_pool2d(mask_logits.sigmoid(), pooled_size(mask_logits, pool))
+    return torch.logit(mean, eps=1e-5)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ Shape letters: B images, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 def norm(channels: int) -> nn.GroupNorm:
     """Group normalisation in groups of at least four channels, at most eight groups."""
-    groups = next(g for g in (8, 5, 4, 2, 1) if channels % g == 0 and channels // g >= 4 or g == 1)
+    groups = next(g for g in (8, 5, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1)
     return nn.GroupNorm(groups, channels)
 
 
@@ -73,8 +74,9 @@ class TimmBackbone(nn.Module):
                 f"model.backbone: 'timm/{name}' needs the timm package: pip install 'sskd_fast[models]'"
             ) from error
         self.body = timm.create_model(name, pretrained=pretrained, features_only=True, checkpoint_path=checkpoint)
-        self.channels: list[int] = list(self.body.feature_info.channels())
-        self.strides: list[int] = list(self.body.feature_info.reduction())
+        info: Any = self.body.feature_info
+        self.channels: list[int] = list(info.channels())
+        self.strides: list[int] = list(info.reduction())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) -> one map per stage of the model."""

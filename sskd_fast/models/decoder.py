@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention to one memory level, self-attention among the queries, feed-forward; normalised after each."""
+    """Masked cross-attention to a memory level, self-attention of the queries, feed-forward; normalised after each."""
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class MaskHead(nn.Module):
             nn.init.zeros_(self.ellipse.bias)
 
     def forward(self, x: Tensor, features: Tensor, points: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, K, F), features (B, P, h, w), points (B, K, 2) -> mask logits (B, K, h, w), class logits (B, K, C+1)."""
+        """x (B, K, F), features (B, P, h, w), points (B, K, 2) -> mask (B, K, h, w) and class logits (B, K, C+1)."""
         x = self.norm(x)
         masks = torch.einsum("bkp,bphw->bkhw", self.embed(x), features)
         if self.ellipse is not None and points is not None:
@@ -88,8 +88,8 @@ RADIUS = 4.0
 def ellipse_prior(parameters: Tensor, points: Tensor, height: int, width: int) -> Tensor:
     """Mask logits of an ellipse near each peak: 3 (1 - |L (p - peak - offset)|^2 / r^2), not below -12.
 
-    parameters: (B, K, 6): two log-scales, a shear, an x and y offset in units of r = 4 cells, a bias.  points: (B, K, 2) in cells.
-    Returns (B, K, height, width).
+    parameters: (B, K, 6): two log-scales, a shear, an x and y offset in units of r = 4 cells, a bias.  points: (B, K,
+    2) in cells. Returns (B, K, height, width).
     """
     sx, sy, shear, ox, oy, bias = parameters.unbind(-1)
     xs = torch.arange(width, dtype=points.dtype, device=points.device)
@@ -105,8 +105,8 @@ class MaskDecoder(nn.Module):
     """Layers that alternate over the memory levels; a prediction before the first and after each layer."""
 
     def __init__(
-        self, width: int, mask_width: int, classes: int, *, layers: int, heads: int, feedforward: int, levels: int, seeded: bool,
-        learned_queries: int, reach: float,
+        self, width: int, mask_width: int, classes: int, *, layers: int, heads: int, feedforward: int, levels: int,
+        seeded: bool, learned_queries: int, reach: float,
     ) -> None:  # fmt: skip
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward) for _ in range(layers))
@@ -117,7 +117,7 @@ class MaskDecoder(nn.Module):
         self.reach = reach
 
     def forward(self, queries: Queries, finest: Tensor, memory: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """finest (B, F, h, w), memory maps (B, F, h_i, w_i) coarsest last -> (mask logits, class logits) a prediction."""
+        """finest (B, F, h, w), memory (B, F, h_i, w_i) coarsest last -> (mask logits, class logits) a prediction."""
         features = self.mask_features(finest)
         x, points = queries.content, queries.points
         near = None if points is None else (points.unsqueeze(2) - points.unsqueeze(1)).abs().amax(-1) <= self.reach
@@ -146,5 +146,7 @@ def sine_position(cells: Tensor) -> Tensor:
     rate = 100.0 ** (-torch.arange(quarter, dtype=cells.dtype, device=cells.device) / quarter)
     y = torch.linspace(0, 6.2832, h, dtype=cells.dtype, device=cells.device)[:, None, None] * rate
     x = torch.linspace(0, 6.2832, w, dtype=cells.dtype, device=cells.device)[None, :, None] * rate
-    code = torch.cat([y.sin().expand(h, w, -1), y.cos().expand(h, w, -1), x.sin().expand(h, w, -1), x.cos().expand(h, w, -1)], -1)
+    code = torch.cat(
+        [y.sin().expand(h, w, -1), y.cos().expand(h, w, -1), x.sin().expand(h, w, -1), x.cos().expand(h, w, -1)], -1
+    )
     return code.reshape(h * w, -1)[:, :f]

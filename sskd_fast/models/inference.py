@@ -28,7 +28,8 @@ class InferenceConfig:
     """tile: height and width of the window the network sees (the training crop); overlap: pixels that neighbours share.
 
     zoom: factor the images are scaled by first; masks come back at the images' own size.
-    score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the better-scored stays.
+    score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the better-scored
+    stays.
     """
 
     tile: tuple[int, int] = (64, 64)
@@ -70,7 +71,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 @torch.inference_mode()
 def predict(model: MaskTransformer, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
-    """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an image.
+    """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an
+    image.
 
     Coordinates are those of the zoomed image (`zoomed_size`); `to_results` brings them to the image's own.
     """
@@ -219,17 +221,24 @@ def seen(tiles: Sequence[Box], box: Box) -> Bools:
 def union(a: Detection, b: Detection) -> Detection:
     """The better-scored mask, continued by the other one where it was out of sight."""
     better, other = (a, b) if a.score >= b.score else (b, a)
-    top, left, bottom, right = *np.minimum(a.box[:2], b.box[:2]).tolist(), *np.maximum(a.box[2:], b.box[2:]).tolist()
+    top, left = min(a.top, b.top), min(a.left, b.left)
+    bottom, right = max(a.box[2], b.box[2]), max(a.box[3], b.box[3])
     mask = np.zeros((bottom - top, right - left), dtype=np.bool_)
-    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~seen(better.tiles, other.box)
+    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~seen(
+        better.tiles, other.box
+    )
     mask[better.top - top : better.box[2] - top, better.left - left : better.box[3] - left] |= better.mask
     return Detection(mask, top, left, a.label, better.score, tuple(dict.fromkeys((*better.tiles, *other.tiles))))
 
 
 def to_results(
-    detections: Sequence[Detection], image_id: int, size: tuple[int, int], category_ids: Sequence[int], zoom: float = 1.0
+    detections: Sequence[Detection],
+    image_id: int,
+    size: tuple[int, int],
+    category_ids: Sequence[int],
+    zoom: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Detections of one H x W image, seen at `zoom`, in COCO's results form with compressed run-length masks of H x W."""
+    """Detections of one H x W image, seen at `zoom`, as COCO results with compressed run-length masks of H x W."""
     results = []
     seen = zoomed_size(size, zoom)
     for d in detections:

@@ -1,4 +1,5 @@
-"""The mask transformer: backbone, pixel decoder, queries, masked-attention decoder, projection; teacher and student alike.
+"""The mask transformer: backbone, pixel decoder, queries, masked-attention decoder, projection; teacher and student
+alike.
 
 Shape letters: B images, H x W pixels, K queries, C classes, F feature channels, h x w cells.
 """
@@ -21,8 +22,9 @@ from sskd_fast.models.queries import LearnedQueries, PeakQueries
 class ModelConfig:
     """How a mask transformer is built.
 
-    backbone: "conv" (channels, blocks) or "timm/NAME".  queries: "peaks" of a heat map or "learned".  mask_level: backbone level
-    (0 = finest) of the masks and of the pixel features.  reach: how far, in pixels, seeded queries attend to one another.
+    backbone: "conv" (channels, blocks) or "timm/NAME".  queries: "peaks" of a heat map or "learned".  mask_level:
+    backbone level (0 = finest) of the masks and of the pixel features.  reach: how far, in pixels, seeded queries
+    attend to one another.
     """
 
     backbone: str = "conv"
@@ -88,7 +90,8 @@ class MaskTransformer(nn.Module):
         seeded = config.queries == "peaks"
         self.queries = (PeakQueries if seeded else LearnedQueries)(config.num_queries, config.width)
         self.decoder = MaskDecoder(
-            config.width, config.mask_width, classes, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
+            config.width, config.mask_width, classes,
+            layers=config.layers, heads=config.heads, feedforward=config.feedforward,
             levels=len(strides), seeded=seeded, learned_queries=config.num_queries,
             reach=config.reach / self.stride,
         )  # fmt: skip
@@ -122,7 +125,7 @@ class MaskTransformer(nn.Module):
         return Predictions(masks, classes, embedding_level(levels), auxiliary, queries.heat)
 
     def parameter_count(self) -> int:
-        """Trainable parameters that inference uses (the projection of the contrastive loss is dropped after training)."""
+        """Trainable parameters that inference uses (it does without the projection of the contrastive loss)."""
         return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("projection."))
 
 

@@ -1,4 +1,5 @@
-"""Pixel decoder: backbone maps -> one width at every stride (feature pyramid), and the projection MLP of the embeddings.
+"""Pixel decoder: backbone maps -> one width at every stride (feature pyramid), and the projection MLP of the
+embeddings.
 
 Shape letters: B images, F feature channels, D embedding width, h x w cells.
 """
@@ -14,16 +15,20 @@ from sskd_fast.models.backbones import norm
 
 
 def separable(width: int) -> nn.Sequential:
-    """Depthwise 3 x 3 and pointwise convolution: a ninth of the work of a full one, which at stride 2 decides the step time."""
+    """Depthwise 3 x 3 and pointwise convolution: a ninth of the work, which at stride 2 decides the step time."""
     return nn.Sequential(
-        nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False), nn.Conv2d(width, width, 1, bias=False), norm(width), nn.ReLU()
+        nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False),
+        nn.Conv2d(width, width, 1, bias=False),
+        norm(width),
+        nn.ReLU(),
     )
 
 
 class PixelDecoder(nn.Module):
     """A feature pyramid: 1 x 1 laterals, top-down sums, one separable 3 x 3 convolution a level; finest level first.
 
-    Levels finer than `first` are left out. Modules are named by the backbone's levels, so that weights fit whatever `first` is.
+    Levels finer than `first` are left out. Modules are named by the backbone's levels, so that weights fit whatever
+    `first` is.
     """
 
     def __init__(self, channels: Sequence[int], width: int, first: int = 0) -> None:
@@ -51,7 +56,11 @@ class Projection(nn.Module):
     def __init__(self, inputs: int, hidden: int = 128, outputs: int = 128) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, outputs, 1)
+            nn.Conv2d(inputs, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, outputs, 1),
         )
 
     def forward(self, features: Tensor) -> Tensor:

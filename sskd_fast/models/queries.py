@@ -52,7 +52,7 @@ class PeakQueries(nn.Module):
         nn.init.constant_(last.bias, -4.0)
 
     def forward(self, features: Tensor) -> Queries:
-        """features (B, F, h, w) -> K peaks an image, highest first; flat regions give arbitrary ones with low scores."""
+        """features (B, F, h, w) -> K peaks an image, highest first; flat regions give arbitrary ones of low scores."""
         heat = self.heat(features)
         points = find_peaks(heat.detach().squeeze(1), self.count)
         w = features.shape[-1]

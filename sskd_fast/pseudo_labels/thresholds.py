@@ -28,9 +28,9 @@ def calibrate_thresholds(
 
     results: the teacher's predictions on held-out images, low scores included; ground_truth: the annotations of those
     images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score first.
-    A threshold counts only if it keeps at least `minimum_matches` right labels; a class without such a threshold takes
-    the one pooled over all classes.  A class that never reaches the target takes its most precise threshold, and that
-    is logged; where even the pooled results are too few, 0.5.  No threshold is under `floor`.
+    A threshold counts only if it keeps at least `minimum_matches` right labels; a class that does not reach the target with
+    one takes the threshold pooled over all classes.  Where these do not reach it either, their most precise threshold is
+    taken, where even they are too few, 0.5; both are logged.  No threshold is under `floor`.
 
     Returns {category_id: score} for every category of the ground truth.  Raises ValueError for values outside their
     range or a result on an image that the ground truth does not have.
@@ -45,28 +45,17 @@ def calibrate_thresholds(
     right = np.array([m.annotation is not None for m in judged], dtype=bool)
     classes = np.array([int(m.result["category_id"]) for m in judged])
 
-    pooled = _lowest_score(scores, right, target_precision, minimum_matches, "all classes together")
-    if pooled is None:
-        logger.warning(
-            "the held-out images hold %d right predictions, fewer than minimum_matches = %d: thresholds stay at %.2f; "
-            "hold out more labelled images or train the teacher longer",
-            int(right.sum()),
-            minimum_matches,
-            UNCALIBRATED_THRESHOLD,
-        )
-        pooled = UNCALIBRATED_THRESHOLD
+    pooled = _pooled_score(scores, right, target_precision, minimum_matches)
     thresholds = {}
     for category in ground_truth["categories"]:
         of_class = classes == int(category["id"])
-        own = _lowest_score(scores[of_class], right[of_class], target_precision, minimum_matches, str(category["name"]))
+        own = _lowest_score(scores[of_class], right[of_class], target_precision, minimum_matches)
         thresholds[int(category["id"])] = max(floor, pooled if own is None else own)
     return thresholds
 
 
-def _lowest_score(
-    scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int, subject: str
-) -> float | None:
-    """The lowest score with cumulative precision >= target, else the most precise; None without enough matches."""
+def _usable(scores: np.ndarray, right: np.ndarray, minimum_matches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, falling, that keep at least `minimum_matches` right results, and the precision at each."""
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     matches = np.cumsum(right[order])
@@ -74,17 +63,36 @@ def _lowest_score(
     # A threshold keeps all results of one score or none of them.
     last_of_score = np.append(scores[:-1] != scores[1:], True) if len(scores) else np.zeros(0, dtype=bool)
     usable = np.flatnonzero(last_of_score & (matches >= minimum_matches))
-    if not len(usable):
-        return None
-    reached = usable[precision[usable] >= target]
-    if len(reached):
-        return float(scores[reached[-1]])
-    best = usable[int(np.argmax(precision[usable]))]
+    return scores[usable], precision[usable]
+
+
+def _lowest_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> float | None:
+    """The lowest score with cumulative precision >= target; None where none has it on enough matches."""
+    usable, precision = _usable(scores, right, minimum_matches)
+    reached = usable[precision >= target]
+    return float(reached[-1]) if len(reached) else None
+
+
+def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> float:
+    """The threshold over all classes: the lowest that reaches the target, else the most precise, else 0.5."""
+    score = _lowest_score(scores, right, target, minimum_matches)
+    if score is not None:
+        return score
+    usable, precision = _usable(scores, right, minimum_matches)
+    if len(usable):
+        best = int(np.argmax(precision))
+        logger.warning(
+            "no score gives precision %.2f on the held-out images; the threshold %.2f gives %.2f",
+            target,
+            usable[best],
+            precision[best],
+        )
+        return float(usable[best])
     logger.warning(
-        "%s: no score gives precision %.2f on the held-out images; the threshold %.2f gives %.2f",
-        subject,
-        target,
-        scores[best],
-        precision[best],
+        "the held-out images hold %d right predictions, fewer than minimum_matches = %d: thresholds stay at %.2f; "
+        "hold out more labelled images or train the teacher longer",
+        int(right.sum()),
+        minimum_matches,
+        UNCALIBRATED_THRESHOLD,
     )
-    return float(scores[best])
+    return UNCALIBRATED_THRESHOLD

@@ -1,4 +1,4 @@
-"""Checkpoints: finished weights as safetensors, the state of an unfinished stage beside them; both written in one step."""
+"""Checkpoints: finished weights as safetensors, the state of an unfinished stage beside them; both written whole."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file beside `path`, then puts it in its place: a reader sees the old file or the new one, whole."""
+    """Lets `write` fill a file beside `path`, then puts it in place: readers see the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    write(partial)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -34,20 +37,35 @@ def write_json(path: Path, content: Any) -> None:
 def save_weights(path: Path, model: MaskTransformer, class_names: list[str], facts: Mapping[str, Any]) -> None:
     """The model's weights with its configuration, class names and some facts as metadata (safetensors)."""
     metadata = {
-        "model": json.dumps(dataclasses.asdict(model.config)), "class_names": json.dumps(class_names), "facts": json.dumps(dict(facts))
+        "model": json.dumps(dataclasses.asdict(model.config)), "class_names": json.dumps(class_names),
+        "facts": json.dumps(dict(facts)),
     }  # fmt: skip
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote beside the weights: "model", "class_names", "facts".  ValueError names an unreadable file."""
+    """What `save_weights` wrote beside the weights: "model", "class_names", "facts".  ValueError if unreadable."""
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
     except Exception as error:
-        raise ValueError(f"{path}: not readable as safetensors ({error}); run the stage that writes it again") from error
+        raise ValueError(
+            f"{path}: not readable as safetensors ({error}); run the stage that writes it again"
+        ) from error
     return {key: json.loads(metadata[key]) for key in ("model", "class_names", "facts") if key in metadata}
+
+
+def load_model(path: Path) -> tuple[MaskTransformer, list[str]]:
+    """The model of a checkpoint, ready to predict, and its class names.  ValueError if the file lacks them."""
+    metadata = read_metadata(path)
+    if "model" not in metadata or "class_names" not in metadata:
+        raise ValueError(f"{path}: has no model description; expected a file from checkpoints/ of a run folder")
+    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["model"].items()}
+    config = dataclasses.replace(ModelConfig(**settings), backbone_checkpoint="")
+    model = MaskTransformer(config, len(metadata["class_names"]))
+    load_weights(model, path, metadata["class_names"])
+    return model.eval(), metadata["class_names"]
 
 
 def load_weights(
@@ -56,19 +74,19 @@ def load_weights(
     """Reads weights into the model, all or those whose names begin with one of `parts`.
 
     Classes are told by name. Where the file's classes are others, each class starts as the mean of the file's classes:
-    an object of unknown kind. Raises ValueError naming the first tensor that does not fit, or, where the file is `required` to
-    be complete, that is missing.
+    an object of unknown kind. Raises ValueError naming the first tensor that does not fit, or, where the file is
+    `required` to be complete, that is missing.
     """
-    stored = load_file(str(path))
-    wanted = {n: t for n, t in stored.items() if not parts or n.startswith(parts)}
-    wanted = _with_classes(wanted, read_metadata(path).get("class_names", class_names), class_names)
+    theirs = read_metadata(path).get("class_names", class_names)
+    wanted = {n: t for n, t in load_file(str(path)).items() if not parts or n.startswith(parts)}
+    wanted = _with_classes(wanted, theirs, class_names)
     own = model.state_dict()
     for name, tensor in wanted.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = tuple(own[name].shape) if name in own else "no such tensor"
             raise ValueError(
-                f"{path}: {name} is {tuple(tensor.shape)}, the model has {expected}; use the model settings the file was made "
-                "with (they are in its metadata), or start from other weights"
+                f"{path}: {name} is {tuple(tensor.shape)}, the model has {expected}; use the model settings the file "
+                "was made with (they are in its metadata), or start from other weights"
             )
     missing = sorted(n for n in own if n not in wanted and (not parts or n.startswith(parts)))
     if missing and required:
@@ -91,9 +109,10 @@ def _with_classes(tensors: dict[str, Tensor], theirs: list[str], ours: list[str]
 
 @dataclass
 class TrainingState:
-    """Where an unfinished stage keeps model, average, optimiser and step, so that it can go on after an interruption.
+    """Where an unfinished stage keeps all it needs to go on after an interruption as if there had been none.
 
-    key: what the stage depends on; a state under another key is not taken up.  seconds: training time before the interruption.
+    key: what the stage depends on; a state under another key is not taken up.  seconds: training time before the
+    interruption.
     """
 
     path: Path
@@ -101,23 +120,27 @@ class TrainingState:
     resume: bool
     seconds: float = 0.0
 
-    def save(self, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, seconds: float) -> None:
-        """Writes the state after `step` steps."""
+    def save(
+        self, step: int, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer, seconds: float
+    ) -> None:
+        """Writes the state after `step` steps; modules by name, None for one that the stage has not."""
         content = {
-            "key": self.key, "step": step, "model": model.state_dict(), "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(), "seconds": seconds, "rng": torch.get_rng_state(),
+            "key": self.key, "step": step,
+            "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
+            "optimizer": optimizer.state_dict(), "seconds": self.seconds + seconds, "rng": torch.get_rng_state(),
         }  # fmt: skip
         write_atomically(self.path, lambda partial: torch.save(content, partial))
 
-    def restore(self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def restore(self, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
         """The step to go on from: 0, or that of a saved state, which is then loaded."""
         if not self.resume or not self.path.exists():
             return 0
         content = torch.load(self.path, map_location="cpu", weights_only=True)
         if content["key"] != self.key:
             return 0
-        model.load_state_dict(content["model"])
-        average.load_state_dict(content["average"])
+        for name, module in modules.items():
+            if module is not None:
+                module.load_state_dict(content["modules"][name])
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["rng"])
         self.seconds = float(content["seconds"])

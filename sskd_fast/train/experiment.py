@@ -16,13 +16,14 @@ from sskd_fast.config import Config
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
-from sskd_fast.train.checkpoint import write_json
+from sskd_fast.train.checkpoint import load_weights, write_json
 from sskd_fast.train.sources import Sources
 from sskd_fast.train.watch import Log
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 ROW_ORDER = (
-    "zero_shot_teacher", "supervised_teacher", "adapted_teacher", "supervised_student", "distilled_student", "refined_student",
+    "zero_shot_teacher", "supervised_teacher", "adapted_teacher",
+    "supervised_student", "distilled_student", "refined_student",
 )  # fmt: skip
 
 
@@ -57,13 +58,15 @@ class Experiment:
         return self.folder / "checkpoints" / f"{stage}.state.pt"
 
     def foundation_weights(self, model: Literal["teacher", "student"]) -> Path | None:
-        """The weights a model starts from, None for a random start.  FileNotFoundError names a file that is not there."""
+        """The weights a model starts from, None for a random start.  FileNotFoundError where the file is absent."""
         value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
         if not value:
             return None
         path = SHIPPED / f"{model}.safetensors" if value == "embedded" else Path(value)
         if not path.exists():
-            raise FileNotFoundError(f"{model}_weights: {path} does not exist; give a safetensors file, 'embedded' or '' for none")
+            raise FileNotFoundError(
+                f"{model}_weights: {path} does not exist; give a safetensors file, 'embedded' or '' for none"
+            )
         return path
 
     def build(self, model: Literal["teacher", "student"]) -> MaskTransformer:
@@ -74,25 +77,27 @@ class Experiment:
 
     def load(self, stage: str) -> MaskTransformer:
         """The finished model of a stage."""
-        from sskd_fast.train.checkpoint import load_weights
-
         path = self.weights_path(stage)
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: run the stage that makes it first (--stage adapt, distill or refine)")
+            raise FileNotFoundError(
+                f"{path} does not exist: run the stage that makes it first (--stage adapt, distill or refine)"
+            )
         model = self.build("teacher" if stage.endswith("teacher") else "student")
         load_weights(model, path, self.sources.classes)
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def inference(self) -> InferenceConfig:
         """How models are applied in this run: tiles of the training crop."""
         p, size = self.config.predict, self.sources.views.size
         return InferenceConfig(
-            tile=size, overlap=min(p.overlap, size[0] // 2), zoom=self.sources.zoom, score_floor=p.score_floor, nms_iou=p.nms_iou,
-            max_detections=p.max_detections, batch=p.batch,
+            tile=size, overlap=min(p.overlap, size[0] // 2), zoom=self.sources.zoom, score_floor=p.score_floor,
+            nms_iou=p.nms_iou, max_detections=p.max_detections, batch=p.batch,
         )  # fmt: skip
 
-    def predict(self, model: MaskTransformer, source: ImageCollection, indices: Iterable[int] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, model: MaskTransformer, source: ImageCollection, indices: Iterable[int] | None = None
+    ) -> list[dict[str, Any]]:
         """COCO results of the model on the images of a source."""
         results: list[dict[str, Any]] = []
         order = list(range(len(source)) if indices is None else indices)
@@ -123,9 +128,9 @@ class Experiment:
         write_json(
             self.folder / "metrics.json",
             {
-                "dataset": self.config.data.name, "seed": self.config.seed, "labeled_images": len(s.labeled) + len(s.holdout),
-                "unlabeled_images": len(s.unlabeled), "val_images": len(s.val), "max_detections": self.config.predict.max_detections,
-                "rows": rows,
+                "dataset": self.config.data.name, "seed": self.config.seed,
+                "labeled_images": len(s.labeled) + len(s.holdout), "unlabeled_images": len(s.unlabeled),
+                "val_images": len(s.val), "max_detections": self.config.predict.max_detections, "rows": rows,
             },
         )  # fmt: skip
 
@@ -134,4 +139,6 @@ class Experiment:
         write_json(self.folder / "predictions" / f"{name}.json", results)
         truth = self.folder / "ground_truth.json"
         if not truth.exists():
-            write_json(truth, self.sources.val.ground_truth() | {"images_dir": str(self.sources.val.images_dir.resolve())})
+            write_json(
+                truth, self.sources.val.ground_truth() | {"images_dir": str(self.sources.val.images_dir.resolve())}
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -13,10 +14,19 @@ from sskd_fast.train.checkpoint import write_json
 from sskd_fast.train.experiment import Experiment
 
 
-def teacher_labels(experiment: Experiment, teacher: str) -> list[dict[str, Any]]:
-    """COCO results to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
+@dataclass(frozen=True)
+class TeacherLabels:
+    """results: COCO results to train on, unsure ones with "iscrowd": 1.  stride: of the map they were drawn on."""
 
-    Written to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.
+    results: list[dict[str, Any]]
+    stride: int
+
+
+def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels:
+    """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
+
+    Written to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling
+    goes on.
     """
     config, sources = experiment.config.pseudo_labels, experiment.sources
     model = experiment.load(teacher)
@@ -44,7 +54,7 @@ def teacher_labels(experiment: Experiment, teacher: str) -> list[dict[str, Any]]
     _report(experiment, teacher, dataclasses.asdict(statistics))
     if not config.weigh_by_score:
         labels = [r | {"score": 1.0} for r in labels]
-    return labels
+    return TeacherLabels(labels, model.stride)
 
 
 def _raw_predictions(experiment: Experiment, teacher: str) -> list[dict[str, Any]]:
@@ -53,12 +63,16 @@ def _raw_predictions(experiment: Experiment, teacher: str) -> list[dict[str, Any
     index_of = {image_id: i for i, image_id in enumerate(plain.image_ids)}
     key = cache_key(model.state_dict(), dataclasses.asdict(experiment.inference))
     with tqdm(total=len(plain), desc=f"pseudo-labels of the {teacher.replace('_', ' ')}", mininterval=1.0) as bar:
+
+        def show(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
         return label_images(
             lambda ids: experiment.predict(model, plain, [index_of[i] for i in ids]),
             plain.image_ids,
             experiment.folder / "cache" / f"{teacher}.json",
             key=key,
-            progress=lambda done, _: bar.update(done - bar.n) and None,
+            progress=show,
         )
 
 
@@ -69,9 +83,12 @@ def _report(experiment: Experiment, teacher: str, statistics: dict[str, Any]) ->
     write_json(path, known | {teacher: statistics})
     truth = ""
     if statistics["precision"] is not None:
-        truth = f"; against hidden ground truth precision {statistics['precision']:.2f}, recall {statistics['recall']:.2f}"
+        truth = (
+            f"; against hidden ground truth precision {statistics['precision']:.2f}, recall {statistics['recall']:.2f}"
+        )
     experiment.log.say(
-        f"  {statistics['labels']} pseudo-labels on {statistics['images']} images ({statistics['labels_per_image']:.1f} an image, "
+        f"  {statistics['labels']} pseudo-labels on {statistics['images']} images "
+        f"({statistics['labels_per_image']:.1f} an image, "
         f"{100 * statistics['empty_share']:.0f} % of the images empty){truth}"
     )
     for message in statistics["warnings"]:

@@ -52,7 +52,8 @@ def train(
     evaluate: Callable[[MaskTransformer], dict[str, float]] | None,
     seed: int,
 ) -> MaskTransformer:
-    """Trains `model` for the schedule's steps and returns its exponential moving average, which is what a stage is judged by.
+    """Trains `model` for the schedule's steps and returns its exponential moving average, which is what a stage is
+    judged by.
 
     draw(step): the batches (labelled, unlabelled) from a step on, so that an interrupted stage goes on with the same
     ones.  state: where progress is saved and, if it holds any, taken up.  evaluate: AP on held-out images.
@@ -60,7 +61,8 @@ def train(
     """
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = build_optimizer(model, schedule)
-    start = state.restore(model, average, optimizer)
+    modules = {"model": model, "average": average, "contrast": objective.contrast}
+    start = state.restore(modules, optimizer)
     measure_at = {round(schedule.steps * (i + 1) / schedule.evaluations) for i in range(schedule.evaluations)}
     device = next(model.parameters()).device
     batches = draw(start)
@@ -89,7 +91,7 @@ def train(
             with watch.paused():
                 watch.measured(step, evaluate(average))
         if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
-            state.save(step + 1, model, average, optimizer, watch.seconds)
+            state.save(step + 1, modules, optimizer, watch.seconds)
     watch.end()
     return average
 
@@ -115,8 +117,10 @@ def build_optimizer(model: MaskTransformer, schedule: Schedule) -> torch.optim.A
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model, parameter by parameter."""
+    """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are the model's."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

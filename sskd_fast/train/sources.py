@@ -27,9 +27,9 @@ OBJECT_PIXELS = 24.0
 class Sources:
     """What the stages read.
 
-    labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while training).
-    hidden_truth: annotations of the unlabelled images where they exist, for statistics alone.
-    views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.
+    labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while
+    training). hidden_truth: annotations of the unlabelled images where they exist, for statistics alone. views: how
+    crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.
     """
 
     labeled: CocoInstances
@@ -63,7 +63,9 @@ def target_sources(config: Config, folder: Path) -> Sources:
     kept = folder / "splits" / "labeled.txt"
     if not (split.exists() and kept.exists()):
         ids = everything.image_ids
-        train_ids, held_ids = hold_out(everything, ids, data.holdout_fraction, seed=config.seed, group_key=data.group_key or None)
+        train_ids, held_ids = hold_out(
+            everything, ids, data.holdout_fraction, seed=config.seed, group_key=data.group_key or None
+        )
         write_split(kept, train_ids, source=everything.name)
         write_split(split, held_ids, source=everything.name)
     labeled, holdout = everything.subset(read_split(kept)), everything.subset(read_split(split))
@@ -81,7 +83,9 @@ def write_once(path: Path, write: Callable[[Path], None]) -> None:
         write(path)
 
 
-def _embedded_data(config: Config, folder: Path) -> tuple[CocoInstances, ImageCollection, CocoInstances, dict[str, Any]]:
+def _embedded_data(
+    config: Config, folder: Path
+) -> tuple[CocoInstances, ImageCollection, CocoInstances, dict[str, Any]]:
     data, seed = config.data, config.seed
     counts = {"labeled": data.embedded_labeled, "unlabeled": data.embedded_unlabeled, "val": data.embedded_val}
     sets = {}
@@ -93,12 +97,24 @@ def _embedded_data(config: Config, folder: Path) -> tuple[CocoInstances, ImageCo
 
 def pretraining_sources(config: Config, folder: Path) -> Sources:
     """The generic source domain, on which the embedded foundation weights are made."""
-    train = CocoInstances(write_scenes(folder, "source", "source", config.data.embedded_source, 7), folder / "source", name="source")
+    train = CocoInstances(
+        write_scenes(folder, "source", "source", config.data.embedded_source, 7), folder / "source", name="source"
+    )
     val_path = write_scenes(folder, "source_val", "source", config.data.embedded_source_val, 8)
     val = CocoInstances(val_path, folder / "source_val", name="source_val")
     views = resolve_views(config, train, 1.0)
     held = val.subset(val.image_ids[:100])
-    return Sources(train, held, unlabeled(train), val, None, views, 1.0, config.num_queries or natural_queries(train, views, 1.0), [])
+    return Sources(
+        train,
+        held,
+        unlabeled(train),
+        val,
+        None,
+        views,
+        1.0,
+        config.num_queries or natural_queries(train, views, 1.0),
+        [],
+    )
 
 
 def _own_data(
@@ -126,7 +142,8 @@ def _fraction(data: DataConfig, full: CocoInstances, seed: int, folder: Path) ->
     paths = folder / "splits" / "fraction_labeled.txt", folder / "splits" / "fraction_unlabeled.txt"
     if not all(path.exists() for path in paths):
         drawn = split_labeled(
-            full, data.labeled_fraction, seed=seed, group_key=data.group_key or None, stratify_key=data.stratify_key or None
+            full, data.labeled_fraction, seed=seed,
+            group_key=data.group_key or None, stratify_key=data.stratify_key or None,
         )  # fmt: skip
         for path, ids in zip(paths, drawn, strict=True):
             write_split(path, ids, source=data.labeled)
@@ -146,7 +163,7 @@ def natural_zoom(source: CocoInstances) -> float:
 
 
 def resolve_views(config: Config, source: ImageCollection, zoom: float) -> Views:
-    """The views with crop size (from the images where 0: their median shorter side, 64 to 128, a multiple of 32) and zoom."""
+    """The views at this zoom; a crop size of 0 becomes the images' median shorter side, 64 to 128, a multiple of 32."""
     v = config.views
     size = v.size
     if not size:
@@ -154,8 +171,8 @@ def resolve_views(config: Config, source: ImageCollection, zoom: float) -> Views
         size = int(np.clip(round(float(np.median(sides)) / 32) * 32, SIZE, 128))
     return Views(
         size=(size, size), scale=(v.scale[0] * zoom, v.scale[1] * zoom), hflip=v.hflip, vflip=v.vflip, rot90=v.rot90,
-        weak_color=v.weak_color, strong_color=v.strong_color, grayscale=v.grayscale, blur=v.blur, blur_p=v.blur_p, noise=v.noise,
-        min_pixels=v.min_pixels,
+        weak_color=v.weak_color, strong_color=v.strong_color, grayscale=v.grayscale, blur=v.blur, blur_p=v.blur_p,
+        noise=v.noise, min_pixels=v.min_pixels,
     )  # fmt: skip
 
 

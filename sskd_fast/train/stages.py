@@ -24,7 +24,7 @@ from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.report import write_report
 from sskd_fast.train.checkpoint import TrainingState, load_weights, save_weights
 from sskd_fast.train.experiment import Experiment, Results
-from sskd_fast.train.labels import teacher_labels
+from sskd_fast.train.labels import TeacherLabels, teacher_labels
 from sskd_fast.train.loop import Schedule, train
 from sskd_fast.train.watch import Watch
 
@@ -37,9 +37,9 @@ Start = Literal["pretrained", "backbone", "scratch", "distilled_student"]
 class Stage:
     """One row of the table.
 
-    command: the `--stage` it belongs to.  start: weights at the beginning: the foundation weights, their backbone alone, none,
-    or another stage's.  labels_from: the stage whose model labels the unlabelled images.  budget: entries of the
-    configuration's `stages` whose steps add up; none for a model that is only evaluated.
+    command: the `--stage` it belongs to.  start: weights at the beginning: the foundation weights, their backbone
+    alone, none, or another stage's.  labels_from: the stage whose model labels the unlabelled images.  budget: entries
+    of the configuration's `stages` whose steps add up; none for a model that is only evaluated.
     """
 
     name: str
@@ -52,24 +52,23 @@ class Stage:
     budget: tuple[str, ...]
 
 
-# fmt: off
 PRETRAINING = (
-    Stage("pretrained_teacher", "pretrain", "teacher", "scratch",           None,                 False, False, ("pretrained_teacher",)),
-    Stage("pretrained_student", "pretrain", "student", "scratch",           None,                 False, False, ("pretrained_student",)),
+    Stage("pretrained_teacher", "pretrain", "teacher", "scratch", None, False, False, ("pretrained_teacher",)),
+    Stage("pretrained_student", "pretrain", "student", "scratch", None, False, False, ("pretrained_student",)),
 )
-STAGES = (  # name                command    model      start                labels_from           semi   pixel  budget
-    Stage("zero_shot_teacher",  "adapt",   "teacher", "pretrained",        None,                 False, False, ()),
-    Stage("supervised_teacher", "adapt",   "teacher", "pretrained",        None,                 False, True,  ("supervised_teacher",)),
-    Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
-    Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
-    Stage("refined_student",    "refine",  "student", "distilled_student", None,                 False, False, ("refined_student",)),
-    Stage("supervised_student", "distill", "student", "backbone",          None,                 False, False, ("distilled_student", "refined_student")),
-)
-# fmt: on
+STAGES = (  # name, command, model, start, labels_from, semi, pixel, budget
+    Stage("zero_shot_teacher", "adapt", "teacher", "pretrained", None, False, False, ()),
+    Stage("supervised_teacher", "adapt", "teacher", "pretrained", None, False, True, ("supervised_teacher",)),
+    Stage("adapted_teacher", "adapt", "teacher", "pretrained", "supervised_teacher", True, True, ("adapted_teacher",)),
+    Stage("distilled_student", "distill", "student", "backbone", "adapted_teacher", True, True, ("distilled_student",)),
+    Stage("refined_student", "refine", "student", "distilled_student", None, False, False, ("refined_student",)),
+    Stage("supervised_student", "distill", "student", "backbone", None, False, False,
+          ("distilled_student", "refined_student")),
+)  # fmt: skip
 
 
 def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> Results:
-    """Trains (unless its budget is empty) and evaluates one stage, writes its weights, predictions, row and the report."""
+    """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
     config, sources = experiment.config, experiment.sources
     labels = None if stage.labels_from is None else teacher_labels(experiment, stage.labels_from)
     torch.manual_seed(config.seed)
@@ -80,7 +79,7 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
         title = f"stage {number} of {total}: {stage.name.replace('_', ' ')}"
         state = TrainingState(experiment.state_path(stage.name), state_key(config, stage), experiment.resume)
         watch = Watch(experiment.log, stage.name, title, config.train.log_every, part_weights(config, stage))
-        objective = stage_objective(config, stage)
+        objective = stage_objective(config, stage, 1 if labels is None else max(1, labels.stride // model.stride))
 
         def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
             return stage_batches(experiment, budget, labels, step)
@@ -97,14 +96,16 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
     measured = evaluate_masks(sources.val.ground_truth(), predictions, max_detections=config.predict.max_detections)
     result = Results(stage.name, measured.ap, measured.ap50, model.parameter_count(), seconds)
     experiment.add_row(result)
-    experiment.log.say(f"  {stage.name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} on {len(sources.val)} images")
+    experiment.log.say(
+        f"  {stage.name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} on {len(sources.val)} images"
+    )
     write_report(experiment.folder)
     return result
 
 
 def stage_budget(config: Config, stage: Stage) -> StageConfig:
-    """The stage's budget: that of its first entry with the steps of all added up; a stage without unlabelled images draws
-    labelled ones in their place, so that budgets compare image by image."""
+    """The stage's budget: that of its first entry with the steps of all added up; a stage without unlabelled images
+    draws labelled ones in their place, so that budgets compare image by image."""
     parts: list[StageConfig] = [getattr(config.stages, name) for name in stage.budget]
     steps = sum(part.steps for part in parts)
     first = parts[0]
@@ -124,20 +125,20 @@ def start_model(experiment: Experiment, stage: Stage) -> MaskTransformer:
         load_weights(model, weights, experiment.sources.classes, parts=("backbone.", "pixel_decoder."), required=False)
     elif stage.start == "distilled_student":
         load_weights(model, experiment.weights_path(stage.start), experiment.sources.classes)
-    return model.to(experiment.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(experiment.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def stage_objective(config: Config, stage: Stage) -> Objective:
-    """J with the stage's weights."""
+def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Objective:
+    """J with the stage's weights; label_pool: how much coarser than the model's masks the pseudo-labels are."""
     c, t = config.contrast, config.train
     contrast = None
     if stage.pixel and t.lam_pxl > 0:
         contrast = InstancePixelContrast(
-            num_negatives=c.num_negatives, temperature=c.temperature, cues=c.cues, scope=c.scope, form=c.form, margin=c.margin,
-            hard_share=c.hard_share, max_anchors=c.max_anchors or None, objectness=c.objectness, memory_bank=c.memory_bank,
-            backend=c.backend,
+            num_negatives=c.num_negatives, temperature=c.temperature, cues=c.cues, scope=c.scope, form=c.form,
+            margin=c.margin, hard_share=c.hard_share, max_anchors=c.max_anchors or None, objectness=c.objectness,
+            memory_bank=c.memory_bank, backend=c.backend,
         )  # fmt: skip
-    return Objective(SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel)
+    return Objective(SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel, label_pool)
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
@@ -152,13 +153,14 @@ def schedule(config: Config, stage: Stage, budget: StageConfig) -> Schedule:
     """Learning rates, clipping, averaging and saving of a stage."""
     t = config.train
     return Schedule(
-        steps=budget.steps, lr=t.lr * budget.lr_factor, backbone_lr=t.backbone_lr, weight_decay=t.weight_decay, betas=t.betas,
-        clip=t.clip, warmup=t.warmup, decay=t.schedule, ema=t.ema, save_every=t.save_every, evaluations=t.evaluations,
+        steps=budget.steps, lr=t.lr * budget.lr_factor, backbone_lr=t.backbone_lr, weight_decay=t.weight_decay,
+        betas=t.betas, clip=t.clip, warmup=t.warmup, decay=t.schedule, ema=t.ema, save_every=t.save_every,
+        evaluations=t.evaluations,
     )  # fmt: skip
 
 
 def stage_batches(
-    experiment: Experiment, budget: StageConfig, labels: list[dict[str, Any]] | None, step: int
+    experiment: Experiment, budget: StageConfig, labels: TeacherLabels | None, step: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Labelled batches and, where there are pseudo-labels, unlabelled ones beside them, from a step on."""
     config, sources = experiment.config, experiment.sources
@@ -174,7 +176,11 @@ def stage_batches(
     if labels is None or budget.unlabeled_batch == 0:
         return ((batch, None) for batch in labeled)
     source = PseudoLabeled(
-        sources.unlabeled, labels, sources.labeled.category_ids, class_names=sources.classes, name="pseudo-labels"
+        sources.unlabeled,
+        labels.results,
+        sources.labeled.category_ids,
+        class_names=sources.classes,
+        name="pseudo-labels",
     )
     return zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
 
@@ -192,7 +198,7 @@ def held_out_ap(experiment: Experiment) -> Callable[[MaskTransformer], dict[str,
 
 
 def state_key(config: Config, stage: Stage) -> str:
-    """A hash of the stage and every setting that its training depends on; an interrupted state under another is not used."""
+    """A hash of the stage and of every setting its training depends on; a state saved under another is not used."""
     settings = dataclasses.asdict(config)
     for irrelevant in ("output", "device", "predict", "stages"):
         settings.pop(irrelevant)

@@ -17,8 +17,6 @@ from tqdm import tqdm
 
 from sskd_fast.losses.objective import ObjectiveOutput
 
-DIAGNOSTICS = ("margin", "fnr", "fnr_foreground", "fnr_background", "other_instance_share", "temperature")
-
 
 class Log:
     """log.jsonl and tensorboard/ of a run folder; opened once, appended to by every stage."""
@@ -50,11 +48,12 @@ class Log:
 class Watch:
     """Follows one stage: call begin, then step for every step, measured for every AP, end."""
 
-    def __init__(self, log: Log, stage: str, title: str, every: int, weights: Mapping[str, float], seconds: float = 0.0) -> None:
+    def __init__(
+        self, log: Log, stage: str, title: str, every: int, weights: Mapping[str, float], seconds: float = 0.0
+    ) -> None:
         self.log, self.stage, self.title, self.every, self.weights = log, stage, title, every, weights
         self.seconds = seconds
         self._sums: dict[str, float] = {}
-        self._count = 0
         self._steps = 0
         self._warned: set[str] = set()
         self._ap = ""
@@ -67,7 +66,13 @@ class Watch:
         interval = 0.5 if sys.stderr.isatty() else 15.0
         bar_format = "{desc} {percentage:3.0f}% step {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"
         self._bar = tqdm(
-            total=steps, initial=start, desc=self.title, mininterval=interval, maxinterval=interval, dynamic_ncols=True, bar_format=bar_format
+            total=steps,
+            initial=start,
+            desc=self.title,
+            mininterval=interval,
+            maxinterval=interval,
+            dynamic_ncols=True,
+            bar_format=bar_format,
         )
         self._clock = time.perf_counter()
 
@@ -76,15 +81,20 @@ class Watch:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         values = {"loss": output.loss, **output.parts, "grad_norm": norm}
-        record = {name: float(v.detach()) for name, v in values.items()} | {f"seconds_{n}": v for n, v in seconds.items()}
+        record = {name: float(v.detach()) for name, v in values.items()} | {
+            f"seconds_{n}": v for n, v in seconds.items()
+        }
         if not math.isfinite(record["loss"]):
-            self._warn(step, "nan", f"the loss is {record['loss']} at step {step}: lower train.lr or raise train.warmup")
-            raise FloatingPointError(f"{self.stage}: the loss is {record['loss']} at step {step}; lower train.lr or raise train.warmup")
+            self._warn(
+                step, "nan", f"the loss is {record['loss']} at step {step}: lower train.lr or raise train.warmup"
+            )
+            raise FloatingPointError(
+                f"{self.stage}: the loss is {record['loss']} at step {step}; lower train.lr or raise train.warmup"
+            )
         for name, value in record.items():
             if math.isfinite(value):
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._sums["#" + name] = self._sums.get("#" + name, 0.0) + 1
-        self._count += 1
         if self._bar is not None:
             self._bar.update(1)
         if (step + 1) % self.every == 0 or step + 1 == self._steps:
@@ -92,11 +102,17 @@ class Watch:
 
     def _write(self, step: int, lr: float) -> None:
         means = {n: v / self._sums["#" + n] for n, v in self._sums.items() if not n.startswith("#")}
-        self._sums, self._count = {}, 0
+        self._sums = {}
         self._check(step, means)
-        self.log.write({"stage": self.stage, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.seconds})
+        self.log.write(
+            {"stage": self.stage, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.seconds}
+        )
         if self._bar is not None:
-            shown = [f"{n.removeprefix('sup_')} {means[n]:.2f}" for n in means if n == "loss" or n.startswith("sup_") or n == "pxl"]
+            shown = [
+                f"{n.removeprefix('sup_')} {means[n]:.2f}"
+                for n in means
+                if n == "loss" or n.startswith("sup_") or n == "pxl"
+            ]
             self._bar.set_postfix_str(" ".join(s for s in shown if "matched" not in s) + self._ap, refresh=False)
 
     def _check(self, step: int, means: Mapping[str, float]) -> None:
@@ -105,10 +121,14 @@ class Watch:
         if weighted:
             high, low = max(weighted, key=lambda n: weighted[n]), min(weighted, key=lambda n: weighted[n])
             if weighted[high] > 100 * weighted[low] and step > self.every:
-                text = f"{high} weighs {weighted[high] / weighted[low]:.0f} times {low}: the smaller one hardly trains; change its weight"
+                times = weighted[high] / weighted[low]
+                text = f"{high} weighs {times:.0f} times {low}: the smaller one hardly trains; change its weight"
                 self._warn(step, f"{high}/{low}", text)
         if means.get("sup_matched", 1.0) == 0.0:
-            text = "no instance is matched to a query: are there instances in the crops (views.size, views.scale), and num_queries > 0?"
+            text = (
+                "no instance is matched to a query: are there instances in the crops (views.size, views.scale), "
+                "and num_queries > 0?"
+            )
             self._warn(step, "matched", text)
 
     def _warn(self, step: int, kind: str, message: str) -> None:

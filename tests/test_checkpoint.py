@@ -1,0 +1,329 @@
+"""Weights and training states: what is written is read back, whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.contrast import InstancePixelContrast
+from sskd_fast.losses.objective import Objective
+from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
+from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.train.checkpoint import (
+    TrainingState,
+    load_model,
+    load_weights,
+    read_metadata,
+    save_weights,
+    write_atomically,
+    write_json,
+)
+from sskd_fast.train.loop import Schedule, build_optimizer, train, update_average
+from sskd_fast.train.watch import Log, Watch
+
+TINY = ModelConfig(
+    channels=(8, 12), blocks=(1, 1), width=12, mask_width=6, layers=1, heads=2, feedforward=16, num_queries=4,
+    embedding=6,
+)  # fmt: skip
+
+
+def model(classes: int = 3, seed: int = 0, **changes: object) -> MaskTransformer:
+    torch.manual_seed(seed)
+    net = MaskTransformer(dataclasses.replace(TINY, **changes), classes)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return net
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# Atomic writes
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_json(path, {"a": 1})
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+    def tear(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, tear)
+    assert path.read_text() == '{\n "a": 1\n}'
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_reader_never_sees_a_part_of_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    seen = []
+
+    def write(partial: Path) -> None:
+        partial.write_text("ne")
+        seen.append(path.read_text())
+        partial.write_text("new")
+
+    write_atomically(path, write)
+    assert (seen, path.read_text()) == (["old"], "new")
+
+
+# Weights
+
+
+def test_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "student.safetensors"
+    written, read = model(seed=1), model(seed=2)
+    save_weights(path, written, ["a", "b", "c"], {"stage": "x", "steps": 3})
+    load_weights(read, path, ["a", "b", "c"])
+    assert same(read, written)
+    metadata = read_metadata(path)
+    assert metadata["class_names"] == ["a", "b", "c"] and metadata["facts"] == {"stage": "x", "steps": 3}
+    assert metadata["model"]["num_queries"] == 4
+    assert [p.name for p in path.parent.iterdir()] == ["student.safetensors"]
+
+
+def test_a_checkpoint_describes_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    written = model(classes=2, seed=1, layers=2)
+    save_weights(path, written, ["a", "b"], {})
+    read, names = load_model(path)
+    assert names == ["a", "b"] and not read.training
+    assert read.config == written.config and same(read, written)
+    images = torch.rand(1, 3, 16, 16)
+    assert torch.equal(read(images).mask_logits, written.eval()(images).mask_logits)
+
+
+def test_classes_are_told_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    written = model(seed=1)
+    save_weights(path, written, ["disc", "ring", "cross"], {})
+    read = model(classes=4, seed=2)
+    load_weights(read, path, ["cross", "cell", "disc", "wing"])
+    for name in ("weight", "bias"):
+        theirs: Tensor = getattr(written.decoder.head.classes, name)
+        ours: Tensor = getattr(read.decoder.head.classes, name)
+        mean = theirs[:3].mean(0)
+        torch.testing.assert_close(ours, torch.stack([theirs[2], mean, theirs[0], mean, theirs[3]]))
+    others = {n: t for n, t in read.state_dict().items() if "classes" not in n}
+    assert all(torch.equal(t, written.state_dict()[n]) for n, t in others.items())
+
+
+def test_parts_of_the_weights_leave_the_rest_alone(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    written, read = model(seed=1), model(classes=5, seed=2)
+    before = copy.deepcopy(read)
+    save_weights(path, written, ["a", "b", "c"], {})
+    load_weights(read, path, ["v", "w", "x", "y", "z"], parts=("backbone.", "pixel_decoder."))
+    for name, tensor in read.state_dict().items():
+        source = written if name.startswith(("backbone.", "pixel_decoder.")) else before
+        assert torch.equal(tensor, source.state_dict()[name]), name
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_weights(path, model(), ["a", "b", "c"], {})
+    with pytest.raises(ValueError, match=r"student\.safetensors: .*(12|16).*the model has"):
+        load_weights(model(width=16, mask_width=8), path, ["a", "b", "c"])
+    with pytest.raises(
+        ValueError, match=r"student\.safetensors: lacks decoder\.layers\.1\..* more tensors of the model"
+    ):
+        load_weights(model(layers=2), path, ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"decoder\.layers\.0\..* the model has no such tensor"):
+        load_weights(model(layers=0), path, ["a", "b", "c"])
+
+
+def test_a_torn_weight_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_weights(path, model(), ["a", "b", "c"], {})
+    path.write_bytes(path.read_bytes()[:100])
+    for read in (lambda: read_metadata(path), lambda: load_weights(model(), path, ["a", "b", "c"])):
+        with pytest.raises(ValueError, match=r"student\.safetensors: not readable as safetensors .* run the stage"):
+            read()
+
+
+# Training states
+
+
+def batch(step: int) -> Batch:
+    """The batch of a step, a pure function of it."""
+    generator = torch.Generator().manual_seed(100 + step)
+    targets = []
+    for _ in range(2):
+        masks = torch.zeros((2, 32, 32), dtype=torch.bool)
+        top, left = torch.randint(0, 12, (2,), generator=generator).tolist()
+        masks[0, top : top + 10, left : left + 8], masks[1, 20:30, 16:30] = True, True
+        targets.append(Instances(masks, torch.tensor([0, 2]), torch.ones(2), torch.zeros(2, dtype=torch.bool)))
+    weak, strong = torch.rand((2, 2, 3, 32, 32), generator=generator)
+    return Batch(weak, strong, torch.ones((2, 32, 32), dtype=torch.bool), targets, [1, 2])
+
+
+class Interrupted(Exception):
+    """Stands for a crash in the middle of a stage."""
+
+
+def run(
+    tmp_path: Path,
+    state: TrainingState,
+    *,
+    fail_at: int | None = None,
+    masks: str = "points",
+    steps: int = 6,
+    bank: int = 64,
+) -> tuple[MaskTransformer, list[int]]:
+    net = model(seed=3).to(memory_format=torch.channels_last)
+    torch.manual_seed(4)
+    schedule = Schedule(
+        steps=steps, lr=1e-2, backbone_lr=0.5, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0, warmup=2, decay="cosine",
+        ema=0.9, save_every=3, evaluations=2,
+    )  # fmt: skip
+    contrast = InstancePixelContrast(num_negatives=6, max_anchors=8, memory_bank=bank)
+    config = SetLossConfig(masks=masks, points=60)  # type: ignore[arg-type]
+    drawn: list[int] = []
+
+    def draw(start: int) -> Iterator[tuple[Batch, Batch | None]]:
+        for step in range(start, steps):
+            if step == fail_at:
+                raise Interrupted
+            drawn.append(step)
+            yield batch(step), batch(1000 + step)
+
+    log = Log(tmp_path)
+    watch = Watch(log, "stage", "stage", 2, {})
+    try:
+        objective = Objective(SetLoss(config), contrast, 1.0, 0.1)
+        average = train(net, objective, draw, schedule, state, watch, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
+    finally:
+        watch.end()
+        log.close()
+    return average, drawn
+
+
+def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    """Bit by bit, with points drawn from the global generator and a memory bank."""
+    straight, drawn = run(tmp_path / "a", TrainingState(tmp_path / "a" / "state.pt", "k", False))
+    assert drawn == [0, 1, 2, 3, 4, 5]
+    path = tmp_path / "b" / "state.pt"
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", TrainingState(path, "k", True), fail_at=5)
+    state = TrainingState(path, "k", True)
+    resumed, drawn = run(tmp_path / "b", state)
+    assert drawn == [3, 4, 5]
+    assert same(resumed, straight)
+    assert state.seconds > 0
+
+
+def test_without_resume_or_under_another_key_a_stage_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    with pytest.raises(Interrupted):
+        run(tmp_path, TrainingState(path, "k", False), fail_at=4)
+    for state in (TrainingState(path, "other", True), TrainingState(path, "k", False)):
+        net = model(seed=7)
+        before = copy.deepcopy(net)
+        optimizer = torch.optim.AdamW(net.parameters())
+        assert state.restore({"model": net, "average": copy.deepcopy(net), "contrast": None}, optimizer) == 0
+        assert same(net, before) and not optimizer.state and state.seconds == 0
+    assert TrainingState(tmp_path / "absent.pt", "k", True).restore({}, torch.optim.SGD([torch.zeros(1)])) == 0
+
+
+def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters())
+    path = tmp_path / "state.pt"
+    for total in (10.0, 20.0, 30.0):
+        state = TrainingState(path, "k", True)
+        state.restore({"model": net}, optimizer)
+        state.save(1, {"model": net}, optimizer, 10.0)
+        again = TrainingState(path, "k", True)
+        again.restore({"model": net}, optimizer)
+        assert again.seconds == total
+
+
+def test_a_finished_stage_leaves_no_state(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    state = TrainingState(path, "k", False)
+    run(tmp_path, state)
+    assert path.exists()
+    state.clear()
+    state.clear()
+    assert not path.exists() and not list(tmp_path.glob(".*"))
+
+
+# The loop around them
+
+
+def test_average_follows_the_model_and_takes_its_buffers() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = copy.deepcopy(net)
+    old, new = net.state_dict()["0.weight"].clone(), torch.randn(2, 2)
+    net.load_state_dict({"0.weight": new}, strict=False)
+    net(torch.randn(8, 2) + 3)
+    update_average(average, net, 0.75)
+    kept, current = average.state_dict(), net.state_dict()
+    torch.testing.assert_close(kept["0.weight"], 0.75 * old + 0.25 * new)
+    assert torch.equal(kept["1.running_mean"], current["1.running_mean"])
+    assert kept["1.num_batches_tracked"] == 1
+
+
+def schedule(**changes: object) -> Schedule:
+    base = Schedule(
+        steps=100, lr=0.1, backbone_lr=0.1, weight_decay=0.2, betas=(0.9, 0.99), clip=1.0, warmup=10, decay="cosine",
+        ema=0.9, save_every=50, evaluations=1,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    cosine = [schedule().factor(step) for step in range(100)]
+    assert cosine[0] == pytest.approx(0.1 * (0.02 + 0.98))
+    assert max(range(100), key=cosine.__getitem__) == 9
+    assert all(a > b for a, b in itertools.pairwise(cosine[9:]))
+    assert cosine[50] == pytest.approx(0.02 + 0.49) and schedule().factor(100) == pytest.approx(0.02)
+    poly = schedule(decay="poly")
+    assert poly.factor(50) == pytest.approx(0.5**0.9) and poly.factor(100) == 0
+    assert schedule(steps=8).factor(1) == pytest.approx(schedule(steps=8, warmup=0).factor(1))  # a quarter at most
+
+
+def test_optimizer_groups() -> None:
+    net = model()
+    optimizer = build_optimizer(net, schedule())
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(group_of) == len(list(net.parameters()))
+    for name, parameter in net.named_parameters():
+        group = group_of[id(parameter)]
+        assert group["base_lr"] == pytest.approx(0.01 if name.startswith("backbone.") else 0.1), name
+        assert group["weight_decay"] == (0.2 if parameter.ndim > 1 else 0.0), name
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    net = model(seed=3)
+    objective = Objective(SetLoss(SetLossConfig()), None, 0.0, 0.0)
+
+    def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
+        while True:
+            yield batch(0), None
+
+    def loss(m: MaskTransformer) -> float:
+        return objective(m, batch(0), None, progress=0.0, seed=0).loss.item()
+
+    before = loss(net)
+    log = Log(tmp_path)
+    plan = schedule(steps=40, lr=1e-2, backbone_lr=1.0, evaluations=0)
+    state = TrainingState(tmp_path / "state.pt", "k", False)
+    average = train(net, objective, draw, plan, state, Watch(log, "s", "s", 10, {}), None, seed=0)
+    log.close()
+    assert loss(average) < 0.6 * before
+    assert not any(p.requires_grad for p in average.parameters())

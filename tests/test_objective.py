@@ -1,0 +1,191 @@
+"""J = L_sup + lam_semi L_semi + lam_pxl L_pxl, and what it hands on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.contrast import ContrastOutput, InstancePixelContrast
+from sskd_fast.losses.objective import Objective, ObjectiveOutput, instance_map
+from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
+from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
+
+TINY = ModelConfig(
+    channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=1, heads=2, feedforward=24, num_queries=5,
+    embedding=8,
+)  # fmt: skip
+
+
+def model() -> MaskTransformer:
+    torch.manual_seed(0)
+    return MaskTransformer(TINY, 3)
+
+
+def batch(images: int, seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    targets = []
+    for _ in range(images):
+        masks = torch.zeros((2, 32, 32), dtype=torch.bool)
+        masks[0, 2:14, 4:20], masks[1, 18:30, 10:22] = True, True
+        targets.append(
+            Instances(masks, torch.tensor([0, 2]), torch.tensor([1.0, 0.5]), torch.zeros(2, dtype=torch.bool))
+        )
+    weak = torch.rand((images, 3, 32, 32), generator=generator)
+    strong = (weak + 0.1 * torch.rand(weak.shape, generator=generator)).clamp(0, 1)
+    return Batch(weak, strong, torch.ones((images, 32, 32), dtype=torch.bool), targets, list(range(images)))
+
+
+def contrast(**changes: object) -> InstancePixelContrast:
+    return InstancePixelContrast(**{"num_negatives": 8, "max_anchors": 10, **changes})  # type: ignore[arg-type]
+
+
+def evaluate(
+    lam_semi: float,
+    lam_pxl: float,
+    unlabeled: Batch | None,
+    *,
+    net: MaskTransformer | None = None,
+    progress: float = 0.5,
+) -> ObjectiveOutput:
+    objective = Objective(SetLoss(SetLossConfig()), contrast(), lam_semi, lam_pxl)
+    return objective(net or model(), batch(2, 1), unlabeled, progress=progress, seed=5)
+
+
+def set_loss_value(parts: dict[str, Tensor], prefix: str) -> float:
+    c = SetLossConfig()
+    weights = {"class": c.class_weight, "mask": c.mask_weight, "dice": c.dice_weight, "heat": c.heat_weight}
+    return sum(w * parts[f"{prefix}_{name}"].item() for name, w in weights.items())
+
+
+def test_objective_is_the_weighted_sum_of_the_parts_it_reports() -> None:
+    output = evaluate(0.7, 0.3, batch(3, 2))
+    sup, semi = set_loss_value(output.parts, "sup"), set_loss_value(output.parts, "semi")
+    pixel = output.parts["pxl"].item()
+    assert min(sup, semi, pixel) > 0
+    assert output.loss.item() == pytest.approx(sup + 0.7 * semi + 0.3 * pixel, rel=1e-5)
+
+
+def test_each_set_loss_sees_its_own_images() -> None:
+    labeled, unlabeled = batch(2, 1), batch(3, 2)
+    output = evaluate(1.0, 0.0, unlabeled)
+    loss, net = SetLoss(SetLossConfig()), model()
+    sup, semi = (loss(net(b.weak), b.targets, b.valid).loss.item() for b in (labeled, unlabeled))
+    assert set_loss_value(output.parts, "sup") == pytest.approx(sup, rel=1e-3)
+    assert set_loss_value(output.parts, "semi") == pytest.approx(semi, rel=1e-3)
+
+
+class CountingContrast(InstancePixelContrast):
+    """Records what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__(num_negatives=8)
+        self.calls: list[dict[str, object]] = []
+
+    def forward(self, *args: object, **named: object) -> ContrastOutput:
+        self.calls.append({"weak": args[2], "strong": args[3], **named})
+        return super().forward(*args, **named)  # type: ignore[arg-type]
+
+
+class CountingLoss(SetLoss):
+    """Records the images and the pooling of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__(SetLossConfig())
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(
+        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1
+    ) -> SetLossOutput:
+        self.calls.append((len(instances), pool))
+        return super().__call__(predictions, instances, valid, pool=pool)
+
+
+@pytest.mark.parametrize(
+    ("lam_semi", "lam_pxl", "unlabeled", "set_losses", "contrasts", "passes"),
+    [(1.0, 0.1, True, 2, 1, 2), (0.0, 0.1, True, 1, 1, 2), (1.0, 0.0, True, 2, 0, 1), (0.0, 0.0, False, 1, 0, 1),
+     (1.0, 0.1, False, 1, 1, 2)],
+)  # fmt: skip
+def test_terms_of_weight_zero_are_not_computed(
+    lam_semi: float, lam_pxl: float, unlabeled: bool, set_losses: int, contrasts: int, passes: int
+) -> None:
+    net, loss, pixel = model(), CountingLoss(), CountingContrast()
+    encodings: list[int] = []
+    net.backbone.register_forward_hook(lambda *_: encodings.append(1))
+    objective = Objective(loss, pixel, lam_semi, lam_pxl)
+    output = objective(net, batch(2, 1), batch(3, 2) if unlabeled else None, progress=0.0, seed=1)
+    assert (len(loss.calls), len(pixel.calls), len(encodings)) == (set_losses, contrasts, passes)
+    assert any(name.startswith("semi_") for name in output.parts) == (set_losses == 2)
+    assert ("pxl" in output.parts) == (contrasts == 1)
+
+
+def test_only_pseudo_labels_are_compared_on_the_coarser_map_they_were_drawn_on() -> None:
+    loss = CountingLoss()
+    Objective(loss, None, 1.0, 0.0, label_pool=2)(model(), batch(2, 1), batch(3, 2), progress=0.0, seed=1)
+    assert loss.calls == [(2, 1), (3, 2)]
+
+
+def test_contrast_gets_both_sets_with_ids_where_they_are_known() -> None:
+    net, pixel = model(), CountingContrast()
+    labeled, unlabeled = batch(2, 1), batch(3, 2)
+    labeled.valid[0, :, 16:] = False
+    output = Objective(SetLoss(SetLossConfig()), pixel, 1.0, 0.1)(net, labeled, unlabeled, progress=0.25, seed=9)
+    call = pixel.calls[0]
+    assert (call["progress"], call["seed"]) == (0.25, 9)
+    weak, strong, ids, valid = (call[n] for n in ("weak", "strong", "instance_ids", "valid"))
+    assert (
+        isinstance(weak, Tensor)
+        and isinstance(strong, Tensor)
+        and isinstance(ids, Tensor)
+        and isinstance(valid, Tensor)
+    )
+    assert weak.shape == strong.shape == (5, 8, 8, 8)
+    assert weak.requires_grad and not strong.requires_grad
+    assert not torch.equal(weak, strong)
+    assert ids.shape == (5, 8, 8) and set(ids[:2].unique().tolist()) == {0, 1, 2} and bool((ids[2:] == -1).all())
+    assert not valid[0, :, 4:].any() and bool(valid[0, :, :4].all()) and bool(valid[1:].all())
+    for name in ("margin", "fnr", "fnr_foreground", "fnr_background"):
+        assert bool(torch.isfinite(output.parts[name])), name
+
+
+def test_gradients_add_up() -> None:
+    """The gradient of J is that of the terms, weighted; the strong view gives none."""
+
+    def gradient(lam_semi: float, lam_pxl: float) -> Tensor:
+        net = model()
+        evaluate(lam_semi, lam_pxl, batch(3, 2), net=net).loss.backward()
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in net.parameters()]
+        return torch.cat([g.flatten() for g in grads])
+
+    sup, semi, pixel = gradient(0, 0), gradient(1, 0) - gradient(0, 0), gradient(0, 1) - gradient(0, 0)
+    assert semi.abs().sum() > 0 and pixel.abs().sum() > 0
+    torch.testing.assert_close(gradient(0.5, 2.0), sup + 0.5 * semi + 2.0 * pixel, rtol=1e-3, atol=1e-4)
+
+
+def test_progress_sets_the_temperature_and_seed_the_draws() -> None:
+    objective = Objective(SetLoss(SetLossConfig()), contrast(), 1.0, 0.1)
+    values = set()
+    for progress in (0.0, 1.0):
+        for seed in (1, 2):
+            output = objective(model(), batch(2, 1), None, progress=progress, seed=seed)
+            values.add(output.parts["pxl"].item())
+    assert len(values) == 4
+    again = evaluate(1.0, 0.1, None, progress=0.3).parts["pxl"]
+    assert torch.equal(again, evaluate(1.0, 0.1, None, progress=0.3).parts["pxl"])
+
+
+def test_times_of_all_sections_are_reported() -> None:
+    output = evaluate(1.0, 0.1, batch(2, 2))
+    assert set(output.seconds) == {"forward", "matching", "losses", "contrast"}
+    assert all(value > 0 for value in output.seconds.values())
+
+
+def test_instance_map_names_the_instance_that_covers_a_cell() -> None:
+    instances = batch(1, 0).targets[0]
+    ids = instance_map(instances, (8, 8), torch.device("cpu"))
+    assert ids.dtype == torch.int64
+    assert ids[1, 2] == 1 and ids[6, 4] == 2 and ids[0, 7] == 0
+    assert ids[0, 1] == 1  # half covered
+    assert ids[3, 0] == 0
+    assert not instance_map(Instances.empty(32, 32), (8, 8), torch.device("cpu")).any()
