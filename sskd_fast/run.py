@@ -15,7 +15,7 @@ import torch
 from sskd_fast.config import Config, ConfigError, dump_yaml, load_config
 from sskd_fast.data.errors import DataError
 from sskd_fast.report import table_text, verdict_words, write_report
-from sskd_fast.train.checkpoint import write_atomically
+from sskd_fast.train.checkpoint import CheckpointError, write_atomically
 from sskd_fast.train.evaluate import evaluate_finished
 from sskd_fast.train.experiment import Experiment
 from sskd_fast.train.sources import pretraining_sources, target_sources
@@ -99,6 +99,10 @@ def check(config: Config) -> None:
         )
     if not data.labeled and (data.images or data.unlabeled or data.val):
         raise ConfigError("--images, --unlabeled and --val go with --labeled, a COCO instances file")
+    if config.views.size % 32:
+        raise ConfigError(
+            f"--crop (views.size): found {config.views.size}, expected a multiple of 32, or 0 to take it from the data"
+        )
     if not 0 < data.holdout_fraction < 1:
         raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -123,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = resolve(arguments)
         check(config)
         run(config, arguments.stage, arguments.resume)
-    except (ConfigError, DataError, FileNotFoundError) as error:
+    except (ConfigError, DataError, CheckpointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -20,7 +20,8 @@ from sskd_fast.data.embedded import write_scenes
 from sskd_fast.train.experiment import ROW_ORDER
 
 TINY = [
-    "--preset", "smoke", "data.embedded_labeled=16", "data.embedded_unlabeled=24", "data.embedded_val=12", "train.threads=1",
+    "--preset", "smoke", "train.threads=1",
+    "data.embedded_labeled=16", "data.embedded_unlabeled=24", "data.embedded_val=12",
     "stages.supervised_teacher.steps=8", "stages.adapted_teacher.steps=6", "stages.distilled_student.steps=12",
     "stages.refined_student.steps=6", "train.save_every=2", "train.log_every=2",
 ]  # fmt: skip
@@ -72,7 +73,9 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert list((folder / "tensorboard").iterdir()) and not list(folder.rglob("*.partial"))
     assert not list((folder / "checkpoints").glob("*.state.pt"))
     html = (folder / "report.html").read_text()
-    assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/png" in html
+    assert (
+        "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/png" in html
+    )
     assert "Refined student" in result.stdout and "Distillation" in result.stdout
 
 
@@ -104,7 +107,9 @@ def test_killed_and_resumed_run_repeats_the_finished_one(
     """The same seed gives the same metrics.json, even with a SIGKILL in the middle of a stage."""
     folder = tmp_path / "again"
     state = folder / "checkpoints" / "distilled_student.state.pt"
-    process = subprocess.Popen(command("--stage", "all", "--output", str(folder), *TINY), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("--stage", "all", "--output", str(folder), *TINY), stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 300
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         os.sched_yield()
@@ -122,7 +127,14 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "steps"
     early = call("--stage", "refine", "--output", str(folder), *TINY)
     assert early.returncode == 2 and "distilled_student.safetensors does not exist" in early.stderr
-    short = ["--output", str(folder), "train.max_steps=2", "data.embedded_val=4", "data.embedded_unlabeled=6", "data.embedded_labeled=8"]
+    short = [
+        "--output",
+        str(folder),
+        "train.max_steps=2",
+        "data.embedded_val=4",
+        "data.embedded_unlabeled=6",
+        "data.embedded_labeled=8",
+    ]
     for stage, rows in (("adapt", 3), ("distill", 5), ("refine", 6), ("evaluate", 6)):
         result = call("--stage", stage, *short, *(["--preset", "smoke"] if stage == "adapt" else []))
         assert result.returncode == 0, result.stderr
@@ -133,7 +145,16 @@ def test_earlier_run_is_moved_aside(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text("seed: 5\n")
-    result = call("--stage", "pretrain", "--output", str(folder), "--max-steps", "1", "data.embedded_source=8", "data.embedded_source_val=4")
+    result = call(
+        "--stage",
+        "pretrain",
+        "--output",
+        str(folder),
+        "--max-steps",
+        "1",
+        "data.embedded_source=8",
+        "data.embedded_source_val=4",
+    )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run.1" / "config.yaml").read_text() == "seed: 5\n" and "run.1" in result.stderr
     assert (folder / "checkpoints" / "pretrained_student.safetensors").exists()
@@ -161,7 +182,8 @@ SHORT = ["--preset", "smoke", "--max-steps", "3", "train.threads=1"]
 def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
     images = ["--unlabeled", str(own_data / "plain")] if unlabeled else ["--labeled-fraction", "0.5"]
     result = call(
-        "--labeled", str(own_data / "train.json"), "--images", str(own_data / "train"), *images, "--val", str(own_data / "val.json"),
+        "--labeled", str(own_data / "train.json"), "--images", str(own_data / "train"), *images,
+        "--val", str(own_data / "val.json"),
         "--val-images", str(own_data / "val"), "--output", str(tmp_path / "run"), *SHORT,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -172,19 +194,38 @@ def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
 
 
 def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
-    data = ["--labeled", str(folder / "train.json"), "--images", str(folder / "train"), "--val", str(folder / "val.json")]
+    data = [
+        "--labeled",
+        str(folder / "train.json"),
+        "--images",
+        str(folder / "train"),
+        "--val",
+        str(folder / "val.json"),
+    ]
     return {
-        "no unlabelled": ([*data, "--val-images", str(folder / "val")], ["no unlabelled images", "--labeled-fraction 0.1"]),
+        "no unlabelled": (
+            [*data, "--val-images", str(folder / "val")],
+            ["no unlabelled images", "--labeled-fraction 0.1"],
+        ),
         "no images": (["--labeled", "x.json"], ["--labeled needs --images"]),
-        "no file": (["--labeled", "x.json", "--images", ".", "--val", "y.json", "--labeled-fraction", "0.5"], ["x.json"]),
+        "no file": (
+            ["--labeled", "x.json", "--images", ".", "--val", "y.json", "--labeled-fraction", "0.5"],
+            ["x.json"],
+        ),
         "unknown setting": (["train.learning_rate=1"], ["train.learning_rate: no such setting", "lr"]),
         "wrong type": (["train.lr=fast"], ["train.lr: found 'fast', expected float"]),
         "preset": (["--preset", "huge"], ["--preset: found 'huge'", "smoke"]),
-        "overlap": ([*data[:4], "--val", str(folder / "train.json"), "--labeled-fraction", "0.5"], ["train.json", "validation"]),
+        "crop": (["--crop", "50"], ["--crop (views.size): found 50, expected a multiple of 32"]),
+        "overlap": (
+            [*data[:4], "--val", str(folder / "train.json"), "--labeled-fraction", "0.5"],
+            ["train.json", "same content as the training image"],
+        ),
     }
 
 
-@pytest.mark.parametrize("case", ["no unlabelled", "no images", "no file", "unknown setting", "wrong type", "preset", "overlap"])
+@pytest.mark.parametrize(
+    "case", ["no unlabelled", "no images", "no file", "unknown setting", "wrong type", "preset", "crop", "overlap"]
+)
 def test_bad_input_is_named(own_data: Path, tmp_path: Path, case: str) -> None:
     arguments, said = bad_calls(own_data)[case]
     result = call(*arguments, "--output", str(tmp_path / "run"))
@@ -199,7 +240,8 @@ def test_coco_mini_runs_through_all_stages(real_data: Callable[[str], Path], tmp
     """80 categories with gaps in their ids, crowd regions, an image without instances."""
     data = real_data("coco_mini")
     result = call(
-        "--labeled", str(data / "annotations/instances_train.json"), "--images", str(data / "images"), "--labeled-fraction", "0.5",
+        "--labeled", str(data / "annotations/instances_train.json"), "--images", str(data / "images"),
+        "--labeled-fraction", "0.5",
         "--val", str(data / "annotations/instances_val.json"), "--output", str(tmp_path / "run"), *SHORT,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -209,10 +251,11 @@ def test_coco_mini_runs_through_all_stages(real_data: Callable[[str], Path], tmp
 
 @pytest.mark.slow
 def test_nuclei_shortened(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    """The nuclei configuration with a tenth of the steps: students learn to find nuclei, all validation images are whole."""
+    """The nuclei configuration with fewer steps: models learn to find nuclei; all validation images are whole."""
     data = real_data("nuclei_dsb2018")
     result = call(
-        "--config", "configs/nuclei.yaml", "--labeled", str(data / "annotations/instances_train.json"), "--images", str(data / "images"),
+        "--config", "configs/nuclei.yaml", "--labeled", str(data / "annotations/instances_train.json"),
+        "--images", str(data / "images"),
         "--val", str(data / "annotations/instances_val.json"), "--output", str(tmp_path / "run"),
         "stages.supervised_teacher.steps=60", "stages.adapted_teacher.steps=30", "stages.distilled_student.steps=150",
         "stages.refined_student.steps=20", "train.evaluations=1",
@@ -221,4 +264,7 @@ def test_nuclei_shortened(real_data: Callable[[str], Path], tmp_path: Path) -> N
     metrics = metrics_of(tmp_path / "run")
     assert metrics["max_detections"] == 1000 and metrics["val_images"] == 140 and metrics["unlabeled_images"] > 400
     by_name = {row["name"]: row for row in metrics["rows"]}
-    assert by_name["refined_student"]["ap50"] > 30 and by_name["supervised_teacher"]["ap"] > by_name["zero_shot_teacher"]["ap"]
+    assert (
+        by_name["refined_student"]["ap50"] > 30
+        and by_name["supervised_teacher"]["ap"] > by_name["zero_shot_teacher"]["ap"]
+    )

@@ -1,4 +1,4 @@
-"""The shipped foundation weights: their size, their facts, and the AP on the source domain that the documentation states."""
+"""The shipped foundation weights: their size, facts, and the source-domain AP that the documentation states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sskd_fast.train.checkpoint import load_model, read_metadata
 from sskd_fast.train.experiment import SHIPPED
 
 # Source-domain AP on the first 100 scenes of seed 8, as docs/embedded.md states it.
-SOURCE_AP = {"teacher": @@TEACHER_AP@@, "student": @@STUDENT_AP@@}
+SOURCE_AP = {"teacher": 52.47, "student": 62.06}
 
 
 @pytest.fixture(scope="module")

@@ -149,11 +149,16 @@ def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:
 
 
 def pooled(mask_logits: Tensor, pool: int) -> Tensor:
-    """(B, K, h, w) logits -> the logits of the mean probability in cells of pool x pool."""
+    """(B, K, h, w) logits -> the logits of the mean probability in cells of pool x pool.
+
+    Computed in log space, logmeanexp of log p less that of log (1 - p), so that sure cells keep their gradient.
+    """
     if pool == 1:
         return mask_logits
-    mean = F.adaptive_avg_pool2d(mask_logits.sigmoid(), pooled_size(mask_logits, pool))
-    return torch.logit(mean, eps=1e-5)
+    b, k = mask_logits.shape[:2]
+    h, w = pooled_size(mask_logits, pool)
+    cells = mask_logits[..., : h * pool, : w * pool].reshape(b, k, h, pool, w, pool)
+    return F.logsigmoid(cells).logsumexp((3, 5)) - F.logsigmoid(-cells).logsumexp((3, 5))
 
 
 @torch.no_grad()

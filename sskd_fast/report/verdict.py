@@ -31,7 +31,9 @@ MODELS: dict[str, Model] = {
     "zero_shot_teacher": Model("Zero-shot teacher", "as pretrained; has seen no label of this data set", "teacher"),
     "supervised_teacher": Model("Supervised teacher", "fine-tuned on the labelled images", "teacher"),
     "adapted_teacher": Model("Adapted teacher", "labelled images and its own pseudo-labels", "teacher"),
-    "supervised_student": Model("Supervised student", "the baseline: labelled images alone, as many steps as both student stages", "student"),
+    "supervised_student": Model(
+        "Supervised student", "the baseline: labelled images alone, as many steps as both student stages", "student"
+    ),
     "distilled_student": Model(
         "Distilled student", "labelled images and the adapted teacher's pseudo-labels", "student"
     ),

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
 
 
+class CheckpointError(ValueError):
+    """A weights file that cannot be read or does not fit the model."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a file beside `path`, then puts it in place: readers see the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
     except Exception as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{path}: not readable as safetensors ({error}); run the stage that writes it again"
         ) from error
     return {key: json.loads(metadata[key]) for key in ("model", "class_names", "facts") if key in metadata}
@@ -60,7 +64,7 @@ def load_model(path: Path) -> tuple[MaskTransformer, list[str]]:
     """The model of a checkpoint, ready to predict, and its class names.  ValueError if the file lacks them."""
     metadata = read_metadata(path)
     if "model" not in metadata or "class_names" not in metadata:
-        raise ValueError(f"{path}: has no model description; expected a file from checkpoints/ of a run folder")
+        raise CheckpointError(f"{path}: has no model description; expected a file from checkpoints/ of a run folder")
     settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["model"].items()}
     config = dataclasses.replace(ModelConfig(**settings), backbone_checkpoint="")
     model = MaskTransformer(config, len(metadata["class_names"]))
@@ -84,13 +88,13 @@ def load_weights(
     for name, tensor in wanted.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = tuple(own[name].shape) if name in own else "no such tensor"
-            raise ValueError(
+            raise CheckpointError(
                 f"{path}: {name} is {tuple(tensor.shape)}, the model has {expected}; use the model settings the file "
                 "was made with (they are in its metadata), or start from other weights"
             )
     missing = sorted(n for n in own if n not in wanted and (not parts or n.startswith(parts)))
     if missing and required:
-        raise ValueError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more tensors of the model")
+        raise CheckpointError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more tensors of the model")
     model.load_state_dict(wanted, strict=False)
 
 

@@ -52,19 +52,23 @@ class Stage:
     budget: tuple[str, ...]
 
 
+# fmt: off
+BOTH = ("distilled_student", "refined_student")
 PRETRAINING = (
-    Stage("pretrained_teacher", "pretrain", "teacher", "scratch", None, False, False, ("pretrained_teacher",)),
-    Stage("pretrained_student", "pretrain", "student", "scratch", None, False, False, ("pretrained_student",)),
+    #     name                  command     model      start      labels from  semi   pixel  budget
+    Stage("pretrained_teacher", "pretrain", "teacher", "scratch", None,        False, False, ("pretrained_teacher",)),
+    Stage("pretrained_student", "pretrain", "student", "scratch", None,        False, False, ("pretrained_student",)),
 )
-STAGES = (  # name, command, model, start, labels_from, semi, pixel, budget
-    Stage("zero_shot_teacher", "adapt", "teacher", "pretrained", None, False, False, ()),
-    Stage("supervised_teacher", "adapt", "teacher", "pretrained", None, False, True, ("supervised_teacher",)),
-    Stage("adapted_teacher", "adapt", "teacher", "pretrained", "supervised_teacher", True, True, ("adapted_teacher",)),
-    Stage("distilled_student", "distill", "student", "backbone", "adapted_teacher", True, True, ("distilled_student",)),
-    Stage("refined_student", "refine", "student", "distilled_student", None, False, False, ("refined_student",)),
-    Stage("supervised_student", "distill", "student", "backbone", None, False, False,
-          ("distilled_student", "refined_student")),
-)  # fmt: skip
+STAGES = (
+    #     name                  command    model      start                labels from           semi   pixel  budget
+    Stage("zero_shot_teacher",  "adapt",   "teacher", "pretrained",        None,                 False, False, ()),
+    Stage("supervised_teacher", "adapt",   "teacher", "pretrained",        None,                 False, True,  ("supervised_teacher",)),
+    Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
+    Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
+    Stage("refined_student",    "refine",  "student", "distilled_student", None,                 False, False, ("refined_student",)),
+    Stage("supervised_student", "distill", "student", "backbone",          None,                 False, False, BOTH),
+)
+# fmt: on
 
 
 def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> Results:
