@@ -45,11 +45,11 @@ class DataConfig:
     group_key: str = ""
     stratify_key: str = ""
     balance_key: str = ""
-    holdout_fraction: float = 0.2
+    holdout_fraction: float = 0.3
     zoom: float = 0.0
     stretch: bool = False
     workers: int = 0
-    embedded_labeled: int = 100
+    embedded_labeled: int = 60
     embedded_unlabeled: int = 1500
     embedded_val: int = 300
     embedded_source: int = 12000
@@ -85,7 +85,7 @@ class ContrastConfig:
     form: Literal["sampled", "expected"] = "sampled"
     margin: float | None = None
     hard_share: float = 0.0
-    max_anchors: int = 48
+    max_anchors: int = 24
     objectness: bool = False
     memory_bank: int = 0
     backend: str = "auto"
@@ -100,7 +100,7 @@ class PseudoLabelConfig:
     (0 = none).
     """
 
-    target_precision: float = 0.8
+    target_precision: float = 0.7
     unsure_precision: float = 0.4
     iou: float = 0.5
     nms_iou: float = 0.6

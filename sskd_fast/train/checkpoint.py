@@ -50,6 +50,8 @@ def save_weights(path: Path, model: MaskTransformer, class_names: list[str], fac
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """What `save_weights` wrote beside the weights: "model", "class_names", "facts".  ValueError if unreadable."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: run the stage that makes it first (--stage adapt, distill, refine)")
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}

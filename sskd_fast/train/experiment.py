@@ -77,13 +77,8 @@ class Experiment:
 
     def load(self, stage: str) -> MaskTransformer:
         """The finished model of a stage."""
-        path = self.weights_path(stage)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} does not exist: run the stage that makes it first (--stage adapt, distill or refine)"
-            )
         model = self.build("teacher" if stage.endswith("teacher") else "student")
-        load_weights(model, path, self.sources.classes)
+        load_weights(model, self.weights_path(stage), self.sources.classes)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
