@@ -74,7 +74,8 @@ def _loss_chart(stage: str, steps: Sequence[Mapping[str, Any]]) -> str:
     points = [(float(r["step"]), float(r["loss"])) for r in steps if isinstance(r.get("loss"), int | float)]
     thinned = _thinned(points)
     series = [Series("logged", thinned, "faint"), Series("running mean", _running_mean(thinned), "main")]
-    return line_chart(series, title=f"Loss of {stage} by step", x_label="step", y_label="loss")
+    title = f"Loss of {stage} by step"
+    return line_chart(series, title=title, x_label="step", y_label="loss", from_zero=True)
 
 
 def _ap_chart(stage: str, evaluations: Sequence[Mapping[str, Any]]) -> str:
@@ -93,12 +94,14 @@ def _ap_chart(stage: str, evaluations: Sequence[Mapping[str, Any]]) -> str:
 def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str, from_zero: bool = False) -> str:
     """A line chart as an inline <svg> that takes its colours from the style sheet; "" where no series has a point.
 
-    Points that are not finite break a line.  from_zero: both axes start at 0.  title: read out by screen readers.
+    Points that are not finite break a line.  from_zero: both axes start at 0, or below where a value is negative.
+    title: read out by screen readers.
     """
     finite = [point for line in series for point in line.points if math.isfinite(point[1])]
     if not finite:
         return ""
-    y_ticks = nice_ticks(0.0 if from_zero else min(y for _, y in finite), max(y for _, y in finite))
+    lowest = min(y for _, y in finite)
+    y_ticks = nice_ticks(min(0.0, lowest) if from_zero else lowest, max(y for _, y in finite))
     x_low = 0.0 if from_zero else min(x for x, _ in finite)
     x_high = max(max(x for x, _ in finite), x_low + 1.0)
     frame = _Frame(x_low, x_high, y_ticks[0], y_ticks[-1])

@@ -10,7 +10,7 @@ from typing import Any
 from sskd_fast import __version__
 from sskd_fast.report.html_images import images_section
 from sskd_fast.report.html_models import models_section
-from sskd_fast.report.html_training import curves_section, labels_section
+from sskd_fast.report.html_training import curves_section, labels_section, target_precision
 from sskd_fast.report.run_folder import RunFolder, read_run
 from sskd_fast.report.style import STYLE
 from sskd_fast.report.verdict import (
@@ -57,7 +57,7 @@ def page(run: RunFolder) -> str:
         models_section(run.metrics),
         images_section(run),
         curves_section(run.log),
-        labels_section(run.statistics),
+        labels_section(run.statistics, target_precision(run.configuration)),
         _configuration(run.configuration),
     ]
     return (
@@ -106,7 +106,7 @@ def _verdict(metrics: dict[str, Any]) -> str:
                 tiles.append((change, f"AP against the {title_of(other).lower()}"))
         ratio = parameter_ratio(rows.get("adapted_teacher", {}), rows[student])
         if ratio is not None:
-            tiles.append((f"{ratio:.1f} x", "fewer parameters than the teacher"))
+            tiles.append((f"{ratio:.1f}\u00d7", "fewer parameters than the teacher"))
     cells = "".join(f"<div><dt>{escape(words)}</dt><dd>{escape(number)}</dd></div>" for number, words in tiles)
     return (
         f'<div class="card verdict {result.tone}" role="region" aria-label="Verdict"><p class="eyebrow">Verdict</p>'

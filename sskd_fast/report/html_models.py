@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from sskd_fast.report.curves import nice_ticks
 from sskd_fast.report.verdict import MODELS, ap_text, count_text, is_number, measured_rows, seconds_text, title_of
 
 
@@ -27,11 +28,12 @@ def models_section(metrics: dict[str, Any]) -> str:
             f"{escape(title_of(name))}<small>{note}</small></th>{cells}</tr>"
         )
     limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
+    pending = "" if set(MODELS) <= set(rows) else "; a dash is not measured yet"
     table = (
-        f'<div class="card scroll"><table><caption>Validation AP{limit}; a dash is not measured yet.</caption>'
+        f'<div class="card scroll"><table><caption>Validation AP{limit}{pending}.</caption>'
         "<thead><tr>"
         '<th scope="col">Model</th><th scope="col">AP</th><th scope="col">AP50</th><th scope="col">Params</th>'
-        f'<th scope="col">Time</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<th scope="col">Training</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
     return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div></section>'
 
@@ -39,7 +41,8 @@ def models_section(metrics: dict[str, Any]) -> str:
 def _bars(rows: dict[str, Any]) -> str:
     if not rows:
         return ""
-    full = max(max(row["ap"], row.get("ap50") or 0.0) for row in rows.values()) or 1.0
+    numbers = [row[key] for row in rows.values() for key in ("ap", "ap50") if is_number(row.get(key))]
+    full = min(100.0, nice_ticks(0.0, max(numbers))[-1])
     items = []
     for name, row in rows.items():
         kind = MODELS[name].kind if name in MODELS else "student"
@@ -52,6 +55,7 @@ def _bars(rows: dict[str, Any]) -> str:
         )
     return (
         '<div class="card"><h3>AP by model</h3><p class="legend"><span class="teacher"><span class="key"></span>teacher'
-        '</span><span class="student"><span class="key"></span>student</span><span>strong: AP, muted: AP50</span></p>'
+        '</span><span class="student"><span class="key"></span>student</span><span>strong: AP, muted: AP50</span>'
+        f"<span>full width: {full:g}</span></p>"
         f'<ol class="bars">{"".join(items)}</ol></div>'
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import yaml
+
 from sskd_fast.report.curves import StageCurves, stage_curves
 from sskd_fast.report.verdict import is_number, title_of
 
@@ -13,13 +15,14 @@ MOST_COLUMNS = 24
 
 
 def curves_section(log: Sequence[Mapping[str, Any]]) -> str:
-    """Loss and validation AP of each stage that has been logged; "" before any."""
+    """Loss and held-out AP of each stage that has been logged; "" before any."""
     stages = stage_curves(log)
     if not stages:
         return ""
     legend = (
-        '<p class="legend"><span>loss: faint as logged, strong as running mean; on held-out images:</span>'
-        '<span class="student"><span class="key"></span>AP</span>'
+        "<p>Loss: faint as logged, strong as running mean. AP is measured on the labelled images held out of training: few "
+        "images, so its trend counts, and its level is not that of the validation AP above.</p>"
+        '<p class="legend"><span class="student"><span class="key"></span>AP</span>'
         '<span class="teacher"><span class="key"></span>AP50</span></p>'
     )
     return (
@@ -43,19 +46,39 @@ def _stage(stage: StageCurves) -> str:
     return f'<div class="card"><h3>{title}</h3><p class="soft">{steps}</p>{stage.loss}{stage.ap}{details}</div>'
 
 
-def labels_section(statistics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Pseudo-label statistics, one card for each record; "" where there is none."""
+def target_precision(configuration: str) -> float | None:
+    """The precision that the thresholds of the pseudo-labels were chosen for; None where the settings do not say."""
+    try:
+        settings = yaml.safe_load(configuration)
+    except yaml.YAMLError:
+        return None
+    labels = settings.get("pseudo_labels") if isinstance(settings, dict) else None
+    value = labels.get("target_precision") if isinstance(labels, dict) else None
+    return float(value) if is_number(value) else None
+
+
+def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | None = None) -> str:
+    """Pseudo-label statistics, one card for each record; "" where there is none.
+
+    target: the precision that the thresholds aim at on the held-out images.
+    """
     if not statistics:
         return ""
-    cards = "".join(_labels(title, record) for title, record in statistics.items())
+    first = next(iter(statistics.values()))["by_class"]
+    order = sorted(first, key=lambda name: -first[name])
+    cards = "".join(_labels(title, record, order) for title, record in statistics.items())
+    aim = (
+        "" if target is None else f" The thresholds aim at a precision of {target:.2f} on the held-out labelled images."
+    )
     return (
         "<section><h2>Pseudo-labels</h2><p>What the teacher wrote on the unlabelled images, after thresholds and "
-        "mask NMS. Precision and recall, at IoU 0.5, compare with annotations that training has not seen.</p>"
+        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown where the unlabelled images have annotations, which "
+        "training has not seen.</p>"
         f'<div class="two">{cards}</div></section>'
     )
 
 
-def _labels(title: str, record: Mapping[str, Any]) -> str:
+def _labels(title: str, record: Mapping[str, Any], order: Sequence[str]) -> str:
     tiles = [
         (f"{record['labels']}", f"labels on {record['images']} images"),
         (f"{record['labels_per_image']:.1f}", "labels an image"),
@@ -72,19 +95,19 @@ def _labels(title: str, record: Mapping[str, Any]) -> str:
     cells = "".join(f"<div><dt>{words}</dt><dd>{number}</dd></div>" for number, words in tiles)
     return (
         f'<div class="card"><h3>{escape(title_of(title))}</h3><dl class="tiles">{cells}</dl>'
-        f"{_by_class(record)}{_images_with(record['images_with'])}</div>"
+        f"{_by_class(record, order)}{_images_with(record['images_with'])}</div>"
     )
 
 
-def _by_class(record: Mapping[str, Any]) -> str:
-    """Labels by class as bars, with the score threshold of each class."""
+def _by_class(record: Mapping[str, Any], order: Sequence[str]) -> str:
+    """Labels by class as bars, with the score threshold of each class, in the same order on every card."""
     counts, thresholds = record["by_class"], record.get("thresholds", {})
     full = max(counts.values(), default=0) or 1
     items = "".join(
         f'<li class="teacher"><div class="name"><span>{escape(name)}</span><span class="number">{count}'
         + (f" <small>from score {thresholds[name]:.2f}</small>" if name in thresholds else "")
         + f'</span></div><div class="track"><i style="width:{100 * count / full:.1f}%"></i></div></li>'
-        for name, count in sorted(counts.items(), key=lambda item: -item[1])
+        for name, count in ((name, counts[name]) for name in dict.fromkeys([*order, *counts]) if name in counts)
     )
     return f'<ol class="bars">{items}</ol>'
 
@@ -98,9 +121,6 @@ def _images_with(counts: Sequence[int]) -> str:
         f'<li><i style="height:{100 * count / full:.0f}%" title="{count} images"></i>{index * width}</li>'
         for index, count in enumerate(groups)
     )
-    words = (
-        f"Images by their number of labels, {width} numbers a column."
-        if width > 1
-        else "Images by their number of labels."
-    )
+    columns = f", {width} numbers a column" if width > 1 else ""
+    words = f"Images by their number of labels{columns}; the tallest column is {full} images."
     return f'<p class="soft">{words}</p><ol class="columns-chart" role="img" aria-label="{words} {groups}">{items}</ol>'

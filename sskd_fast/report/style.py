@@ -98,7 +98,7 @@ figcaption b { display: block; font-size: 0.88rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 20px;
   margin-top: 16px; }
 .chart { display: block; width: 100%; height: auto; max-width: 460px; }
-.chart text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-nums; }
+.chart text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 .chart .value { font-weight: 650; }
 .chart .axis { stroke: var(--soft); fill: none; stroke-width: 1; }
 .chart .grid { stroke: var(--line); fill: none; stroke-width: 1; }

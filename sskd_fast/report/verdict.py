@@ -187,7 +187,7 @@ def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -
 
 
 def _teacher_sentences(rows: Mapping[str, Row], student: str) -> list[str]:
-    """The student against the best teacher that could have been used in its place."""
+    """The student against the teacher that it was distilled from."""
     teacher = next((name for name in ("adapted_teacher", "supervised_teacher") if name in rows), None)
     if teacher is None:
         return ["The adapted teacher was not measured, so the student is not compared with it."]
