@@ -66,13 +66,24 @@ def resolve(arguments: argparse.Namespace) -> Config:
     """The configuration of the run: preset or the run folder's own, files, flags, overrides, each over the last."""
     overrides = [f"{key}={value}" for flag, key in FLAGS.items() if (value := getattr(arguments, flag)) is not None]
     overrides += arguments.overrides
-    if arguments.labeled and not any(o.startswith("data.name=") for o in overrides):
-        overrides.append(f"data.name={Path(arguments.labeled).resolve().parent.name or 'own'}")
     preset = arguments.preset or ("pretrain" if arguments.stage == "pretrain" else "default")
     config = load_config(arguments.config, overrides, preset)
+    if config.data.labeled and config.data.name == Config().data.name:
+        folder = Path(config.data.labeled).resolve().parent
+        name = folder.parent.name if folder.name == "annotations" else folder.name
+        overrides.append(f"data.name={name or 'own'}")
+        config = load_config(arguments.config, overrides, preset)
     kept = run_folder(config) / "config.yaml"
-    if kept.exists() and not arguments.preset and (arguments.resume or arguments.stage not in ("all", "pretrain")):
+    if not kept.exists() or not (arguments.resume or arguments.stage not in ("all", "pretrain")):
+        return config
+    if not arguments.preset:
         config = load_config([kept, *arguments.config], overrides)
+    before = load_config([kept])
+    if (config.seed, config.data) != (before.seed, before.data):
+        raise ConfigError(
+            f"{kept} holds a run with another seed or other data, whose splits are in its folder: leave --seed and the "
+            "data settings as they are to go on with it, or start anew with --stage all and another --output"
+        )
     return config
 
 
@@ -113,7 +124,7 @@ def check(config: Config) -> None:
 
 def keep_aside(folder: Path) -> None:
     """Moves the folder of an earlier run out of the way: nothing is lost, and the name is free."""
-    if not (folder / "config.yaml").exists():
+    if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
         return
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
     folder.rename(folder.with_name(f"{folder.name}.{number}"))
@@ -130,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, CheckpointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
         return 130

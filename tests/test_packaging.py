@@ -26,8 +26,7 @@ def declared() -> dict[str, object]:
 
 def files_to_ship() -> set[str]:
     """The names in a wheel of every source file, weight file and preset of the checkout."""
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sskd_fast").rglob("*") if path.suffix in SHIPPED}
-    return package | {f"sskd_fast/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    return {path.relative_to(ROOT).as_posix() for path in (ROOT / "sskd_fast").rglob("*") if path.suffix in SHIPPED}
 
 
 def test_one_version_everywhere() -> None:

@@ -125,7 +125,7 @@ def test_killed_and_resumed_run_repeats_the_finished_one(
 
 def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "steps"
-    early = call("--stage", "refine", "--output", str(folder), *TINY)
+    early = call("--stage", "refine", "--output", str(tmp_path / "early"), *TINY)
     assert early.returncode == 2 and "distilled_student.safetensors does not exist" in early.stderr
     short = [
         "--output",
@@ -139,6 +139,8 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
         result = call("--stage", stage, *short, *(["--preset", "smoke"] if stage == "adapt" else []))
         assert result.returncode == 0, result.stderr
         assert len(metrics_of(folder)["rows"]) == rows
+    other = call("--stage", "refine", *short, "--seed", "3")
+    assert other.returncode == 2 and "holds a run with another seed or other data" in other.stderr
 
 
 def test_earlier_run_is_moved_aside(tmp_path: Path) -> None:
@@ -166,11 +168,11 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, count) in enumerate((("train", 12), ("val", 5), ("plain", 9))):
         write_scenes(folder, name, "target", count, seed=50 + seed)
     renamed = json.loads((folder / "train.json").read_text())
-    for file in ("train.json", "val.json"):
+    for file, factor in (("train.json", 10), ("val.json", 7)):
         content = json.loads((folder / file).read_text())
-        content["categories"] = [{"id": 10 * c["id"], "name": f"my {c['name']}"} for c in renamed["categories"]]
+        content["categories"] = [{"id": factor * c["id"], "name": f"my {c['name']}"} for c in renamed["categories"]]
         for annotation in content["annotations"]:
-            annotation["category_id"] *= 10
+            annotation["category_id"] *= factor
         (folder / file).write_text(json.dumps(content))
     return folder
 
@@ -190,7 +192,11 @@ def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
     metrics = metrics_of(tmp_path / "run")
     assert (metrics["labeled_images"], metrics["unlabeled_images"]) == ((12, 9) if unlabeled else (6, 6))
     predicted = json.loads((tmp_path / "run" / "predictions" / "adapted_teacher.json").read_text())
-    assert {r["category_id"] for r in predicted} <= {10, 20, 30, 40}
+    assert {r["category_id"] for r in predicted} <= {7, 14, 21, 28}, (
+        "validation files may number classes in their own way"
+    )
+    details = json.loads((tmp_path / "run" / "details.json").read_text())
+    assert set(details["refined_student"]["per_class"]) == {"my disc", "my triangle", "my cross", "my ring"}
 
 
 def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:

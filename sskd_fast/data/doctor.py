@@ -43,8 +43,7 @@ def check_dataset(
     images; annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of
     another size; no instance at all; validation images or groups that are in the training set too; training classes
     that validation does not list.  Warnings: gaps in the category ids (they are mapped), classes without instances,
-    masks without a pixel (they are dropped), repeated annotation ids, files listed twice, unlabelled images that are in
-    the validation set.
+    masks without a pixel (they are dropped), repeated annotation ids, files listed twice.
     """
     findings = Findings()
     train = _check_file(Path(annotations), Path(images), findings, class_names, decode)
@@ -57,7 +56,7 @@ def check_dataset(
         if group_key is not None:
             _check_groups(train, validation, group_key, findings)
     if unlabeled is not None:
-        _check_unlabeled(Path(unlabeled), validation, findings, decode)
+        _check_unlabeled(Path(unlabeled), findings, decode)
     if findings.problems:
         raise DataError(findings.problems)
     return findings.warnings
@@ -94,16 +93,16 @@ def _check_validation_classes(train: CheckedFile, validation: CheckedFile, findi
 
 def _check_overlap(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:
     """Validation images that are training images: files of the same content, whatever their ids and names."""
-    same_content = _same_content(train.paths.values(), validation.paths.values())
+    twins = same_content(train.paths.values(), validation.paths.values())
     cure = "Take it out of one of them: validation figures would be too good."
     for image_id, record in validation.records.items():
         path = validation.paths[image_id]
-        if path in same_content:
-            found = f"{record['file_name']} has the same content as the training image {same_content[path]}"
+        if path in twins:
+            found = f"{record['file_name']} has the same content as the training image {twins[path]}"
             findings.add(validation.file, f"image {image_id}", found, "no training image in the validation set", cure)
 
 
-def _same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
+def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
     """Files of `second` with the bytes of a file of `first` -> that file; only files of equal size are read."""
     of_size: dict[int, list[Path]] = defaultdict(list)
     for path in first:
@@ -138,7 +137,7 @@ def _group_members(checked: CheckedFile, key: str) -> Mapping[str, list[int]]:
     return members
 
 
-def _check_unlabeled(folder: Path, validation: CheckedFile | None, findings: Findings, decode: bool) -> None:
+def _check_unlabeled(folder: Path, findings: Findings, decode: bool) -> None:
     try:
         plain = ImageFolder(folder)
     except DataError as error:
@@ -148,11 +147,3 @@ def _check_unlabeled(folder: Path, validation: CheckedFile | None, findings: Fin
     checked.paths = {record.image_id: record.path for record in plain.records}
     checked.records = {record.image_id: {"file_name": record.file_name} for record in plain.records}
     check_image_files(checked, findings, decode)
-    if validation is None:
-        return
-    shared = _same_content(validation.paths.values(), checked.paths.values())
-    if shared:
-        findings.warnings.append(
-            f"{folder}: {len(shared)} unlabelled images are validation images "
-            f"({named([path.name for path in shared])}): validation figures may be too good."
-        )

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.instances import Instances, Sample
 from sskd_fast.data.masks import MaskLayers
 from sskd_fast.data.pixels import ByteBudgetCache, image_size, read_pixels
@@ -170,14 +171,14 @@ class ImageCollection(Dataset[Sample]):
         return Sample(_image_tensor(crop, size), instances, record.image_id, record.file_name, record.extra)
 
     def image_field(self, key: str) -> list[str]:
-        """The field `key` of every image record, as text; ValueError where an image lacks it."""
+        """The field `key` of every image record, as text; DataError where an image lacks it."""
         for record in self.records:
             if key not in record.extra:
                 known = ", ".join(sorted(record.extra)) or "none"
-                raise ValueError(
-                    f"{self.name or self.images_dir}: image {record.image_id} ({record.file_name}) has no field "
-                    f"{key!r}; its fields are: {known}. Use one of these, or add {key!r} to every image record."
-                )
+                item = f"image {record.image_id} ({record.file_name})"
+                cure = f"Use one of its fields ({known}), or add {key!r} to every image record."
+                found, expected = f"has no field {key!r}", "the same fields in every image record"
+                raise DataError([Problem(self.name or self.images_dir, item, found, expected, cure)])
         return [record.extra[key] for record in self.records]
 
     def subset(self, image_ids: Iterable[int]) -> Self:

@@ -55,7 +55,7 @@ def hold_out(
     """Of the labelled `ids`, those to train on and about `fraction` held out for calibration, each in the set's order.
 
     Whole groups of `group_key` stay on one side; both sides get at least one image.  Raises ValueError for a fraction
-    outside (0, 1) and where there are fewer than two groups.
+    outside (0, 1), DataError where there are fewer than two groups.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction={fraction}: expected a share of the labelled images in (0, 1)")
@@ -63,10 +63,12 @@ def hold_out(
     groups = len(set(labeled.image_field(group_key))) if group_key else len(labeled)
     if groups < 2:
         kind = f"groups of {group_key!r}" if group_key else "images"
-        raise ValueError(
-            f"{dataset.name or dataset.images_dir}: {groups} {kind} among {len(ids)} labelled images; expected at "
-            f"least 2, one to train on and one to hold out. Label more images, or hold none out."
+        found, expected = (
+            f"{groups} {kind} among {len(ids)} labelled images",
+            "at least 2: one to train on, one to hold out",
         )
+        cure = "Label more images, or hide the labels of fewer."
+        raise DataError([Problem(dataset.name or dataset.images_dir, "", found, expected, cure)])
     held_out, rest = split_labeled(labeled, fraction, seed=seed, group_key=group_key)
     if not rest:
         held_out, rest = split_labeled(labeled, 0.5 / groups, seed=seed, group_key=group_key)

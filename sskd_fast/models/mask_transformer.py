@@ -22,12 +22,14 @@ from sskd_fast.models.queries import LearnedQueries, PeakQueries
 class ModelConfig:
     """How a mask transformer is built.
 
-    backbone: "conv" (channels, blocks) or "timm/NAME".  queries: "peaks" of a heat map or "learned".  mask_level:
+    backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name (backbone_pretrained, needs the network) or
+    from a file (backbone_checkpoint).  queries: "peaks" of a heat map or "learned".  mask_level:
     backbone level (0 = finest) of the masks and of the pixel features.  reach: how far, in pixels, seeded queries
     attend to one another.
     """
 
     backbone: str = "conv"
+    backbone_pretrained: bool = False
     backbone_checkpoint: str = ""
     channels: tuple[int, ...] = (12, 24, 48)
     blocks: tuple[int, ...] = (1, 1, 1)
@@ -81,7 +83,9 @@ class MaskTransformer(nn.Module):
         if config.backbone == "conv":
             self.backbone: nn.Module = ConvBackbone(config.channels, config.blocks)
         elif config.backbone.startswith("timm/"):
-            self.backbone = TimmBackbone(config.backbone[5:], checkpoint=config.backbone_checkpoint)
+            self.backbone = TimmBackbone(
+                config.backbone[5:], pretrained=config.backbone_pretrained, checkpoint=config.backbone_checkpoint
+            )
         else:
             raise ValueError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
         strides: list[int] = self.backbone.strides

@@ -23,9 +23,9 @@ def images_section(run: RunFolder) -> str:
     rows = overlay_rows(run.ground_truth, run.images_dir, columns, titles=titles, minimum_score=SHOWN_SCORE)
     return (
         "<section><h2>Validation images</h2><p>An object keeps its number and colour in every column. Pale outlines "
-        "with a question mark cover no object at IoU 0.5 or more, or one that a higher score has taken; ✗ marks a wrong "
-        f"class. Predictions with a score from {SHOWN_SCORE:g} up are drawn; AP counts all of them. The images are spread "
-        "evenly over the set, not chosen.</p>" + "".join(_image(row, titles) for row in rows) + "</section>"
+        "with a question mark cover no object at IoU 0.5 or more, or one that a higher score has taken; ✗ marks a "
+        f"wrong class. Predictions with a score from {SHOWN_SCORE:g} up are drawn; AP counts all. The images are "
+        "spread evenly over the set, not chosen.</p>" + "".join(_image(row, titles) for row in rows) + "</section>"
     )
 
 

@@ -30,10 +30,10 @@ def models_section(metrics: dict[str, Any]) -> str:
     limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
     pending = "" if set(MODELS) <= set(rows) else "; a dash is not measured yet"
     table = (
-        f'<div class="card scroll"><table><caption>Validation AP{limit}{pending}.</caption>'
+        f'<div class="card scroll"><table><caption>Validation AP{limit}{pending}. Time is training time.</caption>'
         "<thead><tr>"
         '<th scope="col">Model</th><th scope="col">AP</th><th scope="col">AP50</th><th scope="col">Params</th>'
-        f'<th scope="col">Training</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<th scope="col">Time</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
     return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div></section>'
 

@@ -20,8 +20,8 @@ def curves_section(log: Sequence[Mapping[str, Any]]) -> str:
     if not stages:
         return ""
     legend = (
-        "<p>Loss: faint as logged, strong as running mean. AP is measured on the labelled images held out of training: few "
-        "images, so its trend counts, and its level is not that of the validation AP above.</p>"
+        "<p>Loss: faint as logged, strong as running mean. AP is measured on the labelled images held out of training: "
+        "few images, so its trend counts, and its level is not that of the validation AP above.</p>"
         '<p class="legend"><span class="student"><span class="key"></span>AP</span>'
         '<span class="teacher"><span class="key"></span>AP50</span></p>'
     )
@@ -72,8 +72,8 @@ def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | 
     )
     return (
         "<section><h2>Pseudo-labels</h2><p>What the teacher wrote on the unlabelled images, after thresholds and "
-        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown where the unlabelled images have annotations, which "
-        "training has not seen.</p>"
+        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown where the unlabelled images have annotations, "
+        "which training has not seen.</p>"
         f'<div class="two">{cards}</div></section>'
     )
 
@@ -118,7 +118,7 @@ def _images_with(counts: Sequence[int]) -> str:
     groups = [sum(counts[start : start + width]) for start in range(0, len(counts), width)]
     full = max(groups, default=0) or 1
     items = "".join(
-        f'<li><i style="height:{100 * count / full:.0f}%" title="{count} images"></i>{index * width}</li>'
+        f'<li><i style="--share:{count / full:.3f}" title="{count} images"></i>{index * width}</li>'
         for index, count in enumerate(groups)
     )
     columns = f", {width} numbers a column" if width > 1 else ""

@@ -110,8 +110,9 @@ figcaption b { display: block; font-size: 0.88rem; }
   list-style: none; }
 .columns-chart li { flex: 1; min-width: 0; display: flex; flex-direction: column; justify-content: flex-end;
   height: 100%;
-  text-align: center; font-size: 0.74rem; color: var(--soft); font-variant-numeric: tabular-nums; }
-.columns-chart i { display: block; background: var(--teacher); border-radius: 3px 3px 0 0; min-height: 1px; }
+  text-align: center; font-size: 0.74rem; line-height: 18px; color: var(--soft); font-variant-numeric: tabular-nums; }
+.columns-chart i { flex: none; height: calc((100% - 18px) * var(--share)); background: var(--teacher);
+  border-radius: 3px 3px 0 0; min-height: 1px; }
 details { margin-top: 14px; }
 summary { cursor: pointer; color: var(--soft); }
 pre { overflow-x: auto; margin: 12px 0 0;
@@ -120,7 +121,7 @@ footer { margin-top: 60px; padding-bottom: 40px; color: var(--soft); font-size: 
 @media (max-width: 560px) {
   header { padding-top: 26px; }
   .card { padding: 16px; } .verdict { padding: 20px 18px; }
-  th, td { padding-left: 8px; font-size: 0.86rem; }
+  th, td { padding-left: 7px; font-size: 0.84rem; } tbody th .key { margin-right: 4px; }
   tbody th small { font-size: 0.76rem; }
   .columns { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }

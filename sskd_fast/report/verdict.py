@@ -203,6 +203,18 @@ def _teacher_sentences(rows: Mapping[str, Row], student: str) -> list[str]:
     if ratio is not None:
         small, large = count_text(rows[student]["params"]), count_text(rows[teacher]["params"])
         text += f", with {ratio:.1f} times fewer parameters ({small} against {large})"
+    return [text + ".", *_baseline_sentence(rows["supervised_student"], rows[teacher])]
+
+
+def _baseline_sentence(baseline: Row, teacher: Row) -> list[str]:
+    """What a teacher has to teach whose AP the labels alone reach."""
+    if baseline["ap"] < teacher["ap"]:
+        return []
+    text = f"The labels alone bring the student to the teacher's AP ({ap_text(baseline['ap'])})"
+    ours, theirs = baseline.get("ap50"), teacher.get("ap50")
+    if is_number(ours) and is_number(theirs) and theirs > ours:
+        text += f", but not to its AP50 ({ap_text(ours)} against {ap_text(theirs)})"
+        text += "; the teacher finds more objects, with less exact masks"
     return [text + "."]
 
 

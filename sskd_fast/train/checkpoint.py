@@ -51,7 +51,9 @@ def save_weights(path: Path, model: MaskTransformer, class_names: list[str], fac
 def read_metadata(path: Path) -> dict[str, Any]:
     """What `save_weights` wrote beside the weights: "model", "class_names", "facts".  ValueError if unreadable."""
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist: run the stage that makes it first (--stage adapt, distill, refine)")
+        raise CheckpointError(
+            f"{path} does not exist: run the stage that makes it first (--stage adapt, distill, refine)"
+        )
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
@@ -68,7 +70,7 @@ def load_model(path: Path) -> tuple[MaskTransformer, list[str]]:
     if "model" not in metadata or "class_names" not in metadata:
         raise CheckpointError(f"{path}: has no model description; expected a file from checkpoints/ of a run folder")
     settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["model"].items()}
-    config = dataclasses.replace(ModelConfig(**settings), backbone_checkpoint="")
+    config = dataclasses.replace(ModelConfig(**settings), backbone_checkpoint="", backbone_pretrained=False)
     model = MaskTransformer(config, len(metadata["class_names"]))
     load_weights(model, path, metadata["class_names"])
     return model.eval(), metadata["class_names"]

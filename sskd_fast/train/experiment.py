@@ -101,7 +101,7 @@ class Experiment:
             samples = [source[i] for i in rows]
             found = predict(model, [s.image for s in samples], self.inference)
             for i, sample, detections in zip(rows, samples, found, strict=True):
-                ids = self.sources.labeled.category_ids
+                ids = source.category_ids or self.sources.labeled.category_ids
                 results += to_results(detections, sample.image_id, source.size(i), ids, self.sources.zoom)
         return results
 
@@ -118,7 +118,15 @@ class Experiment:
         }  # fmt: skip
         rows = [row for row in self.rows if row["name"] != result.name] + [rounded]
         names = [*ROW_ORDER, *(row["name"] for row in rows if row["name"] not in ROW_ORDER)]
-        rows.sort(key=lambda row: names.index(row["name"]))
+        self._write_rows(sorted(rows, key=lambda row: names.index(row["name"])))
+
+    def drop_rows(self, names: set[str]) -> None:
+        """Takes rows out of metrics.json that no longer stand for the models in the folder."""
+        rows = self.rows
+        if any(row["name"] in names for row in rows):
+            self._write_rows([row for row in rows if row["name"] not in names])
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
         s = self.sources
         write_json(
             self.folder / "metrics.json",
@@ -130,10 +138,9 @@ class Experiment:
         )  # fmt: skip
 
     def write_predictions(self, name: str, results: list[dict[str, Any]]) -> None:
-        """predictions/<name>.json and, once, the ground truth that the report shows them against."""
+        """predictions/<name>.json and the ground truth that the report shows them against."""
         write_json(self.folder / "predictions" / f"{name}.json", results)
-        truth = self.folder / "ground_truth.json"
-        if not truth.exists():
-            write_json(
-                truth, self.sources.val.ground_truth() | {"images_dir": str(self.sources.val.images_dir.resolve())}
-            )
+        val = self.sources.val
+        write_json(
+            self.folder / "ground_truth.json", val.ground_truth() | {"images_dir": str(val.images_dir.resolve())}
+        )

@@ -22,11 +22,11 @@ class TeacherLabels:
     stride: int
 
 
-def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels:
+def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels | None:
     """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
 
     Written to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling
-    goes on.
+    goes on.  None where no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources = experiment.config.pseudo_labels, experiment.sources
     model = experiment.load(teacher)
@@ -54,7 +54,7 @@ def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels:
     _report(experiment, teacher, dataclasses.asdict(statistics))
     if not config.weigh_by_score:
         labels = [r | {"score": 1.0} for r in labels]
-    return TeacherLabels(labels, model.stride)
+    return TeacherLabels(labels, model.stride) if sure else None
 
 
 def _raw_predictions(experiment: Experiment, teacher: str) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from sskd_fast.config import Config, DataConfig
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.doctor import check_dataset
+from sskd_fast.data.doctor import check_dataset, same_content
 from sskd_fast.data.embedded import SIZE, write_scenes
+from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.pseudo_labeled import unlabeled
 from sskd_fast.data.source import ImageCollection
@@ -69,6 +70,8 @@ def target_sources(config: Config, folder: Path) -> Sources:
         write_split(kept, train_ids, source=everything.name)
         write_split(split, held_ids, source=everything.name)
     labeled, holdout = everything.subset(read_split(kept)), everything.subset(read_split(split))
+    if data.balance_key:
+        labeled.image_field(data.balance_key)
     write_once(folder / "splits" / "unlabeled.txt", lambda p: write_split(p, plain.image_ids, source=plain.name))
     write_once(folder / "splits" / "val.txt", lambda p: write_split(p, val.image_ids, source=val.name))
     zoom = data.zoom or natural_zoom(everything)
@@ -131,10 +134,29 @@ def _own_data(
     val = CocoInstances(Path(data.val), val_images, class_names=full.class_names, name="val", stretch=data.stretch)
     if data.unlabeled:
         plain: ImageCollection = ImageFolder(Path(data.unlabeled), name="unlabeled", stretch=data.stretch)
-        return full, plain, val, None, warnings
+        return full, *_without_labeled(plain, full, val, warnings), None, warnings
     labeled_ids, hidden_ids = _fraction(data, full, config.seed, folder)
     hidden = full.subset(hidden_ids)
     return full.subset(labeled_ids), unlabeled(hidden), val, hidden.ground_truth(), warnings
+
+
+def _without_labeled(
+    plain: ImageCollection, full: CocoInstances, val: CocoInstances, warnings: list[str]
+) -> tuple[ImageCollection, CocoInstances]:
+    """The unlabelled images less those that are labelled or validation images too (by content), and the latter."""
+    known = [record.path for source in (full, val) for record in source.records]
+    twins = same_content(known, [record.path for record in plain.records])
+    if twins:
+        warnings.append(
+            f"{plain.images_dir}: {len(twins)} of {len(plain)} images are labelled or validation images too "
+            f"({named([path.name for path in twins])}): they are left out of the unlabelled set."
+        )
+    kept = plain.subset(record.image_id for record in plain.records if record.path not in twins)
+    if not len(kept):
+        cure = "Give a folder with other images, or hide labels with --labeled-fraction."
+        found = f"all {len(plain)} images are labelled or validation images"
+        raise DataError([Problem(plain.images_dir, "", found, "images without labels", cure)])
+    return kept, val
 
 
 def _fraction(data: DataConfig, full: CocoInstances, seed: int, folder: Path) -> tuple[list[int], list[int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,9 +25,8 @@ from sskd_fast.train.checkpoint import TrainingState, load_weights, save_weights
 from sskd_fast.train.experiment import Experiment, Results
 from sskd_fast.train.labels import TeacherLabels, teacher_labels
 from sskd_fast.train.loop import Schedule, train
+from sskd_fast.train.measure import measure
 from sskd_fast.train.watch import Watch
-
-logger = logging.getLogger(__name__)
 
 Start = Literal["pretrained", "backbone", "scratch", "distilled_student"]
 
@@ -74,14 +72,15 @@ STAGES = (
 def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> Results:
     """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
     config, sources = experiment.config, experiment.sources
+    experiment.drop_rows(dependents(stage))
     labels = None if stage.labels_from is None else teacher_labels(experiment, stage.labels_from)
     torch.manual_seed(config.seed)
     model = start_model(experiment, stage)
+    state = TrainingState(experiment.state_path(stage.name), state_key(config, stage), experiment.resume)
     seconds = 0.0
     if stage.budget:
         budget = stage_budget(config, stage)
         title = f"stage {number} of {total}: {stage.name.replace('_', ' ')}"
-        state = TrainingState(experiment.state_path(stage.name), state_key(config, stage), experiment.resume)
         watch = Watch(experiment.log, stage.name, title, config.train.log_every, part_weights(config, stage))
         objective = stage_objective(config, stage, 1 if labels is None else max(1, labels.stride // model.stride))
 
@@ -94,29 +93,28 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
         seconds = state.seconds + watch.seconds
         facts = {"stage": stage.name, "steps": budget.steps, "seconds": round(seconds, 1), "seed": config.seed}
         save_weights(experiment.weights_path(stage.name), model, sources.classes, facts)
-        state.clear()
-    predictions = experiment.predict(model, sources.val)
-    experiment.write_predictions(stage.name, predictions)
-    measured = evaluate_masks(sources.val.ground_truth(), predictions, max_detections=config.predict.max_detections)
-    result = Results(stage.name, measured.ap, measured.ap50, model.parameter_count(), seconds)
-    experiment.add_row(result)
-    experiment.log.say(
-        f"  {stage.name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} on {len(sources.val)} images"
-    )
+    result = measure(experiment, stage.name, model, seconds)
+    state.clear()
     write_report(experiment.folder)
     return result
+
+
+def dependents(stage: Stage) -> set[str]:
+    """The names of the stages that build on a stage's model, directly or not: its results outdate theirs."""
+    direct = [s for s in STAGES if stage.name in (s.start, s.labels_from)]
+    return {s.name for s in direct}.union(*(dependents(s) for s in direct))
 
 
 def stage_budget(config: Config, stage: Stage) -> StageConfig:
     """The stage's budget: that of its first entry with the steps of all added up; a stage without unlabelled images
     draws labelled ones in their place, so that budgets compare image by image."""
     parts: list[StageConfig] = [getattr(config.stages, name) for name in stage.budget]
-    steps = sum(part.steps for part in parts)
+    limit = config.train.max_steps
+    steps = sum(min(part.steps, limit) if limit else part.steps for part in parts)
     first = parts[0]
     if stage.labels_from is None:
         first = dataclasses.replace(first, labeled_batch=first.labeled_batch + first.unlabeled_batch, unlabeled_batch=0)
-    limit = config.train.max_steps
-    return dataclasses.replace(first, steps=min(steps, limit) if limit else steps)
+    return dataclasses.replace(first, steps=steps)
 
 
 def start_model(experiment: Experiment, stage: Stage) -> MaskTransformer:
@@ -146,10 +144,11 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
-    """What each logged loss part is multiplied by in J."""
+    """What each logged loss part counts for when parts are compared: its weight in J, for L_pxl without lam_pxl, which
+    makes it small by design."""
     loss, t = config.loss, config.train
     weights = {"class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight}
-    parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": t.lam_pxl} if stage.pixel else {})
+    parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     return parts | ({f"semi_{n}": w * t.lam_semi for n, w in weights.items()} if stage.semi else {})
 
 
@@ -171,14 +170,16 @@ def stage_batches(
     key = config.data.balance_key
 
     def stream(source: Any, size: int, seed: int) -> Iterator[Batch]:
-        weights = balance_weights(source.image_field(key), damped=True) if key else None
+        known = key and all(key in record.extra for record in source.records)
+        weights = balance_weights(source.image_field(key), damped=True) if known else None
         return batches(
             source, size, sources.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights
         )
 
-    labeled = stream(sources.labeled, budget.labeled_batch, config.seed)
     if labels is None or budget.unlabeled_batch == 0:
-        return ((batch, None) for batch in labeled)
+        size = budget.labeled_batch + budget.unlabeled_batch
+        return ((batch, None) for batch in stream(sources.labeled, size, config.seed))
+    labeled = stream(sources.labeled, budget.labeled_batch, config.seed)
     source = PseudoLabeled(
         sources.unlabeled,
         labels.results,
@@ -206,5 +207,6 @@ def state_key(config: Config, stage: Stage) -> str:
     settings = dataclasses.asdict(config)
     for irrelevant in ("output", "device", "predict", "stages"):
         settings.pop(irrelevant)
-    content = [dataclasses.asdict(stage), dataclasses.asdict(stage_budget(config, stage)), settings]
+    budget = dataclasses.asdict(stage_budget(config, stage)) if stage.budget else None
+    content = [dataclasses.asdict(stage), budget, settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""Measuring a model on a run's validation images: predictions, its row of metrics.json, finer figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from sskd_fast.evaluation import evaluate_masks
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.train.checkpoint import write_json
+from sskd_fast.train.experiment import Experiment, Results
+
+
+def measure(experiment: Experiment, name: str, model: MaskTransformer, seconds: float) -> Results:
+    """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
+
+    details.json holds, by row, AP75, AP by size and by class, and AP of the images of each value of `data.balance_key`.
+    """
+    source, limit = experiment.sources.val, experiment.config.predict.max_detections
+    truth, predictions = source.ground_truth(), experiment.predict(model, source)
+    experiment.write_predictions(name, predictions)
+    measured = evaluate_masks(truth, predictions, max_detections=limit)
+    details = dataclasses.asdict(measured)
+    key = experiment.config.data.balance_key
+    if key and all(key in record.extra for record in source.records):
+        values = dict(zip(source.image_ids, source.image_field(key), strict=True))
+        details[f"by_{key}"] = {
+            value: evaluate_masks(
+                truth, predictions, max_detections=limit, image_ids=[i for i, v in values.items() if v == value]
+            ).ap
+            for value in sorted(set(values.values()))
+        }
+    path = experiment.folder / "details.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, known | {name: _finite(details)})
+    result = Results(name, measured.ap, measured.ap50, model.parameter_count(), seconds)
+    experiment.add_row(result)
+    experiment.log.say(
+        f"  {name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} on {len(source)} images"
+    )
+    return result
+
+
+def _finite(value: Any) -> Any:
+    """Rounded figures; null where there is no ground truth to measure on."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,132 @@
+"""The table of stages: budgets, what depends on what, and the image sets they read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sskd_fast.config import Config, ConfigError, load_config
+from sskd_fast.data.embedded import write_scenes
+from sskd_fast.data.errors import DataError
+from sskd_fast.run import parser, resolve
+from sskd_fast.train.sources import target_sources
+from sskd_fast.train.stages import STAGES, dependents, part_weights, stage_budget, stage_objective
+
+STAGE = {stage.name: stage for stage in STAGES}
+
+
+def test_the_table_is_the_method() -> None:
+    table = {s.name: (s.model, s.start, s.labels_from, s.semi, s.pixel) for s in STAGES}
+    assert table["supervised_teacher"] == ("teacher", "pretrained", None, False, True)
+    assert table["adapted_teacher"] == ("teacher", "pretrained", "supervised_teacher", True, True)
+    assert table["distilled_student"] == ("student", "backbone", "adapted_teacher", True, True)
+    assert table["refined_student"] == ("student", "distilled_student", None, False, False)
+    assert table["supervised_student"][1:] == ("backbone", None, False, False)
+
+
+@pytest.mark.parametrize("limit", [0, 7, 200])
+def test_supervised_student_has_the_budget_of_both_student_stages(limit: int) -> None:
+    config = load_config([], [f"train.max_steps={limit}"])
+    parts = [stage_budget(config, STAGE[name]) for name in ("distilled_student", "refined_student")]
+    alone = stage_budget(config, STAGE["supervised_student"])
+    assert alone.steps == sum(part.steps for part in parts)
+    assert alone.labeled_batch == parts[0].labeled_batch + parts[0].unlabeled_batch and alone.unlabeled_batch == 0
+
+
+def test_objective_has_the_weights_of_the_stage() -> None:
+    config = load_config([], ["train.lam_pxl=0.3", "train.lam_semi=0.5"])
+    adapted, refined = (
+        stage_objective(config, STAGE["adapted_teacher"]),
+        stage_objective(config, STAGE["refined_student"]),
+    )
+    assert (adapted.lam_semi, adapted.lam_pxl) == (0.5, 0.3) and adapted.contrast is not None
+    assert (refined.lam_semi, refined.lam_pxl) == (0.0, 0.0) and refined.contrast is None
+    assert "semi_dice" in part_weights(config, STAGE["adapted_teacher"])
+    assert "pxl" not in part_weights(config, STAGE["refined_student"])
+
+
+def test_a_new_teacher_outdates_what_builds_on_it() -> None:
+    later = {"adapted_teacher", "distilled_student", "refined_student"}
+    assert dependents(STAGE["supervised_teacher"]) == later
+    assert dependents(STAGE["distilled_student"]) == {"refined_student"}
+    assert dependents(STAGE["supervised_student"]) == dependents(STAGE["zero_shot_teacher"]) == set()
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    for seed, (name, count) in enumerate((("train", 12), ("val", 4), ("plain", 6))):
+        write_scenes(folder, name, "target", count, seed=80 + seed)
+    return folder
+
+
+def settings(folder: Path, *overrides: str) -> Config:
+    files = [f"data.labeled={folder / 'train.json'}", f"data.images={folder / 'train'}"]
+    files += [f"data.val={folder / 'val.json'}", f"data.val_images={folder / 'val'}"]
+    return load_config([], [*files, *overrides])
+
+
+def test_labelled_and_validation_images_leave_the_unlabelled_set(own_data: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(own_data / "plain", mixed)
+    shutil.copy(own_data / "train" / "00003.png", mixed / "seen.png")
+    shutil.copy(own_data / "val" / "00001.png", mixed / "asked.png")
+    sources = target_sources(settings(own_data, f"data.unlabeled={mixed}"), tmp_path / "run")
+    assert sorted(sources.unlabeled.file_names) == sorted(p.name for p in (own_data / "plain").iterdir())
+    assert any("2 of 8 images are labelled or validation images too" in w and "seen.png" in w for w in sources.warnings)
+    with pytest.raises(DataError, match="all 12 images are labelled or validation images"):
+        target_sources(settings(own_data, f"data.unlabeled={own_data / 'train'}"), tmp_path / "none")
+
+
+def test_splits_are_drawn_once_and_differ_by_seed(own_data: Path, tmp_path: Path) -> None:
+    def held(seed: int, folder: str) -> list[int]:
+        config = settings(own_data, f"data.unlabeled={own_data / 'plain'}", f"seed={seed}")
+        return target_sources(config, tmp_path / folder).holdout.image_ids
+
+    first = held(0, "a")
+    assert held(0, "b") == first and held(5, "a") == first, "a folder keeps its splits"
+    assert held(5, "c") != first
+
+
+def test_sizes_come_from_the_data(own_data: Path, tmp_path: Path) -> None:
+    sources = target_sources(settings(own_data, "data.labeled_fraction=0.5"), tmp_path / "run")
+    assert sources.views.size == (64, 64) and sources.zoom == 1.0 and 16 <= sources.num_queries <= 40
+    assert len(sources.labeled) + len(sources.holdout) == len(sources.unlabeled) == 6
+    assert sources.hidden_truth is not None and sources.unlabeled[0].instances is None
+    hidden = {record["id"] for record in sources.hidden_truth["images"]}
+    assert hidden == set(sources.unlabeled.image_ids)
+    assert not hidden & {*sources.labeled.image_ids, *sources.holdout.image_ids}
+
+
+def test_a_missing_field_is_named_before_training(own_data: Path, tmp_path: Path) -> None:
+    config = settings(own_data, "data.labeled_fraction=0.5", "data.balance_key=modality")
+    with pytest.raises(DataError, match="has no field 'modality'"):
+        target_sources(config, tmp_path / "run")
+
+
+def test_one_labelled_image_cannot_be_split(own_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 images among 1 labelled images; expected at least 2"):
+        target_sources(settings(own_data, "data.labeled_fraction=0.05"), tmp_path / "run")
+
+
+def test_a_run_is_named_by_its_data_unless_told(own_data: Path, tmp_path: Path) -> None:
+    def name(*arguments: str) -> str:
+        return resolve(parser().parse_args(arguments)).data.name
+
+    nested = tmp_path / "cells" / "annotations"
+    nested.mkdir(parents=True)
+    (nested / "train.json").write_text(json.dumps({}))
+    assert name() == "embedded" and name("--labeled", str(own_data / "train.json")) == own_data.name
+    assert name("--labeled", str(nested / "train.json")) == "cells"
+    assert name("--labeled", str(nested / "train.json"), "--config", "configs/nuclei.yaml") == "nuclei"
+
+
+def test_a_folder_is_not_gone_on_with_under_another_seed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 4\n")
+    arguments = ["--resume", "--output", str(tmp_path)]
+    assert resolve(parser().parse_args(arguments)).seed == 4
+    with pytest.raises(ConfigError, match="another seed or other data"):
+        resolve(parser().parse_args([*arguments, "--seed", "5"]))
