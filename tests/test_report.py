@@ -87,6 +87,8 @@ def make_run(folder: Path, measured: int = 6) -> Path:
         (folder / "metrics.json").write_text(json.dumps(metrics_of({name: AP[name] for name in names})))
         (folder / "predictions").mkdir()
         (folder / "ground_truth.json").write_text(json.dumps(truth_of()))
+        figures = {"ap75": 31.5, "ap_small": None, "per_class": {"a<b": 12.5, "c": 13.5}, "by_kind": {"one": 1.0}}
+        (folder / "details.json").write_text(json.dumps({name: figures for name in names}))
     for name in names:
         (folder / "predictions" / f"{name}.json").write_text(json.dumps(RESULTS))
         with (folder / "log.jsonl").open("a") as log:
@@ -340,6 +342,14 @@ def test_report_of_a_run_at_any_stage(tmp_path: Path, measured: int) -> None:
         assert model.title in page.text
     assert ("Validation images" in page.text) == (measured > 0)
     assert ("labels on 2 images" in page.text) == (measured > 2)
+
+
+def test_report_shows_finer_figures(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path)).read_text()
+    table = text[text.index("AP75, AP by size") :]
+    table = table[: table.index("</table>")]
+    assert '<th scope="col">a&lt;b</th><th scope="col">c</th></tr>' in table, "one group alone is no column"
+    assert table.count("<td>31.5</td><td>-</td><td>-</td><td>-</td><td>12.5</td><td>13.5</td>") == 6
 
 
 def test_report_is_one_accessible_file_without_outside_resources(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def write_report(run_folder: Path) -> Path:
     """Write report.html from what a run has left in its folder so far, and return its path.
 
     Reads, where they are there: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
-    ground_truth.json (a COCO dict of the validation images, with "images_dir") and label_statistics.json (the fields of
-    LabelStatistics by the row name of the teacher that wrote the labels).
+    details.json (AP by size, class and group), ground_truth.json (a COCO dict of the validation images, with
+    "images_dir") and label_statistics.json (the fields of LabelStatistics by the row name of the labels' teacher).
     The file is replaced in one step, so that a reader never sees half of it.
 
     Raises ValueError, naming the file, where one of these is not readable.
@@ -54,7 +54,7 @@ def page(run: RunFolder) -> str:
     sections = [
         _verdict(run.metrics),
         _warnings(run),
-        models_section(run.metrics),
+        models_section(run.metrics, run.details),
         images_section(run),
         curves_section(run.log),
         labels_section(run.statistics, target_precision(run.configuration)),

@@ -8,9 +8,13 @@ from typing import Any
 from sskd_fast.report.curves import nice_ticks
 from sskd_fast.report.verdict import MODELS, ap_text, count_text, is_number, measured_rows, seconds_text, title_of
 
+# More classes or groups than this are left to details.json.
+MOST_COLUMNS = 12
+SIZES = {"ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 
-def models_section(metrics: dict[str, Any]) -> str:
-    """The table of all six models, a dash for what is not measured yet, and their AP as bars."""
+
+def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) -> str:
+    """The table of all six models, a dash for what is not measured yet, their AP as bars, and the finer figures."""
     rows = measured_rows(metrics)
     best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in ("ap", "ap50")}
     lines = []
@@ -35,7 +39,37 @@ def models_section(metrics: dict[str, Any]) -> str:
         '<th scope="col">Model</th><th scope="col">AP</th><th scope="col">AP50</th><th scope="col">Params</th>'
         f'<th scope="col">Time</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
-    return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div></section>'
+    return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div>{_details(details)}</section>'
+
+
+def _details(details: dict[str, dict[str, Any]]) -> str:
+    """AP75 and AP by size, by group of images where there is a key for it, and by class where there are few."""
+    names = [name for name in MODELS if name in details]
+    if not names:
+        return ""
+    columns: list[tuple[tuple[str, ...], str]] = [((key,), title) for key, title in SIZES.items()]
+    for group in (key for key in details[names[0]] if key == "per_class" or key.startswith("by_")):
+        values = sorted({value for name in names for value in details[name].get(group, {})})
+        if 1 < len(values) <= MOST_COLUMNS:
+            columns += [((group, value), value) for value in values]
+
+    def figure(name: str, path: tuple[str, ...]) -> str:
+        value: Any = details[name]
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return ap_text(value) if is_number(value) else "-"
+
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for _, title in columns)
+    body = "".join(
+        f'<tr class="{MODELS[name].kind}"><th scope="row"><span class="key"></span>{escape(title_of(name))}</th>'
+        + "".join(f"<td>{figure(name, path)}</td>" for path, _ in columns)
+        + "</tr>"
+        for name in names
+    )
+    return (
+        '<details class="card scroll"><summary>AP75, AP by size, class and group</summary><table><thead><tr>'
+        f'<th scope="col">Model</th>{head}</tr></thead><tbody>{body}</tbody></table></details>'
+    )
 
 
 def _bars(rows: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 class RunFolder:
     """metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
 
-    predictions: row name -> COCO results.  statistics: teacher -> label statistics.  configuration: its text.
+    predictions: row name -> COCO results.  statistics: teacher -> label statistics.  details: row name -> AP75, AP by
+    size, by class and by group of images.  configuration: its text.
     """
 
     path: Path
@@ -21,6 +22,7 @@ class RunFolder:
     ground_truth: dict[str, Any] | None
     predictions: dict[str, list[dict[str, Any]]]
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
     configuration: str = ""
 
     @property
@@ -44,6 +46,7 @@ def read_run(path: Path) -> RunFolder:
         ground_truth=_read_json(path / "ground_truth.json"),
         predictions={file.stem: _read_json(file) for file in sorted((path / "predictions").glob("*.json"))},
         statistics=_read_json(path / "label_statistics.json") or {},
+        details=_read_json(path / "details.json") or {},
         configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",
     )
 
