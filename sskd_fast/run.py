@@ -14,8 +14,9 @@ import torch
 
 from sskd_fast.config import Config, ConfigError, dump_yaml, load_config
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.files import write_text
 from sskd_fast.report import table_text, verdict_words, write_report
-from sskd_fast.train.checkpoint import CheckpointError, write_atomically
+from sskd_fast.train.checkpoint import CheckpointError
 from sskd_fast.train.evaluate import evaluate_finished
 from sskd_fast.train.experiment import Experiment
 from sskd_fast.train.sources import pretraining_sources, target_sources
@@ -162,7 +163,7 @@ def run(config: Config, command: str, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
     config = dataclasses.replace(config, output=str(folder))
-    write_atomically(folder / "config.yaml", lambda partial: partial.write_text(dump_yaml(config), encoding="utf-8"))
+    write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)
     experiment = Experiment(config, folder, sources, torch.device(name), log, resume)
     log.say(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sskd_fast.data.files import write_atomically, write_json
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
@@ -23,8 +24,6 @@ from sskd_fast.train.checkpoint import (
     load_weights,
     read_metadata,
     save_weights,
-    write_atomically,
-    write_json,
 )
 from sskd_fast.train.loop import Schedule, build_optimizer, train, update_average
 from sskd_fast.train.watch import Log, Watch
@@ -63,7 +62,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, tear)
-    assert path.read_text() == '{\n "a": 1\n}'
+    assert path.read_text() == '{"a": 1}'
     assert [p.name for p in path.parent.iterdir()] == ["file.json"]
 
 

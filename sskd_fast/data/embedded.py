@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import colorsys
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
+
+from sskd_fast.data.files import write_json
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -251,9 +252,7 @@ def write_scenes(folder: Path, name: str, domain: Domain, count: int, seed: int)
         coco["images"].append({"id": i + 1, "file_name": file_name, "height": SIZE, "width": SIZE})
         for mask, label in zip(scene.masks, scene.labels, strict=True):
             coco["annotations"].append(_annotation(len(coco["annotations"]) + 1, i + 1, mask, label))
-    partial = annotations_path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(coco))
-    partial.replace(annotations_path)
+    write_json(annotations_path, coco)
     return annotations_path
 
 

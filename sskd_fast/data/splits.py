@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.files import write_text
 from sskd_fast.data.source import ImageCollection
 
 _HASH_PREFIX = "# sha256 of the ids: "
@@ -109,13 +109,7 @@ def write_split(path: Path, ids: Sequence[int], *, source: str = "") -> None:
     path = Path(path)
     lines = [f"{_HASH_PREFIX}{_ids_hash(ids)}", f"# {len(ids)} image ids" + f" of {source}" * bool(source)]
     lines += [str(image_id) for image_id in ids]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_split(path: Path) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sskd_fast.data.files import write_json
 from sskd_fast.pseudo_labels.matching import by_image
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def label_images(
     done = _continue_partial(partial, key)
     _predict_missing(predict, ids, partial, done, chunk, progress)
     results = [result for image_id in ids for result in done[image_id]]
-    _write_finished(path, {"key": key, "image_ids": ids, "results": results})
+    write_json(path, {"key": key, "image_ids": ids, "results": results})
     partial.unlink()
     return results
 
@@ -137,12 +138,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 def _finished(path: Path) -> dict[str, Any] | None:
     record = _parsed(path.read_bytes())
     return record if record is not None and {"key", "image_ids", "results"} <= set(record) else None
-
-
-def _write_finished(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sskd_fast import __version__
+from sskd_fast.data.files import write_text
 from sskd_fast.report.html_images import images_section
 from sskd_fast.report.html_models import models_section
 from sskd_fast.report.html_training import curves_section, labels_section, target_precision
@@ -39,12 +39,7 @@ def write_report(run_folder: Path) -> Path:
     """
     run = read_run(run_folder)
     path = run_folder / "report.html"
-    temporary = run_folder / "report.html.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(page(run))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, page(run))
     return path
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sskd_fast.data.files import write_atomically
 from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
 
 
 class CheckpointError(ValueError):
     """A weights file that cannot be read or does not fit the model."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file beside `path`, then puts it in place: readers see the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON, atomically."""
-    write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=1), encoding="utf-8"))
 
 
 def save_weights(path: Path, model: MaskTransformer, class_names: list[str], facts: Mapping[str, Any]) -> None:

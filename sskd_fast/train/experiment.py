@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 
 from sskd_fast.config import Config
+from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
-from sskd_fast.train.checkpoint import load_weights, write_json
+from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources
 from sskd_fast.train.watch import Log
 

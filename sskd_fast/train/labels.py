@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sskd_fast.data.files import write_json
 from sskd_fast.pseudo_labels import cache_key, calibrate_thresholds, label_images, label_statistics, select_labels
-from sskd_fast.train.checkpoint import write_json
 from sskd_fast.train.experiment import Experiment
 
 

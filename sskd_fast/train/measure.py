@@ -7,9 +7,9 @@ import json
 import math
 from typing import Any
 
+from sskd_fast.data.files import write_json
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.train.checkpoint import write_json
 from sskd_fast.train.experiment import Experiment, Results
 
 
