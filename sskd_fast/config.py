@@ -49,7 +49,7 @@ class DataConfig:
     zoom: float = 0.0
     stretch: bool = False
     workers: int = 0
-    embedded_labeled: int = 45
+    embedded_labeled: int = 60
     embedded_unlabeled: int = 1500
     embedded_val: int = 300
     embedded_source: int = 12000
@@ -85,7 +85,7 @@ class ContrastConfig:
     form: Literal["sampled", "expected"] = "sampled"
     margin: float | None = None
     hard_share: float = 0.0
-    max_anchors: int = 12
+    max_anchors: int = 24
     objectness: bool = False
     memory_bank: int = 0
     backend: str = "auto"
