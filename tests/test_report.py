@@ -156,7 +156,7 @@ def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
     [
         (21.2, "better", "Distillation helped: +1.6 AP"),
         (20.0, "even", "Distillation made no clear difference: +0.4 AP"),
-        (19.0, "even", "Distillation made no clear difference: -0.6 AP"),
+        (19.0, "even", "Distillation made no clear difference: the student is not better, -0.6 AP"),
         (18.0, "worse", "Distillation did not help: the student is not better, -1.6 AP"),
     ],
 )

@@ -122,9 +122,10 @@ def verdict(metrics: Metrics) -> Verdict:
         headline = f"Distillation helped: {difference_text(gain)} AP over the same student trained on the labels alone."
     elif gain > -CHANCE_AP:
         tone = "even"
+        plainly = "" if gain > 0 else "the student is not better, "
         headline = (
-            f"Distillation made no clear difference: {difference_text(gain)} AP against the same student trained on "
-            "the labels alone."
+            f"Distillation made no clear difference: {plainly}{difference_text(gain)} AP against the same student "
+            "trained on the labels alone."
         )
     else:
         tone = "worse"

@@ -124,12 +124,13 @@ class Watch:
                 times = weighted[high] / weighted[low]
                 text = f"{high} weighs {times:.0f} times {low}: the smaller one hardly trains; change its weight"
                 self._warn(step, f"{high}/{low}", text)
-        if means.get("sup_matched", 1.0) == 0.0:
-            text = (
-                "no instance is matched to a query: are there instances in the crops (views.size, views.scale), "
-                "and num_queries > 0?"
-            )
-            self._warn(step, "matched", text)
+        for part, instances in (("sup_matched", "instance"), ("semi_matched", "pseudo-label")):
+            if means.get(part, 1.0) == 0.0:
+                text = (
+                    f"no {instances} is matched to a query: are there any in the crops (views.size, views.scale), "
+                    "and num_queries > 0?"
+                )
+                self._warn(step, part, text)
 
     def _warn(self, step: int, kind: str, message: str) -> None:
         if kind not in self._warned:
