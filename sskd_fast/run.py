@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
-    p.add_argument("--preset", help="default, smoke (under 90 s), full (an hour), pretrain (the shipped weights)")
+    p.add_argument("--preset", help="default, smoke (quick), full (long), pretrain (the shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (COCO instances)")
     own.add_argument("--labeled", help="COCO instances file of the labelled images")
