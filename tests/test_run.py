@@ -287,5 +287,5 @@ def test_nuclei_shortened(real_data: Callable[[str], Path], tmp_path: Path) -> N
     metrics = metrics_of(tmp_path / "run")
     assert metrics["max_detections"] == 1000 and metrics["val_images"] >= 40 and metrics["unlabeled_images"] > 80
     by_name = {row["name"]: row for row in metrics["rows"]}
-    assert by_name["refined_student"]["ap50"] > 5
+    assert by_name["refined_student"]["ap50"] > 40
     assert by_name["supervised_teacher"]["ap"] > by_name["zero_shot_teacher"]["ap"] + 5
