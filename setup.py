@@ -1,5 +1,24 @@
-"""Everything is declared in pyproject.toml; this file is what tools that look for a setup.py find."""
+"""Everything is declared in pyproject.toml; this file puts csrc/, which lies beside the package, into wheels."""
+
+from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
-setup()
+
+class BuildWithSources(build_py):
+    """build_py, and csrc/ as a folder of the package: operators are compiled on the machine that uses them."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # an editable install reads csrc/ of the checkout
+            return
+        root = Path(__file__).resolve().parent
+        for source in sorted((root / "csrc").rglob("*")):
+            if source.suffix in {".h", ".cpp"}:
+                target = Path(self.build_lib) / "sskd_fast" / source.relative_to(root)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+
+setup(cmdclass={"build_py": BuildWithSources})

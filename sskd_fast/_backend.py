@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -19,16 +20,25 @@ _DEVICE_TYPE = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _LANGUAGE = {"cpu": "C++", "triton": "Triton", "cuda": "CUDA"}
 
 _log = logging.getLogger(__name__)
+_reasons: dict[str, Callable[[], str | None]] = {}
 
 
-def why_unavailable(backend: str, device: torch.device) -> str | None:
-    """Why `backend` cannot run on tensors of `device`; None where it can."""
+def provide(backend: str, why_unavailable: Callable[[], str | None]) -> None:
+    """Called by the module that brings a backend: why_unavailable() gets it ready, or says why it cannot run here."""
+    _reasons[backend] = why_unavailable
+    _automatic.cache_clear()
+
+
+def why_unavailable(backend: str, device_type: str) -> str | None:
+    """Why `backend` cannot run on tensors of `device_type`; None where it can."""
     if backend == "reference":
         return None
     wanted = _DEVICE_TYPE[backend]
-    if device.type != wanted:
-        return f"it runs on {wanted} tensors and the tensors are on {device.type!r}"
-    return f"this installation has no {_LANGUAGE[backend]} implementation of the operators"
+    if device_type != wanted:
+        return f"it runs on {wanted} tensors and the tensors are on {device_type!r}"
+    if backend not in _reasons:
+        return f"this installation has no {_LANGUAGE[backend]} implementation of the operators"
+    return _reasons[backend]()
 
 
 def resolve(backend: str, device: torch.device) -> str:
@@ -46,7 +56,7 @@ def resolve(backend: str, device: torch.device) -> str:
         raise ValueError(f"{source}={backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
     if backend == "auto":
         return _automatic(device.type)
-    reason = why_unavailable(backend, device)
+    reason = why_unavailable(backend, device.type)
     if reason is not None:
         raise RuntimeError(
             f"{source}={backend!r} cannot run: {reason}; choose 'auto' or 'reference', which runs on every device"
@@ -58,7 +68,6 @@ def resolve(backend: str, device: torch.device) -> str:
 def _automatic(device_type: str) -> str:
     """The first backend that can run on a device type; the choice is logged once."""
     order = _AUTO_ORDER.get(device_type, ("reference",))
-    device = torch.device(device_type)
-    chosen = next(name for name in order if why_unavailable(name, device) is None)
+    chosen = next(name for name in order if why_unavailable(name, device_type) is None)
     _log.info("operators on %s tensors use the %r backend", device_type, chosen)
     return chosen

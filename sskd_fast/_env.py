@@ -1,11 +1,33 @@
-"""The only reader of environment variables."""
+"""The only reader of environment variables, and of what else a machine sets from outside."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 
 def backend_choice() -> str | None:
     """The value of SSKD_FAST_BACKEND, lower case, or None where it is unset or empty."""
     value = os.environ.get("SSKD_FAST_BACKEND", "").strip().lower()
     return value or None
+
+
+def cache_folder() -> Path:
+    """Where compiled operators are kept: SSKD_FAST_CACHE, else sskd_fast below the user's cache folder."""
+    chosen = os.environ.get("SSKD_FAST_CACHE", "").strip()
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    return Path(base).expanduser() / "sskd_fast"
+
+
+def cxx_compiler() -> str | None:
+    """The C++ compiler: CXX where it is set, else the first of g++, c++ and clang++ on the PATH; None without one."""
+    names = [os.environ["CXX"].strip()] if os.environ.get("CXX", "").strip() else ["g++", "c++", "clang++"]
+    return next((found for name in names if (found := shutil.which(name)) is not None), None)
+
+
+def extra_cxx_flags() -> list[str]:
+    """Further flags for the C++ compiler (SSKD_FAST_CXXFLAGS), such as those of a sanitizer."""
+    return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()

@@ -30,6 +30,14 @@ def real_data() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(params=["reference", "cpu"])
+def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test once with every backend of the operators in place of "auto"."""
+    monkeypatch.setenv("SSKD_FAST_BACKEND", request.param)
+    name: str = request.param
+    return name
+
+
 class CocoBuilder:
     """A COCO instance data set in a folder, put together image by image; `content` may be edited before `write`."""
 

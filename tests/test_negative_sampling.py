@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from sskd_fast import ops
 from sskd_fast.reference import negative_sampling as reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 ANCHORS = 20000
 
 

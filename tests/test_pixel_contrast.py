@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from sskd_fast import ops
 from sskd_fast.reference import pixel_contrast as reference
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 TEMPERATURE = 0.2
 
 

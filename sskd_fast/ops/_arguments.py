@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+# How far the norm of a score vector may be from 1, and its entries below 0.
+_NORM_TOLERANCE = 1e-2
 
 
 def check_tensor(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
@@ -26,16 +31,79 @@ def check_floating(name: str, value: object, shape: tuple[int | str, ...]) -> Te
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def check_indices(name: str, value: object, shape: tuple[int | str, ...], size: int) -> Tensor:
-    """An int32 or int64 tensor of `shape` with values in [-1, size); values are checked on the CPU only."""
+def check_embeddings(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
+    """A floating-point tensor of `shape`, in its own precision."""
+    tensor = check_tensor(name, value, shape)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, found {tensor.dtype}")
+    return tensor
+
+
+def check_indices(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
+    """An int32 or int64 tensor of `shape`."""
     tensor = check_tensor(name, value, shape)
     if tensor.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name}: expected int32 or int64, found {tensor.dtype}")
-    if tensor.device.type == "cpu" and tensor.numel() > 0:
-        low, high = (int(x) for x in torch.aminmax(tensor))
+    return tensor
+
+
+def check_index_values(name: str, index: Tensor, size: int) -> None:
+    """Values in [-1, size); on the CPU only, where looking costs no synchronisation. Raises ValueError."""
+    if index.device.type == "cpu" and index.numel() > 0:
+        low, high = (int(x) for x in torch.aminmax(index))
         if low < -1 or high >= size:
             raise ValueError(f"{name}: found values in [{low}, {high}], expected -1 or an index below {size}")
-    return tensor
+
+
+def check_finite(name: str, logits: Tensor) -> None:
+    """Finite values, image by image; on the CPU only. Raises ValueError."""
+    if logits.device.type != "cpu" or logits.numel() == 0:
+        return
+    wrong = ~logits.isfinite().flatten(1).all(1)
+    if bool(wrong.any()):
+        image = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"{name}: image {image} has non-finite values, expected finite logits")
+
+
+def check_weight(weight: object, count: int) -> Tensor:
+    """A (count,) floating-point tensor of weights."""
+    return check_floating("candidate_weight", weight, (count,)).detach()
+
+
+def check_weight_values(weight: Tensor) -> None:
+    """Finite weights of at least 0; on the CPU only. Raises ValueError."""
+    if weight.device.type == "cpu" and not bool(((weight >= 0) & weight.isfinite()).all()):
+        raise ValueError("candidate_weight: found negative or non-finite values, expected finite weights of at least 0")
+
+
+def check_unit_rows(name: str, scores: Tensor) -> None:
+    """Non-negative rows of unit norm; on the CPU only. Raises ValueError."""
+    if scores.device.type != "cpu" or scores.numel() == 0:
+        return
+    norms = torch.linalg.vector_norm(scores, dim=1)
+    wrong = ~((norms - 1).abs() <= _NORM_TOLERANCE)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"{name}: row {row} has norm {float(norms[row]):.4g}, expected rows of unit norm")
+    negative = scores.amin(1) < -_NORM_TOLERANCE
+    if bool(negative.any()):
+        row = int(negative.nonzero()[0, 0])
+        raise ValueError(
+            f"{name}: row {row} has entries down to {float(scores[row].min()):.4g}, expected non-negative rows"
+        )
+
+
+def check_seed(seed: object, device: torch.device) -> Tensor:
+    """A seed as a (1,) int64 tensor on `device`; an int is taken modulo 2^64. Raises TypeError or ValueError."""
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"seed: a tensor must be int64, found {seed.dtype}")
+        if seed.numel() != 1:
+            raise ValueError(f"seed: a tensor must have one element, found shape {tuple(seed.shape)}")
+        return seed.reshape(1).to(device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int or a one-element int64 tensor, found {type(seed).__name__}")
+    return torch.tensor([(seed + (1 << 63)) % (1 << 64) - (1 << 63)], dtype=torch.int64, device=device)
 
 
 def check_groups(name: str, value: object, length: int) -> Tensor:
@@ -64,9 +132,16 @@ def check_count(name: str, value: int) -> int:
 
 def check_temperature(temperature: float) -> float:
     """A positive finite temperature. Raises ValueError."""
-    if not 0 < temperature < float("inf"):
+    if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: expected a positive finite number, found {temperature}")
     return float(temperature)
+
+
+def check_margin(margin: float | None) -> float | None:
+    """A finite margin or None. Raises ValueError."""
+    if margin is not None and not math.isfinite(margin):
+        raise ValueError(f"margin: expected a finite number or None, found {margin}")
+    return None if margin is None else float(margin)
 
 
 def check_same(reference: str, tensor: Tensor, **others: Tensor) -> None:

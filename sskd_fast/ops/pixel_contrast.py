@@ -5,27 +5,28 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from sskd_fast import _backend
+from sskd_fast import _native
 from sskd_fast.ops._arguments import (
     check_choice,
     check_count,
+    check_embeddings,
     check_floating,
     check_groups,
+    check_index_values,
     check_indices,
+    check_margin,
     check_same,
     check_temperature,
+    check_weight,
+    check_weight_values,
 )
-from sskd_fast.ops.negative_sampling import SCOPES, check_weight
+from sskd_fast.ops._library import register
+from sskd_fast.ops.negative_sampling import SCOPES
 from sskd_fast.reference import pixel_contrast as reference
 
 REDUCTIONS = ("mean", "none", "sum")
-
-_PIXEL_CONTRAST = {"reference": (reference.pixel_contrast_forward, reference.pixel_contrast_backward)}
-_EXPECTED = {"reference": (reference.expected_contrast_forward, reference.expected_contrast_backward)}
 
 _Grads: TypeAlias = tuple[Tensor | None, ...]
 
@@ -52,13 +53,13 @@ def pixel_contrast(
     Raises ValueError or TypeError for a wrong argument, RuntimeError where an explicit backend cannot run.
     Source: L_pxl = mean over anchors of -log(exp(s+) / (exp(s+) + sum_r exp(s-_r))).
     """
-    anchors, positives, candidates = _embeddings(anchors, positives, candidates, normalize)
-    negatives = check_indices("negatives", negatives, (anchors.shape[0], "R"), candidates.shape[0])
+    anchors, positives, candidates = _embeddings(anchors, positives, candidates)
+    negatives = check_indices("negatives", negatives, (anchors.shape[0], "R"))
     check_same("anchors", anchors, negatives=negatives)
     check_choice("reduction", reduction, REDUCTIONS)
-    temperature = check_temperature(temperature)
-    chosen = _backend.resolve(backend, anchors.device)
-    loss: Tensor = PixelContrastFunction.apply(anchors, positives, candidates, negatives, temperature, margin, chosen)
+    settings = check_temperature(temperature), check_margin(margin), normalize
+    embeddings = _distinct(anchors, positives, candidates)
+    loss: Tensor = PixelContrastFunction.apply(*embeddings, negatives, *settings, backend)
     return _reduced(loss, reduction)
 
 
@@ -88,43 +89,39 @@ def expected_pixel_contrast(
     Raises ValueError or TypeError for a wrong argument, RuntimeError where an explicit backend cannot run.
     Source: sum_r exp(s-_r) replaced by R sum_q w_q exp(s_q) / sum_q w_q, w = 1 - <y_a, y_q>.
     """
-    anchors, positives, candidates = _embeddings(anchors, positives, candidates, normalize)
+    anchors, positives, candidates = _embeddings(anchors, positives, candidates)
     size, count = anchors.shape[0], candidates.shape[0]
+    compute = _compute_dtype(anchors)
     check_count("num_negatives", num_negatives)
     temperature = check_temperature(temperature)
     check_choice("scope", scope, SCOPES)
     if (anchor_scores is None) != (candidate_scores is None):
         raise ValueError("anchor_scores and candidate_scores: expected both, or None for both (equal weights)")
     if anchor_scores is not None and candidate_scores is not None:
-        anchor_scores = check_floating("anchor_scores", anchor_scores, (size, "E")).to(anchors.dtype)
+        anchor_scores = check_floating("anchor_scores", anchor_scores, (size, "E")).to(compute)
         width = anchor_scores.shape[1]
-        candidate_scores = check_floating("candidate_scores", candidate_scores, (count, width)).to(anchors.dtype)
-    weight = None if candidate_weight is None else check_weight(candidate_weight, count).to(anchors.dtype)
-    groups = None
+        candidate_scores = check_floating("candidate_scores", candidate_scores, (count, width)).to(compute)
+    weight = None if candidate_weight is None else check_weight(candidate_weight, count).to(compute)
+    own = group = None
     if scope != "all":
         if anchor_group is None or candidate_group is None:
             raise ValueError(f"scope={scope!r} needs anchor_group and candidate_group")
         own = check_groups("anchor_group", anchor_group, size)
-        groups = own, check_groups("candidate_group", candidate_group, count)
-    chosen = _backend.resolve(backend, anchors.device)
+        group = check_groups("candidate_group", candidate_group, count)
+    inputs = _distinct(anchors, positives, candidates, anchor_scores, candidate_scores, weight, own, group)
     loss: Tensor = ExpectedPixelContrastFunction.apply(
-        anchors,
-        positives,
-        candidates,
-        anchor_scores,
-        candidate_scores,
-        weight,
-        groups,
+        *inputs,
         scope == "same",
         num_negatives,
         temperature,
-        chosen,
+        normalize,
+        backend,
     )
     return _reduced(loss, "mean")
 
 
 class PixelContrastFunction(torch.autograd.Function):
-    """Loss of every anchor (A,) from normalised embeddings and negatives."""
+    """Loss of every anchor (A,) from embeddings and negatives."""
 
     @staticmethod
     def forward(
@@ -135,26 +132,25 @@ class PixelContrastFunction(torch.autograd.Function):
         negatives: Tensor,
         temperature: float,
         margin: float | None,
+        normalize: bool,
         backend: str,
     ) -> Tensor:
-        run = _PIXEL_CONTRAST[backend][0]
-        loss, share, pull = run(anchors, positives, candidates, negatives, temperature, margin)
-        ctx.save_for_backward(anchors, positives, candidates, negatives, share, pull)
-        ctx.temperature, ctx.backend = temperature, backend
-        return loss
+        inputs = anchors, positives, candidates, negatives
+        with_grad = any(ctx.needs_input_grad[:3])
+        loss, *state = _pixel_contrast(*inputs, temperature, margin, normalize, with_grad, backend)
+        ctx.save_for_backward(*inputs, *state)
+        ctx.settings = temperature, normalize, ctx.needs_input_grad[2], backend
+        result: Tensor = loss
+        return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> _Grads:
-        run = _PIXEL_CONTRAST[ctx.backend][1]
-        anchors, positives, candidates, negatives, share, pull = ctx.saved_tensors
-        needs = tuple(ctx.needs_input_grad[:3])
-        grads = run(grad, anchors, positives, candidates, negatives, share, pull, ctx.temperature, needs)
-        return *grads, None, None, None, None
+        grads = _pixel_contrast_backward(grad, *ctx.saved_tensors, *ctx.settings)
+        return *_needed(grads, ctx.needs_input_grad), None, None, None, None, None
 
 
 class ExpectedPixelContrastFunction(torch.autograd.Function):
-    """Expected loss of every anchor (A,) from normalised embeddings and unit score vectors."""
+    """Expected loss of every anchor (A,) from embeddings and unit score vectors."""
 
     @staticmethod
     def forward(
@@ -165,52 +161,255 @@ class ExpectedPixelContrastFunction(torch.autograd.Function):
         anchor_scores: Tensor | None,
         candidate_scores: Tensor | None,
         weight: Tensor | None,
-        groups: tuple[Tensor, Tensor] | None,
+        own: Tensor | None,
+        group: Tensor | None,
         same: bool,
         num_negatives: int,
         temperature: float,
+        normalize: bool,
         backend: str,
     ) -> Tensor:
-        scores = None
-        if anchor_scores is not None and candidate_scores is not None:
-            centre = candidate_scores.mean(0) if len(candidate_scores) else 0
-            scores = anchor_scores - centre, candidate_scores - centre
-        w = reference.Dissimilarity(scores, weight, groups, same)
-        with torch.autocast(anchors.device.type, enabled=False):
-            loss, state = _EXPECTED[backend][0](anchors, positives, candidates, w, num_negatives, temperature)
-        ctx.save_for_backward(anchors, positives, candidates, *state)
-        ctx.dissimilarity, ctx.temperature, ctx.backend = w, temperature, backend
-        return loss
+        inputs = anchors, positives, candidates, anchor_scores, candidate_scores, weight, own, group
+        loss, *state = _expected(*inputs, same, num_negatives, temperature, normalize, backend)
+        ctx.save_for_backward(*inputs, *state)
+        ctx.same, ctx.settings = same, (temperature, normalize, any(ctx.needs_input_grad[3:5]), backend)
+        result: Tensor = loss
+        return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> _Grads:
-        anchors, positives, candidates, *state = ctx.saved_tensors
-        with_scores = any(ctx.needs_input_grad[3:5])
+        inputs, state = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        grads = _expected_backward(grad, *inputs, ctx.same, *state, *ctx.settings)
+        return *_needed(grads, ctx.needs_input_grad), *[None] * 8
+
+
+def _run(
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    margin: float | None,
+    normalize: bool,
+    with_grad: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    check_index_values("negatives", negatives, candidates.shape[0])
+    inputs = *_stored(backend, anchors, positives, candidates), negatives
+    if backend == "cpu":
+        return _native.operators().pixel_contrast(*inputs, temperature, margin, normalize, with_grad)
+    return tuple(reference.pixel_contrast_forward(*inputs, temperature, margin, normalize, with_grad))
+
+
+def _run_backward(
+    grad: Tensor,
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    negatives: Tensor,
+    share: Tensor,
+    pull: Tensor,
+    pulled: Tensor,
+    temperature: float,
+    normalize: bool,
+    with_candidates: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    inputs = *_stored(backend, anchors, positives, candidates), negatives
+    if backend == "cpu":
+        run = _native.operators().pixel_contrast_backward
+        grads = run(grad, *inputs, share, pull, pulled, temperature, normalize, with_candidates)
+    else:
+        state = reference.ContrastState(grad, share, pull, pulled)
+        grads = reference.pixel_contrast_backward(grad, *inputs, state, temperature, normalize, with_candidates)
+    return tuple(g.to(anchors.dtype) for g in grads)
+
+
+def _fake(
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    margin: float | None,
+    normalize: bool,
+    with_grad: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    (count, width), draws, compute = anchors.shape, negatives.shape[1], _compute_dtype(anchors)
+    kept = count if with_grad else 0
+    shapes = (count,), (kept, draws), (count,), (kept, width)
+    return tuple(anchors.new_empty(shape, dtype=compute) for shape in shapes)
+
+
+def _fake_backward(
+    grad: Tensor, anchors: Tensor, positives: Tensor, candidates: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    with_candidates = rest[-2]
+    kept = candidates[: len(candidates) if with_candidates else 0]
+    return tuple(x.new_empty(x.shape) for x in (anchors, positives, kept))
+
+
+def _run_expected(
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    anchor_scores: Tensor | None,
+    candidate_scores: Tensor | None,
+    weight: Tensor | None,
+    own: Tensor | None,
+    group: Tensor | None,
+    same: bool,
+    num_negatives: int,
+    temperature: float,
+    normalize: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    if weight is not None:
+        check_weight_values(weight)
+    inputs = _stored(backend, anchors, positives, candidates)
+    details = anchor_scores, candidate_scores, weight, own, group, same
+    if backend == "cpu":
+        run = _native.operators().expected_pixel_contrast
+        return run(*inputs, *details, num_negatives, temperature, normalize)
+    w = _dissimilarity(*details)
+    with torch.autocast(anchors.device.type, enabled=False):
+        return tuple(reference.expected_contrast_forward(*inputs, w, num_negatives, temperature, normalize))
+
+
+def _run_expected_backward(
+    grad: Tensor,
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    anchor_scores: Tensor | None,
+    candidate_scores: Tensor | None,
+    weight: Tensor | None,
+    own: Tensor | None,
+    group: Tensor | None,
+    same: bool,
+    pull: Tensor,
+    log_mass: Tensor,
+    weight_sum: Tensor,
+    temperature: float,
+    normalize: bool,
+    with_scores: bool,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    inputs = _stored(backend, anchors, positives, candidates)
+    details = anchor_scores, candidate_scores, weight, own, group, same
+    if backend == "cpu":
+        run = _native.operators().expected_pixel_contrast_backward
+        grads = run(grad, *inputs, *details, pull, log_mass, weight_sum, temperature, normalize, with_scores)
+    else:
+        state = reference.ExpectedState(grad, pull, log_mass, weight_sum)
+        w = _dissimilarity(*details)
         with torch.autocast(anchors.device.type, enabled=False):
-            grads = _EXPECTED[ctx.backend][1](
-                grad,
-                anchors,
-                positives,
-                candidates,
-                ctx.dissimilarity,
-                reference.ExpectedState(*state),
-                ctx.temperature,
-                with_scores,
-            )
-        return *grads, None, None, None, None, None, None
+            backward = reference.expected_contrast_backward
+            grads = backward(grad, *inputs, w, state, temperature, normalize, with_scores)
+    return *(g.to(anchors.dtype) for g in grads[:3]), *grads[3:]
 
 
-def _embeddings(
-    anchors: Tensor, positives: Tensor, candidates: Tensor, normalize: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    anchors = check_floating("anchors", anchors, ("A", "D"))
-    positives = check_floating("positives", positives, tuple(anchors.shape))
-    candidates = check_floating("candidates", candidates, ("M", anchors.shape[1]))
+def _fake_expected(anchors: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(anchors.new_empty(anchors.shape[0], dtype=_compute_dtype(anchors)) for _ in range(4))
+
+
+def _fake_expected_backward(
+    grad: Tensor,
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    anchor_scores: Tensor | None,
+    candidate_scores: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    with_scores = rest[-2]
+    scores = (
+        x.new_empty(x.shape) if x is not None and with_scores else grad.new_empty(0)
+        for x in (anchor_scores, candidate_scores)
+    )
+    return *(x.new_empty(x.shape) for x in (anchors, positives, candidates)), *scores
+
+
+_EMBEDDINGS = "Tensor anchors, Tensor positives, Tensor candidates"
+_DISSIMILARITY = (
+    "Tensor? anchor_scores, Tensor? candidate_scores, Tensor? candidate_weight, Tensor? anchor_group,"
+    " Tensor? candidate_group, bool same"
+)
+_pixel_contrast = register(
+    f"pixel_contrast({_EMBEDDINGS}, Tensor negatives, float temperature, float? margin, bool normalize, bool with_grad,"
+    " str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)
+_pixel_contrast_backward = register(
+    f"pixel_contrast_backward(Tensor grad, {_EMBEDDINGS}, Tensor negatives, Tensor share, Tensor pull, Tensor pulled,"
+    " float temperature, bool normalize, bool with_candidates, str backend) -> (Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+)
+_expected = register(
+    f"expected_pixel_contrast({_EMBEDDINGS}, {_DISSIMILARITY}, int num_negatives, float temperature, bool normalize,"
+    " str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    _run_expected,
+    _fake_expected,
+)
+_expected_backward = register(
+    f"expected_pixel_contrast_backward(Tensor grad, {_EMBEDDINGS}, {_DISSIMILARITY}, Tensor pull, Tensor log_mass,"
+    " Tensor weight_sum, float temperature, bool normalize, bool with_scores, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run_expected_backward,
+    _fake_expected_backward,
+)
+
+
+def _dissimilarity(
+    anchor_scores: Tensor | None,
+    candidate_scores: Tensor | None,
+    weight: Tensor | None,
+    own: Tensor | None,
+    group: Tensor | None,
+    same: bool,
+) -> reference.Dissimilarity:
+    groups = None if own is None or group is None else (own, group)
+    return reference.Dissimilarity.centred(anchor_scores, candidate_scores, weight, groups, same)
+
+
+def _compute_dtype(embeddings: Tensor) -> torch.dtype:
+    """Of sums and products: double for double, single precision otherwise."""
+    return torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+
+
+def _stored(backend: str, a: Tensor, p: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The embeddings as the backend reads them: bfloat16 stays in "cpu", other half precision is widened first."""
+    if backend == "cpu" and a.dtype == torch.bfloat16:
+        return a, p, c
+    compute = _compute_dtype(a)
+    return a.to(compute), p.to(compute), c.to(compute)
+
+
+def _needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> _Grads:
+    return tuple(g if need else None for g, need in zip(grads, needs, strict=False))
+
+
+def _embeddings(anchors: Tensor, positives: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    anchors = check_embeddings("anchors", anchors, ("A", "D"))
+    positives = check_embeddings("positives", positives, tuple(anchors.shape))
+    candidates = check_embeddings("candidates", candidates, ("M", anchors.shape[1]))
     check_same("anchors", anchors, positives=positives, candidates=candidates)
-    if not normalize:
-        return anchors, positives, candidates
-    return F.normalize(anchors, dim=-1), F.normalize(positives, dim=-1), F.normalize(candidates, dim=-1)
+    return anchors, positives, candidates
+
+
+def _distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors, a view in place of each that was there before: compilers take no tensor twice in one Function."""
+    seen: list[Tensor] = []
+    result = []
+    for tensor in tensors:
+        again = tensor is not None and any(tensor is other for other in seen)
+        result.append(tensor.view_as(tensor) if tensor is not None and again else tensor)
+        if tensor is not None:
+            seen.append(tensor)
+    return tuple(result)
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sskd_fast import _backend
-from sskd_fast.ops._arguments import check_choice, check_floating, check_same
+from sskd_fast import _backend, _native
+from sskd_fast.ops._arguments import check_choice, check_finite, check_floating, check_same
+from sskd_fast.ops._library import register
 from sskd_fast.reference import score_fusion as reference
 
+# In the order of the native library's numbers for them.
 CUES = ("fused", "object", "mask", "class")
-
-_FUSE_SCORES = {"reference": reference.fuse_scores}
-_OBJECTNESS = {"reference": reference.objectness}
 
 
 def fuse_scores(
@@ -25,19 +26,19 @@ def fuse_scores(
 ) -> Tensor:
     """What the predictions say about every pixel, as one vector of unit norm and non-negative entries.
 
-    mask_logits: (B, K, H, W); class_logits: (B, K, C+1), no-object last; floating point. size: (h, w) of the result,
-    to which the mask logits are resized bilinearly; their own size where None. cues: "fused" (P_m and F_c),
+    mask_logits: (B, K, H, W); class_logits: (B, K, C+1), no-object last; finite floating point. size: (h, w) of the
+    result, to which the mask logits are resized bilinearly; their own size where None. cues: "fused" (P_m and F_c),
     "object" (object-aware presence, background and class), "mask" (P_m) or "class" (F_c).
     Returns (B, h*w, E), rows in row-major pixel order; E = K+C+1 for "fused" and "object", K for "mask", C+1 for
-    "class"; float32 for half-precision logits. Differentiable in both logits.
-    Raises ValueError or TypeError for a wrong argument, RuntimeError where an explicit backend cannot run.
+    "class"; float32 for half-precision logits. Differentiable once in both logits.
+    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError where an
+    explicit backend cannot run.
     Source: score fusion of the instance-aware contrastive loss; formulas in sskd_fast/reference/score_fusion.py.
     """
     check_choice("cues", cues, CUES)
-    masks, classes, target = _checked(mask_logits, class_logits, size)
-    run = _FUSE_SCORES[_backend.resolve(backend, masks.device)]
-    with torch.autocast(masks.device.type, enabled=False):
-        return run(masks, classes, target, cues)
+    masks, classes, (height, width) = _checked(mask_logits, class_logits, size)
+    scores: Tensor = ScoreFusionFunction.apply(masks, classes, height, width, cues, backend)
+    return scores
 
 
 def objectness(
@@ -45,12 +46,67 @@ def objectness(
 ) -> Tensor:
     """How sure the predictions are that a pixel lies on an object: min(1, sum_k sigmoid(m_k) (1 - P_k[no-object])).
 
-    Arguments and errors as for `fuse_scores`. Returns (B, h*w) in [0, 1].
+    Arguments and errors as for `fuse_scores`; one matrix product, in PyTorch on every backend.
+    Returns (B, h*w) in [0, 1].
     """
     masks, classes, target = _checked(mask_logits, class_logits, size)
-    run = _OBJECTNESS[_backend.resolve(backend, masks.device)]
+    _backend.resolve(backend, masks.device)
     with torch.autocast(masks.device.type, enabled=False):
-        return run(masks, classes, target)
+        return reference.objectness(masks, classes, target)
+
+
+class ScoreFusionFunction(torch.autograd.Function):
+    """Score vectors (B, N, E) of both logits."""
+
+    @staticmethod
+    def forward(ctx: Any, masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:
+        ctx.save_for_backward(masks, classes)
+        ctx.settings = height, width, cues, backend
+        scores: Tensor = score_fusion(masks, classes, height, width, cues, backend)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = score_fusion_backward(grad, *ctx.saved_tensors, *ctx.settings)
+        needed = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
+        return *needed, None, None, None, None
+
+
+def _run(masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:
+    if backend == "cpu":
+        return _native.operators().score_fusion(masks, classes, height, width, CUES.index(cues))
+    check_finite("mask_logits", masks)
+    check_finite("class_logits", classes)
+    with torch.autocast(masks.device.type, enabled=False):
+        return reference.fuse_scores(masks, classes, (height, width), cues)
+
+
+def _run_backward(
+    grad: Tensor, masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    if backend == "cpu":
+        return _native.operators().score_fusion_backward(grad, masks, classes, height, width, CUES.index(cues))
+    with torch.autocast(masks.device.type, enabled=False):
+        return reference.fuse_scores_backward(grad, masks, classes, (height, width), cues)
+
+
+def _fake(masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:
+    queries, class_count = masks.shape[1], classes.shape[2]
+    entries = {"mask": queries, "class": class_count}.get(cues, queries + class_count)
+    return masks.new_empty(masks.shape[0], height * width, entries)
+
+
+def _fake_backward(
+    grad: Tensor, masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    return masks.new_empty(masks.shape), classes.new_empty(classes.shape)
+
+
+_LOGITS = "Tensor mask_logits, Tensor class_logits, int height, int width, str cues, str backend"
+score_fusion = register(f"score_fusion({_LOGITS}) -> Tensor", _run, _fake)
+score_fusion_backward = register(
+    f"score_fusion_backward(Tensor grad, {_LOGITS}) -> (Tensor, Tensor)", _run_backward, _fake_backward
+)
 
 
 def _checked(

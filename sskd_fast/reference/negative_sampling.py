@@ -29,9 +29,12 @@ from torch import Tensor
 
 from sskd_fast import rng
 from sskd_fast.reference.pixel_contrast import gathered_similarity
+from sskd_fast.reference.unit_rows import unit_rows
 
 # Mean number of slots of a candidate in a table of proposals: rounding up costs a sixteenth of the acceptance.
 _SLOTS = 8
+# Taken off before slots are rounded up, so that masses which differ in their last bit only get the same number.
+_SLOT_SLACK = 1e-9
 # Mean s above which the even envelope accepts more often than the spread one.
 _EVEN_FROM = 0.45
 _TRIALS_PER_NEGATIVE = 16
@@ -72,7 +75,7 @@ class Proposals:
 
 
 def sample_negatives(
-    anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates, num_negatives: int, seed: int | Tensor
+    anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates, num_negatives: int, seed: Tensor
 ) -> Tensor:
     """Indices (A, R) int32 in the order drawn, -1 where fewer than R candidates have positive weight.
 
@@ -179,26 +182,28 @@ class _Table:
 
 def _slots(mass: Tensor) -> Tensor:
     """Whole numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
-    return torch.ceil(mass * (_SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny))).long()
+    scale = _SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny)
+    return torch.ceil(mass * scale * (1 - _SLOT_SLACK)).long()
 
 
 def _spread_envelope(
     anchor_scores: Tensor, anchor_cell: Tensor, scores: Tensor, cell: Tensor, weight: Tensor, cells: int
 ) -> tuple[Tensor, Tensor]:
     """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each of the cells."""
+    # In double precision throughout: the slots that come of it have to be the same on every backend.
     tiny = torch.finfo(torch.float64).tiny
     mass = torch.zeros(cells, dtype=torch.float64, device=cell.device).index_add_(0, cell, weight).clamp_min(tiny)
-    share = (weight / mass[cell]).to(scores.dtype)[:, None]
-    centre = scores.new_zeros(cells, scores.shape[1]).index_add_(0, cell, scores * share)
-    distance = _distance(scores, centre, cell).square_()
+    share = (weight / mass[cell])[:, None]
+    centre = share.new_zeros(cells, scores.shape[1]).index_add_(0, cell, scores * share)
+    distance = _squared_distance(scores, centre, cell)
     beta = torch.zeros_like(mass).index_add_(0, cell, distance * weight) / mass
-    alpha = _distance(anchor_scores, centre, anchor_cell).square_()
+    alpha = _squared_distance(anchor_scores, centre, anchor_cell)
     return distance / beta[cell].clamp_min(tiny), (alpha + beta[anchor_cell]) / 2
 
 
-def _distance(scores: Tensor, centre: Tensor, cell: Tensor) -> Tensor:
-    """Distance of every row of scores from the centre of its cell, float64."""
-    return torch.linalg.vector_norm(centre.index_select(0, cell).sub_(scores), dim=1).double()
+def _squared_distance(scores: Tensor, centre: Tensor, cell: Tensor) -> Tensor:
+    """Squared distance of every row of scores from the float64 centre of its cell, float64."""
+    return centre.index_select(0, cell).sub_(scores).square_().sum(1)
 
 
 def _trials(
@@ -291,11 +296,10 @@ def _race(
         if candidates.weight is not None:
             weight *= candidates.weight[begin:end]
         if candidates.scores is not None:
-            # Not by matrix product, which loses the digits of nearly equal rows.
-            distance = torch.cdist(
-                anchor_scores, candidates.scores[begin:end], compute_mode="donot_use_mm_for_euclid_dist"
-            )
-            weight *= distance.double().square_().mul_(0.5)
+            # Not by matrix product, which loses the digits of nearly equal rows; in double precision, since the order
+            # of the arrivals decides.
+            rows_of = anchor_scores.double(), candidates.scores[begin:end].double()
+            weight *= torch.cdist(*rows_of, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(0.5)
         known, column = ((picks >= begin) & (picks < end)).nonzero(as_tuple=True)
         weight[known, picks[known, column] - begin] = 0
         block = torch.arange(begin // 4, (end + 3) // 4, device=picks.device)
@@ -311,7 +315,7 @@ def _race(
 
 
 def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
-    """The R of each anchor's draws (A, R') that are most similar to it, most similar first, (A, R) int32."""
-    similarity = gathered_similarity(anchors, candidates, drawn).masked_fill_(drawn < 0, -math.inf)
+    """The R of each anchor's draws (A, R') that are most similar to it by cosine, most similar first, (A, R) int32."""
+    similarity = gathered_similarity(anchors, unit_rows(candidates)[0], drawn).masked_fill_(drawn < 0, -math.inf)
     order = similarity.argsort(dim=1, descending=True, stable=True)[:, :num_negatives]
     return drawn.gather(1, order).int()

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
+
 # Rows gathered at a time, and entries of an anchors x candidates tile: both stay in the second-level cache.
 _GATHERED_ROWS = 4096
 _TILE_ANCHORS = 128
@@ -43,13 +45,32 @@ def gathered_similarity(anchors: Tensor, candidates: Tensor, index: Tensor) -> T
     return result.masked_fill_(index < 0, 0)
 
 
-def pixel_contrast_forward(
-    anchors: Tensor, positives: Tensor, candidates: Tensor, negatives: Tensor, temperature: float, margin: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of every anchor (A,), and what the backward pass needs: `share` (A, R) and `pull` (A,).
+class ContrastState(NamedTuple):
+    """What the forward pass gives, per anchor: the loss, and for the backward pass
 
-    share[a, r] = d loss / d <a, c_r> * T, and pull[a] = -d loss / d <a, p> * T.
+    share (A, R) = d loss / d <a, c_r> * T, pull (A,) = -d loss / d <a, p> * T, and pulled (A, D) = sum_r share_r c_r;
+    share and pulled have no rows where no gradient is wanted.
     """
+
+    loss: Tensor
+    share: Tensor
+    pull: Tensor
+    pulled: Tensor
+
+
+def pixel_contrast_forward(
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    margin: float | None,
+    normalize: bool,
+    with_grad: bool,
+) -> ContrastState:
+    """The loss of every anchor. normalize: take the embeddings as unit vectors."""
+    if normalize:
+        anchors, positives, candidates = unit_rows(anchors)[0], unit_rows(positives)[0], unit_rows(candidates)[0]
     logits = gathered_similarity(anchors, candidates, negatives)
     inactive = None
     if margin is not None:
@@ -66,7 +87,11 @@ def pixel_contrast_forward(
     share.div_(total[:, None])
     if inactive is not None:
         share.masked_fill_(inactive, 0)
-    return loss, share, negative_mass / total
+    kept = len(anchors) if with_grad else 0
+    pulled = torch.zeros_like(anchors[:kept])
+    if with_grad and candidates.shape[0] and negatives.numel():
+        pulled = F.embedding_bag(negatives.clamp_min(0), candidates, mode="sum", per_sample_weights=share)
+    return ContrastState(loss, share[:kept].clone(), negative_mass / total, pulled)
 
 
 def pixel_contrast_backward(
@@ -75,28 +100,25 @@ def pixel_contrast_backward(
     positives: Tensor,
     candidates: Tensor,
     negatives: Tensor,
-    share: Tensor,
-    pull: Tensor,
+    state: ContrastState,
     temperature: float,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the anchors, positives and candidates for grad (A,); None where not needed."""
-    weights = share * (grad / temperature)[:, None]
-    attraction = (grad * pull / temperature)[:, None]
-    grad_anchors = grad_positives = grad_candidates = None
-    empty = candidates.shape[0] == 0 or negatives.numel() == 0
-    if needs[0]:
-        grad_anchors = -attraction * positives
-        if not empty:
-            rows = negatives.clamp_min(0)
-            grad_anchors += F.embedding_bag(rows, candidates, mode="sum", per_sample_weights=weights)
-    if needs[1]:
-        grad_positives = -attraction * anchors
-    if needs[2]:
-        grad_candidates = torch.zeros_like(candidates)
-        if not empty:
-            grad_candidates = _inverted_sums(weights, anchors, negatives, candidates.shape[0])
-    return grad_anchors, grad_positives, grad_candidates
+    normalize: bool,
+    with_candidates: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the anchors, positives and candidates for grad (A,); without rows where not wanted."""
+    ones = grad.new_ones(())
+    (a, a_norm), (p, p_norm), (c, c_norm) = (
+        unit_rows(x) if normalize else (x, ones) for x in (anchors, positives, candidates)
+    )
+    scale = (grad / temperature)[:, None]
+    attraction = scale * state.pull[:, None]
+    grads = [scale * state.pulled - attraction * p, -attraction * a, torch.zeros_like(c[: len(c) * with_candidates])]
+    if with_candidates and candidates.shape[0] and negatives.numel():
+        grads[2] = _inverted_sums(state.share * scale, a, negatives, candidates.shape[0])
+    if normalize:
+        grads[0], grads[1] = unit_rows_backward(grads[0], a, a_norm), unit_rows_backward(grads[1], p, p_norm)
+        grads[2] = unit_rows_backward(grads[2], c, c_norm) if with_candidates else grads[2]
+    return grads[0], grads[1], grads[2]
 
 
 def _inverted_sums(weights: Tensor, anchors: Tensor, negatives: Tensor, count: int) -> Tensor:
@@ -116,8 +138,8 @@ def _inverted_sums(weights: Tensor, anchors: Tensor, negatives: Tensor, count: i
 class Dissimilarity:
     """The weights w of the expected form, evaluated a tile at a time.
 
-    scores: anchor (A, E) and candidate (M, E) unit rows, moved by a common centre so that half the squared distance
-    keeps its digits where all scores are alike; None where all candidates weigh the same. weight: (M,) or None.
+    scores: anchor (A, E) and candidate (M, E) unit rows, moved by a common centre (`centred`) so that half the squared
+    distance keeps its digits where all scores are alike; None where all weigh the same. weight: (M,) or None.
     groups: anchor (A,) and candidate (M,) ids, None where every candidate is in scope; same: own group, or the others.
     """
 
@@ -125,6 +147,21 @@ class Dissimilarity:
     weight: Tensor | None
     groups: tuple[Tensor, Tensor] | None
     same: bool
+
+    @classmethod
+    def centred(
+        cls,
+        anchor_scores: Tensor | None,
+        candidate_scores: Tensor | None,
+        weight: Tensor | None,
+        groups: tuple[Tensor, Tensor] | None,
+        same: bool,
+    ) -> Dissimilarity:
+        """The weights of these scores, or of none."""
+        if anchor_scores is None or candidate_scores is None:
+            return cls(None, weight, groups, same)
+        centre = candidate_scores.mean(0) if len(candidate_scores) else 0
+        return cls((anchor_scores - centre, candidate_scores - centre), weight, groups, same)
 
     def tile(self, rows: slice, columns: slice, like: Tensor) -> Tensor:
         """w[rows, columns], of the shape and dtype of `like`."""
@@ -154,8 +191,12 @@ class Dissimilarity:
 
 
 class ExpectedState(NamedTuple):
-    """Per anchor, each (A,): probability of the negatives, log sum_q w_q exp(s_q), and sum_q w_q."""
+    """What the forward pass gives, each (A,).
 
+    loss; pull, the probability of the negatives; log_mass = log sum_q w_q exp(s_q); weight_sum = sum_q w_q.
+    """
+
+    loss: Tensor
     pull: Tensor
     log_mass: Tensor
     weight_sum: Tensor
@@ -166,9 +207,17 @@ def _tiles(count: int, size: int) -> list[slice]:
 
 
 def expected_contrast_forward(
-    anchors: Tensor, positives: Tensor, candidates: Tensor, w: Dissimilarity, num_negatives: int, temperature: float
-) -> tuple[Tensor, ExpectedState]:
-    """Expected loss of every anchor (A,), by an online log-sum-exp over candidate tiles."""
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    w: Dissimilarity,
+    num_negatives: int,
+    temperature: float,
+    normalize: bool,
+) -> ExpectedState:
+    """Expected loss of every anchor, by an online log-sum-exp over candidate tiles."""
+    if normalize:
+        anchors, positives, candidates = unit_rows(anchors)[0], unit_rows(positives)[0], unit_rows(candidates)[0]
     log_mass = anchors.new_empty(anchors.shape[0])
     weight_sum = torch.empty_like(log_mass)
     for rows in _tiles(anchors.shape[0], _TILE_ANCHORS):
@@ -188,7 +237,7 @@ def expected_contrast_forward(
     positive = (anchors * positives).sum(-1) / temperature
     gap = math.log(num_negatives) + log_mass - weight_sum.log() - positive
     gap = torch.where(weight_sum > 0, gap, float("-inf"))
-    return F.softplus(gap), ExpectedState(gap.sigmoid(), log_mass, weight_sum)
+    return ExpectedState(F.softplus(gap), gap.sigmoid(), log_mass, weight_sum)
 
 
 def expected_contrast_backward(
@@ -199,28 +248,38 @@ def expected_contrast_backward(
     w: Dissimilarity,
     state: ExpectedState,
     temperature: float,
+    normalize: bool,
     with_scores: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of anchors, positives, candidates, anchor scores and candidate scores; tiles are computed again."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of anchors, positives, candidates, anchor scores and candidate scores; tiles are computed again.
+
+    The last two are empty where not wanted, or without scores.
+    """
+    ones = grad.new_ones(())
+    (a, a_norm), (p, p_norm), (c, c_norm) = (
+        unit_rows(x) if normalize else (x, ones) for x in (anchors, positives, candidates)
+    )
     pulled = grad * state.pull
     attraction = (pulled / temperature)[:, None]
-    grad_anchors = -attraction * positives
-    grad_candidates = torch.zeros_like(candidates)
+    grads = [-attraction * p, -attraction * a, torch.zeros_like(c)]
     grad_scores = None
     if with_scores and w.scores is not None:
         grad_scores = torch.zeros_like(w.scores[0]), torch.zeros_like(w.scores[1])
     for rows in _tiles(anchors.shape[0], _TILE_ANCHORS):
-        scaled = anchors[rows] / temperature
+        scaled = a[rows] / temperature
         inverse = (1 / state.weight_sum[rows])[:, None]
         for columns in _tiles(candidates.shape[0], _TILE_CANDIDATES):
-            likelihood = (scaled @ candidates[columns].t()).sub_(state.log_mass[rows, None]).exp_()
+            likelihood = (scaled @ c[columns].t()).sub_(state.log_mass[rows, None]).exp_()
             weights = w.tile(rows, columns, likelihood)
             likelihood.masked_fill_(weights <= 0, 0)
             flow = weights.mul_(likelihood).mul_(attraction[rows])
-            grad_anchors[rows] += flow @ candidates[columns]
-            grad_candidates[columns] += flow.t() @ anchors[rows]
+            grads[0][rows] += flow @ c[columns]
+            grads[2][columns] += flow.t() @ a[rows]
             if grad_scores is not None:
                 slope = (likelihood - inverse).masked_fill_(inverse.isinf(), 0).mul_(pulled[rows, None])
                 w.pull_back(slope, rows, columns, grad_scores)
-    scores = (None, None) if grad_scores is None else grad_scores
-    return grad_anchors, -attraction * anchors, grad_candidates, *scores
+    if normalize:
+        norms = (a, a_norm), (p, p_norm), (c, c_norm)
+        grads = [unit_rows_backward(g, *of) for g, of in zip(grads, norms, strict=True)]
+    scores = (grad.new_empty(0), grad.new_empty(0)) if grad_scores is None else grad_scores
+    return grads[0], grads[1], grads[2], *scores

@@ -18,24 +18,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
+
 
 def fuse_scores(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int], cues: str) -> Tensor:
     """Score vectors (B, N, E), unit rows; see the formulas of the module.
 
     mask_logits (B, K, H, W), resized bilinearly to `size` before anything else; class_logits (B, K, C+1).
     """
-    masks = _resized(mask_logits, size).flatten(2).transpose(1, 2)
-    classes = class_logits.softmax(-1)
+    return unit_rows(_scores(_presence(mask_logits, size, cues), class_logits.softmax(-1), cues))[0]
+
+
+def fuse_scores_backward(
+    grad: Tensor, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int], cues: str
+) -> tuple[Tensor, Tensor]:
+    """Gradients of both logits from grad (B, N, E)."""
+    presence, classes = _presence(mask_logits, size, cues), class_logits.softmax(-1)
+    scores = _scores(presence, classes, cues)
+    grad = unit_rows_backward(grad, *unit_rows(scores))
+    queries = 0 if cues == "class" else presence.shape[-1]
+    grad_presence, grad_classes = torch.zeros_like(presence), torch.zeros_like(classes)
     if cues == "object":
-        presence = masks.sigmoid()
-        owner = presence * (1 - classes[:, None, :, -1])
-        background = (1 - owner.sum(-1, keepdim=True)).clamp_min(0)
-        parts = [owner, background, torch.bmm(presence, classes[..., :-1])]
+        covered = (presence * (1 - classes[:, None, :, -1])).sum(-1, keepdim=True)
+        grad_owner = grad[..., :queries] - grad[..., queries : queries + 1].masked_fill(covered > 1, 0)
+        grad_presence += grad_owner * (1 - classes[:, None, :, -1])
+        grad_classes[..., -1] -= (grad_owner * presence).sum(1)
+        mixed, of_classes = grad[..., queries + 1 :], slice(None, -1)
     else:
-        owner = masks.softmax(-1)
-        parts = [owner] if cues in ("mask", "fused") else []
-        parts += [torch.bmm(owner, classes)] if cues in ("class", "fused") else []
-    return F.normalize(torch.cat(parts, dim=-1), dim=-1)
+        grad_presence[..., :queries] += grad[..., :queries]
+        mixed, of_classes = grad[..., queries:], slice(None) if cues != "mask" else slice(0)
+    grad_presence += torch.bmm(mixed, classes[..., of_classes].transpose(1, 2))
+    grad_classes[..., of_classes] += torch.bmm(presence.transpose(1, 2), mixed)
+    grad_classes = classes * (grad_classes - (grad_classes * classes).sum(-1, keepdim=True))
+    inner = grad_presence * presence if cues == "object" else (grad_presence * presence).sum(-1, keepdim=True)
+    return _resized_backward(presence * (grad_presence - inner), mask_logits, size), grad_classes
 
 
 def objectness(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,7 +61,33 @@ def objectness(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int])
     return torch.bmm(is_object[:, None], presence)[:, 0].clamp_max(1)
 
 
+def _presence(mask_logits: Tensor, size: tuple[int, int], cues: str) -> Tensor:
+    """(B, N, K): softmax over the queries, or for "object" the sigmoid of the resized mask logits."""
+    masks = _resized(mask_logits, size).flatten(2).transpose(1, 2)
+    return masks.sigmoid() if cues == "object" else masks.softmax(-1)
+
+
+def _scores(presence: Tensor, classes: Tensor, cues: str) -> Tensor:
+    """y (B, N, E) before it is made a unit vector."""
+    if cues == "object":
+        owner = presence * (1 - classes[:, None, :, -1])
+        background = (1 - owner.sum(-1, keepdim=True)).clamp_min(0)
+        parts = [owner, background, torch.bmm(presence, classes[..., :-1])]
+    else:
+        parts = [presence] if cues in ("mask", "fused") else []
+        parts += [torch.bmm(presence, classes)] if cues in ("class", "fused") else []
+    return torch.cat(parts, dim=-1)
+
+
 def _resized(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(mask_logits.shape[-2:]) == size:
+    if tuple(mask_logits.shape[-2:]) == tuple(size):
         return mask_logits
     return F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _resized_backward(grad: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Gradient of the mask logits from that of the resized ones, (B, N, K)."""
+    planes = grad.transpose(1, 2).unflatten(2, size)
+    if tuple(mask_logits.shape[-2:]) == tuple(size):
+        return planes.contiguous()
+    return torch.ops.aten.upsample_bilinear2d_backward(planes.contiguous(), size, mask_logits.shape, False)

@@ -1,0 +1,8 @@
+// What lets one header serve host and device compilers.
+#pragma once
+
+#if defined(__CUDACC__)
+#define SSKD_HOST_DEVICE __host__ __device__
+#else
+#define SSKD_HOST_DEVICE
+#endif

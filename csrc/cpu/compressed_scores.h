@@ -1,0 +1,121 @@
+// Score vectors in bytes, for a first look at a trial: a bound on s(a, q) = |a - q|^2 / 2 from a quarter of the memory.
+//
+// With c any fixed vector, a' = a - c and q' = q - c:  s = (|a'|^2 + |q'|^2) / 2 - <a', q'>.  Each row is stored as
+// q' = scale * integers + error, so by Cauchy-Schwarz <a', q'> differs from its integer product by at most
+// |error_a| |q'| + (|a'| + |error_a|) |error_q|. A trial whose acceptance that bound settles needs no exact score; the
+// others are computed exactly, so that no decision ever depends on the compression.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/buffer.h"
+#include "cpu/lanes.h"
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#endif
+
+namespace sskd_fast {
+
+// Relative slack for the rounding of float32 arithmetic, in the bound and in the exact score.
+constexpr float kRounding = 2e-5f;
+// Squared norms below this may underflow in float32: such rows are never settled by the bound.
+constexpr float kLeastSquare = 1e-30f;
+
+struct CompressedRow {
+  float scale, square, error, ratio;  // of the candidate: ratio of its weight to the spread envelope
+};
+
+// q' = scale * integers + error; returns the header and writes the integers. scratch: width numbers.
+template <typename T, typename Write>
+CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* scratch, Write write) {
+  float square = 0, largest = 0, error = 0;
+  for (int64_t e = 0; e < width; ++e) scratch[e] = static_cast<float>(row[e] - centre[e]);
+#pragma GCC ivdep
+  for (int64_t e = 0; e < width; ++e) largest = std::max(largest, std::abs(scratch[e]));
+  square = dot(scratch, scratch, width);
+  const float scale = largest / 127, inverse = scale > 0 ? 1 / scale : 0;
+  for (int64_t e = 0; e < width; ++e) {
+    const float integer = std::nearbyint(std::clamp(scratch[e] * inverse, -127.0f, 127.0f));
+    write(e, static_cast<int32_t>(integer));
+    scratch[e] -= scale * integer;
+  }
+  error = std::sqrt(dot(scratch, scratch, width));
+  return {scale, square, error * (1 + kRounding) + kRounding * largest, 1.0f};
+}
+
+class CompressedScores {
+ public:
+  static constexpr int64_t kHeader = sizeof(CompressedRow);
+
+  explicit CompressedScores(int64_t rows, int64_t width)
+      : stride_((kHeader + width + 63) / 64 * 64), chunks_((width + 63) / 64), bytes_(rows * stride_ + 64) {}
+
+  template <typename T>
+  void set_row(int64_t q, const T* row, const T* centre, int64_t width, float ratio, float* scratch) {
+    uint8_t* out = bytes_.data() + q * stride_;
+    CompressedRow header = compress_row(row, centre, width, scratch, [&](int64_t e, int32_t integer) {
+      out[kHeader + e] = static_cast<uint8_t>(integer + 128);
+    });
+    header.ratio = ratio;
+    std::memcpy(out, &header, sizeof(header));
+  }
+
+  void prefetch(int64_t q) const {
+    for (int64_t byte = 0; byte < stride_; byte += 64) __builtin_prefetch(bytes_.data() + q * stride_ + byte);
+  }
+
+  int64_t chunks() const { return chunks_; }
+
+  // Of n candidates, n a multiple of 4: <integers, anchor> and the fields of the header. anchor: 64 * chunks() bytes,
+  // zero beyond the width; offset: 128 times their sum.
+  void products(const int32_t* candidates, int64_t n, const int8_t* anchor, int32_t offset, float* product, float* scale,
+                float* square, float* error, float* ratio) const {
+    for (int64_t i = 0; i < n; i += 4) {
+      int32_t total[4];
+      const uint8_t* rows[4];
+      for (int64_t j = 0; j < 4; ++j) {
+        rows[j] = bytes_.data() + candidates[i + j] * stride_;
+        CompressedRow header;
+        std::memcpy(&header, rows[j], sizeof(header));
+        scale[i + j] = header.scale, square[i + j] = header.square;
+        error[i + j] = header.error, ratio[i + j] = header.ratio;
+      }
+      product4(rows, anchor, total);
+      for (int64_t j = 0; j < 4; ++j) product[i + j] = static_cast<float>(total[j] - offset);
+    }
+  }
+
+ private:
+  void product4(const uint8_t* const* rows, const int8_t* anchor, int32_t* total) const {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+    __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (int64_t i = 0; i < chunks_; ++i) {
+      const __m512i own = _mm512_loadu_si512(anchor + 64 * i);
+      for (int j = 0; j < 4; ++j)
+        sum[j] = _mm512_dpbusd_epi32(sum[j], _mm512_loadu_si512(rows[j] + kHeader + 64 * i), own);
+    }
+    // Transpose and add within the quarters of the registers, then the quarters.
+    const __m512i even = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
+    const __m512i odd = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
+    const __m512i both = _mm512_add_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
+    const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(total), quarter);
+#else
+    for (int j = 0; j < 4; ++j) {
+      total[j] = 0;
+      for (int64_t i = 0; i < 64 * chunks_; ++i)
+        total[j] += static_cast<int32_t>(rows[j][kHeader + i]) * static_cast<int32_t>(anchor[i]);
+    }
+#endif
+  }
+
+  int64_t stride_, chunks_;
+  Buffer<uint8_t> bytes_;
+};
+
+}  // namespace sskd_fast

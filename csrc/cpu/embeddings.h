@@ -1,0 +1,55 @@
+// Embedding rows of storage type S: inverse norms, normalised copies, and the gradient through the normalisation.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/lanes.h"
+#include "math/pixel_contrast.h"
+
+namespace sskd_fast {
+
+template <typename S>
+struct Embeddings {
+  const S* data;
+  int64_t rows, width;
+  const S* row(int64_t i) const { return data + i * width; }
+};
+
+// 1 / |x| of every row, or 1 where rows are taken as they are.
+template <typename S>
+std::vector<Compute<S>> inverse_norms(const Embeddings<S>& x, bool normalize) {
+  using T = Compute<S>;
+  std::vector<T> result(x.rows, T(1));
+  if (!normalize) return result;
+  at::parallel_for(0, x.rows, 1024, [&](int64_t begin, int64_t end) {
+    std::vector<T> copy(x.width);
+    for (int64_t i = begin; i < end; ++i) {
+      const S* row = x.row(i);
+      for (int64_t d = 0; d < x.width; ++d) copy[d] = static_cast<T>(row[d]);
+      result[i] = inverse_norm(dot(copy.data(), copy.data(), x.width));
+    }
+  });
+  return result;
+}
+
+// out (D) = scale * row.
+template <typename T, typename S>
+inline void scaled_row(const S* row, T scale, int64_t width, T* out) {
+  for (int64_t d = 0; d < width; ++d) out[d] = scale * static_cast<T>(row[d]);
+}
+
+// out = gradient of the row, from the gradient of its unit vector and 1 / norm; the gradient itself without normalize.
+template <typename T, typename S>
+inline void write_row_gradient(const T* grad, const S* row, T inverse, bool normalize, int64_t width, S* out) {
+  if (!normalize) {
+    for (int64_t d = 0; d < width; ++d) out[d] = static_cast<S>(grad[d]);
+    return;
+  }
+  const T inner = radial_part(dot(grad, row, width) * inverse, inverse) * inverse;
+  for (int64_t d = 0; d < width; ++d) out[d] = static_cast<S>(inverse * (grad[d] - inner * static_cast<T>(row[d])));
+}
+
+}  // namespace sskd_fast

@@ -1,0 +1,216 @@
+// Rows of numbers in vectors of 64 bytes: loads from any storage type, dot products, weighted sums, exp. GCC and Clang
+// vector extensions; the compiler splits the vectors on machines with narrower registers.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace sskd_fast {
+
+template <typename T>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  static constexpr int64_t count = 16;
+  using Vector = float __attribute__((vector_size(64)));
+  using Integer = int32_t __attribute__((vector_size(64)));
+};
+
+template <>
+struct Lanes<double> {
+  static constexpr int64_t count = 8;
+  using Vector = double __attribute__((vector_size(64)));
+  using Integer = int64_t __attribute__((vector_size(64)));
+};
+
+template <typename T>
+using Vector = typename Lanes<T>::Vector;
+
+// The type that rows of storage type S are computed in.
+template <typename S>
+using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+template <typename T>
+inline Vector<T> load(const T* x) {
+  Vector<T> v;
+  std::memcpy(&v, x, sizeof(v));
+  return v;
+}
+
+inline Vector<float> load(const c10::BFloat16* x) {
+  using Half = uint16_t __attribute__((vector_size(32)));
+  using Word = uint32_t __attribute__((vector_size(64)));
+  Half bits;
+  std::memcpy(&bits, x, sizeof(bits));
+  const Word wide = __builtin_convertvector(bits, Word) << 16;
+  Vector<float> v;
+  std::memcpy(&v, &wide, sizeof(v));
+  return v;
+}
+
+template <typename T>
+inline void store(T* x, const Vector<T>& v) {
+  std::memcpy(x, &v, sizeof(v));
+}
+
+inline float sum(const Vector<float>& v) {
+  using Eight = float __attribute__((vector_size(32)));
+  using Four = float __attribute__((vector_size(16)));
+  const Eight eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Four four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+inline double sum(const Vector<double>& v) {
+  using Four = double __attribute__((vector_size(32)));
+  const Four four = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// <a, b> of n numbers each.
+template <typename T, typename S>
+inline T dot(const T* a, const S* b, int64_t n) {
+  constexpr int64_t step = Lanes<T>::count;
+  Vector<T> even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * step <= n; i += 2 * step) {
+    even += load(a + i) * load(b + i);
+    odd += load(a + i + step) * load(b + i + step);
+  }
+  for (; i + step <= n; i += step) even += load(a + i) * load(b + i);
+  T total = sum(even + odd);
+  for (; i < n; ++i) total += a[i] * static_cast<T>(b[i]);
+  return total;
+}
+
+// <a, b_j> for four rows at a time: a is read once.
+template <typename T, typename S>
+inline void dot4(const T* a, const S* const* b, int64_t n, T* result) {
+  constexpr int64_t step = Lanes<T>::count;
+  Vector<T> s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    const Vector<T> v = load(a + i);
+    s0 += v * load(b[0] + i);
+    s1 += v * load(b[1] + i);
+    s2 += v * load(b[2] + i);
+    s3 += v * load(b[3] + i);
+  }
+  result[0] = sum(s0), result[1] = sum(s1), result[2] = sum(s2), result[3] = sum(s3);
+  for (; i < n; ++i)
+    for (int j = 0; j < 4; ++j) result[j] += a[i] * static_cast<T>(b[j][i]);
+}
+
+// |a - b|^2 / 2.
+template <typename T>
+inline T half_squared_distance(const T* a, const T* b, int64_t n) {
+  constexpr int64_t step = Lanes<T>::count;
+  Vector<T> even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * step <= n; i += 2 * step) {
+    const Vector<T> x = load(a + i) - load(b + i), y = load(a + i + step) - load(b + i + step);
+    even += x * x;
+    odd += y * y;
+  }
+  for (; i + step <= n; i += step) {
+    const Vector<T> x = load(a + i) - load(b + i);
+    even += x * x;
+  }
+  T total = sum(even + odd);
+  for (; i < n; ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
+  return total / 2;
+}
+
+template <int blocks, typename T, typename S, typename RowOf, typename WeightOf>
+inline void add_block(T* out, int64_t count, RowOf row, WeightOf weight, int64_t offset) {
+  constexpr int64_t step = Lanes<T>::count;
+  Vector<T> total[blocks];
+  for (int j = 0; j < blocks; ++j) total[j] = load(out + j * step);
+  for (int64_t r = 0; r < count; ++r) {
+    const S* x = row(r) + offset;
+    const T w = weight(r);
+#pragma GCC unroll 8
+    for (int j = 0; j < blocks; ++j) total[j] += w * load(x + j * step);
+  }
+  for (int j = 0; j < blocks; ++j) store(out + j * step, total[j]);
+}
+
+// out (n) += sum over r < count of weight(r) * row(r); the sums stay in registers.
+template <typename T, typename S, typename RowOf, typename WeightOf>
+inline void add_weighted_rows(T* out, int64_t n, int64_t count, RowOf row, WeightOf weight) {
+  constexpr int64_t step = Lanes<T>::count;
+  int64_t i = 0;
+  for (; i + 8 * step <= n; i += 8 * step) add_block<8, T, S>(out + i, count, row, weight, i);
+  for (; i + 4 * step <= n; i += 4 * step) add_block<4, T, S>(out + i, count, row, weight, i);
+  for (; i + step <= n; i += step) add_block<1, T, S>(out + i, count, row, weight, i);
+  for (; i < n; ++i) {
+    T total = out[i];
+    for (int64_t r = 0; r < count; ++r) total += weight(r) * static_cast<T>(row(r)[i]);
+    out[i] = total;
+  }
+}
+
+// Fetch a row of n numbers that will be read soon.
+template <typename S>
+inline void prefetch_row(const S* row, int64_t n) {
+  const char* begin = reinterpret_cast<const char*>(row);
+  for (int64_t byte = 0; byte < n * static_cast<int64_t>(sizeof(S)); byte += 64) __builtin_prefetch(begin + byte);
+}
+
+// exp, within two units in the last place for float; 0 below the smallest normal number.
+inline Vector<float> exp(const Vector<float>& x) {
+  using Integer = Lanes<float>::Integer;
+  const Vector<float> low = Vector<float>{} - 87.33654f, high = Vector<float>{} + 88.72283f;
+  Vector<float> v = x > high ? high : x;
+  v = v < low ? low : v;
+  const Vector<float> shifted = v * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
+  const Vector<float> n = shifted - 12582912.0f;
+  const Vector<float> r = (v - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  Integer bits;
+  std::memcpy(&bits, &p, sizeof(bits));
+  // In two steps, so that 2^128 for the largest arguments does not overflow before the multiplication.
+  const Integer power = __builtin_convertvector(n, Integer);
+  const Integer half = power >> 1;
+  const Integer first = (half + 127) << 23, second = (power - half + 127) << 23;
+  Vector<float> scale_first, scale_second;
+  std::memcpy(&scale_first, &first, sizeof(first));
+  std::memcpy(&scale_second, &second, sizeof(second));
+  const Vector<float> result = p * scale_first * scale_second;
+  return x < low ? Vector<float>{} : result;
+}
+
+inline Vector<double> exp(const Vector<double>& x) {
+  Vector<double> result;
+  for (int i = 0; i < Lanes<double>::count; ++i) result[i] = std::exp(x[i]);
+  return result;
+}
+
+// x (n) <- exp(x - top); returns the sum, in the order of the lanes.
+template <typename T>
+inline T exp_and_sum(T* x, int64_t n, T top) {
+  constexpr int64_t step = Lanes<T>::count;
+  Vector<T> total{};
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    const Vector<T> e = exp(load(x + i) - top);
+    store(x + i, e);
+    total += e;
+  }
+  T result = sum(total);
+  for (; i < n; ++i) result += x[i] = std::exp(x[i] - top);
+  return result;
+}
+
+}  // namespace sskd_fast

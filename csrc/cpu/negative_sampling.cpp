@@ -1,0 +1,382 @@
+// Negative sampling on the CPU: rejection in linear time, the exact race for what it leaves, and the hardest of a draw.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "cpu/compressed_scores.h"
+#include "cpu/lanes.h"
+#include "cpu/operators.h"
+#include "cpu/philox_lanes.h"
+#include "cpu/proposals.h"
+#include "math/negative_sampling.h"
+
+namespace sskd_fast {
+namespace {
+
+// Trials are made, and settled by their bounds, this many at a time.
+constexpr int64_t kChunk = 16;  // as many as philox_lanes gives words for
+constexpr double kNormTolerance = 1e-2;
+
+// Which candidates an anchor has drawn already, a bit each.
+class Drawn {
+ public:
+  explicit Drawn(int64_t candidates) : bits_((candidates + 63) / 64, 0) {}
+  bool insert(int64_t q) {
+    uint64_t& word = bits_[q >> 6];
+    const uint64_t bit = uint64_t{1} << (q & 63);
+    const bool fresh = (word & bit) == 0;
+    word |= bit;
+    return fresh;
+  }
+  bool holds(int64_t q) const { return bits_[q >> 6] >> (q & 63) & 1; }
+  void erase(int64_t q) { bits_[q >> 6] = 0; }
+
+ private:
+  std::vector<uint64_t> bits_;
+};
+
+// Trials of one anchor, in chunks: what they propose, and the level that the acceptance ratio has to exceed. Trials
+// that cannot be accepted (unfair slots, trials past the last) have an infinite level. Each step of a batch goes over
+// all of its trials and fetches what the next step will read.
+struct Batch {
+  explicit Batch(int64_t size) : slot(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
+  std::vector<int64_t> slot;
+  std::vector<int32_t> candidate;
+  std::vector<double> level;
+  std::vector<uint32_t> accepted, open;  // a bit a trial of a chunk: settled by the bounds, left to the exact score
+  int64_t chunks = 0;
+};
+
+// Trials that suffice for most anchors: the expected number and one standard deviation, in whole chunks.
+int64_t first_batch(double acceptance, int64_t num_negatives) {
+  const double rate = std::clamp(acceptance, 0.05, 1.0), wanted = static_cast<double>(num_negatives);
+  const double trials = (wanted + std::sqrt(wanted * (1 - rate))) / rate;
+  return (static_cast<int64_t>(trials) / kChunk + 1) * kChunk;
+}
+
+// The sampler of one thread.
+template <typename T>
+class Sampler {
+ public:
+  Sampler(const SamplingInput<T>& in, const Proposals& proposals, const CompressedScores* compressed, const T* centre,
+          PhiloxKey key, int64_t num_negatives)
+      : in_(in), proposals_(proposals), compressed_(compressed), centre_(centre), key_(key),
+        num_negatives_(num_negatives), drawn_(in.candidates), batch_((trial_limit(num_negatives) / kChunk + 2) * kChunk),
+        integers_(compressed == nullptr ? 0 : 64 * compressed->chunks(), 0), scratch_(in.width) {}
+
+  // Fills the row (R), which holds -1 everywhere, of an anchor.
+  void draw(int64_t anchor, int32_t* row) {
+    int64_t held = 0;
+    if (proposals_.available[anchor] > 2 * num_negatives_) held = reject(anchor, row);
+    if (held < num_negatives_ && held < proposals_.available[anchor]) race(anchor, row, held);
+    for (int64_t r = 0; r < num_negatives_ && row[r] >= 0; ++r) drawn_.erase(row[r]);
+  }
+
+ private:
+  int64_t reject(int64_t anchor, int32_t* row) {
+    const AnchorProposals& p = proposals_.anchor[anchor];
+    const SlotTable& table = p.spread ? proposals_.spread : proposals_.even;
+    const int64_t limit = trial_limit(num_negatives_);
+    unfair_ = unfair_below(p.count);
+    if (compressed_ != nullptr) compress(anchor);
+    int64_t held = 0;
+    int64_t size = std::min<int64_t>(first_batch(p.acceptance, num_negatives_), batch_.level.size());
+    for (int64_t begin = 0; begin < limit; begin += size, size = 2 * kChunk) {
+      batch_.chunks = size / kChunk;
+      make_trials(anchor, p, table, begin, limit);
+      look_up(table);
+      settle(p, table);
+      for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
+        for (uint32_t accepted = decide(anchor, table, chunk); accepted != 0; accepted &= accepted - 1) {
+          const int32_t q = batch_.candidate[chunk * kChunk + __builtin_ctz(accepted)];
+          if (!drawn_.insert(q)) continue;
+          row[held++] = q;
+          if (held == num_negatives_) return held;
+        }
+      }
+    }
+    return held;
+  }
+
+  void make_trials(int64_t anchor, const AnchorProposals& p, const SlotTable& table, int64_t begin, int64_t limit) {
+    for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
+      uint64_t words[4][kChunk / 2];
+      const int64_t from = begin + chunk * kChunk;
+      philox_lanes(key_, static_cast<uint32_t>(from / 2), static_cast<uint32_t>(anchor), kStreamTrials, words);
+      for (int64_t i = 0; i < kChunk; ++i) {
+        const uint32_t slot_word = static_cast<uint32_t>(words[i % 2 * 2][i / 2]);
+        const uint32_t level_word = static_cast<uint32_t>(words[i % 2 * 2 + 1][i / 2]);
+        const Trial trial = propose(slot_word, level_word, p, unfair_);
+        batch_.slot[chunk * kChunk + i] = trial.slot;
+        batch_.level[chunk * kChunk + i] =
+            trial.fair && from + i < limit ? trial.level : std::numeric_limits<double>::infinity();
+        __builtin_prefetch(table.entries.data() + trial.slot);
+      }
+    }
+  }
+
+  void look_up(const SlotTable& table) {
+    for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) {
+      const int32_t q = batch_.candidate[i] = table.entries[batch_.slot[i]];
+      if (compressed_ != nullptr) compressed_->prefetch(q);
+    }
+  }
+
+  // What the bounds, or the ratios alone where there are no scores, say of the trials.
+  void settle(const AnchorProposals& p, const SlotTable& table) {
+    for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
+      const int32_t* candidate = batch_.candidate.data() + chunk * kChunk;
+      const double* level = batch_.level.data() + chunk * kChunk;
+      uint32_t accepted = 0, open = 0;
+      if (compressed_ == nullptr) {
+        for (int64_t i = 0; i < kChunk; ++i)
+          accepted |= static_cast<uint32_t>(level[i] < table.ratio[candidate[i]]) << i;
+      } else {
+        float low[kChunk], high[kChunk], rounded[kChunk];
+        bounds(p, table, candidate, low, high);
+        for (int64_t i = 0; i < kChunk; ++i) rounded[i] = static_cast<float>(level[i]);
+        for (int64_t i = 0; i < kChunk; ++i) accepted |= static_cast<uint32_t>(rounded[i] < low[i]) << i;
+        for (int64_t i = 0; i < kChunk; ++i) open |= static_cast<uint32_t>(rounded[i] <= high[i]) << i;
+        open &= ~accepted;
+        for (uint32_t left = open; left != 0; left &= left - 1)
+          prefetch_row(in_.candidate_scores + candidate[__builtin_ctz(left)] * in_.width, in_.width);
+      }
+      batch_.accepted[chunk] = accepted, batch_.open[chunk] = open;
+    }
+  }
+
+  // A bit for every accepted trial of a chunk.
+  uint32_t decide(int64_t anchor, const SlotTable& table, int64_t chunk) const {
+    uint32_t accepted = batch_.accepted[chunk];
+    const T* own = in_.anchor_scores + anchor * in_.width;
+    for (uint32_t left = batch_.open[chunk]; left != 0; left &= left - 1) {
+      const int64_t i = chunk * kChunk + __builtin_ctz(left), q = batch_.candidate[i];
+      const T s = half_squared_distance(own, in_.candidate_scores + q * in_.width, in_.width);
+      accepted |= static_cast<uint32_t>(batch_.level[i] < table.ratio[q] * static_cast<double>(s)) << __builtin_ctz(left);
+    }
+    return accepted;
+  }
+
+  // Between which numbers the acceptance ratio lies, with room for the rounding of the level to float.
+  void bounds(const AnchorProposals& p, const SlotTable& table, const int32_t* candidate, float* low,
+              float* high) const {
+    float product[kChunk], scale[kChunk], square[kChunk], error[kChunk], ratio[kChunk];
+    compressed_->products(candidate, kChunk, integers_.data(), offset_, product, scale, square, error, ratio);
+    if (!p.spread)
+      for (int64_t i = 0; i < kChunk; ++i)
+        ratio[i] = in_.weight == nullptr ? 1.0f : static_cast<float>(table.ratio[candidate[i]]);
+    const float norm = std::sqrt(own_.square) * (1 + kRounding) + own_.error;
+    for (int64_t i = 0; i < kChunk; ++i) {
+      const float squares = own_.square + square[i];
+      const float s = 0.5f * squares - own_.scale * scale[i] * product[i];
+      const float bound = own_.error * std::sqrt(square[i]) + norm * error[i] + kRounding * squares;
+      const float margin = std::min(own_.square, square[i]) < kLeastSquare ? 4.0f : bound;
+      low[i] = ratio[i] * std::max(s - margin, 0.0f) * (1 - kRounding);
+      high[i] = ratio[i] * (s + margin) * (1 + kRounding);
+    }
+  }
+
+  void compress(int64_t anchor) {
+    int32_t total = 0;
+    const T* row = in_.anchor_scores + anchor * in_.width;
+    own_ = compress_row(row, centre_, in_.width, scratch_.data(),
+                        [&](int64_t e, int32_t integer) { integers_[e] = static_cast<int8_t>(integer); });
+    for (const int8_t integer : integers_) total += integer;
+    offset_ = 128 * total;
+  }
+
+  // One exact pass over the candidates not yet drawn: those that arrive first fill up the row.
+  void race(int64_t anchor, int32_t* row, int64_t held) {
+    using Entry = std::pair<double, int32_t>;
+    std::vector<Entry> heap;
+    const int64_t wanted = num_negatives_ - held;
+    heap.reserve(wanted + 1);
+    const T* own = in_.anchor_scores + anchor * in_.width;
+    Words words{};
+    for (int64_t q = 0; q < in_.candidates; ++q) {
+      if (q % 4 == 0)
+        words = philox(key_, static_cast<uint32_t>(q / 4), static_cast<uint32_t>(anchor), kStreamRace);
+      if (!in_.in_scope(anchor, q) || drawn_.holds(q)) continue;
+      double weight = in_.weight_of(q);
+      if (in_.candidate_scores != nullptr) weight *= exact_dissimilarity(own, in_.candidate_scores + q * in_.width);
+      if (!(weight > 0)) continue;
+      const Entry entry{arrival(words.w[q % 4], weight), static_cast<int32_t>(q)};
+      if (static_cast<int64_t>(heap.size()) == wanted) {
+        if (!(entry < heap.front())) continue;
+        std::pop_heap(heap.begin(), heap.end());
+        heap.pop_back();
+      }
+      heap.push_back(entry);
+      std::push_heap(heap.begin(), heap.end());
+    }
+    std::sort_heap(heap.begin(), heap.end());
+    for (const Entry& entry : heap) row[held++] = entry.second;
+  }
+
+  double exact_dissimilarity(const T* a, const T* b) const {
+    double total = 0;
+    for (int64_t e = 0; e < in_.width; ++e) {
+      const double difference = static_cast<double>(a[e]) - static_cast<double>(b[e]);
+      total += difference * difference;
+    }
+    return total / 2;
+  }
+
+  const SamplingInput<T>& in_;
+  const Proposals& proposals_;
+  const CompressedScores* compressed_;
+  const T* centre_;
+  PhiloxKey key_;
+  int64_t num_negatives_;
+  Drawn drawn_;
+  Batch batch_;
+  std::vector<int8_t> integers_;
+  std::vector<float> scratch_;
+  CompressedRow own_{};
+  int32_t offset_ = 0;
+  uint32_t unfair_ = 0;
+};
+
+// Rows must be non-negative and of unit norm: the envelopes of the trials rest on it.
+template <typename T>
+void check_unit_rows(const char* name, const at::Tensor& scores) {
+  const int64_t rows = scores.size(0), width = scores.size(1);
+  const T* data = scores.const_data_ptr<T>();
+  std::atomic<int64_t> wrong{rows};
+  at::parallel_for(0, rows, 512, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* row = data + i * width;
+      const double norm = std::sqrt(static_cast<double>(dot(row, row, width)));
+      T least = 0;
+      for (int64_t e = 0; e < width; ++e) least = row[e] < least ? row[e] : least;
+      if (std::abs(norm - 1) <= kNormTolerance && least >= -kNormTolerance) continue;
+      int64_t known = wrong.load();
+      while (i < known && !wrong.compare_exchange_weak(known, i)) {
+      }
+    }
+  });
+  const int64_t row = wrong.load();
+  if (row == rows) return;
+  const T* values = data + row * width;
+  const double norm = std::sqrt(static_cast<double>(dot(values, values, width)));
+  TORCH_CHECK_VALUE(std::abs(norm - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm,
+                    ", expected rows of unit norm");
+  TORCH_CHECK_VALUE(false, name, ": row ", row, " has entries down to ", *std::min_element(values, values + width),
+                    ", expected non-negative rows");
+}
+
+template <typename T>
+std::unique_ptr<CompressedScores> compress_candidates(const SamplingInput<T>& in, const Proposals& proposals,
+                                                      const std::vector<T>& centre) {
+  auto result = std::make_unique<CompressedScores>(in.candidates, in.width);
+  at::parallel_for(0, in.candidates, 512, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(in.width);
+    for (int64_t q = begin; q < end; ++q)
+      result->set_row(q, in.candidate_scores + q * in.width, centre.data(), in.width,
+                      static_cast<float>(proposals.spread.ratio[q]), scratch.data());
+  });
+  return result;
+}
+
+template <typename T>
+void sample(const SamplingInput<T>& in, int64_t num_negatives, int64_t seed, int32_t* out) {
+  const Cells cells = cells_of(in);
+  std::optional<Spread> envelope;
+  if (in.candidate_scores != nullptr) envelope = spread_envelope(in, cells);
+  const Proposals proposals = build_proposals(in, cells, envelope ? &*envelope : nullptr);
+  std::vector<T> centre;
+  std::unique_ptr<CompressedScores> compressed;
+  if (envelope) {
+    // Any vector would do; the centre of the first cell keeps the rows short.
+    centre.assign(envelope->centre.begin(), envelope->centre.begin() + in.width);
+    compressed = compress_candidates(in, proposals, centre);
+  }
+  const PhiloxKey key = philox_key(seed);
+  at::parallel_for(0, in.anchors, 16, [&](int64_t begin, int64_t end) {
+    Sampler<T> sampler(in, proposals, compressed.get(), centre.data(), key, num_negatives);
+    for (int64_t a = begin; a < end; ++a) sampler.draw(a, out + a * num_negatives);
+  });
+}
+
+}  // namespace
+
+at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& anchor_group,
+                             const std::optional<at::Tensor>& candidate_scores,
+                             const std::optional<at::Tensor>& candidate_weight, const at::Tensor& candidate_group,
+                             bool same, int64_t num_negatives, const at::Tensor& seed) {
+  const at::Tensor anchors = anchor_scores.contiguous(), own = anchor_group.contiguous();
+  const at::Tensor group = candidate_group.contiguous();
+  const at::Tensor scores = candidate_scores ? candidate_scores->contiguous() : at::Tensor();
+  const at::Tensor weight = candidate_weight ? candidate_weight->contiguous() : at::Tensor();
+  TORCH_CHECK_VALUE(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots),
+                    "candidate_scores: found ", group.size(0), " rows, more than the int32 indices can address");
+  const at::Tensor out = at::full({anchors.size(0), num_negatives}, -1, anchors.options().dtype(at::kInt));
+  if (out.numel() == 0 || group.size(0) == 0) return out;
+  if (candidate_weight)
+    for (int64_t q = 0; q < group.size(0); ++q) {
+      const double v = weight.const_data_ptr<double>()[q];
+      TORCH_CHECK_VALUE(v >= 0 && std::isfinite(v),
+                        "candidate_weight: found negative or non-finite values, expected finite weights of at least 0");
+    }
+  AT_DISPATCH_FLOATING_TYPES(anchors.scalar_type(), "negative_sampling", [&] {
+    if (candidate_scores) {
+      check_unit_rows<scalar_t>("anchor_scores", anchors);
+      check_unit_rows<scalar_t>("candidate_scores", scores);
+    }
+    const SamplingInput<scalar_t> in{
+        anchors.size(0), group.size(0), anchors.size(1), anchors.const_data_ptr<scalar_t>(),
+        candidate_scores ? scores.const_data_ptr<scalar_t>() : nullptr,
+        candidate_weight ? weight.const_data_ptr<double>() : nullptr, own.const_data_ptr<int64_t>(),
+        group.const_data_ptr<int64_t>(), same};
+    sample(in, num_negatives, *seed.const_data_ptr<int64_t>(), out.mutable_data_ptr<int32_t>());
+  });
+  return out;
+}
+
+// The R of each anchor's draws that are most similar to it by cosine, most similar first; earlier draws win ties.
+at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candidates, const at::Tensor& drawn,
+                             int64_t num_negatives) {
+  const at::Tensor a = anchors.contiguous(), c = candidates.contiguous(), index = drawn.to(at::kInt).contiguous();
+  const int64_t count = index.size(1), width = a.size(1), rows = c.size(0);
+  const at::Tensor out = at::full({a.size(0), num_negatives}, -1, index.options());
+  if (rows == 0) return out;
+  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "hardest_negatives", [&] {
+    using T = scalar_t;
+    const T* candidate = c.const_data_ptr<T>();
+    std::vector<T> inverse(rows);
+    for (int64_t q = 0; q < rows; ++q) {
+      const T* row = candidate + q * width;
+      inverse[q] = 1 / std::max(std::sqrt(dot(row, row, width)), static_cast<T>(1e-12));
+    }
+    at::parallel_for(0, a.size(0), 16, [&](int64_t begin, int64_t end) {
+      std::vector<std::pair<T, int64_t>> order;
+      for (int64_t i = begin; i < end; ++i) {
+        const int32_t* own = index.const_data_ptr<int32_t>() + i * count;
+        order.clear();
+        for (int64_t r = 0; r < count; ++r) {
+          if (r + 8 < count && own[r + 8] >= 0) prefetch_row(candidate + own[r + 8] * width, width);
+          if (own[r] < 0) continue;
+          const T similarity = dot(a.const_data_ptr<T>() + i * width, candidate + own[r] * width, width);
+          order.emplace_back(-similarity * inverse[own[r]], r);
+        }
+        const int64_t kept = std::min<int64_t>(num_negatives, order.size());
+        std::partial_sort(order.begin(), order.begin() + kept, order.end());
+        int32_t* row = out.mutable_data_ptr<int32_t>() + i * num_negatives;
+        for (int64_t r = 0; r < kept; ++r) row[r] = own[order[r].second];
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace sskd_fast

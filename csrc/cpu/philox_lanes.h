@@ -1,0 +1,44 @@
+// Philox of common/philox.h for eight counters at a time, a 64-bit lane each.
+#pragma once
+
+#include <cstdint>
+
+#include "common/philox.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace sskd_fast {
+
+using WordLanes = uint64_t __attribute__((vector_size(64)));
+
+// Products of the low halves of the lanes.
+inline WordLanes multiply_low(WordLanes x, uint32_t factor) {
+#if defined(__AVX512F__)
+  return (WordLanes)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(factor));
+#else
+  return (x & 0xFFFFFFFFu) * factor;
+#endif
+}
+
+// words[w][i]: word w of the counter (column + i, row, stream, 0), in the low half of a lane.
+inline void philox_lanes(PhiloxKey key, uint32_t column, uint32_t row, uint32_t stream, uint64_t words[4][8]) {
+  WordLanes x0 = WordLanes{0, 1, 2, 3, 4, 5, 6, 7} + column, x1 = WordLanes{} + row, x2 = WordLanes{} + stream, x3{};
+  uint32_t k0 = key.low, k1 = key.high;
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+    // The high halves of x1 and x3 hold what nothing reads.
+    const WordLanes low = multiply_low(x0, 0xD2511F53u), high = multiply_low(x2, 0xCD9E8D57u);
+    x0 = (high >> 32) ^ x1 ^ static_cast<uint64_t>(k0);
+    x2 = (low >> 32) ^ x3 ^ static_cast<uint64_t>(k1);
+    x1 = high, x3 = low;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  const WordLanes mask = WordLanes{} + 0xFFFFFFFFu;
+  const WordLanes result[4] = {x0 & mask, x1 & mask, x2 & mask, x3 & mask};
+  __builtin_memcpy(words, result, sizeof(result));
+}
+
+}  // namespace sskd_fast

@@ -1,0 +1,33 @@
+"""Registration of the raw operators: one schema, one implementation for every device, one fake for compilers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sskd_fast import _backend
+
+_LIBRARY = torch.library.Library("sskd_fast", "DEF")
+
+
+def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Defines `sskd_fast::<schema>` and returns it as a function.
+
+    The last argument of every schema is `str backend`. run: called with tensors of any device and the backend that
+    `_backend.resolve` gave for them, when the operator runs, so that compilers see none of it. fake: the same arguments
+    without data -> empty tensors of the right shapes and dtypes.
+    """
+    name = schema.partition("(")[0]
+
+    def resolved(*arguments: Any) -> Any:
+        device = next(x.device for x in arguments if isinstance(x, torch.Tensor))
+        return run(*arguments[:-1], _backend.resolve(arguments[-1], device))
+
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, resolved, device)
+    torch.library.register_fake(f"sskd_fast::{name}", fake, lib=_LIBRARY)
+    overload: Callable[..., Any] = getattr(torch.ops.sskd_fast, name).default
+    return overload

@@ -1,0 +1,145 @@
+"""Building and loading the C++ operators: once, whole or not at all, and with a clear word where it cannot be done."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Compiles in a fraction of the time.
+QUICK = {"SSKD_FAST_CXXFLAGS": "-O0"}
+USE = """
+import torch
+from sskd_fast import _backend, ops
+masks, classes = torch.arange(24.0).view(1, 2, 3, 4), torch.ones(1, 2, 2)
+print("backend", _backend.resolve("auto", torch.device("cpu")))
+print("scores", [round(x, 4) for x in ops.fuse_scores(masks, classes)[0, 0].tolist()])
+"""
+SCORES = "scores [0.0, 0.8165, 0.4082, 0.4082]"
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SSKD_FAST") and k != "CXX"}
+    return {**kept, "SSKD_FAST_CACHE": str(cache), **more}
+
+
+def run(script: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+
+
+def libraries(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.so"))
+
+
+@pytest.mark.slow
+def test_the_first_use_builds_and_the_second_finds_the_result(tmp_path):
+    env = environment(tmp_path, **QUICK)
+    first = run(USE, env)
+    assert first.returncode == 0, first.stderr
+    assert "backend cpu" in first.stdout and SCORES in first.stdout
+    assert "compiling the C++ operators for this machine, once" in first.stderr
+    (library,) = libraries(tmp_path)
+    assert not list(library.parent.glob("build-*"))
+    second = run(USE, env)
+    assert second.stdout == first.stdout and "compil" not in second.stderr
+    assert libraries(tmp_path) == [library]
+
+
+@pytest.mark.slow
+def test_a_build_that_was_killed_does_not_block_the_next_one(tmp_path):
+    env = environment(tmp_path, **QUICK)
+    process = subprocess.Popen([sys.executable, "-c", USE], cwd=ROOT, env=env, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("build-*/build.ninja")):
+        assert process.poll() is None and time.monotonic() < deadline, "the build did not start"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.rglob("build-*")) and not libraries(tmp_path)
+    again = run(USE, env)
+    assert again.returncode == 0 and "backend cpu" in again.stdout and SCORES in again.stdout
+    assert not list(tmp_path.rglob("build-*")) and len(libraries(tmp_path)) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_build(tmp_path):
+    env = environment(tmp_path, **QUICK)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen([sys.executable, "-c", USE], cwd=ROOT, env=env, **pipes) for _ in range(2)]
+    results = [process.communicate(timeout=600) for process in both]
+    assert all(b"backend cpu" in out for out, _ in results)
+    assert sum(err.count(b"once (about") for _, err in results) == 1
+    assert len(libraries(tmp_path)) == 1
+
+
+def test_without_a_compiler_the_reference_runs_and_says_so_once(tmp_path):
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    script = (
+        USE
+        + """
+ops.fuse_scores(masks.double(), classes.double())
+try:
+    ops.fuse_scores(masks, classes, backend="cpu")
+except RuntimeError as error:
+    print("error", error)
+"""
+    )
+    done = run(script, environment(tmp_path / "cache", PATH=str(empty)))
+    assert done.returncode == 0, done.stderr
+    assert "backend reference" in done.stdout and SCORES in done.stdout
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "no C++ compiler was found (looked for $CXX, g++, c++, clang++ on the PATH); install g++" in done.stderr
+    assert re.search(r"error backend='cpu' cannot run: no C\+\+ compiler was found .* choose 'auto'", done.stdout)
+    assert not libraries(tmp_path)
+
+
+def test_a_compiler_that_fails_is_named_with_its_log(tmp_path):
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'error: no room on this machine' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    done = run(USE, environment(tmp_path / "cache", CXX=str(broken)))
+    assert done.returncode == 0 and "backend reference" in done.stdout
+    message = re.search(r"do not compile with (\S+) \((.*)\); see (\S+)\.", done.stderr)
+    assert message is not None and message[1] == str(broken) and "no room on this machine" in message[2]
+    assert "no room on this machine" in Path(message[3]).read_text()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    file = tmp_path / "cache"
+    file.write_text("not a folder")
+    done = run(USE, environment(file))
+    assert done.returncode == 0 and "backend reference" in done.stdout
+    assert f"cannot be built or loaded in {file}" in done.stderr
+
+
+def test_importing_the_operators_builds_and_loads_nothing(tmp_path):
+    script = "import sys, sskd_fast.ops; print('triton' in sys.modules)"
+    done = run(script, environment(tmp_path))
+    assert done.returncode == 0 and done.stdout.split() == ["False"] and done.stderr == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_operators_are_clean_under_sanitizers(tmp_path):
+    """Every operator, shape and dtype again, with AddressSanitizer and UndefinedBehaviorSanitizer in the library."""
+
+    def runtime(name: str) -> str:
+        found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g1"
+    preload = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
+    env = environment(tmp_path, SSKD_FAST_CXXFLAGS=flags, LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0")
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_operators.py", "-k", "not compile and not schemas"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"\d{3,} passed", done.stdout)
+    assert "Sanitizer" not in done.stdout + done.stderr and "runtime error" not in done.stdout + done.stderr
