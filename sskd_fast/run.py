@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from sskd_fast import _backend
 from sskd_fast.config import Config, ConfigError, dump_yaml, load_config
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.files import write_text
@@ -151,6 +152,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def prepare_operators(config: Config, device: torch.device) -> None:
+    """Chooses the operators' backend, which may compile it, before there are progress lines to be cut in two."""
+    try:
+        _backend.resolve(config.contrast.backend, device)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"contrast.backend: {error}") from error
+
+
 def run(config: Config, command: str, resume: bool) -> None:
     """Runs the stages of a command in the run folder and prints the verdict."""
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
@@ -160,6 +169,7 @@ def run(config: Config, command: str, resume: bool) -> None:
     folder = run_folder(config)
     if command in ("all", "pretrain") and not resume:
         keep_aside(folder)
+    prepare_operators(config, torch.device(name))
     folder.mkdir(parents=True, exist_ok=True)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
     config = dataclasses.replace(config, output=str(folder))

@@ -1,0 +1,38 @@
+"""Peak extra memory of one step: `python -m benchmarks.memory CONTENDER CASE DTYPE` prints bytes, or why not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import CASES, DTYPES, Case
+from benchmarks.contenders import step_of
+
+
+def resident(field: str) -> int:
+    """VmRSS or VmHWM (its peak) of this process, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def measure(contender: str, case: str, dtype: str) -> int | str:
+    """Peak of the resident memory in a step, above what was there with its inputs before it."""
+    torch.set_num_threads(2)
+    warm = step_of(contender, Case(2, 16, 16), DTYPES[dtype])  # libraries and thread pools
+    if isinstance(warm, str):
+        return warm
+    warm()
+    step = step_of(contender, CASES[case], DTYPES[dtype])
+    if isinstance(step, str):
+        return step
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size
+    before = resident("VmRSS")
+    step()
+    return resident("VmHWM") - before
+
+
+if __name__ == "__main__":
+    print(measure(*sys.argv[1:4]))

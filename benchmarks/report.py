@@ -1,0 +1,166 @@
+"""docs/benchmarks.md from the records of pytest-benchmark, the memory of each step and the bandwidth of the machine."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cases import CASES, CLASSES, COARSE, DTYPES, FINE, MIDDLE, NEGATIVES, QUERIES, WIDTH
+from benchmarks.contenders import CONTENDERS
+from benchmarks.traffic import random_bytes, table_megabytes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run of `python -m benchmarks` found; seconds."""
+
+    records: list[dict[str, Any]]
+    memory: dict[tuple[str, str, str], int | str]
+    bandwidth: dict[str, float]
+    build_seconds: float
+    import_seconds: list[float]
+
+    def record(self, **wanted: str) -> dict[str, Any] | None:
+        matching = (r for r in self.records if all(r["extra_info"].get(k) == v for k, v in wanted.items()))
+        return next(matching, None)
+
+    def median(self, **wanted: str) -> float | None:
+        record = self.record(**wanted)
+        return None if record is None else float(record["stats"]["median"])
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [head, *rows]]
+    lines.insert(1, "|" + "---|" * lines[0].count(" | ") + "---|")
+    return "\n".join(lines)
+
+
+def milliseconds(record: dict[str, Any] | None) -> str:
+    """Median and, behind it, the range of the middle half of the rounds."""
+    if record is None:
+        return "-"
+    stats = record["stats"]
+    return f"{1e3 * stats['median']:.1f} ({1e3 * stats['q1']:.1f} to {1e3 * stats['q3']:.1f})"
+
+
+def megabytes(value: int | str | None) -> str:
+    return f"{value / 2**20:.0f}" if isinstance(value, int) else "-"
+
+
+def steps(m: Measured) -> str:
+    rows = []
+    for case in CASES:
+        for dtype in DTYPES:
+            ours = m.median(operator="step", contender="cpu", case=case, dtype=dtype)
+            for contender in CONTENDERS:
+                record = m.record(operator="step", contender=contender, case=case, dtype=dtype)
+                memory = m.memory.get((contender, case, dtype))
+                if record is None:
+                    rows.append([case, dtype, contender, "-", "-", f"- ({memory})" if isinstance(memory, str) else "-"])
+                    continue
+                ratio = f"{record['stats']['median'] / ours:.1f}" if ours else "-"
+                rows.append([case, dtype, contender, milliseconds(record), ratio, megabytes(memory)])
+    return table(["images x pixels", "dtype", "", "ms a step", "times ours", "extra MB"], rows)
+
+
+def targets(m: Measured) -> str:
+    def step(case: str, contender: str = "cpu") -> float:
+        return m.median(operator="step", contender=contender, case=case, dtype="float32") or math.nan
+
+    def memory(case: str, contender: str = "cpu") -> float:
+        found = m.memory.get((contender, case, "float32"))
+        return found if isinstance(found, int) else math.nan
+
+    coarse, middle, fine = COARSE.name, MIDDLE.name, FINE.name
+    flat = m.record(operator="step", contender="cpu", case=f"{coarse}-sharpness1", dtype="float32")
+    return f"""- {coarse}: {step(coarse, "dense") / step(coarse):.1f} times faster than the dense implementation, with
+  {memory(coarse) / memory(coarse, "dense"):.2f} of its extra memory.
+- {fine}, eight times the pixels of {middle}: {step(fine) / step(middle):.1f} times its time, {memory(fine) / 2**30:.2f} GiB of
+  extra memory.
+- {coarse} with scores that are nearly alike (logits of standard deviation 1): {milliseconds(flat)} ms."""
+
+
+def bandwidth_for(m: Measured, size: float) -> float:
+    """Random-row bandwidth of the smallest table measured that is at least `size` MB."""
+    known = {float(name.split("-")[2]): rate for name, rate in m.bandwidth.items() if name.startswith("random")}
+    return known[min((s for s in known if s >= size), default=max(known))]
+
+
+def operators(m: Measured) -> str:
+    rows = []
+    for record in m.records:
+        info = record["extra_info"]
+        if info["operator"] == "step" or info["contender"] != "cpu":
+            continue
+        operator, mode, case, dtype = info["operator"], info["mode"], info["case"], info["dtype"]
+        other = m.median(operator=operator, mode=mode, case=case, dtype=dtype, contender="reference")
+        median = record["stats"]["median"]
+        moved = random_bytes(operator, mode, case, dtype)
+        row = [operator, mode, case, dtype, milliseconds(record), f"{other / median:.1f}" if other else "-"]
+        if moved is None:
+            rows.append([*row, "-", "-", "-"])
+            continue
+        rate, limit = moved / median / 1e9, bandwidth_for(m, table_megabytes(operator, case, dtype))
+        rows.append([*row, f"{moved / 1e6:.0f}", f"{rate:.1f}", f"{100 * rate / limit:.0f} % of {limit:.0f}"])
+    head = [
+        "operator",
+        "mode",
+        "case",
+        "dtype",
+        "ms",
+        "reference / ours",
+        "MB in random order",
+        "GB/s",
+        "of the bandwidth",
+    ]
+    return table(head, rows)
+
+
+def machine() -> str:
+    model = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?"
+    )
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{model}, two threads, {platform.system()}; {versions}"
+
+
+def page(m: Measured, date: str) -> str:
+    bandwidth = table(m.bandwidth, [[f"{rate:.1f}" for rate in m.bandwidth.values()]])
+    imports = f"{min(m.import_seconds):.2f} to {max(m.import_seconds):.2f}"
+    return f"""# Benchmarks of the operators
+
+Written by `python -m benchmarks` on {date}: {machine()}. Medians, with the range of the middle half of the rounds; all
+in one run, side by side. Ratios carry further than milliseconds: the machine is shared.
+
+## A step: fuse, sample and contrast, forward and backward
+
+{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives an anchor; every pixel is an anchor. "dense" is the
+obvious implementation (benchmarks/dense.py: anchors x candidates matrices and Gumbel top-k, image by image),
+"dense-compiled" the same under torch.compile, "metric-learning" SupConLoss of pytorch-metric-learning, which samples
+nothing. Extra memory is the peak of a step above its inputs, in a process of its own.
+
+{steps(m)}
+
+{targets(m)}
+
+## Each operator
+
+What is read in random order (benchmarks/traffic.py) against what random reads of 512-byte rows reach on this machine
+with tables of that size, measured in the same run.
+
+{operators(m)}
+
+Bandwidth, GB/s on two threads:
+
+{bandwidth}
+
+## Building and importing
+
+The first use compiled the operators in {m.build_seconds:.0f} s; `import torch, sskd_fast.ops` took {imports} s after that.
+"""

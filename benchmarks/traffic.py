@@ -1,0 +1,35 @@
+"""Bytes that each operator reads and writes in random order: a model, to hold measured times against the bandwidth."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.cases import CASES, NEGATIVES, WIDTH, scores_of
+from sskd_fast.reference import negative_sampling
+
+
+def trials_per_anchor(case: str) -> float:
+    """Expected number of trials of the sampler for the case's scores."""
+    rows = scores_of(CASES[case])
+    group = torch.zeros(len(rows), dtype=torch.int64)
+    candidates = negative_sampling.Candidates(rows, None, group, True)
+    acceptance = negative_sampling.build_proposals(rows, group, candidates).acceptance
+    return float((NEGATIVES / acceptance).mean())
+
+
+def random_bytes(operator: str, mode: str, case: str, dtype: str) -> float | None:
+    """Bytes of the rows read in random order; None for operators that read in order."""
+    pixels, size = CASES[case].pixels, 4 if dtype == "float32" else 2
+    if operator == "negative_sampling":  # a slot's line and a compressed row of two lines a trial
+        return pixels * trials_per_anchor(case) * 192
+    if operator == "pixel_contrast":  # forward: each negative's row once; backward: an anchor's row and an index entry
+        return pixels * NEGATIVES * (WIDTH * size + (8 if mode == "backward" else 0))
+    return None
+
+
+def table_megabytes(operator: str, case: str, dtype: str) -> float:
+    """Size of what is read in random order at a time: a tile of the embeddings, or all compressed scores."""
+    rows = CASES[case].pixels
+    if operator == "negative_sampling":
+        return rows * 128 / 2**20
+    return min(8.0, rows * WIDTH * (4 if dtype == "float32" else 2) / 2**20)
