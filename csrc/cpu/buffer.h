@@ -14,6 +14,16 @@
 
 namespace sskd_fast {
 
+// Asks for huge pages below a range of memory that has not been touched yet; without them it is as good as any.
+inline void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t{1} << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
+  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 template <typename T>
 class Buffer {
   static_assert(std::is_trivially_copyable_v<T>, "the elements are not constructed");
@@ -27,10 +37,7 @@ class Buffer {
     if (rounded == 0) return;
     data_ = static_cast<T*>(std::aligned_alloc(alignment, rounded));
     if (data_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    // Without huge pages the call fails, and the memory is as good as any.
-    if (bytes >= huge) (void)madvise(data_, rounded, MADV_HUGEPAGE);
-#endif
+    advise_huge_pages(data_, static_cast<int64_t>(rounded));
   }
   Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
   Buffer& operator=(Buffer&& other) noexcept {

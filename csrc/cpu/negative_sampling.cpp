@@ -2,7 +2,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
 #include <atomic>
@@ -18,6 +17,7 @@
 #include "cpu/operators.h"
 #include "cpu/philox_lanes.h"
 #include "cpu/proposals.h"
+#include "cpu/results.h"
 #include "math/negative_sampling.h"
 
 namespace sskd_fast {
@@ -74,8 +74,9 @@ class Sampler {
         num_negatives_(num_negatives), drawn_(in.candidates), batch_((trial_limit(num_negatives) / kChunk + 2) * kChunk),
         integers_(compressed == nullptr ? 0 : 64 * compressed->chunks(), 0), scratch_(in.width) {}
 
-  // Fills the row (R), which holds -1 everywhere, of an anchor.
+  // Fills the row (R) of an anchor.
   void draw(int64_t anchor, int32_t* row) {
+    std::fill_n(row, num_negatives_, -1);
     int64_t held = 0;
     if (proposals_.available[anchor] > 2 * num_negatives_) held = reject(anchor, row);
     if (held < num_negatives_ && held < proposals_.available[anchor]) race(anchor, row, held);
@@ -320,8 +321,9 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
   const at::Tensor weight = candidate_weight ? candidate_weight->contiguous() : at::Tensor();
   TORCH_CHECK_VALUE(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots),
                     "candidate_scores: found ", group.size(0), " rows, more than the int32 indices can address");
-  const at::Tensor out = at::full({anchors.size(0), num_negatives}, -1, anchors.options().dtype(at::kInt));
-  if (out.numel() == 0 || group.size(0) == 0) return out;
+  const at::Tensor out = new_result({anchors.size(0), num_negatives}, anchors.options().dtype(at::kInt));
+  if (out.numel() == 0) return out;
+  if (group.size(0) == 0) return out.fill_(-1);
   if (candidate_weight)
     for (int64_t q = 0; q < group.size(0); ++q) {
       const double v = weight.const_data_ptr<double>()[q];

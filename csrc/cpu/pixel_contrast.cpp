@@ -5,18 +5,19 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <limits>
 #include <optional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cpu/buffer.h"
 #include "cpu/embeddings.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
+#include "cpu/results.h"
 #include "math/pixel_contrast.h"
 
 namespace sskd_fast {
@@ -24,12 +25,17 @@ namespace {
 
 // Rows fetched ahead of the one that is read.
 constexpr int64_t kAhead = 12;
-// Rows that are read in random order are worked through in tiles of this many bytes, which stay in the last-level cache.
-constexpr int64_t kTileBytes = int64_t{1} << 23;
+// Rows that are read in random order are worked through in tiles of about this many bytes, which stay in the last-level
+// cache whatever the size of the whole.
+constexpr int64_t kTileBytes = int64_t{1} << 22;
 
+// log2 of the rows of a tile.
 template <typename S>
-int64_t tile_rows(int64_t width) {
-  return std::max<int64_t>(1, kTileBytes / std::max<int64_t>(1, width * static_cast<int64_t>(sizeof(S))));
+int tile_shift(int64_t width) {
+  const int64_t rows = kTileBytes / std::max<int64_t>(1, width * static_cast<int64_t>(sizeof(S)));
+  int shift = 0;
+  while ((int64_t{2} << shift) <= rows) ++shift;
+  return shift;
 }
 
 template <typename S>
@@ -47,18 +53,79 @@ void check_indices(const at::Tensor& negatives, int64_t candidates) {
                     "], expected -1 or an index below ", candidates);
 }
 
-// The negatives of one anchor that lie in a tile of the candidates.
+// The negatives of one anchor that lie in a tile of the candidates: their rows and their columns of `negatives`.
 struct Row {
+  const int32_t *candidate, *column;
+  int64_t begin, count;  // begin: place of the first among all negatives of the anchor, by tile
+};
+
+// Room for the negatives of one anchor.
+struct RowScratch {
+  explicit RowScratch(int64_t draws) : candidate(draws), column(draws) {}
   std::vector<int32_t> candidate, column;
-  int64_t count = 0;
-  explicit Row(int64_t draws) : candidate(draws), column(draws) {}
-  void fill(const int32_t* index, int64_t draws, int64_t first, int64_t last) {
-    count = 0;
-    for (int64_t r = 0; r < draws; ++r) {
-      candidate[count] = index[r], column[count] = static_cast<int32_t>(r);
-      count += index[r] >= first && index[r] < last;
-    }
+};
+
+// The negatives of every anchor by tile, those that are ignored left out. They are sorted once where there are several
+// tiles, and copied a row at a time where there is one.
+class NegativesByTile {
+ public:
+  NegativesByTile(const int32_t* negatives, int64_t anchors, int64_t draws, int64_t candidates, int shift)
+      : negatives_(negatives), draws_(draws), tiles_(candidates == 0 ? 1 : ((candidates - 1) >> shift) + 1) {
+    if (tiles_ == 1) return;
+    candidate_ = Buffer<int32_t>(anchors * draws);
+    column_ = Buffer<int32_t>(anchors * draws);
+    start_ = Buffer<int32_t>(anchors * (tiles_ + 1));
+    at::parallel_for(0, anchors, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sort(negatives + i * draws, i, shift);
+    });
   }
+
+  int64_t tiles() const { return tiles_; }
+
+  Row row(int64_t anchor, int64_t tile, RowScratch& scratch) const {
+    if (tiles_ == 1) {
+      const int32_t* index = negatives_ + anchor * draws_;
+      int64_t count = 0;
+      for (int64_t r = 0; r < draws_; ++r) {
+        scratch.candidate[count] = index[r], scratch.column[count] = static_cast<int32_t>(r);
+        count += index[r] >= 0;
+      }
+      return {scratch.candidate.data(), scratch.column.data(), 0, count};
+    }
+    const int32_t* start = start_.data() + anchor * (tiles_ + 1) + tile;
+    const int64_t place = anchor * draws_ + start[0];
+    return {candidate_.data() + place, column_.data() + place, start[0], start[1] - start[0]};
+  }
+
+  // All negatives of an anchor, whose last tile is `last`.
+  Row all(int64_t anchor, const Row& last) const {
+    if (tiles_ == 1) return last;
+    const int64_t place = anchor * draws_;
+    return {candidate_.data() + place, column_.data() + place, 0, start_[anchor * (tiles_ + 1) + tiles_]};
+  }
+
+ private:
+  void sort(const int32_t* index, int64_t anchor, int shift) {
+    int32_t* start = start_.data() + anchor * (tiles_ + 1);
+    int32_t *candidate = candidate_.data() + anchor * draws_, *column = column_.data() + anchor * draws_;
+    std::fill_n(start, tiles_ + 1, 0);
+    for (int64_t r = 0; r < draws_; ++r)
+      if (index[r] >= 0) ++start[index[r] >> shift];
+    int32_t total = 0;
+    for (int64_t t = 0; t <= tiles_; ++t) total += std::exchange(start[t], total);
+    // Each start moves to the end of its tile, which is the start of the next.
+    for (int64_t r = 0; r < draws_; ++r) {
+      if (index[r] < 0) continue;
+      const int32_t place = start[index[r] >> shift]++;
+      candidate[place] = index[r], column[place] = static_cast<int32_t>(r);
+    }
+    for (int64_t t = tiles_; t > 0; --t) start[t] = start[t - 1];
+    start[0] = 0;
+  }
+
+  const int32_t* negatives_;
+  int64_t draws_, tiles_;
+  Buffer<int32_t> candidate_, column_, start_;
 };
 
 // Similarities of a unit anchor with its negatives.
@@ -66,7 +133,7 @@ template <typename T, typename S>
 void similarities(const T* anchor, const Embeddings<S>& candidates, const std::vector<T>& inverse, const Row& row,
                   T* out) {
   const int64_t count = row.count, width = candidates.width;
-  const int32_t* q = row.candidate.data();
+  const int32_t* q = row.candidate;
   for (int64_t r = 0; r < std::min(kAhead, count); ++r) prefetch_row(candidates.row(q[r]), width);
   int64_t r = 0;
   for (; r + 4 <= count; r += 4) {
@@ -95,23 +162,23 @@ class Forward {
   Forward(const Embeddings<S>& anchors, const Embeddings<S>& positives, const Embeddings<S>& candidates,
           const int32_t* negatives, int64_t draws, double temperature, std::optional<double> margin, bool normalize,
           const Outputs<T>& out)
-      : anchors_(anchors), positives_(positives), candidates_(candidates), negatives_(negatives), draws_(draws),
+      : anchors_(anchors), positives_(positives), candidates_(candidates),
+        negatives_(negatives, anchors.rows, draws, candidates.rows, tile_shift<S>(candidates.width)), draws_(draws),
         scale_(static_cast<T>(1 / temperature)), margin_(margin), out_(out),
         inverse_anchor_(inverse_norms(anchors, normalize)), inverse_positive_(inverse_norms(positives, normalize)),
         inverse_(inverse_norms(candidates, normalize)), good_(anchors.rows), top_(anchors.rows), mass_(anchors.rows) {}
 
   void run() {
-    const int64_t size = tile_rows<S>(candidates_.width), last = std::max<int64_t>(candidates_.rows, 1);
-    for (int64_t first = 0; first < last; first += size)
+    for (int64_t tile = 0; tile < negatives_.tiles(); ++tile)
       at::parallel_for(0, anchors_.rows, 16, [&](int64_t begin, int64_t end) {
-        Row row(draws_);
-        std::vector<T> anchor(anchors_.width), other(anchors_.width), logits(draws_);
+        std::vector<T> anchor(anchors_.width), other(std::max(anchors_.width, draws_));
+        RowScratch scratch(draws_);
         for (int64_t i = begin; i < end; ++i) {
           scaled_row(anchors_.row(i), inverse_anchor_[i], anchors_.width, anchor.data());
-          if (first == 0) start(i, anchor.data(), other.data());
-          row.fill(negatives_ + i * draws_, draws_, first, std::min(first + size, last));
-          add_tile(i, anchor.data(), row, logits.data());
-          if (first + size >= last) finish(i);
+          if (tile == 0) start(i, anchor.data(), other.data());
+          const Row row = negatives_.row(i, tile, scratch);
+          add_tile(i, anchor.data(), row, other.data());
+          if (tile + 1 == negatives_.tiles()) finish(i, negatives_.all(i, row), other.data());
         }
       });
   }
@@ -121,8 +188,7 @@ class Forward {
     scaled_row(positives_.row(i), inverse_positive_[i], anchors_.width, positive);
     good_[i] = top_[i] = dot(anchor, positive, anchors_.width) * scale_;
     mass_[i] = 0;
-    if (out_.share != nullptr)
-      std::fill_n(out_.share + i * draws_, draws_, -std::numeric_limits<T>::infinity());
+    if (out_.pulled != nullptr) std::fill_n(out_.pulled + i * anchors_.width, anchors_.width, T(0));
   }
 
   void add_tile(int64_t i, const T* anchor, const Row& row, T* logits) {
@@ -134,7 +200,8 @@ class Forward {
       top = std::max(top, logits[r]);
     }
     const bool keep = out_.share != nullptr;
-    for (int64_t r = 0; keep && r < row.count; ++r) out_.share[i * draws_ + row.column[r]] = logits[r];
+    T* kept = out_.share + i * draws_ + row.begin;  // by tile until the end
+    if (keep) std::copy_n(logits, row.count, kept);
     const T shrink = std::exp(top_[i] - top);
     mass_[i] = mass_[i] * shrink + exp_and_sum(logits, row.count, top);
     top_[i] = top;
@@ -142,7 +209,7 @@ class Forward {
     T* pulled = out_.pulled + i * anchors_.width;
     if (shrink != 1) scaled_row(pulled, shrink, anchors_.width, pulled);
     for (int64_t r = 0; r < row.count; ++r) {
-      const bool pushes = !margin_ || out_.share[i * draws_ + row.column[r]] > 0;
+      const bool pushes = !margin_ || kept[r] > 0;
       logits[r] = pushes ? logits[r] * inverse_[row.candidate[r]] : T(0);
     }
     add_weighted_rows<T, S>(
@@ -150,21 +217,24 @@ class Forward {
         [&](int64_t r) { return logits[r]; });
   }
 
-  void finish(int64_t i) {
+  void finish(int64_t i, const Row& row, T* scratch) {
     const AnchorLoss<T> result = anchor_loss(top_[i], good_[i], mass_[i]);
     out_.loss[i] = result.loss, out_.pull[i] = result.pull;
     if (out_.share == nullptr) return;
     const T inverse = mass_[i] > 0 ? result.pull / mass_[i] : T(0);
     T* share = out_.share + i * draws_;
+    std::copy_n(share, row.count, scratch);
     if (margin_)  // below it, a negative has its part of the sum but no gradient
-      for (int64_t r = 0; r < draws_; ++r) share[r] = share[r] > 0 ? share[r] : -std::numeric_limits<T>::infinity();
-    exp_and_sum(share, draws_, top_[i]);
-    for (int64_t r = 0; r < draws_; ++r) share[r] *= inverse;
+      for (int64_t r = 0; r < row.count; ++r)
+        scratch[r] = scratch[r] > 0 ? scratch[r] : -std::numeric_limits<T>::infinity();
+    exp_and_sum(scratch, row.count, top_[i]);
+    std::fill_n(share, draws_, T(0));
+    for (int64_t r = 0; r < row.count; ++r) share[row.column[r]] = scratch[r] * inverse;
     scaled_row(out_.pulled + i * anchors_.width, inverse, anchors_.width, out_.pulled + i * anchors_.width);
   }
 
   const Embeddings<S>&anchors_, &positives_, &candidates_;
-  const int32_t* negatives_;
+  NegativesByTile negatives_;
   int64_t draws_;
   T scale_;
   std::optional<double> margin_;
@@ -228,7 +298,8 @@ void candidates_backward(const Embeddings<S>& anchors, const Embeddings<S>& cand
                          const std::vector<Compute<S>>& inverse, bool normalize, S* out) {
   using T = Compute<S>;
   const T scale = static_cast<T>(1 / temperature);
-  const int64_t width = anchors.width, size = tile_rows<S>(width), last = std::max<int64_t>(anchors.rows, 1);
+  const int64_t width = anchors.width, last = std::max<int64_t>(anchors.rows, 1);
+  const int64_t size = int64_t{1} << tile_shift<S>(width);
   const auto inverse_candidate = inverse_norms(candidates, normalize);
   // The sums of a candidate, over one tile of anchors after the other; in the result itself where its type allows.
   Buffer<T> storage(std::is_same_v<S, T> ? 0 : candidates.rows * width);
@@ -295,8 +366,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
   const int64_t count = index.size(1), kept = with_grad ? a.size(0) : 0;
   check_indices(index, c.size(0));
   const auto options = a.options().dtype(a.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  const at::Tensor loss = at::empty({a.size(0)}, options), pull = at::empty({kept ? kept : a.size(0)}, options);
-  const at::Tensor share = at::zeros({kept, count}, options), pulled = at::zeros({kept, a.size(1)}, options);
+  const at::Tensor loss = at::empty({a.size(0)}, options), pull = at::empty({a.size(0)}, options);
+  const at::Tensor share = new_result({kept, count}, options), pulled = new_result({kept, a.size(1)}, options);
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast", [&] {
     using T = Compute<scalar_t>;
     const Outputs<T> out{loss.mutable_data_ptr<T>(), pull.mutable_data_ptr<T>(),
@@ -315,8 +386,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     double temperature, bool normalize, bool with_candidates) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
   const at::Tensor index = negatives.to(at::kInt).contiguous(), g = grad.contiguous();
-  const at::Tensor grad_anchors = at::empty(a.sizes(), a.options()), grad_positives = at::empty(p.sizes(), p.options());
-  const at::Tensor grad_candidates = at::empty({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
+  const at::Tensor grad_anchors = new_result(a.sizes(), a.options());
+  const at::Tensor grad_positives = new_result(p.sizes(), p.options());
+  const at::Tensor grad_candidates = new_result({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast_backward", [&] {
     using T = Compute<scalar_t>;
     const auto rows = embeddings<scalar_t>(a);
