@@ -20,8 +20,8 @@
 
 namespace sskd_fast {
 
-// Relative slack for the rounding of float32 arithmetic, in the bound and in the exact score.
-constexpr float kRounding = 2e-5f;
+// Relative slack for the rounding of float32 sums of `width` terms, in the bound and in the exact score.
+inline float rounding_slack(int64_t width) { return 2e-5f * static_cast<float>(1 + width / 4096); }
 // Squared norms below this may underflow in float32: such rows are never settled by the bound.
 constexpr float kLeastSquare = 1e-30f;
 
@@ -32,27 +32,36 @@ struct CompressedRow {
 // q' = scale * integers + error; returns the header and writes the integers. scratch: width numbers.
 template <typename T, typename Write>
 CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* scratch, Write write) {
-  float square = 0, largest = 0, error = 0;
+  float largest = 0;
   for (int64_t e = 0; e < width; ++e) scratch[e] = static_cast<float>(row[e] - centre[e]);
 #pragma GCC ivdep
   for (int64_t e = 0; e < width; ++e) largest = std::max(largest, std::abs(scratch[e]));
-  square = dot(scratch, scratch, width);
+  const float square = dot(scratch, scratch, width);
   const float scale = largest / 127, inverse = scale > 0 ? 1 / scale : 0;
   for (int64_t e = 0; e < width; ++e) {
     const float integer = std::nearbyint(std::clamp(scratch[e] * inverse, -127.0f, 127.0f));
     write(e, static_cast<int32_t>(integer));
     scratch[e] -= scale * integer;
   }
-  error = std::sqrt(dot(scratch, scratch, width));
-  return {scale, square, error * (1 + kRounding) + kRounding * largest, 1.0f};
+  const float error = std::sqrt(dot(scratch, scratch, width)), slack = rounding_slack(width);
+  return {scale, square, error * (1 + slack) + slack * largest, 1.0f};
 }
+
+// Of n candidates: the product of their integers with the anchor's, and the fields of their headers.
+template <int n>
+struct CompressedProducts {
+  float product[n], scale[n], square[n], error[n], ratio[n];
+};
 
 class CompressedScores {
  public:
   static constexpr int64_t kHeader = sizeof(CompressedRow);
 
+  // Rows are read in whole chunks of 64 bytes, the last one past its end.
   explicit CompressedScores(int64_t rows, int64_t width)
-      : stride_((kHeader + width + 63) / 64 * 64), chunks_((width + 63) / 64), bytes_(rows * stride_ + 64) {}
+      : stride_((kHeader + width + 63) / 64 * 64), chunks_((width + 63) / 64), bytes_(rows * stride_ + 64) {
+    std::memset(bytes_.data() + rows * stride_, 0, 64);
+  }
 
   template <typename T>
   void set_row(int64_t q, const T* row, const T* centre, int64_t width, float ratio, float* scratch) {
@@ -72,20 +81,20 @@ class CompressedScores {
 
   // Of n candidates, n a multiple of 4: <integers, anchor> and the fields of the header. anchor: 64 * chunks() bytes,
   // zero beyond the width; offset: 128 times their sum.
-  void products(const int32_t* candidates, int64_t n, const int8_t* anchor, int32_t offset, float* product, float* scale,
-                float* square, float* error, float* ratio) const {
-    for (int64_t i = 0; i < n; i += 4) {
+  template <int n>
+  void products(const int32_t* candidates, const int8_t* anchor, int32_t offset, CompressedProducts<n>& out) const {
+    for (int i = 0; i < n; i += 4) {
       int32_t total[4];
       const uint8_t* rows[4];
       for (int64_t j = 0; j < 4; ++j) {
         rows[j] = bytes_.data() + candidates[i + j] * stride_;
         CompressedRow header;
         std::memcpy(&header, rows[j], sizeof(header));
-        scale[i + j] = header.scale, square[i + j] = header.square;
-        error[i + j] = header.error, ratio[i + j] = header.ratio;
+        out.scale[i + j] = header.scale, out.square[i + j] = header.square;
+        out.error[i + j] = header.error, out.ratio[i + j] = header.ratio;
       }
       product4(rows, anchor, total);
-      for (int64_t j = 0; j < 4; ++j) product[i + j] = static_cast<float>(total[j] - offset);
+      for (int64_t j = 0; j < 4; ++j) out.product[i + j] = static_cast<float>(total[j] - offset);
     }
   }
 

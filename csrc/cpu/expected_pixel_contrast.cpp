@@ -1,5 +1,5 @@
-// The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates, with the similarities and
-// the weights of a tile in registers and an online log-sum-exp. The backward pass computes the tiles again, once by
+// The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates, with the similarities
+// and the weights of a tile in registers and an online log-sum-exp. The backward pass computes the tiles again, once by
 // anchors and once by candidates, so that every gradient is summed by one thread in one order.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -29,8 +29,8 @@ struct Side {
   std::vector<T> half, weight, group;  // |score|^2 / 2; factor of the weights, 0 for padding; number of the group
 
   template <typename S>
-  Side(const Embeddings<S>& x, const std::vector<T>& inverse, const T* scores, int64_t width, const std::vector<T>& centre,
-       const T* factor, const std::vector<int32_t>* groups)
+  Side(const Embeddings<S>& x, const std::vector<T>& inverse, const T* scores, int64_t width,
+       const std::vector<T>& centre, const T* factor, const std::vector<int32_t>* groups)
       : embedding(x.rows, x.width), score(scores == nullptr ? 0 : x.rows, width), half(embedding.padded_rows, T(0)),
         weight(embedding.padded_rows, T(0)), group(embedding.padded_rows, T(0)) {
     at::parallel_for(0, embedding.padded_rows / kPanel<T>, 4, [&](int64_t begin, int64_t end) {
@@ -155,7 +155,7 @@ void accumulate(const Block<T>& factors, const Operand<T>& x, int64_t panel, T s
   }
 }
 
-// Gradients of the rows: of their unit embeddings into `out` (tile of kTileRows), of their scores where wanted. The anchors
+// Gradients of the rows, of their unit embeddings and where wanted of their scores, handed to `finish`. The anchors
 // are the rows or the columns.
 template <bool anchors_are_rows, typename T, typename Finish>
 void backward(const Tiles<T>& tiles, const AnchorState<T>& state, bool with_scores, Finish finish) {

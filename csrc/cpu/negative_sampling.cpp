@@ -49,7 +49,8 @@ class Drawn {
 // that cannot be accepted (unfair slots, trials past the last) have an infinite level. Each step of a batch goes over
 // all of its trials and fetches what the next step will read.
 struct Batch {
-  explicit Batch(int64_t size) : slot(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
+  explicit Batch(int64_t size)
+      : slot(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
   std::vector<int64_t> slot;
   std::vector<int32_t> candidate;
   std::vector<double> level;
@@ -71,7 +72,8 @@ class Sampler {
   Sampler(const SamplingInput<T>& in, const Proposals& proposals, const CompressedScores* compressed, const T* centre,
           PhiloxKey key, int64_t num_negatives)
       : in_(in), proposals_(proposals), compressed_(compressed), centre_(centre), key_(key),
-        num_negatives_(num_negatives), drawn_(in.candidates), batch_((trial_limit(num_negatives) / kChunk + 2) * kChunk),
+        num_negatives_(num_negatives), slack_(rounding_slack(in.width)), drawn_(in.candidates),
+        batch_((trial_limit(num_negatives) / kChunk + 2) * kChunk),
         integers_(compressed == nullptr ? 0 : 64 * compressed->chunks(), 0), scratch_(in.width) {}
 
   // Fills the row (R) of an anchor.
@@ -161,9 +163,10 @@ class Sampler {
     uint32_t accepted = batch_.accepted[chunk];
     const T* own = in_.anchor_scores + anchor * in_.width;
     for (uint32_t left = batch_.open[chunk]; left != 0; left &= left - 1) {
-      const int64_t i = chunk * kChunk + __builtin_ctz(left), q = batch_.candidate[i];
+      const int bit = __builtin_ctz(left);
+      const int64_t i = chunk * kChunk + bit, q = batch_.candidate[i];
       const T s = half_squared_distance(own, in_.candidate_scores + q * in_.width, in_.width);
-      accepted |= static_cast<uint32_t>(batch_.level[i] < table.ratio[q] * static_cast<double>(s)) << __builtin_ctz(left);
+      accepted |= static_cast<uint32_t>(batch_.level[i] < table.ratio[q] * static_cast<double>(s)) << bit;
     }
     return accepted;
   }
@@ -171,19 +174,19 @@ class Sampler {
   // Between which numbers the acceptance ratio lies, with room for the rounding of the level to float.
   void bounds(const AnchorProposals& p, const SlotTable& table, const int32_t* candidate, float* low,
               float* high) const {
-    float product[kChunk], scale[kChunk], square[kChunk], error[kChunk], ratio[kChunk];
-    compressed_->products(candidate, kChunk, integers_.data(), offset_, product, scale, square, error, ratio);
+    CompressedProducts<kChunk> x;
+    compressed_->products(candidate, integers_.data(), offset_, x);
     if (!p.spread)
       for (int64_t i = 0; i < kChunk; ++i)
-        ratio[i] = in_.weight == nullptr ? 1.0f : static_cast<float>(table.ratio[candidate[i]]);
-    const float norm = std::sqrt(own_.square) * (1 + kRounding) + own_.error;
+        x.ratio[i] = in_.weight == nullptr ? 1.0f : static_cast<float>(table.ratio[candidate[i]]);
+    const float norm = std::sqrt(own_.square) * (1 + slack_) + own_.error;
     for (int64_t i = 0; i < kChunk; ++i) {
-      const float squares = own_.square + square[i];
-      const float s = 0.5f * squares - own_.scale * scale[i] * product[i];
-      const float bound = own_.error * std::sqrt(square[i]) + norm * error[i] + kRounding * squares;
-      const float margin = std::min(own_.square, square[i]) < kLeastSquare ? 4.0f : bound;
-      low[i] = ratio[i] * std::max(s - margin, 0.0f) * (1 - kRounding);
-      high[i] = ratio[i] * (s + margin) * (1 + kRounding);
+      const float squares = own_.square + x.square[i];
+      const float s = 0.5f * squares - own_.scale * x.scale[i] * x.product[i];
+      const float bound = own_.error * std::sqrt(x.square[i]) + norm * x.error[i] + slack_ * squares;
+      const float margin = std::min(own_.square, x.square[i]) < kLeastSquare ? 4.0f : bound;
+      low[i] = x.ratio[i] * std::max(s - margin, 0.0f) * (1 - slack_);
+      high[i] = x.ratio[i] * (s + margin) * (1 + slack_);
     }
   }
 
@@ -239,6 +242,7 @@ class Sampler {
   const T* centre_;
   PhiloxKey key_;
   int64_t num_negatives_;
+  float slack_;
   Drawn drawn_;
   Batch batch_;
   std::vector<int8_t> integers_;

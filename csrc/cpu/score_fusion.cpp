@@ -180,8 +180,8 @@ void backward(const Shape& s, const T* grad, const T* masks, const T* classes, T
         const Vector<T> inverse = 1 / norm;
         for (int64_t e = 0; e < width; ++e) g[e] = (g[e] - radial * scratch.scores[e]) * inverse;
         const Vector<T> covered = covered_by_objects(s, scratch, probability);
-        pixel_scores_backward(scratch.presence.data(), probability, g.data(), covered <= 1, s.queries, s.classes, s.cues,
-                              grad_m.data(), grad_classes.data());
+        pixel_scores_backward(scratch.presence.data(), probability, g.data(), covered <= 1, s.queries, s.classes,
+                              s.cues, grad_m.data(), grad_classes.data());
         for (int64_t k = 0; k < s.queries; ++k)
           for (int64_t i = 0; i < count; ++i) grad_resized[(b * s.queries + k) * s.pixels() + pixel + i] = grad_m[k][i];
       }
