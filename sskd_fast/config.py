@@ -95,11 +95,14 @@ class ContrastConfig:
 class PseudoLabelConfig:
     """Which predictions become labels.
 
-    target_precision: what the per-class thresholds reach on the held-out labelled images.  unsure_precision:
-    predictions between the threshold of this precision and the first one are neither object nor background in training
-    (0 = none).
+    views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
+    = the image as it is); they take turns at the `zooms`.  target_precision: what the per-class thresholds reach on the
+    held-out labelled images.  unsure_precision: predictions between the threshold of this precision and the first one
+    are neither object nor background in training (0 = none).
     """
 
+    views: int = 4
+    zooms: tuple[float, ...] = (1.0, 1.25)
     target_precision: float = 0.7
     unsure_precision: float = 0.4
     iou: float = 0.5
@@ -125,8 +128,10 @@ class TrainConfig:
     """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
     backbone's lr.
 
-    schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations:
-    how often a stage measures AP on held-out images while it trains.  threads: 0 = all cores.
+    semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
+    masks beside their classes.  schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every
+    stage (0 = no).  evaluations: how often a stage measures AP on held-out images while it trains.  threads: 0 = all
+    cores.
     """
 
     lr: float = 4e-3
@@ -138,6 +143,8 @@ class TrainConfig:
     schedule: Literal["cosine", "poly"] = "cosine"
     ema: float = 0.99
     lam_semi: float = 1.0
+    semi_fade: float = 0.0
+    semi_masks: float = 1.0
     lam_pxl: float = 0.1
     max_steps: int = 0
     log_every: int = 10
