@@ -95,11 +95,14 @@ class ContrastConfig:
 class PseudoLabelConfig:
     """Which predictions become labels.
 
-    target_precision: what the per-class thresholds reach on the held-out labelled images.  unsure_precision:
-    predictions between the threshold of this precision and the first one are neither object nor background in training
-    (0 = none).
+    views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
+    = the image as it is); they take turns at the `zooms`.  target_precision: what the per-class thresholds reach on the
+    held-out labelled images.  unsure_precision: predictions between the threshold of this precision and the first one
+    are neither object nor background in training (0 = none).
     """
 
+    views: int = 4
+    zooms: tuple[float, ...] = (1.0, 1.25)
     target_precision: float = 0.7
     unsure_precision: float = 0.4
     iou: float = 0.5

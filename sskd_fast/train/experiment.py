@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ import torch
 from sskd_fast.config import Config
 from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.models.inference import InferenceConfig, predict, to_results
+from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
+from sskd_fast.models.inference import InferenceConfig, to_results
 from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
 from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources
@@ -92,15 +93,19 @@ class Experiment:
         )  # fmt: skip
 
     def predict(
-        self, model: MaskTransformer, source: ImageCollection, indices: Iterable[int] | None = None
+        self,
+        model: MaskTransformer,
+        source: ImageCollection,
+        indices: Iterable[int] | None = None,
+        views: Sequence[Augmentation] = IDENTITY,
     ) -> list[dict[str, Any]]:
-        """COCO results of the model on the images of a source."""
+        """COCO results of the model on the images of a source, averaged over views of each."""
         results: list[dict[str, Any]] = []
         order = list(range(len(source)) if indices is None else indices)
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             samples = [source[i] for i in rows]
-            found = predict(model, [s.image for s in samples], self.inference)
+            found = predict_views(model, [s.image for s in samples], self.inference, views)
             for i, sample, detections in zip(rows, samples, found, strict=True):
                 ids = source.category_ids or self.sources.labeled.category_ids
                 results += to_results(detections, sample.image_id, source.size(i), ids, self.sources.zoom)

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sskd_fast.data.files import write_json
+from sskd_fast.models.augmented import Augmentation, augmentations
 from sskd_fast.pseudo_labels import cache_key, calibrate_thresholds, label_images, label_statistics, select_labels
 from sskd_fast.train.experiment import Experiment
 
@@ -32,7 +33,7 @@ def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels | None
     model = experiment.load(teacher)
     plain, categories = sources.unlabeled, sources.labeled.category_ids
     raw = _raw_predictions(experiment, teacher)
-    held = experiment.predict(model, sources.holdout)
+    held = experiment.predict(model, sources.holdout, views=label_views(experiment))
     truth = sources.holdout.ground_truth()
 
     def thresholds(precision: float) -> dict[int, float]:
@@ -57,18 +58,26 @@ def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels | None
     return TeacherLabels(labels, model.stride) if sure else None
 
 
+def label_views(experiment: Experiment) -> list[Augmentation]:
+    """The views over which the teacher's predictions are averaged: some of those that training draws."""
+    p, v = experiment.config.pseudo_labels, experiment.sources.views
+    return augmentations(p.views, p.zooms, hflip=v.hflip, vflip=v.vflip, rot90=v.rot90)
+
+
 def _raw_predictions(experiment: Experiment, teacher: str) -> list[dict[str, Any]]:
     """All scored predictions of the teacher on the unlabelled images, cached and resumable."""
     model, plain = experiment.load(teacher), experiment.sources.unlabeled
     index_of = {image_id: i for i, image_id in enumerate(plain.image_ids)}
-    key = cache_key(model.state_dict(), dataclasses.asdict(experiment.inference))
+    views = label_views(experiment)
+    settings = dataclasses.asdict(experiment.inference) | {"views": [dataclasses.astuple(view) for view in views]}
+    key = cache_key(model.state_dict(), settings)
     with tqdm(total=len(plain), desc=f"pseudo-labels of the {teacher.replace('_', ' ')}", mininterval=1.0) as bar:
 
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
         return label_images(
-            lambda ids: experiment.predict(model, plain, [index_of[i] for i in ids]),
+            lambda ids: experiment.predict(model, plain, [index_of[i] for i in ids], views),
             plain.image_ids,
             experiment.folder / "cache" / f"{teacher}.json",
             key=key,

@@ -1,0 +1,195 @@
+"""Prediction with test-time augmentation: flipped and turned views of an image, seen one by one and averaged.
+
+Shape letters: H x W pixels of an image, n detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sskd_fast.models.inference import Bools, Box, Detection, InferenceConfig, cut, predict, zoomed_size
+from sskd_fast.models.mask_transformer import MaskTransformer
+
+# Detections of one object in several views overlap by more than this.
+_SAME_OBJECT = 0.5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """An image turned by `turns` quarters, counter-clockwise, then mirrored left to right if `mirrored`, and seen
+    `zoom` times as large, in tiles as much larger."""
+
+    turns: int = 0
+    mirrored: bool = False
+    zoom: float = 1.0
+
+    def apply(self, image: Tensor) -> Tensor:
+        """(3, H, W) -> the image turned and mirrored; the zoom is for `predict`, whose configuration `seen` gives."""
+        turned = torch.rot90(image, self.turns, (-2, -1))
+        return (turned.flip(-1) if self.mirrored else turned).contiguous()
+
+    def seen(self, config: InferenceConfig, stride: int) -> InferenceConfig:
+        """The configuration with zoom and tiles of the view; tiles are multiples of `stride`."""
+        height, width = (max(stride, round(side * self.zoom / stride) * stride) for side in config.tile)
+        overlap = round(config.overlap * self.zoom)
+        return replace(config, tile=(height, width), overlap=overlap, zoom=config.zoom * self.zoom)
+
+    def undo(self, detection: Detection, size: tuple[int, int], zoomed: tuple[int, int]) -> Detection | None:
+        """A detection of the view in the image's coordinates; None where nothing is left of it.
+
+        size: height and width of the turned image; zoomed: of the image that the detection was found in.
+        """
+        back = _resized(detection, zoomed, size) if zoomed != size else detection
+        if back is None:
+            return None
+        mask, boxes, (height, width) = back.mask, [back.box, *back.tiles], size
+        if self.mirrored:
+            mask, boxes = mask[:, ::-1], [(t, width - r, b, width - left) for t, left, b, r in boxes]
+        for _ in range(self.turns):
+            boxes = [(left, height - b, r, height - t) for t, left, b, r in boxes]
+            height, width = width, height
+        turned: Bools = np.ascontiguousarray(np.rot90(mask, -self.turns))
+        return replace(back, mask=turned, top=boxes[0][0], left=boxes[0][1], tiles=tuple(boxes[1:]))
+
+
+IDENTITY = (Augmentation(),)
+
+
+def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: bool, rot90: bool) -> list[Augmentation]:
+    """At most `count` of the views that flips and quarter turns generate, the image itself first, then those without
+    odd turns; they take turns at the zooms.
+
+    Raises ValueError for a count below 1, and without zooms or for one that is not above 0.
+    """
+    if count < 1:
+        raise ValueError(f"count={count}: expected at least 1 view")
+    if not zooms or min(zooms) <= 0:
+        raise ValueError(f"zooms={list(zooms)}: expected at least one, each above 0")
+    allowed = [
+        ((0, False), True),
+        ((2, False), rot90 or (hflip and vflip)),
+        ((0, True), hflip or (rot90 and vflip)),
+        ((2, True), vflip or (rot90 and hflip)),
+        ((1, False), rot90),
+        ((3, False), rot90),
+        ((1, True), rot90 and (hflip or vflip)),
+        ((3, True), rot90 and (hflip or vflip)),
+    ]
+    kept = [view for view, possible in allowed if possible][:count]
+    return [Augmentation(*view, zoom=zooms[i % len(zooms)]) for i, view in enumerate(kept)]
+
+
+def predict_views(
+    model: MaskTransformer, images: Sequence[Tensor], config: InferenceConfig, views: Sequence[Augmentation]
+) -> list[list[Detection]]:
+    """What `predict` gives, averaged over views of every image (see `fuse`); best score first.
+
+    Raises ValueError without a view.
+    """
+    if not views:
+        raise ValueError("views: found none, expected at least one; IDENTITY is the image alone")
+    if list(views) == list(IDENTITY):
+        return predict(model, images, config)
+    found: list[list[list[Detection]]] = [[] for _ in images]
+    for view in views:
+        turned, seen = [view.apply(image) for image in images], view.seen(config, model.max_stride)
+        for of_image, image, detections in zip(found, turned, predict(model, turned, seen), strict=True):
+            size, zoomed = zoomed_size(image.shape[1:], config.zoom), zoomed_size(image.shape[1:], seen.zoom)
+            back = [view.undo(detection, size, zoomed) for detection in detections]
+            of_image.append([detection for detection in back if detection is not None])
+    return [fuse(of_image, config) for of_image in found]
+
+
+def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[Detection]:
+    """One image's detections in several views -> those of the image.
+
+    Detections that overlap by more than half, whatever their class, are one object, gathered around the best-scored
+    one.  Its mask is where the mean of theirs, weighted by score, reaches one half.  Its score for a class is the mean
+    over the views of the best score there for that class, 0 where a view has none, so that it counts how far the views
+    agree; it comes out once for every class above the score floor.
+    """
+    found = [(number, detection) for number, of_view in enumerate(views) for detection in of_view]
+    found.sort(key=lambda pair: -pair[1].score)
+    boxes = np.array([detection.box for _, detection in found]).reshape(-1, 4)
+    free = np.ones(len(found), dtype=np.bool_)
+    fused: list[Detection] = []
+    for first, (_, best) in enumerate(found):
+        if not free[first]:
+            continue
+        near = np.flatnonzero(free & _meets(boxes, best.box))
+        members = [i for i in near.tolist() if i == first or mask_iou(best, found[i][1]) > _SAME_OBJECT]
+        free[members] = False
+        fused += _averaged([found[i] for i in members], len(views), config)
+    return sorted(fused, key=lambda detection: -detection.score)[: config.max_detections]
+
+
+def _resized(detection: Detection, size: tuple[int, int], new: tuple[int, int]) -> Detection | None:
+    """The detection of an image of `size` in the image resized to `new`; None where it covers no pixel's centre."""
+    scale = [after / before for before, after in zip(size, new, strict=True)]
+    rows, columns = (
+        ((np.arange(after) + 0.5) / factor).astype(np.int64) for after, factor in zip(new, scale, strict=True)
+    )
+    top, left, bottom, right = detection.box
+    ys, xs = np.flatnonzero((rows >= top) & (rows < bottom)), np.flatnonzero((columns >= left) & (columns < right))
+    if not len(ys) or not len(xs):
+        return None
+    mask = detection.mask[np.ix_(rows[ys] - top, columns[xs] - left)]
+    small = cut(mask, int(ys[0]), int(xs[0]), detection.label, detection.score, (0, 0, *new))
+    tiles = tuple(
+        (round(t * scale[0]), round(left * scale[1]), round(b * scale[0]), round(r * scale[1]))
+        for t, left, b, r in detection.tiles
+    )
+    return None if small is None else replace(small, tiles=tiles)
+
+
+def _meets(boxes: np.ndarray, box: Box) -> np.ndarray:
+    """(n,) bool: which of the boxes (n, 4) share a pixel with a box."""
+    top, left, bottom, right = box
+    meets: np.ndarray = (boxes[:, 0] < bottom) & (boxes[:, 2] > top) & (boxes[:, 1] < right) & (boxes[:, 3] > left)
+    return meets
+
+
+def mask_iou(a: Detection, b: Detection) -> float:
+    """Intersection over union of two masks."""
+    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
+    if top >= bottom or left >= right:
+        return 0.0
+    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
+    shared = int((part_a & part_b).sum())
+    return shared / (int(a.mask.sum()) + int(b.mask.sum()) - shared)
+
+
+def _averaged(members: Sequence[tuple[int, Detection]], views: int, config: InferenceConfig) -> list[Detection]:
+    """The detections of one object, each with the number of its view, as one detection a class."""
+    best: dict[tuple[int, int], float] = {}
+    for view, detection in members:
+        best[detection.label, view] = max(detection.score, best.get((detection.label, view), 0.0))
+    scores: dict[int, float] = {}
+    for (label, _), score in best.items():
+        scores[label] = scores.get(label, 0.0) + score / views
+    kept = {label: score for label, score in scores.items() if score > config.score_floor}
+    mask, top, left = _mean_mask([detection for _, detection in members])
+    if not kept or not mask.any():
+        return []
+    tiles = tuple(dict.fromkeys(tile for _, detection in members for tile in detection.tiles))
+    return [Detection(mask, top, left, label, score, tiles) for label, score in kept.items()]
+
+
+def _mean_mask(members: Sequence[Detection]) -> tuple[Bools, int, int]:
+    """Where the mean mask, weighted by score, reaches one half, cut to its box; its top and left."""
+    boxes = np.array([detection.box for detection in members])
+    (top, left), (bottom, right) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    mean = np.zeros((bottom - top, right - left))
+    for d in members:
+        mean[d.top - top : d.box[2] - top, d.left - left : d.box[3] - left] += d.score * d.mask
+    mask: Bools = mean >= 0.5 * sum(d.score for d in members)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return mask, int(top), int(left)
+    small = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return small, int(top + rows[0]), int(left + columns[0])
