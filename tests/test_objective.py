@@ -53,6 +53,18 @@ def evaluate(
     return objective(net or model(), batch(2, 1), unlabeled, progress=progress, seed=5)
 
 
+@pytest.mark.parametrize(
+    ("fade", "weights"), [(0.0, [2.0, 2.0, 2.0, 2.0]), (0.4, [2.0, 2.0, 1.0, 0.1]), (1.0, [2.0, 1.0, 0.4, 0.04])]
+)
+def test_pseudo_labels_fade_out_at_the_end_of_a_stage(fade: float, weights: list[float]) -> None:
+    objective = Objective(SetLoss(SetLossConfig()), None, 2.0, 0.0, semi_fade=fade)
+    assert [objective.semi_weight(p) for p in (0.0, 0.5, 0.8, 0.98)] == pytest.approx(weights)
+    net, labeled, unlabeled = model(), batch(2, 1), batch(1, 2)
+    output = objective(net, labeled, unlabeled, progress=0.8, seed=5)
+    expected = set_loss_value(output.parts, "sup") + weights[2] * set_loss_value(output.parts, "semi")
+    assert output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def set_loss_value(parts: dict[str, Tensor], prefix: str) -> float:
     c = SetLossConfig()
     weights = {"class": c.class_weight, "mask": c.mask_weight, "dice": c.dice_weight, "heat": c.heat_weight}

@@ -28,7 +28,8 @@ class ObjectiveOutput:
 class Objective:
     """J with its weights. A stage is one setting of (lam_semi, lam_pxl); a term of weight 0 is not computed.
 
-    label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).
+    label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).  semi_fade:
+    share of the stage, at its end, over which lam_semi falls linearly to 0, so that the labels have the last word.
     """
 
     set_loss: SetLoss
@@ -36,6 +37,11 @@ class Objective:
     lam_semi: float
     lam_pxl: float
     label_pool: int = 1
+    semi_fade: float = 0.0
+
+    def semi_weight(self, progress: float) -> float:
+        """lam_semi when a share `progress` of the stage is over."""
+        return self.lam_semi * (min(1.0, (1 - progress) / self.semi_fade) if self.semi_fade > 0 else 1.0)
 
     def __call__(
         self, model: MaskTransformer, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
@@ -57,7 +63,7 @@ class Objective:
             semi = self.set_loss(
                 predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid, pool=self.label_pool
             )
-            loss, matching = loss + self.lam_semi * semi.loss, matching + semi.seconds
+            loss, matching = loss + self.semi_weight(progress) * semi.loss, matching + semi.seconds
             parts |= _named(semi, "semi")
         losses = time.perf_counter()
 

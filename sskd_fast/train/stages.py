@@ -140,7 +140,9 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
             margin=c.margin, hard_share=c.hard_share, max_anchors=c.max_anchors or None, objectness=c.objectness,
             memory_bank=c.memory_bank, backend=c.backend,
         )  # fmt: skip
-    return Objective(SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel, label_pool)
+    return Objective(
+        SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel, label_pool, t.semi_fade
+    )
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
