@@ -128,9 +128,10 @@ class TrainConfig:
     """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
     backbone's lr.
 
-    semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  schedule: "cosine" or "poly" (power 0.9)
-    after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations: how often a stage measures AP on held-out
-    images while it trains.  threads: 0 = all cores.
+    semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
+    masks beside their classes.  schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every
+    stage (0 = no).  evaluations: how often a stage measures AP on held-out images while it trains.  threads: 0 = all
+    cores.
     """
 
     lr: float = 4e-3
@@ -143,6 +144,7 @@ class TrainConfig:
     ema: float = 0.99
     lam_semi: float = 1.0
     semi_fade: float = 0.0
+    semi_masks: float = 1.0
     lam_pxl: float = 0.1
     max_steps: int = 0
     log_every: int = 10

@@ -65,6 +65,16 @@ def test_pseudo_labels_fade_out_at_the_end_of_a_stage(fade: float, weights: list
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_masks_of_pseudo_labels_may_count_for_less_than_those_of_labels() -> None:
+    objective = Objective(SetLoss(SetLossConfig()), None, 0.5, 0.0, semi_masks=0.2)
+    output = objective(model(), batch(2, 1), batch(1, 2), progress=0.0, seed=5)
+    parts, c = output.parts, SetLossConfig()
+    masks = c.mask_weight * parts["semi_mask"].item() + c.dice_weight * parts["semi_dice"].item()
+    semi = set_loss_value(parts, "semi") - 0.8 * masks
+    assert masks > 0.1
+    assert output.loss.item() == pytest.approx(set_loss_value(parts, "sup") + 0.5 * semi, rel=1e-5)
+
+
 def set_loss_value(parts: dict[str, Tensor], prefix: str) -> float:
     c = SetLossConfig()
     weights = {"class": c.class_weight, "mask": c.mask_weight, "dice": c.dice_weight, "heat": c.heat_weight}
@@ -108,10 +118,10 @@ class CountingLoss(SetLoss):
         self.calls: list[tuple[int, int]] = []
 
     def __call__(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1
+        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1, trust: float = 1.0
     ) -> SetLossOutput:
         self.calls.append((len(instances), pool))
-        return super().__call__(predictions, instances, valid, pool=pool)
+        return super().__call__(predictions, instances, valid, pool=pool, trust=trust)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class Objective:
 
     label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).  semi_fade:
     share of the stage, at its end, over which lam_semi falls linearly to 0, so that the labels have the last word.
+    semi_masks: weight of the pseudo-labels' masks relative to their classes (SetLoss's trust).
     """
 
     set_loss: SetLoss
@@ -38,6 +39,7 @@ class Objective:
     lam_pxl: float
     label_pool: int = 1
     semi_fade: float = 0.0
+    semi_masks: float = 1.0
 
     def semi_weight(self, progress: float) -> float:
         """lam_semi when a share `progress` of the stage is over."""
@@ -61,8 +63,9 @@ class Objective:
         loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None and self.lam_semi > 0:
             semi = self.set_loss(
-                predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid, pool=self.label_pool
-            )
+                predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid,
+                pool=self.label_pool, trust=self.semi_masks,
+            )  # fmt: skip
             loss, matching = loss + self.semi_weight(progress) * semi.loss, matching + semi.seconds
             parts |= _named(semi, "semi")
         losses = time.perf_counter()

@@ -57,14 +57,15 @@ class SetLoss:
 
     pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
     cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
-    blur.
+    blur.  trust: factor of the masks' terms, cross-entropy and dice, for labels that tell what and where an object is
+    better than how far it reaches.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
         self.config = config
 
     def __call__(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1
+        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1, trust: float = 1.0
     ) -> SetLossOutput:
         config = self.config
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, pool))
@@ -78,8 +79,8 @@ class SetLoss:
             seconds, matched = seconds + output.seconds, output.matched
         loss = (
             config.class_weight * parts["class"]
-            + config.mask_weight * parts["mask"]
-            + config.dice_weight * parts["dice"]
+            + trust * config.mask_weight * parts["mask"]
+            + trust * config.dice_weight * parts["dice"]
         )
         if predictions.heat is not None:
             finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if pool > 1 else targets

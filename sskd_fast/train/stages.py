@@ -141,8 +141,9 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
             memory_bank=c.memory_bank, backend=c.backend,
         )  # fmt: skip
     return Objective(
-        SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel, label_pool, t.semi_fade
-    )
+        SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel,
+        label_pool, t.semi_fade, t.semi_masks,
+    )  # fmt: skip
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
@@ -151,7 +152,8 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     loss, t = config.loss, config.train
     weights = {"class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight}
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
-    return parts | ({f"semi_{n}": w * t.lam_semi for n, w in weights.items()} if stage.semi else {})
+    semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
+    return parts | ({f"semi_{n}": w * t.lam_semi for n, w in semi.items()} if stage.semi else {})
 
 
 def schedule(config: Config, stage: Stage, budget: StageConfig) -> Schedule:
