@@ -270,6 +270,16 @@ def test_pooled_masks_are_the_logits_of_mean_probabilities() -> None:
     assert coarse[0, 1, 1, 2].sigmoid().item() == pytest.approx(mean.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("level", [40.0, -40.0, 70.0, -70.0])
+def test_pooled_logits_of_sure_cells_keep_their_value_and_gradient(level: float) -> None:
+    logits = torch.full((1, 1, 4, 4), level, requires_grad=True)
+    coarse = pooled(logits, 2)
+    assert coarse.flatten().tolist() == pytest.approx([level] * 4, rel=1e-4)
+    coarse.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx([0.25] * 16, rel=1e-4)
+
+
 def test_a_pooled_loss_is_the_loss_of_pooled_masks_and_keeps_the_heat_fine() -> None:
     predictions = random_predictions(2, 4, heat=True)
     valid = valid_with_a_hole()

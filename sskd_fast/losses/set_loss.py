@@ -18,6 +18,9 @@ from sskd_fast.data.instances import Instances
 from sskd_fast.losses.matching import MatchCosts, Targets, match, pad_targets
 from sskd_fast.models.mask_transformer import Predictions
 
+# Logits whose sigmoid, and one minus it, are still normal float32 numbers.
+_SURE = 80.0
+
 
 @dataclass(frozen=True)
 class SetLossConfig:
@@ -152,14 +155,13 @@ def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:
 def pooled(mask_logits: Tensor, pool: int) -> Tensor:
     """(B, K, h, w) logits -> the logits of the mean probability in cells of pool x pool.
 
-    Computed in log space, logmeanexp of log p less that of log (1 - p), so that sure cells keep their gradient.
+    As log of the mean of p less that of 1 - p, each from its own sigmoid, so that sure cells keep their gradient.
     """
     if pool == 1:
         return mask_logits
-    b, k = mask_logits.shape[:2]
     h, w = pooled_size(mask_logits, pool)
-    cells = mask_logits[..., : h * pool, : w * pool].reshape(b, k, h, pool, w, pool)
-    return F.logsigmoid(cells).logsumexp((3, 5)) - F.logsigmoid(-cells).logsumexp((3, 5))
+    cells = mask_logits[..., : h * pool, : w * pool].clamp(-_SURE, _SURE)
+    return F.avg_pool2d(cells.sigmoid(), pool).log() - F.avg_pool2d((-cells).sigmoid(), pool).log()
 
 
 @torch.no_grad()
