@@ -155,12 +155,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The budget of one stage: steps, images a step of each kind, learning-rate factor."""
+    """The budget of one stage: steps, images a step of each kind, factors of `train.lr` and `train.lam_semi`."""
 
     steps: int = 100
     labeled_batch: int = 8
     unlabeled_batch: int = 0
     lr_factor: float = 1.0
+    semi_factor: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,16 @@ def test_supervised_student_has_the_budget_of_both_student_stages(limit: int) ->
 
 
 def test_objective_has_the_weights_of_the_stage() -> None:
-    config = load_config([], ["train.lam_pxl=0.3", "train.lam_semi=0.5"])
+    config = load_config([], ["train.lam_pxl=0.3", "train.lam_semi=0.5", "stages.distilled_student.semi_factor=0.5"])
     adapted, refined = (
         stage_objective(config, STAGE["adapted_teacher"]),
         stage_objective(config, STAGE["refined_student"]),
     )
     assert (adapted.lam_semi, adapted.lam_pxl) == (0.5, 0.3) and adapted.contrast is not None
     assert (refined.lam_semi, refined.lam_pxl) == (0.0, 0.0) and refined.contrast is None
-    assert "semi_dice" in part_weights(config, STAGE["adapted_teacher"])
+    assert stage_objective(config, STAGE["distilled_student"]).lam_semi == 0.25
+    assert part_weights(config, STAGE["adapted_teacher"])["semi_dice"] == 2.5
+    assert part_weights(config, STAGE["distilled_student"])["semi_dice"] == 1.25
     assert "pxl" not in part_weights(config, STAGE["refined_student"])
 
 

@@ -141,9 +141,14 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
             memory_bank=c.memory_bank, backend=c.backend,
         )  # fmt: skip
     return Objective(
-        SetLoss(config.loss), contrast, t.lam_semi * stage.semi, t.lam_pxl * stage.pixel,
+        SetLoss(config.loss), contrast, semi_weight(config, stage), t.lam_pxl * stage.pixel,
         label_pool, t.semi_fade, t.semi_masks,
     )  # fmt: skip
+
+
+def semi_weight(config: Config, stage: Stage) -> float:
+    """lam_semi of a stage: how much its pseudo-labels count; 0 where it has none."""
+    return config.train.lam_semi * stage_budget(config, stage).semi_factor if stage.semi else 0.0
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
@@ -153,7 +158,7 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     weights = {"class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight}
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
-    return parts | ({f"semi_{n}": w * t.lam_semi for n, w in semi.items()} if stage.semi else {})
+    return parts | ({f"semi_{n}": w * semi_weight(config, stage) for n, w in semi.items()} if stage.semi else {})
 
 
 def schedule(config: Config, stage: Stage, budget: StageConfig) -> Schedule:
