@@ -37,7 +37,8 @@ def test_supervised_student_has_the_budget_of_both_student_stages(limit: int) ->
 
 
 def test_objective_has_the_weights_of_the_stage() -> None:
-    config = load_config([], ["train.lam_pxl=0.3", "train.lam_semi=0.5", "stages.distilled_student.semi_factor=0.5"])
+    weights = ["train.lam_pxl=0.3", "train.lam_semi=0.5", "train.semi_masks=0.5"]
+    config = load_config([], [*weights, "stages.distilled_student.semi_factor=0.5"])
     adapted, refined = (
         stage_objective(config, STAGE["adapted_teacher"]),
         stage_objective(config, STAGE["refined_student"]),
@@ -45,8 +46,8 @@ def test_objective_has_the_weights_of_the_stage() -> None:
     assert (adapted.lam_semi, adapted.lam_pxl) == (0.5, 0.3) and adapted.contrast is not None
     assert (refined.lam_semi, refined.lam_pxl) == (0.0, 0.0) and refined.contrast is None
     assert stage_objective(config, STAGE["distilled_student"]).lam_semi == 0.25
-    assert part_weights(config, STAGE["adapted_teacher"])["semi_dice"] == 2.5
-    assert part_weights(config, STAGE["distilled_student"])["semi_dice"] == 1.25
+    assert part_weights(config, STAGE["adapted_teacher"])["semi_dice"] == 1.25
+    assert part_weights(config, STAGE["distilled_student"])["semi_dice"] == 0.625
     assert "pxl" not in part_weights(config, STAGE["refined_student"])
 
 
