@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks.cases import CASES, DTYPES, Case
+from benchmarks.cases import CASES, DTYPES
 from benchmarks.contenders import step_of
 
 
@@ -21,13 +23,12 @@ def resident(field: str) -> int:
 def measure(contender: str, case: str, dtype: str) -> int | str:
     """Peak of the resident memory in a step, above what was there with its inputs before it."""
     torch.set_num_threads(2)
-    warm = step_of(contender, Case(2, 16, 16), DTYPES[dtype])  # libraries and thread pools
-    if isinstance(warm, str):
-        return warm
-    warm()
     step = step_of(contender, CASES[case], DTYPES[dtype])
     if isinstance(step, str):
         return step
+    step()  # loads libraries, starts threads, compiles
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size
     before = resident("VmRSS")
     step()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +83,8 @@ def targets(m: Measured) -> str:
     flat = m.record(operator="step", contender="cpu", case=f"{coarse}-sharpness1", dtype="float32")
     return f"""- {coarse}: {step(coarse, "dense") / step(coarse):.1f} times faster than the dense implementation, with
   {memory(coarse) / memory(coarse, "dense"):.2f} of its extra memory.
-- {fine}, eight times the pixels of {middle}: {step(fine) / step(middle):.1f} times its time, {memory(fine) / 2**30:.2f} GiB of
-  extra memory.
+- {fine}, eight times the pixels of {middle}: {step(fine) / step(middle):.1f} times its time,
+  {memory(fine) / 2**30:.2f} GiB of extra memory.
 - {coarse} with scores that are nearly alike (logits of standard deviation 1): {milliseconds(flat)} ms."""
 
 
@@ -126,8 +128,9 @@ def machine() -> str:
     model = next(
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?"
     )
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{model}, two threads, {platform.system()}; {versions}"
+    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, g++ {compiler}"
+    return f"{model}, {os.cpu_count()} cores, two threads, {platform.system()}; {versions}"
 
 
 def page(m: Measured, date: str) -> str:
@@ -140,10 +143,11 @@ in one run, side by side. Ratios carry further than milliseconds: the machine is
 
 ## A step: fuse, sample and contrast, forward and backward
 
-{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives an anchor; every pixel is an anchor. "dense" is the
-obvious implementation (benchmarks/dense.py: anchors x candidates matrices and Gumbel top-k, image by image),
-"dense-compiled" the same under torch.compile, "metric-learning" SupConLoss of pytorch-metric-learning, which samples
-nothing. Extra memory is the peak of a step above its inputs, in a process of its own.
+{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives an anchor; every pixel is
+an anchor. "dense" is the obvious implementation (benchmarks/dense.py: anchors x candidates matrices and Gumbel top-k,
+image by image), "dense-compiled" the same under torch.compile, "metric-learning" SupConLoss of pytorch-metric-learning,
+which samples nothing. The scores carry no gradient, as in training. Extra memory is the peak of a step above its
+inputs, in a process of its own.
 
 {steps(m)}
 
@@ -162,5 +166,6 @@ Bandwidth, GB/s on two threads:
 
 ## Building and importing
 
-The first use compiled the operators in {m.build_seconds:.0f} s; `import torch, sskd_fast.ops` took {imports} s after that.
+The first use compiled the operators in {m.build_seconds:.0f} s; after that, `import torch, sskd_fast.ops` took
+{imports} s.
 """

@@ -32,4 +32,4 @@ def table_megabytes(operator: str, case: str, dtype: str) -> float:
     rows = CASES[case].pixels
     if operator == "negative_sampling":
         return rows * 128 / 2**20
-    return min(8.0, rows * WIDTH * (4 if dtype == "float32" else 2) / 2**20)
+    return min(4.0, rows * WIDTH * (4 if dtype == "float32" else 2) / 2**20)

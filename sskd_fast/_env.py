@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -22,10 +23,12 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "sskd_fast"
 
 
-def cxx_compiler() -> str | None:
-    """The C++ compiler: CXX where it is set, else the first of g++, c++ and clang++ on the PATH; None without one."""
-    names = [os.environ["CXX"].strip()] if os.environ.get("CXX", "").strip() else ["g++", "c++", "clang++"]
-    return next((found for name in names if (found := shutil.which(name)) is not None), None)
+def cxx_compiler() -> tuple[str, list[str]]:
+    """What was looked for, and the C++ compiler as a command: CXX where it is set, else g++ or c++; [] without one."""
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    names = [chosen] if chosen else [["g++"], ["c++"]]
+    found = next(([path, *rest] for name, *rest in names if (path := shutil.which(name)) is not None), [])
+    return (f"CXX={os.environ['CXX']}" if chosen else "g++ and c++"), found
 
 
 def extra_cxx_flags() -> list[str]:

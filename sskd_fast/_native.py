@@ -7,11 +7,11 @@ system releases when a process dies: an interrupted build leaves nothing that co
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,8 +38,8 @@ class BuildError(RuntimeError):
 
 def source_folder() -> Path:
     """csrc of the checkout this package lies in, or the copy that a wheel holds."""
-    checkout = _PACKAGE.parent
-    return checkout / "csrc" if (checkout / "pyproject.toml").exists() else _PACKAGE / "csrc"
+    checkout = _PACKAGE.parent / "csrc"
+    return checkout if (checkout / "library.cpp").exists() else _PACKAGE / "csrc"
 
 
 def load(*, announce: bool = True) -> Path:
@@ -47,11 +47,11 @@ def load(*, announce: bool = True) -> Path:
 
     Returns the library's path. announce: say so on stderr before a build starts. Raises BuildError with the reason.
     """
-    compiler = _env.cxx_compiler()
     if sys.platform != "linux":
         raise BuildError(f"the C++ operators are built on Linux only, and this is {sys.platform}")
-    if compiler is None:
-        raise BuildError("no C++ compiler was found (looked for $CXX, g++, c++, clang++ on the PATH); install g++")
+    wanted, compiler = _env.cxx_compiler()
+    if not compiler:
+        raise BuildError(f"no C++ compiler was found (looked for {wanted} on the PATH); install g++, or set CXX")
     sources = source_folder()
     if not (sources / "library.cpp").exists():
         raise BuildError(f"the sources are not in {sources}; install the package again")
@@ -66,17 +66,24 @@ def load(*, announce: bool = True) -> Path:
                     _build(sources, compiler, flags, folder, announce)
         torch.ops.load_library(library)
     except OSError as error:
-        raise BuildError(f"the C++ operators cannot be built or loaded in {folder}: {error}") from error
+        way_out = "set SSKD_FAST_CACHE to a folder that can be written"
+        raise BuildError(f"the C++ operators cannot be built or loaded in {folder} ({error}); {way_out}") from error
     return library
 
 
-def build_key(sources: Path, compiler: str, flags: list[str]) -> str:
+def build_key(sources: Path, compiler: list[str], flags: list[str]) -> str:
     """A name for what the library depends on: sources, flags, compiler, torch, and the machine's instruction set."""
     digest = hashlib.sha256()
     for path in sorted([*sources.rglob("*.h"), *sources.rglob("*.cpp")]):
         digest.update(path.relative_to(sources).as_posix().encode() + b"\0" + path.read_bytes())
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    for part in (*flags, compiler, version, torch.__version__, platform.machine(), _instruction_set()):
+    try:
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    except OSError as error:
+        raise BuildError(
+            f"the C++ compiler {shlex.join(compiler)} cannot be run ({error}); set CXX to another"
+        ) from error
+    digest.update(version)
+    for part in (*flags, *compiler, torch.__version__, platform.machine(), _instruction_set()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -91,13 +98,21 @@ def _instruction_set() -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    import fcntl  # is not there on every system that this module is imported on
+
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _build(sources: Path, compiler: str, flags: list[str], folder: Path, announce: bool) -> None:
-    """Compiles into a folder of its own and moves the library to its place. The caller holds the lock."""
+def _build(sources: Path, compiler: list[str], flags: list[str], folder: Path, announce: bool) -> None:
+    """Compiles into a folder of its own and moves the library to its place. The caller holds the lock.
+
+    A failure is kept, so that not every process tries again.
+    """
+    failure, log = folder / "failed.txt", folder / "build.log"
+    if failure.exists():
+        raise BuildError(f"{failure.read_text(encoding='utf-8')} (found earlier; delete {folder} to try again)")
     for left in folder.glob("build-*"):  # of a build that was killed: a living one would have the lock
         shutil.rmtree(left, ignore_errors=True)
     if announce:
@@ -106,30 +121,31 @@ def _build(sources: Path, compiler: str, flags: list[str], folder: Path, announc
     with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as name:
         build = Path(name)
         (build / "build.ninja").write_text(ninja_file(sources, compiler, flags), encoding="utf-8")
-        done = subprocess.run([*_ninja(), "-C", name, _LIBRARY], capture_output=True, text=True, check=False)
+        command = [*_ninja(), "-C", name, _LIBRARY]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
-            log = folder / "build.log"
             log.write_text(done.stdout + done.stderr, encoding="utf-8")
-            cause = _first_error(done.stdout)
-            raise BuildError(f"the C++ operators do not compile with {compiler} ({cause}); see {log}")
+            cause = _first_error(done.stdout + done.stderr)
+            failure.write_text(f"the C++ operators do not compile with {shlex.join(compiler)} ({cause}); see {log}")
+            raise BuildError(failure.read_text(encoding="utf-8"))
         os.replace(build / _LIBRARY, folder / _LIBRARY)
     if announce:
         print(f"sskd_fast: compiled in {time.perf_counter() - start:.0f} s into {folder}", file=sys.stderr)
 
 
-def ninja_file(sources: Path, compiler: str, flags: list[str]) -> str:
+def ninja_file(sources: Path, compiler: list[str], flags: list[str]) -> str:
     """The build as ninja reads it: one object a source file, one library."""
     root = Path(torch.__file__).parent
     # As system headers, so that they do not warn; -I for ours.
     includes = ["-isystem", str(root / "include"), "-I", str(sources)]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
-    compile_flags = " ".join(_escaped(flag) for flag in [*flags, abi, *includes])
-    link_flags = " ".join(_escaped(flag) for flag in [*flags, "-shared", f"-L{root / 'lib'}"])
+    compile_command = _command([*compiler, *flags, abi, *includes, "-c"])
+    link_flags = _command([*flags, "-shared", f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"])
     lines = [
         "rule compile",
-        f"  command = {_escaped(compiler)} {compile_flags} -c $in -o $out",
+        f"  command = {compile_command} $in -o $out",
         "rule link",
-        f"  command = {_escaped(compiler)} $in -o $out {link_flags} -lc10 -ltorch_cpu",
+        f"  command = {_command(compiler)} $in -o $out {link_flags}",
     ]
     objects = []
     # The largest first, so that no core waits for the last one alone.
@@ -140,7 +156,13 @@ def ninja_file(sources: Path, compiler: str, flags: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _command(words: list[str]) -> str:
+    """Words of a command line, for the shell that ninja hands it to."""
+    return shlex.join(words).replace("$", "$$")
+
+
 def _escaped(text: str) -> str:
+    """A path in a build line of ninja's."""
     return text.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
@@ -165,7 +187,7 @@ def why_unavailable() -> str | None:
     """Why the C++ operators cannot run here, None where they can. Asked once a process; a failure is warned of once."""
     try:
         load()
-    except BuildError as error:
+    except (BuildError, OSError, RuntimeError) as error:
         message = f"{error}. The operators run in plain PyTorch instead: the same results, many times slower."
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return str(error)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sskd_fast import _native
+
 ROOT = Path(__file__).resolve().parent.parent
 # Compiles in a fraction of the time.
 QUICK = {"SSKD_FAST_CXXFLAGS": "-O0"}
@@ -41,6 +43,7 @@ def libraries(cache: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_the_first_use_builds_and_the_second_finds_the_result(tmp_path):
+    tmp_path = tmp_path / "a folder (with spaces)"
     env = environment(tmp_path, **QUICK)
     first = run(USE, env)
     assert first.returncode == 0, first.stderr
@@ -96,7 +99,7 @@ except RuntimeError as error:
     assert done.returncode == 0, done.stderr
     assert "backend reference" in done.stdout and SCORES in done.stdout
     assert done.stderr.count("RuntimeWarning") == 1
-    assert "no C++ compiler was found (looked for $CXX, g++, c++, clang++ on the PATH); install g++" in done.stderr
+    assert "no C++ compiler was found (looked for g++ and c++ on the PATH); install g++, or set CXX" in done.stderr
     assert re.search(r"error backend='cpu' cannot run: no C\+\+ compiler was found .* choose 'auto'", done.stdout)
     assert not libraries(tmp_path)
 
@@ -110,6 +113,24 @@ def test_a_compiler_that_fails_is_named_with_its_log(tmp_path):
     message = re.search(r"do not compile with (\S+) \((.*)\); see (\S+)\.", done.stderr)
     assert message is not None and message[1] == str(broken) and "no room on this machine" in message[2]
     assert "no room on this machine" in Path(message[3]).read_text()
+    again = run(USE, environment(tmp_path / "cache", CXX=str(broken)))
+    assert "found earlier; delete" in again.stderr and "backend reference" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("compiler", "message"),
+    [
+        ("no-such-compiler -m64", "no C++ compiler was found (looked for CXX=no-such-compiler -m64 on the PATH)"),
+        ("{folder}/not-a-program", "not-a-program cannot be run"),
+    ],
+)
+def test_a_compiler_that_cannot_be_run_is_named(tmp_path, compiler, message):
+    program = tmp_path / "not-a-program"
+    program.write_bytes(b"\x00\x01")
+    program.chmod(0o755)
+    done = run(USE, environment(tmp_path / "cache", CXX=compiler.format(folder=tmp_path)))
+    assert done.returncode == 0 and "backend reference" in done.stdout
+    assert message in done.stderr
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
@@ -118,6 +139,13 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     done = run(USE, environment(file))
     assert done.returncode == 0 and "backend reference" in done.stdout
     assert f"cannot be built or loaded in {file}" in done.stderr
+    assert "set SSKD_FAST_CACHE to a folder that can be written" in done.stderr
+
+
+def test_paths_with_spaces_reach_the_compiler_whole():
+    text = _native.ninja_file(Path("/a b/(c)$d"), ["/some where/g++", "-m64"], ["-O0"])
+    assert "command = '/some where/g++' -m64 -O0" in text and "-I '/a b/(c)$$d'" in text
+    assert "build library.o: compile /a$ b/(c)$$d/library.cpp" in text
 
 
 def test_importing_the_operators_builds_and_loads_nothing(tmp_path):
@@ -129,7 +157,7 @@ def test_importing_the_operators_builds_and_loads_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_the_operators_are_clean_under_sanitizers(tmp_path):
-    """Every operator, shape and dtype again, with AddressSanitizer and UndefinedBehaviorSanitizer in the library."""
+    """The operators' tests again, with AddressSanitizer and UndefinedBehaviorSanitizer in the library."""
 
     def runtime(name: str) -> str:
         found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
@@ -138,7 +166,8 @@ def test_the_operators_are_clean_under_sanitizers(tmp_path):
     flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g1"
     preload = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
     env = environment(tmp_path, SSKD_FAST_CXXFLAGS=flags, LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0")
-    command = [sys.executable, "-m", "pytest", "-q", "tests/test_operators.py", "-k", "not compile and not schemas"]
+    files = [f"tests/test_{name}.py" for name in ("operators", "score_fusion", "negative_sampling", "pixel_contrast")]
+    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not compile and not schemas and not reference"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"\d{3,} passed", done.stdout)

@@ -24,6 +24,8 @@ namespace sskd_fast {
 inline float rounding_slack(int64_t width) { return 2e-5f * static_cast<float>(1 + width / 4096); }
 // Squared norms below this may underflow in float32: such rows are never settled by the bound.
 constexpr float kLeastSquare = 1e-30f;
+// Products of the integers of longer rows would not fit 32 bits.
+constexpr int64_t kWidestRow = 65536;
 
 struct CompressedRow {
   float scale, square, error, ratio;  // of the candidate: ratio of its weight to the spread envelope
@@ -37,7 +39,7 @@ CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* 
 #pragma GCC ivdep
   for (int64_t e = 0; e < width; ++e) largest = std::max(largest, std::abs(scratch[e]));
   const float square = dot(scratch, scratch, width);
-  const float scale = largest / 127, inverse = scale > 0 ? 1 / scale : 0;
+  const float scale = largest / 127, inverse = scale > 1e-30f ? 1 / scale : 0;
   for (int64_t e = 0; e < width; ++e) {
     const float integer = std::nearbyint(std::clamp(scratch[e] * inverse, -127.0f, 127.0f));
     write(e, static_cast<int32_t>(integer));

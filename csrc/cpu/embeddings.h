@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
@@ -17,6 +18,16 @@ struct Embeddings {
   int64_t rows, width;
   const S* row(int64_t i) const { return data + i * width; }
 };
+
+template <typename S>
+Embeddings<S> embeddings(const at::Tensor& x) {
+  return {x.const_data_ptr<S>(), x.size(0), x.size(1)};
+}
+
+// Of sums and products of these embeddings: double for double, single precision otherwise.
+inline at::TensorOptions compute_options(const at::Tensor& x) {
+  return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
 
 // 1 / |x| of every row, or 1 where rows are taken as they are.
 template <typename S>

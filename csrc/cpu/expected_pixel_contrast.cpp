@@ -224,11 +224,6 @@ struct Inputs {
         temperature(temperature_) {}
 };
 
-template <typename S>
-Embeddings<S> embeddings(const at::Tensor& x) {
-  return {x.const_data_ptr<S>(), x.size(0), x.size(1)};
-}
-
 // Both sides of the tiles, and the norms of the embeddings.
 template <typename S>
 struct Operands {
@@ -253,6 +248,9 @@ struct Operands {
     for (double& m : mean) m /= std::max<double>(1, static_cast<double>(c.rows));
     centre.assign(mean.begin(), mean.end());
     if (grouped) dense_group_ids(in.candidate_group, in.anchor_group, group_c, group_a);
+    // They are compared as numbers of type T.
+    TORCH_CHECK_VALUE(group_c.empty() || *std::max_element(group_c.begin(), group_c.end()) < (1 << 24),
+                      "candidate_group: found more than 2^24 groups");
     anchors.emplace(a, inverse_a, ya, width, centre, nullptr, grouped ? &group_a : nullptr);
     candidates.emplace(c, inverse_c, yc, width, centre, in.weight.defined() ? in.weight.const_data_ptr<T>() : nullptr,
                        grouped ? &group_c : nullptr);
@@ -264,10 +262,6 @@ struct Operands {
                      : Tiles<T>{*candidates, *anchors, scale, scored, grouped, in.same};
   }
 };
-
-at::TensorOptions compute_options(const at::Tensor& x) {
-  return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-}
 
 }  // namespace
 

@@ -58,19 +58,25 @@ inline void store(T* x, const Vector<T>& v) {
   std::memcpy(x, &v, sizeof(v));
 }
 
+// The halves of a vector, added.
+template <typename Half, typename Whole>
+inline Half add_halves(const Whole& v) {
+  static_assert(sizeof(Whole) == 2 * sizeof(Half));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  return halves[0] + halves[1];
+}
+
 inline float sum(const Vector<float>& v) {
   using Eight = float __attribute__((vector_size(32)));
   using Four = float __attribute__((vector_size(16)));
-  const Eight eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  const Four four =
-      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const Four four = add_halves<Four>(add_halves<Eight>(v));
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 inline double sum(const Vector<double>& v) {
   using Four = double __attribute__((vector_size(32)));
-  const Four four = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  const Four four = add_halves<Four>(v);
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 

@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/full.h>
 
-#include <atomic>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -13,6 +12,8 @@
 #include <vector>
 
 #include "cpu/compressed_scores.h"
+#include "cpu/first_wrong.h"
+#include "cpu/indices.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/philox_lanes.h"
@@ -25,7 +26,8 @@ namespace {
 
 // Trials are made, and settled by their bounds, this many at a time.
 constexpr int64_t kChunk = 16;  // as many as philox_lanes gives words for
-constexpr double kNormTolerance = 1e-2;
+constexpr int64_t kLargestBatch = 4096;
+constexpr double kNormTolerance = 1e-2, kLeastEntry = 1e-6;
 
 // Which candidates an anchor has drawn already, a bit each.
 class Drawn {
@@ -73,14 +75,15 @@ class Sampler {
           PhiloxKey key, int64_t num_negatives)
       : in_(in), proposals_(proposals), compressed_(compressed), centre_(centre), key_(key),
         num_negatives_(num_negatives), slack_(rounding_slack(in.width)), drawn_(in.candidates),
-        batch_((trial_limit(num_negatives) / kChunk + 2) * kChunk),
+        batch_(std::min(kLargestBatch, (trial_limit(num_negatives) / kChunk + 2) * kChunk)),
         integers_(compressed == nullptr ? 0 : 64 * compressed->chunks(), 0), scratch_(in.width) {}
 
   // Fills the row (R) of an anchor.
   void draw(int64_t anchor, int32_t* row) {
     std::fill_n(row, num_negatives_, -1);
     int64_t held = 0;
-    if (proposals_.available[anchor] > 2 * num_negatives_) held = reject(anchor, row);
+    const bool many = proposals_.available[anchor] > 2 * num_negatives_ && proposals_.anchor[anchor].count > 0;
+    if (many) held = reject(anchor, row);
     if (held < num_negatives_ && held < proposals_.available[anchor]) race(anchor, row, held);
     for (int64_t r = 0; r < num_negatives_ && row[r] >= 0; ++r) drawn_.erase(row[r]);
   }
@@ -204,7 +207,7 @@ class Sampler {
     using Entry = std::pair<double, int32_t>;
     std::vector<Entry> heap;
     const int64_t wanted = num_negatives_ - held;
-    heap.reserve(wanted + 1);
+    heap.reserve(std::min(wanted, in_.candidates) + 1);
     const T* own = in_.anchor_scores + anchor * in_.width;
     Words words{};
     for (int64_t q = 0; q < in_.candidates; ++q) {
@@ -252,32 +255,29 @@ class Sampler {
   uint32_t unfair_ = 0;
 };
 
-// Rows must be non-negative and of unit norm: the envelopes of the trials rest on it.
+// Rows must be non-negative and of unit norm, as the even envelope takes them; returns the largest squared norm.
 template <typename T>
-void check_unit_rows(const char* name, const at::Tensor& scores) {
+double check_unit_rows(const char* name, const at::Tensor& scores) {
   const int64_t rows = scores.size(0), width = scores.size(1);
   const T* data = scores.const_data_ptr<T>();
-  std::atomic<int64_t> wrong{rows};
-  at::parallel_for(0, rows, 512, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T* row = data + i * width;
-      const double norm = std::sqrt(static_cast<double>(dot(row, row, width)));
-      T least = 0;
-      for (int64_t e = 0; e < width; ++e) least = row[e] < least ? row[e] : least;
-      if (std::abs(norm - 1) <= kNormTolerance && least >= -kNormTolerance) continue;
-      int64_t known = wrong.load();
-      while (i < known && !wrong.compare_exchange_weak(known, i)) {
-      }
-    }
+  const auto norm_of = [&](int64_t i) { return std::sqrt(squared_norm(data + i * width, width)); };
+  const auto least_of = [&](int64_t i) {
+    T least = 0;
+    for (const T* x = data + i * width; x < data + (i + 1) * width; ++x) least = *x < least ? *x : least;
+    return least;
+  };
+  const int64_t row = first_wrong(rows, 512, [&](int64_t i) {
+    return !(std::abs(norm_of(i) - 1) <= kNormTolerance) || least_of(i) < -kLeastEntry;
   });
-  const int64_t row = wrong.load();
-  if (row == rows) return;
-  const T* values = data + row * width;
-  const double norm = std::sqrt(static_cast<double>(dot(values, values, width)));
-  TORCH_CHECK_VALUE(std::abs(norm - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm,
-                    ", expected rows of unit norm");
-  TORCH_CHECK_VALUE(false, name, ": row ", row, " has entries down to ", *std::min_element(values, values + width),
-                    ", expected non-negative rows");
+  if (row < rows) {
+    TORCH_CHECK_VALUE(std::abs(norm_of(row) - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm_of(row),
+                      ", expected rows of unit norm");
+    TORCH_CHECK_VALUE(false, name, ": row ", row, " has entries down to ", least_of(row),
+                      ", expected non-negative rows");
+  }
+  double largest = 0;
+  for (int64_t i = 0; i < rows; ++i) largest = std::max(largest, squared_norm(data + i * width, width));
+  return largest;
 }
 
 template <typename T>
@@ -323,8 +323,10 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
   const at::Tensor group = candidate_group.contiguous();
   const at::Tensor scores = candidate_scores ? candidate_scores->contiguous() : at::Tensor();
   const at::Tensor weight = candidate_weight ? candidate_weight->contiguous() : at::Tensor();
-  TORCH_CHECK_VALUE(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots),
-                    "candidate_scores: found ", group.size(0), " rows, more than the int32 indices can address");
+  TORCH_CHECK_VALUE(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots), "found ", group.size(0),
+                    " candidates, more than int32 indices of their slots can address");
+  TORCH_CHECK_VALUE(anchors.size(1) <= kWidestRow, "anchor_scores: found rows of ", anchors.size(1),
+                    " numbers, expected at most ", kWidestRow);
   const at::Tensor out = new_result({anchors.size(0), num_negatives}, anchors.options().dtype(at::kInt));
   if (out.numel() == 0) return out;
   if (group.size(0) == 0) return out.fill_(-1);
@@ -335,15 +337,16 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
                         "candidate_weight: found negative or non-finite values, expected finite weights of at least 0");
     }
   AT_DISPATCH_FLOATING_TYPES(anchors.scalar_type(), "negative_sampling", [&] {
+    double even_bound = 1;
     if (candidate_scores) {
-      check_unit_rows<scalar_t>("anchor_scores", anchors);
-      check_unit_rows<scalar_t>("candidate_scores", scores);
+      const double own_norm = check_unit_rows<scalar_t>("anchor_scores", anchors);
+      even_bound = std::max(1.0, (own_norm + check_unit_rows<scalar_t>("candidate_scores", scores)) / 2);
     }
     const SamplingInput<scalar_t> in{
         anchors.size(0), group.size(0), anchors.size(1), anchors.const_data_ptr<scalar_t>(),
         candidate_scores ? scores.const_data_ptr<scalar_t>() : nullptr,
         candidate_weight ? weight.const_data_ptr<double>() : nullptr, own.const_data_ptr<int64_t>(),
-        group.const_data_ptr<int64_t>(), same};
+        group.const_data_ptr<int64_t>(), same, even_bound};
     sample(in, num_negatives, *seed.const_data_ptr<int64_t>(), out.mutable_data_ptr<int32_t>());
   });
   return out;
@@ -352,7 +355,8 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
 // The R of each anchor's draws that are most similar to it by cosine, most similar first; earlier draws win ties.
 at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candidates, const at::Tensor& drawn,
                              int64_t num_negatives) {
-  const at::Tensor a = anchors.contiguous(), c = candidates.contiguous(), index = drawn.to(at::kInt).contiguous();
+  const at::Tensor a = anchors.contiguous(), c = candidates.contiguous();
+  const at::Tensor index = checked_indices("drawn", drawn, c.size(0));
   const int64_t count = index.size(1), width = a.size(1), rows = c.size(0);
   const at::Tensor out = at::full({a.size(0), num_negatives}, -1, index.options());
   if (rows == 0) return out;
@@ -372,8 +376,10 @@ at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candid
         for (int64_t r = 0; r < count; ++r) {
           if (r + 8 < count && own[r + 8] >= 0) prefetch_row(candidate + own[r + 8] * width, width);
           if (own[r] < 0) continue;
-          const T similarity = dot(a.const_data_ptr<T>() + i * width, candidate + own[r] * width, width);
-          order.emplace_back(-similarity * inverse[own[r]], r);
+          const T similarity =
+              dot(a.const_data_ptr<T>() + i * width, candidate + own[r] * width, width) * inverse[own[r]];
+          // What is no number is least similar.
+          order.emplace_back(similarity == similarity ? -similarity : std::numeric_limits<T>::infinity(), r);
         }
         const int64_t kept = std::min<int64_t>(num_negatives, order.size());
         std::partial_sort(order.begin(), order.begin() + kept, order.end());

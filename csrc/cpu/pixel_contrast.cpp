@@ -15,6 +15,7 @@
 
 #include "cpu/buffer.h"
 #include "cpu/embeddings.h"
+#include "cpu/indices.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/results.h"
@@ -36,21 +37,6 @@ int tile_shift(int64_t width) {
   int shift = 0;
   while ((int64_t{2} << shift) <= rows) ++shift;
   return shift;
-}
-
-template <typename S>
-Embeddings<S> embeddings(const at::Tensor& x) {
-  return {x.const_data_ptr<S>(), x.size(0), x.size(1)};
-}
-
-void check_indices(const at::Tensor& negatives, int64_t candidates) {
-  const int32_t* index = negatives.const_data_ptr<int32_t>();
-  const int64_t count = negatives.numel();
-  if (count == 0) return;
-  int32_t low = index[0], high = index[0];
-  for (int64_t i = 0; i < count; ++i) low = std::min(low, index[i]), high = std::max(high, index[i]);
-  TORCH_CHECK_VALUE(low >= -1 && high < candidates, "negatives: found values in [", low, ", ", high,
-                    "], expected -1 or an index below ", candidates);
 }
 
 // The negatives of one anchor that lie in a tile of the candidates: their rows and their columns of `negatives`.
@@ -200,7 +186,7 @@ class Forward {
       top = std::max(top, logits[r]);
     }
     const bool keep = out_.share != nullptr;
-    T* kept = out_.share + i * draws_ + row.begin;  // by tile until the end
+    T* kept = keep ? out_.share + i * draws_ + row.begin : nullptr;  // by tile until the end
     if (keep) std::copy_n(logits, row.count, kept);
     const T shrink = std::exp(top_[i] - top);
     mass_[i] = mass_[i] * shrink + exp_and_sum(logits, row.count, top);
@@ -362,10 +348,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
     const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates, const at::Tensor& negatives,
     double temperature, std::optional<double> margin, bool normalize, bool with_grad) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
-  const at::Tensor index = negatives.to(at::kInt).contiguous();
+  const at::Tensor index = checked_indices("negatives", negatives, c.size(0));
   const int64_t count = index.size(1), kept = with_grad ? a.size(0) : 0;
-  check_indices(index, c.size(0));
-  const auto options = a.options().dtype(a.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const auto options = compute_options(a);
   const at::Tensor loss = at::empty({a.size(0)}, options), pull = at::empty({a.size(0)}, options);
   const at::Tensor share = new_result({kept, count}, options), pulled = new_result({kept, a.size(1)}, options);
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast", [&] {
@@ -385,7 +370,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
     double temperature, bool normalize, bool with_candidates) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
-  const at::Tensor index = negatives.to(at::kInt).contiguous(), g = grad.contiguous();
+  const at::Tensor index = checked_indices("negatives", negatives, c.size(0)), g = grad.contiguous();
   const at::Tensor grad_anchors = new_result(a.sizes(), a.options());
   const at::Tensor grad_positives = new_result(p.sizes(), p.options());
   const at::Tensor grad_candidates = new_result({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());

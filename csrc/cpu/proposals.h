@@ -28,6 +28,7 @@ struct SamplingInput {
   const int64_t* anchor_group;
   const int64_t* candidate_group;
   bool same;
+  double even_bound;  // no dissimilarity exceeds it: 1, or a little more for rows that are a little longer than 1
 
   double weight_of(int64_t q) const { return weight == nullptr ? 1.0 : weight[q]; }
   bool in_scope(int64_t a, int64_t q) const { return (anchor_group[a] == candidate_group[q]) == same; }
@@ -80,7 +81,8 @@ SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::
   std::vector<int64_t> slots(in.candidates);
   double unit = 0;
   for (int64_t q = 0; q < in.candidates; ++q) {
-    slots[q] = static_cast<int64_t>(std::ceil((*mass)[q] * scale * (1 - kSlotSlack)));
+    const double wanted = std::ceil((*mass)[q] * scale * (1 - kSlotSlack));
+    slots[q] = (*mass)[q] > 0 ? std::max<int64_t>(1, static_cast<int64_t>(wanted)) : 0;
     unit = std::max(unit, (*mass)[q] / static_cast<double>(std::max<int64_t>(slots[q], 1)));
   }
   unit = std::max(unit, std::numeric_limits<double>::min());
@@ -96,6 +98,21 @@ SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::
   }
   table.start[cells.count] = next;
   return table;
+}
+
+template <typename T>
+double squared_norm(const T* row, int64_t width) {
+  constexpr int64_t step = Lanes<double>::count;
+  Vector<double> lanes{};
+  int64_t e = 0;
+  for (; e + step <= width; e += step) {
+    Vector<double> x;
+    for (int64_t i = 0; i < step; ++i) x[i] = row[e + i];
+    lanes += x * x;
+  }
+  double total = sum(lanes);
+  for (; e < width; ++e) total += static_cast<double>(row[e]) * static_cast<double>(row[e]);
+  return total;
 }
 
 template <typename T>
@@ -202,7 +219,7 @@ Proposals build_proposals(const SamplingInput<T>& in, const Cells& cells, const 
     const SlotTable& table = spread ? result.spread : result.even;
     const int64_t total = table.entries.size();
     const int64_t first = cell < 0 ? 0 : table.start[cell], own = cell < 0 ? 0 : table.start[cell + 1] - first;
-    const double bound = spread ? envelope->half[a] * kEnvelopeMargin : 1.0;
+    const double bound = spread ? envelope->half[a] * kEnvelopeMargin : in.even_bound;
     const double acceptance = envelope == nullptr ? 1.0 : spread ? 0.5 * kSlots / (kSlots + 0.5) : envelope->half[a];
     result.anchor[a] = in.same ? AnchorProposals{first, own, total, 0, bound, acceptance, spread}
                                : AnchorProposals{0, total - own, first, own, bound, acceptance, spread};

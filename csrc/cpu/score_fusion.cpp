@@ -4,9 +4,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros.h>
 
-#include <atomic>
 #include <vector>
 
+#include "cpu/first_wrong.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/results.h"
@@ -50,16 +50,8 @@ template <typename T>
 void check_finite(const char* name, const at::Tensor& logits) {
   const int64_t images = logits.size(0), size = logits.numel() / std::max<int64_t>(images, 1);
   const T* data = logits.const_data_ptr<T>();
-  std::atomic<int64_t> wrong{images};
-  at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      if (!all_finite(data + b * size, size)) {
-        int64_t known = wrong.load();
-        while (b < known && !wrong.compare_exchange_weak(known, b)) {
-        }
-      }
-  });
-  TORCH_CHECK_VALUE(wrong == images, name, ": image ", wrong.load(), " has non-finite values, expected finite logits");
+  const int64_t wrong = first_wrong(images, 1, [&](int64_t b) { return !all_finite(data + b * size, size); });
+  TORCH_CHECK_VALUE(wrong == images, name, ": image ", wrong, " has non-finite values, expected finite logits");
 }
 
 // softmax over the classes, (B, K, C + 1).

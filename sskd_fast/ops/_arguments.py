@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # How far the norm of a score vector may be from 1, and its entries below 0.
-_NORM_TOLERANCE = 1e-2
+_NORM_TOLERANCE, _LEAST_ENTRY = 1e-2, 1e-6
 
 
 def check_tensor(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
@@ -80,12 +80,12 @@ def check_unit_rows(name: str, scores: Tensor) -> None:
     """Non-negative rows of unit norm; on the CPU only. Raises ValueError."""
     if scores.device.type != "cpu" or scores.numel() == 0:
         return
-    norms = torch.linalg.vector_norm(scores, dim=1)
+    norms = torch.linalg.vector_norm(scores.detach(), dim=1)
     wrong = ~((norms - 1).abs() <= _NORM_TOLERANCE)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0, 0])
         raise ValueError(f"{name}: row {row} has norm {float(norms[row]):.4g}, expected rows of unit norm")
-    negative = scores.amin(1) < -_NORM_TOLERANCE
+    negative = scores.amin(1) < -_LEAST_ENTRY
     if bool(negative.any()):
         row = int(negative.nonzero()[0, 0])
         raise ValueError(
@@ -131,23 +131,33 @@ def check_count(name: str, value: int) -> int:
 
 
 def check_temperature(temperature: float) -> float:
-    """A positive finite temperature. Raises ValueError."""
+    """A positive finite temperature. Raises TypeError or ValueError."""
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature: expected a number, found {type(temperature).__name__}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: expected a positive finite number, found {temperature}")
     return float(temperature)
 
 
 def check_margin(margin: float | None) -> float | None:
-    """A finite margin or None. Raises ValueError."""
+    """A finite margin or None. Raises TypeError or ValueError."""
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
+        raise TypeError(f"margin: expected a number or None, found {type(margin).__name__}")
     if margin is not None and not math.isfinite(margin):
         raise ValueError(f"margin: expected a finite number or None, found {margin}")
     return None if margin is None else float(margin)
 
 
+def check_device(reference: str, tensor: Tensor, **others: Tensor | None) -> None:
+    """Every other tensor that there is lies on the device of `tensor`. Raises ValueError."""
+    for name, other in others.items():
+        if other is not None and other.device != tensor.device:
+            raise ValueError(f"{name}: on {other.device}, expected {tensor.device} as {reference}")
+
+
 def check_same(reference: str, tensor: Tensor, **others: Tensor) -> None:
     """Every other tensor has the dtype and the device of `tensor`. Raises ValueError."""
+    check_device(reference, tensor, **others)
     for name, other in others.items():
-        if other.device != tensor.device:
-            raise ValueError(f"{name}: on {other.device}, expected {tensor.device} as {reference}")
-        if other.is_floating_point() and other.dtype != tensor.dtype:
+        if other.dtype != tensor.dtype:
             raise ValueError(f"{name}: dtype {other.dtype}, expected {tensor.dtype} as {reference}")

@@ -9,6 +9,7 @@ from sskd_fast import _native
 from sskd_fast.ops._arguments import (
     check_choice,
     check_count,
+    check_device,
     check_floating,
     check_groups,
     check_index_values,
@@ -64,7 +65,11 @@ def sample_negatives(
     elif candidate_weight is not None or candidate_group is not None:
         given = candidate_weight if candidate_weight is not None else candidate_group
         count = 0 if given is None else len(given)
-    weight = None if candidate_weight is None else check_weight(candidate_weight, count).double()
+    weight = None
+    if candidate_weight is not None:
+        weight = check_weight(candidate_weight, count)
+        check_device("anchor_scores", anchors, candidate_weight=weight)
+        weight = weight.double()
     if scope == "all":
         own = torch.zeros(anchors.shape[0], dtype=torch.int64, device=anchors.device)
         group = own.new_zeros(count)
@@ -73,7 +78,7 @@ def sample_negatives(
             raise ValueError(f"scope={scope!r} needs anchor_group and candidate_group")
         own = check_groups("anchor_group", anchor_group, anchors.shape[0])
         group = check_groups("candidate_group", candidate_group, count)
-        check_same("anchor_scores", anchors, anchor_group=own, candidate_group=group)
+        check_device("anchor_scores", anchors, anchor_group=own, candidate_group=group)
     key = check_seed(seed, anchors.device)
     inputs = anchors, own, scores, weight, group, scope != "other"
     drawn: Tensor = negative_sampling(*inputs, num_negatives, key, backend)
@@ -87,7 +92,8 @@ def hardest_negatives(
     """The R most similar, by cosine of the embeddings, of the negatives drawn for each anchor.
 
     anchors: (A, D), candidates: (M, D) floating point; drawn: (A, R') int32 or int64 indices with R' >= R, -1 ignored.
-    Returns (A, R) int32, most similar first, -1 at the end where fewer than R were drawn. No gradient.
+    Returns (A, R) int32, most similar first (what is no number last), -1 at the end where fewer than R were drawn. No
+    gradient.
     Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError where an
     explicit backend cannot run.
     """
@@ -96,6 +102,7 @@ def hardest_negatives(
     candidates = check_floating("candidates", candidates, ("M", anchors.shape[1])).detach()
     check_same("anchors", anchors, candidates=candidates)
     drawn = check_indices("drawn", drawn, (anchors.shape[0], "R'"))
+    check_device("anchors", anchors, drawn=drawn)
     if drawn.shape[1] < num_negatives:
         raise ValueError(f"drawn: found shape {tuple(drawn.shape)}, expected at least {num_negatives} columns")
     hardest: Tensor = _hardest_negatives(anchors, candidates, drawn, num_negatives, backend)
@@ -113,14 +120,15 @@ def _run(
     seed: Tensor,
     backend: str,
 ) -> Tensor:
+    if weight is not None:
+        check_weight_values(weight)
+        weight = weight / torch.where(weight > 0, weight, 1).amax() if len(weight) else weight
     if backend == "cpu":
         run = _native.operators().negative_sampling
         return run(anchors, own, scores, weight, group, same, num_negatives, seed)
     if scores is not None:
         check_unit_rows("anchor_scores", anchors)
         check_unit_rows("candidate_scores", scores)
-    if weight is not None:
-        check_weight_values(weight)
     candidates = reference.Candidates(scores, weight, group, same)
     return reference.sample_negatives(anchors, own, candidates, num_negatives, seed)
 
@@ -140,9 +148,9 @@ def _fake(
 
 
 def _run_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    check_index_values("drawn", drawn, candidates.shape[0])
     if backend == "cpu":
         return _native.operators().hardest_negatives(anchors, candidates, drawn, num_negatives)
+    check_index_values("drawn", drawn, candidates.shape[0])
     return reference.hardest_negatives(anchors, candidates, drawn, num_negatives)
 
 

@@ -6,11 +6,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sskd_fast import _native
 from sskd_fast.ops._arguments import (
     check_choice,
     check_count,
+    check_device,
     check_embeddings,
     check_floating,
     check_groups,
@@ -19,6 +21,7 @@ from sskd_fast.ops._arguments import (
     check_margin,
     check_same,
     check_temperature,
+    check_unit_rows,
     check_weight,
     check_weight_values,
 )
@@ -55,7 +58,7 @@ def pixel_contrast(
     """
     anchors, positives, candidates = _embeddings(anchors, positives, candidates)
     negatives = check_indices("negatives", negatives, (anchors.shape[0], "R"))
-    check_same("anchors", anchors, negatives=negatives)
+    check_device("anchors", anchors, negatives=negatives)
     check_choice("reduction", reduction, REDUCTIONS)
     settings = check_temperature(temperature), check_margin(margin), normalize
     embeddings = _distinct(anchors, positives, candidates)
@@ -108,6 +111,8 @@ def expected_pixel_contrast(
             raise ValueError(f"scope={scope!r} needs anchor_group and candidate_group")
         own = check_groups("anchor_group", anchor_group, size)
         group = check_groups("candidate_group", candidate_group, count)
+    others = {"anchor_scores": anchor_scores, "candidate_scores": candidate_scores, "candidate_weight": weight}
+    check_device("anchors", anchors, **others, anchor_group=own, candidate_group=group)
     inputs = _distinct(anchors, positives, candidates, anchor_scores, candidate_scores, weight, own, group)
     loss: Tensor = ExpectedPixelContrastFunction.apply(
         *inputs,
@@ -144,6 +149,7 @@ class PixelContrastFunction(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> _Grads:
         grads = _pixel_contrast_backward(grad, *ctx.saved_tensors, *ctx.settings)
         return *_needed(grads, ctx.needs_input_grad), None, None, None, None, None
@@ -177,6 +183,7 @@ class ExpectedPixelContrastFunction(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> _Grads:
         inputs, state = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         grads = _expected_backward(grad, *inputs, ctx.same, *state, *ctx.settings)
@@ -194,10 +201,10 @@ def _run(
     with_grad: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
-    check_index_values("negatives", negatives, candidates.shape[0])
     inputs = *_stored(backend, anchors, positives, candidates), negatives
     if backend == "cpu":
         return _native.operators().pixel_contrast(*inputs, temperature, margin, normalize, with_grad)
+    check_index_values("negatives", negatives, candidates.shape[0])
     return tuple(reference.pixel_contrast_forward(*inputs, temperature, margin, normalize, with_grad))
 
 
@@ -267,6 +274,9 @@ def _run_expected(
 ) -> tuple[Tensor, ...]:
     if weight is not None:
         check_weight_values(weight)
+    if anchor_scores is not None and candidate_scores is not None:
+        check_unit_rows("anchor_scores", anchor_scores)
+        check_unit_rows("candidate_scores", candidate_scores)
     inputs = _stored(backend, anchors, positives, candidates)
     details = anchor_scores, candidate_scores, weight, own, group, same
     if backend == "cpu":

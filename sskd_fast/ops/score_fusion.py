@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sskd_fast import _backend, _native
 from sskd_fast.ops._arguments import check_choice, check_finite, check_floating, check_same
@@ -66,6 +67,7 @@ class ScoreFusionFunction(torch.autograd.Function):
         return scores
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = score_fusion_backward(grad, *ctx.saved_tensors, *ctx.settings)
         needed = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
@@ -118,8 +120,11 @@ def _checked(
     if classes.shape[-1] < 2:
         raise ValueError(f"class_logits: found shape {tuple(classes.shape)}, expected at least one class and no-object")
     check_same("mask_logits", masks, class_logits=classes)
+    if min(queries, height, width) < 1:
+        found = tuple(masks.shape)
+        raise ValueError(f"mask_logits: found shape {found}, expected at least one query and one pixel")
     if size is None:
         return masks, classes, (height, width)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size: found {size!r}, expected (height, width), both at least 1")
+    if len(size) != 2 or any(int(x) != x or x < 1 for x in size):
+        raise ValueError(f"size: found {size!r}, expected (height, width), whole numbers of at least 1")
     return masks, classes, (int(size[0]), int(size[1]))

@@ -7,7 +7,8 @@ Shape letters: A anchors, M candidates, R negatives, E width of a score vector, 
 Rejection. A trial proposes a candidate with probability proportional to an envelope g_q >= w_q, accepts it with
 probability w_q / g_q, and drops repeats: accepted draws follow the law exactly, whatever the envelope. Two envelopes:
 
-    even      g_q = v_q                               since s <= 1 for non-negative unit rows; acceptance mean(s)
+    even      g_q = v_q                               since s <= 1 for non-negative unit rows (for rows a little longer,
+                                                      the mean of the largest squared norms); acceptance mean(s)
     spread    g_q = (alpha + beta) / 2 * v_q (1 + t_q)     acceptance 1/2
 
 with c the mean score vector of the candidates, alpha = |y_a - c|^2, beta the mean of |y_q - c|^2 and
@@ -136,6 +137,9 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
         tables.append(_Table.build(order, _slots(mass), weight, mass, own, candidates.same))
         spread = half_spread < _EVEN_FROM
         acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
+        # Rows may be a little longer than 1, and their dissimilarity then above 1.
+        longest, longest_candidate = (x.double().square().sum(1).max() for x in (anchor_scores, candidates.scores))
+        bound = bound * ((longest + longest_candidate) / 2).clamp_min(1)
         # A margin for rounding: an envelope a little too high costs trials, one too low would bend the law.
         bound = torch.where(spread, half_spread * (1 + 1e-4), bound)
     ranges = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
@@ -183,7 +187,7 @@ class _Table:
 def _slots(mass: Tensor) -> Tensor:
     """Whole numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
     scale = _SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny)
-    return torch.ceil(mass * scale * (1 - _SLOT_SLACK)).long()
+    return torch.where(mass > 0, torch.ceil(mass * scale * (1 - _SLOT_SLACK)).clamp_min(1), 0).long()
 
 
 def _spread_envelope(
@@ -316,6 +320,7 @@ def _race(
 
 def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
     """The R of each anchor's draws (A, R') that are most similar to it by cosine, most similar first, (A, R) int32."""
-    similarity = gathered_similarity(anchors, unit_rows(candidates)[0], drawn).masked_fill_(drawn < 0, -math.inf)
+    similarity = gathered_similarity(anchors, unit_rows(candidates)[0], drawn)
+    similarity.masked_fill_((drawn < 0) | similarity.isnan(), -math.inf)
     order = similarity.argsort(dim=1, descending=True, stable=True)[:, :num_negatives]
     return drawn.gather(1, order).int()

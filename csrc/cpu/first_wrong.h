@@ -1,0 +1,27 @@
+// The first row that a check running on several threads finds wrong.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace sskd_fast {
+
+// The smallest i < count for which wrong(i); count where there is none.
+template <typename Wrong>
+int64_t first_wrong(int64_t count, int64_t grain, Wrong wrong) {
+  std::atomic<int64_t> first{count};
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (!wrong(i)) continue;
+      int64_t known = first.load();
+      while (i < known && !first.compare_exchange_weak(known, i)) {
+      }
+      return;
+    }
+  });
+  return first.load();
+}
+
+}  // namespace sskd_fast

@@ -1,0 +1,31 @@
+// Checks of indices into the candidates, before they are narrowed to 32 bits.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace sskd_fast {
+
+template <typename I>
+void check_range(const char* name, const I* index, int64_t count, int64_t size) {
+  I low = -1, high = -1;
+  for (int64_t i = 0; i < count; ++i) low = std::min(low, index[i]), high = std::max(high, index[i]);
+  if (low == -1 && high < size) return;
+  // For the message, the range of what is there: -1 may not be.
+  const auto [least, most] = std::minmax_element(index, index + count);
+  TORCH_CHECK_VALUE(false, name, ": found values in [", *least, ", ", *most, "], expected -1 or an index below ", size);
+}
+
+// The indices as contiguous int32, -1 or below `size`.
+inline at::Tensor checked_indices(const char* name, const at::Tensor& index, int64_t size) {
+  const at::Tensor given = index.contiguous();
+  if (given.scalar_type() == at::kLong)
+    check_range(name, given.const_data_ptr<int64_t>(), given.numel(), size);
+  else
+    check_range(name, given.const_data_ptr<int32_t>(), given.numel(), size);
+  return given.to(at::kInt);
+}
+
+}  // namespace sskd_fast
