@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <type_traits>
@@ -39,61 +40,80 @@ int tile_shift(int64_t width) {
   return shift;
 }
 
-// The negatives of one anchor that lie in a tile of the candidates: their rows and their columns of `negatives`.
+// The negatives of one anchor that lie in a tile of the candidates.
 struct Row {
-  const int32_t *candidate, *column;
+  const int32_t* candidate;
   int64_t begin, count;  // begin: place of the first among all negatives of the anchor, by tile
-};
-
-// Room for the negatives of one anchor.
-struct RowScratch {
-  explicit RowScratch(int64_t draws) : candidate(draws), column(draws) {}
-  std::vector<int32_t> candidate, column;
 };
 
 // The negatives of every anchor by tile, those that are ignored left out. They are sorted once where there are several
 // tiles, and copied a row at a time where there is one.
 class NegativesByTile {
  public:
-  NegativesByTile(const int32_t* negatives, int64_t anchors, int64_t draws, int64_t candidates, int shift)
-      : negatives_(negatives), draws_(draws), tiles_(candidates == 0 ? 1 : ((candidates - 1) >> shift) + 1) {
+  // room: for anchors x draws candidates, used where there are several tiles; null to have it allocated. What stands
+  // there for a tile may be overwritten once its row was taken.
+  NegativesByTile(const int32_t* negatives, int64_t anchors, int64_t draws, int64_t candidates, int shift, void* room)
+      : negatives_(negatives), draws_(draws), tiles_(candidates == 0 ? 1 : ((candidates - 1) >> shift) + 1),
+        room_(static_cast<char*>(room)) {
+    if (draws > std::numeric_limits<uint16_t>::max()) tiles_ = 1;
     if (tiles_ == 1) return;
-    candidate_ = Buffer<int32_t>(anchors * draws);
-    column_ = Buffer<int32_t>(anchors * draws);
+    if (room == nullptr) {
+      own_room_ = Buffer<int32_t>(anchors * draws);
+      room_ = reinterpret_cast<char*>(own_room_.data());
+    }
+    column_ = Buffer<uint16_t>(anchors * draws);
     start_ = Buffer<int32_t>(anchors * (tiles_ + 1));
     at::parallel_for(0, anchors, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) sort(negatives + i * draws, i, shift);
+      std::vector<int32_t> sorted(draws);
+      for (int64_t i = begin; i < end; ++i) sort(i, shift, sorted.data());
     });
   }
 
   int64_t tiles() const { return tiles_; }
 
-  Row row(int64_t anchor, int64_t tile, RowScratch& scratch) const {
+  Row row(int64_t anchor, int64_t tile, std::vector<int32_t>& scratch) const {
     if (tiles_ == 1) {
       const int32_t* index = negatives_ + anchor * draws_;
       int64_t count = 0;
       for (int64_t r = 0; r < draws_; ++r) {
-        scratch.candidate[count] = index[r], scratch.column[count] = static_cast<int32_t>(r);
+        scratch[count] = index[r];
         count += index[r] >= 0;
       }
-      return {scratch.candidate.data(), scratch.column.data(), 0, count};
+      return {scratch.data(), 0, count};
     }
     const int32_t* start = start_.data() + anchor * (tiles_ + 1) + tile;
-    const int64_t place = anchor * draws_ + start[0];
-    return {candidate_.data() + place, column_.data() + place, start[0], start[1] - start[0]};
+    const int64_t count = start[1] - start[0];
+    std::memcpy(scratch.data(), room_ + (anchor * draws_ + start[0]) * sizeof(int32_t),
+                count * sizeof(int32_t));
+    return {scratch.data(), start[0], count};
   }
 
-  // All negatives of an anchor, whose last tile is `last`.
-  Row all(int64_t anchor, const Row& last) const {
-    if (tiles_ == 1) return last;
-    const int64_t place = anchor * draws_;
-    return {candidate_.data() + place, column_.data() + place, 0, start_[anchor * (tiles_ + 1) + tiles_]};
+  // How many negatives an anchor has, whose row in the last tile is `last`.
+  int64_t count(int64_t anchor, const Row& last) const {
+    return tiles_ == 1 ? last.count : start_[anchor * (tiles_ + 1) + tiles_];
+  }
+
+  // out (R) <- what was computed for the negatives of an anchor by tile, in their own columns; 0 for those ignored.
+  template <typename T>
+  void scatter(int64_t anchor, const T* by_tile, int64_t count, T* out) const {
+    if (tiles_ == 1) {
+      const int32_t* index = negatives_ + anchor * draws_;
+      for (int64_t r = 0, next = 0; r < draws_; ++r) {
+        out[r] = index[r] >= 0 ? by_tile[next] : T(0);
+        next += index[r] >= 0 && next + 1 < count;
+      }
+      return;
+    }
+    std::fill_n(out, draws_, T(0));
+    const uint16_t* column = column_.data() + anchor * draws_;
+    for (int64_t r = 0; r < count; ++r) out[column[r]] = by_tile[r];
   }
 
  private:
-  void sort(const int32_t* index, int64_t anchor, int shift) {
+  void sort(int64_t anchor, int shift, int32_t* sorted) {
+    const int32_t* index = negatives_ + anchor * draws_;
     int32_t* start = start_.data() + anchor * (tiles_ + 1);
-    int32_t *candidate = candidate_.data() + anchor * draws_, *column = column_.data() + anchor * draws_;
+    uint16_t* column = column_.data() + anchor * draws_;
     std::fill_n(start, tiles_ + 1, 0);
     for (int64_t r = 0; r < draws_; ++r)
       if (index[r] >= 0) ++start[index[r] >> shift];
@@ -103,34 +123,47 @@ class NegativesByTile {
     for (int64_t r = 0; r < draws_; ++r) {
       if (index[r] < 0) continue;
       const int32_t place = start[index[r] >> shift]++;
-      candidate[place] = index[r], column[place] = static_cast<int32_t>(r);
+      sorted[place] = index[r], column[place] = static_cast<uint16_t>(r);
     }
     for (int64_t t = tiles_; t > 0; --t) start[t] = start[t - 1];
     start[0] = 0;
+    std::memcpy(room_ + anchor * draws_ * sizeof(int32_t), sorted, draws_ * sizeof(int32_t));
   }
 
   const int32_t* negatives_;
   int64_t draws_, tiles_;
-  Buffer<int32_t> candidate_, column_, start_;
+  char* room_;
+  Buffer<int32_t> own_room_, start_;
+  Buffer<uint16_t> column_;
 };
 
-// Similarities of a unit anchor with its negatives.
+// Fetches the row that is read `ahead` rows after the first of `row`; after its last one come those of `next`.
+template <typename S>
+void prefetch_ahead(const Embeddings<S>& candidates, const Row& row, const Row& next, int64_t ahead) {
+  if (ahead < row.count)
+    prefetch_row(candidates.row(row.candidate[ahead]), candidates.width);
+  else if (ahead - row.count < next.count)
+    prefetch_row(candidates.row(next.candidate[ahead - row.count]), candidates.width);
+}
+
+// Similarities of a unit anchor with its negatives; next: those of the anchor after it.
 template <typename T, typename S>
 void similarities(const T* anchor, const Embeddings<S>& candidates, const std::vector<T>& inverse, const Row& row,
-                  T* out) {
-  const int64_t count = row.count, width = candidates.width;
+                  const Row& next, T* out) {
+  const int64_t width = candidates.width;
   const int32_t* q = row.candidate;
-  for (int64_t r = 0; r < std::min(kAhead, count); ++r) prefetch_row(candidates.row(q[r]), width);
   int64_t r = 0;
-  for (; r + 4 <= count; r += 4) {
-    for (int64_t ahead = r + kAhead; ahead < std::min(r + kAhead + 4, count); ++ahead)
-      prefetch_row(candidates.row(q[ahead]), width);
+  for (; r + 4 <= row.count; r += 4) {
+    for (int64_t j = 0; j < 4; ++j) prefetch_ahead(candidates, row, next, r + j + kAhead);
     const S* rows[4] = {candidates.row(q[r]), candidates.row(q[r + 1]), candidates.row(q[r + 2]),
                         candidates.row(q[r + 3])};
     dot4(anchor, rows, width, out + r);
   }
-  for (; r < count; ++r) out[r] = dot(anchor, candidates.row(q[r]), width);
-  for (r = 0; r < count; ++r) out[r] *= inverse[q[r]];
+  for (; r < row.count; ++r) {
+    prefetch_ahead(candidates, row, next, r + kAhead);
+    out[r] = dot(anchor, candidates.row(q[r]), width);
+  }
+  for (r = 0; r < row.count; ++r) out[r] *= inverse[q[r]];
 }
 
 // What the forward pass gives for every anchor; share and pulled are null where no gradient is wanted.
@@ -149,7 +182,10 @@ class Forward {
           const int32_t* negatives, int64_t draws, double temperature, std::optional<double> margin, bool normalize,
           const Outputs<T>& out)
       : anchors_(anchors), positives_(positives), candidates_(candidates),
-        negatives_(negatives, anchors.rows, draws, candidates.rows, tile_shift<S>(candidates.width)), draws_(draws),
+        // A logit takes the place of its candidate, where it has the same size.
+        negatives_(negatives, anchors.rows, draws, candidates.rows, tile_shift<S>(candidates.width),
+                   sizeof(T) == sizeof(int32_t) ? out.share : nullptr),
+        draws_(draws),
         scale_(static_cast<T>(1 / temperature)), margin_(margin), out_(out),
         inverse_anchor_(inverse_norms(anchors, normalize)), inverse_positive_(inverse_norms(positives, normalize)),
         inverse_(inverse_norms(candidates, normalize)), good_(anchors.rows), top_(anchors.rows), mass_(anchors.rows) {}
@@ -158,13 +194,17 @@ class Forward {
     for (int64_t tile = 0; tile < negatives_.tiles(); ++tile)
       at::parallel_for(0, anchors_.rows, 16, [&](int64_t begin, int64_t end) {
         std::vector<T> anchor(anchors_.width), other(std::max(anchors_.width, draws_));
-        RowScratch scratch(draws_);
+        std::vector<int32_t> scratch[2] = {std::vector<int32_t>(draws_), std::vector<int32_t>(draws_)};
+        const Row none{nullptr, 0, 0};
+        Row row = negatives_.row(begin, tile, scratch[0]);
+        for (int64_t r = 0; r < kAhead; ++r) prefetch_ahead(candidates_, row, none, r);
         for (int64_t i = begin; i < end; ++i) {
+          const Row next = i + 1 < end ? negatives_.row(i + 1, tile, scratch[(i + 1 - begin) % 2]) : none;
           scaled_row(anchors_.row(i), inverse_anchor_[i], anchors_.width, anchor.data());
           if (tile == 0) start(i, anchor.data(), other.data());
-          const Row row = negatives_.row(i, tile, scratch);
-          add_tile(i, anchor.data(), row, other.data());
-          if (tile + 1 == negatives_.tiles()) finish(i, negatives_.all(i, row), other.data());
+          add_tile(i, anchor.data(), row, next, other.data());
+          if (tile + 1 == negatives_.tiles()) finish(i, negatives_.count(i, row), other.data());
+          row = next;
         }
       });
   }
@@ -177,8 +217,8 @@ class Forward {
     if (out_.pulled != nullptr) std::fill_n(out_.pulled + i * anchors_.width, anchors_.width, T(0));
   }
 
-  void add_tile(int64_t i, const T* anchor, const Row& row, T* logits) {
-    similarities(anchor, candidates_, inverse_, row, logits);
+  void add_tile(int64_t i, const T* anchor, const Row& row, const Row& next, T* logits) {
+    similarities(anchor, candidates_, inverse_, row, next, logits);
     T top = top_[i];
     for (int64_t r = 0; r < row.count; ++r) {
       if (margin_) logits[r] = std::max<T>(logits[r] - static_cast<T>(*margin_), 0);
@@ -203,19 +243,19 @@ class Forward {
         [&](int64_t r) { return logits[r]; });
   }
 
-  void finish(int64_t i, const Row& row, T* scratch) {
+  void finish(int64_t i, int64_t count, T* scratch) {
     const AnchorLoss<T> result = anchor_loss(top_[i], good_[i], mass_[i]);
     out_.loss[i] = result.loss, out_.pull[i] = result.pull;
     if (out_.share == nullptr) return;
     const T inverse = mass_[i] > 0 ? result.pull / mass_[i] : T(0);
     T* share = out_.share + i * draws_;
-    std::copy_n(share, row.count, scratch);
+    std::copy_n(share, count, scratch);
     if (margin_)  // below it, a negative has its part of the sum but no gradient
-      for (int64_t r = 0; r < row.count; ++r)
+      for (int64_t r = 0; r < count; ++r)
         scratch[r] = scratch[r] > 0 ? scratch[r] : -std::numeric_limits<T>::infinity();
-    exp_and_sum(scratch, row.count, top_[i]);
-    std::fill_n(share, draws_, T(0));
-    for (int64_t r = 0; r < row.count; ++r) share[row.column[r]] = scratch[r] * inverse;
+    exp_and_sum(scratch, count, top_[i]);
+    for (int64_t r = 0; r < count; ++r) scratch[r] *= inverse;
+    negatives_.scatter(i, scratch, count, share);
     scaled_row(out_.pulled + i * anchors_.width, inverse, anchors_.width, out_.pulled + i * anchors_.width);
   }
 
