@@ -18,7 +18,8 @@ TORCH_LIBRARY(sskd_fast_native, m) {
       " float? margin, bool normalize, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "pixel_contrast_backward(Tensor grad, Tensor anchors, Tensor positives, Tensor candidates, Tensor negatives,"
-      " Tensor share, Tensor pull, Tensor pulled, float temperature, bool normalize, bool with_candidates)"
+      " Tensor share, Tensor pull, Tensor pulled, float temperature, bool normalize, bool with_positives,"
+      " bool with_candidates)"
       " -> (Tensor, Tensor, Tensor)");
   m.def(
       "expected_pixel_contrast(Tensor anchors, Tensor positives, Tensor candidates, Tensor? anchor_scores,"

@@ -26,7 +26,7 @@ namespace {
 
 // Trials are made, and settled by their bounds, this many at a time.
 constexpr int64_t kChunk = 16;  // as many as philox_lanes gives words for
-constexpr int64_t kLargestBatch = 4096;
+constexpr int64_t kLargestBatch = 4096, kChunksAhead = 4;
 constexpr double kNormTolerance = 1e-2, kLeastEntry = 1e-6;
 
 // Which candidates an anchor has drawn already, a bit each.
@@ -132,15 +132,21 @@ class Sampler {
   }
 
   void look_up(const SlotTable& table) {
-    for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) {
-      const int32_t q = batch_.candidate[i] = table.entries[batch_.slot[i]];
-      if (compressed_ != nullptr) compressed_->prefetch(q);
-    }
+    for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) batch_.candidate[i] = table.entries[batch_.slot[i]];
+  }
+
+  // Asks for the compressed scores of a chunk; a few chunks ahead of their use, between other work, since a processor
+  // waits for no more than some twenty lines of memory at a time.
+  void fetch(int64_t chunk) const {
+    if (compressed_ == nullptr || chunk >= batch_.chunks) return;
+    for (int64_t i = 0; i < kChunk; ++i) compressed_->prefetch(batch_.candidate[chunk * kChunk + i]);
   }
 
   // What the bounds, or the ratios alone where there are no scores, say of the trials.
   void settle(const AnchorProposals& p, const SlotTable& table) {
+    for (int64_t chunk = 0; chunk < kChunksAhead; ++chunk) fetch(chunk);
     for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
+      fetch(chunk + kChunksAhead);
       const int32_t* candidate = batch_.candidate.data() + chunk * kChunk;
       const double* level = batch_.level.data() + chunk * kChunk;
       uint32_t accepted = 0, open = 0;
@@ -266,8 +272,10 @@ double check_unit_rows(const char* name, const at::Tensor& scores) {
     for (const T* x = data + i * width; x < data + (i + 1) * width; ++x) least = *x < least ? *x : least;
     return least;
   };
+  std::vector<double> squares(rows);
   const int64_t row = first_wrong(rows, 512, [&](int64_t i) {
-    return !(std::abs(norm_of(i) - 1) <= kNormTolerance) || least_of(i) < -kLeastEntry;
+    squares[i] = squared_norm(data + i * width, width);
+    return !(std::abs(std::sqrt(squares[i]) - 1) <= kNormTolerance) || least_of(i) < -kLeastEntry;
   });
   if (row < rows) {
     TORCH_CHECK_VALUE(std::abs(norm_of(row) - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm_of(row),
@@ -275,9 +283,7 @@ double check_unit_rows(const char* name, const at::Tensor& scores) {
     TORCH_CHECK_VALUE(false, name, ": row ", row, " has entries down to ", least_of(row),
                       ", expected non-negative rows");
   }
-  double largest = 0;
-  for (int64_t i = 0; i < rows; ++i) largest = std::max(largest, squared_norm(data + i * width, width));
-  return largest;
+  return rows == 0 ? 0.0 : *std::max_element(squares.begin(), squares.end());
 }
 
 template <typename T>
@@ -339,8 +345,10 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
   AT_DISPATCH_FLOATING_TYPES(anchors.scalar_type(), "negative_sampling", [&] {
     double even_bound = 1;
     if (candidate_scores) {
-      const double own_norm = check_unit_rows<scalar_t>("anchor_scores", anchors);
-      even_bound = std::max(1.0, (own_norm + check_unit_rows<scalar_t>("candidate_scores", scores)) / 2);
+      const double norms = check_unit_rows<scalar_t>("anchor_scores", anchors);
+      const bool same_rows = scores.const_data_ptr() == anchors.const_data_ptr() && scores.sizes() == anchors.sizes();
+      const double others = same_rows ? norms : check_unit_rows<scalar_t>("candidate_scores", scores);
+      even_bound = std::max(1.0, (norms + others) / 2);
     }
     const SamplingInput<scalar_t> in{
         anchors.size(0), group.size(0), anchors.size(1), anchors.const_data_ptr<scalar_t>(),

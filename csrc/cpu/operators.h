@@ -31,7 +31,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
     const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
-    double temperature, bool normalize, bool with_candidates);
+    double temperature, bool normalize, bool with_positives, bool with_candidates);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast(
     const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,

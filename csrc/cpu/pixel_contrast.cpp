@@ -356,7 +356,7 @@ void candidates_backward(const Embeddings<S>& anchors, const Embeddings<S>& cand
   }
 }
 
-// Gradients of the anchors, from what the forward pass pulled together, and of the positives.
+// Gradients of the anchors, from what the forward pass pulled together, and of the positives unless null.
 template <typename S>
 void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positives, const Compute<S>* grad,
                       const Compute<S>* pull, const Compute<S>* pulled, double temperature,
@@ -373,6 +373,7 @@ void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positiv
       const T factor = grad[i] * scale, attraction = factor * pull[i];
       for (int64_t d = 0; d < width; ++d) g[d] = factor * pulled[i * width + d] - attraction * positive[d];
       write_row_gradient(g.data(), anchors.row(i), inverse[i], normalize, width, grad_anchors + i * width);
+      if (grad_positives == nullptr) continue;
       for (int64_t d = 0; d < width; ++d) g[d] = -attraction * anchor[d];
       write_row_gradient(g.data(), positives.row(i), inverse_positive[i], normalize, width, grad_positives + i * width);
     }
@@ -408,11 +409,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
     const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
-    double temperature, bool normalize, bool with_candidates) {
+    double temperature, bool normalize, bool with_positives, bool with_candidates) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
   const at::Tensor index = checked_indices("negatives", negatives, c.size(0)), g = grad.contiguous();
   const at::Tensor grad_anchors = new_result(a.sizes(), a.options());
-  const at::Tensor grad_positives = new_result(p.sizes(), p.options());
+  const at::Tensor grad_positives = new_result({with_positives ? p.size(0) : 0, p.size(1)}, p.options());
   const at::Tensor grad_candidates = new_result({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast_backward", [&] {
     using T = Compute<scalar_t>;
@@ -420,7 +421,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const auto inverse = inverse_norms(rows, normalize);
     anchors_backward<scalar_t>(rows, embeddings<scalar_t>(p), g.const_data_ptr<T>(), pull.const_data_ptr<T>(),
                                pulled.const_data_ptr<T>(), temperature, inverse, normalize,
-                               grad_anchors.mutable_data_ptr<scalar_t>(), grad_positives.mutable_data_ptr<scalar_t>());
+                               grad_anchors.mutable_data_ptr<scalar_t>(),
+                               with_positives ? grad_positives.mutable_data_ptr<scalar_t>() : nullptr);
     if (with_candidates)
       candidates_backward<scalar_t>(rows, embeddings<scalar_t>(c), index.const_data_ptr<int32_t>(), index.size(1),
                                     g.const_data_ptr<T>(), share.const_data_ptr<T>(), temperature, inverse, normalize,

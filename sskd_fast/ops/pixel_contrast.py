@@ -144,7 +144,7 @@ class PixelContrastFunction(torch.autograd.Function):
         with_grad = any(ctx.needs_input_grad[:3])
         loss, *state = _pixel_contrast(*inputs, temperature, margin, normalize, with_grad, backend)
         ctx.save_for_backward(*inputs, *state)
-        ctx.settings = temperature, normalize, ctx.needs_input_grad[2], backend
+        ctx.settings = temperature, normalize, *ctx.needs_input_grad[1:3], backend
         result: Tensor = loss
         return result
 
@@ -219,16 +219,18 @@ def _run_backward(
     pulled: Tensor,
     temperature: float,
     normalize: bool,
+    with_positives: bool,
     with_candidates: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
     inputs = *_stored(backend, anchors, positives, candidates), negatives
     if backend == "cpu":
         run = _native.operators().pixel_contrast_backward
-        grads = run(grad, *inputs, share, pull, pulled, temperature, normalize, with_candidates)
+        grads = run(grad, *inputs, share, pull, pulled, temperature, normalize, with_positives, with_candidates)
     else:
         state = reference.ContrastState(grad, share, pull, pulled)
-        grads = reference.pixel_contrast_backward(grad, *inputs, state, temperature, normalize, with_candidates)
+        needs = with_positives, with_candidates
+        grads = reference.pixel_contrast_backward(grad, *inputs, state, temperature, normalize, *needs)
     return tuple(g.to(anchors.dtype) for g in grads)
 
 
@@ -252,9 +254,9 @@ def _fake(
 def _fake_backward(
     grad: Tensor, anchors: Tensor, positives: Tensor, candidates: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    with_candidates = rest[-2]
-    kept = candidates[: len(candidates) if with_candidates else 0]
-    return tuple(x.new_empty(x.shape) for x in (anchors, positives, kept))
+    *_, with_positives, with_candidates, _ = rest
+    kept = anchors, positives[: len(positives) * with_positives], candidates[: len(candidates) * with_candidates]
+    return tuple(x.new_empty(x.shape) for x in kept)
 
 
 def _run_expected(
@@ -354,7 +356,8 @@ _pixel_contrast = register(
 )
 _pixel_contrast_backward = register(
     f"pixel_contrast_backward(Tensor grad, {_EMBEDDINGS}, Tensor negatives, Tensor share, Tensor pull, Tensor pulled,"
-    " float temperature, bool normalize, bool with_candidates, str backend) -> (Tensor, Tensor, Tensor)",
+    " float temperature, bool normalize, bool with_positives, bool with_candidates, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
     _run_backward,
     _fake_backward,
 )

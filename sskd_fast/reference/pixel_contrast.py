@@ -103,6 +103,7 @@ def pixel_contrast_backward(
     state: ContrastState,
     temperature: float,
     normalize: bool,
+    with_positives: bool,
     with_candidates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the anchors, positives and candidates for grad (A,); without rows where not wanted."""
@@ -118,7 +119,7 @@ def pixel_contrast_backward(
     if normalize:
         grads[0], grads[1] = unit_rows_backward(grads[0], a, a_norm), unit_rows_backward(grads[1], p, p_norm)
         grads[2] = unit_rows_backward(grads[2], c, c_norm) if with_candidates else grads[2]
-    return grads[0], grads[1], grads[2]
+    return grads[0], grads[1][: len(p) * with_positives], grads[2]
 
 
 def _inverted_sums(weights: Tensor, anchors: Tensor, negatives: Tensor, count: int) -> Tensor:
