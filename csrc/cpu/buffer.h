@@ -1,5 +1,6 @@
-// Memory for tables that are read in random order: in huge pages where the system has them, since the translation of
-// addresses is what such reads wait for.
+// Memory that is not initialised. Tables that are read in random order go into huge pages where the system has them,
+// since the translation of addresses is what such reads wait for; what is read in order does not, since huge pages are
+// slow to come by.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@
 
 namespace sskd_fast {
 
-// Asks for huge pages below a range of memory that has not been touched yet; without them it is as good as any.
+// Asks for huge pages below memory that has not been touched yet; where that fails, it is as good as any.
 inline void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = uintptr_t{1} << 21;
@@ -30,14 +31,16 @@ class Buffer {
 
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size) : size_(size) {
-    constexpr size_t huge = size_t{1} << 21;
-    const size_t bytes = static_cast<size_t>(size) * sizeof(T), alignment = bytes >= huge ? huge : 64;
+  explicit Buffer(int64_t size, bool read_at_random = false) : size_(size) {
+    constexpr size_t page = size_t{1} << 21;
+    const size_t bytes = static_cast<size_t>(size) * sizeof(T);
+    const bool huge = read_at_random && bytes >= page;
+    const size_t alignment = huge ? page : 64;
     const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     if (rounded == 0) return;
     data_ = static_cast<T*>(std::aligned_alloc(alignment, rounded));
     if (data_ == nullptr) throw std::bad_alloc();
-    advise_huge_pages(data_, static_cast<int64_t>(rounded));
+    if (huge) advise_huge_pages(data_, static_cast<int64_t>(rounded));
   }
   Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
   Buffer& operator=(Buffer&& other) noexcept {

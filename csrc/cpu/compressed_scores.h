@@ -61,7 +61,7 @@ class CompressedScores {
 
   // Rows are read in whole chunks of 64 bytes, the last one past its end.
   explicit CompressedScores(int64_t rows, int64_t width)
-      : stride_((kHeader + width + 63) / 64 * 64), chunks_((width + 63) / 64), bytes_(rows * stride_ + 64) {
+      : stride_((kHeader + width + 63) / 64 * 64), chunks_((width + 63) / 64), bytes_(rows * stride_ + 64, true) {
     std::memset(bytes_.data() + rows * stride_, 0, 64);
   }
 

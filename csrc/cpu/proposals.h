@@ -70,7 +70,7 @@ SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::
   SlotTable table;
   table.start.assign(cells.count + 1, 0);
   if (mass == nullptr) {
-    table.entries = Buffer<int32_t>(in.candidates);
+    table.entries = Buffer<int32_t>(in.candidates, true);
     std::copy(cells.order.begin(), cells.order.end(), table.entries.data());
     table.ratio.assign(in.candidates, 1.0);
     table.start = cells.start;
@@ -89,7 +89,7 @@ SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::
   table.ratio.resize(in.candidates);
   for (int64_t q = 0; q < in.candidates; ++q)
     table.ratio[q] = in.weight_of(q) / (static_cast<double>(std::max<int64_t>(slots[q], 1)) * unit);
-  table.entries = Buffer<int32_t>(std::accumulate(slots.begin(), slots.end(), int64_t{0}));
+  table.entries = Buffer<int32_t>(std::accumulate(slots.begin(), slots.end(), int64_t{0}), true);
   int64_t next = 0;
   for (int64_t cell = 0; cell < cells.count; ++cell) {
     table.start[cell] = next;
