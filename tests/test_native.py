@@ -142,10 +142,14 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     assert "set SSKD_FAST_CACHE to a folder that can be written" in done.stderr
 
 
-def test_paths_with_spaces_reach_the_compiler_whole():
-    text = _native.ninja_file(Path("/a b/(c)$d"), ["/some where/g++", "-m64"], ["-O0"])
-    assert "command = '/some where/g++' -m64 -O0" in text and "-I '/a b/(c)$$d'" in text
-    assert "build library.o: compile /a$ b/(c)$$d/library.cpp" in text
+def test_paths_with_spaces_reach_the_compiler_whole(tmp_path):
+    sources = tmp_path / "a b" / "(c)$d"
+    sources.mkdir(parents=True)
+    (sources / "library.cpp").write_text("")
+    text = _native.ninja_file(sources, ["/some where/g++", "-m64"], ["-O0"])
+    assert "command = '/some where/g++' -m64 -O0" in text
+    assert f"-I '{tmp_path}/a b/(c)$$d' -c $in" in text
+    assert f"build library.o: compile {tmp_path}/a$ b/(c)$$d/library.cpp" in text
 
 
 def test_importing_the_operators_builds_and_loads_nothing(tmp_path):

@@ -28,12 +28,15 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = norm(outputs)
         nn.init.zeros_(self.norm2.weight)
+        self.stride = stride
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        # Strided here and not in the convolution: oneDNN's gradient of a strided 1 x 1 convolution of few channels
+        # writes out of bounds on some processors (torch 2.14.1, two threads, 8 to 12 channels).
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x[..., :: self.stride, :: self.stride]))
 
 
 class ConvBackbone(nn.Module):
