@@ -219,7 +219,7 @@ def test_nothing_in_gives_nothing_out(backend):
 
 def raw_samples(backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
     """Every raw operator with arguments for it."""
-    raw = torch.ops.sskd_fast
+    raw, heat = torch.ops.sskd_fast, torch.tensor([0.2], dtype=torch.float64)
     masks, classes = random(2, 5, 4, 6).float(), random(2, 5, 3).float()
     logits = masks, classes, 3, 5, "object", backend
     scores = ops.fuse_scores(masks, classes, cues="object")
@@ -227,9 +227,9 @@ def raw_samples(backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
     group = torch.arange(len(rows)) // 24
     z, p = random(48, 8).float(), random(48, 8, seed=1).float()
     drawn = torch.randint(-1, 48, (48, 6), generator=generator(1), dtype=torch.int32)
-    kept = raw.pixel_contrast.default(z, p, z, drawn, 0.2, 0.1, True, True, backend)
+    kept = raw.pixel_contrast.default(z, p, z, drawn, heat, 0.1, True, True, backend)
     details = rows, rows, None, group, group, False
-    state = raw.expected_pixel_contrast.default(z, p, z, *details, 6, 0.2, True, backend)
+    state = raw.expected_pixel_contrast.default(z, p, z, *details, 6, heat, True, backend)
     given = state[0], z, p, z, *details
     seed = torch.tensor([3])
     return [
@@ -238,13 +238,13 @@ def raw_samples(backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
         (raw.negative_sampling.default, (rows, group, rows, rows[:, 0].double(), group, False, 4, seed, backend)),
         (raw.negative_sampling.default, (rows, group, None, None, group, True, 4, seed, backend)),
         (raw.hardest_negatives.default, (z, z, drawn, 2, backend)),
-        (raw.pixel_contrast.default, (z, p, z, drawn, 0.2, None, True, True, backend)),
-        (raw.pixel_contrast.default, (z, p, z, drawn, 0.2, 0.1, False, False, backend)),
-        (raw.pixel_contrast_backward.default, (kept[0], z, p, z, drawn, *kept[1:], 0.2, True, True, True, backend)),
-        (raw.pixel_contrast_backward.default, (kept[0], z, p, z, drawn, *kept[1:], 0.2, True, False, False, backend)),
-        (raw.expected_pixel_contrast.default, (z, p, z, *details, 6, 0.2, True, backend)),
-        (raw.expected_pixel_contrast_backward.default, (*given, *state[1:], 0.2, True, True, backend)),
-        (raw.expected_pixel_contrast_backward.default, (*given, *state[1:], 0.2, True, False, backend)),
+        (raw.pixel_contrast.default, (z, p, z, drawn, heat, None, True, True, backend)),
+        (raw.pixel_contrast.default, (z, p, z, drawn, heat, 0.1, False, False, backend)),
+        (raw.pixel_contrast_backward.default, (kept[0], z, p, z, drawn, *kept[1:], heat, True, True, True, backend)),
+        (raw.pixel_contrast_backward.default, (kept[0], z, p, z, drawn, *kept[1:], heat, True, False, False, backend)),
+        (raw.expected_pixel_contrast.default, (z, p, z, *details, 6, heat, True, backend)),
+        (raw.expected_pixel_contrast_backward.default, (*given, *state[1:], heat, True, True, backend)),
+        (raw.expected_pixel_contrast_backward.default, (*given, *state[1:], heat, True, False, backend)),
     ]
 
 
@@ -253,6 +253,31 @@ def raw_samples(backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
 def test_raw_operators_are_what_their_schemas_say(index, backend):
     operator, arguments = raw_samples(backend)[index]
     torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_tensor_as_temperature_changes_without_another_compilation(backend):
+    z, p, drawn = random(48, 8), random(48, 8, seed=1), torch.randint(0, 48, (48, 6), generator=generator(1))
+    graphs = 0
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    def loss(temperature: Tensor | float) -> Tensor:
+        sampled = ops.pixel_contrast(z, p, z, drawn, temperature, backend=backend)
+        return sampled + ops.expected_pixel_contrast(z, p, z, None, None, 6, temperature, backend=backend)
+
+    compiled = torch.compile(loss, fullgraph=True, backend=count)
+    for value in (0.3, 0.2, 0.07):
+        torch.testing.assert_close(compiled(torch.tensor(value)), loss(value), rtol=1e-6, atol=0)
+    assert graphs == 1
+    for wrong in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature: expected a positive finite number"):
+            loss(torch.tensor(wrong))
+    with pytest.raises(ValueError, match=r"temperature: a tensor must have one element, found shape \(2,\)"):
+        loss(torch.ones(2))
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -310,7 +335,7 @@ def test_values_out_of_range_are_named(backend):
     for empty in (torch.zeros(1, 0, 4, 4), torch.zeros(1, 3, 0, 4)):
         with pytest.raises(ValueError, match=r"mask_logits: found shape .* expected at least one query and one pixel"):
             ops.fuse_scores(empty, torch.zeros(1, empty.shape[1], 2), (2, 2), backend=backend)
-    with pytest.raises(TypeError, match="temperature: expected a number, found NoneType"):
+    with pytest.raises(TypeError, match="temperature: expected a number or a tensor, found NoneType"):
         ops.pixel_contrast(rows, rows, rows, torch.zeros(4, 1).int(), None, backend=backend)
     with pytest.raises(TypeError, match=r"seed: a tensor must be int64, found torch\.int32"):
         ops.sample_negatives(rows, rows, 1, seed=torch.tensor([1], dtype=torch.int32), backend=backend)

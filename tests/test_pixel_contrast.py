@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from sskd_fast import ops
-from sskd_fast.reference import pixel_contrast as reference
+from sskd_fast.reference import expected_pixel_contrast as reference
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -27,6 +28,13 @@ Embeddings<S> embeddings(const at::Tensor& x) {
 // Of sums and products of these embeddings: double for double, single precision otherwise.
 inline at::TensorOptions compute_options(const at::Tensor& x) {
   return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+// The value of a one-element double tensor, positive and finite.
+inline double checked_temperature(const at::Tensor& temperature) {
+  const double value = *temperature.const_data_ptr<double>();
+  TORCH_CHECK_VALUE(value > 0 && std::isfinite(value), "temperature: expected a positive finite number, found ", value);
+  return value;
 }
 
 // 1 / |x| of every row, or 1 where rows are taken as they are.

@@ -216,12 +216,12 @@ struct Inputs {
 
   Inputs(const at::Tensor& a, const at::Tensor& p, const at::Tensor& c, const std::optional<at::Tensor>& ya,
          const std::optional<at::Tensor>& yq, const std::optional<at::Tensor>& w, const std::optional<at::Tensor>& ga,
-         const std::optional<at::Tensor>& gq, bool same_, bool normalize_, double temperature_)
+         const std::optional<at::Tensor>& gq, bool same_, bool normalize_, const at::Tensor& temperature_)
       : anchors(a.contiguous()), positives(p.contiguous()), candidates(c.contiguous()),
         anchor_scores(ya ? ya->contiguous() : at::Tensor()), candidate_scores(yq ? yq->contiguous() : at::Tensor()),
         weight(w ? w->contiguous() : at::Tensor()), anchor_group(ga ? ga->contiguous() : at::Tensor()),
         candidate_group(gq ? gq->contiguous() : at::Tensor()), same(same_), normalize(normalize_),
-        temperature(temperature_) {}
+        temperature(checked_temperature(temperature_)) {}
 };
 
 // Both sides of the tiles, and the norms of the embeddings.
@@ -269,7 +269,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contra
     const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
     const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
     const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives, double temperature,
+    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives,
+    const at::Tensor& temperature,
     bool normalize) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);
@@ -281,7 +282,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contra
     std::vector<T> positive(x.a.rows), unit(x.a.width);
     for (int64_t i = 0; i < x.a.rows; ++i) {
       scaled_row(x.p.row(i), x.inverse_p[i], x.p.width, unit.data());
-      positive[i] = dot(x.anchors->embedding.row(i), unit.data(), x.p.width) * static_cast<T>(1 / temperature);
+      positive[i] = dot(x.anchors->embedding.row(i), unit.data(), x.p.width) * static_cast<T>(1 / in.temperature);
     }
     forward(x.tiles(true, in), positive.data(), num_negatives, loss.mutable_data_ptr<T>(), pull.mutable_data_ptr<T>(),
             log_mass.mutable_data_ptr<T>(), weight_sum.mutable_data_ptr<T>());
@@ -294,7 +295,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_
     const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
     const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
     const std::optional<at::Tensor>& candidate_group, bool same, const at::Tensor& pull, const at::Tensor& log_mass,
-    const at::Tensor& weight_sum, double temperature, bool normalize, bool with_scores) {
+    const at::Tensor& weight_sum, const at::Tensor& temperature, bool normalize, bool with_scores) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);
   const at::Tensor grad_a = at::empty(anchors.sizes(), anchors.options()), g = grad.contiguous();
@@ -320,7 +321,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_
       state.log_mass[i] = log_mass.const_data_ptr<T>()[i];
       state.inverse_sum[i] = 1 / total;
     }
-    const T scale = static_cast<T>(1 / temperature);
+    const T scale = static_cast<T>(1 / in.temperature);
     const auto copy_scores = [&](const at::Tensor& out, int64_t i, const T* row) {
       if (scores) std::copy_n(row, score_width, out.mutable_data_ptr<T>() + i * score_width);
     };

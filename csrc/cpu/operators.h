@@ -26,18 +26,18 @@ at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candid
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
     const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates, const at::Tensor& negatives,
-    double temperature, std::optional<double> margin, bool normalize, bool with_grad);
+    const at::Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
     const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
-    double temperature, bool normalize, bool with_positives, bool with_candidates);
+    const at::Tensor& temperature, bool normalize, bool with_positives, bool with_candidates);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast(
     const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
     const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
     const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives, double temperature,
+    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives, const at::Tensor& temperature,
     bool normalize);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast_backward(
@@ -45,6 +45,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_
     const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
     const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
     const std::optional<at::Tensor>& candidate_group, bool same, const at::Tensor& pull, const at::Tensor& log_mass,
-    const at::Tensor& weight_sum, double temperature, bool normalize, bool with_scores);
+    const at::Tensor& weight_sum, const at::Tensor& temperature, bool normalize, bool with_scores);
 
 }  // namespace sskd_fast

@@ -386,7 +386,7 @@ void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positiv
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
     const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates, const at::Tensor& negatives,
-    double temperature, std::optional<double> margin, bool normalize, bool with_grad) {
+    const at::Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
   const at::Tensor index = checked_indices("negatives", negatives, c.size(0));
   const int64_t count = index.size(1), kept = with_grad ? a.size(0) : 0;
@@ -399,7 +399,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
                          with_grad ? share.mutable_data_ptr<T>() : nullptr,
                          with_grad ? pulled.mutable_data_ptr<T>() : nullptr};
     const auto rows = embeddings<scalar_t>(a), others = embeddings<scalar_t>(p), all = embeddings<scalar_t>(c);
-    Forward<scalar_t>(rows, others, all, index.const_data_ptr<int32_t>(), count, temperature, margin, normalize, out)
+    Forward<scalar_t>(rows, others, all, index.const_data_ptr<int32_t>(), count, checked_temperature(temperature),
+                      margin, normalize, out)
         .run();
   });
   return {loss, share, pull, pulled};
@@ -408,23 +409,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
 std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
     const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
-    double temperature, bool normalize, bool with_positives, bool with_candidates) {
+    const at::Tensor& temperature, bool normalize, bool with_positives, bool with_candidates) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
   const at::Tensor index = checked_indices("negatives", negatives, c.size(0)), g = grad.contiguous();
   const at::Tensor grad_anchors = at::empty(a.sizes(), a.options());
   const at::Tensor grad_positives = at::empty({with_positives ? p.size(0) : 0, p.size(1)}, p.options());
   const at::Tensor grad_candidates = at::empty({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
+  const double t = checked_temperature(temperature);
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast_backward", [&] {
     using T = Compute<scalar_t>;
     const auto rows = embeddings<scalar_t>(a);
     const auto inverse = inverse_norms(rows, normalize);
     anchors_backward<scalar_t>(rows, embeddings<scalar_t>(p), g.const_data_ptr<T>(), pull.const_data_ptr<T>(),
-                               pulled.const_data_ptr<T>(), temperature, inverse, normalize,
+                               pulled.const_data_ptr<T>(), t, inverse, normalize,
                                grad_anchors.mutable_data_ptr<scalar_t>(),
                                with_positives ? grad_positives.mutable_data_ptr<scalar_t>() : nullptr);
     if (with_candidates)
       candidates_backward<scalar_t>(rows, embeddings<scalar_t>(c), index.const_data_ptr<int32_t>(), index.size(1),
-                                    g.const_data_ptr<T>(), share.const_data_ptr<T>(), temperature, inverse, normalize,
+                                    g.const_data_ptr<T>(), share.const_data_ptr<T>(), t, inverse, normalize,
                                     grad_candidates.mutable_data_ptr<scalar_t>());
   });
   return {grad_anchors, grad_positives, grad_candidates};

@@ -5,8 +5,9 @@ Backends: "auto", or one of "reference" (PyTorch), "cpu" (C++), "triton", "cuda"
 
 from __future__ import annotations
 
+from sskd_fast.ops.expected_pixel_contrast import expected_pixel_contrast
 from sskd_fast.ops.negative_sampling import hardest_negatives, sample_negatives
-from sskd_fast.ops.pixel_contrast import expected_pixel_contrast, pixel_contrast
+from sskd_fast.ops.pixel_contrast import pixel_contrast
 from sskd_fast.ops.score_fusion import fuse_scores, objectness
 
 __all__ = [

@@ -25,13 +25,11 @@ def check_tensor(name: str, value: object, shape: tuple[int | str, ...]) -> Tens
 
 def check_floating(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
     """A floating-point tensor of `shape`; half precision is returned in float32."""
-    tensor = check_tensor(name, value, shape)
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: expected a floating-point tensor, found {tensor.dtype}")
+    tensor = check_stored(name, value, shape)
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def check_embeddings(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
+def check_stored(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
     """A floating-point tensor of `shape`, in its own precision."""
     tensor = check_tensor(name, value, shape)
     if not tensor.is_floating_point():
@@ -130,13 +128,26 @@ def check_count(name: str, value: int) -> int:
     return value
 
 
-def check_temperature(temperature: float) -> float:
-    """A positive finite temperature. Raises TypeError or ValueError."""
+def check_temperature(temperature: float | Tensor, device: torch.device) -> Tensor:
+    """A temperature as a (1,) float64 tensor on `device`; a number has to be positive and finite, a tensor's value is
+    looked at when the operator runs on the CPU. Raises TypeError or ValueError."""
+    if isinstance(temperature, Tensor):
+        if not temperature.is_floating_point():
+            raise TypeError(f"temperature: a tensor must be floating point, found {temperature.dtype}")
+        if temperature.numel() != 1:
+            raise ValueError(f"temperature: a tensor must have one element, found shape {tuple(temperature.shape)}")
+        return temperature.detach().reshape(1).to(device, torch.float64)
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature: expected a number, found {type(temperature).__name__}")
+        raise TypeError(f"temperature: expected a number or a tensor, found {type(temperature).__name__}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: expected a positive finite number, found {temperature}")
-    return float(temperature)
+    return torch.full((1,), float(temperature), dtype=torch.float64, device=device)
+
+
+def check_temperature_value(temperature: Tensor) -> None:
+    """A positive finite value; on the CPU only. Raises ValueError."""
+    if temperature.device.type == "cpu" and not 0 < float(temperature) < math.inf:
+        raise ValueError(f"temperature: expected a positive finite number, found {float(temperature)}")
 
 
 def check_margin(margin: float | None) -> float | None:

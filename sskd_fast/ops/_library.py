@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from sskd_fast import _backend
+from sskd_fast import _backend, _native
 
 _LIBRARY = torch.library.Library("sskd_fast", "DEF")
 
@@ -23,7 +24,9 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
 
     def resolved(*arguments: Any) -> Any:
         device = next(x.device for x in arguments if isinstance(x, torch.Tensor))
-        return run(*arguments[:-1], _backend.resolve(arguments[-1], device))
+        # Operators choose their own precision; an autocast region does not reach into them.
+        with torch.autocast(device.type, enabled=False):
+            return run(*arguments[:-1], _backend.resolve(arguments[-1], device))
 
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA"):
@@ -31,3 +34,18 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
     torch.library.register_fake(f"sskd_fast::{name}", fake, lib=_LIBRARY)
     overload: Callable[..., Any] = getattr(torch.ops.sskd_fast, name).default
     return overload
+
+
+def implementation(backend: str, operator: str) -> Callable[..., Any]:
+    """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/library.cpp."""
+    if backend in _PYTHON:
+        module = importlib.import_module(f"{_PYTHON[backend]}.{_module(operator)}")
+        return getattr(module, operator)
+    return getattr(_native.operators(), operator)
+
+
+_PYTHON = {"reference": "sskd_fast.reference", "triton": "sskd_fast.kernels"}
+
+
+def _module(operator: str) -> str:
+    return "negative_sampling" if operator == "hardest_negatives" else operator.removesuffix("_backward")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sskd_fast import _native
 from sskd_fast.ops._arguments import (
     check_choice,
     check_count,
@@ -20,8 +21,7 @@ from sskd_fast.ops._arguments import (
     check_weight,
     check_weight_values,
 )
-from sskd_fast.ops._library import register
-from sskd_fast.reference import negative_sampling as reference
+from sskd_fast.ops._library import implementation, register
 
 SCOPES = ("all", "other", "same")
 
@@ -110,48 +110,27 @@ def hardest_negatives(
 
 
 def _run(
-    anchors: Tensor,
-    own: Tensor,
-    scores: Tensor | None,
-    weight: Tensor | None,
-    group: Tensor,
-    same: bool,
-    num_negatives: int,
-    seed: Tensor,
-    backend: str,
+    anchors: Tensor, own: Tensor, scores: Tensor | None, weight: Tensor | None, group: Tensor, *settings: Any
 ) -> Tensor:
+    *rest, backend = settings
     if weight is not None:
         check_weight_values(weight)
         weight = weight / torch.where(weight > 0, weight, 1).amax() if len(weight) else weight
-    if backend == "cpu":
-        run = _native.operators().negative_sampling
-        return run(anchors, own, scores, weight, group, same, num_negatives, seed)
-    if scores is not None:
+    if scores is not None and backend == "reference":
         check_unit_rows("anchor_scores", anchors)
         check_unit_rows("candidate_scores", scores)
-    candidates = reference.Candidates(scores, weight, group, same)
-    return reference.sample_negatives(anchors, own, candidates, num_negatives, seed)
+    return implementation(backend, "negative_sampling")(anchors, own, scores, weight, group, *rest)
 
 
-def _fake(
-    anchors: Tensor,
-    own: Tensor,
-    scores: Tensor | None,
-    weight: Tensor | None,
-    group: Tensor,
-    same: bool,
-    num_negatives: int,
-    seed: Tensor,
-    backend: str,
-) -> Tensor:
+def _fake(anchors: Tensor, *rest: Any) -> Tensor:
+    *_, num_negatives, _, _ = rest
     return anchors.new_empty(anchors.shape[0], num_negatives, dtype=torch.int32)
 
 
 def _run_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    if backend == "cpu":
-        return _native.operators().hardest_negatives(anchors, candidates, drawn, num_negatives)
-    check_index_values("drawn", drawn, candidates.shape[0])
-    return reference.hardest_negatives(anchors, candidates, drawn, num_negatives)
+    if backend == "reference":
+        check_index_values("drawn", drawn, candidates.shape[0])
+    return implementation(backend, "hardest_negatives")(anchors, candidates, drawn, num_negatives)
 
 
 def _fake_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:

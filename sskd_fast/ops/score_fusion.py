@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sskd_fast import _backend, _native
+from sskd_fast import _backend
 from sskd_fast.ops._arguments import check_choice, check_finite, check_floating, check_same
-from sskd_fast.ops._library import register
+from sskd_fast.ops._library import implementation, register
 from sskd_fast.reference import score_fusion as reference
-
-# In the order of the native library's numbers for them.
-CUES = ("fused", "object", "mask", "class")
 
 
 def fuse_scores(
@@ -36,7 +33,7 @@ def fuse_scores(
     explicit backend cannot run.
     Source: score fusion of the instance-aware contrastive loss; formulas in sskd_fast/reference/score_fusion.py.
     """
-    check_choice("cues", cues, CUES)
+    check_choice("cues", cues, reference.CUES)
     masks, classes, (height, width) = _checked(mask_logits, class_logits, size)
     scores: Tensor = ScoreFusionFunction.apply(masks, classes, height, width, cues, backend)
     return scores
@@ -75,21 +72,17 @@ class ScoreFusionFunction(torch.autograd.Function):
 
 
 def _run(masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:
-    if backend == "cpu":
-        return _native.operators().score_fusion(masks, classes, height, width, CUES.index(cues))
-    check_finite("mask_logits", masks)
-    check_finite("class_logits", classes)
-    with torch.autocast(masks.device.type, enabled=False):
-        return reference.fuse_scores(masks, classes, (height, width), cues)
+    if backend == "reference":
+        check_finite("mask_logits", masks)
+        check_finite("class_logits", classes)
+    return implementation(backend, "score_fusion")(masks, classes, height, width, reference.CUES.index(cues))
 
 
 def _run_backward(
     grad: Tensor, masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str
 ) -> tuple[Tensor, Tensor]:
-    if backend == "cpu":
-        return _native.operators().score_fusion_backward(grad, masks, classes, height, width, CUES.index(cues))
-    with torch.autocast(masks.device.type, enabled=False):
-        return reference.fuse_scores_backward(grad, masks, classes, (height, width), cues)
+    run = implementation(backend, "score_fusion_backward")
+    return run(grad, masks, classes, height, width, reference.CUES.index(cues))
 
 
 def _fake(masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:

@@ -75,13 +75,22 @@ class Proposals:
     available: Tensor
 
 
-def sample_negatives(
-    anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates, num_negatives: int, seed: Tensor
+def negative_sampling(
+    anchor_scores: Tensor,
+    anchor_group: Tensor,
+    candidate_scores: Tensor | None,
+    candidate_weight: Tensor | None,
+    candidate_group: Tensor,
+    same: bool,
+    num_negatives: int,
+    seed: Tensor,
 ) -> Tensor:
     """Indices (A, R) int32 in the order drawn, -1 where fewer than R candidates have positive weight.
 
-    anchor_scores (A, E), not read where the candidates have no scores; anchor_group (A,).
+    anchor_scores (A, E), not read where the candidates have no scores; anchor_group (A,); of the candidates, the fields
+    of `Candidates`.
     """
+    candidates = Candidates(candidate_scores, candidate_weight, candidate_group, same)
     device = anchor_group.device
     total, size = anchor_group.shape[0], candidates.group.shape[0]
     picks = torch.full((total, num_negatives), -1, dtype=torch.int64, device=device)

@@ -1,19 +1,13 @@
-"""Pixel contrast: NT-Xent over drawn negatives, and its expected form over all candidates.
+"""Pixel contrast: NT-Xent of every anchor over its drawn negatives.
 
-Shape letters: A anchors, M candidates, R negatives, D embedding width, E width of a score vector. With T the
-temperature, s+ = <a, p> / T and s_q = <a, c_q> / T (with a hinge margin m: s_q = max(0, <a, c_q> - m) / T):
+Shape letters: A anchors, M candidates, R negatives, D embedding width. With T the temperature, s+ = <a, p> / T and
+s_r = <a, c_{q_r}> / T (with a hinge margin m: s_r = max(0, <a, c_{q_r}> - m) / T):
 
-    sampled    loss = -log( exp(s+) / (exp(s+) + sum_r exp(s_{q_r})) )
-    expected   loss = -log( exp(s+) / (exp(s+) + R sum_q w_q exp(s_q) / sum_q w_q) )
-
-where w_q = v_q |y_a - y_q|^2 / 2 over the candidates in scope: half the squared distance of unit score vectors, which
-is 1 - <y_a, y_q>, times the weight v_q of the candidate (1 where there are none).
+    loss = -log( exp(s+) / (exp(s+) + sum_r exp(s_r)) )
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,10 +16,8 @@ from torch import Tensor
 
 from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
 
-# Rows gathered at a time, and entries of an anchors x candidates tile: both stay in the second-level cache.
+# Rows gathered at a time: they stay in the second-level cache.
 _GATHERED_ROWS = 4096
-_TILE_ANCHORS = 128
-_TILE_CANDIDATES = 512
 
 
 def gathered_similarity(anchors: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
@@ -58,17 +50,18 @@ class ContrastState(NamedTuple):
     pulled: Tensor
 
 
-def pixel_contrast_forward(
+def pixel_contrast(
     anchors: Tensor,
     positives: Tensor,
     candidates: Tensor,
     negatives: Tensor,
-    temperature: float,
+    temperature: Tensor,
     margin: float | None,
     normalize: bool,
     with_grad: bool,
 ) -> ContrastState:
-    """The loss of every anchor. normalize: take the embeddings as unit vectors."""
+    """The loss of every anchor. temperature: (1,). normalize: take the embeddings as unit vectors."""
+    temperature = temperature.to(anchors.dtype)
     if normalize:
         anchors, positives, candidates = unit_rows(anchors)[0], unit_rows(positives)[0], unit_rows(candidates)[0]
     logits = gathered_similarity(anchors, candidates, negatives)
@@ -100,22 +93,27 @@ def pixel_contrast_backward(
     positives: Tensor,
     candidates: Tensor,
     negatives: Tensor,
-    state: ContrastState,
-    temperature: float,
+    share: Tensor,
+    pull: Tensor,
+    pulled: Tensor,
+    temperature: Tensor,
     normalize: bool,
     with_positives: bool,
     with_candidates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the anchors, positives and candidates for grad (A,); without rows where not wanted."""
+    """Gradients of the anchors, positives and candidates for grad (A,); without rows where not wanted.
+
+    share, pull, pulled: of `ContrastState`.
+    """
     ones = grad.new_ones(())
     (a, a_norm), (p, p_norm), (c, c_norm) = (
         unit_rows(x) if normalize else (x, ones) for x in (anchors, positives, candidates)
     )
-    scale = (grad / temperature)[:, None]
-    attraction = scale * state.pull[:, None]
-    grads = [scale * state.pulled - attraction * p, -attraction * a, torch.zeros_like(c[: len(c) * with_candidates])]
+    scale = (grad / temperature.to(grad.dtype))[:, None]
+    attraction = scale * pull[:, None]
+    grads = [scale * pulled - attraction * p, -attraction * a, torch.zeros_like(c[: len(c) * with_candidates])]
     if with_candidates and candidates.shape[0] and negatives.numel():
-        grads[2] = _inverted_sums(state.share * scale, a, negatives, candidates.shape[0])
+        grads[2] = _inverted_sums(share * scale, a, negatives, candidates.shape[0])
     if normalize:
         grads[0], grads[1] = unit_rows_backward(grads[0], a, a_norm), unit_rows_backward(grads[1], p, p_norm)
         grads[2] = unit_rows_backward(grads[2], c, c_norm) if with_candidates else grads[2]
@@ -133,154 +131,3 @@ def _inverted_sums(weights: Tensor, anchors: Tensor, negatives: Tensor, count: i
     offsets = sizes.cumsum(0) - sizes
     sums = F.embedding_bag(rows, anchors, offsets, mode="sum", per_sample_weights=weights.reshape(-1)[order])
     return sums[1:]
-
-
-@dataclass(frozen=True)
-class Dissimilarity:
-    """The weights w of the expected form, evaluated a tile at a time.
-
-    scores: anchor (A, E) and candidate (M, E) unit rows, moved by a common centre (`centred`) so that half the squared
-    distance keeps its digits where all scores are alike; None where all weigh the same. weight: (M,) or None.
-    groups: anchor (A,) and candidate (M,) ids, None where every candidate is in scope; same: own group, or the others.
-    """
-
-    scores: tuple[Tensor, Tensor] | None
-    weight: Tensor | None
-    groups: tuple[Tensor, Tensor] | None
-    same: bool
-
-    @classmethod
-    def centred(
-        cls,
-        anchor_scores: Tensor | None,
-        candidate_scores: Tensor | None,
-        weight: Tensor | None,
-        groups: tuple[Tensor, Tensor] | None,
-        same: bool,
-    ) -> Dissimilarity:
-        """The weights of these scores, or of none."""
-        if anchor_scores is None or candidate_scores is None:
-            return cls(None, weight, groups, same)
-        centre = candidate_scores.mean(0) if len(candidate_scores) else 0
-        return cls((anchor_scores - centre, candidate_scores - centre), weight, groups, same)
-
-    def tile(self, rows: slice, columns: slice, like: Tensor) -> Tensor:
-        """w[rows, columns], of the shape and dtype of `like`."""
-        if self.scores is None:
-            return self._weighted(torch.ones_like(like), rows, columns)
-        anchor, candidate = self.scores[0][rows], self.scores[1][columns]
-        norms = (anchor.square().sum(-1)[:, None] + candidate.square().sum(-1)) / 2
-        w = torch.addmm(norms, anchor, candidate.t(), alpha=-1).clamp_min_(0)
-        return self._weighted(w, rows, columns)
-
-    def _weighted(self, matrix: Tensor, rows: slice, columns: slice) -> Tensor:
-        """`matrix` multiplied in place by the weights of the candidates, and by 0 out of scope."""
-        if self.weight is not None:
-            matrix *= self.weight[columns]
-        if self.groups is not None:
-            matrix *= (self.groups[0][rows, None] == self.groups[1][columns]) == self.same
-        return matrix
-
-    def pull_back(self, slope: Tensor, rows: slice, columns: slice, grads: tuple[Tensor, Tensor]) -> None:
-        """Add to the gradients of the scores what slope = d loss / d w[rows, columns] contributes; overwrites it."""
-        if self.scores is None:
-            return
-        slope = self._weighted(slope, rows, columns)
-        anchor, candidate = self.scores[0][rows], self.scores[1][columns]
-        grads[0][rows] += slope.sum(1, keepdim=True) * anchor - slope @ candidate
-        grads[1][columns] += slope.sum(0)[:, None] * candidate - slope.t() @ anchor
-
-
-class ExpectedState(NamedTuple):
-    """What the forward pass gives, each (A,).
-
-    loss; pull, the probability of the negatives; log_mass = log sum_q w_q exp(s_q); weight_sum = sum_q w_q.
-    """
-
-    loss: Tensor
-    pull: Tensor
-    log_mass: Tensor
-    weight_sum: Tensor
-
-
-def _tiles(count: int, size: int) -> list[slice]:
-    return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
-
-
-def expected_contrast_forward(
-    anchors: Tensor,
-    positives: Tensor,
-    candidates: Tensor,
-    w: Dissimilarity,
-    num_negatives: int,
-    temperature: float,
-    normalize: bool,
-) -> ExpectedState:
-    """Expected loss of every anchor, by an online log-sum-exp over candidate tiles."""
-    if normalize:
-        anchors, positives, candidates = unit_rows(anchors)[0], unit_rows(positives)[0], unit_rows(candidates)[0]
-    log_mass = anchors.new_empty(anchors.shape[0])
-    weight_sum = torch.empty_like(log_mass)
-    for rows in _tiles(anchors.shape[0], _TILE_ANCHORS):
-        scaled = anchors[rows] / temperature
-        top = scaled.new_full((scaled.shape[0],), torch.finfo(scaled.dtype).min)
-        mass, total = torch.zeros_like(top), torch.zeros_like(top)
-        for columns in _tiles(candidates.shape[0], _TILE_CANDIDATES):
-            logits = scaled @ candidates[columns].t()
-            weights = w.tile(rows, columns, logits)
-            logits.masked_fill_(weights <= 0, float("-inf"))
-            higher = torch.maximum(top, logits.amax(1))
-            mass = mass * (top - higher).exp() + logits.sub_(higher[:, None]).exp_().mul_(weights).sum(1)
-            total += weights.sum(1)
-            top = higher
-        log_mass[rows] = mass.log() + top
-        weight_sum[rows] = total
-    positive = (anchors * positives).sum(-1) / temperature
-    gap = math.log(num_negatives) + log_mass - weight_sum.log() - positive
-    gap = torch.where(weight_sum > 0, gap, float("-inf"))
-    return ExpectedState(F.softplus(gap), gap.sigmoid(), log_mass, weight_sum)
-
-
-def expected_contrast_backward(
-    grad: Tensor,
-    anchors: Tensor,
-    positives: Tensor,
-    candidates: Tensor,
-    w: Dissimilarity,
-    state: ExpectedState,
-    temperature: float,
-    normalize: bool,
-    with_scores: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of anchors, positives, candidates, anchor scores and candidate scores; tiles are computed again.
-
-    The last two are empty where not wanted, or without scores.
-    """
-    ones = grad.new_ones(())
-    (a, a_norm), (p, p_norm), (c, c_norm) = (
-        unit_rows(x) if normalize else (x, ones) for x in (anchors, positives, candidates)
-    )
-    pulled = grad * state.pull
-    attraction = (pulled / temperature)[:, None]
-    grads = [-attraction * p, -attraction * a, torch.zeros_like(c)]
-    grad_scores = None
-    if with_scores and w.scores is not None:
-        grad_scores = torch.zeros_like(w.scores[0]), torch.zeros_like(w.scores[1])
-    for rows in _tiles(anchors.shape[0], _TILE_ANCHORS):
-        scaled = a[rows] / temperature
-        inverse = (1 / state.weight_sum[rows])[:, None]
-        for columns in _tiles(candidates.shape[0], _TILE_CANDIDATES):
-            likelihood = (scaled @ c[columns].t()).sub_(state.log_mass[rows, None]).exp_()
-            weights = w.tile(rows, columns, likelihood)
-            likelihood.masked_fill_(weights <= 0, 0)
-            flow = weights.mul_(likelihood).mul_(attraction[rows])
-            grads[0][rows] += flow @ c[columns]
-            grads[2][columns] += flow.t() @ a[rows]
-            if grad_scores is not None:
-                slope = (likelihood - inverse).masked_fill_(inverse.isinf(), 0).mul_(pulled[rows, None])
-                w.pull_back(slope, rows, columns, grad_scores)
-    if normalize:
-        norms = (a, a_norm), (p, p_norm), (c, c_norm)
-        grads = [unit_rows_backward(g, *of) for g, of in zip(grads, norms, strict=True)]
-    scores = (grad.new_empty(0), grad.new_empty(0)) if grad_scores is None else grad_scores
-    return grads[0], grads[1], grads[2], *scores

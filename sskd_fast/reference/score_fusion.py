@@ -20,19 +20,24 @@ from torch import Tensor
 
 from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
 
+# In the order of the numbers that raw operators take for them.
+CUES = ("fused", "object", "mask", "class")
 
-def fuse_scores(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int], cues: str) -> Tensor:
+
+def score_fusion(mask_logits: Tensor, class_logits: Tensor, height: int, width: int, cue: int) -> Tensor:
     """Score vectors (B, N, E), unit rows; see the formulas of the module.
 
-    mask_logits (B, K, H, W), resized bilinearly to `size` before anything else; class_logits (B, K, C+1).
+    mask_logits (B, K, H, W), resized bilinearly to (height, width) before anything else; class_logits (B, K, C+1).
     """
+    size, cues = (height, width), CUES[cue]
     return unit_rows(_scores(_presence(mask_logits, size, cues), class_logits.softmax(-1), cues))[0]
 
 
-def fuse_scores_backward(
-    grad: Tensor, mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int], cues: str
+def score_fusion_backward(
+    grad: Tensor, mask_logits: Tensor, class_logits: Tensor, height: int, width: int, cue: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients of both logits from grad (B, N, E)."""
+    size, cues = (height, width), CUES[cue]
     presence, classes = _presence(mask_logits, size, cues), class_logits.softmax(-1)
     scores = _scores(presence, classes, cues)
     grad = unit_rows_backward(grad, *unit_rows(scores))

@@ -1,0 +1,57 @@
+"""What the two forms of pixel contrast share: the checks of embeddings, their storage, and the gradients wanted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sskd_fast.ops._arguments import check_same, check_stored
+
+# Half-precision storage that a backend reads as it is; other half precision is widened first.
+_READS = {"cpu": (torch.bfloat16,), "triton": (torch.bfloat16, torch.float16), "cuda": (torch.bfloat16, torch.float16)}
+
+
+def check_embeddings(anchors: Tensor, positives: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(A, D), (A, D) and (M, D), floating point of one dtype. Raises TypeError or ValueError."""
+    anchors = check_stored("anchors", anchors, ("A", "D"))
+    positives = check_stored("positives", positives, tuple(anchors.shape))
+    candidates = check_stored("candidates", candidates, ("M", anchors.shape[1]))
+    check_same("anchors", anchors, positives=positives, candidates=candidates)
+    return anchors, positives, candidates
+
+
+def compute_dtype(embeddings: Tensor) -> torch.dtype:
+    """Of sums and products: double for double, single precision otherwise."""
+    return torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+
+
+def stored(backend: str, *embeddings: Tensor) -> tuple[Tensor, ...]:
+    """The embeddings as the backend reads them."""
+    if embeddings[0].dtype in _READS.get(backend, ()):
+        return embeddings
+    return tuple(x.to(compute_dtype(x)) for x in embeddings)
+
+
+def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors, a view in place of each that was there before: compilers take no tensor twice in one Function."""
+    seen: list[Tensor] = []
+    result = []
+    for tensor in tensors:
+        again = tensor is not None and any(tensor is other for other in seen)
+        result.append(tensor.view_as(tensor) if tensor is not None and again else tensor)
+        if tensor is not None:
+            seen.append(tensor)
+    return tuple(result)
+
+
+def needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients that are wanted, None in place of the others."""
+    return tuple(g if need else None for g, need in zip(grads, needs, strict=False))
+
+
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The losses of the anchors (A,) for "none", else their "sum" or "mean", which is 0 without anchors."""
+    if reduction == "none":
+        return loss
+    total = loss.sum()
+    return total if reduction == "sum" else total / max(1, loss.shape[0])
