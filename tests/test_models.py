@@ -11,7 +11,8 @@ from torch import Tensor
 from sskd_fast.config import load_config
 from sskd_fast.models.backbones import ConvBackbone, norm
 from sskd_fast.models.decoder import Attention, DecoderLayer, attention_mask, ellipse_prior, sine_position
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import ModelConfig, Predictions
 from sskd_fast.models.queries import PeakQueries, find_peaks
 
 TINY = ModelConfig(
