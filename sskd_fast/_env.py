@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -34,3 +36,18 @@ def cxx_compiler() -> tuple[str, list[str]]:
 def extra_cxx_flags() -> list[str]:
     """Further flags for the C++ compiler (SSKD_FAST_CXXFLAGS), such as those of a sanitizer."""
     return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()
+
+
+@contextmanager
+def without_value_checks() -> Iterator[None]:
+    """Has transformers leave out checks of values, which tensors without values cannot pass."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

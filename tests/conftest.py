@@ -157,7 +157,7 @@ def _detector(kind: str) -> Any:
         max_position_embeddings=64,
     )  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(
-        backbone_config=swin, text_config=text, num_queries=8, d_model=32, encoder_layers=1, decoder_layers=2,
+        backbone_config=swin, text_config=text, num_queries=8, d_model=64, encoder_layers=1, decoder_layers=2,
         encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=4, decoder_attention_heads=4, max_text_len=32,
         num_feature_levels=4,
     )  # fmt: skip

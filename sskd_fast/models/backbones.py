@@ -94,27 +94,27 @@ class TimmBackbone(nn.Module):
         with torch.device("meta"):
             probe: Any = timm.create_model(name, features_only=True).feature_info
         plain = len(probe.reduction()) > 1 and len(set(probe.reduction())) == 1
+        self.channels: list[int] = list(probe.channels())
+        self.strides: list[float] = [float(s) for s in probe.reduction()]
         if plain:
-            whole = timm.create_model(name, num_classes=0, dynamic_img_size=True, **weights)
-            depth = len(whole.blocks)
-            layers = [depth * (i + 1) // 4 - 1 for i in range(4)]
-            self.body: Any = timm.models.FeatureGetterNet(whole, out_indices=layers, norm=True)
-            if gradient_checkpointing:
-                whole.set_grad_checkpointing(True)
+            self.body: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **weights)
+            self.body.set_grad_checkpointing(gradient_checkpointing)
+            depth = len(self.body.blocks)
+            self.layers = [depth * (i + 1) // 4 - 1 for i in range(4)]
+            self.channels, self.strides = self.channels[:1] * 4, self.strides[:1] * 4
         else:
             self.body = timm.create_model(name, features_only=True, **weights)
             if gradient_checkpointing:
                 raise ValueError(f"model.gradient_checkpointing: 'timm/{name}' has none as feature maps; leave it out")
-        self.channels: list[int] = list(self.body.feature_info.channels())
-        self.strides: list[float] = [float(s) for s in self.body.feature_info.reduction()]
         self.patch = int(self.strides[0]) if plain else 0
         self.multiple = 1 if plain else int(self.strides[-1])
         self.mean, self.std = tuple(self.body.pretrained_cfg["mean"]), tuple(self.body.pretrained_cfg["std"])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) -> the model's maps, finest first."""
-        if self.patch:
-            size = [-(-side // self.patch) * self.patch for side in images.shape[-2:]]
-            if size != list(images.shape[-2:]):
-                images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        return list(self.body(images))
+        if not self.patch:
+            return list(self.body(images))
+        size = [-(-side // self.patch) * self.patch for side in images.shape[-2:]]
+        if size != list(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return list(self.body.forward_intermediates(images, indices=self.layers, norm=True, intermediates_only=True))

@@ -19,7 +19,6 @@ from sskd_fast.models.pretrained import FoundationError
 # The class logit of a class that a query was not asked about.
 _NOT_ASKED = -20.0
 _SURE = 1e-6
-# Where a batch has no box, the detectors' losses divide by this many instead.
 _TOKENS = (".", "[CLS]", "[SEP]")
 
 
@@ -77,7 +76,7 @@ def _prompt(group: Sequence[tuple[int, list[int]]], stop: int, first: int, last:
 class Detections:
     """boxes (B, Q, 4): centre x, y, width, height as shares of the image; class_logits (B, Q, C+1), no-object last.
 
-    raw: for each prompt what the detector hands to its loss, tensors by name, with B in the dimension of `batch_dim`.
+    raw: for each prompt what the detector hands to its loss, tensors by name.
     """
 
     boxes: Tensor
@@ -126,7 +125,10 @@ class Detector(nn.Module):
         self.prompts = build_prompts(texts, tokenizer, int(model.config.max_text_len))
 
     def forward(self, images: Tensor) -> Detections:
-        """images (B, 3, H, W), normalised -> Detections; Q queries for every prompt, one prompt after the other."""
+        """images (B, 3, H, W), normalised -> Detections; Q queries for every prompt, one prompt after the other.
+
+        Only in training mode they keep what the loss needs.
+        """
         if self.side:
             factor = self.side / min(images.shape[-2:])
             size = [round(length * factor) for length in images.shape[-2:]]
@@ -134,11 +136,11 @@ class Detector(nn.Module):
         boxes, logits, raw = [], [], []
         for prompt in self.prompts:
             tokens = prompt.tokens.to(images.device).expand(len(images), -1)
-            out = self.model(pixel_values=images, input_ids=tokens, labels=[])
-            given = {n: t.float() if t.is_floating_point() else t for n, t in out.loss_dict.items()}
-            boxes.append(given["pred_boxes"])
-            logits.append(self._class_logits(given["logits"].detach(), prompt))
-            raw.append(given)
+            out = self.model(pixel_values=images, input_ids=tokens, labels=[] if self.training else None)
+            boxes.append(out.pred_boxes.float())
+            logits.append(self._class_logits(out.logits.detach().float(), prompt))
+            if self.training:
+                raw.append({n: t.float() if t.is_floating_point() else t for n, t in out.loss_dict.items()})
         return Detections(torch.cat(boxes, 1), torch.cat(logits, 1), raw)
 
     def _class_logits(self, token_logits: Tensor, prompt: Prompt) -> Tensor:
@@ -158,6 +160,8 @@ class Detector(nn.Module):
 
         boxes: an image's (n, 4), x0 y0 x1 y1 as shares of the image; labels: its classes (n,).
         """
+        if not detections.raw:
+            raise ValueError("detections: found none of what the loss needs; call the detector in training mode")
         losses = []
         for prompt, raw in zip(self.prompts, detections.raw, strict=True):
             targets = [self._targets(b, c, prompt) for b, c in zip(boxes, labels, strict=True)]

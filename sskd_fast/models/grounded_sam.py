@@ -80,7 +80,7 @@ class GroundedSam(Segmenter):
         detector = pretrained.load(
             "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector", weights=weights
         )
-        tokenizer = pretrained.load_tokenizer(foundation.detector, "foundation.detector")
+        tokenizer = pretrained.load_tokenizer(foundation.detector, "foundation.detector", weights=weights)
         self.sam: Any = pretrained.load("Sam2Model", foundation.masks, "foundation.masks", weights=weights)
         for model, setting in ((detector, "foundation.detector"), (self.sam, "foundation.masks")):
             pretrained.adapt(model, config, setting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,26 +31,43 @@ def transformers() -> Any:
 def load(kind: str, name: str, setting: str, *, weights: bool) -> Any:
     """A model of transformers: `name` is a hub name or a folder that `save_pretrained` wrote.
 
-    kind: the Auto class that builds it.  weights: False for the architecture with random weights; the large models of
+    kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the large models of
     the method are known by name then, so that neither network nor files are needed.  setting: names it in messages.
     Raises FoundationError where the model cannot be had.
     """
-    auto = getattr(transformers(), kind)
+    model = getattr(transformers(), kind)
     with _explained(name, setting), _quiet():
         if weights:
-            return auto.from_pretrained(name, dtype=torch.float32)
-        return auto.from_config(configuration(name))
+            return model.from_pretrained(name, dtype=torch.float32)
+        if _known(name):
+            config = ARCHITECTURES[name]()
+        else:
+            config = (getattr(model, "config_class", None) or transformers().AutoConfig).from_pretrained(name)
+        return model.from_config(config) if hasattr(model, "from_config") else model(config)
 
 
-def configuration(name: str) -> Any:
-    """The configuration of a model by hub name or folder; without the network for ARCHITECTURES."""
-    if name in ARCHITECTURES and not Path(name).is_dir():
-        return ARCHITECTURES[name]()
-    return transformers().AutoConfig.from_pretrained(name)
+def _known(name: str) -> bool:
+    return name in ARCHITECTURES and not Path(name).is_dir()
 
 
-def load_tokenizer(name: str, setting: str) -> Any:
-    """The tokenizer beside a detector's weights."""
+class WordTokenizer:
+    """In place of a tokenizer where only the architecture is wanted: every word is one token, numbered as it comes."""
+
+    special: ClassVar[dict[str, int]] = {"[CLS]": 101, "[SEP]": 102, ".": 1012}
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        """The number of a special token, the same as in BERT's vocabulary."""
+        return self.special[token]
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        """Text -> {"input_ids": a number for every word}."""
+        return {"input_ids": [2000 + i for i, _ in enumerate(text.split())]}
+
+
+def load_tokenizer(name: str, setting: str, *, weights: bool) -> Any:
+    """The tokenizer beside a detector's weights; a stand-in for an architecture of ARCHITECTURES without weights."""
+    if not weights and _known(name):
+        return WordTokenizer()
     with _explained(name, setting):
         return transformers().AutoTokenizer.from_pretrained(name)
 
