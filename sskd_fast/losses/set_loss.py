@@ -98,7 +98,8 @@ class SetLoss:
     ) -> SetLossOutput:
         """The loss of a promptable model: the mask of every instance's box, and the model's own terms."""
         config, device = self.config, valid.device
-        answers = predictions.answer([boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances])
+        boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
+        answers = predictions.answer(boxes, labels)
         masks = pooled(answers.mask_logits, pool)
         targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, pool))
         count = targets.present.shape[1]

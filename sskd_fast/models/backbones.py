@@ -91,19 +91,20 @@ class TimmBackbone(nn.Module):
         weights: dict[str, Any] = {"pretrained": pretrained or bool(checkpoint)}
         if checkpoint:
             weights["pretrained_cfg_overlay"] = {"file": checkpoint}
+        create: Any = timm.create_model
         with torch.device("meta"):
-            probe: Any = timm.create_model(name, features_only=True).feature_info
+            probe = create(name, features_only=True).feature_info
         plain = len(probe.reduction()) > 1 and len(set(probe.reduction())) == 1
         self.channels: list[int] = list(probe.channels())
         self.strides: list[float] = [float(s) for s in probe.reduction()]
         if plain:
-            self.body: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **weights)
+            self.body: Any = create(name, num_classes=0, dynamic_img_size=True, **weights)
             self.body.set_grad_checkpointing(gradient_checkpointing)
             depth = len(self.body.blocks)
             self.layers = [depth * (i + 1) // 4 - 1 for i in range(4)]
             self.channels, self.strides = self.channels[:1] * 4, self.strides[:1] * 4
         else:
-            self.body = timm.create_model(name, features_only=True, **weights)
+            self.body = create(name, features_only=True, **weights)
             if gradient_checkpointing:
                 raise ValueError(f"model.gradient_checkpointing: 'timm/{name}' has none as feature maps; leave it out")
         self.patch = int(self.strides[0]) if plain else 0

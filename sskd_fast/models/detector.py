@@ -101,7 +101,7 @@ _BY_LAYER = ("outputs_class", "outputs_coord")
 
 
 def _hand_out(
-    logits: Tensor, labels: Any, device: Any, boxes: Tensor, config: Any, label_maps: Any, text_mask: Tensor, **more: Any
+    logits: Tensor, labels: Any, device: Any, boxes: Tensor, config: Any, maps: Any, text_mask: Tensor, **more: Any
 ) -> tuple[None, dict[str, Any], None]:
     """In place of a detector's loss: gives what it was called with as its terms, so that it can be had later and for
     some images alone."""

@@ -65,6 +65,8 @@ class GroundedSam(Segmenter):
 
     backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
     reusable_parts = ()
+    mean: Tensor
+    std: Tensor
     stride = 4.0
 
     def __init__(self, config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> None:
@@ -108,7 +110,7 @@ class GroundedSam(Segmenter):
         return embeddings.float()
 
     def decode(self, encoded: Encoded) -> Predictions:
-        """The `num_queries` best boxes and their masks.  Masks carry no gradient here: labels ask by their own boxes."""
+        """The `num_queries` best boxes and their masks, which carry no gradient: labels ask by their own boxes."""
         with self.autocast():
             detections = self.detector(encoded.images)
         best = detections.best(self.config.num_queries)

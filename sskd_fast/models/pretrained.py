@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,8 +31,9 @@ def transformers() -> Any:
 def load(kind: str, name: str, setting: str, *, weights: bool) -> Any:
     """A model of transformers: `name` is a hub name or a folder that `save_pretrained` wrote.
 
-    kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the large models of
-    the method are known by name then, so that neither network nor files are needed.  setting: names it in messages.
+    kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the large
+    models of the method are known by name then, so that neither network nor files are needed.  setting: names it in
+    messages.
     Raises FoundationError where the model cannot be had.
     """
     model = getattr(transformers(), kind)

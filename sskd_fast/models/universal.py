@@ -37,6 +37,8 @@ class UniversalSegmenter(Segmenter):
     class_tensors = ("model.class_predictor.weight", "model.class_predictor.bias")
     backbone_parts = ("model.model.pixel_level_module.encoder.", "model.embeddings.", "model.layers.")
     reusable_parts = ()
+    mean: Tensor
+    std: Tensor
     stride = 4.0
 
     def __init__(self, config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> None:
@@ -57,7 +59,7 @@ class UniversalSegmenter(Segmenter):
         for parameter in self.model.class_predictor.parameters():
             parameter.requires_grad_(True)
         fixed = hasattr(self.model, "grid_size")
-        self.size: tuple[int, int] | None = tuple(_pair(self.model.config.image_size)) if fixed else None
+        self.size = _pair(self.model.config.image_size) if fixed else None
         self.max_stride = 1 if fixed else 32
         self.projection = Projection(self._feature_channels(), 128, config.embedding)
         self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -97,9 +99,7 @@ class UniversalSegmenter(Segmenter):
             (layer["masks_queries_logits"], layer["class_queries_logits"])
             for layer in getattr(output, "auxiliary_logits", None) or ()
         ]
-        return Predictions(
-            output.masks_queries_logits, output.class_queries_logits, encoded.features, earlier
-        ).float()
+        return Predictions(output.masks_queries_logits, output.class_queries_logits, encoded.features, earlier).float()
 
 
 def head_for(head: nn.Linear, known: Sequence[str], class_names: Sequence[str]) -> nn.Linear:

@@ -7,7 +7,6 @@ torch.utils.flop_counter (two for a multiplication with its addition; matrix pro
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,38 +15,40 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sskd_fast._env import without_value_checks
 from sskd_fast.config import Config
+from sskd_fast.data.embedded import SIZE
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 
+_CLASSES = [f"class{i}" for i in range(8)]
 # Weight, gradient, AdamW's two moments and the moving average, in float32.
 _BYTES_A_PARAMETER = 20
 # What one large GPU sustains in training, less than half of what its data sheet says; for an order of magnitude.
 SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14}
 
 
-def dry_run(config: Config, size: tuple[int, int], class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{"student": {...}, "teacher": {...}} for crops of `size` (height, width).
+def dry_run(config: Config) -> dict[str, dict[str, Any]]:
+    """{"student": {...}, "teacher": {...}} for the training crop and eight classes, whatever the data's are.
 
     params, trainable_params; flops: of one crop's prediction; train_flops: of one step (weak view forward and backward,
     strong view forward); memory_gb: weights, gradients, optimizer, average, and what the backward pass keeps;
     seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
     """
-    return {name: _cost(config, name, size, class_names) for name in ("student", "teacher")}
+    return {name: _cost(config, name) for name in ("student", "teacher")}
 
 
-def _cost(
-    config: Config, name: Literal["student", "teacher"], size: tuple[int, int], class_names: Sequence[str]
-) -> dict[str, Any]:
+def _cost(config: Config, name: Literal["student", "teacher"]) -> dict[str, Any]:
+    sides = torch.tensor(config.views.size or SIZE).flatten().tolist()
+    size = [int(sides[0]), int(sides[-1])]
     settings: ModelConfig = getattr(config, name)
     if not settings.trainable:
         return {"params": 0, "flops": 0, "kind": settings.kind}
-    foundation = dataclasses.replace(settings.foundation, pretrained=False)
+    foundation = dataclasses.replace(settings.foundation, pretrained=False, prompts=())
     settings = dataclasses.replace(
         settings, foundation=foundation, num_queries=config.num_queries or settings.num_queries
     )
     # The device also while they run: positions and the like are made on the way.
     with torch.device("meta"), without_value_checks():
-        model = build_segmenter(settings, class_names, weights=False).to("meta")
+        model = build_segmenter(settings, _CLASSES, weights=False).to("meta")
         images = torch.empty(1, 3, *size)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         kept = kept_bytes(model, images)
@@ -65,7 +66,7 @@ def _cost(
         "memory_gb": round((_BYTES_A_PARAMETER * trainable + batch * kept) / 1e9, 2),
         "seconds_a_step": round(per_step / SUSTAINED_FLOPS[settings.precision], 3),
         "batch": batch,
-        "size": list(size),
+        "size": size,
         "precision": settings.precision,
     }
 
@@ -105,14 +106,13 @@ def kept_bytes(model: Segmenter, images: Tensor) -> int:
 
 def cost_text(costs: dict[str, dict[str, Any]]) -> str:
     """The costs as a table, and what the teacher costs more."""
-    rows = [("", *costs)]
+    lines = [f"{'':18}" + "".join(f"{name:>12}" for name in costs)]
     for title, key, unit in (
-        ("parameters", "params", 1e6), ("trained", "trainable_params", 1e6), ("GFLOPs a crop", "flops", 1e9),
+        ("parameters, M", "params", 1e6), ("trained, M", "trainable_params", 1e6), ("GFLOPs a crop", "flops", 1e9),
         ("TFLOPs a step", "train_flops", 1e12), ("memory, GB", "memory_gb", 1), ("seconds a step", "seconds_a_step", 1),
     ):  # fmt: skip
-        values = [f"{cost[key] / unit:.1f}{' M' if unit == 1e6 else ''}" if key in cost else "-" for cost in costs.values()]
-        rows.append((title, *values))
-    lines = [f"{row[0]:16}" + "".join(f"{value:>14}" for value in row[1:]) for row in rows]
+        values = [f"{cost[key] / unit:.2f}" if key in cost else "-" for cost in costs.values()]
+        lines.append(f"{title:18}" + "".join(f"{value:>12}" for value in values))
     student, teacher = costs["student"], costs["teacher"]
     if teacher["params"]:
         lines.append(

@@ -16,8 +16,8 @@ from sskd_fast.config import Config
 from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
-from sskd_fast.models.inference import InferenceConfig, to_results
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.inference import InferenceConfig, to_results
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources

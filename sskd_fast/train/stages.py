@@ -174,7 +174,10 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     """What each logged loss part counts for when parts are compared: its weight in J, for L_pxl without lam_pxl, which
     makes it small by design."""
     loss, t = config.loss, config.train
-    weights = {"class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight, "detector": 1.0}
+    weights = {
+        "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
+        "detector": 1.0,
+    }  # fmt: skip
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
     return parts | ({f"semi_{n}": w * semi_weight(config, stage) for n, w in semi.items()} if stage.semi else {})
