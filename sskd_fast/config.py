@@ -204,15 +204,17 @@ class Config:
 def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: str = "default") -> Config:
     """The preset, then each YAML file, then dotted overrides ("train.lr=1e-4"), each on top of the last.
 
-    Raises ConfigError that names the setting or file, what was found and what exists.
+    A file may name a preset of its own ("preset: paper"), which is laid right below it.  Raises ConfigError that names
+    the setting or file, what was found and what exists.
     """
-    path = PRESETS / f"{preset}.yaml"
-    if not path.exists():
-        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-        raise ConfigError(f"--preset: found {preset!r}, expected one of {', '.join(names)}")
-    tree: dict[str, Any] = read_yaml(PRESETS / "default.yaml")
-    for file in ([path] if preset != "default" else []) + list(files):
-        tree = overlay(tree, read_yaml(file))
+    tree = read_preset("default")
+    if preset != "default":
+        tree = overlay(tree, read_preset(preset))
+    for file in files:
+        settings = read_yaml(file)
+        below = settings.pop("preset", None)
+        for part in ([] if below is None else [read_preset(str(below), f"{file}: preset")]) + [settings]:
+            tree = overlay(tree, part)
     for text in overrides:
         key, sep, value = text.partition("=")
         if not sep or not key:
@@ -222,6 +224,15 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
             nested = {name: nested}
         tree = overlay(tree, nested)
     return build(Config, tree, "")
+
+
+def read_preset(name: str, place: str = "--preset") -> dict[str, Any]:
+    """The settings of a preset; ConfigError that lists them where there is none of this name."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.exists():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"{place}: found {name!r}, expected one of {', '.join(names)}")
+    return read_yaml(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

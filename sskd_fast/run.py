@@ -14,6 +14,7 @@ import torch
 
 from sskd_fast import _backend
 from sskd_fast.config import Config, ConfigError, dump_yaml, load_config
+from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.files import write_json, write_text
 from sskd_fast.models.pretrained import FoundationError
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
-    p.add_argument("--preset", help="default, smoke (quick), full (long), pretrain (the shipped weights)")
+    p.add_argument("--preset", help="default, smoke (quick), full (long), paper, pretrain (the shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (COCO instances)")
     own.add_argument("--labeled", help="COCO instances file of the labelled images")
@@ -163,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_costs(config: Config, path: Path | None) -> None:
     """Prints what the run's models and steps cost, and writes it to a JSON file where one is wanted."""
-    costs = dry_run(config)
+    side = config.views.size or SIZE
+    costs = dry_run(config, (side, side))
     print(cost_text(costs))
     if path is not None:
         write_json(path, costs)

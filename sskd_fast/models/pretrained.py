@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,8 @@ def _quiet() -> Iterator[None]:
 def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
     """Prepares a loaded model for training in place: low-rank adapters and gradient checkpointing, where configured.
 
-    With `lora_rank`, linear layers get adapters of that rank and everything else of the model is frozen.
+    With `lora_rank`, linear layers get adapters of that rank and everything else of the model is frozen; layers whose
+    weights are shared stay as they are, so that they stay shared.
     """
     if config.foundation.lora_rank:
         try:
@@ -109,8 +111,13 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
         except ImportError as error:
             raise FoundationError(f"{setting}: foundation.lora_rank needs peft: {INSTALL}") from error
         rank = config.foundation.lora_rank
-        layers = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), model)
+        linear = {f"model.{name}": m for name, m in model.named_modules() if type(m) is nn.Linear}
+        shared = Counter(id(layer.weight) for layer in linear.values())
+        layers = [name for name, layer in linear.items() if shared[id(layer.weight)] == 1]
+        # Within a plain module: peft asks models of transformers for their input embeddings, which detectors have not.
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), nn.ModuleDict({"model": model})
+        )
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name)
     if config.gradient_checkpointing and not checkpoint_layers(model):

@@ -7,6 +7,7 @@ torch.utils.flop_counter (two for a multiplication with its addition; matrix pro
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sskd_fast._env import without_value_checks
 from sskd_fast.config import Config
-from sskd_fast.data.embedded import SIZE
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 
@@ -26,19 +26,17 @@ _BYTES_A_PARAMETER = 20
 SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14}
 
 
-def dry_run(config: Config) -> dict[str, dict[str, Any]]:
-    """{"student": {...}, "teacher": {...}} for the training crop and eight classes, whatever the data's are.
+def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """{"student": {...}, "teacher": {...}} for crops of `size` (height, width) and eight classes, whatever the data's.
 
     params, trainable_params; flops: of one crop's prediction; train_flops: of one step (weak view forward and backward,
     strong view forward); memory_gb: weights, gradients, optimizer, average, and what the backward pass keeps;
     seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
     """
-    return {name: _cost(config, name) for name in ("student", "teacher")}
+    return {name: _cost(config, name, size) for name in ("student", "teacher")}
 
 
-def _cost(config: Config, name: Literal["student", "teacher"]) -> dict[str, Any]:
-    sides = torch.tensor(config.views.size or SIZE).flatten().tolist()
-    size = [int(sides[0]), int(sides[-1])]
+def _cost(config: Config, name: Literal["student", "teacher"], size: Sequence[int]) -> dict[str, Any]:
     settings: ModelConfig = getattr(config, name)
     if not settings.trainable:
         return {"params": 0, "flops": 0, "kind": settings.kind}
@@ -66,7 +64,7 @@ def _cost(config: Config, name: Literal["student", "teacher"]) -> dict[str, Any]
         "memory_gb": round((_BYTES_A_PARAMETER * trainable + batch * kept) / 1e9, 2),
         "seconds_a_step": round(per_step / SUSTAINED_FLOPS[settings.precision], 3),
         "batch": batch,
-        "size": size,
+        "size": list(size),
         "precision": settings.precision,
     }
 
