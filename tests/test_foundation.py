@@ -249,7 +249,8 @@ def test_adaptation_trains_detector_encoder_decoder_and_projection(tiny_foundati
     for prefix in (
         "detector.model.model.backbone.", "detector.model.model.text_backbone.", "detector.model.model.encoder.",
         "detector.model.model.decoder.layers.", "detector.model.model.decoder.bbox_embed.",
-        "sam.vision_encoder.backbone.", "sam.mask_decoder.transformer.", "sam.prompt_encoder.point_embed", "projection.",
+        "sam.vision_encoder.backbone.", "sam.mask_decoder.transformer.", "sam.prompt_encoder.point_embed",
+        "projection.",
     ):  # fmt: skip
         assert any(n.startswith(prefix) for n in names), prefix
 
