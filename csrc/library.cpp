@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "cpu/operators.h"
+#include "cpu/recycled.h"
 
 TORCH_LIBRARY(sskd_fast_native, m) {
   m.def("score_fusion(Tensor mask_logits, Tensor class_logits, int height, int width, int cues) -> Tensor");
@@ -30,6 +31,10 @@ TORCH_LIBRARY(sskd_fast_native, m) {
       " Tensor? anchor_scores, Tensor? candidate_scores, Tensor? candidate_weight, Tensor? anchor_group,"
       " Tensor? candidate_group, bool same, Tensor pull, Tensor log_mass, Tensor weight_sum, Tensor temperature,"
       " bool normalize, bool with_scores) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_FRAGMENT(sskd_fast_native, m) {
+  m.def("release_memory() -> int", [] { return sskd_fast::Recycler::shared().clear(); });
 }
 
 TORCH_LIBRARY_IMPL(sskd_fast_native, CPU, m) {

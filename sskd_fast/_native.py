@@ -199,4 +199,13 @@ def operators() -> Any:
     return torch.ops.sskd_fast_native
 
 
+def release_memory() -> int:
+    """Gives back to the system what the C++ operators keep for their next results, 512 MB at most; returns how many
+    bytes. 0 where they have not run."""
+    if not hasattr(torch.ops.sskd_fast_native, "release_memory"):
+        return 0
+    released: int = torch.ops.sskd_fast_native.release_memory()
+    return released
+
+
 _backend.provide("cpu", why_unavailable)

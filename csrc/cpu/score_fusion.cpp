@@ -2,7 +2,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <vector>
@@ -11,6 +10,7 @@
 #include "cpu/first_wrong.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
+#include "cpu/recycled.h"
 #include "math/score_fusion.h"
 
 namespace sskd_fast {
@@ -244,8 +244,8 @@ at::Tensor score_fusion(const at::Tensor& mask_logits, const at::Tensor& class_l
                         int64_t cues) {
   const at::Tensor masks = mask_logits.contiguous(), classes = class_logits.contiguous();
   const Shape s = shape_of(masks, classes, height, width, cues);
-  const at::Tensor out = at::empty({s.images, s.pixels(), s.width()}, masks.options());
-  advise_huge_pages(out.mutable_data_ptr(), static_cast<int64_t>(out.nbytes()));  // the sampler reads it at random
+  // The sampler reads it at random.
+  const at::Tensor out = recycled_empty({s.images, s.pixels(), s.width()}, masks.options(), true);
   AT_DISPATCH_FLOATING_TYPES(masks.scalar_type(), "score_fusion", [&] {
     check_logits<scalar_t>(masks, classes);
     if (out.numel() == 0) return;
