@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from sskd_fast.losses.set_loss import SetLossConfig
-from sskd_fast.models.mask_transformer import ModelConfig
+from sskd_fast.models.segmenter import ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
 T = TypeVar("T")

@@ -15,10 +15,12 @@ import torch
 from sskd_fast import _backend
 from sskd_fast.config import Config, ConfigError, DataConfig, dump_yaml, load_config
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.files import write_text
+from sskd_fast.data.files import write_json, write_text
 from sskd_fast.evaluation import require_official
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import table_text, verdict_words, write_report
 from sskd_fast.train.checkpoint import CheckpointError
+from sskd_fast.train.dry_run import cost_text, dry_run
 from sskd_fast.train.evaluate import evaluate_finished
 from sskd_fast.train.experiment import Experiment
 from sskd_fast.train.sources import pretraining_sources, target_sources
@@ -64,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", help="of data, splits, weights and batches (0)")
     p.add_argument("--device", help="auto, cpu or cuda")
     p.add_argument("--max-steps", help="cut every stage to so many steps")
+    p.add_argument(
+        "--dry-run", action="store_true", help="say what models and steps cost; needs neither data nor weights"
+    )
+    p.add_argument("--json", type=Path, metavar="FILE", help="with --dry-run: write the costs to FILE as well")
     p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, such as train.lr=1e-4")
     return p
 
@@ -155,9 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
     try:
         config = resolve(arguments)
+        if arguments.dry_run or arguments.json:
+            show_costs(config, arguments.json)
+            return 0
         check(config)
         run(config, arguments.stage, arguments.resume)
-    except (ConfigError, DataError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
@@ -167,6 +176,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
+
+
+def show_costs(config: Config, path: Path | None) -> None:
+    """Prints what the run's models and steps cost, and writes it to a JSON file where one is wanted."""
+    costs = dry_run(config)
+    print(cost_text(costs))
+    if path is not None:
+        write_json(path, costs)
 
 
 def prepare_operators(config: Config, device: torch.device) -> None:

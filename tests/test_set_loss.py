@@ -22,7 +22,7 @@ from sskd_fast.losses.set_loss import (
     pooled,
     sample_points,
 )
-from sskd_fast.models.mask_transformer import Predictions
+from sskd_fast.models.segmenter import Predictions
 
 CLASSES = 3
 SIDE = 8

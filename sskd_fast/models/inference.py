@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 from torch import Tensor
 from torch.nn import functional as F
 
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.rle import rle_of_box
 
 Bools = NDArray[np.bool_]
@@ -71,7 +71,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 @torch.inference_mode()
-def predict(model: MaskTransformer, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
+def predict(model: Segmenter, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
     """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an
     image.
 
@@ -116,7 +116,7 @@ def _tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[
 
 
 def _read_tiles(
-    model: MaskTransformer, tiles: list[Tensor], places: list[tuple[int, int, int]], images: Sequence[Tensor],
+    model: Segmenter, tiles: list[Tensor], places: list[tuple[int, int, int]], images: Sequence[Tensor],
     found: list[list[Detection]], config: InferenceConfig, device: torch.device,
 ) -> None:  # fmt: skip
     batch = torch.stack(tiles).to(device, torch.float32) / 255

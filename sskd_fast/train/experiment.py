@@ -16,8 +16,9 @@ from sskd_fast.config import Config
 from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
+from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.inference import InferenceConfig, to_results
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources
 from sskd_fast.train.watch import Log
@@ -62,9 +63,11 @@ class Experiment:
         return self.folder / "checkpoints" / f"{stage}.state.pt"
 
     def foundation_weights(self, model: Literal["teacher", "student"]) -> Path | None:
-        """The weights a model starts from, None for a random start.  FileNotFoundError where the file is absent."""
+        """The safetensors file a model starts from, None for none: a random start, or the weights that the model's own
+        settings name.  FileNotFoundError where the file is absent."""
         value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
-        if not value:
+        config: ModelConfig = getattr(self.config, model)
+        if not value or (value == "embedded" and config.kind != "mask_transformer"):
             return None
         path = SHIPPED / f"{model}.safetensors" if value == "embedded" else Path(value)
         if not path.exists():
@@ -73,16 +76,17 @@ class Experiment:
             )
         return path
 
-    def build(self, model: Literal["teacher", "student"]) -> MaskTransformer:
-        """The teacher or the student for the run's classes and queries, randomly initialised."""
+    def build(self, model: Literal["teacher", "student"], *, weights: bool = True) -> Segmenter:
+        """The teacher or the student for the run's classes and queries; weights: with those its settings name."""
         config: ModelConfig = getattr(self.config, model)
         config = dataclasses.replace(config, num_queries=self.sources.num_queries)
-        return MaskTransformer(config, len(self.sources.classes))
+        return build_segmenter(config, self.sources.classes, weights=weights)
 
-    def load(self, stage: str) -> MaskTransformer:
-        """The finished model of a stage."""
-        model = self.build("teacher" if stage.endswith("teacher") else "student")
-        load_weights(model, self.weights_path(stage), self.sources.classes)
+    def load(self, stage: str) -> Segmenter:
+        """The finished model of a stage; of a teacher that no stage can train, the teacher itself."""
+        model = self.build("teacher" if stage.endswith("teacher") else "student", weights=False)
+        if model.config.trainable:
+            load_weights(model, self.weights_path(stage), self.sources.classes)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
@@ -97,14 +101,18 @@ class Experiment:
 
     def predict(
         self,
-        model: MaskTransformer,
+        model: Segmenter,
         source: ImageCollection,
         indices: Iterable[int] | None = None,
         views: Sequence[Augmentation] = IDENTITY,
     ) -> list[dict[str, Any]]:
         """COCO results of the model on the images of a source, averaged over views of each."""
         results: list[dict[str, Any]] = []
-        order = list(range(len(source)) if indices is None else indices)
+        order = []
+        for index in range(len(source)) if indices is None else indices:
+            known = model.results_of(source.records[index].image_id, source.records[index].file_name)
+            results += known or []
+            order += [index] if known is None else []
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             found = predict_views(model, [source.image(i) for i in rows], self.inference, views)

@@ -20,7 +20,7 @@ class TeacherLabels:
     """results: COCO results to train on, unsure ones with "iscrowd": 1.  stride: of the map they were drawn on."""
 
     results: list[dict[str, Any]]
-    stride: int
+    stride: float
 
 
 def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels | None:

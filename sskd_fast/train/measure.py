@@ -9,11 +9,11 @@ from typing import Any
 
 from sskd_fast.data.files import write_json
 from sskd_fast.evaluation import evaluate_masks, official_figures
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.experiment import Experiment, Results
 
 
-def measure(experiment: Experiment, name: str, model: MaskTransformer, seconds: float) -> Results:
+def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float) -> Results:
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
     details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
