@@ -34,3 +34,13 @@ def cxx_compiler() -> tuple[str, list[str]]:
 def extra_cxx_flags() -> list[str]:
     """Further flags for the C++ compiler (SSKD_FAST_CXXFLAGS), such as those of a sanitizer."""
     return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()
+
+
+def cuda_compiler() -> tuple[str, list[str]]:
+    """What was looked for, and nvcc as a command: of CUDA_HOME where it is set, else on the PATH; [] without one."""
+    home = os.environ.get("CUDA_HOME", "").strip()
+    if home:
+        path = Path(home).expanduser() / "bin" / "nvcc"
+        return f"CUDA_HOME={home}", [str(path)] if path.exists() else []
+    on_path = shutil.which("nvcc")
+    return "nvcc on the PATH, or CUDA_HOME", [on_path] if on_path is not None else []

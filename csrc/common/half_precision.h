@@ -8,6 +8,7 @@
 #include "common/macros.h"
 
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -55,9 +56,13 @@ SSKD_HOST_DEVICE inline T narrow(float x) {
 }
 template <>
 SSKD_HOST_DEVICE inline BFloat16 narrow<BFloat16>(float x) {
+#if defined(__CUDA_ARCH__)
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+#else
   const uint32_t bits = bits_of(x);
   if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
   return {static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
+#endif
 }
 template <>
 SSKD_HOST_DEVICE inline Half narrow<Half>(float x) {

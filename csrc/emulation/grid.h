@@ -255,3 +255,5 @@ class Shared {
 inline void __syncthreads(sskd_fast::emulation::Place place = sskd_fast::emulation::Place::current()) {
   sskd_fast::emulation::the_grid.block_barrier(place);
 }
+
+[[noreturn]] inline void __trap() { throw sskd_fast::emulation::Error("__trap was called"); }
