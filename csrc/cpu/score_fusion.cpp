@@ -18,7 +18,6 @@ namespace {
 
 // Pixels whose partial sums of the class gradient are added up together: a multiple of the vector's length.
 constexpr int64_t kPixelsPerPart = 512;
-constexpr double kLeastNorm = 1e-12;
 
 struct Shape {
   int64_t images, queries, in_height, in_width, out_height, out_width, classes;
@@ -120,7 +119,7 @@ struct Scratch {
     pixel_scores(presence.data(), classes, s.queries, s.classes, s.cues, scores.data());
     Vector<T> total{};
     for (const auto& y : scores) total += y * y;
-    const Vector<T> root = square_root<T>(total), least = Vector<T>{} + static_cast<T>(kLeastNorm);
+    const Vector<T> root = square_root<T>(total), least = Vector<T>{} + static_cast<T>(kLeastScoreNorm);
     const Vector<T> norm = root > least ? root : least;
     const Vector<T> inverse = 1 / norm;
     for (auto& y : scores) y *= inverse;
@@ -169,7 +168,7 @@ void backward(const Shape& s, const T* grad, const T* masks, const T* classes, T
           for (int64_t i = 0; i < lanes; ++i) g[e][i] = i < count ? rows[i * width + e] : T(0);
         Vector<T> radial{};
         for (int64_t e = 0; e < width; ++e) radial += g[e] * scratch.scores[e];
-        radial = norm > static_cast<T>(kLeastNorm) ? radial : Vector<T>{};
+        radial = norm > static_cast<T>(kLeastScoreNorm) ? radial : Vector<T>{};
         const Vector<T> inverse = 1 / norm;
         for (int64_t e = 0; e < width; ++e) g[e] = (g[e] - radial * scratch.scores[e]) * inverse;
         const Vector<T> covered = covered_by_objects(s, scratch, probability);
