@@ -31,10 +31,9 @@ class BuildError(RuntimeError):
 class Recipe:
     """How a library is made of the sources in `folder`.
 
-    file: its file name.  title, takes: what it is and how long it takes, for messages.  sources: what is compiled, below
-    `folder`.  headers: patterns, below `folder`, of what they include.  compilers: as they are called.
-    compile: the command, without input and output, that compiles a source of each suffix.  link: the words of the
-    command before and after the objects.
+    file: its file name.  title, takes: what it is and how long it takes, for messages.  sources: what is compiled.
+    headers: patterns, below `folder`, of what they include.  compilers: as they are called.  compile: the command,
+    without input and output, that compiles a source of each suffix.  link: the words before and after the objects.
     """
 
     file: str

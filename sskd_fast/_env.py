@@ -43,4 +43,4 @@ def cuda_compiler() -> tuple[str, list[str]]:
         path = Path(home).expanduser() / "bin" / "nvcc"
         return f"CUDA_HOME={home}", [str(path)] if path.exists() else []
     on_path = shutil.which("nvcc")
-    return "nvcc on the PATH, or CUDA_HOME", [on_path] if on_path is not None else []
+    return "nvcc on the PATH", [on_path] if on_path is not None else []

@@ -7,7 +7,6 @@ with what serves CUDA tensors.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def source_folder() -> Path:
 
 
 def load(*, announce: bool = True) -> Path:
-    """Registers the operators of `torch.ops.sskd_fast_native` on CPU tensors, building their library where it is not cached.
+    """Registers the operators of `torch.ops.sskd_fast_native` on CPU tensors; their library is built unless cached.
 
     Returns the library's path. announce: say so on stderr before a build starts. Raises BuildError with the reason.
     """
@@ -95,7 +94,7 @@ def cuda_recipe(sources: Path, capabilities: list[tuple[int, int]]) -> Recipe:
     """The library of the CUDA operators, for GPUs of these compute capabilities."""
     wanted, nvcc = _env.cuda_compiler()
     if not nvcc:
-        raise BuildError(f"no CUDA compiler was found (looked for {wanted}); install the CUDA toolkit, or set CUDA_HOME")
+        raise BuildError(f"nvcc was not found (looked for {wanted}); install the CUDA toolkit, or set CUDA_HOME")
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
     # nvcc hands .cpp files to the C++ compiler, with the folders of its own headers and libraries.
     host = [*nvcc, "-ccbin", compiler[0], "-Xcompiler", ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()])]

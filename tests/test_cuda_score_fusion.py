@@ -15,13 +15,11 @@ from sskd_fast.reference import score_fusion as reference
 TILES = [(1, 4, 3, 4, 8, None), (2, 3, 2, 3, 11, None), (1, 40, 33, 4, 5, (9, 2)), (1, 300, 40, 2, 9, None)]
 
 
-def everything(run: Any, grad: Tensor, masks: Tensor, classes: Tensor, size: tuple[int, int], cues: str) -> list[Tensor]:
-    if run is reference:
-        return [
-            reference.fuse_scores(masks, classes, size, cues),
-            *reference.fuse_scores_backward(grad, masks, classes, size, cues),
-        ]
-    arguments = masks, classes, *size, CUES.index(cues)
+def everything(
+    run: Any, grad: Tensor, masks: Tensor, classes: Tensor, size: tuple[int, int], cues: str
+) -> list[Tensor]:
+    """Scores and both gradients, of the emulated operators or of the reference."""
+    arguments = masks, classes, *size, reference.CUES.index(cues)
     return [run.score_fusion(*arguments), *run.score_fusion_backward(grad, *arguments)]
 
 
@@ -70,5 +68,6 @@ def test_nothing_in_gives_nothing_out(emulated):
 
 
 def test_rows_too_wide_for_shared_memory_are_refused(emulated):
-    with pytest.raises(ValueError, match="class_logits: found 3000 queries and 2 classes, expected at most 1350 together"):
+    message = "class_logits: found 3000 queries and 2 classes, expected at most 1350 together"
+    with pytest.raises(ValueError, match=message):
         emulated.score_fusion(torch.zeros(1, 3000, 1, 1), torch.zeros(1, 3000, 2), 1, 1, 0)

@@ -14,6 +14,14 @@
 namespace sskd_fast::cuda {
 namespace {
 
+// One of the tables, checked to lie as the kernels read it.
+template <typename T>
+const T* table_data(const char* name, const at::Tensor& table, int64_t size) {
+  TORCH_CHECK_VALUE(table.is_contiguous() && (size < 0 || table.numel() == size), name, ": found shape ", table.sizes(),
+                    ", expected ", size, " numbers, contiguous");
+  return table.const_data_ptr<T>();
+}
+
 // Working memory of `count` numbers for each of `rows`; none where shared memory has room for it.
 at::Tensor scratch(bool is_shared, int64_t rows, int64_t count, const at::TensorOptions& options) {
   return is_shared ? at::Tensor() : at::empty({rows, count}, options);
@@ -65,15 +73,25 @@ at::Tensor negative_sampling_by_tables(
   const at::Tensor arrivals = scratch(race_is_shared, blocks, buffer, ints.dtype(at::kDouble));
   const at::Tensor racers = scratch(race_is_shared, blocks, buffer, ints);
   const at::Tensor marks = at::zeros({blocks, (size + 31) / 32}, ints);
-  // The tables are contiguous as they were built.
   with_storage(anchor_scores.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
-    const SamplingTables<S> tables{
-        rows_of<S>(anchors, total), rows_of<S>(candidates, size), data_or_null<const double>(weight), same,
-        const_data<int32_t>(entries), const_data<double>(ratio), const_data<double>(bound), const_data<int64_t>(table),
-        const_data<int64_t>(first), const_data<int64_t>(count), const_data<int64_t>(skip_from),
-        const_data<int64_t>(skip_length), const_data<int64_t>(available), const_data<int32_t>(order),
-        const_data<int64_t>(own_from), const_data<int64_t>(own_until), const_data<int64_t>(seed)};
+    const SamplingTables<S> tables{.anchors = rows_of<S>(anchors, total),
+                                   .candidates = rows_of<S>(candidates, size),
+                                   .weight = data_or_null<const double>(weight),
+                                   .same = same,
+                                   .entries = table_data<int32_t>("entries", entries, -1),
+                                   .ratio = table_data<double>("ratio", ratio, -1),
+                                   .bound = table_data<double>("bound", bound, total),
+                                   .table = table_data<int64_t>("table", table, total),
+                                   .first = table_data<int64_t>("first", first, total),
+                                   .count = table_data<int64_t>("count", count, total),
+                                   .skip_from = table_data<int64_t>("skip_from", skip_from, total),
+                                   .skip_length = table_data<int64_t>("skip_length", skip_length, total),
+                                   .available = table_data<int64_t>("available", available, total),
+                                   .order = table_data<int32_t>("order", order, size),
+                                   .own_from = table_data<int64_t>("own_from", own_from, total),
+                                   .own_until = table_data<int64_t>("own_until", own_until, total),
+                                   .seed = table_data<int64_t>("seed", seed, 1)};
     launch_trials<S>(tables, wanted, data_or_null<int32_t>(sets), data<int32_t>(picks), device.stream());
     launch_race<S>(tables, wanted, data<uint32_t>(marks), data_or_null<double>(arrivals),
                    data_or_null<int32_t>(racers), data<int32_t>(picks), device.stream());

@@ -37,7 +37,7 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
 
 
 def implementation(backend: str, operator: str) -> Callable[..., Any]:
-    """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/library.cpp."""
+    """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/schemas.h."""
     if backend in _PYTHON:
         module = importlib.import_module(f"{_PYTHON[backend]}.{_module(operator)}")
         return getattr(module, operator)
@@ -48,4 +48,6 @@ _PYTHON = {"reference": "sskd_fast.reference", "triton": "sskd_fast.kernels"}
 
 
 def _module(operator: str) -> str:
-    return "negative_sampling" if operator == "hardest_negatives" else operator.removesuffix("_backward")
+    if operator in ("negative_sampling_by_tables", "hardest_negatives"):
+        return "negative_sampling"
+    return operator.removesuffix("_backward")

@@ -23,7 +23,7 @@ stopping time, the law of the whole stays exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -80,6 +80,10 @@ class Proposals:
     order: Tensor
     own_from: Tensor
     own_until: Tensor
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """What kernels take, in the order of the schema `negative_sampling_by_tables`: all but the acceptance."""
+        return tuple(getattr(self, field.name) for field in fields(self) if field.name != "acceptance")
 
 
 def negative_sampling(
