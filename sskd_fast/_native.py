@@ -38,22 +38,35 @@ def load(*, announce: bool = True) -> Path:
     """
     if sys.platform != "linux":
         raise BuildError(f"the C++ operators are built on Linux only, and this is {sys.platform}")
-    return _loaded(cpu_recipe(source_folder()), announce)
+    file = "sskd_fast_cpu.so"
+    return _loaded(_prebuilt(file) or _built(cpu_recipe(source_folder(), file), announce))
 
 
 def load_cuda(*, announce: bool = True) -> Path:
     """Registers the same operators on CUDA tensors, for the GPUs that are present; otherwise as `load`."""
     capabilities = _capabilities()
     load(announce=announce)  # has the schemas
-    return _loaded(cuda_recipe(source_folder(), capabilities), announce)
+    file = "sskd_fast_cuda.so"
+    return _loaded(_prebuilt(file) or _built(cuda_recipe(source_folder(), file, capabilities), announce))
 
 
-def _loaded(recipe: Recipe, announce: bool) -> Path:
-    library = build(recipe, _env.cache_folder(), announce=announce)
+def _prebuilt(file: str) -> Path | None:
+    """A library that was built ahead of time (CMakeLists.txt) for the PyTorch at hand; None where there is none."""
+    library, version = _PACKAGE / "lib" / file, _PACKAGE / "lib" / "torch_version.txt"
+    if not library.exists() or version.read_text(encoding="utf-8").strip() != torch.__version__:
+        return None
+    return library
+
+
+def _built(recipe: Recipe, announce: bool) -> Path:
+    return build(recipe, _env.cache_folder(), announce=announce)
+
+
+def _loaded(library: Path) -> Path:
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        raise BuildError(f"{recipe.title} cannot be loaded ({error}); delete {library.parent} to try again") from error
+        raise BuildError(f"{library} cannot be loaded ({error}); delete its folder to have it built again") from error
     return library
 
 
@@ -73,12 +86,12 @@ def torch_flags() -> tuple[list[str], list[str]]:
     return [abi, "-isystem", str(root / "include")], [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
 
 
-def cpu_recipe(sources: Path) -> Recipe:
+def cpu_recipe(sources: Path, file: str) -> Recipe:
     """The library of the CPU operators and of the schemas, for the machine at hand."""
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
     flags = [*_FLAGS, *_env.extra_cxx_flags()]
     return Recipe(
-        file="sskd_fast_cpu.so",
+        file=file,
         title="the C++ operators",
         takes="about half a minute",
         folder=sources,
@@ -90,7 +103,7 @@ def cpu_recipe(sources: Path) -> Recipe:
     )
 
 
-def cuda_recipe(sources: Path, capabilities: list[tuple[int, int]]) -> Recipe:
+def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -> Recipe:
     """The library of the CUDA operators, for GPUs of these compute capabilities."""
     wanted, nvcc = _env.cuda_compiler()
     if not nvcc:
@@ -99,7 +112,7 @@ def cuda_recipe(sources: Path, capabilities: list[tuple[int, int]]) -> Recipe:
     # nvcc hands .cpp files to the C++ compiler, with the folders of its own headers and libraries.
     host = [*nvcc, "-ccbin", compiler[0], "-Xcompiler", ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()])]
     return Recipe(
-        file="sskd_fast_cuda.so",
+        file=file,
         title="the CUDA operators",
         takes="about a minute",
         folder=sources,
@@ -125,7 +138,9 @@ def _capabilities() -> list[tuple[int, int]]:
     if torch.version.cuda is None:
         raise BuildError("this PyTorch is built without CUDA; install one that has it")
     if not torch.cuda.is_available():
-        raise BuildError("PyTorch finds no CUDA device; see `python -m sskd_fast.info`")
+        raise BuildError(
+            "PyTorch finds no CUDA device: there is none, its driver is not loaded, or CUDA_VISIBLE_DEVICES hides it"
+        )
     found = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     if found[0] < _LEAST_CAPABILITY:
         text, least = (".".join(map(str, x)) for x in (found[0], _LEAST_CAPABILITY))

@@ -150,7 +150,7 @@ def test_paths_with_spaces_reach_the_compiler_whole(tmp_path, monkeypatch):
     compiler.parent.mkdir()
     compiler.touch(0o755)
     monkeypatch.setenv("CXX", f"'{compiler}' -m64")
-    text = _build.ninja_file(_native.cpu_recipe(sources))
+    text = _build.ninja_file(_native.cpu_recipe(sources, "operators.so"))
     assert f"command = '{compiler}' -m64 -std=gnu++20" in text
     assert f"-I '{tmp_path}/a b/(c)$$d' -c $in" in text
     assert f"build library.cpp.o: compile_cpp {tmp_path}/a$ b/(c)$$d/library.cpp" in text

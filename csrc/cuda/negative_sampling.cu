@@ -13,6 +13,9 @@ namespace sskd_fast::cuda {
 namespace {
 
 constexpr int kGroups = kWarp / kGroup;
+// Rows that each group compares at a time: as many as registers allow without spilling.
+template <typename S>
+constexpr int kCompared = sizeof(S) == 4 ? 4 : 2;
 constexpr int kSharedBytes = 48 * 1024;  // what every launch may have
 constexpr double kNever = HUGE_VAL;      // an arrival that does not come
 constexpr int kTile = kRowThreads;       // candidates that a block of the race looks at together
@@ -23,28 +26,28 @@ template <typename T, int n, typename S, typename Add>
 __device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t index, Add add, T (&result)[n]) {
   const int lane = own_lane(), group = lane / kGroup, member = lane % kGroup;
 #pragma unroll 1
-  for (int begin = 0; begin < kWarp; begin += kRowsAtATime<S>) {
-    int32_t row[kInFlight<S>];
-    T sums[kInFlight<S>][n] = {};
+  for (int begin = 0; begin < kWarp; begin += kGroups * kCompared<S>) {
+    int32_t row[kCompared<S>];
+    T sums[kCompared<S>][n] = {};
 #pragma unroll
-    for (int u = 0; u < kInFlight<S>; ++u) row[u] = __shfl_sync(kAllLanes, index, begin + u * kGroups + group);
+    for (int u = 0; u < kCompared<S>; ++u) row[u] = __shfl_sync(kAllLanes, index, begin + u * kGroups + group);
 #pragma unroll 1
     for (int32_t pack = member; pack < rows.packs(); pack += kGroup) {
-      uint4 words[kInFlight<S>] = {};
+      uint4 words[kCompared<S>] = {};
 #pragma unroll
-      for (int u = 0; u < kInFlight<S>; ++u)
+      for (int u = 0; u < kCompared<S>; ++u)
         if (row[u] >= 0) words[u] = load_words(rows.row(row[u]) + int64_t{pack} * kPack<S>);
       Compute<S> x[kPack<S>], y[kPack<S>];
       load_pack<S>(own + int64_t{pack} * kPack<S>, x);
 #pragma unroll
-      for (int u = 0; u < kInFlight<S>; ++u) {
+      for (int u = 0; u < kCompared<S>; ++u) {
         unpack<S>(words[u], y);
 #pragma unroll
         for (int i = 0; i < kPack<S>; ++i) add(static_cast<T>(x[i]), static_cast<T>(y[i]), sums[u]);
       }
     }
 #pragma unroll
-    for (int u = 0; u < kInFlight<S>; ++u) {
+    for (int u = 0; u < kCompared<S>; ++u) {
 #pragma unroll
       for (int i = 0; i < n; ++i) {
         const T brought = __shfl_sync(kAllLanes, lanes_sum<kGroup>(sums[u][i]), lane % kGroups * kGroup);
@@ -110,10 +113,14 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const int lane = own_lane();
   int32_t* picks = all_picks + anchor * num_negatives;
   for (int32_t r = lane; r < num_negatives; r += kWarp) picks[r] = -1;
+  // In shared memory, since registers are scarce.
+  SSKD_SHARED(AnchorProposals, proposals, [kRowWarps]);
+  AnchorProposals& p = proposals[threadIdx.x / kWarp];
+  if (lane == 0) {
+    p.first = in.first[anchor], p.count = in.count[anchor], p.bound = in.bound[anchor];
+    p.skip_from = in.skip_from[anchor], p.skip_length = in.skip_length[anchor];
+  }
   __syncwarp();
-  AnchorProposals p{};
-  p.first = in.first[anchor], p.count = in.count[anchor], p.bound = in.bound[anchor];
-  p.skip_from = in.skip_from[anchor], p.skip_length = in.skip_length[anchor];
   if (in.available[anchor] <= 2 * int64_t{num_negatives} || p.count <= 0) return;  // left to the race
   int32_t* const shared_sets = reinterpret_cast<int32_t*>(memory);
   const int64_t set_size = int64_t{set_mask} + 1;
