@@ -4,9 +4,8 @@
 #include "cpu/recycled.h"
 #include "schemas.h"
 
-TORCH_LIBRARY(sskd_fast_native, m) { sskd_fast::define_operators(m); }
-
-TORCH_LIBRARY_FRAGMENT(sskd_fast_native, m) {
+TORCH_LIBRARY(sskd_fast_native, m) {
+  sskd_fast::define_operators(m);
   m.def("release_memory() -> int", [] { return sskd_fast::Recycler::shared().clear(); });
 }
 
