@@ -148,7 +148,7 @@ struct OnlineSum {
 };
 
 template <typename S, Result result>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
 expected_tiles_kernel(Tiles<S> tiles, int32_t out_width, Compute<S>* out) {
   using P = Product<S>;
   using T = Compute<S>;
