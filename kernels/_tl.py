@@ -62,3 +62,44 @@ def held_already(picks_ptr, held, drawn, BLOCK: tl.constexpr):
         picks = tl.load(picks_ptr + place, mask=place < held, other=-1)
         found = found | (tl.sum((picks[None, :] == drawn[:, None]).to(tl.int32), axis=1) > 0)
     return found
+
+
+@triton.jit
+def wide(x):
+    """x in the type of sums and products: float64 for float64, float32 otherwise."""
+    return x if x.dtype == tl.float64 else x.to(tl.float32)
+
+
+@triton.jit
+def inverse_norm(squares):
+    """1 / |x| from the sum of squares; norms below 1e-12 count as that, as in torch.nn.functional.normalize."""
+    norm = tl.sqrt(squares) if squares.dtype == tl.float64 else tl.sqrt_rn(squares)
+    return 1.0 / tl.maximum(norm, 1e-12)
+
+
+@triton.jit
+def row_columns(CHUNKS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Columns of a whole row as it is held while rows are gathered: [CHUNKS, 1, COLUMNS], COLUMNS in 128 bytes."""
+    return tl.arange(0, CHUNKS)[:, None, None] * COLUMNS + tl.arange(0, COLUMNS)[None, None, :]
+
+
+@triton.jit
+def gathered_rows(x_ptr, index, mask, columns, WIDTH: tl.constexpr):
+    """Rows of x (., WIDTH) at index [BLOCK], zeros where masked off: [CHUNKS, BLOCK, COLUMNS], widened."""
+    offsets = index.to(tl.int64)[None, :, None] * WIDTH + columns
+    return wide(tl.load(x_ptr + offsets, mask=mask[None, :, None] & (columns < WIDTH), other=0.0))
+
+
+@triton.jit
+def row_sums(x):
+    """[CHUNKS, BLOCK, COLUMNS] -> [BLOCK]: first within a thread, then over the eight lanes of a row."""
+    return tl.sum(tl.sum(x, axis=0), axis=1)
+
+
+@triton.jit
+def unit_row_gradient(grad, row, inverse, NORMALIZE: tl.constexpr):
+    """Gradient of rows from that of their unit vectors; grad, row: [CHUNKS, BLOCK, COLUMNS], inverse: [BLOCK]."""
+    if NORMALIZE:
+        inner = tl.where(inverse * 1e-12 < 1, row_sums(grad * row) * inverse * inverse, 0.0)
+        return inverse[None, :, None] * (grad - inner[None, :, None] * row)
+    return grad

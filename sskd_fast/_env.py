@@ -34,3 +34,8 @@ def cxx_compiler() -> tuple[str, list[str]]:
 def extra_cxx_flags() -> list[str]:
     """Further flags for the C++ compiler (SSKD_FAST_CXXFLAGS), such as those of a sanitizer."""
     return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
+    return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sskd_fast import _backend, _native
+from sskd_fast import _backend, _native, kernels
 
 _LIBRARY = torch.library.Library("sskd_fast", "DEF")
 
@@ -44,7 +44,7 @@ def implementation(backend: str, operator: str) -> Callable[..., Any]:
     return getattr(_native.operators(), operator)
 
 
-_PYTHON = {"reference": "sskd_fast.reference", "triton": "sskd_fast.kernels"}
+_PYTHON = {"reference": "sskd_fast.reference", "triton": kernels.__name__}
 
 
 def _module(operator: str) -> str:

@@ -22,6 +22,7 @@ from sskd_fast.ops._arguments import (
     check_weight_values,
 )
 from sskd_fast.ops._library import implementation, register
+from sskd_fast.reference.negative_sampling import Candidates, build_proposals
 
 SCOPES = ("all", "other", "same")
 
@@ -116,10 +117,26 @@ def _run(
     if weight is not None:
         check_weight_values(weight)
         weight = weight / torch.where(weight > 0, weight, 1).amax() if len(weight) else weight
-    if scores is not None and backend == "reference":
+    if scores is not None and backend != "cpu":
         check_unit_rows("anchor_scores", anchors)
         check_unit_rows("candidate_scores", scores)
-    return implementation(backend, "negative_sampling")(anchors, own, scores, weight, group, *rest)
+    inputs = anchors, own, scores, weight, group, *rest
+    run = implementation(backend, "negative_sampling")
+    if backend in ("reference", "cpu"):
+        return run(*inputs)
+    if len(anchors) == 0 or len(group) == 0:
+        return _fake(anchors, *settings).fill_(-1)
+    return run(*inputs, *proposal_tables(anchors, own, scores, weight, group, rest[0]))
+
+
+def proposal_tables(
+    anchors: Tensor, own: Tensor, scores: Tensor | None, weight: Tensor | None, group: Tensor, same: bool
+) -> tuple[Tensor, ...]:
+    """What a sampler on a GPU is given beside the arguments of the raw operator, in this order: `Proposals`' entries,
+    ratio, table, first, count, skip_from, skip_length, bound, available, order, own_from, own_until."""
+    p = build_proposals(anchors, own, Candidates(scores, weight, group, same))
+    ranges = p.table, p.first, p.count, p.skip_from, p.skip_length, p.bound, p.available
+    return p.entries, p.ratio, *(x.contiguous() for x in ranges), p.order, p.own_from, p.own_until
 
 
 def _fake(anchors: Tensor, *rest: Any) -> Tensor:
@@ -128,7 +145,7 @@ def _fake(anchors: Tensor, *rest: Any) -> Tensor:
 
 
 def _run_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    if backend == "reference":
+    if backend != "cpu":
         check_index_values("drawn", drawn, candidates.shape[0])
     return implementation(backend, "hardest_negatives")(anchors, candidates, drawn, num_negatives)
 
