@@ -31,7 +31,8 @@ from sskd_fast.evaluation import evaluate_cityscapes, evaluate_masks
 from sskd_fast.evaluation.cityscapes_ap import official_evaluation
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import ModelConfig
 
 IMAGES, CROP, DETECTIONS = 4, (512, 1024), 100
 VIEWS = Views(CROP, scale=(0.5, 2.0))

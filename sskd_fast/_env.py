@@ -61,3 +61,8 @@ def without_value_checks() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
+    return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")
