@@ -1,9 +1,19 @@
-"""Everything is declared in pyproject.toml; this file puts csrc/, which lies beside the package, into wheels."""
+"""Everything is declared in pyproject.toml; this file puts csrc/, which lies beside the package, into wheels.
 
+With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt): then the wheel is for one
+platform and one version of PyTorch, which has to be there during the build (`pip install --no-build-isolation`).
+"""
+
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+AHEAD_OF_TIME = os.environ.get("SSKD_FAST_AOT", "") == "1"
 
 
 class BuildWithSources(build_py):
@@ -11,14 +21,30 @@ class BuildWithSources(build_py):
 
     def run(self) -> None:
         super().run()
+        if AHEAD_OF_TIME:
+            self.build_operators()
         if self.editable_mode:  # an editable install reads csrc/ of the checkout
             return
-        root = Path(__file__).resolve().parent
-        for source in sorted((root / "csrc").rglob("*")):
-            if source.suffix in {".h", ".cpp"}:
-                target = Path(self.build_lib) / "sskd_fast" / source.relative_to(root)
+        for source in sorted((ROOT / "csrc").rglob("*")):
+            if source.suffix in {".h", ".cpp", ".cu"}:
+                target = Path(self.build_lib) / "sskd_fast" / source.relative_to(ROOT)
                 self.mkpath(str(target.parent))
                 self.copy_file(str(source), str(target))
 
+    def build_operators(self) -> None:
+        """The libraries, into sskd_fast/lib of what is being built."""
+        build = ROOT / "build" / "ahead_of_time"
+        target = ROOT if self.editable_mode else Path(self.build_lib).resolve()
+        configure = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DPython3_EXECUTABLE={sys.executable}"]
+        subprocess.run([*configure, f"-DCMAKE_INSTALL_PREFIX={target}"], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--parallel", "--target", "install"], check=True)
 
-setup(cmdclass={"build_py": BuildWithSources})
+
+class PlatformDistribution(Distribution):
+    """Says that the wheel holds machine code where it does."""
+
+    def has_ext_modules(self) -> bool:
+        return AHEAD_OF_TIME
+
+
+setup(cmdclass={"build_py": BuildWithSources}, distclass=PlatformDistribution)

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.cases import CASES, DTYPES
 from benchmarks.contenders import step_of
+from sskd_fast import ops
 
 
 def resident(field: str) -> int:
@@ -28,6 +29,7 @@ def measure(contender: str, case: str, dtype: str) -> int | str:
         return step
     step()  # loads libraries, starts threads, compiles
     gc.collect()
+    ops.release_memory()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size
     before = resident("VmRSS")

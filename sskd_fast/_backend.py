@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from sskd_fast import _env
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
-_AUTO_ORDER = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
+_AUTO_ORDER = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # before "reference"
 _DEVICE_TYPE = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _LANGUAGE = {"cpu": "C++", "triton": "Triton", "cuda": "CUDA"}
 
@@ -33,7 +34,7 @@ def why_unavailable(backend: str, device_type: str) -> str | None:
     """Why `backend` cannot run on tensors of `device_type`; None where it can."""
     if backend == "reference":
         return None
-    wanted = _DEVICE_TYPE[backend]
+    wanted = "cpu" if backend == "triton" and _env.triton_interpreted() else _DEVICE_TYPE[backend]
     if device_type != wanted:
         return f"it runs on {wanted} tensors and the tensors are on {device_type!r}"
     if backend not in _reasons:
@@ -66,8 +67,16 @@ def resolve(backend: str, device: torch.device) -> str:
 
 @functools.cache
 def _automatic(device_type: str) -> str:
-    """The first backend that can run on a device type; the choice is logged once."""
-    order = _AUTO_ORDER.get(device_type, ("reference",))
-    chosen = next(name for name in order if why_unavailable(name, device_type) is None)
-    _log.info("operators on %s tensors use the %r backend", device_type, chosen)
-    return chosen
+    """The first backend that can run on a device type; the choice is logged once, and warned of where it is slow."""
+    reasons: dict[str, str] = {}
+    for name in _AUTO_ORDER.get(device_type, ()):
+        reason = why_unavailable(name, device_type)
+        if reason is None:
+            _log.info("operators on %s tensors use the %r backend", device_type, name)
+            return name
+        reasons[name] = reason
+    if reasons:
+        causes = ". ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        message = f"{causes}. The operators run in plain PyTorch instead: the same results, many times slower."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return "reference"

@@ -38,6 +38,16 @@ def extra_cxx_flags() -> list[str]:
     return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()
 
 
+def cuda_compiler() -> tuple[str, list[str]]:
+    """What was looked for, and nvcc as a command: of CUDA_HOME where it is set, else on the PATH; [] without one."""
+    home = os.environ.get("CUDA_HOME", "").strip()
+    if home:
+        path = Path(home).expanduser() / "bin" / "nvcc"
+        return f"CUDA_HOME={home}", [str(path)] if path.exists() else []
+    on_path = shutil.which("nvcc")
+    return "nvcc on the PATH", [on_path] if on_path is not None else []
+
+
 @contextmanager
 def without_value_checks() -> Iterator[None]:
     """Has transformers leave out checks of values, which tensors without values cannot pass."""
@@ -51,3 +61,8 @@ def without_value_checks() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
+    return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")

@@ -14,6 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sskd_fast import _build, _env, _native
+
 DATA_ROOT = Path(os.environ.get("SSKD_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -36,6 +38,45 @@ def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SSKD_FAST_BACKEND", request.param)
     name: str = request.param
     return name
+
+
+# Threads of the emulated blocks forward, reversed, and shuffled by a seed.
+THREAD_ORDERS = (0, 1, 7)
+
+
+@pytest.fixture(scope="session")
+def emulated_library() -> Any:
+    """The operators of csrc/cuda as `torch.ops.sskd_fast_emulated`: the same files, built for the CPU."""
+    import torch
+
+    sources = _native.source_folder()
+    try:
+        compiler, (compiling, linking) = _native.cxx_compiler(), _native.torch_flags()
+    except _build.BuildError as error:
+        pytest.skip(f"the CUDA operators are not emulated: {error}")
+    # Without contraction, so that the result does not depend on the machine.
+    flags = ["-std=gnu++20", "-O1", "-fPIC", "-ffp-contract=off", "-DSSKD_EMULATION", *_env.extra_cxx_flags()]
+    command = [*compiler, *flags, "-Wno-unknown-pragmas", *compiling, "-I", str(sources)]
+    recipe = _build.Recipe(
+        file="sskd_fast_emulated.so",
+        title="the CUDA operators emulated on the CPU",
+        takes="about a minute",
+        folder=sources,
+        sources=(*sorted((sources / "cuda").glob("*.cpp")), *sorted((sources / "cuda").glob("*.cu"))),
+        headers=("schemas.h", "common/*.h", "math/*.h", "cuda/*.h", "emulation/*.h"),
+        compilers=(compiler,),
+        compile={".cpp": [*command, "-c"], ".cu": [*command, "-x", "c++", "-c"]},
+        link=([*compiler, *flags, "-shared"], linking),
+    )
+    torch.ops.load_library(_build.build(recipe, _env.cache_folder()))
+    return torch.ops.sskd_fast_emulated
+
+
+@pytest.fixture(params=THREAD_ORDERS, ids=("forward", "reversed", "shuffled"))
+def emulated(request: pytest.FixtureRequest, emulated_library: Any) -> Any:
+    """The emulated operators; the test runs once for each order of the threads."""
+    emulated_library.order_threads(request.param)
+    return emulated_library
 
 
 class CocoBuilder:

@@ -53,7 +53,8 @@ def test_a_file_may_stand_on_a_preset(tmp_path: Path) -> None:
 
 
 def test_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"--preset: found 'huge', expected one of default, full, paper, pretrain, smoke"):
+    message = r"--preset: found 'huge', expected one of default, full, paper, pretrain, smoke"
+    with pytest.raises(ConfigError, match=message):
         load_config([], preset="huge")
 
 

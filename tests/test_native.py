@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sskd_fast import _native
+from sskd_fast import _build, _native
 
 ROOT = Path(__file__).resolve().parent.parent
 # Compiles in a fraction of the time.
@@ -142,14 +142,18 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     assert "set SSKD_FAST_CACHE to a folder that can be written" in done.stderr
 
 
-def test_paths_with_spaces_reach_the_compiler_whole(tmp_path):
+def test_paths_with_spaces_reach_the_compiler_whole(tmp_path, monkeypatch):
     sources = tmp_path / "a b" / "(c)$d"
     sources.mkdir(parents=True)
     (sources / "library.cpp").write_text("")
-    text = _native.ninja_file(sources, ["/some where/g++", "-m64"], ["-O0"])
-    assert "command = '/some where/g++' -m64 -O0" in text
+    compiler = tmp_path / "some where" / "g++"
+    compiler.parent.mkdir()
+    compiler.touch(0o755)
+    monkeypatch.setenv("CXX", f"'{compiler}' -m64")
+    text = _build.ninja_file(_native.cpu_recipe(sources, "operators.so"))
+    assert f"command = '{compiler}' -m64 -std=gnu++20" in text
     assert f"-I '{tmp_path}/a b/(c)$$d' -c $in" in text
-    assert f"build library.o: compile {tmp_path}/a$ b/(c)$$d/library.cpp" in text
+    assert f"build library.cpp.o: compile_cpp {tmp_path}/a$ b/(c)$$d/library.cpp" in text
 
 
 def test_importing_the_operators_builds_and_loads_nothing(tmp_path):

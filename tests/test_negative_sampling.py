@@ -156,7 +156,7 @@ def test_the_envelope_accepts_half_of_the_trials_however_alike_the_scores():
         proposals = reference.build_proposals(rows, none, reference.Candidates(rows, None, none, True))
         distance = 0.5 * torch.cdist(rows.double(), rows.double()).square()
         table = proposals.entries[int(proposals.first[0]) : int(proposals.first[0] + proposals.count[0])]
-        ratio = proposals.ratio[int(proposals.first[0]) : int(proposals.first[0] + proposals.count[0])]
+        ratio = proposals.ratio[table + int(proposals.table[0])]
         accepted = distance[:, table] * ratio / proposals.bound[:, None]
         assert float(accepted.max()) <= 1
         assert float(accepted.mean(1).min()) > 0.4

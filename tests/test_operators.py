@@ -438,3 +438,25 @@ def test_tensors_elsewhere_are_named():
         ops.hardest_negatives(rows, rows, torch.zeros(4, 2, dtype=torch.int32, device="meta"), 1)
     with pytest.raises(ValueError, match="anchor_scores: on meta, expected cpu as anchors"):
         ops.expected_pixel_contrast(rows, rows, rows, rows.to("meta"), rows.to("meta"), 1, 0.1)
+
+
+def test_large_results_lie_in_memory_that_is_used_again_and_can_be_given_back():
+    z, drawn = random(512, 512).float().requires_grad_(), torch.zeros(512, 1024, dtype=torch.int32)
+
+    def gradient() -> Tensor:
+        (grad,) = torch.autograd.grad(ops.pixel_contrast(z, z, z, drawn, 0.2, backend="cpu"), z)
+        return grad
+
+    first = gradient()
+    kept = first.clone()
+    second = gradient()
+    assert torch.equal(first, kept) and torch.equal(second, kept) and first.data_ptr() != second.data_ptr()
+    del first, second
+    ops.release_memory()
+    gradient()
+    needed = ops.release_memory()
+    assert needed >= 512 * 1024 * 4  # the similarities of all draws
+    for _ in range(3):
+        gradient()
+    assert ops.release_memory() == needed
+    assert ops.release_memory() == 0

@@ -4,26 +4,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <type_traits>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "cpu/recycled.h"
 
 namespace sskd_fast {
-
-// Asks for huge pages below memory that has not been touched yet; where that fails, it is as good as any.
-inline void advise_huge_pages(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t{1} << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
 
 template <typename T>
 class Buffer {
@@ -32,32 +18,27 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t size, bool read_at_random = false) : size_(size) {
-    constexpr size_t page = size_t{1} << 21;
-    const size_t bytes = static_cast<size_t>(size) * sizeof(T);
-    const bool huge = read_at_random && bytes >= page;
-    const size_t alignment = huge ? page : 64;
-    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    if (rounded == 0) return;
-    data_ = static_cast<T*>(std::aligned_alloc(alignment, rounded));
-    if (data_ == nullptr) throw std::bad_alloc();
-    if (huge) advise_huge_pages(data_, static_cast<int64_t>(rounded));
+    const int64_t bytes = size * static_cast<int64_t>(sizeof(T));
+    if (bytes > 0) block_ = Recycler::shared().acquire(bytes, read_at_random && bytes >= kHugePage);
   }
-  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(data_, other.data_);
+    std::swap(block_, other.block_);
     std::swap(size_, other.size_);
     return *this;
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() {
+    if (block_.data != nullptr) Recycler::shared().release(block_);
+  }
 
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
-  const T& operator[](int64_t i) const { return data_[i]; }
+  T* data() { return static_cast<T*>(block_.data); }
+  const T* data() const { return static_cast<const T*>(block_.data); }
+  T& operator[](int64_t i) { return data()[i]; }
+  const T& operator[](int64_t i) const { return data()[i]; }
   int64_t size() const { return size_; }
 
  private:
-  T* data_ = nullptr;
+  MemoryBlock block_;
   int64_t size_ = 0;
 };
 

@@ -4,7 +4,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <limits>
 #include <optional>
@@ -14,6 +13,7 @@
 #include "cpu/group_ids.h"
 #include "cpu/operators.h"
 #include "cpu/products.h"
+#include "cpu/recycled.h"
 #include "math/pixel_contrast.h"
 
 namespace sskd_fast {
@@ -274,7 +274,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contra
     bool normalize) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);
-  const auto empty = [&] { return at::empty({anchors.size(0)}, compute_options(anchors)); };
+  const auto empty = [&] { return recycled_empty({anchors.size(0)}, compute_options(anchors)); };
   const at::Tensor loss = empty(), pull = empty(), log_mass = empty(), weight_sum = empty();
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, in.anchors.scalar_type(), "expected_pixel_contrast", [&] {
     using T = Compute<scalar_t>;
@@ -298,12 +298,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_
     const at::Tensor& weight_sum, const at::Tensor& temperature, bool normalize, bool with_scores) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);
-  const at::Tensor grad_a = at::empty(anchors.sizes(), anchors.options()), g = grad.contiguous();
-  const at::Tensor grad_p = at::empty(positives.sizes(), positives.options());
-  const at::Tensor grad_c = at::empty(candidates.sizes(), candidates.options());
+  const at::Tensor grad_a = recycled_empty(anchors.sizes(), anchors.options()), g = grad.contiguous();
+  const at::Tensor grad_p = recycled_empty(positives.sizes(), positives.options());
+  const at::Tensor grad_c = recycled_empty(candidates.sizes(), candidates.options());
   const auto score_gradient = [&](const at::Tensor& scores) {
-    return with_scores && scores.defined() ? at::empty(scores.sizes(), scores.options())
-                                           : at::empty({0}, compute_options(anchors));
+    return with_scores && scores.defined() ? recycled_empty(scores.sizes(), scores.options())
+                                           : recycled_empty({0}, compute_options(anchors));
   };
   const at::Tensor grad_ya = score_gradient(in.anchor_scores), grad_yc = score_gradient(in.candidate_scores);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, in.anchors.scalar_type(), "expected_pixel_contrast_backward", [&] {

@@ -2,7 +2,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
 #include <limits>
@@ -19,6 +18,7 @@
 #include "cpu/operators.h"
 #include "cpu/philox_lanes.h"
 #include "cpu/proposals.h"
+#include "cpu/recycled.h"
 #include "math/negative_sampling.h"
 
 namespace sskd_fast {
@@ -333,7 +333,7 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
                     " candidates, more than int32 indices of their slots can address");
   TORCH_CHECK_VALUE(anchors.size(1) <= kWidestRow, "anchor_scores: found rows of ", anchors.size(1),
                     " numbers, expected at most ", kWidestRow);
-  const at::Tensor out = at::empty({anchors.size(0), num_negatives}, anchors.options().dtype(at::kInt));
+  const at::Tensor out = recycled_empty({anchors.size(0), num_negatives}, anchors.options().dtype(at::kInt));
   if (out.numel() == 0) return out;
   if (group.size(0) == 0) return out.fill_(-1);
   if (candidate_weight)

@@ -1,4 +1,4 @@
-// The operators on CPU tensors; schemas in library.cpp, arguments explained in sskd_fast/ops.
+// The operators on CPU tensors; schemas in schemas.h, arguments explained in sskd_fast/ops.
 #pragma once
 
 #include <ATen/core/Tensor.h>

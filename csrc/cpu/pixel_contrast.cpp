@@ -4,7 +4,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstring>
@@ -19,6 +18,7 @@
 #include "cpu/indices.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
+#include "cpu/recycled.h"
 #include "math/pixel_contrast.h"
 
 namespace sskd_fast {
@@ -391,8 +391,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
   const at::Tensor index = checked_indices("negatives", negatives, c.size(0));
   const int64_t count = index.size(1), kept = with_grad ? a.size(0) : 0;
   const auto options = compute_options(a);
-  const at::Tensor loss = at::empty({a.size(0)}, options), pull = at::empty({a.size(0)}, options);
-  const at::Tensor share = at::empty({kept, count}, options), pulled = at::empty({kept, a.size(1)}, options);
+  const at::Tensor loss = recycled_empty({a.size(0)}, options), pull = recycled_empty({a.size(0)}, options);
+  const at::Tensor share = recycled_empty({kept, count}, options), pulled = recycled_empty({kept, a.size(1)}, options);
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast", [&] {
     using T = Compute<scalar_t>;
     const Outputs<T> out{loss.mutable_data_ptr<T>(), pull.mutable_data_ptr<T>(),
@@ -412,9 +412,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     const at::Tensor& temperature, bool normalize, bool with_positives, bool with_candidates) {
   const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
   const at::Tensor index = checked_indices("negatives", negatives, c.size(0)), g = grad.contiguous();
-  const at::Tensor grad_anchors = at::empty(a.sizes(), a.options());
-  const at::Tensor grad_positives = at::empty({with_positives ? p.size(0) : 0, p.size(1)}, p.options());
-  const at::Tensor grad_candidates = at::empty({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
+  const at::Tensor grad_anchors = recycled_empty(a.sizes(), a.options());
+  const at::Tensor grad_positives = recycled_empty({with_positives ? p.size(0) : 0, p.size(1)}, p.options());
+  const at::Tensor grad_candidates = recycled_empty({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
   const double t = checked_temperature(temperature);
   SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast_backward", [&] {
     using T = Compute<scalar_t>;

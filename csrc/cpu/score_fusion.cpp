@@ -2,7 +2,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <vector>
@@ -11,6 +10,7 @@
 #include "cpu/first_wrong.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
+#include "cpu/recycled.h"
 #include "math/score_fusion.h"
 
 namespace sskd_fast {
@@ -18,7 +18,6 @@ namespace {
 
 // Pixels whose partial sums of the class gradient are added up together: a multiple of the vector's length.
 constexpr int64_t kPixelsPerPart = 512;
-constexpr double kLeastNorm = 1e-12;
 
 struct Shape {
   int64_t images, queries, in_height, in_width, out_height, out_width, classes;
@@ -120,7 +119,7 @@ struct Scratch {
     pixel_scores(presence.data(), classes, s.queries, s.classes, s.cues, scores.data());
     Vector<T> total{};
     for (const auto& y : scores) total += y * y;
-    const Vector<T> root = square_root<T>(total), least = Vector<T>{} + static_cast<T>(kLeastNorm);
+    const Vector<T> root = square_root<T>(total), least = Vector<T>{} + static_cast<T>(kLeastScoreNorm);
     const Vector<T> norm = root > least ? root : least;
     const Vector<T> inverse = 1 / norm;
     for (auto& y : scores) y *= inverse;
@@ -169,7 +168,7 @@ void backward(const Shape& s, const T* grad, const T* masks, const T* classes, T
           for (int64_t i = 0; i < lanes; ++i) g[e][i] = i < count ? rows[i * width + e] : T(0);
         Vector<T> radial{};
         for (int64_t e = 0; e < width; ++e) radial += g[e] * scratch.scores[e];
-        radial = norm > static_cast<T>(kLeastNorm) ? radial : Vector<T>{};
+        radial = norm > static_cast<T>(kLeastScoreNorm) ? radial : Vector<T>{};
         const Vector<T> inverse = 1 / norm;
         for (int64_t e = 0; e < width; ++e) g[e] = (g[e] - radial * scratch.scores[e]) * inverse;
         const Vector<T> covered = covered_by_objects(s, scratch, probability);
@@ -244,8 +243,8 @@ at::Tensor score_fusion(const at::Tensor& mask_logits, const at::Tensor& class_l
                         int64_t cues) {
   const at::Tensor masks = mask_logits.contiguous(), classes = class_logits.contiguous();
   const Shape s = shape_of(masks, classes, height, width, cues);
-  const at::Tensor out = at::empty({s.images, s.pixels(), s.width()}, masks.options());
-  advise_huge_pages(out.mutable_data_ptr(), static_cast<int64_t>(out.nbytes()));  // the sampler reads it at random
+  // The sampler reads it at random.
+  const at::Tensor out = recycled_empty({s.images, s.pixels(), s.width()}, masks.options(), true);
   AT_DISPATCH_FLOATING_TYPES(masks.scalar_type(), "score_fusion", [&] {
     check_logits<scalar_t>(masks, classes);
     if (out.numel() == 0) return;

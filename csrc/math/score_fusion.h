@@ -4,11 +4,16 @@
 // Shape letters: K queries, C1 = C + 1 classes with no-object last, E width of a score vector.
 #pragma once
 
+#include <math.h>
+
 #include <cstdint>
 
 #include "common/macros.h"
 
 namespace sskd_fast {
+
+// Norms of score vectors below this count as this, as in torch.nn.functional.normalize.
+constexpr double kLeastScoreNorm = 1e-12;
 
 enum class Cues : int64_t { kFused = 0, kObject = 1, kMask = 2, kClass = 3 };
 
@@ -25,14 +30,18 @@ SSKD_HOST_DEVICE inline int64_t class_count(Cues cues, int64_t classes) {
   return cues == Cues::kMask ? 0 : cues == Cues::kObject ? classes - 1 : classes;
 }
 
+// Presence of a query at a pixel on its own: the sigmoid of its mask logit.
+template <typename V>
+SSKD_HOST_DEVICE inline V presence_alone(const V& m) {
+  const V e = exp(m > 0 ? -m : m);
+  return (m > 0 ? e * 0 + 1 : e) / (e + 1);
+}
+
 // presence (K): softmax over the queries of the mask logits m (K), for "object" their sigmoid.
 template <typename V>
 SSKD_HOST_DEVICE inline void pixel_presence(const V* m, int64_t queries, Cues cues, V* presence) {
   if (cues == Cues::kObject) {
-    for (int64_t k = 0; k < queries; ++k) {
-      const V e = exp(m[k] > 0 ? -m[k] : m[k]);
-      presence[k] = (m[k] > 0 ? e * 0 + 1 : e) / (e + 1);
-    }
+    for (int64_t k = 0; k < queries; ++k) presence[k] = presence_alone(m[k]);
     return;
   }
   if (queries == 0) return;

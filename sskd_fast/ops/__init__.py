@@ -5,6 +5,7 @@ Backends: "auto", or one of "reference" (PyTorch), "cpu" (C++), "triton", "cuda"
 
 from __future__ import annotations
 
+from sskd_fast._native import release_memory
 from sskd_fast.ops.expected_pixel_contrast import expected_pixel_contrast
 from sskd_fast.ops.negative_sampling import hardest_negatives, sample_negatives
 from sskd_fast.ops.pixel_contrast import pixel_contrast
@@ -16,5 +17,6 @@ __all__ = [
     "hardest_negatives",
     "objectness",
     "pixel_contrast",
+    "release_memory",
     "sample_negatives",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sskd_fast import _backend, _native
+from sskd_fast import _backend, _native, kernels
 
 _LIBRARY = torch.library.Library("sskd_fast", "DEF")
 
@@ -37,15 +37,18 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
 
 
 def implementation(backend: str, operator: str) -> Callable[..., Any]:
-    """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/library.cpp."""
+    """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/schemas.h."""
     if backend in _PYTHON:
         module = importlib.import_module(f"{_PYTHON[backend]}.{_module(operator)}")
         return getattr(module, operator)
     return getattr(_native.operators(), operator)
 
 
-_PYTHON = {"reference": "sskd_fast.reference", "triton": "sskd_fast.kernels"}
+_PYTHON = {"reference": "sskd_fast.reference", "triton": kernels.__name__}
+
+
+_NEGATIVE_SAMPLING = ("hardest_negatives", "negative_sampling_by_tables")
 
 
 def _module(operator: str) -> str:
-    return "negative_sampling" if operator == "hardest_negatives" else operator.removesuffix("_backward")
+    return "negative_sampling" if operator in _NEGATIVE_SAMPLING else operator.removesuffix("_backward")

@@ -22,6 +22,7 @@ from sskd_fast.ops._arguments import (
     check_weight_values,
 )
 from sskd_fast.ops._library import implementation, register
+from sskd_fast.reference.negative_sampling import Candidates, build_proposals
 
 SCOPES = ("all", "other", "same")
 
@@ -116,10 +117,18 @@ def _run(
     if weight is not None:
         check_weight_values(weight)
         weight = weight / torch.where(weight > 0, weight, 1).amax() if len(weight) else weight
-    if scores is not None and backend == "reference":
+    if scores is not None and backend != "cpu":
         check_unit_rows("anchor_scores", anchors)
         check_unit_rows("candidate_scores", scores)
-    return implementation(backend, "negative_sampling")(anchors, own, scores, weight, group, *rest)
+    arguments = anchors, own, scores, weight, group, *rest
+    if backend not in ("triton", "cuda"):
+        return implementation(backend, "negative_sampling")(*arguments)
+    same, num_negatives, _ = rest
+    if len(anchors) == 0 or len(group) == 0:
+        return anchors.new_full((len(anchors), num_negatives), -1, dtype=torch.int32)
+    # In PyTorch, since sorting and counting by group is what it does well; the same tables on every backend.
+    proposals = build_proposals(anchors, own, Candidates(scores, weight, group, same))
+    return implementation(backend, "negative_sampling_by_tables")(*arguments, *proposals.tables())
 
 
 def _fake(anchors: Tensor, *rest: Any) -> Tensor:
@@ -128,7 +137,7 @@ def _fake(anchors: Tensor, *rest: Any) -> Tensor:
 
 
 def _run_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    if backend == "reference":
+    if backend != "cpu":
         check_index_values("drawn", drawn, candidates.shape[0])
     return implementation(backend, "hardest_negatives")(anchors, candidates, drawn, num_negatives)
 

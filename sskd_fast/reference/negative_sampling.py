@@ -23,7 +23,7 @@ stopping time, the law of the whole stays exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -57,15 +57,19 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Proposals:
-    """How the trials of an anchor propose candidates; P is the length of both tables of slots together.
+    """How the trials of an anchor propose candidates; built on the device of the tensors, without reading them.
 
-    entries (P,): the candidate of a slot.  ratio (P,) float64: its weight v_q over the envelope its slots stand for.
+    There are T tables of slots, one after the other: the even one, and with scores the spread one.
+    entries (P,) int32: the candidate of a slot.  ratio (T * M,) float64: table by table, the weight v_q of a candidate
+    over the envelope that its slots stand for.  table (A,): where the ratios of the anchor's table begin, 0 or M.
     first, count, skip_from, skip_length (A,): the slots first .. first + count of the anchor, less a skipped range.
     bound (A,) float64: factor of the envelope.  acceptance (A,): expected.  available (A,): candidates to draw from.
+    order (M,) int32: the candidates by group.  own_from, own_until (A,): where the anchor's group lies in `order`.
     """
 
     entries: Tensor
     ratio: Tensor
+    table: Tensor
     first: Tensor
     count: Tensor
     skip_from: Tensor
@@ -73,6 +77,14 @@ class Proposals:
     bound: Tensor
     acceptance: Tensor
     available: Tensor
+    order: Tensor
+    own_from: Tensor
+    own_until: Tensor
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """What kernels take, in the order of the schema `negative_sampling_by_tables`: all but the acceptance."""
+        wanted = [field.name for field in fields(self) if field.name != "acceptance"]
+        return tuple(getattr(self, name).contiguous() for name in wanted)
 
 
 def negative_sampling(
@@ -123,27 +135,33 @@ def _first_block(acceptance: Tensor, num_negatives: int) -> int:
 
 
 def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
-    """The tables of slots and the envelope of every anchor."""
-    groups, cell = torch.unique(candidates.group, return_inverse=True)
-    anchor_cell = torch.searchsorted(groups, anchor_group.contiguous()).clamp_max(len(groups) - 1)
-    known = groups[anchor_cell] == anchor_group
-    order = cell.argsort(stable=True)
-    weight = torch.ones_like(cell, dtype=torch.float64) if candidates.weight is None else candidates.weight
-    sizes = torch.bincount(cell, minlength=len(groups))
-    stops = sizes.cumsum(0)
-    starts = (stops - sizes)[anchor_cell]
-    own = (starts, torch.where(known, stops[anchor_cell], starts))
-    slots = torch.ones_like(cell) if candidates.weight is None else _slots(weight)
-    tables = [_Table.build(order, slots, weight, weight, own, candidates.same)]
+    """The tables of slots and the envelope of every anchor, for at least one candidate.
+
+    Every shape follows from the shapes of the arguments and no value is read on the host, so that on a GPU nothing
+    waits and a CUDA graph can hold it.
+    """
+    size = len(candidates.group)
+    grouped, order = candidates.group.sort(stable=True)
+    own_from, own_until = (torch.searchsorted(grouped, anchor_group.contiguous(), right=r) for r in (False, True))
+    weight = torch.ones_like(grouped, dtype=torch.float64) if candidates.weight is None else candidates.weight
+    own = own_from, own_until
+    slots = torch.ones_like(order) if candidates.weight is None else _slots(weight)
+    # Rounded up, slots are at most one a candidate more than their mean.
+    most = size if candidates.weight is None else (_SLOTS + 1) * size
+    tables = [_Table.build(order, slots, most, weight, weight, own, candidates.same)]
     bound = torch.ones_like(anchor_group, dtype=torch.float64)
     acceptance = bound.clone()
-    spread = torch.zeros_like(known)
+    spread = torch.zeros_like(anchor_group, dtype=torch.bool)
     if candidates.scores is not None:
-        # Candidates of one's own group have their own centre; those of other groups share the centre of all.
-        cells = (anchor_cell, cell) if candidates.same else (torch.zeros_like(anchor_cell), torch.zeros_like(cell))
-        t, half_spread = _spread_envelope(anchor_scores, cells[0], candidates.scores, cells[1], weight, len(groups))
+        cell, anchor_cell, cells = torch.zeros_like(order), torch.zeros_like(anchor_group), 1
+        if candidates.same:
+            # Candidates of one's own group have their own centre; those of other groups share the centre of all.
+            place = torch.cat([order.new_zeros(1), (grouped[1:] != grouped[:-1]).long()]).cumsum(0)
+            cell, anchor_cell, cells = cell.scatter(0, order, place), place[own_from.clamp_max(size - 1)], size
+        t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates.scores, cell, weight, cells)
         mass = weight * (1 + t)
-        tables.append(_Table.build(order, _slots(mass), weight, mass, own, candidates.same))
+        most = (_SLOTS + 1) * size
+        tables.append(_Table.build(order, _slots(mass), most, weight, mass, own, candidates.same))
         spread = half_spread < _EVEN_FROM
         acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
         # Rows may be a little longer than 1, and their dissimilarity then above 1.
@@ -153,18 +171,22 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
         bound = torch.where(spread, half_spread * (1 + 1e-4), bound)
     ranges = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
     first, count, skip_from, skip_length = ranges
-    drawable = torch.cat([own[0].new_zeros(1), (weight > 0)[order].long().cumsum(0)])
-    available = drawable[own[1]] - drawable[own[0]]
+    drawable = torch.cat([order.new_zeros(1), (weight > 0)[order].long().cumsum(0)])
+    available = drawable[own_until] - drawable[own_from]
     return Proposals(
-        torch.cat([table.entries for table in tables]),
-        torch.cat([table.ratio for table in tables]),
-        first + spread * len(tables[0].entries),
-        count,
-        skip_from,
-        skip_length,
-        bound,
-        acceptance,
-        available if candidates.same else drawable[-1] - available,
+        entries=torch.cat([table.entries for table in tables]),
+        ratio=torch.cat([table.ratio for table in tables]),
+        table=spread * size,
+        first=first + spread * len(tables[0].entries),
+        count=count,
+        skip_from=skip_from,
+        skip_length=skip_length,
+        bound=bound,
+        acceptance=acceptance,
+        available=available if candidates.same else drawable[-1] - available,
+        order=order.int(),
+        own_from=own_from,
+        own_until=own_until,
     )
 
 
@@ -178,19 +200,28 @@ class _Table:
 
     @classmethod
     def build(
-        cls, order: Tensor, slots: Tensor, weight: Tensor, mass: Tensor, own: tuple[Tensor, Tensor], same: bool
+        cls,
+        order: Tensor,
+        slots: Tensor,
+        most: int,
+        weight: Tensor,
+        mass: Tensor,
+        own: tuple[Tensor, Tensor],
+        same: bool,
     ) -> _Table:
-        """order (M,): candidates by group; slots (M,) times a unit is at least mass (M,); own: range of each anchor's
-        group in `order`, first and last (A,)."""
+        """order (M,): candidates by group; slots (M,), at most `most` together, times a unit are at least mass (M,);
+        own: range of each anchor's group in `order`, first and last (A,)."""
         unit = (mass / slots.clamp_min(1)).max()
         ends = torch.cat([slots.new_zeros(1), slots[order].cumsum(0)])
         first, last = ends[own[0]], ends[own[1]]
-        entries = torch.repeat_interleave(order, slots[order])
+        # The first candidate again where no slot is left: the length of the result may not depend on the slots.
+        repeats = torch.cat([slots[order], most - ends[-1:]])
+        entries = torch.repeat_interleave(torch.cat([order, order[:1]]).int(), repeats, output_size=most)
         ratio = weight / (slots.clamp_min(1) * unit.clamp_min(torch.finfo(unit.dtype).tiny))
         none = torch.zeros_like(first)
         if same:
-            return cls(entries, ratio.index_select(0, entries), (first, last - first, ends[-1].expand_as(first), none))
-        return cls(entries, ratio.index_select(0, entries), (none, ends[-1] - (last - first), first, last - first))
+            return cls(entries, ratio, (first, last - first, ends[-1].expand_as(first), none))
+        return cls(entries, ratio, (none, ends[-1] - (last - first), first, last - first))
 
 
 def _slots(mass: Tensor) -> Tensor:
@@ -205,13 +236,19 @@ def _spread_envelope(
     """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each of the cells."""
     # In double precision throughout: the slots that come of it have to be the same on every backend.
     tiny = torch.finfo(torch.float64).tiny
-    mass = torch.zeros(cells, dtype=torch.float64, device=cell.device).index_add_(0, cell, weight).clamp_min(tiny)
-    share = (weight / mass[cell])[:, None]
-    centre = share.new_zeros(cells, scores.shape[1]).index_add_(0, cell, scores * share)
+    mass = _cell_sums(weight, cell, cells).clamp_min(tiny)
+    centre = _cell_sums(scores * (weight / mass[cell])[:, None], cell, cells)
     distance = _squared_distance(scores, centre, cell)
-    beta = torch.zeros_like(mass).index_add_(0, cell, distance * weight) / mass
+    beta = _cell_sums(distance * weight, cell, cells) / mass
     alpha = _squared_distance(anchor_scores, centre, anchor_cell)
     return distance / beta[cell].clamp_min(tiny), (alpha + beta[anchor_cell]) / 2
+
+
+def _cell_sums(values: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """Sums of values (M, ...) by cell, (cells, ...); the same bits every time, unlike index_add on a GPU."""
+    if cells == 1:
+        return values.sum(0, keepdim=True)
+    return values.new_zeros(cells, *values.shape[1:]).index_put_((cell,), values, accumulate=True)
 
 
 def _squared_distance(scores: Tensor, centre: Tensor, cell: Tensor) -> Tensor:
@@ -244,8 +281,8 @@ def _trials(
     slot += (slot >= proposals.skip_from[rows, None]) * proposals.skip_length[rows, None]
     slot = slot.add_(proposals.first[rows, None]).flatten()
     level = rng.unit_interval(torch.stack((words[1], words[3]), -1).flatten(1)).mul_(proposals.bound[rows, None])
-    drawn = proposals.entries.index_select(0, slot)
-    ratio = proposals.ratio.index_select(0, slot)
+    drawn = proposals.entries.index_select(0, slot).long()
+    ratio = proposals.ratio.index_select(0, (drawn.view(len(rows), -1) + proposals.table[rows, None]).flatten())
     if candidates.scores is not None:
         shaped = drawn.view(len(rows), -1)
         ratio *= _half_squared_distance(anchor_scores[rows], candidates.scores, shaped, buffer).flatten()

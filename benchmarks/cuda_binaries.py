@@ -1,0 +1,133 @@
+"""The CUDA kernels compiled by nvcc for GPUs that are not there, and what their binaries say.
+
+`rows()` needs nvcc, cuobjdump (of the CUDA toolkit or of Triton's package) and c++filt.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sskd_fast import _env, _native
+
+CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
+# Of a multiprocessor of these architectures: 32-bit registers, threads, blocks, and bytes of shared memory, of which
+# every block takes some for the CUDA runtime.
+_REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
+_SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
+# Dynamic shared memory of a block, chosen at launch: for 100 queries, 20 classes and no-object (score fusion), 200
+# negatives (sampling), and 512 draws of which the hardest are taken.
+DYNAMIC_SHARED = {
+    "score_fusion_kernel": 121 * 33 * 4 + 1024,
+    "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,
+    "negative_sampling_trials_kernel": 512 * 8 * 4,
+    "negative_sampling_race_kernel": 1024 * 12,
+    "hardest_negative_sampling_kernel": 512 * 8 * 4,
+}
+_TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b")
+# Of every kernel, in what cuobjdump says of the sections .nv.info: what __launch_bounds__ allows.
+_LARGEST_BLOCK = re.compile(
+    r"^\.nv\.info\.(\S+)\n(?:(?!\.).*\n)*?.*EIATTR_MAX_THREADS\n.*\n.*0x([0-9a-f]+) 0x1 0x1", re.M
+)
+_LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.E((?:\.\w+)*)")
+
+
+def why_unavailable() -> str | None:
+    """Why the kernels cannot be compiled and read here; None where they can."""
+    wanted, nvcc = _env.cuda_compiler()
+    if not nvcc:
+        return f"nvcc was not found (looked for {wanted})"
+    if _cuobjdump() is None:
+        return "cuobjdump was not found (looked on the PATH and in Triton's package)"
+    return None if shutil.which("c++filt") else "c++filt was not found on the PATH; install binutils"
+
+
+def source_files() -> list[Path]:
+    """The files that have kernels."""
+    return sorted((_native.source_folder() / "cuda").glob("*.cu"))
+
+
+def rows(sources: Iterable[Path] | None = None, archs: Iterable[str] = tuple(CAPABILITIES)) -> list[dict[str, Any]]:
+    """A row a kernel and architecture: what `python -m benchmarks.kernel_report` writes."""
+    files = source_files() if sources is None else list(sources)
+    with tempfile.TemporaryDirectory() as folder:
+        return [row for arch in archs for file in files for row in _read(_compiled(file, arch, Path(folder)), arch)]
+
+
+def _compiled(source: Path, arch: str, folder: Path) -> Path:
+    """A cubin of the file's kernels, compiled as for a user."""
+    result = folder / f"{source.stem}.{arch}.cubin"
+    flags = _native.cuda_flags([CAPABILITIES[arch]])
+    command = [*_env.cuda_compiler()[1], *flags, "-I", str(source.parent.parent), "-cubin", str(source)]
+    done = subprocess.run([*command, "-o", str(result)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{source.name} does not compile for {arch}:\n{done.stderr}")
+    return result
+
+
+def _read(cubin: Path, arch: str) -> list[dict[str, Any]]:
+    usage, code, details = (_dump(option, cubin) for option in ("-res-usage", "-sass", "-elf"))
+    texts = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
+    threads = {symbol: int(count, 16) for symbol, count in _LARGEST_BLOCK.findall(details)}
+    found = re.findall(r"Function (\S+):\s+(.*)", usage)
+    names = _demangled([symbol for symbol, _ in found])
+    return [
+        _row(name, arch, dict(re.findall(r"(\w+):(\d+)", numbers)), texts[symbol], threads[symbol])
+        for name, (symbol, numbers) in zip(names, found, strict=True)
+    ]
+
+
+def _row(name: str, arch: str, numbers: dict[str, str], code: str, threads: int) -> dict[str, Any]:
+    registers = int(numbers["REG"])
+    # cuobjdump counts what every block takes for the CUDA runtime, too.
+    shared = max(0, int(numbers["SHARED"]) - (0 if arch == "sm_80" else _RESERVED))
+    shared += DYNAMIC_SHARED.get(name.partition("<")[0], 0)
+    bits = [int((re.findall(r"\.(64|128)\b", load) or [32])[0]) for load in _LOAD.findall(code)]
+    return {
+        "kernel": name,
+        "backend": "cuda",
+        "arch": arch,
+        "registers": registers,
+        "spill_bytes": int(numbers["STACK"]) + int(numbers["LOCAL"]),
+        "shared_bytes": shared,
+        "occupancy": occupancy(arch, registers, shared, threads),
+        "load_bytes": max(bits, default=0) // 8,
+        "tensor_core": _TENSOR_CORE.search(code) is not None,
+    }
+
+
+def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
+    """Threads that a multiprocessor can hold of such blocks, over the most that it can hold."""
+    warps = -(-threads // 32)
+    by_registers = _REGISTERS // (-(-registers * 32 // 256) * 256) // warps
+    by_shared = _SHARED[arch] // (-(-shared // 128) * 128 + _RESERVED)
+    return min(by_registers, by_shared, _BLOCKS, _THREADS // threads) * threads / _THREADS
+
+
+def _demangled(symbols: list[str]) -> list[str]:
+    """score_fusion_kernel<float, 32> of each symbol."""
+    said = subprocess.run(["c++filt", "-p"], input="\n".join(symbols), capture_output=True, text=True, check=True)
+    plain = (re.sub(r"^void ", "", line) for line in said.stdout.splitlines())
+    return [re.sub(r"sskd_fast::|cuda::|\(anonymous namespace\)::|_GLOBAL__N_\w+::", "", line) for line in plain]
+
+
+def _dump(option: str, cubin: Path) -> str:
+    command = [str(_cuobjdump()), option, str(cubin)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _cuobjdump() -> Path | None:
+    found = shutil.which("cuobjdump")
+    if found is not None:
+        return Path(found)
+    triton = importlib.util.find_spec("triton")
+    if triton is None or triton.origin is None:
+        return None
+    inside = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return inside if inside.exists() else None

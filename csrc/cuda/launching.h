@@ -1,0 +1,63 @@
+// What the launchers have in common: rows as the kernels read them, and the choice of a kernel by storage type. Nothing
+// here waits for the device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/constant_pad_nd.h>
+
+#include "cuda/device.h"
+#include "cuda/numbers.h"
+#include "cuda/on_device.h"
+
+namespace sskd_fast::cuda {
+
+// f(S()) for the storage type S of a scalar type.
+template <typename F>
+void with_storage(at::ScalarType type, F f) {
+  switch (type) {
+    case at::kFloat:
+      return f(float());
+    case at::kDouble:
+      return f(double());
+    case at::kBFloat16:
+      return f(BFloat16());
+    case at::kHalf:
+      return f(Half());
+    default:
+      TORCH_CHECK(false, "found ", type, ", expected float32, float64, bfloat16 or float16");
+  }
+}
+
+// Of sums and products of these embeddings: double for double, single precision otherwise.
+inline at::TensorOptions compute_options(const at::Tensor& x) {
+  return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+template <typename T>
+T* data(const at::Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+template <typename T>
+const T* const_data(const at::Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+// The width of x rounded up to a multiple of 16 bytes of the numbers of x.
+inline int64_t aligned_width(const at::Tensor& x) {
+  const int64_t pack = 16 / x.element_size();
+  return (x.size(1) + pack - 1) / pack * pack;
+}
+
+// Contiguous rows of this width, aligned to 16 bytes, zeros at their end where they were narrower.
+inline at::Tensor aligned_rows(const at::Tensor& x, int64_t width) {
+  const at::Tensor rows = width == x.size(1) ? x.contiguous() : at::constant_pad_nd(x, {0, width - x.size(1)});
+  return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
+}
+
+// The first `width` columns, contiguous: what aligned_rows() has added taken away again.
+inline at::Tensor without_padding(const at::Tensor& rows, int64_t width) {
+  return rows.narrow(1, 0, width).contiguous();
+}
+
+}  // namespace sskd_fast::cuda

@@ -1,0 +1,373 @@
+// Negative sampling on the GPU: a warp an anchor makes 32 trials at a time; where rows are compared, eight lanes read a row
+// together and every group of eight has several rows in flight. What is accepted is put in the order of the trials by a
+// ballot and looked up in a hash set. A block an anchor runs the exact race for what is still lacking.
+#include "cuda/negative_sampling.h"
+
+#include <cmath>
+
+#include "cuda/rows.h"
+#include "cuda/storage.h"
+#include "math/pixel_contrast.h"
+
+namespace sskd_fast::cuda {
+namespace {
+
+constexpr int kGroups = kWarp / kGroup;
+// Rows that each group compares at a time: as many as registers allow without spilling.
+template <typename S>
+constexpr int kCompared = sizeof(S) == 4 ? 4 : 2;
+constexpr int kSharedBytes = 48 * 1024;  // what every launch may have
+constexpr double kNever = HUGE_VAL;      // an arrival that does not come
+constexpr int kTile = kRowThreads;       // candidates that a block of the race looks at together
+
+// For each of the 32 rows that the lanes of a warp bring: n sums over the row, to which add(own number, row's number, sums)
+// adds, in type T; each lane gets the sums of its own row. `index` < 0: no row, and no meaning of its sums.
+template <typename T, int n, typename S, typename Add>
+__device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t index, Add add, T (&result)[n]) {
+  const int lane = own_lane(), group = lane / kGroup, member = lane % kGroup;
+#pragma unroll 1
+  for (int begin = 0; begin < kWarp; begin += kGroups * kCompared<S>) {
+    int32_t row[kCompared<S>];
+    T sums[kCompared<S>][n] = {};
+#pragma unroll
+    for (int u = 0; u < kCompared<S>; ++u) row[u] = __shfl_sync(kAllLanes, index, begin + u * kGroups + group);
+#pragma unroll 1
+    for (int32_t pack = member; pack < rows.packs(); pack += kGroup) {
+      uint4 words[kCompared<S>] = {};
+#pragma unroll
+      for (int u = 0; u < kCompared<S>; ++u)
+        if (row[u] >= 0) words[u] = load_words(rows.row(row[u]) + int64_t{pack} * kPack<S>);
+      Compute<S> x[kPack<S>], y[kPack<S>];
+      load_pack<S>(own + int64_t{pack} * kPack<S>, x);
+#pragma unroll
+      for (int u = 0; u < kCompared<S>; ++u) {
+        unpack<S>(words[u], y);
+#pragma unroll
+        for (int i = 0; i < kPack<S>; ++i) add(static_cast<T>(x[i]), static_cast<T>(y[i]), sums[u]);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kCompared<S>; ++u) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) {
+        const T brought = __shfl_sync(kAllLanes, lanes_sum<kGroup>(sums[u][i]), lane % kGroups * kGroup);
+        if (lane / kGroups == begin / kGroups + u) result[i] = brought;
+      }
+    }
+  }
+}
+
+// |own - row|^2 / 2 of the row that the lane brings, in type T.
+template <typename T, typename S>
+__device__ inline T half_squared_distance(const S* own, const Rows<S>& rows, int32_t index) {
+  T sum[1] = {};
+  compare_rows(own, rows, index, [](T x, T y, T (&sums)[1]) { sums[0] += (x - y) * (x - y); }, sum);
+  return sum[0] * T(0.5);
+}
+
+// Candidates that a warp has drawn: a hash set with linear probing, at most half full.
+struct DrawnSet {
+  int32_t* slots;
+  uint32_t mask;
+
+  __device__ uint32_t home(int32_t q) const { return (static_cast<uint32_t>(q) * 0x9E3779B1u) >> 7 & mask; }
+  __device__ void clear() const {
+    for (uint32_t i = own_lane(); i <= mask; i += kWarp) slots[i] = -1;
+    __syncwarp();
+  }
+  __device__ bool holds(int32_t q) const {
+    uint32_t i = home(q);
+    while (slots[i] != q && slots[i] != -1) i = (i + 1) & mask;
+    return slots[i] == q;
+  }
+  __device__ void insert(int32_t q) const {
+    for (uint32_t i = home(q); atomicCAS(slots + i, -1, q) != -1;) i = (i + 1) & mask;
+  }
+};
+
+// The lanes' candidates that are accepted and not yet drawn go to picks from `held` on, in the order of the lanes; returns
+// how many picks there are then.
+__device__ inline int32_t append(bool accepted, int32_t q, const DrawnSet& drawn, int32_t held, int32_t wanted,
+                                 int32_t* picks) {
+  const int lane = own_lane();
+  const uint32_t lower = (1u << lane) - 1, all = __ballot_sync(kAllLanes, accepted);
+  bool fresh = accepted && !drawn.holds(q);
+  if (accepted) fresh &= (__match_any_sync(all, q) & lower) == 0;
+  const uint32_t taken = __ballot_sync(kAllLanes, fresh);
+  const int32_t place = held + __popc(taken & lower);
+  if (fresh && place < wanted) {
+    picks[place] = q;
+    drawn.insert(q);
+  }
+  __syncwarp();
+  return min(wanted, held + __popc(taken));
+}
+
+template <typename S>
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+    negative_sampling_trials_kernel(SamplingTables<S> in, int64_t anchors, int32_t num_negatives, uint32_t set_mask,
+                                    int32_t* sets, int32_t* all_picks) {
+  SSKD_DYNAMIC_SHARED(memory);
+  const int64_t anchor = own_row();
+  if (anchor >= anchors) return;  // the whole warp
+  const int lane = own_lane();
+  int32_t* picks = all_picks + anchor * num_negatives;
+  for (int32_t r = lane; r < num_negatives; r += kWarp) picks[r] = -1;
+  // In shared memory, since registers are scarce.
+  SSKD_SHARED(AnchorProposals, proposals, [kRowWarps]);
+  AnchorProposals& p = proposals[threadIdx.x / kWarp];
+  if (lane == 0) {
+    p.first = in.first[anchor], p.count = in.count[anchor], p.bound = in.bound[anchor];
+    p.skip_from = in.skip_from[anchor], p.skip_length = in.skip_length[anchor];
+  }
+  __syncwarp();
+  if (in.available[anchor] <= 2 * int64_t{num_negatives} || p.count <= 0) return;  // left to the race
+  int32_t* const shared_sets = reinterpret_cast<int32_t*>(memory);
+  const int64_t set_size = int64_t{set_mask} + 1;
+  const DrawnSet drawn{sets != nullptr ? sets + anchor * set_size : shared_sets + threadIdx.x / kWarp * set_size,
+                       set_mask};
+  drawn.clear();
+  const PhiloxKey key = philox_key(*in.seed);
+  const uint32_t unfair = unfair_below(p.count);
+  const double* ratios = in.ratio + in.table[anchor];
+  const S* own = in.anchors.data == nullptr ? nullptr : in.anchors.row(anchor);
+  const int64_t limit = trial_limit(num_negatives);
+  int32_t held = 0;
+#pragma unroll 1
+  for (int64_t begin = 0; begin < limit && held < num_negatives; begin += kWarp) {
+    const int64_t t = begin + lane;
+    const Words words = philox(key, static_cast<uint32_t>(t / 2), static_cast<uint32_t>(anchor), kStreamTrials);
+    const bool odd = t % 2 != 0;
+    const Trial trial = propose(odd ? words.w[2] : words.w[0], odd ? words.w[3] : words.w[1], p, unfair);
+    const int32_t q = __ldg(in.entries + trial.slot);
+    double ratio = __ldg(ratios + q);
+    const bool possible = trial.fair && t < limit;
+    if (own != nullptr) ratio *= half_squared_distance<Compute<S>>(own, in.candidates, possible ? q : -1);
+    held = append(possible && trial.level < ratio, q, drawn, held, num_negatives, picks);
+  }
+}
+
+// Entries of the race in a buffer of a power of two; those past `count` count as infinitely late.
+struct Racers {
+  double* arrival;
+  int32_t* candidate;
+  int32_t size;
+
+  __device__ bool later(int32_t i, int32_t j) const {
+    return arrival[i] > arrival[j] || (arrival[i] == arrival[j] && candidate[i] > candidate[j]);
+  }
+
+  // By arrival, then by candidate: a bitonic network of the whole block.
+  __device__ void sort(int32_t count) const {
+    for (int32_t i = count + static_cast<int32_t>(threadIdx.x); i < size; i += kRowThreads)
+      arrival[i] = kNever, candidate[i] = INT32_MAX;
+    __syncthreads();
+    for (int32_t run = 2; run <= size; run *= 2) {
+      for (int32_t step = run / 2; step > 0; step /= 2) {
+        for (int32_t pair = static_cast<int32_t>(threadIdx.x); pair < size / 2; pair += kRowThreads) {
+          const int32_t i = 2 * pair - (pair & (step - 1)), j = i + step;
+          const bool ascending = (i & run) == 0;
+          if (later(ascending ? i : j, ascending ? j : i)) {
+            const double time = arrival[i];
+            const int32_t q = candidate[i];
+            arrival[i] = arrival[j], candidate[i] = candidate[j];
+            arrival[j] = time, candidate[j] = q;
+          }
+        }
+        __syncthreads();
+      }
+    }
+  }
+};
+
+// The block's race for one anchor.
+template <typename S>
+struct Race {
+  const SamplingTables<S>& in;
+  const Racers& racers;
+  uint32_t* marks;  // bits of candidates drawn before
+  PhiloxKey key;
+  int64_t anchor;
+
+  __device__ void mark(const int32_t* picks, int32_t held, bool set) const {
+    for (int32_t r = static_cast<int32_t>(threadIdx.x); r < held; r += kRowThreads) {
+      if (set) atomicOr(marks + picks[r] / 32, 1u << picks[r] % 32);
+      else atomicAnd(marks + picks[r] / 32, ~(1u << picks[r] % 32));
+    }
+    __syncthreads();
+  }
+
+  // When the candidate at `place` among those in scope arrives: infinite where it cannot.
+  __device__ double arrival_of(int64_t place, int64_t places, int32_t& q) const {
+    q = -1;
+    if (place < places) {
+      const int64_t from = in.own_from[anchor], own = in.own_until[anchor] - from;
+      q = __ldg(in.order + (in.same ? from + place : place < from ? place : place + own));
+      if (marks[q / 32] >> q % 32 & 1) q = -1;
+    }
+    double weight = q < 0 ? 0 : in.weight == nullptr ? 1 : in.weight[q];
+    if (in.anchors.data != nullptr)
+      weight *= half_squared_distance<double>(in.anchors.row(anchor), in.candidates, q);
+    if (q < 0 || !(weight > 0)) return kNever;
+    const Words words = philox(key, static_cast<uint32_t>(q / 4), static_cast<uint32_t>(anchor), kStreamRace);
+    const uint32_t half[2] = {q % 2 == 0 ? words.w[0] : words.w[1], q % 2 == 0 ? words.w[2] : words.w[3]};
+    return arrival(q % 4 < 2 ? half[0] : half[1], weight);
+  }
+
+  // Fills picks from `held` on.
+  __device__ void run(int32_t held, int32_t num_negatives, int32_t* picks, int32_t* count) const {
+    const int64_t from = in.own_from[anchor], own = in.own_until[anchor] - from;
+    const int64_t places = in.same ? own : in.candidates.count - own;
+    const int32_t wanted = num_negatives - held;
+    double threshold = kNever;  // no later arrival is among the first `wanted`
+    if (threadIdx.x == 0) *count = 0;
+    mark(picks, held, true);
+    for (int64_t begin = 0; begin < places; begin += kTile) {
+      int32_t q;
+      const double time = arrival_of(begin + threadIdx.x, places, q);
+      if (time < kNever && time <= threshold) {
+        const int32_t place = atomicAdd(count, 1);
+        racers.arrival[place] = time, racers.candidate[place] = q;
+      }
+      __syncthreads();
+      const int32_t full = *count;
+      __syncthreads();
+      if (full + kTile <= racers.size) continue;
+      racers.sort(full);
+      if (full >= wanted) threshold = racers.arrival[wanted - 1];
+      if (threadIdx.x == 0) *count = min(full, wanted);
+      __syncthreads();
+    }
+    mark(picks, held, false);
+    const int32_t full = *count;
+    racers.sort(full);
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < min(full, wanted); i += kRowThreads)
+      picks[held + i] = racers.candidate[i];
+    __syncthreads();
+  }
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+    negative_sampling_race_kernel(SamplingTables<S> in, int64_t anchors, int32_t num_negatives, int32_t buffer,
+                                  uint32_t* all_marks, double* arrivals, int32_t* candidates, int32_t* all_picks) {
+  SSKD_DYNAMIC_SHARED(memory);
+  SSKD_SHARED(int32_t, count, [1]);
+  double* const shared = reinterpret_cast<double*>(memory);
+  const int64_t mine = int64_t{blockIdx.x} * buffer;
+  const Racers racers{arrivals != nullptr ? arrivals + mine : shared,
+                      arrivals != nullptr ? candidates + mine : reinterpret_cast<int32_t*>(shared + buffer), buffer};
+  uint32_t* marks = all_marks + blockIdx.x * ((in.candidates.count + 31) / 32);
+  const PhiloxKey key = philox_key(*in.seed);
+  for (int64_t anchor = blockIdx.x; anchor < anchors; anchor += gridDim.x) {
+    int32_t* picks = all_picks + anchor * num_negatives;
+    if (picks[num_negatives - 1] >= 0) continue;  // the whole block
+    int32_t held = 0, step = 1;
+    while (step < num_negatives) step *= 2;
+    for (; step > 0; step /= 2)  // picks are there first, then -1
+      if (held + step <= num_negatives && picks[held + step - 1] >= 0) held += step;
+    if (held < in.available[anchor])
+      Race<S>{in, racers, marks, key, anchor}.run(held, num_negatives, picks, count);
+  }
+}
+
+template <typename S>
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+    hardest_negative_sampling_kernel(Rows<S> anchors, Rows<S> candidates, const int32_t* all_drawn, int32_t num_drawn,
+                                     int32_t num_negatives, Compute<S>* all_similarities, int32_t* hardest) {
+  using T = Compute<S>;
+  SSKD_DYNAMIC_SHARED(memory);
+  const int64_t anchor = own_row();
+  if (anchor >= anchors.count) return;  // the whole warp
+  const int lane = own_lane();
+  const int32_t* drawn = all_drawn + anchor * num_drawn;
+  T* const similarity = all_similarities != nullptr
+                            ? all_similarities + anchor * num_drawn
+                            : reinterpret_cast<T*>(memory) + int64_t{threadIdx.x / kWarp} * num_drawn;
+  int32_t* out = hardest + anchor * num_negatives;
+  for (int32_t r = lane; r < num_negatives; r += kWarp) out[r] = -1;
+#pragma unroll 1
+  for (int32_t begin = 0; begin < num_drawn; begin += kWarp) {
+    const int32_t r = begin + lane, q = r < num_drawn ? drawn[r] : -1;
+    if (q >= candidates.count) __trap();
+    T sums[2] = {};  // <x, y> and |y|^2
+    const auto add = [](T x, T y, T (&sums)[2]) { sums[0] += x * y, sums[1] += y * y; };
+    compare_rows(anchors.row(anchor), candidates, q, add, sums);
+    const T cosine = sums[0] * inverse_norm(sums[1]);
+    // What is no number is least similar.
+    if (r < num_drawn) similarity[r] = cosine == cosine ? cosine : -static_cast<T>(kNever);
+  }
+  __syncwarp();
+  for (int32_t r = lane; r < num_drawn; r += kWarp) {
+    if (drawn[r] < 0) continue;
+    const T own = similarity[r];
+    int32_t rank = 0;
+    for (int32_t other = 0; other < num_drawn; ++other)
+      rank += drawn[other] >= 0 && (similarity[other] > own || (similarity[other] == own && other < r));
+    if (rank < num_negatives) out[rank] = drawn[r];
+  }
+}
+
+int64_t power_of_two(int64_t least) {
+  int64_t size = 1;
+  while (size < least) size *= 2;
+  return size;
+}
+
+}  // namespace
+
+int64_t drawn_set_size(int64_t num_negatives) { return power_of_two(2 * num_negatives); }
+bool drawn_set_is_shared(int64_t num_negatives) {
+  return drawn_set_size(num_negatives) * kRowWarps * static_cast<int64_t>(sizeof(int32_t)) <= kSharedBytes;
+}
+
+int64_t race_buffer_size(int64_t num_negatives) { return power_of_two(num_negatives + 2 * kTile); }
+constexpr int64_t kRacerBytes = sizeof(double) + sizeof(int32_t);
+bool race_buffer_is_shared(int64_t num_negatives) {
+  return race_buffer_size(num_negatives) * kRacerBytes + 16 <= kSharedBytes;
+}
+
+template <typename S>
+bool similarities_are_shared(int64_t drawn) {
+  return drawn * kRowWarps * static_cast<int64_t>(sizeof(Compute<S>)) <= kSharedBytes;
+}
+
+template <typename S>
+void launch_trials(const SamplingTables<S>& in, int64_t num_negatives, int32_t* sets, int32_t* picks, Stream stream) {
+  const int64_t size = drawn_set_size(num_negatives), anchors = in.anchors.count;
+  const size_t bytes = sets != nullptr ? 0 : static_cast<size_t>(size) * kRowWarps * sizeof(int32_t);
+  launch(negative_sampling_trials_kernel<S>, warps_for(anchors), dim3{kRowThreads, 1, 1}, bytes, stream, in, anchors,
+         static_cast<int32_t>(num_negatives), static_cast<uint32_t>(size - 1), sets, picks);
+}
+
+template <typename S>
+void launch_race(const SamplingTables<S>& in, int64_t num_negatives, uint32_t* marks, double* arrivals, int32_t* racers,
+                 int32_t* picks, Stream stream) {
+  const int64_t size = race_buffer_size(num_negatives), anchors = in.anchors.count;
+  const size_t bytes = arrivals != nullptr ? 0 : static_cast<size_t>(size * kRacerBytes);
+  const dim3 grid{static_cast<unsigned int>(anchors < kRaceBlocks ? anchors : kRaceBlocks), 1, 1};
+  launch(negative_sampling_race_kernel<S>, grid, dim3{kRowThreads, 1, 1}, bytes, stream, in, anchors,
+         static_cast<int32_t>(num_negatives), static_cast<int32_t>(size), marks, arrivals, racers, picks);
+}
+
+template <typename S>
+void launch_hardest(const Rows<S>& anchors, const Rows<S>& candidates, const int32_t* drawn, int32_t num_drawn,
+                    int32_t num_negatives, Compute<S>* similarities, int32_t* hardest, Stream stream) {
+  const size_t bytes =
+      similarities != nullptr ? 0 : static_cast<size_t>(num_drawn) * kRowWarps * sizeof(Compute<S>);
+  launch(hardest_negative_sampling_kernel<S>, warps_for(anchors.count), dim3{kRowThreads, 1, 1}, bytes, stream, anchors,
+         candidates, drawn, num_drawn, num_negatives, similarities, hardest);
+}
+
+#define SSKD_INSTANTIATE(S)                                                                                           \
+  template bool similarities_are_shared<S>(int64_t);                                                                  \
+  template void launch_trials<S>(const SamplingTables<S>&, int64_t, int32_t*, int32_t*, Stream);                      \
+  template void launch_race<S>(const SamplingTables<S>&, int64_t, uint32_t*, double*, int32_t*, int32_t*, Stream);    \
+  template void launch_hardest<S>(const Rows<S>&, const Rows<S>&, const int32_t*, int32_t, int32_t, Compute<S>*,      \
+                                  int32_t*, Stream);
+SSKD_INSTANTIATE(float)
+SSKD_INSTANTIATE(double)
+SSKD_INSTANTIATE(BFloat16)
+SSKD_INSTANTIATE(Half)
+
+}  // namespace sskd_fast::cuda

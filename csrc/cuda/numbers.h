@@ -1,0 +1,36 @@
+// Rows of embeddings in any storage type: what kernels and their launchers share.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "common/half_precision.h"
+#include "common/macros.h"
+
+namespace sskd_fast::cuda {
+
+// The type that rows of storage type S are computed in.
+template <typename S>
+using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// Numbers of storage type S in 16 bytes, the unit in which kernels read and write.
+template <typename S>
+constexpr int kPack = 16 / static_cast<int>(sizeof(S));
+
+// `count` rows of `width` numbers, a multiple of kPack<S>, aligned to 16 bytes.
+template <typename S>
+struct Rows {
+  const S* data;
+  int64_t count;
+  int32_t width;
+  SSKD_HOST_DEVICE const S* row(int64_t i) const { return data + i * width; }
+  SSKD_HOST_DEVICE int32_t packs() const { return width / kPack<S>; }
+};
+
+// Rows and 1 / norm of each, or 1 where they are taken as they are.
+template <typename S>
+struct Embeddings : Rows<S> {
+  const Compute<S>* inverse;
+};
+
+}  // namespace sskd_fast::cuda

@@ -1,0 +1,139 @@
+// A warp on rows of embeddings: norms, dot products, weighted sums of rows read at random, and the gradient through the
+// normalisation. Rows are a multiple of 16 bytes wide, aligned to as much.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/storage.h"
+#include "math/pixel_contrast.h"
+
+namespace sskd_fast::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
+constexpr int kRowThreads = 256;
+constexpr int kRowWarps = kRowThreads / kWarp;
+constexpr int kRowBlocks = 4;  // a multiprocessor, at least: half of the warps it can hold, 64 registers a thread
+// Where rows are read at random, eight lanes read one together, 128 bytes at a time, and each of the four groups of a
+// warp has this many rows in flight.
+constexpr int kGroup = 8;
+template <typename S>
+constexpr int kInFlight = sizeof(S) == 8 ? 2 : 4;
+template <typename S>
+constexpr int kRowsAtATime = kWarp / kGroup * kInFlight<S>;
+
+inline dim3 warps_for(int64_t rows) { return dim3{static_cast<unsigned int>((rows + kRowWarps - 1) / kRowWarps), 1, 1}; }
+
+__device__ inline int64_t own_row() { return int64_t{blockIdx.x} * kRowWarps + threadIdx.x / kWarp; }
+__device__ inline int own_lane() { return static_cast<int>(threadIdx.x % kWarp); }
+
+// Sum over `lanes` neighbouring lanes, in the same order for each of them.
+template <int lanes = kWarp, typename T>
+__device__ inline T lanes_sum(T x) {
+#pragma unroll
+  for (int step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+template <typename T>
+__device__ inline T warp_max(T x) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, x, step);
+    x = other > x ? other : x;
+  }
+  return x;
+}
+
+template <int count, typename T>
+__device__ inline T dot(const T (&x)[count], const T (&y)[count], T sum = 0) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+// <x, y>, for all lanes of the warp.
+template <typename S>
+__device__ inline Compute<S> warp_dot(const S* x, const S* y, int32_t packs) {
+  Compute<S> sum = 0, u[kPack<S>], v[kPack<S>];
+#pragma unroll 1
+  for (int32_t c = own_lane(); c < packs; c += kWarp) {
+    load_pack<S>(x + int64_t{c} * kPack<S>, u);
+    load_pack<S>(y + int64_t{c} * kPack<S>, v);
+    sum = dot(u, v, sum);
+  }
+  return lanes_sum(sum);
+}
+
+// One row of a weighted sum; none where weight is 0.
+template <typename T>
+struct Use {
+  int64_t row;
+  T weight;
+};
+
+// out (width) = sum of weight * row over use(begin), use(begin + 1) ... use(end - 1), always in the same order.
+template <typename S, typename UseOf>
+__device__ inline void sum_rows(const Rows<S>& rows, int64_t begin, int64_t end, UseOf use, Compute<S>* out) {
+  using T = Compute<S>;
+  const int group = own_lane() / kGroup, member = own_lane() % kGroup;
+#pragma unroll 1
+  for (int32_t first_pack = 0; first_pack < rows.packs(); first_pack += kGroup) {
+    const int32_t pack = first_pack + member;
+    T sum[kPack<S>] = {};
+#pragma unroll 1
+    for (int64_t first = begin + group * kInFlight<S>; first < end; first += kRowsAtATime<S>) {
+      uint4 words[kInFlight<S>] = {};
+      T weight[kInFlight<S>] = {};
+#pragma unroll
+      for (int u = 0; u < kInFlight<S>; ++u) {
+        if (first + u >= end || pack >= rows.packs()) continue;
+        const Use<T> next = use(first + u);
+        weight[u] = next.weight;
+        if (next.weight != 0) words[u] = load_words(rows.row(next.row) + int64_t{pack} * kPack<S>);
+      }
+#pragma unroll
+      for (int u = 0; u < kInFlight<S>; ++u) {
+        T value[kPack<S>];
+        unpack<S>(words[u], value);
+#pragma unroll
+        for (int i = 0; i < kPack<S>; ++i) sum[i] += weight[u] * value[i];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kPack<S>; ++i) {
+      sum[i] += __shfl_xor_sync(kAllLanes, sum[i], kGroup);
+      sum[i] += __shfl_xor_sync(kAllLanes, sum[i], 2 * kGroup);
+    }
+    if (group == 0 && pack < rows.packs()) store_sums<S>(out + int64_t{pack} * kPack<S>, sum);
+  }
+}
+
+// Gradient of a row by the warp: grad(pack, values) gives that of its unit vector, or of itself without normalize.
+template <typename S, typename Grad>
+__device__ inline void write_row_gradient(Grad grad, const S* row, Compute<S> inverse, bool normalize, int32_t packs,
+                                          S* out) {
+  using T = Compute<S>;
+  T g[kPack<S>], x[kPack<S>], inner = 0;
+  if (normalize) {
+#pragma unroll 1
+    for (int32_t c = own_lane(); c < packs; c += kWarp) {
+      grad(c, g);
+      load_pack<S>(row + int64_t{c} * kPack<S>, x);
+      inner = dot(g, x, inner);
+    }
+    inner = radial_part(lanes_sum(inner) * inverse, inverse) * inverse;
+  }
+#pragma unroll 1
+  for (int32_t c = own_lane(); c < packs; c += kWarp) {
+    grad(c, g);
+    load_pack<S>(row + int64_t{c} * kPack<S>, x);
+    if (normalize)
+#pragma unroll
+      for (int i = 0; i < kPack<S>; ++i) g[i] = inverse * (g[i] - inner * x[i]);
+    store_pack<S>(out + int64_t{c} * kPack<S>, g);
+  }
+}
+
+}  // namespace sskd_fast::cuda

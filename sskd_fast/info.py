@@ -1,0 +1,90 @@
+"""`python -m sskd_fast.info`: versions, GPUs, and which backends of the operators run here, or why one does not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+
+import torch
+
+import sskd_fast.ops  # noqa: F401  (brings the backends)
+from sskd_fast import __version__, _backend, _env
+
+_DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+
+
+def main() -> None:
+    """Prints a table. A backend is got ready in order to know: what is not compiled yet is compiled."""
+    rows = [*versions(), ("", ""), *backends()]
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:{width}}  {text}".rstrip())
+
+
+def versions() -> list[tuple[str, str]]:
+    """Name and version of everything that matters, or that it was not found."""
+    cxx, cuda = _env.cxx_compiler(), _env.cuda_compiler()
+    return [
+        ("sskd_fast", __version__),
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("torch", f"{torch.__version__} (CUDA {torch.version.cuda}, {torch.get_num_threads()} threads)"),
+        ("triton", _package("triton")),
+        ("C++ compiler", _first_line(*cxx)),
+        ("nvcc", _first_line(*cuda, line=-1)),
+        ("GPU", "; ".join(_gpus()) or "none that PyTorch finds"),
+        ("driver", _driver()),
+        ("cache", str(_env.cache_folder())),
+    ]
+
+
+def backends() -> list[tuple[str, str]]:
+    """Every backend, and whether it runs, or why it does not."""
+    rows = []
+    for name, device in _DEVICE.items():
+        reason = _backend.why_unavailable(name, device)
+        where = "tensors on any device" if name == "reference" else f"tensors on {device}"
+        rows.append((f"backend {name}", f"runs on {where}" if reason is None else f"does not run: {reason}"))
+    return rows
+
+
+def _package(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"not found; pip install {name}"
+
+
+def _first_line(wanted: str, command: list[str], line: int = 0) -> str:
+    """A line of what a program says of its version."""
+    if not command:
+        return f"not found (looked for {wanted})"
+    said = _output([*command, "--version"])
+    return f"{said.splitlines()[line]} ({shlex.join(command)})" if said else f"{shlex.join(command)} cannot be run"
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    found = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    return [f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}" for gpu in found]
+
+
+def _driver() -> str:
+    said = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return said.splitlines()[0] if said else "not found (asked nvidia-smi)"
+
+
+def _output(command: list[str]) -> str:
+    """What a program prints; nothing where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What nvcc makes of csrc/cuda for GPUs that are not there: no spills, room for many warps, wide loads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cuda_binaries
+
+NO_TOOLS = cuda_binaries.why_unavailable()
+needs_tools = pytest.mark.skipif(NO_TOOLS is not None, reason=f"the CUDA kernels are not compiled: {NO_TOOLS}")
+# Kernels that read rows of a matrix, 16 bytes at a time, where rows are a whole number of those.
+READ_ROWS = ("score_fusion_kernel", "score_fusion_backward_kernel", "trials_kernel", "race_kernel", "hardest_")
+
+
+@needs_tools
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", list(cuda_binaries.CAPABILITIES))
+@pytest.mark.parametrize("operator", ["score_fusion", "negative_sampling"])
+def test_kernels_fit_the_machine(operator: str, arch: str) -> None:
+    (source,) = (file for file in cuda_binaries.source_files() if file.stem == operator)
+    rows = cuda_binaries.rows([source], [arch])
+    assert len(rows) >= 12 and all(operator in row["kernel"] for row in rows)
+    assert {row["spill_bytes"] for row in rows} == {0}
+    assert all(row["occupancy"] >= 0.5 for row in rows if "float>" in row["kernel"] or "float, 32>" in row["kernel"])
+    assert all(row["load_bytes"] == 16 for row in rows if any(name in row["kernel"] for name in READ_ROWS))
+    assert all(set(row) == {"kernel", "backend", "arch", *NUMBERS} for row in rows)
+    assert {row["arch"] for row in rows} == {arch} and {row["backend"] for row in rows} == {"cuda"}
+
+
+NUMBERS = {"registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes", "tensor_core"}
+
+
+def test_occupancy_is_what_registers_shared_memory_and_threads_leave() -> None:
+    assert cuda_binaries.occupancy("sm_80", 32, 0, 256) == 1
+    assert cuda_binaries.occupancy("sm_80", 64, 0, 256) == 0.5
+    assert cuda_binaries.occupancy("sm_80", 65, 0, 256) == 3 / 8  # 72 registers a thread are taken
+    assert cuda_binaries.occupancy("sm_80", 32, 40 * 1024, 256) == 0.5  # four blocks of 41 KB in 164 KB
+    assert cuda_binaries.occupancy("sm_90", 32, 56 * 1024, 256) == 0.5
+    assert cuda_binaries.occupancy("sm_90", 32, 0, 32) == 0.5  # 32 blocks, however small
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert cuda_binaries.why_unavailable() == f"nvcc was not found (looked for CUDA_HOME={tmp_path})"
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.touch(0o755)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert cuda_binaries.why_unavailable() == "cuobjdump was not found (looked on the PATH and in Triton's package)"

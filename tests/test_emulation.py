@@ -1,0 +1,124 @@
+"""The emulation of CUDA in csrc/emulation: kernels that are right pass, and their faulty twins are caught."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDERS = (0, 1, 7)  # forward, reversed, shuffled by a seed
+IOTA = np.arange(128)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/emulation_kernels.cu as a program, with sanitizers."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ was not found: the emulation is not tested")
+    result = tmp_path_factory.mktemp("emulation") / "emulation_kernels"
+    flags = ["-std=gnu++20", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    command = ["g++", *flags, "-fno-sanitize-recover=undefined", "-DSSKD_EMULATION", f"-I{ROOT / 'csrc'}"]
+    command += ["-x", "c++", str(ROOT / "tests" / "emulation_kernels.cu"), "-o", str(result)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return result
+
+
+def run(program: Path, kernel: str, order: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, kernel, str(order)], capture_output=True, text=True, timeout=60)
+
+
+def numbers(program: Path, kernel: str, order: int) -> NDArray[np.float64]:
+    done = run(program, kernel, order)
+    assert done.returncode == 0, done.stderr
+    return np.array(done.stdout.split(), dtype=np.float64)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_missing_barrier_changes_the_result(program, order):
+    expected = IOTA.reshape(2, 64)[:, ::-1].reshape(-1)
+    assert np.array_equal(numbers(program, "barrier", order), expected)
+    faulty = numbers(program, "missing_barrier", order)
+    assert np.isnan(faulty).sum() >= 32 and not np.array_equal(faulty, expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_wrong_shuffle_is_caught(program, order):
+    expected = IOTA.reshape(4, 32).sum(1)
+    assert np.array_equal(numbers(program, "shuffle", order)[:4], expected)
+    assert not np.array_equal(numbers(program, "shuffle_without_the_last_step", order)[:4], expected)
+    done = run(program, "shuffle_beyond_the_mask", order)
+    assert done.returncode == 1
+    assert "__shfl_xor_sync reads from lane" in done.stderr and "which is not in its mask" in done.stderr
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_accesses_out_of_bounds_are_caught(program, order):
+    assert np.array_equal(numbers(program, "in_bounds", order), [*range(1, 128), 127])
+    done = run(program, "out_of_bounds", order)
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr and "in void increments" in done.stderr
+    assert np.array_equal(numbers(program, "dynamic_memory", order)[:32], IOTA[31::-1])
+    done = run(program, "dynamic_memory_too_small", order)
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr and "fills_dynamic_memory" in done.stderr
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("barrier_after_exit", "waits for ever in __syncthreads at "),
+        ("barriers_in_two_places", "thread (40, 0, 0) waits for ever in __syncthreads at "),
+        ("ballot_without_a_lane", "waits for ever in __ballot_sync at "),
+        ("block_too_large", "a block of 1025 threads, expected 1 to 1024"),
+        ("empty_grid", "a grid of (0, 1, 1) blocks, expected 1 to "),
+    ],
+)
+def test_what_would_hang_or_not_start_is_an_error(program, kernel, message, order):
+    done = run(program, kernel, order)
+    assert done.returncode == 1 and message in done.stderr
+    if kernel != "barriers_in_two_places" and "waits" in message:
+        assert "; 1 threads of the block have ended" in done.stderr
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_shared_memory_of_another_block_is_gone(program, order):
+    found = numbers(program, "stale_shared_memory", order)
+    assert np.array_equal(found[:32], np.ones(32)) and np.isnan(found[32:64]).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_lanes_of_a_warp_work_together(program, order):
+    lane = np.arange(32)
+    x = 3 * lane
+    same = (x[:, None] % 5 == x % 5) @ (1 << lane)
+    expected = np.stack(
+        [
+            x[(lane + 3) % 32],
+            x[lane // 8 * 8 + 1],
+            np.where(lane < 3, x, x[lane - 3]),
+            np.where(lane % 16 > 12, x, x[np.minimum(lane + 3, 31)]),
+            x[lane ^ 5],
+            np.full(32, -1),
+            np.ones(32),
+            np.where(same >= 1 << 31, same - (1 << 32), same),
+            np.full(32, x.sum()),
+            np.full(32, 93),
+            np.where(lane < 16, x[lane ^ 1], x[16:].sum()),
+            x[lane ^ 1],
+        ]
+    )
+    assert np.array_equal(numbers(program, "warp_functions", order).reshape(12, 32), expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("kind", "depth"), [("half", 16), ("bfloat16", 16), ("tf32", 8)])
+def test_tensor_cores_multiply_tiles(program, kind, depth, order):
+    """Small whole numbers, which every format holds: the products are exact."""
+    a = (np.arange(16 * depth) * 7 % 23 - 11).reshape(16, depth)
+    b = (np.arange(depth * 8) * 5 % 19 - 9).reshape(depth, 8)
+    assert np.array_equal(numbers(program, f"product_{kind}", order).reshape(16, 8), a @ b)
