@@ -40,7 +40,8 @@ def test_presets_load_and_differ() -> None:
         assert config.teacher == configs["default"].teacher and config.student == configs["default"].student
     paper = configs["paper"]
     assert (paper.teacher.kind, paper.student.layers, paper.num_queries) == ("grounded_sam", 9, 100)
-    assert (paper.train.lr, paper.train.backbone_lr, paper.train.clip, paper.train.weight_decay) == (5e-5, 0.1, 0.01, 0.1)
+    train = paper.train
+    assert (train.lr, train.backbone_lr, train.clip, train.weight_decay) == (5e-5, 0.1, 0.01, 0.1)
 
 
 def test_a_file_may_stand_on_a_preset(tmp_path: Path) -> None:

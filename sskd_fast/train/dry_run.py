@@ -30,8 +30,8 @@ def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:
     """{"student": {...}, "teacher": {...}} for crops of `size` (height, width) and eight classes, whatever the data's.
 
     params, trainable_params; flops: of one crop's prediction; train_flops: of one step (weak view forward and backward,
-    strong view forward); memory_gb: weights, gradients, optimizer, average, and what the backward pass keeps;
-    seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
+    strong view forward); memory_gb: weights, gradients, optimizer, average, and what the backward pass keeps, masks of
+    given boxes apart; seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
     """
     return {name: _cost(config, name, size) for name in ("student", "teacher")}
 
