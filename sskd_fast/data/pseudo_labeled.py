@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.masks import MaskError, MaskLayers, encode_segmentation, pack_layers
+from sskd_fast.data.masks import MaskLayers, pack_layers
 from sskd_fast.data.pixels import ByteBudgetCache
+from sskd_fast.data.rle import MaskError, encode_segmentation
 from sskd_fast.data.source import ImageCollection
 
 
