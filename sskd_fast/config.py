@@ -25,17 +25,21 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images and labels come from; without `labeled`, the embedded data set is drawn.
+    """Where images and labels come from; without `root` and `labeled`, the embedded data set is drawn.
 
+    format, root: a published data set ("coco", "cityscapes" or "ade20k") and the folder that holds it as it unpacks; or
     labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a
-    folder of plain images.  labeled_fraction: hide the labels of all but this share of `labeled`.  group_key: an image
-    field whose groups stay together in every split; stratify_key: one whose values are all represented; balance_key:
-    one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out of all
-    training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything else, 0 =
-    from the instances' sizes. stretch: percentile stretch of every image (microscopy).
+    folder of plain images.  labeled_fraction: hide the labels of all but this share of the training set.  group_key: an
+    image field whose groups stay together in every split; stratify_key: one whose values are all represented;
+    balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out
+    of all training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything
+    else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers: processes
+    that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for masks.
     """
 
     name: str = "embedded"
+    format: Literal["coco", "cityscapes", "ade20k"] = "coco"
+    root: str = ""
     labeled: str = ""
     images: str = ""
     unlabeled: str = ""
@@ -49,19 +53,27 @@ class DataConfig:
     zoom: float = 0.0
     stretch: bool = False
     workers: int = 0
+    cache_mb: int = 1024
     embedded_labeled: int = 60
     embedded_unlabeled: int = 1500
     embedded_val: int = 300
     embedded_source: int = 12000
     embedded_source_val: int = 300
 
+    @property
+    def own(self) -> bool:
+        """Whether the data are the user's, not the embedded ones."""
+        return bool(self.labeled or self.root)
+
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """The two views of an image (method.md section 3); size 0 = from the data (64 to 128 pixels).  See data.views."""
+    """The two views of an image (method.md section 3).  size: height and width of the crop, or one number for both; 0 =
+    from the data (64 to 128 pixels).  For the rest see data.views.Views."""
 
-    size: int = 0
+    size: int | tuple[int, int] = 0
     scale: tuple[float, float] = (0.8, 1.25)
+    fit: bool = False
     hflip: bool = True
     vflip: bool = True
     rot90: bool = True
@@ -307,7 +319,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _convert(next(o for o in options if o is not type(None)), value, where)
+        several = [o for o in options if typing.get_origin(o) is tuple] if isinstance(value, (list, tuple)) else []
+        return _convert(next(o for o in several or options if o is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (options[-1] is not Ellipsis and len(value) != len(options)):
             raise ConfigError(

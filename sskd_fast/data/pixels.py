@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,8 +18,20 @@ from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
-_DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+_THREADS = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of `work`, in order; image decoding and file reads run side by side."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, items))
 
 
 class _Sized(Protocol):
@@ -82,7 +95,7 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
             return stored[::-1] if _turned(image, size) else stored
     except FileNotFoundError:
         raise _unreadable(path, "the image file does not exist") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
 
@@ -121,7 +134,7 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
             array = _to_array(_as_shown(image, size), stretch)
     except FileNotFoundError:
         raise _unreadable(path, "the image file does not exist") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
     if size is not None and array.shape[:2] != tuple(size):
         found = f"the image is {array.shape[0]} x {array.shape[1]} pixels (height x width)"

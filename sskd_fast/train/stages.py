@@ -216,6 +216,8 @@ def state_key(config: Config, stage: Stage) -> str:
     settings = dataclasses.asdict(config)
     for irrelevant in ("output", "device", "predict", "stages"):
         settings.pop(irrelevant)
+    for irrelevant in ("workers", "cache_mb"):
+        settings["data"].pop(irrelevant)
     budget = dataclasses.asdict(stage_budget(config, stage)) if stage.budget else None
     content = [dataclasses.asdict(stage), budget, settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
