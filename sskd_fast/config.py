@@ -126,8 +126,13 @@ class PseudoLabelConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Inference by tiles (models.inference) and the detection limit of the evaluation."""
+    """Inference by tiles (models.inference) and the detection limit of the evaluation.
 
+    tile: height and width of what the network sees at once, 0 = the training crop.  max_detections: the best-scored
+    detections of an image that are kept, and that AP counts for each class.
+    """
+
+    tile: tuple[int, int] = (0, 0)
     overlap: int = 32
     score_floor: float = 0.02
     nms_iou: float = 0.6

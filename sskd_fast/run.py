@@ -16,6 +16,7 @@ from sskd_fast import _backend
 from sskd_fast.config import Config, ConfigError, DataConfig, dump_yaml, load_config
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.files import write_text
+from sskd_fast.evaluation import require_official
 from sskd_fast.report import table_text, verdict_words, write_report
 from sskd_fast.train.checkpoint import CheckpointError
 from sskd_fast.train.evaluate import evaluate_finished
@@ -188,6 +189,10 @@ def run(config: Config, command: str, resume: bool) -> None:
     prepare_operators(config, torch.device(name))
     folder.mkdir(parents=True, exist_ok=True)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
+    try:
+        require_official(sources.val)
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
     config = dataclasses.replace(config, output=str(folder))
     write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)

@@ -21,7 +21,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"models", "data"}),
     frozenset({"ops"}),
     frozenset({"reference", "kernels", "_native"}),
-    frozenset({"rng"}),
+    frozenset({"rng", "rle"}),
     frozenset({"_backend"}),
     frozenset({"_env"}),
 )

@@ -12,8 +12,8 @@ import numpy as np
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.id_maps import IdMapImages, layers_of, list_images, read_id_map, values_of
 from sskd_fast.data.masks import MaskLayers
-from sskd_fast.data.rle import MaskError
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
+from sskd_fast.rle import MaskError
 
 # fmt: off
 CLASSES = (

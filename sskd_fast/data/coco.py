@@ -12,8 +12,8 @@ import pycocotools.mask as coco_mask
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.masks import MaskLayers, pack_layers
-from sskd_fast.data.rle import MaskError, encode_segmentation
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
+from sskd_fast.rle import MaskError, encode_segmentation
 
 _RECORD_FIELDS = ("id", "file_name", "width", "height")
 

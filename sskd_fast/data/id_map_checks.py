@@ -9,8 +9,8 @@ from sskd_fast.data.errors import Findings, Problem, named
 from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.pixels import in_threads
 from sskd_fast.data.record_checks import CheckedFile, check_image_files
-from sskd_fast.data.rle import MaskError
 from sskd_fast.data.source import ImageRecord
+from sskd_fast.rle import MaskError
 
 
 def check_id_maps(source: IdMapImages, findings: Findings, decode: bool) -> CheckedFile:

@@ -19,8 +19,8 @@ from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.masks import MaskLayers
 from sskd_fast.data.pixels import DECODING_ERRORS, image_size, in_threads
-from sskd_fast.data.rle import MaskError
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
+from sskd_fast.rle import MaskError
 
 
 class IdMapImages(LabeledImages):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sskd_fast.data.rle import MaskError, rle_of_runs, run_lengths
+from sskd_fast.rle import MaskError, rle_of_runs, run_lengths
 
 
 @dataclass(frozen=True)

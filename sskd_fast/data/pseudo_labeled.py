@@ -8,8 +8,8 @@ from typing import Any
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.masks import MaskLayers, pack_layers
 from sskd_fast.data.pixels import ByteBudgetCache
-from sskd_fast.data.rle import MaskError, encode_segmentation
 from sskd_fast.data.source import ImageCollection
+from sskd_fast.rle import MaskError, encode_segmentation
 
 
 def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:

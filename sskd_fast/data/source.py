@@ -130,6 +130,10 @@ class ImageCollection(Dataset[Sample]):
         record = self.records[index]
         return self.pixel_cache.get(record.path, lambda: read_pixels(record.path, record.size, stretch=self.stretch))
 
+    def image(self, index: int) -> Tensor:
+        """The whole image without its instances, (3, H, W) uint8 RGB."""
+        return _image_tensor(self.pixels(index), None)
+
     def mask_layers(self, index: int) -> MaskLayers | None:
         """The instances of an image as id maps, None where the set has no labels."""
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,13 +31,15 @@ ROW_ORDER = (
 
 @dataclass(frozen=True)
 class Results:
-    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds."""
+    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds, and the figures of the data set's
+    own evaluation where it has one."""
 
     name: str
     ap: float
     ap50: float
     params: int
     seconds: float
+    official: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,10 +87,11 @@ class Experiment:
 
     @cached_property
     def inference(self) -> InferenceConfig:
-        """How models are applied in this run: tiles of the training crop."""
-        p, size = self.config.predict, self.sources.views.size
+        """How models are applied in this run: tiles of the training crop, where no other size is set."""
+        p = self.config.predict
+        size = p.tile if min(p.tile) else self.sources.views.size
         return InferenceConfig(
-            tile=size, overlap=min(p.overlap, size[0] // 2), zoom=self.sources.zoom, score_floor=p.score_floor,
+            tile=size, overlap=min(p.overlap, min(size) // 2), zoom=self.sources.zoom, score_floor=p.score_floor,
             nms_iou=p.nms_iou, max_detections=p.max_detections, batch=p.batch,
         )  # fmt: skip
 
@@ -104,11 +107,10 @@ class Experiment:
         order = list(range(len(source)) if indices is None else indices)
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
-            samples = [source[i] for i in rows]
-            found = predict_views(model, [s.image for s in samples], self.inference, views)
-            for i, sample, detections in zip(rows, samples, found, strict=True):
+            found = predict_views(model, [source.image(i) for i in rows], self.inference, views)
+            for i, detections in zip(rows, found, strict=True):
                 ids = source.category_ids or self.sources.labeled.category_ids
-                results += to_results(detections, sample.image_id, source.size(i), ids, self.sources.zoom)
+                results += to_results(detections, source.records[i].image_id, source.size(i), ids, self.sources.zoom)
         return results
 
     @property
@@ -119,8 +121,9 @@ class Experiment:
 
     def add_row(self, result: Results) -> None:
         """Puts a row into metrics.json, in the table's order."""
-        rounded = dataclasses.asdict(result) | {
-            "ap": round(result.ap, 3), "ap50": round(result.ap50, 3), "seconds": round(result.seconds, 1)
+        rounded = {
+            "name": result.name, "ap": round(result.ap, 3), "ap50": round(result.ap50, 3), "params": result.params,
+            "seconds": round(result.seconds, 1), **{key: round(value, 3) for key, value in result.official.items()},
         }  # fmt: skip
         rows = [row for row in self.rows if row["name"] != result.name] + [rounded]
         names = [*ROW_ORDER, *(row["name"] for row in rows if row["name"] not in ROW_ORDER)]
