@@ -152,7 +152,7 @@ def keep_aside(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     try:
         config = resolve(arguments)
         check(config)
