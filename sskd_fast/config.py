@@ -35,6 +35,7 @@ class DataConfig:
     of all training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything
     else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers: processes
     that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for masks.
+    decoded: a folder that keeps decoded images, three bytes a pixel, for all processes and later runs; "" for none.
     """
 
     name: str = "embedded"
@@ -54,6 +55,7 @@ class DataConfig:
     stretch: bool = False
     workers: int = 0
     cache_mb: int = 1024
+    decoded: str = ""
     embedded_labeled: int = 60
     embedded_unlabeled: int = 1500
     embedded_val: int = 300

@@ -96,7 +96,7 @@ def resolve(arguments: argparse.Namespace) -> Config:
 
 def content_settings(config: Config) -> DataConfig:
     """The settings of the data without those that change no image and no split."""
-    return dataclasses.replace(config.data, workers=0, cache_mb=0)
+    return dataclasses.replace(config.data, workers=0, cache_mb=0, decoded="")
 
 
 def run_folder(config: Config) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.files import write_atomically
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
@@ -141,3 +143,30 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
         cure = "Correct `height` and `width` of its record, or use the image that was annotated."
         raise DataError([Problem(path, "", found, f"{size[0]} x {size[1]}, as the annotations state", cure)])
     return array
+
+
+def stored_pixels(
+    folder: Path, path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False
+) -> NDArray[np.uint8]:
+    """`read_pixels`, decoded once: the array lies in a file below `folder` from then on and is mapped into memory.
+
+    A crop then costs the reading of its rows, and processes share what the system keeps in memory.  A file that is
+    changed is decoded anew.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return read_pixels(path, size, stretch=stretch)
+    content = f"{path.resolve()} {status.st_mtime_ns} {status.st_size} {size} {stretch}"
+    name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    file = folder / name[:2] / f"{name}.npy"
+    if not file.exists():
+        pixels = read_pixels(path, size, stretch=stretch)
+        write_atomically(file, lambda partial: _save(partial, pixels), keep=True)
+    mapped: NDArray[np.uint8] = np.load(file, mmap_mode="c")
+    return mapped
+
+
+def _save(file: Path, pixels: NDArray[np.uint8]) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, pixels)

@@ -135,10 +135,12 @@ def _own_data(
         group_key=data.group_key or None, stretch=data.stretch, cache_bytes=data.cache_mb << 20,
     )  # fmt: skip
     full, val, warnings = sets.train, sets.val, sets.warnings
+    full.decoded = val.decoded = decoded = Path(data.decoded) if data.decoded else None
     if data.unlabeled:
         plain: ImageCollection = ImageFolder(
             Path(data.unlabeled), name="unlabeled", stretch=data.stretch, cache_bytes=data.cache_mb << 20
         )
+        plain.decoded = decoded
         return full, *_without_labeled(plain, full, val, warnings), None, warnings
     labeled_ids = kept_split(folder / "splits" / "fraction.txt", full, lambda: _fraction(config, full))
     known = set(labeled_ids)

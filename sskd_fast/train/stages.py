@@ -216,7 +216,7 @@ def state_key(config: Config, stage: Stage) -> str:
     settings = dataclasses.asdict(config)
     for irrelevant in ("output", "device", "predict", "stages"):
         settings.pop(irrelevant)
-    for irrelevant in ("workers", "cache_mb"):
+    for irrelevant in ("workers", "cache_mb", "decoded"):
         settings["data"].pop(irrelevant)
     budget = dataclasses.asdict(stage_budget(config, stage)) if stage.budget else None
     content = [dataclasses.asdict(stage), budget, settings]
