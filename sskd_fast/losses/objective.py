@@ -107,7 +107,7 @@ def instance_map(instances: Instances, size: tuple[int, int], device: torch.devi
     """(h, w) int64: 1 + index of the instance that covers most of the cell, 0 where background covers half of it."""
     if not len(instances):
         return torch.zeros(size, dtype=torch.int64, device=device)
-    share = F.interpolate(instances.masks.to(device, torch.float32).unsqueeze(0), size=size, mode="area")[0]
+    share = F.interpolate(instances.masks.to(device).float().unsqueeze(0), size=size, mode="area")[0]
     best, index = share.max(0)
     return torch.where(best >= 0.5, index + 1, 0)
 
