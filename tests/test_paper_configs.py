@@ -42,8 +42,8 @@ SMALL = """
 teacher_weights: ""
 teacher: {kind: mask_transformer, backbone: conv, channels: [8, 16, 32], width: 32, mask_width: 16, layers: 1, heads: 2,
           feedforward: 32, embedding: 16, precision: float32, gradient_checkpointing: false}
-student: {backbone: conv, backbone_pretrained: false, pixel_decoder: fpn, channels: [8, 16, 32], width: 32, mask_width: 16,
-          layers: 1, heads: 2, feedforward: 32, embedding: 16, precision: float32}
+student: {backbone: conv, backbone_pretrained: false, pixel_decoder: fpn, channels: [8, 16, 32], width: 32,
+          mask_width: 16, layers: 1, heads: 2, feedforward: 32, embedding: 16, precision: float32}
 views: {size: [64, 128], min_pixels: 4}
 predict: {tile: [64, 128], batch: 8, overlap: 16}
 loss: {points: 128}
