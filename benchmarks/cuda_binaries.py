@@ -21,8 +21,8 @@ CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 # every block takes some for the CUDA runtime.
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
-# Dynamic shared memory of a block, which a launch chooses: for 100 queries, 20 classes and no-object (score fusion), 200
-# negatives (sampling), and 512 draws of which the hardest are taken.
+# Dynamic shared memory of a block, which a launch chooses: for 100 queries, 20 classes and no-object (score fusion),
+# 200 negatives (sampling), and 512 draws of which the hardest are taken.
 DYNAMIC_SHARED = {
     "score_fusion_kernel": 121 * 33 * 4 + 1024,
     "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,
