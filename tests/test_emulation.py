@@ -144,8 +144,8 @@ def test_the_emulated_operators_are_clean_under_sanitizers(tmp_path):
     options = {"SSKD_FAST_CXXFLAGS": flags, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
     env = {**os.environ, **options, "SSKD_FAST_CACHE": str(tmp_path)}
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_cuda_*.py") if path.stem != "test_cuda_binaries")
-    # An exception from a fiber is one of the things that are tested; in all orders of the threads the shapes are as many.
-    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not forward"]
+    # The order of the threads changes no address: one does.
+    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not reversed and not shuffled"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"\d{3,} passed", done.stdout)
@@ -153,7 +153,7 @@ def test_the_emulated_operators_are_clean_under_sanitizers(tmp_path):
 
 
 def test_nothing_in_the_launchers_waits_for_the_device():
-    """A CUDA graph cannot hold a step that does. What PyTorch makes of the arguments has the shapes of the arguments."""
+    """A CUDA graph cannot hold a step that does."""
     waiting = re.compile(r"\.item[(<]|\.cpu\(|nonzero|masked_select|unique|Synchronize|cudaMemcpy\w*\(|at::kCPU")
     files = [path for path in (ROOT / "csrc" / "cuda").iterdir() if path.suffix in {".h", ".cpp", ".cu"}]
     assert len(files) > 8
