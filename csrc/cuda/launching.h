@@ -1,16 +1,12 @@
-// What the launchers of the contrast have in common: embeddings as the kernels read them, and the choice of a kernel by
-// storage type. Nothing here waits for the device.
+// What launchers have in common: the choice of a kernel by storage type, and rows aligned as kernels read them. Nothing
+// here waits for the device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/ones.h>
 
 #include "cuda/device.h"
 #include "cuda/numbers.h"
-#include "cuda/on_device.h"
-#include "cuda/pixel_contrast.h"
 
 namespace sskd_fast::cuda {
 
@@ -62,25 +58,5 @@ inline at::Tensor aligned_rows(const at::Tensor& x, int64_t width) {
 inline at::Tensor without_padding(const at::Tensor& rows, int64_t width) {
   return rows.narrow(1, 0, width).contiguous();
 }
-
-// Embeddings as the kernels read them.
-struct AlignedEmbeddings {
-  at::Tensor rows, inverse;
-
-  AlignedEmbeddings(const at::Tensor& x, bool normalize, Stream stream)
-      : rows(aligned_rows(x, aligned_width(x))), inverse(at::ones({x.size(0)}, compute_options(x))) {
-    TORCH_CHECK_VALUE(rows.size(1) <= INT32_MAX, "embeddings: found width ", x.size(1), ", expected less than 2^31");
-    if (normalize)
-      with_storage(x.scalar_type(), [&](auto zero) {
-        using S = decltype(zero);
-        launch_inverse_norms<S>(as<S>(), data<Compute<S>>(inverse), stream);
-      });
-  }
-
-  template <typename S>
-  Embeddings<S> as() const {
-    return {{const_data<S>(rows), rows.size(0), static_cast<int32_t>(rows.size(1))}, const_data<Compute<S>>(inverse)};
-  }
-};
 
 }  // namespace sskd_fast::cuda

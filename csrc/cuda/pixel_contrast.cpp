@@ -7,7 +7,9 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 
+#include "cuda/embeddings.h"
 #include "cuda/launching.h"
+#include "cuda/on_device.h"
 #include "cuda/operators.h"
 #include "cuda/pixel_contrast.h"
 
