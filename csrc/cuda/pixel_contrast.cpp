@@ -91,8 +91,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
     using S = decltype(zero);
     using T = Compute<S>;
     launch_anchor_gradients<S>(
-        {in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), normalize, const_data<T>(g),
-         const_data<T>(pull), const_data<T>(sums), 1, data<S>(grad_anchors), with_positives ? data<S>(grad_positives) : nullptr},
+        {in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), normalize, false,
+         const_data<T>(g), const_data<T>(pull), const_data<T>(sums), data<S>(grad_anchors),
+         with_positives ? data<S>(grad_positives) : nullptr},
         device.stream());
     if (!with_candidates) return;
     const InvertedIndex index(in.negatives, count);

@@ -119,23 +119,19 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_norms_
 template <typename S>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_anchors_backward_kernel(AnchorGradients<S> x) {
   using T = Compute<S>;
-  const int64_t anchor = own_row(), count = x.anchors.count;
-  if (anchor >= count) return;
+  const int64_t anchor = own_row();
+  if (anchor >= x.anchors.count) return;
   const int32_t width = x.anchors.width, packs = x.anchors.packs();
   const S *row = x.anchors.row(anchor), *other = x.positives.row(anchor);
   const T inverse = x.anchors.inverse[anchor], inverse_positive = x.positives.inverse[anchor];
-  const T factor = x.grad[anchor] * (1 / static_cast<T>(*x.temperature)), attraction = factor * x.pull[anchor];
+  const T scale = 1 / static_cast<T>(*x.temperature);
+  const T attraction = x.grad[anchor] * scale * x.pull[anchor];
+  const T factor = x.times_grad ? scale : x.grad[anchor] * scale;
   const auto anchor_gradient = [&](int32_t pack, T(&g)[kPack<S>]) {
     const int64_t column = int64_t{pack} * kPack<S>;
-    T positive[kPack<S>], part[kPack<S>];
+    T positive[kPack<S>];
     load_pack<S>(other + column, positive);
     load_sums<S>(x.pulled + anchor * width + column, g);
-#pragma unroll 1
-    for (int32_t p = 1; p < x.parts; ++p) {
-      load_sums<S>(x.pulled + (p * count + anchor) * width + column, part);
-#pragma unroll
-      for (int i = 0; i < kPack<S>; ++i) g[i] += part[i];
-    }
 #pragma unroll
     for (int i = 0; i < kPack<S>; ++i) g[i] = factor * g[i] - attraction * inverse_positive * positive[i];
   };

@@ -32,9 +32,9 @@ struct AnchorGradients {
   Embeddings<S> anchors, positives;
   const double* temperature;
   bool normalize;
+  bool times_grad;               // whether pulled is multiplied by grad already
   const Compute<S>*grad, *pull;  // (A)
-  const Compute<S>* pulled;      // (parts, A, D), of which the sum counts
-  int32_t parts;
+  const Compute<S>* pulled;      // (A, D)
   S *grad_anchors, *grad_positives;  // the second null where not wanted
 };
 
