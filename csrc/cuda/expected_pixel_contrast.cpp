@@ -69,7 +69,8 @@ struct SideTensors {
   int32_t width, score_width = 0;
 
   SideTensors(const AlignedEmbeddings& rows, const at::Tensor& scores, const at::Tensor& centre,
-              const at::Tensor& weight, const at::Tensor& group, const State& state, Stream stream)
+              const at::Tensor& weight, const at::Tensor& group, const at::Tensor& temperature, const State& state,
+              Stream stream)
       : count(rows.rows.size(0)),
         width(static_cast<int32_t>(rounded_up(std::max<int64_t>(1, rows.rows.size(1)), kPartDepth<S>))) {
     const auto part = std::is_same_v<S, double> ? at::kDouble : at::kBFloat16;
@@ -84,6 +85,7 @@ struct SideTensors {
     in.score = data_or_null<T>(scores), in.centre = data_or_null<T>(centre);
     in.score_width = scores.defined() ? static_cast<int32_t>(scores.size(1)) : 0;
     in.weight = data_or_null<T>(weight), in.group = data_or_null<int64_t>(group);
+    in.temperature = data_or_null<double>(temperature);
     in.grad = data_or_null<T>(state.grad), in.pull = data_or_null<T>(state.pull);
     in.log_mass = data_or_null<T>(state.log_mass), in.weight_sum = data_or_null<T>(state.weight_sum);
     launch_expected_side<S>(in, {data<Part<S>>(embedding), data<Part<S>>(score), data<Entry<T>>(entries), width,
@@ -100,20 +102,19 @@ template <typename S>
 struct Sides {
   SideTensors<S> anchors, candidates;
   Scope scope;
-  at::Tensor temperature;
 
   Sides(const Inputs& in, const State& state, Stream stream)
-      : anchors(in.anchors, in.anchor_scores, in.centre, {}, in.anchor_group, state, stream),
-        candidates(in.candidates, in.candidate_scores, in.centre, in.weight, in.candidate_group, {}, stream),
-        scope(in.scope), temperature(in.temperature) {}
+      : anchors(in.anchors, in.anchor_scores, in.centre, {}, in.anchor_group, in.temperature, state, stream),
+        candidates(in.candidates, in.candidate_scores, in.centre, in.weight, in.candidate_group, {}, {}, stream),
+        scope(in.scope) {}
 
   Tiles<S> tiles(bool by_anchor) const {
     const SideTensors<S>&rows = by_anchor ? anchors : candidates, &columns = by_anchor ? candidates : anchors;
-    return {rows.side(), columns.side(), rows.width, rows.score_width, scope, const_data<double>(temperature),
+    return {rows.side(), columns.side(), rows.width, rows.score_width, scope,
             splits_of(rows.count, columns.count)};
   }
 
-  // (rows, width): gradient of the unit embeddings, before the temperature, or of the scores.
+  // (rows, width): gradient of the unit embeddings, for anchors times the temperature, or of the scores.
   at::Tensor gradients(bool by_anchor, bool of_scores, int64_t width, const at::TensorOptions& options,
                        Stream stream) const {
     const Tiles<S> work = tiles(by_anchor);
@@ -178,8 +179,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_
          const_data<T>(state.grad), const_data<T>(state.pull), const_data<T>(pulled), data<S>(grad_a), data<S>(grad_p)},
         stream);
     const at::Tensor pushed = sides.gradients(false, false, width, options, stream);
-    launch_expected_rows<S>(in.candidates.as<S>(), const_data<T>(pushed), const_data<double>(temperature), normalize,
-                            data<S>(grad_c), stream);
+    launch_expected_rows<S>(in.candidates.as<S>(), const_data<T>(pushed), normalize, data<S>(grad_c), stream);
     if (!with_scores || !in.anchor_scores.defined()) return;
     grad_ya = sides.gradients(true, true, in.anchor_scores.size(1), options, stream);
     grad_yc = sides.gradients(false, true, in.candidate_scores.size(1), options, stream);

@@ -161,7 +161,6 @@ expected_tiles_kernel(Tiles<S> tiles, int32_t out_width, Compute<S>* out) {
                                column_tiles * split / tiles.splits,
                                column_tiles * (split + 1) / tiles.splits,
                                static_cast<int32_t>(blockIdx.z) * P::kSlice};
-  const T scale = 1 / static_cast<T>(*tiles.temperature);
   const bool scored = tiles.score_width > 0;
   const int embeddings = steps.embeddings(), products = embeddings + steps.scores(), a_tile = steps.a_tile();
 
@@ -200,7 +199,7 @@ expected_tiles_kernel(Tiles<S> tiles, int32_t out_width, Compute<S>* out) {
           const Entry<T>& row = shared.rows[P::row(i)];
           const Entry<T>& column = columns[P::column(j)];
           const Weight<T> w = weight_of(row, column, scores.at(i, j), scored, tiles.scope);
-          const T logit = logits.at(i, j) * (row.inverse * scale) * column.inverse;
+          const T logit = logits.at(i, j) * (row.inverse * column.inverse);
           if constexpr (result == Result::kSums) {
             sums[i].add(logit, w.weight);
           } else {
@@ -290,6 +289,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) expected_side_kernel(
   if (own_lane() != 0) return;
   Entry<T> entry{};
   entry.inverse = x.rows.inverse[row];
+  if (x.temperature != nullptr) entry.inverse /= static_cast<T>(*x.temperature);
   entry.half = squares / 2;
   entry.weight = x.weight == nullptr ? T(1) : x.weight[row];
   entry.group = x.group == nullptr ? 0 : x.group[row];
@@ -330,15 +330,11 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) expected_loss_kernel(
 
 template <typename S>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
-expected_rows_kernel(Embeddings<S> rows, const Compute<S>* sums, const double* temperature, bool normalize, S* grad) {
-  using T = Compute<S>;
+expected_rows_kernel(Embeddings<S> rows, const Compute<S>* sums, bool normalize, S* grad) {
   const int64_t i = own_row();
   if (i >= rows.count) return;
-  const T scale = 1 / static_cast<T>(*temperature);
-  const auto gradient = [&](int32_t pack, T(&g)[kPack<S>]) {
+  const auto gradient = [&](int32_t pack, Compute<S>(&g)[kPack<S>]) {
     load_sums<S>(sums + i * rows.width + int64_t{pack} * kPack<S>, g);
-#pragma unroll
-    for (int k = 0; k < kPack<S>; ++k) g[k] *= scale;
   };
   write_row_gradient<S>(gradient, rows.row(i), rows.inverse[i], normalize, rows.packs(), grad + i * rows.width);
 }
@@ -383,10 +379,9 @@ void launch_expected_gradients(const Tiles<S>& tiles, bool of_scores, int32_t ou
 }
 
 template <typename S>
-void launch_expected_rows(const Embeddings<S>& rows, const Compute<S>* sums, const double* temperature, bool normalize,
-                          S* grad, Stream stream) {
+void launch_expected_rows(const Embeddings<S>& rows, const Compute<S>* sums, bool normalize, S* grad, Stream stream) {
   if (rows.count == 0) return;
-  launch(expected_rows_kernel<S>, warps_for(rows.count), dim3{kRowThreads, 1, 1}, 0, stream, rows, sums, temperature,
+  launch(expected_rows_kernel<S>, warps_for(rows.count), dim3{kRowThreads, 1, 1}, 0, stream, rows, sums,
          normalize, grad);
 }
 
@@ -395,7 +390,7 @@ void launch_expected_rows(const Embeddings<S>& rows, const Compute<S>* sums, con
   template void launch_expected_sums<S>(const Tiles<S>&, Compute<S>*, Stream);                            \
   template void launch_expected_loss<S>(const ExpectedLoss<S>&, Stream);                                  \
   template void launch_expected_gradients<S>(const Tiles<S>&, bool, int32_t, Compute<S>*, Stream);        \
-  template void launch_expected_rows<S>(const Embeddings<S>&, const Compute<S>*, const double*, bool, S*, Stream);
+  template void launch_expected_rows<S>(const Embeddings<S>&, const Compute<S>*, bool, S*, Stream);
 SSKD_INSTANTIATE(float)
 SSKD_INSTANTIATE(double)
 SSKD_INSTANTIATE(BFloat16)

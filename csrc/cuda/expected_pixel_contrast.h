@@ -28,7 +28,7 @@ constexpr int kTile = 64;
 // What a tile needs of an anchor or a candidate besides its parts. All zero for padding, which then weighs nothing.
 template <typename T>
 struct alignas(16) Entry {
-  T inverse;      // 1 / norm of the embedding
+  T inverse;      // 1 / norm of the embedding; of an anchor, divided by the temperature too
   T half;         // half the square of the centred score vector
   T weight;       // of a candidate, 1 for an anchor
   T log_mass;     // of an anchor, 0 for a candidate, as the two below ...
@@ -52,17 +52,18 @@ struct Tiles {
   Side<S> rows, columns;
   int32_t width, score_width;  // of the parts; score_width 0 where all weigh the same
   Scope scope;
-  const double* temperature;
   int32_t splits;  // of the columns, each for a block of its own
 };
 
-// Makes a side of rows. Null where there are none: score, weight, group, and the state of anchors in the backward pass.
+// Makes a side of rows. Null where there are none: score, weight, group, for candidates the temperature, and but for
+// anchors in the backward pass the gradient and the state.
 template <typename S>
 struct SideInputs {
   Embeddings<S> rows;
   const Compute<S>*score, *centre;
   const Compute<S>* weight;
   const int64_t* group;
+  const double* temperature;
   const Compute<S>*grad, *pull, *log_mass, *weight_sum;
   int32_t score_width;  // before padding
 };
@@ -99,9 +100,8 @@ template <typename S>
 void launch_expected_gradients(const Tiles<S>& tiles, bool of_scores, int32_t out_width, Compute<S>* out,
                                Stream stream);
 
-// grad (rows): of the embeddings, from the sums for their unit vectors, which are still to be divided by the temperature.
+// grad (rows): of the embeddings, from the sums for their unit vectors.
 template <typename S>
-void launch_expected_rows(const Embeddings<S>& rows, const Compute<S>* sums, const double* temperature, bool normalize,
-                          S* grad, Stream stream);
+void launch_expected_rows(const Embeddings<S>& rows, const Compute<S>* sums, bool normalize, S* grad, Stream stream);
 
 }  // namespace sskd_fast::cuda
