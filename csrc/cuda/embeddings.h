@@ -9,6 +9,15 @@
 
 namespace sskd_fast::cuda {
 
+// The temperature as kernels read it, so that a captured graph can be replayed at another one.
+inline at::Tensor checked_temperature(const at::Tensor& temperature, const at::Tensor& anchors) {
+  TORCH_CHECK_VALUE(temperature.scalar_type() == at::kDouble && temperature.numel() == 1 &&
+                        temperature.device() == anchors.device(),
+                    "temperature: found ", temperature.numel(), " of ", temperature.scalar_type(), " on ",
+                    temperature.device(), ", expected one float64 on ", anchors.device());
+  return temperature;
+}
+
 // Aligned rows and 1 / norm of each, or 1 where they are taken as they are.
 struct AlignedEmbeddings {
   at::Tensor rows, inverse;

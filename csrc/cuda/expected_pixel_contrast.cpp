@@ -10,7 +10,6 @@
 
 #include "cuda/embeddings.h"
 #include "cuda/launching.h"
-#include "cuda/on_device.h"
 #include "cuda/operators.h"
 
 namespace sskd_fast::cuda {
@@ -39,7 +38,7 @@ struct Inputs {
          const std::optional<at::Tensor>& gq, bool same, const at::Tensor& t, bool normalize, Stream stream)
       : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
         anchor_scores(contiguous(ya)), candidate_scores(contiguous(yq)), weight(contiguous(w)),
-        anchor_group(contiguous(ga)), candidate_group(contiguous(gq)), temperature(t),
+        anchor_group(contiguous(ga)), candidate_group(contiguous(gq)), temperature(checked_temperature(t, a)),
         scope(!ga ? Scope::kAll : same ? Scope::kSame : Scope::kOther) {
     if (!candidate_scores.defined()) return;
     // Half the squared distance keeps its digits where all scores are alike.

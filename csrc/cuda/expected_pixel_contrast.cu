@@ -47,7 +47,7 @@ template <int parts, int count, int columns, int stride, typename E>
 __device__ inline void fetch_rows(const E* x, int64_t rows, int32_t width, int64_t first, int32_t column, E* out) {
   constexpr int kUnit = 16 / static_cast<int>(sizeof(E)), kUnits = columns / kUnit;
 #pragma unroll 1
-  for (int u = threadIdx.x; u < parts * count * kUnits; u += kTileThreads) {
+  for (int u = forgotten_thread(); u < parts * count * kUnits; u += kTileThreads) {
     const int part = u / (count * kUnits), row = u / kUnits % count, unit = u % kUnits * kUnit;
     const bool there = first + row < rows && column + unit < width;
     const int64_t from = there ? (part * rows + first + row) * width + column + unit : 0;
@@ -59,7 +59,7 @@ template <typename S>
 __device__ inline void fetch_entries(const Side<S>& side, int64_t first, Entry<Compute<S>>* out) {
   constexpr int kUnits = sizeof(Entry<Compute<S>>) / 16;
 #pragma unroll 1
-  for (int u = threadIdx.x; u < kTile * kUnits; u += kTileThreads) {
+  for (int u = forgotten_thread(); u < kTile * kUnits; u += kTileThreads) {
     const bool there = first + u / kUnits < side.count;
     const char* from = reinterpret_cast<const char*>(side.entries + (there ? first + u / kUnits : 0));
     copy_async(reinterpret_cast<char*>(out) + u * 16, from + u % kUnits * 16, there);
@@ -147,8 +147,12 @@ struct OnlineSum {
   }
 };
 
+// Blocks that share a multiprocessor at least: gradients, and numbers in double precision, fill most of its registers.
 template <typename S, Result result>
-__global__ void __launch_bounds__(kTileThreads)
+constexpr int kBlocks = result == Result::kSums && !std::is_same_v<S, double> ? 2 : 1;
+
+template <typename S, Result result>
+__global__ void __launch_bounds__(kTileThreads, (kBlocks<S, result>))
 expected_tiles_kernel(Tiles<S> tiles, int32_t out_width, Compute<S>* out) {
   using P = Product<S>;
   using T = Compute<S>;

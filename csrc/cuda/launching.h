@@ -1,4 +1,4 @@
-// What launchers have in common: the choice of a kernel by storage type, and rows aligned as kernels read them. Nothing
+// What the launchers have in common: rows as the kernels read them, and the choice of a kernel by storage type. Nothing
 // here waits for the device.
 #pragma once
 
@@ -7,6 +7,7 @@
 
 #include "cuda/device.h"
 #include "cuda/numbers.h"
+#include "cuda/on_device.h"
 
 namespace sskd_fast::cuda {
 
