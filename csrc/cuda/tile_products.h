@@ -95,7 +95,7 @@ struct TensorCores {
 
   template <int count>
   __device__ static void multiply(const BFloat16* rows, const BFloat16* columns, Tile& tile) {
-#pragma unroll
+#pragma unroll 1
     for (int depth = 0; depth < kDepth; depth += 16) {
       uint32_t a[count][4], b[count][4];
       load_left<count, kDepthStride, kTile>(rows, warp_row() * 16, depth, a);
