@@ -67,3 +67,27 @@ def expected_forward(dtype: torch.dtype) -> dict[str, int | str | bool]:
 
 def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
     return {**_products(dtype), "BLOCK_I": 64, "BLOCK_J": 32, "BLOCK_W": 128, "BLOCK_S": 128, "num_warps": 8, "num_stages": 1}
+
+
+def _fusion(queries: int, classes: int) -> dict[str, int]:
+    """All queries of a block of pixels; a panel of classes."""
+    block = max(16, triton.next_power_of_2(queries))
+    return {
+        "BLOCK_K": block,
+        "BLOCK_N": 32 if block <= 128 else 16,
+        "BLOCK_C": 16 if classes <= 16 else 32,
+        "num_warps": 4 if block <= 128 else 8,
+    }
+
+
+def fusion_forward(queries: int, classes: int) -> dict[str, int]:
+    return _fusion(queries, classes)
+
+
+def fusion_backward(queries: int, classes: int) -> dict[str, int]:
+    """STEPS blocks of pixels a program: fewer parts of class gradients to add up."""
+    return {**_fusion(queries, classes), "STEPS": 4}
+
+
+def resize_backward() -> dict[str, int]:
+    return {"BLOCK": 256, "num_warps": 4}
