@@ -2,7 +2,7 @@
 
 Tiles are [BLOCK_K, BLOCK_N], queries by pixels, as the mask logits lie in memory. The first BLOCK_C classes are held;
 further ones are mixed a panel at a time, once for the norm and once for the result. The backward pass computes the
-scores again; partial sums of the class gradients go to a table of parts, which is added up in one order.
+scores again, a class at a time; sums over the pixels of a program go to a table of parts, added up in one order.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def _source(index, size_in, size_out, T: tl.constexpr):
 
 
 @triton.jit
-def _mask_logits(masks_ptr, k, n, inside, height_in, width_in, height, width, RESIZED: tl.constexpr):
+def _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED: tl.constexpr):
     """The mask logits of pixels n [BLOCK_N] of one image, resized: [BLOCK_K, BLOCK_N]."""
-    plane = masks_ptr + k.to(tl.int64)[:, None] * (height_in * width_in)
+    plane = masks_ptr + k.to(tl.int64)[:, None] * plane_in
     if RESIZED:
         T: tl.constexpr = masks_ptr.dtype.element_ty
         y0, y1, below = _source(n // width, height_in + n * 0, height + n * 0, T)
@@ -80,19 +80,18 @@ def _mixed(classes, presence):
 
 @triton.jit
 def score_fusion_forward_kernel(
-    masks_ptr, classes_ptr, scores_ptr, height_in, width_in, height, width,
+    masks_ptr, classes_ptr, scores_ptr, plane_in, pixels, height_in, width_in, height, width,
     CUES: tl.constexpr, RESIZED: tl.constexpr, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr,
     OFFSET: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Unit score vectors (B, N, OFFSET + MIXED); OFFSET: where the class part begins."""
     image = tl.program_id(1).to(tl.int64)
-    pixels = height * width
     k = tl.arange(0, BLOCK_K)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (k < QUERIES)[:, None] & (n < pixels)[None, :]
-    masks_ptr += image * QUERIES * height_in * width_in
+    masks_ptr += image * QUERIES * plane_in
     classes_ptr += image * QUERIES * CLASSES
-    presence = _presence(_mask_logits(masks_ptr, k, n, inside, height_in, width_in, height, width, RESIZED), inside, CUES)
+    presence = _presence(_mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED), inside, CUES)
     owner = presence
     background = tl.zeros([BLOCK_N], presence.dtype)
     if CUES == OBJECT:
@@ -125,86 +124,69 @@ def score_fusion_forward_kernel(
 
 
 @triton.jit
-def _grad_panel(grad_ptr, present, begin, OFFSET: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The gradient of the class part, from class `begin` on: [BLOCK_C, BLOCK_N]; grad_ptr: rows of the pixels."""
-    c = begin + tl.arange(0, BLOCK_C)
-    mask = (c < MIXED)[:, None] & present[None, :]
-    return tl.load(grad_ptr[None, :] + (OFFSET + c)[:, None], mask=mask, other=0.0)
+def _class(classes_ptr, k, c, presence, QUERIES: tl.constexpr, CLASSES: tl.constexpr):
+    """Probabilities of class c [BLOCK_K], and what they mix to [BLOCK_N]."""
+    probability = tl.load(classes_ptr + k * CLASSES + c, mask=k < QUERIES, other=0.0)
+    return probability, tl.sum(probability[:, None] * presence, axis=0)
 
 
 @triton.jit
 def score_fusion_backward_kernel(
-    grad_ptr, masks_ptr, classes_ptr, grad_masks_ptr, parts_ptr, height_in, width_in, height, width,
+    grad_ptr, masks_ptr, classes_ptr, grad_masks_ptr, parts_ptr, plane_in, pixels, height_in, width_in, height, width,
     CUES: tl.constexpr, RESIZED: tl.constexpr, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr,
-    OFFSET: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, STEPS: tl.constexpr,
+    OFFSET: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the resized mask logits (B, K, N), and of a panel of class probabilities by part: (B, P, K, C + 1)."""
-    part, panel, image = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    pixels = height * width
+    """Gradient of the resized mask logits (B, K, N), and of the class probabilities by part: (B, P, K, C + 1)."""
+    part, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
-    masks_ptr += image * QUERIES * height_in * width_in
+    n = part * BLOCK_N + tl.arange(0, BLOCK_N)
+    present = n < pixels
+    inside = (k < QUERIES)[:, None] & present[None, :]
+    masks_ptr += image * QUERIES * plane_in
     classes_ptr += image * QUERIES * CLASSES
-    held = _class_panel(classes_ptr, k, panel * BLOCK_C, QUERIES, CLASSES, MIXED, BLOCK_C)
-    of_classes = tl.zeros([BLOCK_K, BLOCK_C], held.dtype)
-    of_empty = tl.zeros([BLOCK_K], held.dtype)
-    for step in range(STEPS):
-        n = (part * STEPS + step) * BLOCK_N + tl.arange(0, BLOCK_N)
-        present = n < pixels
-        inside = (k < QUERIES)[:, None] & present[None, :]
-        logits = _mask_logits(masks_ptr, k, n, inside, height_in, width_in, height, width, RESIZED)
-        presence = _presence(logits, inside, CUES)
-        rows_ptr = grad_ptr + (image * pixels + n) * (OFFSET + MIXED)
-        owner, grad = presence, tl.zeros_like(presence)
-        background, grad_background = tl.zeros([BLOCK_N], held.dtype), tl.zeros([BLOCK_N], held.dtype)
-        covered = background
-        if CUES == OBJECT:
-            filled = 1 - tl.load(classes_ptr + k * CLASSES + CLASSES - 1, mask=k < QUERIES, other=1.0)
-            owner = presence * filled[:, None]
-            covered = tl.sum(owner, axis=0)
-            background = tl.maximum(1 - covered, 0.0)
-            grad_background = tl.load(rows_ptr + QUERIES, mask=present, other=0.0)
-        squares, inner = background * background, grad_background * background
-        if CUES != CLASS:
-            grad = tl.load(rows_ptr[None, :] + k[:, None], mask=inside, other=0.0)
-            squares += tl.sum(owner * owner, axis=0)
-            inner += tl.sum(grad * owner, axis=0)
-        for begin in range(0, MIXED, BLOCK_C):
-            mixed = _mixed(_class_panel(classes_ptr, k, begin, QUERIES, CLASSES, MIXED, BLOCK_C), presence)
-            squares += tl.sum(mixed * mixed, axis=0)
-            inner += tl.sum(_grad_panel(rows_ptr, present, begin, OFFSET, MIXED, BLOCK_C) * mixed, axis=0)
-        # The gradient of y from that of y / |y|: without its part along y, unless the norm was clamped.
-        inverse = inverse_norm(squares)
-        radial = tl.where(inverse * 1e-12 < 1, inner * inverse * inverse, 0.0)
-        if MIXED > 0:
-            mixed = _mixed(held, presence)
-            of_mixed = _grad_panel(rows_ptr, present, panel * BLOCK_C, OFFSET, MIXED, BLOCK_C)
-            of_mixed = (of_mixed - radial[None, :] * mixed) * inverse[None, :]
-            of_classes += tl.dot(presence, tl.trans(of_mixed), input_precision="ieee", out_dtype=held.dtype)
-        if panel == 0:
-            if CUES != CLASS:
-                grad = (grad - radial[None, :] * owner) * inverse[None, :]
-            if CUES == OBJECT:
-                grad_background = (grad_background - radial * background) * inverse
-                grad -= tl.where(covered > 1, 0.0, grad_background)[None, :]
-                of_empty -= tl.sum(grad * presence, axis=1)
-                grad *= filled[:, None]
-            for begin in range(0, MIXED, BLOCK_C):
-                classes = _class_panel(classes_ptr, k, begin, QUERIES, CLASSES, MIXED, BLOCK_C)
-                of_mixed = _grad_panel(rows_ptr, present, begin, OFFSET, MIXED, BLOCK_C)
-                of_mixed = (of_mixed - radial[None, :] * _mixed(classes, presence)) * inverse[None, :]
-                grad += tl.dot(classes, of_mixed, input_precision="ieee", out_dtype=held.dtype)
-            if CUES == OBJECT:
-                grad *= presence * (1 - presence)
-            else:
-                grad = presence * (grad - tl.sum(grad * presence, axis=0)[None, :])
-            out = (image * QUERIES + k)[:, None] * pixels + n[None, :]
-            tl.store(grad_masks_ptr + out, grad, mask=inside)
     parts_ptr += ((image * tl.num_programs(0) + part) * QUERIES + k) * CLASSES
-    c = panel * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (k < QUERIES)[:, None] & (c < MIXED)[None, :]
-    tl.store(parts_ptr[:, None] + c[None, :], of_classes, mask=mask)
+    rows_ptr = grad_ptr + (image * pixels + n) * (OFFSET + MIXED)
+    logits = _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED)
+    presence = _presence(logits, inside, CUES)
+    owner, grad = presence, tl.zeros_like(presence)
+    squares = tl.zeros([BLOCK_N], presence.dtype)
+    inner = squares
     if CUES == OBJECT:
-        tl.store(parts_ptr + CLASSES - 1, of_empty, mask=(k < QUERIES) & (panel == 0))
+        filled = 1 - tl.load(classes_ptr + k * CLASSES + CLASSES - 1, mask=k < QUERIES, other=1.0)
+        owner = presence * filled[:, None]
+        covered = tl.sum(owner, axis=0)
+        background = tl.maximum(1 - covered, 0.0)
+        grad_background = tl.load(rows_ptr + QUERIES, mask=present, other=0.0)
+        squares, inner = background * background, grad_background * background
+    if CUES != CLASS:
+        grad = tl.load(rows_ptr[None, :] + k[:, None], mask=inside, other=0.0)
+        squares += tl.sum(owner * owner, axis=0)
+        inner += tl.sum(grad * owner, axis=0)
+    for c in range(MIXED):
+        _, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
+        squares += mixed * mixed
+        inner += tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) * mixed
+    # The gradient of y from that of y / |y|: without its part along y, unless the norm was clamped.
+    inverse = inverse_norm(squares)
+    radial = tl.where(inverse * 1e-12 < 1, inner * inverse * inverse, 0.0)
+    if CUES != CLASS:
+        grad = (grad - radial[None, :] * owner) * inverse[None, :]
+    if CUES == OBJECT:
+        grad_background = (grad_background - radial * background) * inverse
+        grad -= tl.where(covered > 1, 0.0, grad_background)[None, :]
+        tl.store(parts_ptr + CLASSES - 1, -tl.sum(grad * presence, axis=1), mask=k < QUERIES)
+        grad *= filled[:, None]
+    for c in range(MIXED):
+        probability, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
+        of_mixed = (tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) - radial * mixed) * inverse
+        grad += probability[:, None] * of_mixed[None, :]
+        tl.store(parts_ptr + c, tl.sum(presence * of_mixed[None, :], axis=1), mask=k < QUERIES)
+    if CUES == OBJECT:
+        grad *= presence * (1 - presence)
+    else:
+        grad = presence * (grad - tl.sum(grad * presence, axis=0)[None, :])
+    out = (image * QUERIES + k)[:, None] * pixels + n[None, :]
+    tl.store(grad_masks_ptr + out, grad, mask=inside)
 
 
 @triton.jit
@@ -217,9 +199,9 @@ def score_fusion_resize_backward_kernel(
     plane = tl.program_id(1).to(tl.int64)
     grad_ptr += plane * height * width
     y, x = at // width_in, at % width_in
-    # The first row and column of the result that can reach this pixel, or one before.
-    first_y = (tl.maximum(y - 1, 0) * height) // height_in - 1
-    first_x = (tl.maximum(x - 1, 0) * width) // width_in - 1
+    # Rows and columns of the result whose source lies within one of this pixel, from the first on.
+    first_y = ((2 * y - 1) * height - height_in) // (2 * height_in)
+    first_x = ((2 * x - 1) * width - width_in) // (2 * width_in)
     total = tl.zeros([BLOCK], T)
     for step_y in range(reach_y):
         i = first_y + step_y
@@ -255,11 +237,12 @@ def score_fusion(mask_logits: Tensor, class_logits: Tensor, height: int, width: 
     scores = masks.new_empty(images, pixels, constants["OFFSET"] + constants["MIXED"])
     if scores.numel() == 0:
         return scores
-    config = _tuning.fusion_forward(masks.shape[1], classes.shape[2])
+    config = _tuning.fusion_forward(masks.shape[1], classes.shape[2], masks.dtype)
     with device_of(masks):
         score_fusion_forward_kernel[(triton.cdiv(pixels, config["BLOCK_N"]), images)](
-            masks, classes, scores, *masks.shape[2:], height, width, **constants, **config
-        )
+            masks, classes, scores, masks.shape[2] * masks.shape[3], pixels, *masks.shape[2:], height, width,
+            **constants, **config,
+        )  # fmt: skip
     return scores
 
 
@@ -272,15 +255,15 @@ def score_fusion_backward(
     (images, queries, *size), pixels = masks.shape, height * width
     if grad.numel() == 0:
         return torch.zeros_like(masks), torch.zeros_like(classes)
-    config = _tuning.fusion_backward(queries, classes.shape[2])
-    count = triton.cdiv(pixels, config["BLOCK_N"] * config["STEPS"])
-    panels = max(1, triton.cdiv(constants["MIXED"], config["BLOCK_C"]))
+    config = _tuning.fusion_backward(queries, classes.shape[2], masks.dtype)
+    count = triton.cdiv(pixels, config["BLOCK_N"])
     parts = masks.new_zeros(images, count, *classes.shape[1:])
     of_masks = masks.new_empty(images, queries, height, width)
     with device_of(masks):
-        score_fusion_backward_kernel[(count, panels, images)](
-            grad.contiguous(), masks, classes, of_masks, parts, *size, height, width, **constants, **config
-        )
+        score_fusion_backward_kernel[(count, images)](
+            grad.contiguous(), masks, classes, of_masks, parts, size[0] * size[1], pixels, *size, height, width,
+            **constants, **config,
+        )  # fmt: skip
         if constants["RESIZED"]:
             of_masks = _resize_backward(of_masks, masks)
     of_classes = parts.sum(1)
@@ -291,7 +274,7 @@ def score_fusion_backward(
 def _resize_backward(grad: Tensor, masks: Tensor) -> Tensor:
     result = torch.empty_like(masks)
     (images, queries, *size), target = masks.shape, grad.shape[2:]
-    reach = (2 * triton.cdiv(n, s) + 4 for n, s in zip(target, size, strict=True))
+    reach = (triton.cdiv(2 * n, s) + 2 for n, s in zip(target, size, strict=True))
     config = _tuning.resize_backward()
     grid = triton.cdiv(size[0] * size[1], config["BLOCK"]), images * queries
     score_fusion_resize_backward_kernel[grid](grad, result, *size, *target, *reach, **config)
