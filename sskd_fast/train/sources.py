@@ -31,8 +31,9 @@ class Sources:
     """What the stages read.
 
     labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while
-    training). hidden: the unlabelled images with their labels where they exist, for statistics alone. views: how
-    crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.
+    training). hidden: the unlabelled images with their labels where they exist, for statistics, and for training under
+    `pseudo_labels.truth` alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the
+    data.
     """
 
     labeled: LabeledImages
@@ -67,6 +68,8 @@ def target_sources(config: Config, folder: Path) -> Sources:
     else:
         everything, plain, val, hidden = _embedded_data(config, folder / "data")
         warnings = []
+    if config.pseudo_labels.truth:
+        _check_truth(data.unlabeled, hidden, warnings)
     splits = folder / "splits"
     held_ids = kept_split(splits / "holdout.txt", everything, lambda: _held_out(config, everything))
     held_out = set(held_ids)
@@ -82,6 +85,17 @@ def target_sources(config: Config, folder: Path) -> Sources:
     views = resolve_views(config, everything, zoom)
     queries = config.num_queries or natural_queries(everything, views, zoom)
     return Sources(labeled, holdout, plain, val, hidden, views, zoom, queries, warnings)
+
+
+def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
+    """Refuses `pseudo_labels.truth` where no labels are hidden, and warns what its figures are."""
+    if hidden is None:
+        cure = "Hide labels of a labelled set with --labeled-fraction, or set pseudo_labels.truth=false."
+        raise DataError([Problem(place, "", "images that never had labels", "hidden ones (pseudo_labels.truth)", cure)])
+    warnings.append(
+        "pseudo_labels.truth: the hidden labels of the unlabelled images are trained on. Adapted, distilled and "
+        "refined models show what perfect labels would give; they are no result."
+    )
 
 
 def _held_out(config: Config, everything: LabeledImages) -> list[int]:
