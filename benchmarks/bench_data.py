@@ -181,8 +181,10 @@ def write_official(folder: Path, results: list[dict[str, Any]]) -> None:
 
 
 def test_matching(benchmark: Any, streets: Path) -> None:
-    """A supervised step on two crops with the paper's decoder (100 queries, 9 layers, 12544 points) on a small backbone,
-    and the seconds that its matching takes: with a larger backbone their share is smaller."""
+    """A supervised step on two crops: the paper's decoder (100 queries, 9 layers, 12544 points), a small backbone.
+
+    Its matching is timed too: with a larger backbone its share is smaller.
+    """
     source = Cityscapes(streets, "val")
     drawn = [draw_views(source, index, Views((256, 512), scale=(0.5, 0.5)), index) for index in range(2)]
     weak, strong, valid, targets = zip(*drawn, strict=True)

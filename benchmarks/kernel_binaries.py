@@ -118,7 +118,9 @@ def _read_nvidia(kernel: Any, arch: str) -> Binary:
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
         usage, code = cuobjdump("-res-usage"), cuobjdump("-sass")
-    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
+    numbers = {"REG": 0, "STACK": 0, "SHARED": 0, "LOCAL": 0}
+    for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage):
+        numbers[name] = max(numbers[name], int(value))
     registers, shared = numbers["REG"], max(kernel.metadata.shared, numbers["SHARED"])
     threads = 32 * kernel.metadata.num_warps
     loads = re.findall(r"\bLDG\.E(?:\.[A-Z]+)*?(?:\.(64|128))?(?:\.\w+)* ", code)

@@ -181,11 +181,11 @@ Bandwidth, GB/s on two threads:
 
 ## The data path, on one thread
 
-Images of 1024 x 2048 pixels with 20 instances, in Cityscapes' files (benchmarks/bench_data.py). "views": both views of a
-512 x 1024 crop and its masks; from the files, from decoded files (`data.decoded`), with everything in memory, and by
-torchvision's classes with everything in memory. "COCO evaluation" (100 detections an image) is pycocotools' own code in both
-rows; "Cityscapes evaluation" is the official code on predictions in memory and on the files that it expects. "matching": the
-Hungarian matching of 100 queries in a supervised step with the paper's decoder on a small backbone.
+Images of 1024 x 2048 pixels with 20 instances, in Cityscapes' files (benchmarks/bench_data.py). "views": both views of
+a 512 x 1024 crop and its masks; from the files, from decoded files (`data.decoded`), with everything in memory, and by
+torchvision's classes with everything in memory. "COCO evaluation" (100 detections an image) is pycocotools' own code in
+both rows; "Cityscapes evaluation" is the official code on predictions in memory and on the files that it expects.
+"matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder on a small backbone.
 
 {data_path(m)}
 

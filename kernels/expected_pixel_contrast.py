@@ -2,8 +2,8 @@
 
 A program holds the rows of one side and goes through the columns of the other with an online log-sum-exp; the backward
 pass computes the tiles again, once with the anchors as rows and once with the candidates, so that every gradient is
-summed by one program in one order. The first BLOCK_W numbers of a row are held; wider rows are read a panel at a time,
-and their gradients are spread over programs, one a panel.
+summed by one program in one order. Rows are multiplied BLOCK_W numbers at a time, and a program holds the gradients of
+BLOCK_G of them; wider rows are spread over programs.
 
 Half precision is multiplied as stored, which is exact with float32 sums. Products of float32 numbers (PRECISION) are
 split in three of TF32 on NVIDIA's tensor cores, whose error is that of float32 (tests/test_triton.py holds them to it).
@@ -41,14 +41,14 @@ def _panel(x_ptr, rows, inside, begin, WIDTH: tl.constexpr, BLOCK_W: tl.constexp
 
 @triton.jit
 def _products(
-    first, x_ptr, x_rows, x_inside, y_ptr, y_rows, y_inside,
-    WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
+    x_ptr, x_rows, x_inside, y_ptr, y_rows, y_inside,
+    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of the rows of x with those of y; first: the first panel of x."""
+    """Dot products of rows of x with rows of y, [BLOCK_I, BLOCK_J]."""
     ACCUMULATE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    y = _panel(y_ptr, y_rows, y_inside, 0, WIDTH, BLOCK_W, WIDEN)
-    products = tl.dot(first, tl.trans(y), input_precision=PRECISION, out_dtype=ACCUMULATE)
-    for begin in range(BLOCK_W, WIDTH, BLOCK_W):
+    products = tl.zeros([BLOCK_I, BLOCK_J], ACCUMULATE)
+    for begin in range(0, WIDTH, BLOCK_W):
         x = _panel(x_ptr, x_rows, x_inside, begin, WIDTH, BLOCK_W, WIDEN)
         y = _panel(y_ptr, y_rows, y_inside, begin, WIDTH, BLOCK_W, WIDEN)
         products += tl.dot(x, tl.trans(y), input_precision=PRECISION, out_dtype=ACCUMULATE)
@@ -89,7 +89,7 @@ def expected_pixel_contrast_forward_kernel(
     num_negatives,
     SCORED: tl.constexpr, WEIGHTED: tl.constexpr, GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr,
     SCORE_WIDTH: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr,
-    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """loss, pull, log_mass and weight_sum of BLOCK_I anchors."""
     i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
@@ -97,9 +97,7 @@ def expected_pixel_contrast_forward_kernel(
     inverse = _vector(inverse_anchor_ptr, i, inside, 0.0)
     ACCUMULATE: tl.constexpr = inverse_anchor_ptr.dtype.element_ty
     scale = (1.0 / tl.load(temperature_ptr)).to(ACCUMULATE)
-    own = _panel(anchors_ptr, i, inside, 0, WIDTH, BLOCK_W, WIDEN)
     if SCORED:
-        own_scores = _panel(anchor_scores_ptr, i, inside, 0, SCORE_WIDTH, BLOCK_S, WIDEN)
         half = _vector(half_anchor_ptr, i, inside, 0.0)
     top = tl.full([BLOCK_I], -3.4e38, ACCUMULATE)  # finite, so that it can be subtracted from itself
     mass, total = tl.zeros([BLOCK_I], ACCUMULATE), tl.zeros([BLOCK_I], ACCUMULATE)
@@ -107,7 +105,7 @@ def expected_pixel_contrast_forward_kernel(
         j = begin + tl.arange(0, BLOCK_J)
         present = j < candidates
         logits = _products(
-            own, anchors_ptr, i, inside, candidates_ptr, j, present, WIDTH, BLOCK_W, WIDEN, PRECISION
+            anchors_ptr, i, inside, candidates_ptr, j, present, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * _vector(inverse_candidate_ptr, j, present, 0.0)[None, :]
         weights = _factors(
@@ -116,8 +114,8 @@ def expected_pixel_contrast_forward_kernel(
         )  # fmt: skip
         if SCORED:
             products = _products(
-                own_scores, anchor_scores_ptr, i, inside, candidate_scores_ptr, j, present,
-                SCORE_WIDTH, BLOCK_S, WIDEN, PRECISION,
+                anchor_scores_ptr, i, inside, candidate_scores_ptr, j, present,
+                SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
             )  # fmt: skip
             norms = half[:, None] + _vector(half_candidate_ptr, j, present, 0.0)[None, :]
             weights *= tl.maximum(norms - products, 0.0)
@@ -151,7 +149,7 @@ def expected_pixel_contrast_backward_kernel(
     ANCHORS_ARE_ROWS: tl.constexpr, WITH_SCORES: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr,
     GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr, SCORE_WIDTH: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
-    BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """A panel of the gradients of BLOCK_I rows x, of their unit embeddings and of their scores, by columns y.
 
@@ -164,19 +162,19 @@ def expected_pixel_contrast_backward_kernel(
     ACCUMULATE: tl.constexpr = inverse_x_ptr.dtype.element_ty
     scale = (1.0 / tl.load(temperature_ptr)).to(ACCUMULATE)
     inverse = _vector(inverse_x_ptr, i, inside, 0.0)
-    own = _panel(x_ptr, i, inside, 0, WIDTH, BLOCK_W, WIDEN)
-    grad = tl.zeros([BLOCK_I, BLOCK_W], ACCUMULATE)
+    grad = tl.zeros([BLOCK_I, BLOCK_G], ACCUMULATE)
     if SCORED:
-        own_scores = _panel(x_scores_ptr, i, inside, 0, SCORE_WIDTH, BLOCK_S, WIDEN)
         half = _vector(half_x_ptr, i, inside, 0.0)
     if WITH_SCORES:
-        grad_scores = tl.zeros([BLOCK_I, BLOCK_S], ACCUMULATE)
+        grad_scores = tl.zeros([BLOCK_I, BLOCK_G], ACCUMULATE)
         slopes = tl.zeros([BLOCK_I], ACCUMULATE)
     for begin in range(0, columns, BLOCK_J):
         j = begin + tl.arange(0, BLOCK_J)
         present = j < columns
         inverse_y = _vector(inverse_y_ptr, j, present, 0.0)
-        logits = _products(own, x_ptr, i, inside, y_ptr, j, present, WIDTH, BLOCK_W, WIDEN, PRECISION)
+        logits = _products(
+            x_ptr, i, inside, y_ptr, j, present, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
+        )  # fmt: skip
         logits *= (inverse * scale)[:, None] * inverse_y[None, :]
         factors = _factors(
             weight_ptr, x_group_ptr, y_group_ptr, i, j, inside, present,
@@ -185,7 +183,8 @@ def expected_pixel_contrast_backward_kernel(
         weights = factors
         if SCORED:
             products = _products(
-                own_scores, x_scores_ptr, i, inside, y_scores_ptr, j, present, SCORE_WIDTH, BLOCK_S, WIDEN, PRECISION
+                x_scores_ptr, i, inside, y_scores_ptr, j, present,
+                SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
             )  # fmt: skip
             norms = half[:, None] + _vector(half_y_ptr, j, present, 0.0)[None, :]
             weights *= tl.maximum(norms - products, 0.0)
@@ -201,23 +200,22 @@ def expected_pixel_contrast_backward_kernel(
             weight_sum = _vector(weight_sum_ptr, j, present, 0.0)[None, :]
             of_columns *= inverse_y * scale
         likelihood = tl.where(weights > 0, tl.exp(logits - log_mass), 0.0)
-        y = _panel(y_ptr, j, present, panel * BLOCK_W, WIDTH, BLOCK_W, True)
+        y = _panel(y_ptr, j, present, panel * BLOCK_G, WIDTH, BLOCK_G, True)
         flow = weights * likelihood * of_columns[None, :]
         grad += tl.dot(flow, y, input_precision=FLOW_PRECISION, out_dtype=ACCUMULATE)
         if WITH_SCORES:
             slope = (likelihood - tl.where(weight_sum > 0, 1.0 / weight_sum, 0.0)) * pulled * factors
             slopes += tl.sum(slope, axis=1)
-            y = _panel(y_scores_ptr, j, present, panel * BLOCK_S, SCORE_WIDTH, BLOCK_S, True)
+            y = _panel(y_scores_ptr, j, present, panel * BLOCK_G, SCORE_WIDTH, BLOCK_G, True)
             grad_scores += tl.dot(slope, y, input_precision=PRECISION, out_dtype=ACCUMULATE)
     at = i.to(tl.int64)[:, None]
-    w = panel * BLOCK_W + tl.arange(0, BLOCK_W)
+    w = panel * BLOCK_G + tl.arange(0, BLOCK_G)
     tl.store(grad_ptr + at * WIDTH + w[None, :], grad, mask=inside[:, None] & (w < WIDTH)[None, :])
     if WITH_SCORES:
-        own_scores = _panel(x_scores_ptr, i, inside, panel * BLOCK_S, SCORE_WIDTH, BLOCK_S, True)
-        s = panel * BLOCK_S + tl.arange(0, BLOCK_S)
+        own_scores = _panel(x_scores_ptr, i, inside, panel * BLOCK_G, SCORE_WIDTH, BLOCK_G, True)
         tl.store(
-            grad_scores_ptr + at * SCORE_WIDTH + s[None, :], slopes[:, None] * own_scores - grad_scores,
-            mask=inside[:, None] & (s < SCORE_WIDTH)[None, :],
+            grad_scores_ptr + at * SCORE_WIDTH + w[None, :], slopes[:, None] * own_scores - grad_scores,
+            mask=inside[:, None] & (w < SCORE_WIDTH)[None, :],
         )  # fmt: skip
 
 
@@ -332,9 +330,7 @@ def expected_pixel_contrast_backward(
         if rows == 0 or width == 0:
             return grads, grad_scores
         config = _tuning.expected_backward(x.rows.dtype)
-        panels = max(
-            triton.cdiv(width, config["BLOCK_W"]), triton.cdiv(score_width, config["BLOCK_S"]) if with_scores else 1
-        )
+        panels = triton.cdiv(max(width, score_width if with_scores else 1), config["BLOCK_G"])
         expected_pixel_contrast_backward_kernel[(triton.cdiv(rows, config["BLOCK_I"]), panels)](
             x.rows, y.rows, x.inverse, y.inverse, x.scores, y.scores, x.half, y.half, weight, *groups, temperature,
             pulled, log_mass, weight_sum, grads, grad_scores, rows, len(y.rows),

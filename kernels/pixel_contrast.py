@@ -40,10 +40,10 @@ def pixel_contrast_forward_kernel(
     p = wide(tl.load(positives_ptr + anchor * WIDTH + columns, mask=columns < WIDTH, other=0.0))
     scale = (1.0 / tl.load(temperature_ptr)).to(a.dtype)
     positive = tl.sum(row_sums(a * p), axis=0) * scale
+    inverse = scale * 0 + 1
     if NORMALIZE:
         inverse = tl.sum(inverse_norm(row_sums(a * a)), axis=0)
         positive *= inverse * tl.sum(inverse_norm(row_sums(p * p)), axis=0)
-        a *= inverse
     # The logit of the positive is a finite bound from below for every slot.
     top = tl.zeros([BLOCK_R], a.dtype) + positive
     mass = tl.zeros([BLOCK_R], a.dtype)
@@ -54,7 +54,7 @@ def pixel_contrast_forward_kernel(
         inside = begin + slot < draws
         q = tl.load(negatives_ptr + begin + slot, mask=inside, other=-1)
         x = gathered_rows(candidates_ptr, q, q >= 0, columns, WIDTH)
-        logit = row_sums(x * a)
+        logit = row_sums(x * a) * inverse
         weight = tl.full([BLOCK_R], 1.0, a.dtype)
         if NORMALIZE:
             weight = inverse_norm(row_sums(x * x))

@@ -7,6 +7,9 @@ with what serves CUDA tensors.
 from __future__ import annotations
 
 import functools
+import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,9 +108,7 @@ def cpu_recipe(sources: Path, file: str) -> Recipe:
 
 def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -> Recipe:
     """The library of the CUDA operators, for GPUs of these compute capabilities."""
-    wanted, nvcc = _env.cuda_compiler()
-    if not nvcc:
-        raise BuildError(f"nvcc was not found (looked for {wanted}); install the CUDA toolkit, or set CUDA_HOME")
+    nvcc = _nvcc()
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
     # nvcc hands .cpp files to the C++ compiler, with the folders of its own headers and libraries.
     host = [*nvcc, "-ccbin", compiler[0], "-Xcompiler", ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()])]
@@ -125,6 +126,19 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
         },
         link=([*host, "-shared"], [*linking, "-lc10_cuda"]),
     )
+
+
+def _nvcc() -> list[str]:
+    """nvcc as a command, of the CUDA release that PyTorch is of. Raises BuildError where there is none."""
+    wanted, nvcc = _env.cuda_compiler()
+    if not nvcc:
+        raise BuildError(f"nvcc was not found (looked for {wanted}); install the CUDA toolkit, or set CUDA_HOME")
+    said = subprocess.run([*nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    release, needed = re.search(r"release (\d+)", said), str(torch.version.cuda).partition(".")[0]
+    if release is not None and release[1] != needed:
+        found = f"{shlex.join(nvcc)} is of CUDA {release[1]} and this PyTorch of CUDA {needed}"
+        raise BuildError(f"{found}; set CUDA_HOME to a toolkit of CUDA {needed}")
+    return nvcc
 
 
 def cuda_flags(capabilities: list[tuple[int, int]]) -> list[str]:

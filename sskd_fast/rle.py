@@ -109,6 +109,27 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
     return runs
 
 
+def pixels_of_runs(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pixels of a mask, counted down the columns, from the lengths of its runs (outside, inside, outside, ...)."""
+    lengths = runs[1::2]
+    before = np.cumsum(lengths) - lengths
+    starts = np.cumsum(runs)[: 2 * len(lengths) : 2]
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)
+
+
+def box_of_rle(encoded: Mapping[str, Any]) -> tuple[NDArray[np.bool_], int, int]:
+    """A compressed RLE mask on its bounding box: (h, w) bool, its first row and column; (0, 0) for an empty mask."""
+    counts = encoded["counts"]
+    pixels = pixels_of_runs(run_lengths(counts if isinstance(counts, bytes) else counts.encode("ascii")))
+    if not len(pixels):
+        return np.zeros((0, 0), dtype=np.bool_), 0, 0
+    columns, rows = np.divmod(pixels, encoded["size"][0])
+    top, left = int(rows.min()), int(columns[0])
+    mask = np.zeros((int(rows.max()) - top + 1, int(columns[-1]) - left + 1), dtype=np.bool_)
+    mask[rows - top, columns - left] = True
+    return mask, top, left
+
+
 def rle_of_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> dict[str, Any]:
     """A mask of height x width as compressed RLE with bytes counts, from its runs of pixels.
 

@@ -232,3 +232,11 @@ def test_settings_that_do_not_go_together_are_refused(overrides: list[str], mess
 def test_defaults_pass_the_check() -> None:
     for name in NAMES:
         check(load_config([], preset=name))
+
+
+def test_a_crop_is_one_number_or_two() -> None:
+    assert load_config([], ["views.size=96"]).views.size == 96
+    config = load_config([], ["views.size=[64, 96]"])
+    assert config.views.size == (64, 96) and "size:\n  - 64\n  - 96" in dump_yaml(config)
+    with pytest.raises(ConfigError, match=r"views.size: found '64x96', expected int"):
+        load_config([], ["views.size=64x96"])

@@ -105,10 +105,10 @@ def test_large_logits_do_not_overflow(emulated):
 
 def test_anchors_without_a_candidate_have_no_loss_and_no_gradient(emulated):
     embeddings, scores = case(3, 5, 4, 6)
-    rest = None, torch.tensor([0, 0, 1]), torch.full((5,), 2), True
+    no_candidates = [*embeddings[:2], embeddings[2][:0]], [scores[0], scores[1][:0]]
     for found in (
-        everything(emulated, embeddings, scores, rest),
-        everything(emulated, [*embeddings[:2], embeddings[2][:0]], [scores[0], scores[1][:0]], (None, None, None, False)),
+        everything(emulated, embeddings, scores, (None, torch.tensor([0, 0, 1]), torch.full((5,), 2), True)),
+        everything(emulated, *no_candidates, (None, None, None, False)),
         everything(emulated, embeddings, scores, (torch.zeros(5), None, None, False)),
     ):
         assert all(torch.equal(x, torch.zeros_like(x)) for x in found)

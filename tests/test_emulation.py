@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from sskd_fast.reference.negative_sampling import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = (0, 1, 7)  # forward, reversed, shuffled by a seed
@@ -122,3 +129,46 @@ def test_tensor_cores_multiply_tiles(program, kind, depth, order):
     a = (np.arange(16 * depth) * 7 % 23 - 11).reshape(16, depth)
     b = (np.arange(depth * 8) * 5 % 19 - 9).reshape(depth, 8)
     assert np.array_equal(numbers(program, f"product_{kind}", order).reshape(16, 8), a @ b)
+
+
+@pytest.mark.slow
+def test_the_emulated_operators_are_clean_under_sanitizers(tmp_path):
+    """The tests of csrc/cuda again, with AddressSanitizer and UndefinedBehaviorSanitizer in the emulated library."""
+
+    def runtime(name: str) -> str:
+        found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
+    preload = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
+    options = {"SSKD_FAST_CXXFLAGS": flags, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
+    env = {**os.environ, **options, "SSKD_FAST_CACHE": str(tmp_path)}
+    files = sorted(str(path) for path in (ROOT / "tests").glob("test_cuda_*.py") if path.stem != "test_cuda_binaries")
+    # The order of the threads changes no address: one does.
+    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not reversed and not shuffled"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"\d{3,} passed", done.stdout)
+    assert "Sanitizer" not in done.stdout + done.stderr and "runtime error" not in done.stdout + done.stderr
+
+
+def test_nothing_in_the_launchers_waits_for_the_device():
+    """A CUDA graph cannot hold a step that does."""
+    waiting = re.compile(r"\.item[(<]|\.cpu\(|nonzero|masked_select|unique|Synchronize|cudaMemcpy\w*\(|at::kCPU")
+    files = [path for path in (ROOT / "csrc" / "cuda").iterdir() if path.suffix in {".h", ".cpp", ".cu"}]
+    assert len(files) > 8
+    assert [path.name for path in files if waiting.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_sampling_tables_are_built_without_waiting_for_the_device():
+    """Fake CUDA tensors have no values: to read one, or to let a shape depend on one, is an error."""
+    with FakeTensorMode():
+        scores, own = torch.ones(9, 5, device="cuda"), torch.zeros(7, dtype=torch.int64, device="cuda")
+        weight = torch.ones(9, dtype=torch.float64, device="cuda")
+        for same in (True, False):
+            group = torch.zeros(9, dtype=torch.int64, device="cuda")
+            tables = build_proposals(scores[:7], own, Candidates(scores, weight, group, same)).tables()
+            assert {str(table.device) for table in tables} == {"cuda:0"}
+            assert [table.numel() for table in tables] == [162, 18, 7, 7, 7, 7, 7, 7, 7, 9, 7, 7]
+            with pytest.raises(DataDependentOutputException):
+                tables[0].max().item()

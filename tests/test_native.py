@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from sskd_fast import _build, _native
+from sskd_fast import _backend, _build, _env, _native
 
 ROOT = Path(__file__).resolve().parent.parent
 # Compiles in a fraction of the time.
@@ -161,6 +163,77 @@ def test_importing_the_operators_builds_and_loads_nothing(tmp_path):
     done = run(script, environment(tmp_path))
     assert done.returncode == 0 and done.stdout.split() == ["False"] and done.stderr == ""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_libraries_built_ahead_of_time_need_no_compiler(tmp_path):
+    """cmake builds into a copy of the package, which then runs with nothing on the PATH."""
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake was not found: the build ahead of time is not tested")
+    build, site = tmp_path / "build", tmp_path / "site"
+    options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DSSKD_FAST_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Debug"]
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(build), f"-DCMAKE_INSTALL_PREFIX={site}", *options],
+        ["cmake", "--build", str(build), "--target", "install"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+        assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(ROOT / "sskd_fast", site / "sskd_fast", dirs_exist_ok=True)
+    env = environment(tmp_path / "cache", PATH=str(tmp_path), PYTHONPATH=str(site))
+    command = [sys.executable, "-c", USE + "print(ops.__file__)"]
+    done = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=600)
+    assert "backend cpu" in done.stdout and SCORES in done.stdout and done.stderr == ""
+    assert str(site) in done.stdout and not libraries(tmp_path / "cache")
+    (site / "sskd_fast" / "lib" / "torch_version.txt").write_text("2.0.0")  # of another PyTorch: not taken
+    done = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=600)
+    assert "backend reference" in done.stdout and "no C++ compiler was found" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_cuda_library_is_built_and_registered_without_a_gpu(tmp_path):
+    if not _env.cuda_compiler()[1] or torch.version.cuda is None:
+        pytest.skip("the CUDA operators are not built: nvcc was not found, or PyTorch is without CUDA")
+    script = """
+import torch
+from pathlib import Path
+from sskd_fast import _build, _env, _native
+_native.load()
+recipe = _native.cuda_recipe(_native.source_folder(), "operators.so", [(8, 0)])
+torch.ops.load_library(_build.build(recipe, _env.cache_folder()))
+for name in ("score_fusion", "score_fusion_backward", "negative_sampling_by_tables", "hardest_negatives"):
+    print(name, torch._C._dispatch_has_kernel_for_dispatch_key("sskd_fast_native::" + name, "CUDA"))
+"""
+    done = run(script, environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("True") == 4 and "compiling the CUDA operators for this machine, once" in done.stderr
+
+
+def test_without_nvcc_the_cuda_operators_say_what_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(_build.BuildError, match=re.escape(f"nvcc was not found (looked for CUDA_HOME={tmp_path})")):
+        _native.cuda_recipe(_native.source_folder(), "operators.so", [(9, 0)])
+
+
+def test_an_nvcc_of_another_release_is_refused(tmp_path, monkeypatch):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 7.5, V7.5.17'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(_build.BuildError, match=r"nvcc is of CUDA 7 and this PyTorch of CUDA 13; set CUDA_HOME to a"):
+        _native.cuda_recipe(_native.source_folder(), "operators.so", [(9, 0)])
+
+
+def test_the_reference_is_warned_of_with_the_cause_of_every_faster_backend(monkeypatch):
+    for name in ("triton", "cuda"):
+        monkeypatch.setitem(_backend._reasons, name, lambda name=name: f"no {name} here")
+    _backend._automatic.cache_clear()
+    with pytest.warns(
+        RuntimeWarning, match="triton: no triton here. cuda: no cuda here. The operators run in plain Py"
+    ):
+        assert _backend.resolve("auto", torch.device("cuda")) == "reference"
+    _backend._automatic.cache_clear()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pycocotools.mask as coco_mask
 import pytest
 
 from sskd_fast.data.masks import pack_layers
-from sskd_fast.rle import rle_of_box, run_lengths
+from sskd_fast.rle import box_of_rle, rle_of_box, run_lengths
 
 
 def encoded(mask: np.ndarray) -> dict[str, object]:
@@ -23,7 +23,13 @@ def test_a_box_is_encoded_as_the_whole_mask(seed: int) -> None:
     mask = rng.random((h, w)) < rng.choice([0.0, 0.3, 0.7, 1.0])
     full = np.zeros((height, width), dtype=bool)
     full[top : top + h, left : left + w] = mask
-    assert rle_of_box(mask, top, left, height, width) == encoded(full)
+    code = rle_of_box(mask, top, left, height, width)
+    assert code == encoded(full)
+    found, first_row, first_column = box_of_rle(code)
+    again = np.zeros_like(full)
+    again[first_row : first_row + found.shape[0], first_column : first_column + found.shape[1]] = found
+    np.testing.assert_array_equal(again, full)
+    assert not found.size or (found.any(1)[[0, -1]].all() and found.any(0)[[0, -1]].all())
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -29,6 +29,16 @@ __device__ inline void copy_async(void* to, const void* from, bool there) {
 #endif
 }
 
+// The index of the thread in its block, unknown to the compiler: what is computed from it in a loop is computed there,
+// instead of being kept in registers that the loop needs.
+__device__ inline int forgotten_thread() {
+  int thread = static_cast<int>(threadIdx.x);
+#if !defined(SSKD_EMULATION)
+  asm volatile("" : "+r"(thread));
+#endif
+  return thread;
+}
+
 // Waits for the copies that this thread has begun; a barrier must follow before others read them.
 __device__ inline void wait_for_copies() {
 #if !defined(SSKD_EMULATION)

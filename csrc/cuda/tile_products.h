@@ -34,14 +34,13 @@ struct TensorCores {
   static constexpr int kSharers = 8;  // threads that have entries of the same row
 
   // Eight warps, four below each other and two beside each other; a fragment of 8 columns after the other.
-  struct Tile {
-    float fragment[kOwnColumns / 2][4] = {};
+  template <int columns>
+  struct Fragments {
+    float fragment[columns / 2][4] = {};
     __device__ float& at(int i, int j) { return fragment[j / 2][2 * i + j % 2]; }
   };
-  struct Slice {
-    float fragment[kSliceColumns / 2][4] = {};
-    __device__ float& at(int i, int j) { return fragment[j / 2][2 * i + j % 2]; }
-  };
+  using Tile = Fragments<kOwnColumns>;
+  using Slice = Fragments<kSliceColumns>;
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
   __device__ static int warp_row() { return static_cast<int>(threadIdx.x / 32 % 4); }
@@ -75,23 +74,28 @@ struct TensorCores {
       load_tiles<false>(a[p], x + (p * part_rows + first + lane() % 16) * stride + at + lane() / 16 * 8);
   }
 
+  // first and second (16, 8) += the products of the parts. They are added up by themselves, the smallest ones first, so
+  // that the sums are rounded once and not for every product.
   template <int count>
   __device__ static void multiply_fragments(const uint32_t (&a)[count][4], const uint32_t (&b)[count][4],
                                             float (&first)[4], float (&second)[4]) {
+    float sums[2][4] = {};
 #pragma unroll
     for (int p = count - 1; p >= 0; --p)
 #pragma unroll
       for (int q = count - 1; q >= 0; --q) {
         if (!counts(p, q, count)) continue;
         const uint32_t left[2] = {b[q][0], b[q][1]}, right[2] = {b[q][2], b[q][3]};
-        sskd_fast::cuda::multiply<BFloat16>(first, a[p], left);
-        sskd_fast::cuda::multiply<BFloat16>(second, a[p], right);
+        sskd_fast::cuda::multiply<BFloat16>(sums[0], a[p], left);
+        sskd_fast::cuda::multiply<BFloat16>(sums[1], a[p], right);
       }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) first[i] += sums[0][i], second[i] += sums[1][i];
   }
 
   template <int count>
   __device__ static void multiply(const BFloat16* rows, const BFloat16* columns, Tile& tile) {
-#pragma unroll
+#pragma unroll 1
     for (int depth = 0; depth < kDepth; depth += 16) {
       uint32_t a[count][4], b[count][4];
       load_left<count, kDepthStride, kTile>(rows, warp_row() * 16, depth, a);
@@ -143,16 +147,18 @@ struct TensorCores {
 struct Fma {
   using Number = double;
   using Element = double;
-  static constexpr int kDepth = kPartDepth<double>, kSlice = 64;
+  static constexpr int kDepth = kPartDepth<double>, kSlice = 32;
   static constexpr int kDepthStride = kDepth + 2, kSliceStride = kSlice + 2, kFactorStride = kTile + 2;
-  static constexpr int kOwnRows = 4, kOwnColumns = 4, kSliceColumns = 4;
+  static constexpr int kOwnRows = 4, kOwnColumns = 4, kSliceColumns = 2;
   static constexpr int kSharers = 16;
 
-  struct Tile {
-    double entry[kOwnRows][kOwnColumns] = {};
+  template <int columns>
+  struct Entries {
+    double entry[kOwnRows][columns] = {};
     __device__ double& at(int i, int j) { return entry[i][j]; }
   };
-  using Slice = Tile;
+  using Tile = Entries<kOwnColumns>;
+  using Slice = Entries<kSliceColumns>;
 
   __device__ static int sharer() { return static_cast<int>(threadIdx.x % 16); }
   __device__ static int row(int i) { return static_cast<int>(threadIdx.x / 16) + 16 * i; }
@@ -170,7 +176,7 @@ struct Fma {
 
   template <int count>
   __device__ static void multiply(const double* rows, const double* columns, Tile& tile) {
-#pragma unroll
+#pragma unroll 1
     for (int depth = 0; depth < kDepth; ++depth)
 #pragma unroll
       for (int i = 0; i < kOwnRows; ++i)
@@ -189,7 +195,7 @@ struct Fma {
 
   template <int count>
   __device__ static void accumulate(const double* factors, int step, const double* x, int /*width*/, Slice& out) {
-#pragma unroll 4
+#pragma unroll 1
     for (int k = 0; k < kFactorDepth; ++k)
 #pragma unroll
       for (int i = 0; i < kOwnRows; ++i)

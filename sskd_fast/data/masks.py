@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sskd_fast.rle import MaskError, rle_of_runs, run_lengths
+from sskd_fast.rle import MaskError, pixels_of_runs, rle_of_runs, run_lengths
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def pack_layers(
     layer: list[int] = []
     kept: list[int] = []
     for index, rle in enumerate(encoded):
-        pixels = _pixels(run_lengths(rle["counts"]))
+        pixels = pixels_of_runs(run_lengths(rle["counts"]))
         if not len(pixels):
             continue
         kept.append(index)
@@ -112,11 +112,3 @@ def pack_layers(
         scores=np.array([scores[index] for index in kept], dtype=np.float32),
         crowd=np.array([crowd[index] for index in kept], dtype=np.bool_),
     )
-
-
-def _pixels(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pixels of a mask, counted down the columns, from the lengths of its runs (outside, inside, outside, ...)."""
-    lengths = runs[1::2]
-    before = np.cumsum(lengths) - lengths
-    starts = np.cumsum(runs)[: 2 * len(lengths) : 2]
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle
+
+from sskd_fast.rle import box_of_rle
 
 _MISSING = (
     "Cityscapes AP needs cityscapesscripts, which is not installed: pip install 'sskd_fast[cityscapes]' "
@@ -100,24 +101,22 @@ def _matched(
     truth = {name: [{**instance, "matchedPred": []} for instance in group] for name, group in known.items()}
     predictions: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.instLabels}
     for result in results:
-        left, top, width, height = (int(value) for value in rle.toBbox(result["segmentation"]))
-        if width == 0:
+        mask, top, left = box_of_rle(result["segmentation"])
+        name = official.id2label[result["category_id"]].name
+        if not mask.size or name not in predictions:
             continue
-        box = np.s_[top : top + height, left : left + width]
-        mask = rle.decode(result["segmentation"])[box]
+        box = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
         info = {_picture(mask): {"labelID": result["category_id"], "conf": result["score"]}}
-        met, found = official.assignGt2Preds(known, codes[box], info, settings)
-        for name, group in met.items():
-            for instance, known_instance in zip(group, truth[name], strict=True):
-                known_instance["matchedPred"].extend(instance["matchedPred"])
-        for name, group in found.items():
-            predictions[name].extend(group)
+        met, found = official.assignGt2Preds({name: known[name]}, codes[box], info, settings)
+        for instance, known_instance in zip(met[name], truth[name], strict=True):
+            known_instance["matchedPred"].extend(instance["matchedPred"])
+        predictions[name].extend(found[name])
     return truth, predictions
 
 
-def _picture(mask: NDArray[np.uint8]) -> io.BytesIO:
+def _picture(mask: NDArray[np.bool_]) -> io.BytesIO:
     """A mask as a picture file in memory, the form in which predictions are handed in."""
     file = io.BytesIO()
-    Image.fromarray(mask * np.uint8(255)).save(file, "PPM")
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(file, "PPM")
     file.seek(0)
     return file
