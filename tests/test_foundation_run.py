@@ -44,8 +44,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sskd_fast.run", "--output", str(folder), *BUDGET, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+    command = [sys.executable, "-m", "sskd_fast.run", "--output", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800)
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def test_composite_teacher_through_all_stages(
         "teacher.kind=grounded_sam", f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
         f"teacher.foundation.masks={tiny_foundation('sam2')}", "teacher.gradient_checkpointing=true",
     ]  # fmt: skip
-    result = run(folder, *scenes, *teacher)
+    result = run(folder, *BUDGET, *scenes, *teacher)
     assert result.returncode == 0, result.stderr
     assert list(rows_of(folder)) == list(ROW_ORDER)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -89,7 +89,7 @@ def test_universal_student_of_predictions_made_elsewhere(
         "teacher.kind=results", f"teacher.foundation.results={tmp_path / 'results.json'}", "student.kind=universal",
         f"student.foundation.universal={tiny_foundation('mask2former')}",
     ]  # fmt: skip
-    result = run(folder, *scenes, *settings)
+    result = run(folder, *BUDGET, *scenes, *settings)
     assert result.returncode == 0, result.stderr
     assert list(rows_of(folder)) == ["supervised_student", "distilled_student", "refined_student"]
     assert "zero shot teacher is skipped" in result.stderr and "says nothing of the validation images" in result.stderr
@@ -119,7 +119,7 @@ def test_universal_teacher_and_plain_vision_transformer_student(
         "student_weights=", "student.width=16", "student.mask_width=8", "student.precision=bfloat16",
     ]  # fmt: skip
     folder = tmp_path / "run"
-    result = run(folder, *scenes, *settings)
+    result = run(folder, *BUDGET, *scenes, *settings)
     assert result.returncode == 0, result.stderr
     assert list(rows_of(folder)) == list(ROW_ORDER)
 

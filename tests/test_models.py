@@ -348,11 +348,11 @@ def test_weights_of_a_backbone_come_from_a_local_file(tmp_path: Path) -> None:
 def test_bfloat16_computes_short_and_answers_in_float32() -> None:
     model, short = tiny().eval(), tiny(precision="bfloat16").eval()
     images = torch.rand(1, 3, 32, 32)
-    exact, rounded = model(images), short(images)
-    assert rounded.mask_logits.dtype == rounded.class_logits.dtype == torch.float32
-    assert short.embed(short.encode(images)).dtype == torch.float32
-    assert not torch.equal(exact.class_logits, rounded.class_logits)
-    torch.testing.assert_close(rounded.class_logits, exact.class_logits, rtol=0.1, atol=0.1)
+    predictions = short(images)
+    assert predictions.mask_logits.dtype == predictions.class_logits.dtype == torch.float32
+    exact, rounded = model.embed(model.encode(images)), short.embed(short.encode(images))
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.99
 
 
 def paper_student(**changes: object) -> MaskTransformer:
