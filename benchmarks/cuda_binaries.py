@@ -22,13 +22,22 @@ CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
 # Dynamic shared memory of a block, which a launch chooses: for 100 queries, 20 classes and no-object (score fusion),
-# 200 negatives (sampling), and 512 draws of which the hardest are taken.
+# 200 negatives (sampling), and 512 draws of which the hardest are taken. That of the expected form depends on no shape.
 DYNAMIC_SHARED = {
     "score_fusion_kernel": 121 * 33 * 4 + 1024,
     "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,
     "negative_sampling_trials_kernel": 512 * 8 * 4,
     "negative_sampling_race_kernel": 1024 * 12,
     "hardest_negative_sampling_kernel": 512 * 8 * 4,
+    **{
+        f"expected_tiles_kernel<{storage}, {result}>": count
+        for result, counts in {
+            "Sums": (73744, 57408, 73744, 73744),
+            "EmbeddingGradients": (95328, 66944, 76896, 86112),
+            "ScoreGradients": (101376, 91136, 101376, 101376),
+        }.items()
+        for storage, count in zip(("float", "double", "BFloat16", "Half"), counts, strict=True)
+    },
 }
 _TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b")
 # Of every kernel, in what cuobjdump says of the sections .nv.info: what __launch_bounds__ allows.
@@ -87,7 +96,8 @@ def _row(name: str, arch: str, numbers: dict[str, str], code: str, threads: int)
     registers = int(numbers["REG"])
     # cuobjdump counts what every block takes for the CUDA runtime, too.
     shared = max(0, int(numbers["SHARED"]) - (0 if arch == "sm_80" else _RESERVED))
-    shared += DYNAMIC_SHARED.get(name.partition("<")[0], 0)
+    instance = name.partition("(Tiles")[0]
+    shared += DYNAMIC_SHARED.get(instance, DYNAMIC_SHARED.get(name.partition("<")[0], 0))
     bits = [int((re.findall(r"\.(64|128)\b", load) or [32])[0]) for load in _LOAD.findall(code)]
     return {
         "kernel": name,

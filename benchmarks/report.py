@@ -124,6 +124,21 @@ def operators(m: Measured) -> str:
     return table(head, rows)
 
 
+def data_path(m: Measured) -> str:
+    """Images a second of one thread, and the share of the matching in a step."""
+    rows = []
+    for record in m.records:
+        info, stats = record["extra_info"], record["stats"]
+        if "images" in info and info["operator"] != "matching":
+            rates = [info["images"] / stats[quantile] for quantile in ("median", "q3", "q1")]
+            rows.append([info["operator"], info["contender"], "{:.1f} ({:.1f} to {:.1f})".format(*rates)])
+    step = m.record(operator="matching")
+    if step is not None:
+        share = 100 * step["extra_info"]["matching_seconds"] / step["stats"]["median"]
+        rows.append(["matching in a step", "", f"{share:.1f} % of {step['stats']['median']:.1f} s"])
+    return table(["", "", "images a second"], rows)
+
+
 def machine() -> str:
     model = next(
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?"
@@ -136,7 +151,7 @@ def machine() -> str:
 def page(m: Measured, date: str) -> str:
     bandwidth = table(m.bandwidth, [[f"{rate:.1f}" for rate in m.bandwidth.values()]])
     imports = f"{min(m.import_seconds):.2f} to {max(m.import_seconds):.2f}"
-    return f"""# Benchmarks of the operators
+    return f"""# Benchmarks
 
 Written by `python -m benchmarks` on {date}: {machine()}. Medians, with the range of the middle half of the rounds; all
 in one run, side by side. Ratios carry further than milliseconds: the machine is shared.
@@ -163,6 +178,16 @@ with tables of that size, measured in the same run.
 Bandwidth, GB/s on two threads:
 
 {bandwidth}
+
+## The data path, on one thread
+
+Images of 1024 x 2048 pixels with 20 instances, in Cityscapes' files (benchmarks/bench_data.py). "views": both views of
+a 512 x 1024 crop and its masks; from the files, from decoded files (`data.decoded`), with everything in memory, and by
+torchvision's classes with everything in memory. "COCO evaluation" (100 detections an image) is pycocotools' own code in
+both rows; "Cityscapes evaluation" is the official code on predictions in memory and on the files that it expects.
+"matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder on a small backbone.
+
+{data_path(m)}
 
 ## Building and importing
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sskd_fast.losses.contrast import InstancePixelContrast
-    from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
+    from sskd_fast.models.mask_transformer import MaskTransformer
+    from sskd_fast.models.segmenter import ModelConfig, Predictions
 
 __version__ = "0.1.0"
 __all__ = ["InstancePixelContrast", "MaskTransformer", "ModelConfig", "Predictions", "__version__"]
@@ -18,8 +19,8 @@ __all__ = ["InstancePixelContrast", "MaskTransformer", "ModelConfig", "Predictio
 _HOMES = {
     "InstancePixelContrast": "sskd_fast.losses.contrast",
     "MaskTransformer": "sskd_fast.models.mask_transformer",
-    "ModelConfig": "sskd_fast.models.mask_transformer",
-    "Predictions": "sskd_fast.models.mask_transformer",
+    "ModelConfig": "sskd_fast.models.segmenter",
+    "Predictions": "sskd_fast.models.segmenter",
 }
 
 

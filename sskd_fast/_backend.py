@@ -34,7 +34,7 @@ def why_unavailable(backend: str, device_type: str) -> str | None:
     """Why `backend` cannot run on tensors of `device_type`; None where it can."""
     if backend == "reference":
         return None
-    wanted = _DEVICE_TYPE[backend]
+    wanted = "cpu" if backend == "triton" and _env.triton_interpreted() else _DEVICE_TYPE[backend]
     if device_type != wanted:
         return f"it runs on {wanted} tensors and the tensors are on {device_type!r}"
     if backend not in _reasons:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -44,3 +46,23 @@ def cuda_compiler() -> tuple[str, list[str]]:
         return f"CUDA_HOME={home}", [str(path)] if path.exists() else []
     on_path = shutil.which("nvcc")
     return "nvcc on the PATH", [on_path] if on_path is not None else []
+
+
+@contextmanager
+def without_value_checks() -> Iterator[None]:
+    """Has transformers leave out checks of values, which tensors without values cannot pass."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
+    return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from sskd_fast.losses.set_loss import SetLossConfig
-from sskd_fast.models.mask_transformer import ModelConfig
+from sskd_fast.models.segmenter import ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
 T = TypeVar("T")
@@ -25,17 +25,22 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images and labels come from; without `labeled`, the embedded data set is drawn.
+    """Where images and labels come from; without `root` and `labeled`, the embedded data set is drawn.
 
+    format, root: a published data set ("coco", "cityscapes" or "ade20k") and the folder that holds it as it unpacks; or
     labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a
-    folder of plain images.  labeled_fraction: hide the labels of all but this share of `labeled`.  group_key: an image
-    field whose groups stay together in every split; stratify_key: one whose values are all represented; balance_key:
-    one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out of all
-    training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything else, 0 =
-    from the instances' sizes. stretch: percentile stretch of every image (microscopy).
+    folder of plain images.  labeled_fraction: hide the labels of all but this share of the training set.  group_key: an
+    image field whose groups stay together in every split; stratify_key: one whose values are all represented;
+    balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out
+    of all training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything
+    else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers: processes
+    that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for masks.
+    decoded: a folder that keeps decoded images, three bytes a pixel, for all processes and later runs; "" for none.
     """
 
     name: str = "embedded"
+    format: Literal["coco", "cityscapes", "ade20k"] = "coco"
+    root: str = ""
     labeled: str = ""
     images: str = ""
     unlabeled: str = ""
@@ -49,19 +54,28 @@ class DataConfig:
     zoom: float = 0.0
     stretch: bool = False
     workers: int = 0
+    cache_mb: int = 1024
+    decoded: str = ""
     embedded_labeled: int = 60
     embedded_unlabeled: int = 1500
     embedded_val: int = 300
     embedded_source: int = 12000
     embedded_source_val: int = 300
 
+    @property
+    def own(self) -> bool:
+        """Whether the data are the user's, not the embedded ones."""
+        return bool(self.labeled or self.root)
+
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """The two views of an image (method.md section 3); size 0 = from the data (64 to 128 pixels).  See data.views."""
+    """The two views of an image (method.md section 3).  size: height and width of the crop, or one number for both; 0 =
+    from the data (64 to 128 pixels).  For the rest see data.views.Views."""
 
-    size: int = 0
+    size: int | tuple[int, int] = 0
     scale: tuple[float, float] = (0.8, 1.25)
+    fit: bool = False
     hflip: bool = True
     vflip: bool = True
     rot90: bool = True
@@ -98,7 +112,9 @@ class PseudoLabelConfig:
     views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
     = the image as it is); they take turns at the `zooms`.  target_precision: what the per-class thresholds reach on the
     held-out labelled images.  unsure_precision: predictions between the threshold of this precision and the first one
-    are neither object nor background in training (0 = none).
+    are neither object nor background in training (0 = none).  truth: train on the hidden true labels of the unlabelled
+    images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
+    upper bound of what labels, however good, can give with the other settings.
     """
 
     views: int = 4
@@ -110,12 +126,18 @@ class PseudoLabelConfig:
     minimum_matches: int = 10
     max_per_image: int = 300
     weigh_by_score: bool = True
+    truth: bool = False
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Inference by tiles (models.inference) and the detection limit of the evaluation."""
+    """Inference by tiles (models.inference) and the detection limit of the evaluation.
 
+    tile: height and width of what the network sees at once, 0 = the training crop.  max_detections: the best-scored
+    detections of an image that are kept, and that AP counts for each class.
+    """
+
+    tile: tuple[int, int] = (0, 0)
     overlap: int = 32
     score_floor: float = 0.02
     nms_iou: float = 0.6
@@ -204,15 +226,17 @@ class Config:
 def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: str = "default") -> Config:
     """The preset, then each YAML file, then dotted overrides ("train.lr=1e-4"), each on top of the last.
 
-    Raises ConfigError that names the setting or file, what was found and what exists.
+    A file may name a preset of its own ("preset: paper"), which is laid right below it.  Raises ConfigError that names
+    the setting or file, what was found and what exists.
     """
-    path = PRESETS / f"{preset}.yaml"
-    if not path.exists():
-        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-        raise ConfigError(f"--preset: found {preset!r}, expected one of {', '.join(names)}")
-    tree: dict[str, Any] = read_yaml(PRESETS / "default.yaml")
-    for file in ([path] if preset != "default" else []) + list(files):
-        tree = overlay(tree, read_yaml(file))
+    tree = read_preset("default")
+    if preset != "default":
+        tree = overlay(tree, read_preset(preset))
+    for file in files:
+        settings = read_yaml(file)
+        below = settings.pop("preset", None)
+        for part in ([] if below is None else [read_preset(str(below), f"{file}: preset")]) + [settings]:
+            tree = overlay(tree, part)
     for text in overrides:
         key, sep, value = text.partition("=")
         if not sep or not key:
@@ -222,6 +246,15 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
             nested = {name: nested}
         tree = overlay(tree, nested)
     return build(Config, tree, "")
+
+
+def read_preset(name: str, place: str = "--preset") -> dict[str, Any]:
+    """The settings of a preset; ConfigError that lists them where there is none of this name."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.exists():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"{place}: found {name!r}, expected one of {', '.join(names)}")
+    return read_yaml(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -307,7 +340,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _convert(next(o for o in options if o is not type(None)), value, where)
+        several = [o for o in options if typing.get_origin(o) is tuple] if isinstance(value, (list, tuple)) else []
+        return _convert(next(o for o in several or options if o is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (options[-1] is not Ellipsis and len(value) != len(options)):
             raise ConfigError(

@@ -13,11 +13,15 @@ from pathlib import Path
 import torch
 
 from sskd_fast import _backend
-from sskd_fast.config import Config, ConfigError, dump_yaml, load_config
+from sskd_fast.config import Config, ConfigError, DataConfig, dump_yaml, load_config
+from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.files import write_text
+from sskd_fast.data.files import write_json, write_text
+from sskd_fast.evaluation import require_official
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import table_text, verdict_words, write_report
 from sskd_fast.train.checkpoint import CheckpointError
+from sskd_fast.train.dry_run import cost_text, dry_run
 from sskd_fast.train.evaluate import evaluate_finished
 from sskd_fast.train.experiment import Experiment
 from sskd_fast.train.sources import pretraining_sources, target_sources
@@ -26,7 +30,8 @@ from sskd_fast.train.watch import Log
 
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
 FLAGS = {
-    "labeled": "data.labeled", "images": "data.images", "unlabeled": "data.unlabeled", "val": "data.val",
+    "format": "data.format", "root": "data.root", "labeled": "data.labeled",
+    "images": "data.images", "unlabeled": "data.unlabeled", "val": "data.val",
     "val_images": "data.val_images", "labeled_fraction": "data.labeled_fraction", "group_key": "data.group_key",
     "num_queries": "num_queries", "crop": "views.size", "max_detections": "predict.max_detections",
     "max_steps": "train.max_steps",
@@ -40,9 +45,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
-    p.add_argument("--preset", help="default, smoke (quick), full (long), pretrain (the shipped weights)")
+    p.add_argument("--preset", help="default, smoke (quick), full (long), paper, pretrain (the shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
-    own = p.add_argument_group("own data (COCO instances)")
+    own = p.add_argument_group("own data (COCO instances, or a published data set)")
+    own.add_argument("--root", help="folder of a published data set as it unpacks; --format says which")
+    own.add_argument("--format", help="coco, cityscapes or ade20k")
     own.add_argument("--labeled", help="COCO instances file of the labelled images")
     own.add_argument("--images", help="folder of the labelled images")
     own.add_argument("--unlabeled", help="folder of plain unlabelled images")
@@ -52,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
     own.add_argument("--num-queries", help="mask queries of a crop; from the data where not given")
     own.add_argument(
-        "--crop", help="side of the training crop in pixels, a multiple of 32; from the data where not given"
+        "--crop", help="side of the training crop in pixels, or [height,width]; from the data where not given"
     )
     own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
     p.add_argument("--output", help="run folder (runs/NAME)")
@@ -60,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", help="of data, splits, weights and batches (0)")
     p.add_argument("--device", help="auto, cpu or cuda")
     p.add_argument("--max-steps", help="cut every stage to so many steps")
+    p.add_argument(
+        "--dry-run", action="store_true", help="say what models and steps cost; needs neither data nor weights"
+    )
+    p.add_argument("--json", type=Path, metavar="FILE", help="with --dry-run: write the costs to FILE as well")
     p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, such as train.lr=1e-4")
     return p
 
@@ -70,8 +81,9 @@ def resolve(arguments: argparse.Namespace) -> Config:
     overrides += arguments.overrides
     preset = arguments.preset or ("pretrain" if arguments.stage == "pretrain" else "default")
     config = load_config(arguments.config, overrides, preset)
-    if config.data.labeled and config.data.name == Config().data.name:
-        folder = Path(config.data.labeled).resolve().parent
+    if config.data.own and config.data.name == Config().data.name:
+        folder = Path(config.data.labeled or config.data.root).resolve()
+        folder = folder.parent if config.data.labeled else folder
         name = folder.parent.name if folder.name == "annotations" else folder.name
         overrides.append(f"data.name={name or 'own'}")
         config = load_config(arguments.config, overrides, preset)
@@ -81,12 +93,17 @@ def resolve(arguments: argparse.Namespace) -> Config:
     if not arguments.preset:
         config = load_config([kept, *arguments.config], overrides)
     before = load_config([kept])
-    if (config.seed, config.data) != (before.seed, before.data):
+    if (config.seed, content_settings(config)) != (before.seed, content_settings(before)):
         raise ConfigError(
             f"{kept} holds a run with another seed or other data, whose splits are in its folder: leave --seed and the "
             "data settings as they are to go on with it, or start anew with --stage all and another --output"
         )
     return config
+
+
+def content_settings(config: Config) -> DataConfig:
+    """The settings of the data without those that change no image and no split."""
+    return dataclasses.replace(config.data, workers=0, cache_mb=0, decoded="")
 
 
 def run_folder(config: Config) -> Path:
@@ -97,11 +114,15 @@ def run_folder(config: Config) -> Path:
 def check(config: Config) -> None:
     """What can be said before anything is read.  Raises ConfigError."""
     data = config.data
+    if data.root and (data.labeled or data.images or data.val):
+        raise ConfigError("--root holds the whole data set: leave out --labeled, --images and --val, or --root")
+    if data.format != "coco" and not data.root:
+        raise ConfigError(f"--format {data.format} needs --root (data.root): the folder that holds the data set")
     if data.labeled and not (data.images and data.val):
         raise ConfigError(
             "--labeled needs --images (their folder) and --val (a COCO instances file that results are reported on)"
         )
-    if data.labeled and not data.unlabeled and not 0 < data.labeled_fraction < 1:
+    if data.own and not data.unlabeled and not 0 < data.labeled_fraction < 1:
         raise ConfigError(
             "there are no unlabelled images: give a folder of them (--unlabeled DIR), "
             "or hide labels (--labeled-fraction 0.1)"
@@ -110,12 +131,15 @@ def check(config: Config) -> None:
         raise ConfigError(
             "--labeled-fraction hides labels to make unlabelled images; with --unlabeled DIR there are some already"
         )
-    if not data.labeled and (data.images or data.unlabeled or data.val):
+    if not data.own and (data.images or data.unlabeled or data.val):
         raise ConfigError("--images, --unlabeled and --val go with --labeled, a COCO instances file")
-    if config.views.size % 32:
+    size = config.views.size if isinstance(config.views.size, tuple) else (config.views.size,)
+    if any(side % 32 for side in size):
         raise ConfigError(
-            f"--crop (views.size): found {config.views.size}, expected a multiple of 32, or 0 to take it from the data"
+            f"--crop (views.size): found {config.views.size}, expected multiples of 32, or 0 to take it from the data"
         )
+    if config.views.rot90 and len(set(size)) > 1:
+        raise ConfigError(f"views.rot90: quarter turns need square crops, found {config.views.size}; set it to false")
     if not 0 < data.holdout_fraction < 1:
         raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -135,12 +159,15 @@ def keep_aside(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     try:
         config = resolve(arguments)
+        if arguments.dry_run or arguments.json:
+            show_costs(config, arguments.json)
+            return 0
         check(config)
         run(config, arguments.stage, arguments.resume)
-    except (ConfigError, DataError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
@@ -150,6 +177,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
+
+
+def show_costs(config: Config, path: Path | None) -> None:
+    """Prints what the run's models and steps cost, and writes it to a JSON file where one is wanted."""
+    size = config.views.size or SIZE
+    costs = dry_run(config, size if isinstance(size, tuple) else (size, size))
+    print(cost_text(costs))
+    if path is not None:
+        write_json(path, costs)
 
 
 def prepare_operators(config: Config, device: torch.device) -> None:
@@ -172,6 +208,10 @@ def run(config: Config, command: str, resume: bool) -> None:
     prepare_operators(config, torch.device(name))
     folder.mkdir(parents=True, exist_ok=True)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
+    try:
+        require_official(sources.val)
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
     config = dataclasses.replace(config, output=str(folder))
     write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)
@@ -179,7 +219,7 @@ def run(config: Config, command: str, resume: bool) -> None:
     log.say(
         f"{config.data.name}: {len(sources.labeled)} labelled + {len(sources.holdout)} held-out images, "
         f"{len(sources.unlabeled)} unlabelled, {len(sources.val)} for validation; {len(sources.classes)} classes; "
-        f"crops of {sources.views.size[0]} px, zoom {sources.zoom:.2f}, "
+        f"crops of {size_text(sources.views.size)} px, zoom {sources.zoom:.2f}, "
         f"{sources.num_queries} queries; {name}; seed {config.seed}; everything goes to {folder}"
     )
     for message in sources.warnings:
@@ -196,6 +236,11 @@ def run(config: Config, command: str, resume: bool) -> None:
     if command != "pretrain":
         metrics = json.loads((folder / "metrics.json").read_text())
         print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics)}\n\n{folder / 'report.html'}")
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Height x width, or the side of a square."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]} x {size[1]}"
 
 
 def run_stages(experiment: Experiment, command: str) -> None:

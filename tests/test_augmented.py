@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sskd_fast.models.augmented import IDENTITY, Augmentation, augmentations, fuse, mask_iou, predict_views
 from sskd_fast.models.inference import Bools, Detection, InferenceConfig, predict
-from sskd_fast.models.mask_transformer import Predictions
+from sskd_fast.models.segmenter import Predictions
 
 CONFIG = InferenceConfig(tile=(64, 64), overlap=32, score_floor=0.02)
 SIZE = (40, 56)

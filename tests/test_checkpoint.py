@@ -17,7 +17,8 @@ from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.train.checkpoint import (
     TrainingState,
     load_model,

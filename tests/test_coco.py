@@ -14,8 +14,8 @@ from PIL import Image
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
-from sskd_fast.data.masks import MaskError, encode_segmentation
 from sskd_fast.data.pseudo_labeled import PseudoLabeled, unlabeled
+from sskd_fast.rle import MaskError, encode_segmentation
 
 
 def uncompressed(mask):

@@ -35,12 +35,27 @@ def test_presets_load_and_differ() -> None:
     assert configs["smoke"].stages.distilled_student.steps < configs["default"].stages.distilled_student.steps
     assert configs["default"].stages.distilled_student.steps < configs["full"].stages.distilled_student.steps
     assert configs["pretrain"].teacher_weights == "" and configs["default"].teacher_weights == "embedded"
-    for config in configs.values():
+    for name in set(NAMES) - {"paper"}:
+        config = configs[name]
         assert config.teacher == configs["default"].teacher and config.student == configs["default"].student
+    paper = configs["paper"]
+    assert (paper.teacher.kind, paper.student.layers, paper.num_queries) == ("grounded_sam", 9, 100)
+    train = paper.train
+    assert (train.lr, train.backbone_lr, train.clip, train.weight_decay) == (5e-5, 0.1, 0.01, 0.1)
+
+
+def test_a_file_may_stand_on_a_preset(tmp_path: Path) -> None:
+    own = file(tmp_path, "preset: paper\ntrain: {lr: 0.5}\n")
+    config = load_config([own], ["student.layers=3"])
+    assert config.train.lr == 0.5 and config.train.clip == 0.01
+    assert config.student.layers == 3 and config.student.width == 256
+    with pytest.raises(ConfigError, match=r"own\.yaml: preset: found 'huge', expected one of default, full, paper"):
+        load_config([file(tmp_path, "preset: huge\n")])
 
 
 def test_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"--preset: found 'huge', expected one of default, full, pretrain, smoke"):
+    message = r"--preset: found 'huge', expected one of default, full, paper, pretrain, smoke"
+    with pytest.raises(ConfigError, match=message):
         load_config([], preset="huge")
 
 
@@ -217,3 +232,11 @@ def test_settings_that_do_not_go_together_are_refused(overrides: list[str], mess
 def test_defaults_pass_the_check() -> None:
     for name in NAMES:
         check(load_config([], preset=name))
+
+
+def test_a_crop_is_one_number_or_two() -> None:
+    assert load_config([], ["views.size=96"]).views.size == 96
+    config = load_config([], ["views.size=[64, 96]"])
+    assert config.views.size == (64, 96) and "size:\n  - 64\n  - 96" in dump_yaml(config)
+    with pytest.raises(ConfigError, match=r"views.size: found '64x96', expected int"):
+        load_config([], ["views.size=64x96"])

@@ -30,6 +30,24 @@ def test_kernels_fit_the_machine(operator: str, arch: str) -> None:
     assert {row["arch"] for row in rows} == {arch} and {row["backend"] for row in rows} == {"cuda"}
 
 
+@needs_tools
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", list(cuda_binaries.CAPABILITIES))
+@pytest.mark.parametrize("operator", ["pixel_contrast", "expected_pixel_contrast"])
+def test_kernels_of_the_contrast_fit_the_machine(operator: str, arch: str) -> None:
+    (source,) = (file for file in cuda_binaries.source_files() if file.stem == operator)
+    rows = cuda_binaries.rows([source], [arch])
+    assert len(rows) >= 20 and all(row["kernel"].startswith(operator.split("_")[0]) for row in rows)
+    assert {row["spill_bytes"] for row in rows} == {0}
+    tiles = [row for row in rows if "tiles" in row["kernel"]]
+    assert all(row["occupancy"] >= 0.5 for row in rows if row not in tiles)
+    # Those that split numbers into parts read them one by one.
+    assert all(row["load_bytes"] == 16 for row in rows if "side" not in row["kernel"])
+    assert all(row["tensor_core"] == ("double" not in row["kernel"]) for row in tiles)
+    assert len(tiles) == (12 if operator == "expected_pixel_contrast" else 0)
+    assert all(row["shared_bytes"] > 48 << 10 for row in tiles)
+
+
 NUMBERS = {"registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes", "tensor_core"}
 
 

@@ -21,7 +21,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"models", "data"}),
     frozenset({"ops"}),
     frozenset({"reference", "kernels", "_native"}),
-    frozenset({"rng", "_build"}),
+    frozenset({"rng", "rle", "_build"}),
     frozenset({"_backend"}),
     frozenset({"_env"}),
 )

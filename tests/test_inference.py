@@ -26,7 +26,8 @@ from sskd_fast.models.inference import (
     union,
     zoomed_size,
 )
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import ModelConfig, Predictions
 
 CLASSES = 2
 GREY = 20  # of the background

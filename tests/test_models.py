@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from sskd_fast.config import load_config
 from sskd_fast.models.backbones import ConvBackbone, norm
 from sskd_fast.models.decoder import Attention, DecoderLayer, attention_mask, ellipse_prior, sine_position
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig, Predictions
+from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.queries import PeakQueries, find_peaks
+from sskd_fast.models.segmenter import ModelConfig, Predictions
 
 TINY = ModelConfig(
     channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=2, heads=2, feedforward=24, num_queries=5,
@@ -291,11 +293,104 @@ def test_same_seed_same_weights() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_timm_backbone_as_feature_pyramid() -> None:
+# Backbones of timm and the dense prediction head
+
+
+@pytest.mark.parametrize("pixel_decoder", ["fpn", "dpt"])
+def test_timm_backbone_as_feature_pyramid(pixel_decoder: str) -> None:
     pytest.importorskip("timm")
-    model = tiny(backbone="timm/resnet10t")
+    model = tiny(backbone="timm/resnet10t", pixel_decoder=pixel_decoder)
     assert (model.stride, model.max_stride) == (2, 32)
+    torch.testing.assert_close(model.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     predictions = model(torch.rand(2, 3, 64, 64))
     assert predictions.mask_logits.shape == (2, 5, 32, 32)
     with pytest.raises(ValueError, match="multiples of 32"):
         model(torch.rand(1, 3, 48, 48))
+
+
+VIT = {
+    "backbone": "timm/vit_tiny_patch16_224", "pixel_decoder": "dpt", "queries": "learned", "width": 16,
+    "mask_width": 8, "layers": 3,
+}  # fmt: skip
+
+
+def test_plain_vision_transformer_becomes_a_pyramid_for_any_image_size() -> None:
+    pytest.importorskip("timm")
+    model = tiny(**VIT).eval()
+    assert (model.stride, model.max_stride) == (4, 1) and model.backbone.strides == [16] * 4
+    levels = model.encode(torch.rand(1, 3, 50, 81))  # seen as 64 x 96: whole patches
+    assert [tuple(level.shape[1:]) for level in levels] == [(16, 16, 24), (16, 8, 12), (16, 4, 6), (16, 2, 3)]
+    assert model.decode(levels).mask_logits.shape == (1, 5, 16, 24)
+
+
+def test_dense_prediction_head_leaves_no_parameter_without_a_gradient() -> None:
+    pytest.importorskip("timm")
+    model = tiny(**VIT, gradient_checkpointing=True)
+    perturb(model, 0.02)
+    levels = model.encode(torch.rand(2, 3, 32, 32))
+    (summed(model.decode(levels)) + model.embed(levels).square().mean()).backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert dead == []
+
+
+def test_weights_of_a_backbone_come_from_a_local_file(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(7)
+    published = timm.create_model("vit_tiny_patch16_224", num_classes=1000)
+    torch.save(published.state_dict(), tmp_path / "vit.pth")
+    model = tiny(**VIT, backbone_checkpoint=str(tmp_path / "vit.pth"))
+    read = model.backbone.body.state_dict()
+    assert torch.equal(read["blocks.3.attn.qkv.weight"], published.state_dict()["blocks.3.attn.qkv.weight"])
+    with pytest.raises(FileNotFoundError, match=r"backbone_checkpoint: .*none\.pth does not exist"):
+        tiny(**VIT, backbone_checkpoint=str(tmp_path / "none.pth"))
+
+
+def test_bfloat16_computes_short_and_answers_in_float32() -> None:
+    model, short = tiny().eval(), tiny(precision="bfloat16").eval()
+    images = torch.rand(1, 3, 32, 32)
+    exact, rounded = model(images), short(images)
+    assert rounded.mask_logits.dtype == rounded.class_logits.dtype == torch.float32
+    assert short.embed(short.encode(images)).dtype == torch.float32
+    assert not torch.equal(exact.class_logits, rounded.class_logits)
+    torch.testing.assert_close(rounded.class_logits, exact.class_logits, rtol=0.1, atol=0.1)
+
+
+def paper_student(**changes: object) -> MaskTransformer:
+    """The student of the paper preset, without memory."""
+    settings = {"backbone_pretrained": False, "num_queries": 100} | changes
+    config = dataclasses.replace(load_config([], preset="paper").student, **settings)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        return MaskTransformer(config, 8)
+
+
+def test_student_of_the_paper_has_its_size_and_layout() -> None:
+    """52 M parameters within 5 %: a ViT-S/14, a head of 256 channels, 9 decoder layers, 100 queries."""
+    pytest.importorskip("timm")
+    model = paper_student()
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert count["backbone"] == 22_056_192 and count["pixel_decoder"] == 13_596_800 and count["decoder"] == 14_435_593
+    assert model.parameter_count() == 50_114_185 and abs(model.parameter_count() / 52e6 - 1) < 0.05
+    assert len(model.decoder.layers) == 9 and model.stride == 3.5
+    with torch.device("meta"):
+        predictions = model(torch.empty(1, 3, 512, 1024))
+    assert predictions.mask_logits.shape == (1, 100, 148, 296) and len(predictions.auxiliary) == 9
+    assert predictions.pixel_features.shape == (1, 256, 74, 148)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride", "millions"),
+    [
+        ("vit_tiny_patch16_224", 4, 33.4), ("vit_base_patch14_dinov2", 3.5, 115.0),
+        ("vit_small_patch16_dinov3", 4, 49.6), ("resnet50", 2, 52.9), ("convnext_tiny", 4, 53.5),
+    ],
+)  # fmt: skip
+def test_other_backbones_by_their_name(backbone: str, stride: float, millions: float) -> None:
+    timm = pytest.importorskip("timm")
+    if not timm.is_model(backbone):
+        pytest.skip(f"this timm has no {backbone}")
+    model = paper_student(backbone=f"timm/{backbone}")
+    assert model.stride == stride and model.parameter_count() / 1e6 == pytest.approx(millions, abs=0.1)
+    with torch.device("meta"):
+        predictions = model(torch.empty(1, 3, 64, 96))
+    expected = (64 // stride, 96 // stride) if stride != 3.5 else (20, 28)
+    assert predictions.mask_logits.shape[-2:] == expected

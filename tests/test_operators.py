@@ -65,15 +65,17 @@ def within_budget(found: Tensor, same_dtype: Tensor, exact: Tensor) -> None:
 def value_and_grads(run: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     value = run(*leaves)
-    weight = random(*value.shape, seed=5).to(value.dtype)
+    weight = random(*value.shape, seed=5).to(value)
     return [value.detach(), *torch.autograd.grad(value, leaves, weight, allow_unused=False)]
 
 
-def check_budget(run: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype) -> None:
+def check_budget(
+    run: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype, backend: str = "cpu"
+) -> None:
     rounded = [x.to(dtype) for x in inputs]
     exact = value_and_grads(lambda *x: run(*x, "reference"), [x.double() for x in rounded])
     reference = value_and_grads(lambda *x: run(*x, "reference"), rounded)
-    found = value_and_grads(lambda *x: run(*x, "cpu"), rounded)
+    found = value_and_grads(lambda *x: run(*x, backend), rounded)
     for each in zip(found, reference, exact, strict=True):
         within_budget(*each)
 

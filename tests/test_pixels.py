@@ -14,6 +14,7 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.data.pixels import ByteBudgetCache, image_size, read_pixels
+from sskd_fast.data.pseudo_labeled import unlabeled
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,22 @@ def test_cache_stays_in_its_budget_and_forgets_the_oldest():
     value("large", 101)
     assert cache.nbytes == 80 and len(cache) == 2
     assert len(pickle.loads(pickle.dumps(cache))) == 0
+
+
+def test_a_decoded_image_is_kept_and_made_anew_when_its_file_changes(make_coco, tmp_path):
+    coco = make_coco()
+    coco.image((12, 16))
+    path = coco.images / "1.png"
+    plain = read_pixels(path)
+    source = CocoInstances(coco.write(), coco.images, cache_bytes=0)
+    source.decoded = tmp_path / "decoded"
+    first = source.subset([1]).window(0, 2, 3, 4, 5).image
+    np.testing.assert_array_equal(first.permute(1, 2, 0).numpy(), plain[2:6, 3:8])
+    kept = list(source.decoded.rglob("*.npy"))
+    assert len(kept) == 1 and not list(source.decoded.rglob("*.partial"))
+    np.testing.assert_array_equal(np.load(kept[0]), plain)
+    np.save(kept[0], plain[::-1])
+    np.testing.assert_array_equal(unlabeled(source).pixels(0), plain[::-1])
+    Image.fromarray(255 - plain).save(path)
+    np.testing.assert_array_equal(source.pixels(0), 255 - plain)
+    assert len(list(source.decoded.rglob("*.npy"))) == 2

@@ -206,6 +206,17 @@ def test_table_has_a_line_a_model_in_the_order_of_the_method() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+def test_figures_of_a_data_sets_own_evaluation_get_columns() -> None:
+    metrics = metrics_of(AP)
+    metrics["rows"][1] |= {"cityscapes_ap": 12.34, "cityscapes_ap50": 25.0}
+    lines = table_text(metrics).splitlines()
+    titles = ["model", "AP", "AP50", "Cityscapes AP", "Cityscapes AP50", "parameters", "seconds"]
+    assert re.split(r" {2,}", lines[0]) == titles
+    cells = [re.split(r" {2,}", line) for line in lines[1:]]
+    assert [row[3:5] for row in cells].count(["12.3", "25.0"]) == 1 and all(len(row) == 7 for row in cells)
+    assert [row[3:5] for row in cells].count(["-", "-"]) == len(cells) - 1
+
+
 def test_numbers_as_text() -> None:
     counts = [count_text(value) for value in (0, 999, 97_700, 999_600, 1_059_000, 568e6, None, math.nan)]
     assert counts == ["0", "999", "97.7 k", "1 M", "1.06 M", "568 M", "-", "-"]

@@ -221,7 +221,7 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "unknown setting": (["train.learning_rate=1"], ["train.learning_rate: no such setting", "lr"]),
         "wrong type": (["train.lr=fast"], ["train.lr: found 'fast', expected float"]),
         "preset": (["--preset", "huge"], ["--preset: found 'huge'", "smoke"]),
-        "crop": (["--crop", "50"], ["--crop (views.size): found 50, expected a multiple of 32"]),
+        "crop": (["--crop", "50"], ["--crop (views.size): found 50, expected multiples of 32"]),
         "overlap": (
             [*data[:4], "--val", str(folder / "train.json"), "--labeled-fraction", "0.5"],
             ["train.json", "same content as the training image"],

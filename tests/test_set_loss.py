@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,12 +19,13 @@ from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
     SetLossOutput,
+    boxes_of,
     centre_points,
     heat_loss,
     pooled,
     sample_points,
 )
-from sskd_fast.models.mask_transformer import Predictions
+from sskd_fast.models.segmenter import Answers, Predictions
 
 CLASSES = 3
 SIDE = 8
@@ -494,3 +497,51 @@ def test_heat_without_instances_is_pushed_down() -> None:
     heat = torch.zeros(1, SIDE, SIDE, requires_grad=True)
     heat_loss(heat, targets).backward()
     assert heat.grad is not None and bool((heat.grad > 0).all())
+
+
+# Models that are asked for the masks of given boxes
+
+
+@dataclass
+class Asked(Predictions):
+    """Says what it was told to say, and 3 as a loss of its own."""
+
+    promptable = True
+    answers: Tensor | None = None
+
+    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+        assert self.answers is not None and [len(b) for b in boxes] == [len(c) for c in labels] == [3, 1]
+        return Answers(self.answers, {"detector": torch.tensor(3.0)})
+
+
+@pytest.mark.parametrize("trust", [1.0, 0.2])
+def test_answers_are_compared_with_the_instance_that_was_asked_for(trust: float) -> None:
+    """No matching, no class loss: mask i is compared with instance i, and the model's own term is added."""
+    masks = torch.randn((2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
+    asked = Asked(torch.zeros(2, 5, 1, 1), torch.zeros(2, 5, CLASSES + 1), torch.zeros(2, 1, 1, 1), answers=masks)
+    config = SetLossConfig(normalizer="pixels")
+    output = SetLoss(config)(asked, TARGETS, everything(2), trust=trust)
+    entropies, dices, total = [], [], 0.0
+    for image, target in enumerate(TARGETS):
+        for i in range(len(target)):
+            t = torch.nn.functional.avg_pool2d(target.masks[i].float()[None], 2)[0]
+            x, weight = masks[image, i], float(target.scores[i])
+            p = x.sigmoid()
+            entropies.append(weight * float((-t * p.log() - (1 - t) * (1 - p).log()).mean()))
+            dices.append(weight * float(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)))
+            total += weight
+    assert output.parts["mask"].item() == pytest.approx(sum(entropies) / total, rel=1e-4)
+    assert output.parts["dice"].item() == pytest.approx(sum(dices) / total, rel=1e-4)
+    expected = 3.0 + trust * (5 * sum(entropies) + 5 * sum(dices)) / total
+    assert output.loss.item() == pytest.approx(expected, rel=1e-4) and output.parts["detector"].item() == 3.0
+    assert set(output.parts) == {"mask", "dice", "detector"} and output.matched.item() == 1.0
+
+
+def test_boxes_enclose_the_masks_as_shares_of_the_image() -> None:
+    masks = torch.zeros((3, 10, 20), dtype=torch.bool)
+    masks[0, 2:5, 4:15] = True
+    masks[1, 9, 19] = True
+    boxes = boxes_of(Instances(masks, torch.zeros(3).long(), torch.ones(3), torch.zeros(3, dtype=torch.bool)))
+    expected = torch.tensor([[0.2, 0.2, 0.75, 0.5], [0.95, 0.9, 1.0, 1.0], [0, 0, 0, 0]])
+    torch.testing.assert_close(boxes, expected)
+    assert boxes_of(Instances.empty(10, 20)).shape == (0, 4)

@@ -8,7 +8,7 @@ import pytest
 
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.source import ImageCollection, ImageRecord
-from sskd_fast.data.splits import hold_out, read_split, split_labeled, write_split
+from sskd_fast.data.splits import hold_out, kept_split, read_split, split_labeled, write_split
 
 
 def collection(tmp_path, extras):
@@ -106,3 +106,34 @@ def test_split_file_that_is_missing_or_holds_no_ids_is_named(tmp_path):
     (tmp_path / "labeled.txt").write_text("# ids\nfirst\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"labeled\.txt: line 2: 'first'; expected an image id"):
         read_split(tmp_path / "labeled.txt")
+
+
+def test_a_kept_split_is_drawn_once(tmp_path):
+    dataset = collection(tmp_path, [{}] * 5)
+    path = tmp_path / "splits" / "labeled.txt"
+    assert kept_split(path, dataset, lambda: [11, 13]) == [11, 13]
+    assert kept_split(path, dataset, lambda: pytest.fail("drawn again")) == [11, 13]
+    assert "# 2 image ids of train" in path.read_text(encoding="utf-8")
+
+
+def test_of_two_that_draw_at_once_the_first_to_write_wins(tmp_path):
+    dataset = collection(tmp_path, [{}] * 5)
+    path = tmp_path / "labeled.txt"
+
+    def slow():
+        write_split(path, [12], dataset=dataset)  # another process, meanwhile
+        return [11, 13]
+
+    assert kept_split(path, dataset, slow) == [12]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["labeled.txt"]
+
+
+def test_ids_that_stand_for_other_files_than_before_are_refused(tmp_path):
+    dataset = collection(tmp_path, [{}] * 5)
+    path = tmp_path / "labeled.txt"
+    kept_split(path, dataset, lambda: [11, 13])
+    dataset.records[1] = ImageRecord(11, "new.png", tmp_path / "new.png", (4, 4))
+    with pytest.raises(DataError, match=r"under its ids, train has other image files than when they were drawn"):
+        kept_split(path, dataset, list)
+    with pytest.raises(DataError, match=r"1 ids that train does not have \(13\); expected ids of its 2 images"):
+        kept_split(path, collection(tmp_path, [{}] * 2), list)

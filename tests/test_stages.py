@@ -7,13 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from sskd_fast.config import Config, ConfigError, load_config
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.run import parser, resolve
+from sskd_fast.train.experiment import Experiment
+from sskd_fast.train.labels import teacher_labels
 from sskd_fast.train.sources import target_sources
 from sskd_fast.train.stages import STAGES, dependents, part_weights, stage_budget, stage_objective
+from sskd_fast.train.watch import Log
 
 STAGE = {stage.name: stage for stage in STAGES}
 
@@ -102,6 +107,32 @@ def test_sizes_come_from_the_data(own_data: Path, tmp_path: Path) -> None:
     hidden = {record["id"] for record in sources.hidden_truth["images"]}
     assert hidden == set(sources.unlabeled.image_ids)
     assert not hidden & {*sources.labeled.image_ids, *sources.holdout.image_ids}
+
+
+def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Path) -> None:
+    config = settings(own_data, "data.labeled_fraction=0.5", "pseudo_labels.truth=true")
+    sources = target_sources(config, tmp_path)
+    assert any("pseudo_labels.truth" in w and "no result" in w for w in sources.warnings)
+    experiment = Experiment(config, tmp_path, sources, torch.device("cpu"), Log(tmp_path))
+    labels = teacher_labels(experiment, "adapted_teacher")  # no such teacher has been trained
+    assert labels is not None and labels.stride == 1 and sources.hidden is not None
+    source = PseudoLabeled(sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes)
+    assert len(source) == 6
+    for i in range(len(source)):
+        given, hidden = source[i].instances, sources.hidden[i].instances
+        assert given is not None and hidden is not None and len(hidden) > 0
+        assert torch.equal(given.masks, hidden.masks) and torch.equal(given.labels, hidden.labels)
+        assert given.scores.eq(1).all()
+    written = json.loads((tmp_path / "pseudo_labels" / "adapted_teacher.json").read_text())
+    assert written == labels.results
+    statistics = json.loads((tmp_path / "label_statistics.json").read_text())["adapted_teacher"]
+    assert statistics["precision"] == statistics["recall"] == statistics["mean_iou"] == 1
+
+
+def test_true_labels_need_hidden_ones(own_data: Path, tmp_path: Path) -> None:
+    config = settings(own_data, f"data.unlabeled={own_data / 'plain'}", "pseudo_labels.truth=true")
+    with pytest.raises(DataError, match="plain: images that never had labels; expected hidden ones"):
+        target_sources(config, tmp_path / "run")
 
 
 def test_a_missing_field_is_named_before_training(own_data: Path, tmp_path: Path) -> None:

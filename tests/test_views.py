@@ -195,3 +195,24 @@ def test_real_nuclei_crops_hold_whole_and_cut_nuclei(real_data):
         assert int(instances.masks.sum(0).max()) == 1
         assert int(instances.masks.flatten(1).sum(1).min()) >= 8
         assert not instances.masks[:, ~valid].any()
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("size", [(32, 96), (70, 42)])
+def test_crops_of_any_height_and_width_stay_aligned_at_any_scale(blob, seed, size):
+    views = Views(size, scale=(0.1, 2.0), fit=True, vflip=True, min_pixels=1)
+    weak, strong, valid, instances = draw_views(blob, 0, views, seed)
+    assert weak.shape == strong.shape == (3, *size) and instances.masks.shape[1:] == valid.shape == size
+    shown = instances.masks.any(dim=0) if len(instances) else torch.zeros(size, dtype=torch.bool)
+    assert not shown[~valid].any() and not weak[:, ~valid].any()
+    # Where many pixels fall into one, the mask of its centre and the mean of all agree to half a pixel around edges.
+    assert (shown.float() - weak[0]).abs().mean() < 0.12
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, (60, 80)), (0.5, (30, 40)), (2.0, (90, 80))])
+def test_large_scale_jitter_is_relative_to_the_fitted_image(blob, scale, expected):
+    """An image of 60 x 80 just fits into 90 x 80 at its own size; twice that size fills the crop."""
+    views = Views((90, 80), **{**PLAIN, "scale": (scale, scale)}, fit=True)
+    _, _, valid, _ = draw_views(blob, 0, views, 0)
+    rows, columns = valid.any(dim=1), valid.any(dim=0)
+    assert (int(rows.sum()), int(columns.sum())) == expected and bool(valid[rows][:, columns].all())

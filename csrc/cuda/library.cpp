@@ -12,6 +12,10 @@ void implement_operators(torch::Library& m) {
   m.impl("score_fusion_backward", score_fusion_backward);
   m.impl("negative_sampling_by_tables", negative_sampling_by_tables);
   m.impl("hardest_negatives", hardest_negatives);
+  m.impl("pixel_contrast", pixel_contrast);
+  m.impl("pixel_contrast_backward", pixel_contrast_backward);
+  m.impl("expected_pixel_contrast", expected_pixel_contrast);
+  m.impl("expected_pixel_contrast_backward", expected_pixel_contrast_backward);
 }
 
 }  // namespace

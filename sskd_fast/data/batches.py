@@ -11,7 +11,7 @@ import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,7 +57,14 @@ def batches(
     numbers = itertools.count(start_step) if steps is None else range(start_step, start_step + steps)
     if workers == 0:
         return (_unpack(drawn[step]) for step in numbers)
-    loader = DataLoader(drawn, batch_size=None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(
+        drawn,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+    )
     return (_unpack(packed) for packed in loader)
 
 
@@ -89,6 +96,17 @@ class _Packed:
     scores: Tensor
     counts: list[int]
     image_ids: list[int]
+
+    def pin_memory(self) -> _Packed:
+        """The same in page-locked memory, from which copies to a device need not be waited for."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            valid=self.valid.pin_memory(),
+            masks=self.masks.pin_memory(),
+            labels=self.labels.pin_memory(),
+            scores=self.scores.pin_memory(),
+        )
 
 
 def _unpack(packed: _Packed) -> Batch:

@@ -10,13 +10,15 @@ from typing import Any
 import pycocotools.mask as coco_mask
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.masks import MaskError, MaskLayers, encode_segmentation, pack_layers
-from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageCollection, ImageRecord
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.masks import MaskLayers, pack_layers
+from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
+from sskd_fast.rle import MaskError, encode_segmentation
 
 _RECORD_FIELDS = ("id", "file_name", "width", "height")
 
 
-class CocoInstances(ImageCollection):
+class CocoInstances(LabeledImages):
     """The images and instance masks of a COCO annotation file.
 
     annotations: the file, or its content.  images: the folder that holds the image files.  class_names: the classes in
@@ -84,10 +86,6 @@ class CocoInstances(ImageCollection):
             raise DataError(problems)
         return grouped
 
-    def mask_layers(self, index: int) -> MaskLayers:
-        """The instances of an image as id maps, decoded at first use; DataError where one is faulty."""
-        return self.mask_cache.get(self.records[index].image_id, lambda: self._decode(index))
-
     def _decode(self, index: int) -> MaskLayers:
         record = self.records[index]
         height, width = self.size(index)
@@ -104,34 +102,26 @@ class CocoInstances(ImageCollection):
             item = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
             raise DataError([Problem(self.file, item, error.found, error.expected, error.cure)]) from error
 
-    def ground_truth(self) -> dict[str, Any]:
-        """A COCO dict of this set's images with the original image and category ids, for evaluation.
+    def categories(self) -> list[dict[str, Any]]:
+        """The categories as the file has them, in the order of the classes."""
+        return [dict(category) for category in self._categories]
 
-        Segmentations are compressed RLE (ascii counts); area, bbox and iscrowd are filled in where they are missing;
-        annotations are numbered from 1 (id 0 would count as unmatched in COCO's evaluator).
-        """
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index, record in enumerate(self.records):
-            height, width = self.size(index)
-            images.append(
-                {**record.extra, "id": record.image_id, "file_name": record.file_name, "height": height, "width": width}
+    def annotations(self, index: int) -> list[dict[str, Any]]:
+        """The annotations of an image with compressed RLE; area and bbox are filled in where they are missing."""
+        height, width = self.size(index)
+        filled = []
+        for annotation in self._annotations[self.records[index].image_id]:
+            encoded = self._encode(annotation, height, width)
+            filled.append(
+                {
+                    "category_id": annotation["category_id"],
+                    "segmentation": {"size": [height, width], "counts": encoded["counts"].decode("ascii")},
+                    "area": float(annotation.get("area") or coco_mask.area(encoded)),
+                    "bbox": [float(value) for value in annotation.get("bbox") or coco_mask.toBbox(encoded)],
+                    "iscrowd": int(annotation.get("iscrowd", 0)),
+                }
             )
-            for annotation in self._annotations[record.image_id]:
-                encoded = self._encode(annotation, height, width)
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": record.image_id,
-                        "category_id": annotation["category_id"],
-                        "segmentation": {"size": [height, width], "counts": encoded["counts"].decode("ascii")},
-                        "area": float(annotation.get("area") or coco_mask.area(encoded)),
-                        "bbox": [float(value) for value in annotation.get("bbox") or coco_mask.toBbox(encoded)],
-                        "iscrowd": int(annotation.get("iscrowd", 0)),
-                    }
-                )
-        categories = [dict(category) for category in self._categories]
-        return {"images": images, "annotations": annotations, "categories": categories}
+        return filled
 
 
 def read_annotations(path: Path) -> dict[str, Any]:

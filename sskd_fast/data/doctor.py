@@ -10,14 +10,16 @@ from pathlib import Path
 from sskd_fast.data.coco import read_annotations
 from sskd_fast.data.errors import DataError, Findings, named
 from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.id_map_checks import check_id_maps
+from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.mask_checks import check_annotations
+from sskd_fast.data.pixels import in_threads
 from sskd_fast.data.record_checks import (
     CheckedFile,
     check_categories,
     check_class_names,
     check_image_files,
     check_image_records,
-    in_threads,
 )
 
 
@@ -52,6 +54,33 @@ def check_dataset(
         wanted = class_names or train.class_names
         validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode)
         _check_validation_classes(train, validation, findings)
+    return _check_together(train, validation, findings, unlabeled, group_key, decode)
+
+
+def check_folders(
+    train: IdMapImages,
+    val: IdMapImages,
+    *,
+    unlabeled: Path | None = None,
+    group_key: str | None = None,
+    decode: bool = True,
+) -> list[str]:
+    """`check_dataset` for sets with an annotation picture beside each image, as Cityscapes and ADE20K come."""
+    findings = Findings()
+    checked, validation = check_id_maps(train, findings, decode), check_id_maps(val, findings, decode)
+    return _check_together(checked, validation, findings, unlabeled, group_key, decode)
+
+
+def _check_together(
+    train: CheckedFile,
+    validation: CheckedFile | None,
+    findings: Findings,
+    unlabeled: Path | None,
+    group_key: str | None,
+    decode: bool,
+) -> list[str]:
+    """What concerns several sets; returns the warnings, raises DataError where anything was found."""
+    if validation is not None:
         _check_overlap(train, validation, findings)
         if group_key is not None:
             _check_groups(train, validation, group_key, findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -9,23 +10,30 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: bool = False) -> None:
     """Lets `write` fill a file beside `path`, flushes it to disk and puts it in place: readers see the old file or the
-    new one, whole. Folders are made; nothing stays behind where `write` raises."""
+    new one, whole. Folders are made; nothing stays behind where `write` raises.
+
+    keep: a file that is there stays, even one that another process put there meanwhile: the first one wins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
     try:
         write(partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        if keep:
+            with contextlib.suppress(FileExistsError):
+                os.link(partial, path)
+        else:
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 text, atomically."""
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, *, keep: bool = False) -> None:
+    """UTF-8 text, atomically; keep: see `write_atomically`."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), keep=keep)
 
 
 def write_json(path: Path, content: Any) -> None:

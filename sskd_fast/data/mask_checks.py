@@ -9,8 +9,8 @@ from typing import Any
 import pycocotools.mask as coco_mask
 
 from sskd_fast.data.errors import Findings, named
-from sskd_fast.data.masks import MaskError, encode_segmentation
 from sskd_fast.data.record_checks import CheckedFile
+from sskd_fast.rle import MaskError, encode_segmentation
 
 
 def check_annotations(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -12,13 +14,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.files import write_atomically
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
-_DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+_THREADS = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of `work`, in order; image decoding and file reads run side by side."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, items))
 
 
 class _Sized(Protocol):
@@ -82,7 +97,7 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
             return stored[::-1] if _turned(image, size) else stored
     except FileNotFoundError:
         raise _unreadable(path, "the image file does not exist") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
 
@@ -121,10 +136,37 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
             array = _to_array(_as_shown(image, size), stretch)
     except FileNotFoundError:
         raise _unreadable(path, "the image file does not exist") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
     if size is not None and array.shape[:2] != tuple(size):
         found = f"the image is {array.shape[0]} x {array.shape[1]} pixels (height x width)"
         cure = "Correct `height` and `width` of its record, or use the image that was annotated."
         raise DataError([Problem(path, "", found, f"{size[0]} x {size[1]}, as the annotations state", cure)])
     return array
+
+
+def stored_pixels(
+    folder: Path, path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False
+) -> NDArray[np.uint8]:
+    """`read_pixels`, decoded once: the array lies in a file below `folder` from then on and is mapped into memory.
+
+    A crop then costs the reading of its rows, and processes share what the system keeps in memory.  A file that is
+    changed is decoded anew.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return read_pixels(path, size, stretch=stretch)
+    content = f"{path.resolve()} {status.st_mtime_ns} {status.st_size} {size} {stretch}"
+    name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    file = folder / name[:2] / f"{name}.npy"
+    if not file.exists():
+        pixels = read_pixels(path, size, stretch=stretch)
+        write_atomically(file, lambda partial: _save(partial, pixels), keep=True)
+    mapped: NDArray[np.uint8] = np.load(file, mmap_mode="c")
+    return mapped
+
+
+def _save(file: Path, pixels: NDArray[np.uint8]) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, pixels)

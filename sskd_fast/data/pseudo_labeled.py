@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.masks import MaskError, MaskLayers, encode_segmentation, pack_layers
+from sskd_fast.data.masks import MaskLayers, pack_layers
 from sskd_fast.data.pixels import ByteBudgetCache
 from sskd_fast.data.source import ImageCollection
+from sskd_fast.rle import MaskError, encode_segmentation
 
 
 def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:
@@ -21,7 +22,7 @@ def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:
         category_ids=base.category_ids,
         stretch=base.stretch,
     )
-    plain.pixel_cache = base.pixel_cache
+    plain.pixel_cache, plain.decoded = base.pixel_cache, base.decoded
     return plain
 
 
@@ -51,7 +52,7 @@ class PseudoLabeled(ImageCollection):
             category_ids=category_ids,
             stretch=base.stretch,
         )
-        self.pixel_cache = base.pixel_cache
+        self.pixel_cache, self.decoded = base.pixel_cache, base.decoded
         self.mask_cache = ByteBudgetCache(base.mask_cache.budget)
         self._class_of = {category_id: index for index, category_id in enumerate(self.category_ids)}
         self._results: dict[int, list[Mapping[str, Any]]] = {record.image_id: [] for record in self.records}

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sskd_fast.data.errors import DataError, Findings, Problem, named
-from sskd_fast.data.pixels import image_size, read_pixels
-
-_THREADS = 4
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from sskd_fast.data.pixels import image_size, in_threads, read_pixels
 
 
 @dataclass
@@ -30,12 +24,6 @@ class CheckedFile:
     paths: dict[int, Path] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
-
-
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """The results of `work`, in order; image decoding and file reads run side by side."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, items))
 
 
 def _is_id(value: object) -> bool:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.instances import Instances, Sample
 from sskd_fast.data.masks import MaskLayers
-from sskd_fast.data.pixels import ByteBudgetCache, image_size, read_pixels
+from sskd_fast.data.pixels import ByteBudgetCache, image_size, read_pixels, stored_pixels
 
 DEFAULT_CACHE_BYTES = 1 << 30
 
@@ -79,7 +79,8 @@ class ImageCollection(Dataset[Sample]):
 
     images_dir: the folder that holds the files.  class_names, category_ids: class index -> name, COCO id.
     stretch: percentile stretch of every image (`stretch_intensity`), for microscopy.  cache_bytes: memory for decoded
-    images and for masks, each.  Copies made by `subset` share that memory.
+    images and for masks, each.  Copies made by `subset` share that memory.  `decoded`: a folder to keep decoded images
+    in (`stored_pixels`), None for none.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ImageCollection(Dataset[Sample]):
         self.stretch = stretch
         self.pixel_cache: ByteBudgetCache[NDArray[np.uint8]] = ByteBudgetCache(cache_bytes)
         self.mask_cache: ByteBudgetCache[MaskLayers] = ByteBudgetCache(cache_bytes)
+        self.decoded: Path | None = None
         self._sizes: dict[int, tuple[int, int]] = {}
 
     @property
@@ -128,7 +130,16 @@ class ImageCollection(Dataset[Sample]):
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """The decoded image, (H, W) grey or (H, W, 3) RGB uint8; not to be written to."""
         record = self.records[index]
-        return self.pixel_cache.get(record.path, lambda: read_pixels(record.path, record.size, stretch=self.stretch))
+        return self.pixel_cache.get(record.path, lambda: self._read(record))
+
+    def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
+        if self.decoded is None:
+            return read_pixels(record.path, record.size, stretch=self.stretch)
+        return stored_pixels(self.decoded, record.path, record.size, stretch=self.stretch)
+
+    def image(self, index: int) -> Tensor:
+        """The whole image without its instances, (3, H, W) uint8 RGB."""
+        return _image_tensor(self.pixels(index), None)
 
     def mask_layers(self, index: int) -> MaskLayers | None:
         """The instances of an image as id maps, None where the set has no labels."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.data.files import write_text
 from sskd_fast.data.source import ImageCollection
 
 _HASH_PREFIX = "# sha256 of the ids: "
+_NAMES_PREFIX = "# sha256 of their file names: "
 
 
 def split_labeled(
@@ -101,27 +102,51 @@ def _fill(groups: list[list[int]], target: float) -> list[int]:
     return taken or min(groups, key=lambda group: len(group))
 
 
-def write_split(path: Path, ids: Sequence[int], *, source: str = "") -> None:
+def kept_split(path: Path, dataset: ImageCollection, draw: Callable[[], Sequence[int]]) -> list[int]:
+    """The image ids of a split file; where there is none, `draw` says them and they are written first.
+
+    The same ids come out in every process and in every later run: of several processes that draw at once, the first
+    to finish writes the file and all read it.  Raises DataError where the file was edited, or where its ids stand for
+    other image files in `dataset` than when they were drawn.
+    """
+    if not path.exists():
+        write_split(path, draw(), dataset=dataset, keep=True)
+    return read_split(path, dataset=dataset)
+
+
+def write_split(
+    path: Path, ids: Sequence[int], *, dataset: ImageCollection | None = None, source: str = "", keep: bool = False
+) -> None:
     """Writes image ids to a text file, one a line, under a comment with their sha256.
 
-    source: where the ids come from, kept as a comment.  The file appears whole or not at all.
+    dataset: the set the ids belong to: the sha256 of their file names is noted too.  source: where the ids come from,
+    kept as a comment; by default the name of the set.  The file appears whole or not at all.  keep: not in the place of
+    one that exists.
     """
     path = Path(path)
+    source = source or (dataset.name if dataset is not None else "")
     lines = [f"{_HASH_PREFIX}{_ids_hash(ids)}", f"# {len(ids)} image ids" + f" of {source}" * bool(source)]
+    if dataset is not None:
+        lines.append(f"{_NAMES_PREFIX}{_names_hash(dataset, ids)}")
     lines += [str(image_id) for image_id in ids]
-    write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n", keep=keep)
 
 
-def read_split(path: Path) -> list[int]:
-    """The image ids of a file written by `write_split`; DataError where it is missing, malformed or was edited."""
+def read_split(path: Path, *, dataset: ImageCollection | None = None) -> list[int]:
+    """The image ids of a file written by `write_split`; DataError where it is missing, malformed or was edited.
+
+    dataset: the set the ids belong to; DataError too where it lacks one, or has another file under it.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError([Problem(path, "", "the split file does not exist", "a file of image ids", "Draw it anew.")])
     ids: list[int] = []
-    stated = ""
+    stated = names = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith(_HASH_PREFIX):
             stated = line.removeprefix(_HASH_PREFIX).strip()
+        elif line.startswith(_NAMES_PREFIX):
+            names = line.removeprefix(_NAMES_PREFIX).strip()
         elif line.strip() and not line.startswith("#"):
             try:
                 ids.append(int(line))
@@ -133,8 +158,31 @@ def read_split(path: Path) -> list[int]:
         expected = f"{stated[:12]}..., as its first line states" if stated else "a first line that states their sha256"
         cure = "The file was edited: restore it, or write the ids with write_split."
         raise DataError([Problem(path, "", found, expected, cure)])
+    if dataset is not None:
+        _check_names(path, ids, names, dataset)
     return ids
 
 
+def _check_names(path: Path, ids: Sequence[int], stated: str, dataset: ImageCollection) -> None:
+    place = dataset.name or str(dataset.images_dir)
+    cure = "Bring the images back as they were, or start anew in another folder: results would not compare."
+    unknown = sorted(set(ids) - set(dataset.image_ids))
+    if unknown:
+        found = f"{len(unknown)} ids that {place} does not have ({named(unknown)})"
+        raise DataError([Problem(path, "", found, f"ids of its {len(dataset)} images", cure)])
+    if stated and stated != _names_hash(dataset, ids):
+        found = f"under its ids, {place} has other image files than when they were drawn"
+        raise DataError([Problem(path, "", found, "the same files", cure)])
+
+
 def _ids_hash(ids: Sequence[int]) -> str:
-    return hashlib.sha256("\n".join(str(image_id) for image_id in ids).encode("ascii")).hexdigest()
+    return _hash([str(image_id) for image_id in ids])
+
+
+def _names_hash(dataset: ImageCollection, ids: Sequence[int]) -> str:
+    names = dict(zip(dataset.image_ids, dataset.file_names, strict=True))
+    return _hash([names[image_id] for image_id in ids])
+
+
+def _hash(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -23,15 +23,17 @@ from sskd_fast.data.source import ImageSource
 class Views:
     """How views are drawn (section 3 of the method: flip, scale jitter and crop; colours for the strong view).
 
-    size: (H, W) of a view.  scale: range of the zoom factor.  hflip, vflip, rot90: flips and quarter turns, each drawn
-    evenly (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
-    strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
-    view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
-    the strong view.  min_pixels: instances with fewer pixels in the view are dropped.
+    size: (H, W) of a view.  scale: range of the zoom factor of the image's pixels, or with `fit` of the zoom at which
+    the whole image just fits into the view (large-scale jitter, for images of many sizes).  hflip, vflip, rot90: flips
+    and quarter turns, each drawn evenly (quarter turns need H = W).  weak_color: largest brightness and contrast change
+    of the weak view, 0 for none. strong_color: largest change of brightness, contrast, saturation, hue.  grayscale:
+    probability of a grey strong view. blur, blur_p: range of the standard deviation, probability.  noise: standard
+    deviation of Gaussian noise on the strong view.  min_pixels: instances with fewer pixels in the view are dropped.
     """
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.8, 1.25)
+    fit: bool = False
     hflip: bool = True
     vflip: bool = False
     rot90: bool = False
@@ -112,8 +114,11 @@ def draw_views(
 def _draw_window(source: ImageSource, index: int, views: Views, draws: _Draws) -> Sample:
     """A random crop at a random zoom, at most as large as a view."""
     zoom = draws.between(*views.scale)
+    full_size = source.size(index)
+    if views.fit:
+        zoom *= min(out / full for full, out in zip(full_size, views.size, strict=True))
     starts, lengths, sizes = [], [], []
-    for full, out in zip(source.size(index), views.size, strict=True):
+    for full, out in zip(full_size, views.size, strict=True):
         length = min(full, max(1, round(out / zoom)))
         starts.append(draws.below(full - length + 1))
         lengths.append(length)

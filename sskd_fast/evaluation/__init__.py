@@ -1,7 +1,9 @@
-"""COCO mask AP of predictions that travel as a COCO results list."""
+"""Average precision of predictions that travel as a COCO results list: COCO's, and that of a data set's own judges."""
 
 from __future__ import annotations
 
+from sskd_fast.evaluation.cityscapes_ap import CityscapesAP, evaluate_cityscapes
 from sskd_fast.evaluation.coco_ap import MaskAP, evaluate_masks
+from sskd_fast.evaluation.official import official_figures, require_official
 
-__all__ = ["MaskAP", "evaluate_masks"]
+__all__ = ["CityscapesAP", "MaskAP", "evaluate_cityscapes", "evaluate_masks", "official_figures", "require_official"]

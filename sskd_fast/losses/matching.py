@@ -32,18 +32,19 @@ class Targets:
 def pad_targets(instances: list[Instances], valid: Tensor, size: tuple[int, int]) -> Targets:
     """B records and valid (B, H, W) bool -> Targets on a (h, w) map; masks are averaged over the cells."""
     device, count = valid.device, max([1, *(len(i) for i in instances)])
-    b, height, width = valid.shape
-    masks = torch.zeros((b, count, height, width), device=device)
+    b = len(valid)
+    masks = torch.zeros((b, count, *size), device=device)
     labels = torch.zeros((b, count), dtype=torch.int64, device=device)
     present = torch.zeros((b, count), dtype=torch.bool, device=device)
     weights = torch.zeros((b, count), device=device)
     for i, record in enumerate(instances):
         n = len(record)
-        masks[i, :n] = record.masks.to(device, torch.float32)
+        if n:  # as bytes to the device, an image at a time: as floats, full-size masks would fill it
+            full = record.masks.to(device, non_blocking=True).float()
+            masks[i, :n] = F.interpolate(full.unsqueeze(0), size=size, mode="area")[0]
         labels[i, :n], present[i, :n], weights[i, :n] = record.labels.to(device), True, record.scores.to(device)
-    small = F.interpolate(masks, size=size, mode="area")
     share = F.interpolate(valid.float().unsqueeze(1), size=size, mode="area").squeeze(1)
-    return Targets(small, labels, present, share, weights)
+    return Targets(masks, labels, present, share, weights)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.set_loss import SetLoss, SetLossOutput
-from sskd_fast.models.mask_transformer import MaskTransformer, Predictions
+from sskd_fast.models.segmenter import Predictions, Segmenter
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Objective:
         return self.lam_semi * (min(1.0, (1 - progress) / self.semi_fade) if self.semi_fade > 0 else 1.0)
 
     def __call__(
-        self, model: MaskTransformer, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
+        self, model: Segmenter, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
     ) -> ObjectiveOutput:
         """labeled: images with ground truth; unlabeled: images with pseudo-labels as targets, or None.
 
@@ -54,8 +55,8 @@ class Objective:
         """
         start = time.perf_counter()
         both = [labeled] if unlabeled is None else [labeled, unlabeled]
-        levels = model.encode(torch.cat([batch.weak for batch in both]))
-        predictions = model.decode(levels)
+        encoded = model.encode(torch.cat([batch.weak for batch in both]))
+        predictions = model.decode(encoded)
         forward = time.perf_counter()
 
         count = len(labeled.weak)
@@ -71,7 +72,7 @@ class Objective:
         losses = time.perf_counter()
 
         if self.contrast is not None and self.lam_pxl > 0:
-            pixel, diagnostics = self._contrast(self.contrast, model, levels, predictions, both, progress, seed)
+            pixel, diagnostics = self._contrast(self.contrast, model, encoded, predictions, both, progress, seed)
             loss = loss + self.lam_pxl * pixel
             parts |= {"pxl": pixel} | diagnostics
         end = time.perf_counter()
@@ -83,11 +84,11 @@ class Objective:
 
     @staticmethod
     def _contrast(
-        contrast: InstancePixelContrast, model: MaskTransformer, levels: list[Tensor], predictions: Predictions,
+        contrast: InstancePixelContrast, model: Segmenter, encoded: Any, predictions: Predictions,
         both: list[Batch], progress: float, seed: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """L_pxl between the views; the strong view's pass and projection carry no gradient."""
-        weak = model.embed(levels)
+        weak = model.embed(encoded)
         with torch.no_grad():
             strong = model.embed(model.encode(torch.cat([batch.strong for batch in both])))
         size = (weak.shape[-2], weak.shape[-1])
@@ -107,7 +108,7 @@ def instance_map(instances: Instances, size: tuple[int, int], device: torch.devi
     """(h, w) int64: 1 + index of the instance that covers most of the cell, 0 where background covers half of it."""
     if not len(instances):
         return torch.zeros(size, dtype=torch.int64, device=device)
-    share = F.interpolate(instances.masks.to(device, torch.float32).unsqueeze(0), size=size, mode="area")[0]
+    share = F.interpolate(instances.masks.to(device).float().unsqueeze(0), size=size, mode="area")[0]
     best, index = share.max(0)
     return torch.where(best >= 0.5, index + 1, 0)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.matching import MatchCosts, Targets, match, pad_targets
-from sskd_fast.models.mask_transformer import Predictions
+from sskd_fast.models.segmenter import Predictions
 
 # Logits whose sigmoid, and one minus it, are still normal float32 numbers.
 _SURE = 80.0
@@ -70,6 +70,8 @@ class SetLoss:
     def __call__(
         self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1, trust: float = 1.0
     ) -> SetLossOutput:
+        if predictions.promptable:
+            return self._answered(predictions, instances, valid, pool, trust)
         config = self.config
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
@@ -91,39 +93,61 @@ class SetLoss:
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds)
 
+    def _answered(
+        self, predictions: Predictions, instances: list[Instances], valid: Tensor, pool: int, trust: float
+    ) -> SetLossOutput:
+        """The loss of a promptable model: the mask of every instance's box, and the model's own terms."""
+        config, device = self.config, valid.device
+        boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
+        answers = predictions.answer(boxes, labels)
+        masks = pooled(answers.mask_logits, pool)
+        targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, pool))
+        count = targets.present.shape[1]
+        assigned = torch.where(targets.present, torch.arange(count, device=device), -1)
+        logits, pixels, seen = self._places(masks, targets)
+        parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets)
+        loss = trust * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
+        for term in answers.terms.values():
+            loss = loss + term
+        return SetLossOutput(loss, parts | answers.terms, loss.new_ones(()), 0.0)
+
     def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets) -> SetLossOutput:
         config = self.config
         logits, pixels, valid = self._places(mask_logits, targets)
-        area = (pixels * valid).sum(-1)
-        places = valid.sum(-1).clamp(min=1.0).expand_as(area)
-        density = logits.shape[-1] / mask_logits[0, 0].numel()
-        normalizer = 4 * area + 20 * density if config.normalizer == "area" else places
+        normalizer = self._normalizer(mask_logits, pixels, valid)
         start = time.perf_counter()
         costs = MatchCosts(config.class_weight, config.mask_weight, config.dice_weight)
         assigned = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
         seconds = time.perf_counter() - start
+        classes = self._class_loss(class_logits, mask_logits, targets, assigned)
+        parts = {"class": classes} | self._mask_parts(logits, pixels, valid, normalizer, assigned, targets)
+        return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
+
+    def _normalizer(self, mask_logits: Tensor, pixels: Tensor, valid: Tensor) -> Tensor:
+        """(B, G): what the cross-entropy of an instance's mask, summed over the places, is divided by."""
+        area = (pixels * valid).sum(-1)
+        if self.config.normalizer == "pixels":
+            return valid.sum(-1).clamp(min=1.0).expand_as(area)
+        return 4 * area + 20 * pixels.shape[-1] / mask_logits[0, 0].numel()
+
+    @staticmethod
+    def _mask_parts(
+        logits: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor, assigned: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Cross-entropy and dice of the masks; assigned (B, G): the query of each instance, -1 for none."""
         image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
-        query = assigned[image, instance]
-        x, t, v = logits[image, query], pixels[image, instance], valid[image, 0]
+        x, t, v = logits[image, assigned[image, instance]], pixels[image, instance], valid[image, 0]
         weight = targets.weights[image, instance]
         total = targets.weights.sum().clamp(min=1.0)
         entropy = (F.binary_cross_entropy_with_logits(x, t, reduction="none") * v).sum(-1) / normalizer[image, instance]
         prob = x.sigmoid() * v
         dice = 1 - (2 * (prob * t).sum(-1) + 1) / (prob.sum(-1) + (t * v).sum(-1) + 1)
-        classes = self._class_loss(class_logits, mask_logits, targets, image, query, instance)
-        parts = {"class": classes, "mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
-        return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
+        return {"mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
 
-    def _class_loss(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        targets: Targets,
-        image: Tensor,
-        query: Tensor,
-        instance: Tensor,
-    ) -> Tensor:
+    def _class_loss(self, class_logits: Tensor, mask_logits: Tensor, targets: Targets, assigned: Tensor) -> Tensor:
         """Weighted cross-entropy; unmatched queries mostly on invalid pixels (padding, crowd, unsure) do not count."""
+        image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
+        query = assigned[image, instance]
         no_object = class_logits.shape[-1] - 1
         labels = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
         labels[image, query] = targets.labels[image, instance]
@@ -145,6 +169,17 @@ class SetLoss:
             return F.grid_sample(x, grid, mode="bilinear", align_corners=False).squeeze(2)
 
         return at_points(mask_logits), at_points(targets.masks), at_points(targets.valid.unsqueeze(1))
+
+
+def boxes_of(instances: Instances) -> Tensor:
+    """(n, 4) float32 boxes around the masks, x0 y0 x1 y1 as shares of the image; zeros for an empty mask."""
+    _, height, width = instances.masks.shape
+    ends = []
+    for hit, side in ((instances.masks.any(1), width), (instances.masks.any(2), height)):
+        first, last = hit.float().argmax(1), side - hit.flip(1).float().argmax(1)
+        ends.append(torch.stack([first, last], 1).float() / side * hit.any(1, keepdim=True))
+    x, y = ends
+    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
 
 
 def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:

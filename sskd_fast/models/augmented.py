@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sskd_fast.models.inference import Bools, Box, Detection, InferenceConfig, cut, predict, zoomed_size
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import Segmenter
 
 # Detections of one object in several views overlap by more than this.
 _SAME_OBJECT = 0.5
@@ -85,7 +85,7 @@ def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: boo
 
 
 def predict_views(
-    model: MaskTransformer, images: Sequence[Tensor], config: InferenceConfig, views: Sequence[Augmentation]
+    model: Segmenter, images: Sequence[Tensor], config: InferenceConfig, views: Sequence[Augmentation]
 ) -> list[list[Detection]]:
     """What `predict` gives, averaged over views of every image (see `fuse`); best score first.
 

@@ -6,8 +6,10 @@ Shape letters: B images, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +47,9 @@ class ConvBackbone(nn.Module):
     def __init__(self, channels: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
         self.channels = list(channels)
-        self.strides = [2 ** (i + 1) for i in range(len(channels))]
+        self.strides = [float(2 ** (i + 1)) for i in range(len(channels))]
+        self.multiple = 2 ** len(channels)
+        self.mean, self.std = (0.45,) * 3, (0.25,) * 3
         self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 3, 2, 1, bias=False), norm(channels[0]), nn.ReLU())
         self.levels = nn.ModuleList()
         inputs = channels[0]
@@ -66,9 +70,15 @@ class ConvBackbone(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """A timm model as feature pyramid (`features_only`); weights by name when online, or a local file."""
+    """A timm model as feature maps; weights by name when online, or from a local file of timm's or the authors' layout.
 
-    def __init__(self, name: str, *, pretrained: bool = False, checkpoint: str = "") -> None:
+    Networks with stages give a map a stage.  Plain vision transformers give four maps of one stride, normalised, from
+    evenly spaced layers; they see the image resized to whole patches, so that it may have any size.
+    """
+
+    def __init__(
+        self, name: str, *, pretrained: bool = False, checkpoint: str = "", gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         try:
             import timm
@@ -76,11 +86,36 @@ class TimmBackbone(nn.Module):
             raise ImportError(
                 f"model.backbone: 'timm/{name}' needs the timm package: pip install 'sskd_fast[models]'"
             ) from error
-        self.body = timm.create_model(name, pretrained=pretrained, features_only=True, checkpoint_path=checkpoint)
-        info: Any = self.body.feature_info
-        self.channels: list[int] = list(info.channels())
-        self.strides: list[int] = list(info.reduction())
+        if checkpoint and not Path(checkpoint).is_file():
+            raise FileNotFoundError(f"model.backbone_checkpoint: {checkpoint} does not exist; give a file of weights")
+        weights: dict[str, Any] = {"pretrained": pretrained or bool(checkpoint)}
+        if checkpoint:
+            weights["pretrained_cfg_overlay"] = {"file": checkpoint}
+        create: Any = timm.create_model
+        with torch.device("meta"):
+            probe = create(name, features_only=True).feature_info
+        plain = len(probe.reduction()) > 1 and len(set(probe.reduction())) == 1
+        self.channels: list[int] = list(probe.channels())
+        self.strides: list[float] = [float(s) for s in probe.reduction()]
+        if plain:
+            self.body: Any = create(name, num_classes=0, dynamic_img_size=True, **weights)
+            self.body.set_grad_checkpointing(gradient_checkpointing)
+            depth = len(self.body.blocks)
+            self.layers = [depth * (i + 1) // 4 - 1 for i in range(4)]
+            self.channels, self.strides = self.channels[:1] * 4, self.strides[:1] * 4
+        else:
+            self.body = create(name, features_only=True, **weights)
+            if gradient_checkpointing:
+                raise ValueError(f"model.gradient_checkpointing: 'timm/{name}' has none as feature maps; leave it out")
+        self.patch = int(self.strides[0]) if plain else 0
+        self.multiple = 1 if plain else int(self.strides[-1])
+        self.mean, self.std = tuple(self.body.pretrained_cfg["mean"]), tuple(self.body.pretrained_cfg["std"])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> one map per stage of the model."""
-        return list(self.body(images))
+        """images (B, 3, H, W) -> the model's maps, finest first."""
+        if not self.patch:
+            return list(self.body(images))
+        size = [-(-side // self.patch) * self.patch for side in images.shape[-2:]]
+        if size != list(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return list(self.body.forward_intermediates(images, indices=self.layers, norm=True, intermediates_only=True))

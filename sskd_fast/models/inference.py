@@ -17,7 +17,8 @@ from pycocotools import mask as rle
 from torch import Tensor
 from torch.nn import functional as F
 
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.rle import rle_of_box
 
 Bools = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -70,7 +71,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 @torch.inference_mode()
-def predict(model: MaskTransformer, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
+def predict(model: Segmenter, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
     """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an
     image.
 
@@ -115,7 +116,7 @@ def _tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[
 
 
 def _read_tiles(
-    model: MaskTransformer, tiles: list[Tensor], places: list[tuple[int, int, int]], images: Sequence[Tensor],
+    model: Segmenter, tiles: list[Tensor], places: list[tuple[int, int, int]], images: Sequence[Tensor],
     found: list[list[Detection]], config: InferenceConfig, device: torch.device,
 ) -> None:  # fmt: skip
     batch = torch.stack(tiles).to(device, torch.float32) / 255
@@ -242,11 +243,7 @@ def to_results(
     results = []
     seen = zoomed_size(size, zoom)
     for d in detections:
-        full = np.zeros(seen, dtype=np.uint8, order="F")
-        full[d.top : d.box[2], d.left : d.box[3]] = d.mask
-        if seen != size:
-            full = np.asfortranarray(Image.fromarray(full).resize(size[::-1], Image.Resampling.NEAREST))
-        code = rle.encode(full)
+        code = rle_of_box(d.mask, d.top, d.left, *seen) if seen == size else _encode_resized(d, seen, size)
         if int(rle.area(code)) == 0:
             continue
         results.append(
@@ -258,3 +255,12 @@ def to_results(
             }
         )
     return results
+
+
+def _encode_resized(detection: Detection, seen: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """The mask of a zoomed image at the image's own size, by the nearest pixel, as compressed RLE."""
+    full = np.zeros(seen, dtype=np.uint8)
+    full[detection.top : detection.box[2], detection.left : detection.box[3]] = detection.mask
+    resized = Image.fromarray(full).resize(size[::-1], Image.Resampling.NEAREST)
+    code: dict[str, Any] = rle.encode(np.asfortranarray(resized))
+    return code

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sskd_fast import _backend, _native
+from sskd_fast import _backend, _native, kernels
 
 _LIBRARY = torch.library.Library("sskd_fast", "DEF")
 
@@ -44,10 +44,11 @@ def implementation(backend: str, operator: str) -> Callable[..., Any]:
     return getattr(_native.operators(), operator)
 
 
-_PYTHON = {"reference": "sskd_fast.reference", "triton": "sskd_fast.kernels"}
+_PYTHON = {"reference": "sskd_fast.reference", "triton": kernels.__name__}
+
+
+_NEGATIVE_SAMPLING = ("hardest_negatives", "negative_sampling_by_tables")
 
 
 def _module(operator: str) -> str:
-    if operator in ("negative_sampling_by_tables", "hardest_negatives"):
-        return "negative_sampling"
-    return operator.removesuffix("_backward")
+    return "negative_sampling" if operator in _NEGATIVE_SAMPLING else operator.removesuffix("_backward")

@@ -110,7 +110,7 @@ def _run(anchors: Tensor, positives: Tensor, candidates: Tensor, *rest: Any) -> 
     if anchor_scores is not None:
         check_unit_rows("anchor_scores", anchor_scores)
         check_unit_rows("candidate_scores", candidate_scores)
-    if backend == "reference":
+    if backend != "cpu":
         check_temperature_value(temperature)
     embeddings = stored(backend, anchors, positives, candidates)
     run = implementation(backend, "expected_pixel_contrast")

@@ -90,7 +90,7 @@ def _run(
     anchors: Tensor, positives: Tensor, candidates: Tensor, negatives: Tensor, temperature: Tensor, *settings: Any
 ) -> tuple[Tensor, ...]:
     *rest, backend = settings
-    if backend == "reference":
+    if backend != "cpu":
         check_index_values("negatives", negatives, candidates.shape[0])
         check_temperature_value(temperature)
     embeddings = stored(backend, anchors, positives, candidates)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from sskd_fast.data.masks import encode_segmentation
+from sskd_fast.rle import encode_segmentation
 
 
 @dataclass(frozen=True)

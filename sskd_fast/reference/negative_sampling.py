@@ -83,7 +83,8 @@ class Proposals:
 
     def tables(self) -> tuple[Tensor, ...]:
         """What kernels take, in the order of the schema `negative_sampling_by_tables`: all but the acceptance."""
-        return tuple(getattr(self, field.name) for field in fields(self) if field.name != "acceptance")
+        wanted = [field.name for field in fields(self) if field.name != "acceptance"]
+        return tuple(getattr(self, name).contiguous() for name in wanted)
 
 
 def negative_sampling(

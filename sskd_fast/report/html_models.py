@@ -6,7 +6,16 @@ from html import escape
 from typing import Any
 
 from sskd_fast.report.curves import nice_ticks
-from sskd_fast.report.verdict import MODELS, ap_text, count_text, is_number, measured_rows, seconds_text, title_of
+from sskd_fast.report.verdict import (
+    MODELS,
+    ap_text,
+    count_text,
+    figure_columns,
+    is_number,
+    measured_rows,
+    seconds_text,
+    title_of,
+)
 
 # More classes or groups than this are left to details.json.
 MOST_COLUMNS = 12
@@ -16,7 +25,8 @@ SIZES = {"ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large":
 def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) -> str:
     """The table of all six models, a dash for what is not measured yet, their AP as bars, and the finer figures."""
     rows = measured_rows(metrics)
-    best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in ("ap", "ap50")}
+    figures = figure_columns(rows)
+    best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in figures}
     lines = []
     for name in [*MODELS, *(name for name in rows if name not in MODELS)]:
         model, row = MODELS.get(name), rows.get(name, {})
@@ -24,7 +34,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
         note = escape(model.trained_on) if model else ""
         cells = "".join(
             f"<td{' class=best' if row and row.get(key) == best[key] else ''}>{ap_text(row.get(key))}</td>"
-            for key in ("ap", "ap50")
+            for key in figures
         )
         cells += f"<td>{count_text(row.get('params'))}</td><td>{seconds_text(row.get('seconds'))}</td>"
         lines.append(
@@ -33,11 +43,12 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
         )
     limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
     pending = "" if set(MODELS) <= set(rows) else "; a dash is not measured yet"
+    titles = ("Model", *figures.values(), "Params", "Time")
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     table = (
         f'<div class="card scroll"><table><caption>Validation AP{limit}{pending}. Time is training time.</caption>'
         "<thead><tr>"
-        '<th scope="col">Model</th><th scope="col">AP</th><th scope="col">AP50</th><th scope="col">Params</th>'
-        f'<th scope="col">Time</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
     return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div>{_details(details)}</section>'
 

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as rle
 
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.masks import encode_segmentation
 from sskd_fast.data.pixels import read_pixels
+from sskd_fast.rle import encode_segmentation
 
 Color = tuple[int, int, int]
 

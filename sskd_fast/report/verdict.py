@@ -1,7 +1,8 @@
 """What the rows of metrics.json say: titles, numbers as text, a table, and the verdict in words.
 
 metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections",
-"rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.
+"rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far; where the data
+set has an evaluation of its own, with its figures too (OFFICIAL).
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any, Literal, TypeGuard
 
 Metrics = Mapping[str, Any]
 Row = Mapping[str, Any]
+
+# Keys of figures by the evaluations of data sets themselves, and their titles.
+OFFICIAL = {"cityscapes_ap": "Cityscapes AP", "cityscapes_ap50": "Cityscapes AP50"}
 
 # What one more seed may change at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5
@@ -149,14 +153,23 @@ def verdict_words(metrics: Metrics) -> str:
     return " ".join([result.headline, *result.sentences])
 
 
+def figure_columns(rows: Mapping[str, Row]) -> dict[str, str]:
+    """Keys and titles of the figures that the rows have: COCO's, then those of the data set's own evaluation."""
+    official = {key: title for key, title in OFFICIAL.items() if any(is_number(row.get(key)) for row in rows.values())}
+    return {"ap": "AP", "ap50": "AP50"} | official
+
+
 def table_text(metrics: Metrics) -> str:
     """The table of the measured models for a terminal, one line each under a header."""
-    lines = [("model", "AP", "AP50", "parameters", "seconds")]
-    for name, row in measured_rows(metrics).items():
+    rows = measured_rows(metrics)
+    figures = figure_columns(rows)
+    lines = [("model", *figures.values(), "parameters", "seconds")]
+    for name, row in rows.items():
         seconds = f"{row['seconds']:.0f}" if is_number(row.get("seconds")) else "-"
-        parameters = count_text(row.get("params"))
-        lines.append((title_of(name), ap_text(row["ap"]), ap_text(row.get("ap50")), parameters, seconds))
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+        lines.append(
+            (title_of(name), *(ap_text(row.get(key)) for key in figures), count_text(row.get("params")), seconds)
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]

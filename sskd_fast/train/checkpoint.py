@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sskd_fast.config import build
 from sskd_fast.data.files import write_atomically
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
 
 
 class CheckpointError(ValueError):
     """A weights file that cannot be read or does not fit the model."""
 
 
-def save_weights(path: Path, model: MaskTransformer, class_names: list[str], facts: Mapping[str, Any]) -> None:
+def save_weights(path: Path, model: Segmenter, class_names: list[str], facts: Mapping[str, Any]) -> None:
     """The model's weights with its configuration, class names and some facts as metadata (safetensors)."""
     metadata = {
         "model": json.dumps(dataclasses.asdict(model.config)), "class_names": json.dumps(class_names),
         "facts": json.dumps(dict(facts)),
     }  # fmt: skip
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct_tensors(model).items()}
     write_atomically(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
 
 
@@ -48,20 +50,26 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {key: json.loads(metadata[key]) for key in ("model", "class_names", "facts") if key in metadata}
 
 
-def load_model(path: Path) -> tuple[MaskTransformer, list[str]]:
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without the further names of tensors that several modules share."""
+    seen: set[int] = set()
+    state = model.state_dict(keep_vars=True)
+    return {name: t for name, t in state.items() if id(t) not in seen and not seen.add(id(t))}  # type: ignore[func-returns-value]
+
+
+def load_model(path: Path) -> tuple[Segmenter, list[str]]:
     """The model of a checkpoint, ready to predict, and its class names.  ValueError if the file lacks them."""
     metadata = read_metadata(path)
     if "model" not in metadata or "class_names" not in metadata:
         raise CheckpointError(f"{path}: has no model description; expected a file from checkpoints/ of a run folder")
-    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["model"].items()}
-    config = dataclasses.replace(ModelConfig(**settings), backbone_checkpoint="", backbone_pretrained=False)
-    model = MaskTransformer(config, len(metadata["class_names"]))
+    config = build(ModelConfig, metadata["model"], "model")
+    model = build_segmenter(config, metadata["class_names"], weights=False)
     load_weights(model, path, metadata["class_names"])
     return model.eval(), metadata["class_names"]
 
 
 def load_weights(
-    model: MaskTransformer, path: Path, class_names: list[str], *, parts: tuple[str, ...] = (), required: bool = True
+    model: Segmenter, path: Path, class_names: list[str], *, parts: tuple[str, ...] = (), required: bool = True
 ) -> None:
     """Reads weights into the model, all or those whose names begin with one of `parts`.
 
@@ -71,8 +79,8 @@ def load_weights(
     """
     theirs = read_metadata(path).get("class_names", class_names)
     wanted = {n: t for n, t in load_file(str(path)).items() if not parts or n.startswith(parts)}
-    wanted = _with_classes(wanted, theirs, class_names)
-    own = model.state_dict()
+    wanted = _with_classes(wanted, model.class_tensors, theirs, class_names)
+    own = distinct_tensors(model)
     for name, tensor in wanted.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = tuple(own[name].shape) if name in own else "no such tensor"
@@ -86,12 +94,14 @@ def load_weights(
     model.load_state_dict(wanted, strict=False)
 
 
-def _with_classes(tensors: dict[str, Tensor], theirs: list[str], ours: list[str]) -> dict[str, Tensor]:
+def _with_classes(
+    tensors: dict[str, Tensor], names: Sequence[str], theirs: list[str], ours: list[str]
+) -> dict[str, Tensor]:
     """Class rows reordered to our class names; unknown classes get the mean of theirs. The last row is no-object."""
     if theirs == ours:
         return tensors
     out = dict(tensors)
-    for name in ("decoder.head.classes.weight", "decoder.head.classes.bias"):
+    for name in names:
         if name in tensors:
             rows = tensors[name]
             mean = rows[:-1].mean(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from sskd_fast.config import Config
 from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
+from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.inference import InferenceConfig, to_results
-from sskd_fast.models.mask_transformer import MaskTransformer, ModelConfig
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources
 from sskd_fast.train.watch import Log
@@ -31,13 +32,15 @@ ROW_ORDER = (
 
 @dataclass(frozen=True)
 class Results:
-    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds."""
+    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds, and the figures of the data set's
+    own evaluation where it has one."""
 
     name: str
     ap: float
     ap50: float
     params: int
     seconds: float
+    official: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,9 +63,11 @@ class Experiment:
         return self.folder / "checkpoints" / f"{stage}.state.pt"
 
     def foundation_weights(self, model: Literal["teacher", "student"]) -> Path | None:
-        """The weights a model starts from, None for a random start.  FileNotFoundError where the file is absent."""
+        """The safetensors file a model starts from, None for none: a random start, or the weights that the model's own
+        settings name.  FileNotFoundError where the file is absent."""
         value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
-        if not value:
+        config: ModelConfig = getattr(self.config, model)
+        if not value or (value == "embedded" and config.kind != "mask_transformer"):
             return None
         path = SHIPPED / f"{model}.safetensors" if value == "embedded" else Path(value)
         if not path.exists():
@@ -71,44 +76,49 @@ class Experiment:
             )
         return path
 
-    def build(self, model: Literal["teacher", "student"]) -> MaskTransformer:
-        """The teacher or the student for the run's classes and queries, randomly initialised."""
+    def build(self, model: Literal["teacher", "student"], *, weights: bool = True) -> Segmenter:
+        """The teacher or the student for the run's classes and queries; weights: with those its settings name."""
         config: ModelConfig = getattr(self.config, model)
         config = dataclasses.replace(config, num_queries=self.sources.num_queries)
-        return MaskTransformer(config, len(self.sources.classes))
+        return build_segmenter(config, self.sources.classes, weights=weights)
 
-    def load(self, stage: str) -> MaskTransformer:
-        """The finished model of a stage."""
-        model = self.build("teacher" if stage.endswith("teacher") else "student")
-        load_weights(model, self.weights_path(stage), self.sources.classes)
+    def load(self, stage: str) -> Segmenter:
+        """The finished model of a stage; of a teacher that no stage can train, the teacher itself."""
+        model = self.build("teacher" if stage.endswith("teacher") else "student", weights=False)
+        if model.config.trainable:
+            load_weights(model, self.weights_path(stage), self.sources.classes)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def inference(self) -> InferenceConfig:
-        """How models are applied in this run: tiles of the training crop."""
-        p, size = self.config.predict, self.sources.views.size
+        """How models are applied in this run: tiles of the training crop, where no other size is set."""
+        p = self.config.predict
+        size = p.tile if min(p.tile) else self.sources.views.size
         return InferenceConfig(
-            tile=size, overlap=min(p.overlap, size[0] // 2), zoom=self.sources.zoom, score_floor=p.score_floor,
+            tile=size, overlap=min(p.overlap, min(size) // 2), zoom=self.sources.zoom, score_floor=p.score_floor,
             nms_iou=p.nms_iou, max_detections=p.max_detections, batch=p.batch,
         )  # fmt: skip
 
     def predict(
         self,
-        model: MaskTransformer,
+        model: Segmenter,
         source: ImageCollection,
         indices: Iterable[int] | None = None,
         views: Sequence[Augmentation] = IDENTITY,
     ) -> list[dict[str, Any]]:
         """COCO results of the model on the images of a source, averaged over views of each."""
         results: list[dict[str, Any]] = []
-        order = list(range(len(source)) if indices is None else indices)
+        order = []
+        for index in range(len(source)) if indices is None else indices:
+            known = model.results_of(source.records[index].image_id, source.records[index].file_name)
+            results += known or []
+            order += [index] if known is None else []
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
-            samples = [source[i] for i in rows]
-            found = predict_views(model, [s.image for s in samples], self.inference, views)
-            for i, sample, detections in zip(rows, samples, found, strict=True):
+            found = predict_views(model, [source.image(i) for i in rows], self.inference, views)
+            for i, detections in zip(rows, found, strict=True):
                 ids = source.category_ids or self.sources.labeled.category_ids
-                results += to_results(detections, sample.image_id, source.size(i), ids, self.sources.zoom)
+                results += to_results(detections, source.records[i].image_id, source.size(i), ids, self.sources.zoom)
         return results
 
     @property
@@ -119,8 +129,9 @@ class Experiment:
 
     def add_row(self, result: Results) -> None:
         """Puts a row into metrics.json, in the table's order."""
-        rounded = dataclasses.asdict(result) | {
-            "ap": round(result.ap, 3), "ap50": round(result.ap50, 3), "seconds": round(result.seconds, 1)
+        rounded = {
+            "name": result.name, "ap": round(result.ap, 3), "ap50": round(result.ap50, 3), "params": result.params,
+            "seconds": round(result.seconds, 1), **{key: round(value, 3) for key, value in result.official.items()},
         }  # fmt: skip
         rows = [row for row in self.rows if row["name"] != result.name] + [rounded]
         names = [*ROW_ORDER, *(row["name"] for row in rows if row["name"] not in ROW_ORDER)]

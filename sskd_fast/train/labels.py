@@ -13,6 +13,7 @@ from sskd_fast.data.files import write_json
 from sskd_fast.models.augmented import Augmentation, augmentations
 from sskd_fast.pseudo_labels import cache_key, calibrate_thresholds, label_images, label_statistics, select_labels
 from sskd_fast.train.experiment import Experiment
+from sskd_fast.train.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,46 @@ class TeacherLabels:
     """results: COCO results to train on, unsure ones with "iscrowd": 1.  stride: of the map they were drawn on."""
 
     results: list[dict[str, Any]]
-    stride: int
+    stride: float
 
 
 def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels | None:
     """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
 
-    Written to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling
-    goes on.  None where no prediction is sure enough: there is nothing to learn then, background least of all.
+    They are the teacher's, or with `pseudo_labels.truth` the hidden true ones.  Written to
+    pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.  None
+    where no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources = experiment.config.pseudo_labels, experiment.sources
+    thresholds: dict[int, float] | None = None
+    if config.truth:
+        labels, stride = _true_labels(sources), 1.0
+    else:
+        labels, thresholds, stride = _predicted_labels(experiment, teacher)
+    write_json(experiment.folder / "pseudo_labels" / f"{teacher}.json", labels)
+    names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
+    sure = [r for r in labels if not r["iscrowd"]]
+    statistics = label_statistics(
+        sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=thresholds
+    )  # fmt: skip
+    _report(experiment, teacher, dataclasses.asdict(statistics))
+    if not config.weigh_by_score:
+        labels = [r | {"score": 1.0} for r in labels]
+    return TeacherLabels(labels, stride) if sure else None
+
+
+def _true_labels(sources: Sources) -> list[dict[str, Any]]:
+    """The hidden annotations of the unlabelled images as labels of score 1; crowds stay crowds."""
+    truth = sources.hidden_truth
+    assert truth is not None, "target_sources refuses pseudo_labels.truth without hidden labels"
+    keys = ("image_id", "category_id", "segmentation", "iscrowd")
+    return [{key: a[key] for key in keys} | {"score": 1.0} for a in truth["annotations"]]
+
+
+def _predicted_labels(experiment: Experiment, teacher: str) -> tuple[list[dict[str, Any]], dict[int, float], float]:
+    """The teacher's labels, the score per category from which they are sure, the stride they were drawn at."""
+    config, sources = experiment.config.pseudo_labels, experiment.sources
     model = experiment.load(teacher)
-    plain, categories = sources.unlabeled, sources.labeled.category_ids
     raw = _raw_predictions(experiment, teacher)
     held = experiment.predict(model, sources.holdout, views=label_views(experiment))
     truth = sources.holdout.ground_truth()
@@ -43,19 +72,12 @@ def teacher_labels(experiment: Experiment, teacher: str) -> TeacherLabels | None
         )  # fmt: skip
 
     sure_from = thresholds(config.target_precision)
-    sure = select_labels(raw, sure_from, config.nms_iou, config.max_per_image)
-    labels = [r | {"iscrowd": 0} for r in sure]
+    labels = [r | {"iscrowd": 0} for r in select_labels(raw, sure_from, config.nms_iou, config.max_per_image)]
     if config.unsure_precision > 0:
         unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds(config.unsure_precision).items()}
         every = select_labels(raw, unsure_from, config.nms_iou, config.max_per_image)
         labels += [r | {"iscrowd": 1} for r in every if r["score"] < sure_from[r["category_id"]]]
-    write_json(experiment.folder / "pseudo_labels" / f"{teacher}.json", labels)
-    names = dict(zip(categories, sources.classes, strict=True))
-    statistics = label_statistics(sure, plain.image_ids, names, sources.hidden_truth, thresholds=sure_from)
-    _report(experiment, teacher, dataclasses.asdict(statistics))
-    if not config.weigh_by_score:
-        labels = [r | {"score": 1.0} for r in labels]
-    return TeacherLabels(labels, model.stride) if sure else None
+    return labels, sure_from, model.stride
 
 
 def label_views(experiment: Experiment) -> list[Augmentation]:

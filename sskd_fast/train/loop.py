@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.watch import Watch
 
@@ -43,15 +43,15 @@ class Schedule:
 
 
 def train(
-    model: MaskTransformer,
+    model: Segmenter,
     objective: Objective,
     draw: Callable[[int], Iterator[tuple[Batch, Batch | None]]],
     schedule: Schedule,
     state: TrainingState,
     watch: Watch,
-    evaluate: Callable[[MaskTransformer], dict[str, float]] | None,
+    evaluate: Callable[[Segmenter], dict[str, float]] | None,
     seed: int,
-) -> MaskTransformer:
+) -> Segmenter:
     """Trains `model` for the schedule's steps and returns its exponential moving average, which is what a stage is
     judged by.
 
@@ -96,11 +96,12 @@ def train(
     return average
 
 
-def build_optimizer(model: MaskTransformer, schedule: Schedule) -> torch.optim.AdamW:
+def build_optimizer(model: Segmenter, schedule: Schedule) -> torch.optim.AdamW:
     """AdamW; no weight decay on norms, biases and vectors; the backbone at its own learning rate."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith("backbone."), parameter.ndim > 1), []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith(model.backbone_parts), parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
             {

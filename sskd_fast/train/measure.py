@@ -8,15 +8,16 @@ import math
 from typing import Any
 
 from sskd_fast.data.files import write_json
-from sskd_fast.evaluation import evaluate_masks
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.evaluation import evaluate_masks, official_figures
+from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.experiment import Experiment, Results
 
 
-def measure(experiment: Experiment, name: str, model: MaskTransformer, seconds: float) -> Results:
+def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float) -> Results:
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
-    details.json holds, by row, AP75, AP by size and by class, and AP of the images of each value of `data.balance_key`.
+    details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
+    the figures of the data set's own evaluation.
     """
     source, limit = experiment.sources.val, experiment.config.predict.max_detections
     truth, predictions = source.ground_truth(), experiment.predict(model, source)
@@ -32,13 +33,17 @@ def measure(experiment: Experiment, name: str, model: MaskTransformer, seconds: 
             ).ap
             for value in sorted(set(values.values()))
         }
+    official = official_figures(source, predictions)
+    details |= official
     path = experiment.folder / "details.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     write_json(path, known | {name: _finite(details)})
-    result = Results(name, measured.ap, measured.ap50, model.parameter_count(), seconds)
+    own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in ("ap", "ap50")}
+    result = Results(name, measured.ap, measured.ap50, model.parameter_count(), seconds, own)
     experiment.add_row(result)
+    beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in own.items())
     experiment.log.say(
-        f"  {name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f} on {len(source)} images"
+        f"  {name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f}{beside} on {len(source)} images"
     )
     return result
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sskd_fast.config import Config, DataConfig
+from sskd_fast.config import Config
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.doctor import check_dataset, same_content
+from sskd_fast.data.doctor import same_content
 from sskd_fast.data.embedded import SIZE, write_scenes
 from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.layouts import CocoFiles, open_sets
 from sskd_fast.data.pseudo_labeled import unlabeled
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.data.splits import hold_out, read_split, split_labeled, write_split
+from sskd_fast.data.splits import hold_out, kept_split, split_labeled
 from sskd_fast.data.views import Views
 
 OBJECT_PIXELS = 24.0
@@ -29,15 +31,16 @@ class Sources:
     """What the stages read.
 
     labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while
-    training). hidden_truth: annotations of the unlabelled images where they exist, for statistics alone. views: how
-    crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.
+    training). hidden: the unlabelled images with their labels where they exist, for statistics, and for training under
+    `pseudo_labels.truth` alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the
+    data.
     """
 
-    labeled: CocoInstances
-    holdout: CocoInstances
+    labeled: LabeledImages
+    holdout: LabeledImages
     unlabeled: ImageCollection
-    val: CocoInstances
-    hidden_truth: dict[str, Any] | None
+    val: LabeledImages
+    hidden: LabeledImages | None
     views: Views
     zoom: float
     num_queries: int
@@ -48,6 +51,11 @@ class Sources:
         """Class names in the order of their indices."""
         return self.labeled.class_names
 
+    @cached_property
+    def hidden_truth(self) -> dict[str, Any] | None:
+        """Annotations of the unlabelled images (a COCO dict), read at first use; None where there are none."""
+        return None if self.hidden is None else self.hidden.ground_truth()
+
 
 def target_sources(config: Config, folder: Path) -> Sources:
     """The sets of the three stages; splits are written to `folder`/splits and read back where they exist.
@@ -55,47 +63,56 @@ def target_sources(config: Config, folder: Path) -> Sources:
     Raises DataError with every problem of the user's files.
     """
     data = config.data
-    if data.labeled:
+    if data.own:
         everything, plain, val, hidden, warnings = _own_data(config, folder)
     else:
         everything, plain, val, hidden = _embedded_data(config, folder / "data")
         warnings = []
-    split = folder / "splits" / "holdout.txt"
-    kept = folder / "splits" / "labeled.txt"
-    if not (split.exists() and kept.exists()):
-        ids = everything.image_ids
-        train_ids, held_ids = hold_out(
-            everything, ids, data.holdout_fraction, seed=config.seed, group_key=data.group_key or None
-        )
-        write_split(kept, train_ids, source=everything.name)
-        write_split(split, held_ids, source=everything.name)
-    labeled, holdout = everything.subset(read_split(kept)), everything.subset(read_split(split))
+    if config.pseudo_labels.truth:
+        _check_truth(data.unlabeled, hidden, warnings)
+    splits = folder / "splits"
+    held_ids = kept_split(splits / "holdout.txt", everything, lambda: _held_out(config, everything))
+    held_out = set(held_ids)
+    train_ids = kept_split(
+        splits / "labeled.txt", everything, lambda: [i for i in everything.image_ids if i not in held_out]
+    )
+    labeled, holdout = everything.subset(train_ids), everything.subset(held_ids)
     if data.balance_key:
         labeled.image_field(data.balance_key)
-    write_once(folder / "splits" / "unlabeled.txt", lambda p: write_split(p, plain.image_ids, source=plain.name))
-    write_once(folder / "splits" / "val.txt", lambda p: write_split(p, val.image_ids, source=val.name))
+    kept_split(splits / "unlabeled.txt", plain, lambda: plain.image_ids)
+    kept_split(splits / "val.txt", val, lambda: val.image_ids)
     zoom = data.zoom or natural_zoom(everything)
     views = resolve_views(config, everything, zoom)
     queries = config.num_queries or natural_queries(everything, views, zoom)
     return Sources(labeled, holdout, plain, val, hidden, views, zoom, queries, warnings)
 
 
-def write_once(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` unless the file exists."""
-    if not path.exists():
-        write(path)
+def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
+    """Refuses `pseudo_labels.truth` where no labels are hidden, and warns what its figures are."""
+    if hidden is None:
+        cure = "Hide labels of a labelled set with --labeled-fraction, or set pseudo_labels.truth=false."
+        raise DataError([Problem(place, "", "images that never had labels", "hidden ones (pseudo_labels.truth)", cure)])
+    warnings.append(
+        "pseudo_labels.truth: the hidden labels of the unlabelled images are trained on. Adapted, distilled and "
+        "refined models show what perfect labels would give; they are no result."
+    )
 
 
-def _embedded_data(
-    config: Config, folder: Path
-) -> tuple[CocoInstances, ImageCollection, CocoInstances, dict[str, Any]]:
+def _held_out(config: Config, everything: LabeledImages) -> list[int]:
+    data = config.data
+    return hold_out(
+        everything, everything.image_ids, data.holdout_fraction, seed=config.seed, group_key=data.group_key or None
+    )[1]
+
+
+def _embedded_data(config: Config, folder: Path) -> tuple[LabeledImages, ImageCollection, LabeledImages, LabeledImages]:
     data, seed = config.data, config.seed
     counts = {"labeled": data.embedded_labeled, "unlabeled": data.embedded_unlabeled, "val": data.embedded_val}
     sets = {}
     for offset, (name, count) in enumerate(counts.items()):
         path = write_scenes(folder, name, "target", count, seed=1000 * seed + offset)
         sets[name] = CocoInstances(path, folder / name, name=name)
-    return sets["labeled"], unlabeled(sets["unlabeled"]), sets["val"], sets["unlabeled"].ground_truth()
+    return sets["labeled"], unlabeled(sets["unlabeled"]), sets["val"], sets["unlabeled"]
 
 
 def pretraining_sources(config: Config, folder: Path) -> Sources:
@@ -122,27 +139,36 @@ def pretraining_sources(config: Config, folder: Path) -> Sources:
 
 def _own_data(
     config: Config, folder: Path
-) -> tuple[CocoInstances, ImageCollection, CocoInstances, dict[str, Any] | None, list[str]]:
+) -> tuple[LabeledImages, ImageCollection, LabeledImages, LabeledImages | None, list[str]]:
     data = config.data
-    annotations, images = Path(data.labeled), Path(data.images)
-    val_images = Path(data.val_images or data.images)
-    warnings = check_dataset(
-        annotations, images, val=Path(data.val) if data.val else None, val_images=val_images,
-        unlabeled=Path(data.unlabeled) if data.unlabeled else None, group_key=data.group_key or None,
+    place = Path(data.root) if data.root else CocoFiles(
+        Path(data.labeled), Path(data.images), Path(data.val), Path(data.val_images or data.images)
     )  # fmt: skip
-    full = CocoInstances(annotations, images, name="labeled", stretch=data.stretch)
-    val = CocoInstances(Path(data.val), val_images, class_names=full.class_names, name="val", stretch=data.stretch)
+    sets = open_sets(
+        place, data.format, unlabeled=Path(data.unlabeled) if data.unlabeled else None,
+        group_key=data.group_key or None, stretch=data.stretch, cache_bytes=data.cache_mb << 20,
+    )  # fmt: skip
+    full, val, warnings = sets.train, sets.val, sets.warnings
+    full.decoded = val.decoded = decoded = Path(data.decoded) if data.decoded else None
     if data.unlabeled:
-        plain: ImageCollection = ImageFolder(Path(data.unlabeled), name="unlabeled", stretch=data.stretch)
+        plain: ImageCollection = ImageFolder(
+            Path(data.unlabeled), name="unlabeled", stretch=data.stretch, cache_bytes=data.cache_mb << 20
+        )
+        plain.decoded = decoded
         return full, *_without_labeled(plain, full, val, warnings), None, warnings
-    labeled_ids, hidden_ids = _fraction(data, full, config.seed, folder)
-    hidden = full.subset(hidden_ids)
-    return full.subset(labeled_ids), unlabeled(hidden), val, hidden.ground_truth(), warnings
+    labeled_ids = kept_split(folder / "splits" / "fraction.txt", full, lambda: _fraction(config, full))
+    known = set(labeled_ids)
+    hidden = full.subset(image_id for image_id in full.image_ids if image_id not in known)
+    if not len(hidden):
+        found, expected = f"all {len(full)} images are labelled", "some whose labels are hidden"
+        problem = Problem(full.name, "", found, expected, "Lower data.labeled_fraction, or give a folder of others.")
+        raise DataError([problem])
+    return full.subset(labeled_ids), unlabeled(hidden), val, hidden, warnings
 
 
 def _without_labeled(
-    plain: ImageCollection, full: CocoInstances, val: CocoInstances, warnings: list[str]
-) -> tuple[ImageCollection, CocoInstances]:
+    plain: ImageCollection, full: LabeledImages, val: LabeledImages, warnings: list[str]
+) -> tuple[ImageCollection, LabeledImages]:
     """The unlabelled images less those that are labelled or validation images too (by content), and the latter."""
     known = [record.path for source in (full, val) for record in source.records]
     twins = same_content(known, [record.path for record in plain.records])
@@ -159,26 +185,21 @@ def _without_labeled(
     return kept, val
 
 
-def _fraction(data: DataConfig, full: CocoInstances, seed: int, folder: Path) -> tuple[list[int], list[int]]:
-    """The labelled fraction, drawn once and kept in splits/fraction_*.txt."""
-    paths = folder / "splits" / "fraction_labeled.txt", folder / "splits" / "fraction_unlabeled.txt"
-    if not all(path.exists() for path in paths):
-        drawn = split_labeled(
-            full, data.labeled_fraction, seed=seed,
-            group_key=data.group_key or None, stratify_key=data.stratify_key or None,
-        )  # fmt: skip
-        for path, ids in zip(paths, drawn, strict=True):
-            write_split(path, ids, source=data.labeled)
-    return read_split(paths[0]), read_split(paths[1])
+def _fraction(config: Config, full: LabeledImages) -> list[int]:
+    data = config.data
+    return split_labeled(
+        full, data.labeled_fraction, seed=config.seed,
+        group_key=data.group_key or None, stratify_key=data.stratify_key or None,
+    )[0]  # fmt: skip
 
 
-def instance_areas(source: CocoInstances, limit: int = 100) -> list[float]:
+def instance_areas(source: LabeledImages, limit: int = 100) -> list[float]:
     """Mask areas in pixels of the first `limit` images' instances."""
     sample = source.subset(source.image_ids[:limit])
     return [float(a["area"]) for a in sample.ground_truth()["annotations"] if not a.get("iscrowd", 0)]
 
 
-def natural_zoom(source: CocoInstances) -> float:
+def natural_zoom(source: LabeledImages) -> float:
     """The factor that brings the median instance to at most 24 pixels across: what small nets and crops can take in."""
     areas = instance_areas(source)
     return min(1.0, OBJECT_PIXELS / math.sqrt(float(np.median(areas)))) if areas else 1.0
@@ -187,18 +208,20 @@ def natural_zoom(source: CocoInstances) -> float:
 def resolve_views(config: Config, source: ImageCollection, zoom: float) -> Views:
     """The views at this zoom; a crop size of 0 becomes the images' median shorter side, 64 to 128, a multiple of 32."""
     v = config.views
-    size = v.size
-    if not size:
+    size = v.size if isinstance(v.size, tuple) else (v.size, v.size)
+    if not min(size):
         sides = [min(source.size(i)) * zoom for i in range(min(len(source), 200))]
-        size = int(np.clip(round(float(np.median(sides)) / 32) * 32, SIZE, 128))
+        side = int(np.clip(round(float(np.median(sides)) / 32) * 32, SIZE, 128))
+        size = side, side
+    factor = 1.0 if v.fit else zoom
     return Views(
-        size=(size, size), scale=(v.scale[0] * zoom, v.scale[1] * zoom), hflip=v.hflip, vflip=v.vflip, rot90=v.rot90,
-        weak_color=v.weak_color, strong_color=v.strong_color, grayscale=v.grayscale, blur=v.blur, blur_p=v.blur_p,
-        noise=v.noise, min_pixels=v.min_pixels,
+        size=size, scale=(v.scale[0] * factor, v.scale[1] * factor), fit=v.fit, hflip=v.hflip, vflip=v.vflip,
+        rot90=v.rot90, weak_color=v.weak_color, strong_color=v.strong_color, grayscale=v.grayscale, blur=v.blur,
+        blur_p=v.blur_p, noise=v.noise, min_pixels=v.min_pixels,
     )  # fmt: skip
 
 
-def natural_queries(source: CocoInstances, views: Views, zoom: float) -> int:
+def natural_queries(source: LabeledImages, views: Views, zoom: float) -> int:
     """Queries for a crop: twice the 95th percentile of instances that fall into one, between 16 and 100."""
     truth = source.subset(source.image_ids[:200]).ground_truth()
     counts: dict[int, int] = {}

@@ -19,7 +19,7 @@ from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss
-from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.train.checkpoint import TrainingState, load_weights, save_weights
 from sskd_fast.train.experiment import Experiment, Results
@@ -69,9 +69,15 @@ STAGES = (
 # fmt: on
 
 
-def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> Results:
-    """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
+def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> Results | None:
+    """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report.
+    None where there is nothing to do."""
     config, sources = experiment.config, experiment.sources
+    title = f"stage {number} of {total}: {stage.name.replace('_', ' ')}"
+    reason = nothing_to_do(experiment, stage)
+    if reason:
+        experiment.log.say(f"{title} is skipped: {reason}")
+        return None
     experiment.drop_rows(dependents(stage))
     labels = None if stage.labels_from is None else teacher_labels(experiment, stage.labels_from)
     torch.manual_seed(config.seed)
@@ -80,9 +86,8 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
     seconds = 0.0
     if stage.budget:
         budget = stage_budget(config, stage)
-        title = f"stage {number} of {total}: {stage.name.replace('_', ' ')}"
         watch = Watch(experiment.log, stage.name, title, config.train.log_every, part_weights(config, stage))
-        objective = stage_objective(config, stage, 1 if labels is None else max(1, labels.stride // model.stride))
+        objective = stage_objective(config, stage, 1 if labels is None else max(1, round(labels.stride / model.stride)))
 
         def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
             return stage_batches(experiment, budget, labels, step)
@@ -97,6 +102,20 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
     state.clear()
     write_report(experiment.folder)
     return result
+
+
+def nothing_to_do(experiment: Experiment, stage: Stage) -> str:
+    """Why a stage is left out, "" for one that is not: a teacher that is a file of predictions cannot be trained, nor
+    measured on images that it says nothing of."""
+    config: ModelConfig = getattr(experiment.config, stage.model)
+    if config.trainable:
+        return ""
+    if stage.budget:
+        return f"the predictions in {config.foundation.results} cannot be trained"
+    val = experiment.sources.val
+    if start_model(experiment, stage).covers(zip(val.image_ids, val.file_names, strict=True)):
+        return ""
+    return f"{config.foundation.results} says nothing of the validation images"
 
 
 def dependents(stage: Stage) -> set[str]:
@@ -117,14 +136,14 @@ def stage_budget(config: Config, stage: Stage) -> StageConfig:
     return dataclasses.replace(first, steps=steps)
 
 
-def start_model(experiment: Experiment, stage: Stage) -> MaskTransformer:
+def start_model(experiment: Experiment, stage: Stage) -> Segmenter:
     """The stage's model with the weights it starts from."""
     model = experiment.build(stage.model)
     weights = experiment.foundation_weights(stage.model)
     if stage.start == "pretrained" and weights is not None:
         load_weights(model, weights, experiment.sources.classes, required=False)
     elif stage.start == "backbone" and weights is not None:
-        load_weights(model, weights, experiment.sources.classes, parts=("backbone.", "pixel_decoder."), required=False)
+        load_weights(model, weights, experiment.sources.classes, parts=model.reusable_parts, required=False)
     elif stage.start == "distilled_student":
         load_weights(model, experiment.weights_path(stage.start), experiment.sources.classes)
     return model.to(experiment.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -155,7 +174,10 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     """What each logged loss part counts for when parts are compared: its weight in J, for L_pxl without lam_pxl, which
     makes it small by design."""
     loss, t = config.loss, config.train
-    weights = {"class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight}
+    weights = {
+        "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
+        "detector": 1.0,
+    }  # fmt: skip
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
     return parts | ({f"semi_{n}": w * semi_weight(config, stage) for n, w in semi.items()} if stage.semi else {})
@@ -199,12 +221,12 @@ def stage_batches(
     return zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
 
 
-def held_out_ap(experiment: Experiment) -> Callable[[MaskTransformer], dict[str, float]]:
+def held_out_ap(experiment: Experiment) -> Callable[[Segmenter], dict[str, float]]:
     """A function model -> AP on the held-out labelled images."""
     truth = experiment.sources.holdout.ground_truth()
     limit = experiment.config.predict.max_detections
 
-    def measure(model: MaskTransformer) -> dict[str, float]:
+    def measure(model: Segmenter) -> dict[str, float]:
         result = evaluate_masks(truth, experiment.predict(model, experiment.sources.holdout), max_detections=limit)
         return {"ap": result.ap, "ap50": result.ap50}
 
@@ -216,6 +238,8 @@ def state_key(config: Config, stage: Stage) -> str:
     settings = dataclasses.asdict(config)
     for irrelevant in ("output", "device", "predict", "stages"):
         settings.pop(irrelevant)
+    for irrelevant in ("workers", "cache_mb", "decoded"):
+        settings["data"].pop(irrelevant)
     budget = dataclasses.asdict(stage_budget(config, stage)) if stage.budget else None
     content = [dataclasses.asdict(stage), budget, settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,172 @@
+"""The Triton kernels compiled for GPUs that are not there, and what their binaries say.
+
+The launchers of kernels/ run as they are, on small CPU tensors, under a driver that compiles for a target and launches
+nothing: what is read here is what a user's launch would compile, with its heuristics and its specialised arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# Of a multiprocessor or compute unit: registers (in 32-bit words), threads, blocks, shared memory in bytes.
+_REGISTERS = 65536
+_THREADS = 2048
+_BLOCKS = {"sm_80": 32, "sm_90": 32, "sm_100": 32}
+_SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10, "gfx942": 64 << 10}
+_RESERVED_SHARED = 1 << 10  # of every block, by the CUDA runtime
+# Matrix instructions: HMMA and DMMA of sm_80, HGMMA of sm_90, the tcgen05 ones (UTC*MMA) of sm_100, MFMA of gfx942.
+_TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b|\bv_mfma_\w+")
+# Triton counts a device's kernels apart: every target gets a number of its own, none of a real device.
+_DEVICES = itertools.count(1 << 16)
+
+
+@dataclass(frozen=True)
+class Binary:
+    """One compiled kernel. occupancy: threads that fit on a multiprocessor over its limit. load_bytes: widest load from
+    global memory of one thread."""
+
+    kernel: str
+    backend: str
+    arch: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    occupancy: float
+    load_bytes: int
+    tensor_core: bool
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _CompileOnly:
+    """A driver of Triton's that has a target and no device."""
+
+    def __init__(self, target: Any) -> None:
+        self._target, self.device = target, next(_DEVICES)
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": 1 << 30},
+            load_binary=lambda name, binary, shared, device: (0, 0, 0, 0, 1 << 10),
+        )
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self.device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
+@contextlib.contextmanager
+def compiling_for(arch: str) -> Iterator[_CompileOnly]:
+    """Launches of Triton kernels in this context compile for `arch` and do nothing else."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    target = GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
+    stand_in, before = _CompileOnly(target), driver._active
+    driver.set_active(stand_in)  # type: ignore[arg-type]
+    try:
+        yield stand_in
+    finally:
+        driver._active = before
+
+
+def compiled(arch: str, launches: Iterable[Callable[[], object]], modules: Iterable[Any]) -> list[Binary]:
+    """What the launches compile of the kernels of these modules, for one architecture."""
+    from triton.runtime.jit import JITFunction
+
+    with compiling_for(arch) as driver:
+        for launch in launches:
+            launch()
+    found: dict[int, Any] = {}
+    for module in modules:
+        for function in vars(module).values():
+            if isinstance(function, JITFunction) and driver.device in function.device_caches:
+                found |= {id(kernel): kernel for kernel in function.device_caches[driver.device][0].values()}
+    return [_read(kernel, arch) for kernel in found.values()]
+
+
+def _read(kernel: Any, arch: str) -> Binary:
+    return _read_amd(kernel, arch) if arch.startswith("gfx") else _read_nvidia(kernel, arch)
+
+
+def _read_nvidia(kernel: Any, arch: str) -> Binary:
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(kernel.asm["cubin"])
+
+        def cuobjdump(option: str) -> str:
+            command = [knobs.nvidia.cuobjdump.path, option, str(file)]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+        usage, code = cuobjdump("-res-usage"), cuobjdump("-sass")
+    numbers = {"REG": 0, "STACK": 0, "SHARED": 0, "LOCAL": 0}
+    for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage):
+        numbers[name] = max(numbers[name], int(value))
+    registers, shared = numbers["REG"], max(kernel.metadata.shared, numbers["SHARED"])
+    threads = 32 * kernel.metadata.num_warps
+    loads = re.findall(r"\bLDG\.E(?:\.[A-Z]+)*?(?:\.(64|128))?(?:\.\w+)* ", code)
+    wide = re.findall(r"\bLDGSTS(?:\.\w+)*\.(64|128)\b", code)
+    bits = [int(width or 32) for width in [*loads, *wide]]
+    return Binary(
+        kernel=kernel.name,
+        backend="triton",
+        arch=arch,
+        registers=registers,
+        spill_bytes=numbers["STACK"] + numbers["LOCAL"],
+        shared_bytes=shared,
+        occupancy=_nvidia_occupancy(arch, registers, shared, threads),
+        load_bytes=max(bits, default=0) // 8,
+        tensor_core=_TENSOR_CORE.search(code) is not None,
+    )
+
+
+def _nvidia_occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
+    """Registers are handed out to warps in units of 256, blocks share registers, shared memory and thread slots."""
+    by_registers = _REGISTERS // (-(-registers * 32 // 256) * 256) // (threads // 32)
+    by_shared = _SHARED[arch] // (-(-shared // 128) * 128 + _RESERVED_SHARED)
+    return min(by_registers, by_shared, _BLOCKS[arch], _THREADS // threads) * threads / _THREADS
+
+
+def _read_amd(kernel: Any, arch: str) -> Binary:
+    code = kernel.asm["amdgcn"]
+
+    def number(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s+(\d+)", code).group(1))  # type: ignore[union-attr]
+
+    vectors, shared = number("vgpr_count"), max(kernel.metadata.shared, number("group_segment_fixed_size"))
+    waves = kernel.metadata.num_warps
+    widths = {"": 4, "x2": 8, "x3": 12, "x4": 16}
+    loads = re.findall(r"\b(?:global|buffer)_load_dword(x[234])?\b", code)
+    # Of eight waves a SIMD; 512 vector registers a lane, in units of 8; four SIMDs share the memory of a block.
+    by_registers = min(8, 512 // max(8, -(-vectors // 8) * 8))
+    by_shared = (_SHARED[arch] // shared if shared else 32) * waves / 4
+    return Binary(
+        kernel=kernel.name,
+        backend="triton",
+        arch=arch,
+        registers=vectors,
+        spill_bytes=number("private_segment_fixed_size"),
+        shared_bytes=shared,
+        occupancy=min(by_registers, by_shared, 8) / 8,
+        load_bytes=max((widths[width] for width in loads), default=0),
+        tensor_core=_TENSOR_CORE.search(code) is not None,
+    )

@@ -1,0 +1,147 @@
+"""`python -m benchmarks.kernel_report [--json FILE] [--docs FILE]`: what the compiled GPU kernels use -> docs/gpu.md.
+
+No GPU is needed. Every source in SOURCES gives the binaries of one backend; one whose compiler is missing says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
+from benchmarks.kernel_binaries import ARCHS, Binary, compiled
+
+from sskd_fast.ops import _library
+from sskd_fast.ops.negative_sampling import proposal_tables
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- begin: python -m benchmarks.kernel_report -->", "<!-- end: python -m benchmarks.kernel_report -->"
+OPERATORS = ("score_fusion", "negative_sampling", "pixel_contrast", "expected_pixel_contrast")
+
+
+def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], object]]:
+    """Calls that launch every kernel at the published sizes of a row, with 64 anchors and candidates.
+
+    dtype: of the embeddings.
+    """
+    masks, classes = torch.zeros(1, QUERIES, 8, 8), torch.zeros(1, QUERIES, CLASSES + 1)
+    scores = torch.nn.functional.normalize(torch.ones(64, QUERIES + CLASSES + 1), dim=1)
+    rows = torch.zeros(64, WIDTH, dtype=dtype)
+    group, seed = torch.zeros(64, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    temperature = torch.tensor([TEMPERATURE], dtype=torch.float64)
+    drawn = torch.zeros(64, NEGATIVES, dtype=torch.int32)
+    losses, share, pulled = torch.zeros(64), torch.zeros(64, NEGATIVES), torch.zeros(64, WIDTH)
+    details = scores, scores, None, None, None, False
+    sampled = scores, group, scores, None, group, True
+
+    def run(operator: str, *arguments: object) -> Callable[[], object]:
+        return lambda: _library.implementation("triton", operator)(*arguments)
+
+    def grad(size: int) -> Tensor:
+        return torch.zeros(1, size * size, QUERIES + CLASSES + 1)
+
+    return [
+        run("score_fusion", masks, classes, 8, 8, 0),
+        run("score_fusion_backward", grad(8), masks, classes, 8, 8, 0),
+        run("score_fusion_backward", grad(4), masks, classes, 4, 4, 0),
+        run("negative_sampling", *sampled, NEGATIVES, seed, *proposal_tables(*sampled)),
+        run("hardest_negatives", rows.float(), rows.float(), drawn, NEGATIVES),
+        run("pixel_contrast", rows, rows, rows, drawn, temperature, None, True, True),
+        run(
+            "pixel_contrast_backward", losses, rows, rows, rows, drawn, share, losses, pulled, temperature,
+            True, True, True,
+        ),
+        run("expected_pixel_contrast", rows, rows, rows, *details, NEGATIVES, temperature, True),
+        run(
+            "expected_pixel_contrast_backward", losses, rows, rows, rows, *details, losses, losses, losses, temperature,
+            True, True,
+        ),
+    ]  # fmt: skip
+
+
+def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binary]:
+    """Every Triton kernel for an architecture, by name; of kernels compiled more than once the one that uses most."""
+    from sskd_fast.kernels import _rows, expected_pixel_contrast, negative_sampling, pixel_contrast, score_fusion
+
+    modules = _rows, expected_pixel_contrast, negative_sampling, pixel_contrast, score_fusion
+    found: dict[str, Binary] = {}
+    for binary in compiled(arch, triton_launches(dtype), modules):
+        if binary.kernel not in found or found[binary.kernel].registers < binary.registers:
+            found[binary.kernel] = binary
+    return [found[name] for name in sorted(found, key=lambda name: (_operator(name), name))]
+
+
+# Backend -> the binaries of an architecture. Raises ImportError or RuntimeError where they cannot be made.
+SOURCES: dict[str, Callable[[str], list[Binary]]] = {"triton": triton_binaries}
+
+
+def _operator(kernel: str) -> int:
+    """The place of a kernel's operator; "expected_pixel_contrast" holds "pixel_contrast", so the last match counts."""
+    return max(i for i, name in enumerate(OPERATORS) if name in kernel)
+
+
+def collect() -> tuple[list[Binary], dict[str, str]]:
+    """The binaries of every source, and why a source has none."""
+    found: list[Binary] = []
+    missing: dict[str, str] = {}
+    for backend, source in SOURCES.items():
+        try:
+            for arch in ARCHS:
+                found += source(arch)
+        except (ImportError, RuntimeError) as error:
+            missing[backend] = str(error)
+    return found, missing
+
+
+def table(binaries: list[Binary]) -> str:
+    """The binaries as a table in Markdown."""
+    head = ["kernel", "backend", "arch", "registers", "spilled bytes", "shared bytes", "occupancy", "load", "tensor cores"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for b in binaries:
+        cells = (
+            b.kernel, b.backend, b.arch, b.registers, b.spill_bytes, b.shared_bytes, f"{100 * b.occupancy:.0f} %",
+            f"{8 * b.load_bytes} bit", "yes" if b.tensor_core else "no",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def versions() -> str:
+    """What compiled the kernels."""
+    import triton
+
+    return f"torch {torch.__version__}, Triton {triton.__version__}"
+
+
+def updated(page: str, binaries: list[Binary]) -> str:
+    """A page with the table between its two marks replaced. Raises ValueError where they are missing."""
+    before, mark, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise ValueError(f"the page has no {BEGIN} ... {END}; put both lines where the table belongs")
+    return f"{before}{BEGIN}\nCompiled with {versions()}.\n\n{table(binaries)}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_report", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the list of kernels here")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "gpu.md", help="page whose table is replaced")
+    arguments = parser.parse_args()
+    binaries, missing = collect()
+    for backend, reason in missing.items():
+        print(f"no {backend} kernels: {reason}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([b.record() for b in binaries], indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {arguments.json}")
+    page: Path = arguments.docs
+    page.write_text(updated(page.read_text(encoding="utf-8"), binaries), encoding="utf-8")
+    print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+// Copies from global to shared memory that go on while the threads compute (sm_80 and later).
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/storage.h"
+
+#if defined(SSKD_EMULATION)
+#include <cstring>
+#endif
+
+namespace sskd_fast::cuda {
+
+// 16 bytes, aligned to as much; zeros where not there, and `from` is not read then.
+__device__ inline void copy_async(void* to, const void* from, bool there) {
+  require_alignment(to);
+#if defined(SSKD_EMULATION)
+  if (there) {
+    require_alignment(from);
+    std::memcpy(to, from, 16);
+  } else {
+    std::memset(to, 0, 16);
+  }
+#else
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  const int bytes = there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+// The index of the thread in its block, unknown to the compiler: what is computed from it in a loop is computed there,
+// instead of being kept in registers that the loop needs.
+__device__ inline int forgotten_thread() {
+  int thread = static_cast<int>(threadIdx.x);
+#if !defined(SSKD_EMULATION)
+  asm volatile("" : "+r"(thread));
+#endif
+  return thread;
+}
+
+// Waits for the copies that this thread has begun; a barrier must follow before others read them.
+__device__ inline void wait_for_copies() {
+#if !defined(SSKD_EMULATION)
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+}  // namespace sskd_fast::cuda

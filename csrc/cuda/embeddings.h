@@ -1,0 +1,41 @@
+// Embeddings as the kernels of the contrast read them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/ones.h>
+
+#include "cuda/launching.h"
+#include "cuda/pixel_contrast.h"
+
+namespace sskd_fast::cuda {
+
+// The temperature as kernels read it, so that a captured graph can be replayed at another one.
+inline at::Tensor checked_temperature(const at::Tensor& temperature, const at::Tensor& anchors) {
+  TORCH_CHECK_VALUE(temperature.scalar_type() == at::kDouble && temperature.numel() == 1 &&
+                        temperature.device() == anchors.device(),
+                    "temperature: found ", temperature.numel(), " of ", temperature.scalar_type(), " on ",
+                    temperature.device(), ", expected one float64 on ", anchors.device());
+  return temperature;
+}
+
+// Aligned rows and 1 / norm of each, or 1 where they are taken as they are.
+struct AlignedEmbeddings {
+  at::Tensor rows, inverse;
+
+  AlignedEmbeddings(const at::Tensor& x, bool normalize, Stream stream)
+      : rows(aligned_rows(x, aligned_width(x))), inverse(at::ones({x.size(0)}, compute_options(x))) {
+    TORCH_CHECK_VALUE(rows.size(1) <= INT32_MAX, "embeddings: found width ", x.size(1), ", expected less than 2^31");
+    if (normalize)
+      with_storage(x.scalar_type(), [&](auto zero) {
+        using S = decltype(zero);
+        launch_inverse_norms<S>(as<S>(), data<Compute<S>>(inverse), stream);
+      });
+  }
+
+  template <typename S>
+  Embeddings<S> as() const {
+    return {{const_data<S>(rows), rows.size(0), static_cast<int32_t>(rows.size(1))}, const_data<Compute<S>>(inverse)};
+  }
+};
+
+}  // namespace sskd_fast::cuda

@@ -1,0 +1,107 @@
+// The expected form of pixel contrast on the device: what the kernels of expected_pixel_contrast.cu take, and the
+// functions that launch them. Pointers are to device memory. Shape letters: A anchors, M candidates, D embedding width,
+// E width of a score vector.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/device.h"
+#include "cuda/numbers.h"
+
+namespace sskd_fast::cuda {
+
+// How embeddings of storage type S lie in memory for the products of tiles: as a sum of parts (parts, rows, width), the
+// width rounded up to kPartDepth by zeros; see tile_products.h. Scores have the type Compute<S>.
+template <typename S>
+using Part = std::conditional_t<std::is_same_v<S, double>, double, BFloat16>;
+template <typename S>
+constexpr int kParts = std::is_same_v<S, float> ? 3 : std::is_same_v<S, Half> ? 2 : 1;
+template <typename S>
+constexpr int kScoreParts = kParts<Compute<S>>;
+template <typename S>
+constexpr int kPartDepth = std::is_same_v<S, double> ? 8 : 32;
+
+// Rows and columns of a tile.
+constexpr int kTile = 64;
+
+// What a tile needs of an anchor or a candidate besides its parts. All zero for padding, which then weighs nothing.
+template <typename T>
+struct alignas(16) Entry {
+  T inverse;      // 1 / norm of the embedding; of an anchor, divided by the temperature too
+  T half;         // half the square of the centred score vector
+  T weight;       // of a candidate, 1 for an anchor
+  T log_mass;     // of an anchor, 0 for a candidate, as the two below ...
+  T pulled;       // gradient of the loss times the probability of the negatives; 1 for a candidate
+  T inverse_sum;  // 1 / sum of the weights
+  int64_t group;
+};
+
+enum class Scope : int32_t { kAll, kSame, kOther };
+
+// One side of the tiles: anchors or candidates.
+template <typename S>
+struct Side {
+  const Part<S>*embedding, *score;
+  const Entry<Compute<S>>* entries;
+  int64_t count;
+};
+
+template <typename S>
+struct Tiles {
+  Side<S> rows, columns;
+  int32_t width, score_width;  // of the parts; score_width 0 where all weigh the same
+  Scope scope;
+  int32_t splits;  // of the columns, each for a block of its own
+};
+
+// Makes a side of rows. Null where there are none: score, weight, group, for candidates the temperature, and but for
+// anchors in the backward pass the gradient and the state.
+template <typename S>
+struct SideInputs {
+  Embeddings<S> rows;
+  const Compute<S>*score, *centre;
+  const Compute<S>* weight;
+  const int64_t* group;
+  const double* temperature;
+  const Compute<S>*grad, *pull, *log_mass, *weight_sum;
+  int32_t score_width;  // before padding
+};
+template <typename S>
+struct SideOutputs {
+  Part<S>*embedding, *score;
+  Entry<Compute<S>>* entries;
+  int32_t width, score_width;
+};
+
+template <typename S>
+struct ExpectedLoss {
+  Embeddings<S> anchors, positives;
+  const double* temperature;
+  int64_t num_negatives;
+  const Compute<S>* sums;  // (3, splits, A): top, mass and weight_sum of each split
+  int32_t splits;
+  Compute<S>*loss, *pull, *log_mass, *weight_sum;  // (A)
+};
+
+template <typename S>
+void launch_expected_side(const SideInputs<S>& in, const SideOutputs<S>& out, Stream stream);
+
+// sums (3, splits, rows): see ExpectedLoss.
+template <typename S>
+void launch_expected_sums(const Tiles<S>& tiles, Compute<S>* sums, Stream stream);
+
+template <typename S>
+void launch_expected_loss(const ExpectedLoss<S>& arguments, Stream stream);
+
+// out (splits, rows, out_width): the embeddings of the columns, weighted by the gradient of their products with the rows;
+// of_scores: the gradient of the scores of the rows.
+template <typename S>
+void launch_expected_gradients(const Tiles<S>& tiles, bool of_scores, int32_t out_width, Compute<S>* out,
+                               Stream stream);
+
+// grad (rows): of the embeddings, from the sums for their unit vectors.
+template <typename S>
+void launch_expected_rows(const Embeddings<S>& rows, const Compute<S>* sums, bool normalize, S* grad, Stream stream);
+
+}  // namespace sskd_fast::cuda

@@ -1,0 +1,66 @@
+// Pixel contrast on the device: what the kernels of pixel_contrast.cu take, and the functions that launch them. Pointers
+// are to device memory. Shape letters: A anchors, M candidates, R negatives, D embedding width.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "cuda/numbers.h"
+
+namespace sskd_fast::cuda {
+
+template <typename S>
+struct ContrastInputs {
+  Embeddings<S> anchors, positives, candidates;  // (A, D), (A, D), (M, D)
+  const int32_t* negatives;                      // (A, R), -1 ignored
+  int32_t draws;
+  const double* temperature;  // one number
+};
+
+template <typename S>
+struct ContrastForward {
+  ContrastInputs<S> in;
+  bool with_grad, has_margin;
+  Compute<S> margin;
+  Compute<S>*loss, *pull;     // (A)
+  Compute<S>*share, *pulled;  // (A, R), (A, D); not written without with_grad
+};
+
+// Gradients of the anchors and positives, for the sampled and the expected form.
+template <typename S>
+struct AnchorGradients {
+  Embeddings<S> anchors, positives;
+  const double* temperature;
+  bool normalize;
+  bool times_grad;               // whether pulled is multiplied by grad already
+  const Compute<S>*grad, *pull;  // (A)
+  const Compute<S>* pulled;      // (A, D)
+  S *grad_anchors, *grad_positives;  // the second null where not wanted
+};
+
+// The gradient of the candidates by the inverted index: use[start[q]] ... use[start[q + 1] - 1] are the places of
+// candidate q among the A * R negatives, in ascending order.
+template <typename S>
+struct CandidateGradients {
+  ContrastInputs<S> in;
+  bool normalize;
+  const Compute<S>*grad, *share;  // (A), (A, R)
+  const int64_t *start, *use;     // (M + 1), (A * R)
+  Compute<S>* sums;               // (M, D), scratch; may be grad_candidates
+  S* grad_candidates;
+};
+
+// inverse (rows) <- 1 / norm.
+template <typename S>
+void launch_inverse_norms(const Rows<S>& rows, Compute<S>* inverse, Stream stream);
+
+template <typename S>
+void launch_pixel_contrast(const ContrastForward<S>& arguments, Stream stream);
+
+template <typename S>
+void launch_anchor_gradients(const AnchorGradients<S>& arguments, Stream stream);
+
+template <typename S>
+void launch_candidate_gradients(const CandidateGradients<S>& arguments, Stream stream);
+
+}  // namespace sskd_fast::cuda

@@ -1,0 +1,283 @@
+"""Negative sampling: a program an anchor. Trials a block at a time, then for what they leave the exact race.
+
+The law, the tables of slots and the order of the random words are those of sskd_fast/reference/negative_sampling.py;
+what decides a draw is computed in double precision as there. The tables are built by `build_proposals` of that module,
+without a value read on the host, so that the whole can be held in a CUDA graph: the race is launched for every anchor,
+and a program whose anchor lacks nothing leaves at once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sskd_fast.kernels import _tuning
+from sskd_fast.kernels._tl import (
+    STREAM_RACE,
+    STREAM_TRIALS,
+    device_of,
+    gathered_rows,
+    held_already,
+    inverse_norm,
+    padded_rows,
+    row_columns,
+    row_sums,
+    squared_distances,
+    unit_interval,
+    wide,
+)
+
+TRIALS_PER_NEGATIVE = 16
+
+
+@triton.jit
+def _proposals(seed_ptr, anchor, block, slots, bound, entries_ptr, BLOCK_T: tl.constexpr):
+    """Candidates and levels of the trials BLOCK_T * block and on; the level of an unfair trial is infinite.
+
+    Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor): the slot and the level.
+    """
+    first, count, unfair_below, skip_from, skip_length = slots
+    column = (block * (BLOCK_T // 2) + tl.arange(0, BLOCK_T // 2)).to(tl.uint32)
+    none = column * 0
+    # The key is read here, every time: the keys of the ten rounds would be kept in twenty registers otherwise.
+    key = tl.load(seed_ptr)
+    w0, w1, w2, w3 = tl.philox(key, column, none + anchor.to(tl.uint32), none + STREAM_TRIALS, none)
+    word = tl.reshape(tl.join(w0, w2), [BLOCK_T])
+    # Lemire's rejection: without it the slots would not be equally likely.
+    fair = word * count >= unfair_below
+    slot = tl.umulhi(word, tl.zeros_like(word) + count)
+    slot = (slot + tl.where(slot >= skip_from, skip_length, 0)).to(tl.int64) + first
+    level = unit_interval(tl.reshape(tl.join(w1, w3), [BLOCK_T])) * bound
+    return tl.load(entries_ptr + slot), tl.where(fair, level, float("inf"))
+
+
+@triton.jit
+def _repeats(drawn, accepted, BLOCK_T: tl.constexpr):
+    """Which accepted candidates another accepted trial before them in the block has drawn."""
+    place = tl.arange(0, BLOCK_T)
+    marked = tl.where(accepted, drawn, -1)
+    earlier = (marked[None, :] == drawn[:, None]) & (place[None, :] < place[:, None])
+    return tl.sum(earlier.to(tl.int32), axis=1) > 0
+
+
+@triton.jit
+def negative_sampling_trials_kernel(
+    anchor_scores_ptr, candidate_scores_ptr, entries_ptr, ratio_ptr, table_ptr, first_ptr, count_ptr, skip_from_ptr,
+    skip_length_ptr, bound_ptr, available_ptr, seed_ptr, picks_ptr, held_ptr, num_negatives, limit,
+    SCORED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_HELD: tl.constexpr,
+):  # fmt: skip
+    """Rejection: fills picks (A, R) from the left, -1 behind, and held (A,), how many there are."""
+    anchor = tl.program_id(0).to(tl.int64)
+    count = tl.load(count_ptr + anchor).to(tl.uint32)
+    picks_ptr += anchor * num_negatives
+    held = 0
+    if (tl.load(available_ptr + anchor) > 2 * num_negatives) & (count > 0):
+        skip_from, skip_length = tl.load(skip_from_ptr + anchor), tl.load(skip_length_ptr + anchor)
+        unfair_below = (0 - count) % count  # 2^32 mod count
+        slots = tl.load(first_ptr + anchor), count, unfair_below, skip_from.to(tl.uint32), skip_length.to(tl.uint32)
+        bound = tl.load(bound_ptr + anchor)
+        ratio_ptr += tl.load(table_ptr + anchor)
+        place = tl.arange(0, BLOCK_T)
+        drawn, level = _proposals(seed_ptr, anchor, 0, slots, bound, entries_ptr, BLOCK_T)
+        block = 0
+        while (held < num_negatives) & (block * BLOCK_T < limit):
+            # The next block is looked up while the rows of this one are on their way.
+            next_drawn, next_level = _proposals(seed_ptr, anchor, block + 1, slots, bound, entries_ptr, BLOCK_T)
+            ratio = tl.load(ratio_ptr + drawn)
+            if SCORED:
+                own_ptr = anchor_scores_ptr + anchor * WIDTH
+                squares = squared_distances(
+                    candidate_scores_ptr, drawn, drawn >= 0, own_ptr, WIDTH, COLUMNS, candidate_scores_ptr.dtype.element_ty
+                )
+                ratio *= (squares * 0.5).to(tl.float64)
+            accepted = (level < ratio) & (block * BLOCK_T + place < limit)
+            fresh = accepted & ~held_already(picks_ptr, held, drawn, BLOCK_HELD) & ~_repeats(drawn, accepted, BLOCK_T)
+            rank = held + tl.cumsum(fresh.to(tl.int32), axis=0) - 1
+            tl.store(picks_ptr + rank, drawn, mask=fresh & (rank < num_negatives))
+            tl.debug_barrier()  # other threads read these picks next
+            held = tl.minimum(held + tl.sum(fresh.to(tl.int32), axis=0), num_negatives)
+            drawn, level = next_drawn, next_level
+            block += 1
+    for begin in range(held, num_negatives, BLOCK_HELD):
+        rest = begin + tl.arange(0, BLOCK_HELD)
+        tl.store(picks_ptr + rest, -1, mask=rest < num_negatives)
+    tl.store(held_ptr + anchor, held)
+
+
+@triton.jit
+def _arrivals(
+    seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present,
+    SCORED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Arrival times of candidates q [BLOCK] in the exponential race, infinite for weight 0.
+
+    Candidate q takes word q mod 4 of Philox counter (q div 4, anchor).
+    """
+    column = (q // 4).to(tl.uint32)
+    none = column * 0
+    w0, w1, w2, w3 = tl.philox(tl.load(seed_ptr), column, none + anchor.to(tl.uint32), none + STREAM_RACE, none)
+    word = tl.where(q % 4 < 2, tl.where(q % 4 == 0, w0, w1), tl.where(q % 4 == 2, w2, w3))
+    weight = tl.where(present, 1.0, 0.0).to(tl.float64)
+    if WEIGHTED:
+        weight *= tl.load(weight_ptr + q, mask=present, other=0.0)
+    if SCORED:
+        own_ptr = anchor_scores_ptr + anchor * WIDTH
+        weight *= squared_distances(candidate_scores_ptr, q, present, own_ptr, WIDTH, COLUMNS, tl.float64) * 0.5
+    return tl.where(weight > 0, -tl.log(unit_interval(word)) / weight, float("inf"))
+
+
+@triton.jit
+def negative_sampling_race_kernel(
+    anchor_scores_ptr, candidate_scores_ptr, weight_ptr, order_ptr, own_from_ptr, own_until_ptr, available_ptr,
+    seed_ptr, picks_ptr, held_ptr, num_candidates, num_negatives,
+    SAME: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_HELD: tl.constexpr,
+):  # fmt: skip
+    """What the trials left: the first arrivals among the candidates in scope that are not yet drawn."""
+    anchor = tl.program_id(0).to(tl.int64)
+    held = tl.load(held_ptr + anchor)
+    wanted = num_negatives - held
+    if (wanted > 0) & (tl.load(available_ptr + anchor) > held):
+        own_from, own_until = tl.load(own_from_ptr + anchor), tl.load(own_until_ptr + anchor)
+        in_scope = own_until - own_from
+        if not SAME:
+            in_scope = num_candidates - in_scope
+        picks_ptr += anchor * num_negatives
+        # The best so far, in no order; places past the number wanted are never the worst.
+        slot = tl.arange(0, BLOCK_R)
+        best = tl.where(slot < wanted, float("inf"), -1.0).to(tl.float64)
+        winner = tl.full([BLOCK_R], -1, dtype=tl.int32)
+        worst = tl.max(best, axis=0)
+        lane = tl.arange(0, BLOCK_Q)
+        for begin in range(0, in_scope, BLOCK_Q):
+            place = begin + lane
+            present = place < in_scope
+            if SAME:
+                place += own_from
+            else:
+                place += tl.where(place >= own_from, own_until - own_from, 0)
+            q = tl.load(order_ptr + place, mask=present, other=0)
+            present = present & ~held_already(picks_ptr, held, q, BLOCK_HELD)
+            arrival = _arrivals(
+                seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present,
+                SCORED, WEIGHTED, WIDTH, COLUMNS,
+            )  # fmt: skip
+            earliest = tl.min(arrival, axis=0)
+            while earliest < worst:
+                at = tl.argmin(arrival, axis=0)
+                out = tl.argmax(best, axis=0)
+                best = tl.where(slot == out, earliest, best)
+                winner = tl.where(slot == out, tl.sum(tl.where(lane == at, q, 0), axis=0), winner)
+                arrival = tl.where(lane == at, float("inf"), arrival)
+                worst = tl.max(best, axis=0)
+                earliest = tl.min(arrival, axis=0)
+        best = tl.where(winner >= 0, best, float("inf"))
+        earliest = tl.min(best, axis=0)
+        while earliest < float("inf"):
+            at = tl.argmin(best, axis=0)
+            tl.store(picks_ptr + held, tl.sum(tl.where(slot == at, winner, 0), axis=0))
+            held += 1
+            best = tl.where(slot == at, float("inf"), best)
+            earliest = tl.min(best, axis=0)
+
+
+def negative_sampling_by_tables(
+    anchor_scores: Tensor,
+    anchor_group: Tensor,
+    candidate_scores: Tensor | None,
+    candidate_weight: Tensor | None,
+    candidate_group: Tensor,
+    same: bool,
+    num_negatives: int,
+    seed: Tensor,
+    entries: Tensor,
+    ratio: Tensor,
+    table: Tensor,
+    first: Tensor,
+    count: Tensor,
+    skip_from: Tensor,
+    skip_length: Tensor,
+    bound: Tensor,
+    available: Tensor,
+    order: Tensor,
+    own_from: Tensor,
+    own_until: Tensor,
+) -> Tensor:
+    """Indices (A, R) int32; from `entries` on the tables of `build_proposals`, for at least one anchor and candidate."""
+    anchors, size = anchor_scores.shape[0], candidate_group.shape[0]
+    picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
+    held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)
+    scored = candidate_scores is not None
+    rows, candidates = padded_rows(anchor_scores), padded_rows(anchor_scores if candidate_scores is None else candidate_scores)
+    weight = ratio if candidate_weight is None else candidate_weight.contiguous()
+    width = rows.shape[1] if scored else 1
+    limit = TRIALS_PER_NEGATIVE * num_negatives + 64
+    columns = _tuning.line_columns(rows.dtype)
+    with device_of(picks):
+        negative_sampling_trials_kernel[(anchors,)](
+            rows, candidates, entries, ratio, table, first, count, skip_from.contiguous(), skip_length.contiguous(),
+            bound, available, seed, picks, held, num_negatives, limit,
+            SCORED=scored, WIDTH=width, COLUMNS=columns, **_tuning.sampling_trials(width, rows.dtype),
+        )  # fmt: skip
+        negative_sampling_race_kernel[(anchors,)](
+            rows, candidates, weight, order, own_from, own_until, available, seed, picks, held, size, num_negatives,
+            SAME=same, SCORED=scored, WEIGHTED=candidate_weight is not None, WIDTH=width,
+            COLUMNS=columns, **_tuning.sampling_race(num_negatives),
+        )  # fmt: skip
+    return picks
+
+
+@triton.jit
+def negative_sampling_hardest_kernel(
+    anchors_ptr, candidates_ptr, drawn_ptr, key_ptr, picks_ptr, draws, num_negatives,
+    WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """The draws of an anchor ranked by cosine; equal ones in the order drawn, what is no number last, -1 left out."""
+    anchor = tl.program_id(0).to(tl.int64)
+    columns = row_columns(CHUNKS, COLUMNS)
+    slot = tl.arange(0, BLOCK_R)
+    a = wide(tl.load(anchors_ptr + anchor * WIDTH + columns, mask=columns < WIDTH, other=0.0))
+    drawn_ptr += anchor * draws
+    key_ptr += anchor * draws
+    picks_ptr += anchor * num_negatives
+    for begin in range(0, draws, BLOCK_R):
+        inside = begin + slot < draws
+        q = tl.load(drawn_ptr + begin + slot, mask=inside, other=-1)
+        x = gathered_rows(candidates_ptr, q, q >= 0, columns, WIDTH)
+        similarity = row_sums(x * a) * inverse_norm(row_sums(x * x))
+        # A number that is none ranks below every number, and what was not drawn below that.
+        similarity = tl.where(similarity == similarity, similarity, -1e30)
+        tl.store(key_ptr + begin + slot, tl.where(q >= 0, similarity, float("-inf")), mask=inside)
+    for begin in range(0, num_negatives, BLOCK_R):
+        tl.store(picks_ptr + begin + slot, -1, mask=begin + slot < num_negatives)
+    tl.debug_barrier()  # other threads wrote what is read and overwritten from here on
+    for begin in range(0, draws, BLOCK_R):
+        place = begin + slot
+        q = tl.load(drawn_ptr + place, mask=place < draws, other=-1)
+        own = tl.load(key_ptr + place, mask=place < draws, other=float("-inf"))
+        rank = tl.zeros([BLOCK_R], tl.int32)
+        for start in range(0, draws, BLOCK_R):
+            other = start + slot
+            key = tl.load(key_ptr + other, mask=other < draws, other=float("-inf"))[None, :]
+            before = (key > own[:, None]) | ((key == own[:, None]) & (other[None, :] < place[:, None]))
+            rank += tl.sum(before.to(tl.int32), axis=1)
+        tl.store(picks_ptr + rank, q.to(tl.int32), mask=(q >= 0) & (rank < num_negatives))
+
+
+def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
+    """Indices (A, R) int32 of the draws (A, R') most similar to each anchor, most similar first."""
+    count, draws = drawn.shape
+    picks = torch.empty(count, num_negatives, dtype=torch.int32, device=anchors.device)
+    if count == 0:
+        return picks
+    a, c = padded_rows(anchors), padded_rows(candidates)
+    keys = torch.empty(count, draws, dtype=a.dtype, device=a.device)
+    with device_of(a):
+        negative_sampling_hardest_kernel[(count,)](
+            a, c, drawn.contiguous(), keys, picks, draws, num_negatives,
+            WIDTH=a.shape[1], **_tuning.gathered(a.shape[1], a.dtype),
+        )  # fmt: skip
+    return picks

@@ -1,0 +1,176 @@
+"""Pixel contrast: a program an anchor, which reads the rows of its negatives once, for the loss and its own gradient.
+
+Every row slot of a program keeps an online log-sum-exp and a weighted sum of rows of its own; they are merged once at
+the end, so that the loop has no barrier. The gradient of the candidates goes through an inverted index, a program a
+candidate: uses sorted once, summed in their order, so that the bits are the same every time.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sskd_fast.kernels import _tuning
+from sskd_fast.kernels._rows import rows_backward
+from sskd_fast.kernels._tl import (
+    device_of,
+    gathered_rows,
+    inverse_norm,
+    padded_rows,
+    row_columns,
+    row_sums,
+    unit_row_gradient,
+    wide,
+)
+
+
+@triton.jit
+def pixel_contrast_forward_kernel(
+    anchors_ptr, positives_ptr, candidates_ptr, negatives_ptr, temperature_ptr, loss_ptr, share_ptr, pull_ptr,
+    pulled_ptr, draws,
+    MARGIN: tl.constexpr, NORMALIZE: tl.constexpr, WITH_GRAD: tl.constexpr, WIDTH: tl.constexpr,
+    OUT_WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    anchor = tl.program_id(0).to(tl.int64)
+    columns = row_columns(CHUNKS, COLUMNS)
+    slot = tl.arange(0, BLOCK_R)
+    a = wide(tl.load(anchors_ptr + anchor * WIDTH + columns, mask=columns < WIDTH, other=0.0))
+    p = wide(tl.load(positives_ptr + anchor * WIDTH + columns, mask=columns < WIDTH, other=0.0))
+    scale = (1.0 / tl.load(temperature_ptr)).to(a.dtype)
+    positive = tl.sum(row_sums(a * p), axis=0) * scale
+    inverse = scale * 0 + 1
+    if NORMALIZE:
+        inverse = tl.sum(inverse_norm(row_sums(a * a)), axis=0)
+        positive *= inverse * tl.sum(inverse_norm(row_sums(p * p)), axis=0)
+    # The logit of the positive is a finite bound from below for every slot.
+    top = tl.zeros([BLOCK_R], a.dtype) + positive
+    mass = tl.zeros([BLOCK_R], a.dtype)
+    pulled = tl.zeros([CHUNKS, BLOCK_R, COLUMNS], a.dtype)
+    negatives_ptr += anchor * draws
+    share_ptr += anchor * draws
+    for begin in range(0, draws, BLOCK_R):
+        inside = begin + slot < draws
+        q = tl.load(negatives_ptr + begin + slot, mask=inside, other=-1)
+        x = gathered_rows(candidates_ptr, q, q >= 0, columns, WIDTH)
+        logit = row_sums(x * a) * inverse
+        weight = tl.full([BLOCK_R], 1.0, a.dtype)
+        if NORMALIZE:
+            weight = inverse_norm(row_sums(x * x))
+            logit *= weight
+        if MARGIN is not None:
+            logit = tl.maximum(logit - MARGIN, 0.0)
+            weight = tl.where(logit > 0, weight, 0.0)
+        logit = tl.where(q >= 0, logit * scale, float("-inf"))
+        higher = tl.maximum(top, logit)
+        shrink, part = tl.exp(top - higher), tl.exp(logit - higher)
+        mass = mass * shrink + part
+        top = higher
+        if WITH_GRAD:
+            pulled = pulled * shrink[None, :, None] + (part * weight)[None, :, None] * x
+            tl.store(share_ptr + begin + slot, logit, mask=inside)  # a share when the sum is known
+    highest = tl.max(top, axis=0)
+    shrink = tl.exp(top - highest)
+    negative_mass = tl.sum(mass * shrink, axis=0)
+    total = negative_mass + tl.exp(positive - highest)
+    tl.store(loss_ptr + anchor, tl.log(total) + (highest - positive))
+    tl.store(pull_ptr + anchor, negative_mass / total)
+    if WITH_GRAD:
+        pulled = tl.sum(pulled * (shrink / total)[None, :, None], axis=1, keep_dims=True)
+        tl.store(pulled_ptr + anchor * OUT_WIDTH + columns, pulled, mask=columns < OUT_WIDTH)
+        tl.debug_barrier()  # the logits were written by other threads
+        for begin in range(0, draws, BLOCK_R):
+            inside = begin + slot < draws
+            logit = tl.load(share_ptr + begin + slot, mask=inside, other=float("-inf"))
+            share = tl.exp(logit - highest) / total
+            if MARGIN is not None:
+                share = tl.where(logit > 0, share, 0.0)
+            tl.store(share_ptr + begin + slot, share, mask=inside)
+
+
+@triton.jit
+def pixel_contrast_candidates_backward_kernel(
+    anchors_ptr, candidates_ptr, share_ptr, factor_ptr, uses_ptr, start_ptr, grad_ptr, draws,
+    NORMALIZE: tl.constexpr, WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a candidate: the sum over its uses, places in share (A, R), of share times factor times the anchor."""
+    candidate = tl.program_id(0).to(tl.int64)
+    columns = row_columns(CHUNKS, COLUMNS)
+    slot = tl.arange(0, BLOCK_R)
+    until = tl.load(start_ptr + candidate + 1)
+    c = wide(tl.load(candidates_ptr + candidate * WIDTH + columns, mask=columns < WIDTH, other=0.0))
+    total = tl.zeros([CHUNKS, BLOCK_R, COLUMNS], c.dtype)
+    for begin in range(tl.load(start_ptr + candidate), until, BLOCK_R):
+        inside = begin + slot < until
+        use = tl.load(uses_ptr + begin + slot, mask=inside, other=0)
+        anchor = use // draws
+        weight = tl.load(share_ptr + use, mask=inside, other=0.0) * tl.load(factor_ptr + anchor, mask=inside, other=0.0)
+        total += weight[None, :, None] * gathered_rows(anchors_ptr, anchor, inside, columns, WIDTH)
+    grad = tl.sum(total, axis=1, keep_dims=True)
+    if NORMALIZE:
+        grad = unit_row_gradient(grad, c, inverse_norm(row_sums(c * c)), NORMALIZE)
+    tl.store(
+        grad_ptr + candidate * OUT_WIDTH + columns, grad.to(grad_ptr.dtype.element_ty), mask=columns < OUT_WIDTH
+    )
+
+
+def pixel_contrast(
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    negatives: Tensor,
+    temperature: Tensor,
+    margin: float | None,
+    normalize: bool,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss (A,), share (A, R), pull (A,), pulled (A, D); share and pulled have no rows without with_grad."""
+    (count, width), draws = anchors.shape, negatives.shape[1]
+    options = {"dtype": torch.promote_types(anchors.dtype, torch.float32), "device": anchors.device}
+    kept = count if with_grad else 0
+    loss, pull = torch.empty(count, **options), torch.empty(count, **options)
+    share, pulled = torch.empty(kept, draws, **options), torch.empty(kept, width, **options)
+    if count == 0:
+        return loss, share, pull, pulled
+    a, p, c = padded_rows(anchors), padded_rows(positives), padded_rows(candidates)
+    with device_of(a):
+        pixel_contrast_forward_kernel[(count,)](
+            a, p, c, negatives.contiguous(), temperature, loss, share, pull, pulled, draws,
+            MARGIN=margin, NORMALIZE=normalize, WITH_GRAD=with_grad, WIDTH=a.shape[1], OUT_WIDTH=width,
+            **_tuning.gathered(a.shape[1], a.dtype),
+        )  # fmt: skip
+    return loss, share, pull, pulled
+
+
+def pixel_contrast_backward(
+    grad: Tensor,
+    anchors: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    negatives: Tensor,
+    share: Tensor,
+    pull: Tensor,
+    pulled: Tensor,
+    temperature: Tensor,
+    normalize: bool,
+    with_positives: bool,
+    with_candidates: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of anchors, positives and candidates; the latter two have no rows where not wanted."""
+    own = rows_backward(grad, anchors, positives, pull, pulled, temperature, normalize, with_positives)
+    grad_anchors, grad_positives, factor = own
+    size, width = candidates.shape
+    grads = candidates.new_empty(size if with_candidates else 0, width)
+    if grads.numel() == 0:
+        return grad_anchors, grad_positives, grads
+    a, c = padded_rows(anchors), padded_rows(candidates)
+    index, uses = negatives.flatten().sort(stable=True)
+    start = torch.searchsorted(index, torch.arange(size + 1, device=index.device, dtype=index.dtype))
+    with device_of(a):
+        pixel_contrast_candidates_backward_kernel[(size,)](
+            a, c, share, factor, uses, start, grads, max(1, negatives.shape[1]),
+            NORMALIZE=normalize, WIDTH=c.shape[1], OUT_WIDTH=width, **_tuning.gathered(a.shape[1], a.dtype),
+        )  # fmt: skip
+    return grad_anchors, grad_positives, grads

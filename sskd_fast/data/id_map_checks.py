@@ -1,0 +1,65 @@
+"""Checks of a data set whose instances are the values of annotation pictures, one beside each image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sskd_fast.data.errors import Findings, Problem, named
+from sskd_fast.data.id_maps import IdMapImages
+from sskd_fast.data.pixels import in_threads
+from sskd_fast.data.record_checks import CheckedFile, check_image_files
+from sskd_fast.data.source import ImageRecord
+from sskd_fast.rle import MaskError
+
+
+def check_id_maps(source: IdMapImages, findings: Findings, decode: bool) -> CheckedFile:
+    """Opens every image and annotation picture; returns what other checks ask of the set.
+
+    Problems: images or annotation pictures that are missing, damaged or of different size; values that the data set
+    does not define; no instance at all.  Warnings: classes without instances, annotation pictures without an image.
+    decode: read every image whole, which finds damaged files; False reads the headers only.
+    """
+    own = Findings(warnings=findings.warnings)
+    checked = CheckedFile(source.labels_dir, class_names=list(source.class_names))
+    checked.records = {record.image_id: _fields(record) for record in source.records}
+    checked.paths = {record.image_id: record.path for record in source.records}
+    check_image_files(checked, own, decode)
+    _check_labels(source, own)
+    strays = sorted(set(source.labels_dir.glob(source.labels_pattern)) - set(source.label_files.values()))
+    if strays:
+        named_strays = named([path.name for path in strays])
+        own.warnings.append(f"{source.labels_dir}: {len(strays)} annotation pictures have no image: {named_strays}.")
+    findings.problems.extend(own.problems)
+    return checked
+
+
+def _fields(record: ImageRecord) -> dict[str, Any]:
+    height, width = record.size or (None, None)
+    return {**record.extra, "file_name": record.file_name, "height": height, "width": width}
+
+
+def _check_labels(source: IdMapImages, findings: Findings) -> None:
+    """Reads every annotation picture and counts the instances of every class."""
+
+    def examine(record: ImageRecord) -> Counter[str] | Problem:
+        path = source.label_files[record.image_id]
+        try:
+            layers = source.read_labels(path)
+        except MaskError as error:
+            item = f"image {record.image_id} ({record.file_name})"
+            return Problem(path, item, error.found, error.expected, error.cure)
+        return Counter(source.class_names[label] for label in layers.labels[~layers.crowd])
+
+    instances: Counter[str] = Counter()
+    for outcome in in_threads(examine, source.records):
+        if isinstance(outcome, Problem):
+            findings.problems.append(outcome)
+        else:
+            instances.update(outcome)
+    unseen = [name for name in source.class_names if not instances[name]]
+    if not instances and not findings.problems:
+        cure = "Unpack the annotations of the data set again; the ones of a test split are empty."
+        findings.add(source.labels_dir, "", "no instance in any annotation picture", "at least one", cure)
+    elif unseen:
+        findings.warnings.append(f"{source.labels_dir}: {len(unseen)} classes have no instance: {named(unseen)}.")

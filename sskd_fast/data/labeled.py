@@ -1,0 +1,61 @@
+"""Images whose instances are known: what training, evaluation and reports ask of them, whatever the files look like."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import pycocotools.mask as coco_mask
+
+from sskd_fast.data.masks import MaskLayers
+from sskd_fast.data.source import ImageCollection
+
+
+class LabeledImages(ImageCollection):
+    """Images with instance masks.  A data set says how one image's instances are read; see CocoInstances."""
+
+    def mask_layers(self, index: int) -> MaskLayers:
+        """The instances of an image as id maps, decoded at first use; DataError where one is faulty."""
+        return self.mask_cache.get(self.records[index].image_id, lambda: self._decode(index))
+
+    @abstractmethod
+    def _decode(self, index: int) -> MaskLayers:
+        """Reads the instances of an image."""
+
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes as COCO categories."""
+        return [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(self.category_ids, self.class_names, strict=True)
+        ]
+
+    def annotations(self, index: int) -> list[dict[str, Any]]:
+        """The instances of an image as COCO annotations: category_id, segmentation (compressed RLE with ascii counts),
+        area, bbox and iscrowd."""
+        layers = self.mask_layers(index)
+        return [
+            {
+                "category_id": self.category_ids[label],
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                "area": float(coco_mask.area(rle)),
+                "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+                "iscrowd": int(crowd),
+            }
+            for rle, label, crowd in zip(layers.encoded(), layers.labels, layers.crowd, strict=True)
+        ]
+
+    def ground_truth(self) -> dict[str, Any]:
+        """A COCO dict of this set's images with the original image and category ids, for evaluation.
+
+        Annotations are numbered from 1 (id 0 would count as unmatched in COCO's evaluator).
+        """
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index, record in enumerate(self.records):
+            height, width = self.size(index)
+            images.append(
+                {**record.extra, "id": record.image_id, "file_name": record.file_name, "height": height, "width": width}
+            )
+            for annotation in self.annotations(index):
+                annotations.append({"id": len(annotations) + 1, "image_id": record.image_id, **annotation})
+        return {"images": images, "annotations": annotations, "categories": self.categories()}

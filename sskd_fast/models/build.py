@@ -1,0 +1,28 @@
+"""From settings to a model, whatever it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from sskd_fast.models.grounded_sam import GroundedSam
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.recorded import Recorded
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.universal import UniversalSegmenter
+
+
+def build_segmenter(config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> Segmenter:
+    """The configured model for these classes.
+
+    weights: whether to read the pretrained weights that the configuration names; False where others are loaded next.
+    Raises FoundationError where a foundation model cannot be had.
+    """
+    if config.kind == "mask_transformer":
+        if not weights:
+            config = dataclasses.replace(config, backbone_pretrained=False, backbone_checkpoint="")
+        return MaskTransformer(config, len(class_names))
+    if config.kind == "results":
+        return Recorded(config)
+    kind = GroundedSam if config.kind == "grounded_sam" else UniversalSegmenter
+    return kind(config, class_names, weights=weights)

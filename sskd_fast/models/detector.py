@@ -1,0 +1,186 @@
+"""An open-vocabulary detector: class names as a text prompt -> boxes with class logits, and the detector's own loss.
+
+Grounding DINO and MM-Grounding-DINO of transformers.  Shape letters: B images, Q detector queries, T text tokens,
+C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sskd_fast.models.pretrained import FoundationError
+
+# The class logit of a class that a query was not asked about.
+_NOT_ASKED = -20.0
+_SURE = 1e-6
+_TOKENS = (".", "[CLS]", "[SEP]")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text prompt: token ids (T,), the classes it asks for, and spans (n, T), the share of each class in the tokens.
+
+    The rows of `spans` sum to 1: a class's probability is the mean over its tokens.
+    """
+
+    tokens: Tensor
+    classes: list[int]
+    spans: Tensor
+
+
+def build_prompts(texts: Sequence[str], tokenizer: Any, limit: int) -> list[Prompt]:
+    """Texts, one a class -> as many prompts of at most `limit` tokens as they need.
+
+    Every text is split into tokens by itself, so that a token's class is known by its place, however often the token
+    occurs.  Full stops and question marks, which separate classes in a prompt, are taken out.  Raises FoundationError
+    for a text without tokens or one that is too long.
+    """
+    stop, first, last = (int(tokenizer.convert_tokens_to_ids(token)) for token in _TOKENS)
+    groups: list[list[tuple[int, list[int]]]] = [[]]
+    used = 2
+    for index, text in enumerate(texts):
+        clean = " ".join(text.lower().replace(".", " ").replace("?", " ").split())
+        tokens: list[int] = tokenizer(clean, add_special_tokens=False)["input_ids"]
+        if not tokens or len(tokens) + 3 > limit:
+            raise FoundationError(
+                f"class {index} ({text!r}) is {len(tokens)} tokens of the detector's text, expected 1 to {limit - 3}; "
+                "name it otherwise in foundation.prompts"
+            )
+        if used + len(tokens) + 1 > limit:
+            groups.append([])
+            used = 2
+        groups[-1].append((index, tokens))
+        used += len(tokens) + 1
+    return [_prompt(group, stop, first, last) for group in groups]
+
+
+def _prompt(group: Sequence[tuple[int, list[int]]], stop: int, first: int, last: int) -> Prompt:
+    ids, places = [first], []
+    for _, tokens in group:
+        places.append(slice(len(ids), len(ids) + len(tokens)))
+        ids += [*tokens, stop]
+    ids.append(last)
+    spans = torch.zeros(len(group), len(ids))
+    for row, place in zip(spans, places, strict=True):
+        row[place] = 1 / (place.stop - place.start)
+    return Prompt(torch.tensor(ids), [index for index, _ in group], spans)
+
+
+@dataclass
+class Detections:
+    """boxes (B, Q, 4): centre x, y, width, height as shares of the image; class_logits (B, Q, C+1), no-object last.
+
+    raw: for each prompt what the detector hands to its loss, tensors by name.
+    """
+
+    boxes: Tensor
+    class_logits: Tensor
+    raw: list[dict[str, Tensor]]
+
+    def part(self, rows: slice) -> Detections:
+        """The detections of some images of the batch."""
+        raw = [{n: t[:, rows] if n in _BY_LAYER else t[rows] for n, t in of_prompt.items()} for of_prompt in self.raw]
+        return Detections(self.boxes[rows], self.class_logits[rows], raw)
+
+    def best(self, count: int) -> Detections:
+        """The `count` detections of each image that are likeliest some class, without what the loss needs."""
+        scores = self.class_logits[..., :-1].amax(-1)
+        index = scores.topk(min(count, scores.shape[1]), dim=1).indices.unsqueeze(-1)
+        boxes, logits = (t.gather(1, index.expand(-1, -1, t.shape[-1])) for t in (self.boxes, self.class_logits))
+        return Detections(boxes, logits, [])
+
+
+# Of what a detector hands to its loss: tensors with the decoder layers before the images.
+_BY_LAYER = ("outputs_class", "outputs_coord")
+
+
+def _hand_out(
+    logits: Tensor, labels: Any, device: Any, boxes: Tensor, config: Any, maps: Any, text_mask: Tensor, **more: Any
+) -> tuple[None, dict[str, Any], None]:
+    """In place of a detector's loss: gives what it was called with as its terms, so that it can be had later and for
+    some images alone."""
+    tensors = {"logits": logits, "pred_boxes": boxes, "text_mask": text_mask, **more}
+    return None, {name: tensor for name, tensor in tensors.items() if tensor is not None}, None
+
+
+class Detector(nn.Module):
+    """A (MM-)Grounding DINO that looks for given classes.
+
+    texts: what to ask for, one a class.  side: the shorter side that images are resized to; 0 = as they are.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, texts: Sequence[str], side: int = 0) -> None:
+        super().__init__()
+        self.model, self.side, self.classes = model, side, len(texts)
+        # In the training of DETR's kind every decoder layer has the loss; published configurations leave it off.
+        model.config.auxiliary_loss = True
+        self.own_loss: Callable[..., Any] = model.loss_function
+        model.loss_function = _hand_out
+        self.prompts = build_prompts(texts, tokenizer, int(model.config.max_text_len))
+
+    def forward(self, images: Tensor) -> Detections:
+        """images (B, 3, H, W), normalised -> Detections; Q queries for every prompt, one prompt after the other.
+
+        Only in training mode they keep what the loss needs.
+        """
+        if self.side:
+            factor = self.side / min(images.shape[-2:])
+            size = [round(length * factor) for length in images.shape[-2:]]
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        boxes, logits, raw = [], [], []
+        for prompt in self.prompts:
+            tokens = prompt.tokens.to(images.device).expand(len(images), -1)
+            out = self.model(pixel_values=images, input_ids=tokens, labels=[] if self.training else None)
+            boxes.append(out.pred_boxes.float())
+            logits.append(self._class_logits(out.logits.detach().float(), prompt))
+            if self.training:
+                raw.append({n: t.float() if t.is_floating_point() else t for n, t in out.loss_dict.items()})
+        return Detections(torch.cat(boxes, 1), torch.cat(logits, 1), raw)
+
+    def _class_logits(self, token_logits: Tensor, prompt: Prompt) -> Tensor:
+        """(B, Q, T') -> (B, Q, C+1).
+
+        The tokens' probabilities are independent of one another; with log-odds for the classes and 0 for no object,
+        the softmax is the law of "which class, given that there is at most one".
+        """
+        spans = prompt.spans.to(token_logits.device)
+        given = (token_logits[..., : spans.shape[1]].sigmoid() @ spans.T).clamp(_SURE, 1 - _SURE).logit()
+        logits = given.new_full((*given.shape[:2], self.classes + 1), _NOT_ASKED)
+        logits[..., prompt.classes], logits[..., -1] = given, 0.0
+        return logits
+
+    def loss(self, detections: Detections, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """The detector's own loss (matching, focal, box and overlap terms of every layer), a mean over the prompts.
+
+        boxes: an image's (n, 4), x0 y0 x1 y1 as shares of the image; labels: its classes (n,).
+        """
+        if not detections.raw:
+            raise ValueError("detections: found none of what the loss needs; call the detector in training mode")
+        losses = []
+        for prompt, raw in zip(self.prompts, detections.raw, strict=True):
+            targets = [self._targets(b, c, prompt) for b, c in zip(boxes, labels, strict=True)]
+            given = dict(raw)
+            logits, pred, mask = (given.pop(name) for name in ("logits", "pred_boxes", "text_mask"))
+            width = logits.shape[-1] - prompt.spans.shape[1]
+            label_map = F.pad((prompt.spans > 0).long(), (0, width)).to(logits.device)
+            loss, _, _ = self.own_loss(
+                logits, targets, logits.device, pred, self.model.config, (label_map,) * len(logits), mask, **given
+            )
+            losses.append(loss)
+        return torch.stack(losses).mean()
+
+    @staticmethod
+    def _targets(boxes: Tensor, labels: Tensor, prompt: Prompt) -> dict[str, Tensor]:
+        """An image's instances of a prompt's classes, classes counted within the prompt, boxes by centre and size."""
+        asked = torch.tensor(prompt.classes, device=labels.device)
+        where = (labels.unsqueeze(1) == asked).long()
+        keep = where.any(1)
+        corners = boxes[keep]
+        centre, size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+        return {"class_labels": where.argmax(1)[keep], "boxes": torch.cat([centre, size], 1)}

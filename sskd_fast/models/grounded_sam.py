@@ -1,0 +1,132 @@
+"""The composite teacher: a detector finds boxes and classes from class names, SAM 2 draws a mask in every box.
+
+Shape letters: B images, K boxes kept, G given boxes, C classes, S side of SAM 2's input, h x w cells of its masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskd_fast.models import pretrained
+from sskd_fast.models.detector import Detections, Detector
+from sskd_fast.models.pixel_decoder import Projection
+from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Answers, ModelConfig, Predictions, Segmenter
+
+# Boxes of an image that the mask decoder takes at once: it repeats the image's features for each of them.
+_BOXES_AT_ONCE = 32
+
+
+@dataclass
+class Encoded:
+    """images: (B, 3, H, W), normalised.  maps: SAM 2's features, finest first, the last (B, F, S/16, S/16)."""
+
+    images: Tensor
+    maps: list[Tensor]
+
+
+@dataclass
+class GroundedPredictions(Predictions):
+    """Predictions that can be asked for the masks of given boxes; `model`, `maps`, `detections` answer."""
+
+    promptable: ClassVar[bool] = True
+    model: GroundedSam | None = None
+    maps: tuple[Tensor, ...] = ()
+    detections: Detections | None = None
+
+    def part(self, rows: slice) -> Predictions:
+        """The predictions of some images of the batch."""
+        assert self.detections is not None
+        return GroundedPredictions(
+            self.mask_logits[rows], self.class_logits[rows], self.pixel_features[rows], model=self.model,
+            maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
+        )  # fmt: skip
+
+    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+        """SAM 2's mask in every given box, and the detector's own loss against boxes and labels."""
+        assert self.model is not None and self.detections is not None
+        count = max(1, *(len(b) for b in boxes))
+        padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in boxes])
+        masks = self.model.masks_in(self.maps, padded)
+        return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels)})
+
+
+class GroundedSam(Segmenter):
+    """(MM-)Grounding DINO and SAM 2 as one model; both learn: the detector by its own loss, SAM 2's encoder and mask
+    decoder by the masks of the labels' boxes, its encoder also by the contrastive loss on its coarsest features.
+
+    Crops are resized to SAM 2's square, as it was trained: masks lie on (S/4, S/4) cells whatever the crop's shape.
+    """
+
+    backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
+    reusable_parts = ()
+    mean: Tensor
+    std: Tensor
+    stride = 4.0
+
+    def __init__(self, config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        foundation = config.foundation
+        texts = foundation.prompts or class_names
+        if len(texts) != len(class_names):
+            raise pretrained.FoundationError(
+                f"foundation.prompts: found {len(texts)} texts for {len(class_names)} classes, expected one for each"
+            )
+        weights = weights and foundation.pretrained
+        detector = pretrained.load(
+            "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector", weights=weights
+        )
+        tokenizer = pretrained.load_tokenizer(foundation.detector, "foundation.detector", weights=weights)
+        self.sam: Any = pretrained.load("Sam2Model", foundation.masks, "foundation.masks", weights=weights)
+        for model, setting in ((detector, "foundation.detector"), (self.sam, "foundation.masks")):
+            pretrained.adapt(model, config, setting)
+        self.detector = Detector(detector, tokenizer, texts, foundation.detector_side)
+        self.projection = Projection(self.sam.hidden_dim, 128, config.embedding)
+        self.side: int = self.sam.prompt_encoder.input_image_size
+        self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def encode(self, images: Tensor) -> Encoded:
+        """images (B, 3, H, W) in [0, 1] -> SAM 2's features; the detector waits for `decode`."""
+        images = (images - self.mean) / self.std
+        square = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        with self.autocast():
+            flat = self.sam.get_image_features(square, return_dict=True).fpn_hidden_states
+            flat = [*flat[:-1], flat[-1] + self.sam.no_memory_embedding]
+        sizes = self.sam.backbone_feature_sizes
+        maps = [m.permute(1, 2, 0).unflatten(2, tuple(size)).float() for m, size in zip(flat, sizes, strict=True)]
+        return Encoded(images, maps)
+
+    def embed(self, encoded: Encoded) -> Tensor:
+        """Embeddings (B, D, S/16, S/16) of SAM 2's coarsest features."""
+        with self.autocast():
+            embeddings: Tensor = self.projection(encoded.maps[-1])
+        return embeddings.float()
+
+    def decode(self, encoded: Encoded) -> Predictions:
+        """The `num_queries` best boxes and their masks, which carry no gradient: labels ask by their own boxes."""
+        with self.autocast():
+            detections = self.detector(encoded.images)
+        best = detections.best(self.config.num_queries)
+        centre, half = best.boxes[..., :2], best.boxes[..., 2:] / 2
+        corners = torch.cat([centre - half, centre + half], -1).clamp(0, 1)
+        with torch.no_grad():
+            masks = self.masks_in(encoded.maps, corners)
+        return GroundedPredictions(
+            masks, best.class_logits, encoded.maps[-1], model=self, maps=tuple(encoded.maps), detections=detections
+        )
+
+    def masks_in(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """SAM 2's features and boxes (B, G, 4), x0 y0 x1 y1 as shares of the image -> mask logits (B, G, h, w)."""
+        masks = []
+        for part in (boxes * self.side).split(_BOXES_AT_ONCE, dim=1):
+            with self.autocast():
+                out = self.sam(image_embeddings=list(maps), input_boxes=part, multimask_output=False)
+            masks.append(out.pred_masks.squeeze(2).float())
+        return torch.cat(masks, 1)

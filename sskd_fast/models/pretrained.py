@@ -1,0 +1,171 @@
+"""Models of transformers by hub name or folder: weights, or the architecture alone; adapters and checkpointing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from sskd_fast.models.segmenter import ModelConfig
+
+INSTALL = "pip install 'sskd_fast[models]'"
+
+
+class FoundationError(ValueError):
+    """A foundation model that cannot be had: the package, the weights or a part of them are missing."""
+
+
+def transformers() -> Any:
+    """The transformers package; FoundationError with the way out where it is not installed."""
+    try:
+        import transformers as package
+    except ImportError as error:
+        raise FoundationError(f"models of kind grounded_sam and universal need transformers: {INSTALL}") from error
+    return package
+
+
+def load(kind: str, name: str, setting: str, *, weights: bool) -> Any:
+    """A model of transformers: `name` is a hub name or a folder that `save_pretrained` wrote.
+
+    kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the large
+    models of the method are known by name then, so that neither network nor files are needed.  setting: names it in
+    messages.
+    Raises FoundationError where the model cannot be had.
+    """
+    model = getattr(transformers(), kind)
+    with _explained(name, setting), _quiet():
+        if weights:
+            return model.from_pretrained(name, dtype=torch.float32)
+        if _known(name):
+            config = ARCHITECTURES[name]()
+        else:
+            config = (getattr(model, "config_class", None) or transformers().AutoConfig).from_pretrained(name)
+        return model.from_config(config) if hasattr(model, "from_config") else model(config)
+
+
+def _known(name: str) -> bool:
+    return name in ARCHITECTURES and not Path(name).is_dir()
+
+
+class WordTokenizer:
+    """In place of a tokenizer where only the architecture is wanted: every word is one token, numbered as it comes."""
+
+    special: ClassVar[dict[str, int]] = {"[CLS]": 101, "[SEP]": 102, ".": 1012}
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        """The number of a special token, the same as in BERT's vocabulary."""
+        return self.special[token]
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        """Text -> {"input_ids": a number for every word}."""
+        return {"input_ids": [2000 + i for i, _ in enumerate(text.split())]}
+
+
+def load_tokenizer(name: str, setting: str, *, weights: bool) -> Any:
+    """The tokenizer beside a detector's weights; a stand-in for an architecture of ARCHITECTURES without weights."""
+    if not weights and _known(name):
+        return WordTokenizer()
+    with _explained(name, setting):
+        return transformers().AutoTokenizer.from_pretrained(name)
+
+
+@contextmanager
+def _explained(name: str, setting: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FoundationError(
+            f"{setting}: {name!r} cannot be loaded ({first}); give a folder that save_pretrained wrote, or a name of "
+            "the Hugging Face hub on a machine that reaches it (or has it in its cache)"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bars, which would cut the run's live lines in two."""
+    logging = transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
+    """Prepares a loaded model for training in place: low-rank adapters and gradient checkpointing, where configured.
+
+    With `lora_rank`, linear layers get adapters of that rank and everything else of the model is frozen; layers whose
+    weights are shared stay as they are, so that they stay shared.
+    """
+    if config.foundation.lora_rank:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise FoundationError(f"{setting}: foundation.lora_rank needs peft: {INSTALL}") from error
+        rank = config.foundation.lora_rank
+        linear = {f"model.{name}": m for name, m in model.named_modules() if type(m) is nn.Linear}
+        shared = Counter(id(layer.weight) for layer in linear.values())
+        layers = [name for name, layer in linear.items() if shared[id(layer.weight)] == 1]
+        # Within a plain module: peft asks models of transformers for their input embeddings, which detectors have not.
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), nn.ModuleDict({"model": model})
+        )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    if config.gradient_checkpointing and not checkpoint_layers(model):
+        raise FoundationError(
+            f"{setting}: {type(model).__name__} has no layers that transformers can compute again; "
+            "set gradient_checkpointing: false"
+        )
+
+
+def checkpoint_layers(model: nn.Module) -> int:
+    """Marks the innermost layers that transformers can compute again in the backward pass; returns how many."""
+    from torch.utils.checkpoint import checkpoint
+
+    kind: Any = transformers().modeling_layers.GradientCheckpointingLayer
+
+    def again(function: Any, *args: Any) -> Any:
+        return checkpoint(function, *args, use_reentrant=False)
+
+    found = [m for m in model.modules() if isinstance(m, kind)]
+    innermost: list[Any] = [m for m in found if not any(isinstance(x, kind) for x in m.modules() if x is not m)]
+    for layer in innermost:
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
+    return len(innermost)
+
+
+def _mm_grounding_dino_large() -> Any:
+    """MM-Grounding-DINO with a Swin-L: the only Grounding DINO of that size whose weights were published."""
+    package = transformers()
+    swin = package.SwinConfig(
+        image_size=384, window_size=12, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    return package.MMGroundingDinoConfig(backbone_config=swin, num_feature_levels=5)
+
+
+def _sam2_hiera_large() -> Any:
+    package = transformers()
+    hiera = package.Sam2HieraDetConfig(
+        hidden_size=144, embed_dim_per_stage=[144, 288, 576, 1152], num_attention_heads_per_stage=[2, 4, 8, 16],
+        blocks_per_stage=[2, 6, 36, 4], global_attention_blocks=[23, 33, 43], window_size_per_stage=[8, 4, 16, 8],
+        window_positional_embedding_background_size=[7, 7],
+    )  # fmt: skip
+    vision = package.Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=[1152, 576, 288, 144])
+    return package.Sam2Config(vision_config=vision)
+
+
+ARCHITECTURES = {
+    "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg": _mm_grounding_dino_large,
+    "openmmlab-community/mm_grounding_dino_large_all": _mm_grounding_dino_large,
+    "facebook/sam2.1-hiera-large": _sam2_hiera_large,
+}

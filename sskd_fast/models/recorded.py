@@ -1,0 +1,57 @@
+"""A teacher that is a file: predictions made elsewhere, as COCO results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
+
+_FIELDS = ("category_id", "segmentation", "score")
+
+
+class Recorded(Segmenter):
+    """Predictions by image, read from a COCO results file; it can neither be trained nor look at an image.
+
+    A result belongs to an image by its "file_name" where it has one, else by its "image_id".  Raises FoundationError
+    for a file that cannot be read or whose results lack a field.
+    """
+
+    stride = 1.0
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        path = Path(config.foundation.results)
+        try:
+            content = path.read_bytes()
+            results = json.loads(content)
+        except (OSError, ValueError) as error:
+            raise FoundationError(f"foundation.results: {path} cannot be read ({error}); give COCO results") from error
+        if not isinstance(results, list):
+            raise FoundationError(f"foundation.results: {path} holds a {type(results).__name__}, expected a list")
+        self.by_image: dict[int | str, list[dict[str, Any]]] = {}
+        for number, result in enumerate(results):
+            key = "file_name" if "file_name" in result else "image_id"
+            missing = {key, *_FIELDS} - set(result)
+            if missing:
+                raise FoundationError(f"foundation.results: {path}: result {number} lacks {', '.join(sorted(missing))}")
+            self.by_image.setdefault(result[key], []).append(result)
+        # What names these predictions in caches, in the place of weights.
+        digest = list(hashlib.sha256(content).digest())
+        self.register_buffer("digest", torch.tensor(digest, dtype=torch.uint8))
+
+    def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]]:
+        """The results of one image under the run's image id; none where the file says nothing of it."""
+        found = self.by_image.get(file_name, self.by_image.get(image_id, []))
+        return [{"image_id": image_id, **{name: result[name] for name in _FIELDS}} for result in found]
+
+    def covers(self, images: Iterable[tuple[int, str]]) -> bool:
+        """Whether the file speaks of any of the images."""
+        return any(name in self.by_image or image_id in self.by_image for image_id, name in images)

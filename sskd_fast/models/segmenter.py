@@ -1,0 +1,186 @@
+"""What the stages ask of a model: its settings, its predictions, and the few methods that training and inference call.
+
+Shape letters: B images, H x W pixels, K queries, C classes, F feature channels, D embedding width, h x w cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+# What nearly all published models were trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class FoundationConfig:
+    """Models of transformers, by hub name or by a folder that `save_pretrained` wrote, and how they are adapted.
+
+    detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  universal: of kind "universal": any
+    universal-segmentation model (Mask2Former, MaskFormer, EoMT).  results: of kind "results": a COCO results file.
+    pretrained: False for the architecture with random weights.  detector_side: the shorter side in pixels that crops
+    are resized to for the detector, 0 = as they are.  prompts: what to ask the detector for, one text a class in the
+    order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank beside
+    frozen ones.
+    """
+
+    detector: str = "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg"
+    masks: str = "facebook/sam2.1-hiera-large"
+    universal: str = "facebook/mask2former-swin-large-coco-instance"
+    results: str = ""
+    pretrained: bool = True
+    detector_side: int = 0
+    prompts: tuple[str, ...] = ()
+    lora_rank: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a model is built.
+
+    kind: "mask_transformer" (this package's own), or one of `foundation`: "grounded_sam", "universal", "results".
+    precision: what the networks compute in; parameters and losses stay in float32.  gradient_checkpointing: computes
+    activations of the backbones' layers again in the backward pass instead of keeping them.
+
+    Of the mask transformer: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
+    (backbone_pretrained, needs the network) or from a file (backbone_checkpoint).  pixel_decoder: "fpn" or "dpt".
+    queries: "peaks" of a heat map or "learned".  mask_level: level (0 = finest) of the masks and of the pixel features.
+    reach: how far, in pixels, seeded queries attend to one another.  mean, std: of the input; none = the backbone's.
+    """
+
+    kind: Literal["mask_transformer", "grounded_sam", "universal", "results"] = "mask_transformer"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    backbone: str = "conv"
+    backbone_pretrained: bool = False
+    backbone_checkpoint: str = ""
+    channels: tuple[int, ...] = (12, 24, 48)
+    blocks: tuple[int, ...] = (1, 1, 1)
+    pixel_decoder: Literal["fpn", "dpt"] = "fpn"
+    width: int = 40
+    mask_width: int = 20
+    mask_level: int = 0
+    layers: int = 2
+    heads: int = 2
+    feedforward: int = 80
+    queries: Literal["peaks", "learned"] = "peaks"
+    num_queries: int = 16
+    reach: float = 64.0
+    embedding: int = 64
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    foundation: FoundationConfig = field(default_factory=FoundationConfig)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether stages can train it; predictions that come from a file they cannot."""
+        return self.kind != "results"
+
+
+@dataclass
+class Answers:
+    """What a promptable model says of given instances: mask_logits (B, G, h, w), one a box.
+
+    terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
+    """
+
+    mask_logits: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass
+class Predictions:
+    """mask_logits (B, K, h, w), class_logits (B, K, C+1) with no-object last, pixel_features (B, F, h', w').
+
+    auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
+    promptable: queries are not matched to instances; `answer` is asked instead.
+    """
+
+    promptable: ClassVar[bool] = False
+    mask_logits: Tensor
+    class_logits: Tensor
+    pixel_features: Tensor
+    auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    heat: Tensor | None = None
+
+    def part(self, rows: slice) -> Predictions:
+        """The predictions of some images of the batch."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def float(self) -> Predictions:
+        """The predictions in float32."""
+        return self._map(Tensor.float)
+
+    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+        """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
+        labels (n,)."""
+        raise NotImplementedError
+
+    def _map(self, change: Any) -> Predictions:
+        return replace(
+            self,
+            mask_logits=change(self.mask_logits),
+            class_logits=change(self.class_logits),
+            pixel_features=change(self.pixel_features),
+            auxiliary=[(change(m), change(c)) for m, c in self.auxiliary],
+            heat=None if self.heat is None else change(self.heat),
+        )
+
+
+class Segmenter(nn.Module):
+    """A model that the stages can train and apply: teacher or student, whatever it is made of.
+
+    `encode` reads images, `decode` predicts from what `encode` gives, `embed` maps it to the embeddings of the
+    contrastive loss; so the second view costs neither queries nor masks.
+
+    config: what it was built from.  stride: pixels of a crop that a cell of the masks covers.  max_stride: sides of the
+    images must be multiples of it.  backbone_parts: prefixes of the parameters that came pretrained and learn slowly.
+    reusable_parts: prefixes of what a student keeps of foundation weights.  class_tensors: tensors with a row a class
+    and the last for no-object.
+    """
+
+    config: ModelConfig
+    stride: float
+    max_stride: int = 1
+    backbone_parts: tuple[str, ...] = ("backbone.",)
+    reusable_parts: tuple[str, ...] = ("backbone.", "pixel_decoder.")
+    class_tensors: tuple[str, ...] = ()
+
+    def encode(self, images: Tensor) -> Any:
+        """images (B, 3, H, W) in [0, 1] -> what `decode` and `embed` take."""
+        raise NotImplementedError
+
+    def decode(self, encoded: Any) -> Predictions:
+        """What `encode` gave -> Predictions, in float32."""
+        raise NotImplementedError
+
+    def embed(self, encoded: Any) -> Tensor:
+        """What `encode` gave -> embeddings (B, D, h', w'), in float32, not normalised."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Predictions:
+        """images (B, 3, H, W) in [0, 1] -> Predictions."""
+        return self.decode(self.encode(images))
+
+    def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]] | None:
+        """COCO results that the model has without looking at the image; None where it must look."""
+        return None
+
+    def covers(self, images: Iterable[tuple[int, str]]) -> bool:
+        """Whether the model can say something of any of the images, given as (id, file name)."""
+        return True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that the networks compute in."""
+        device = next(self.parameters()).device.type
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast("cpu" if device == "meta" else device, torch.bfloat16, enabled=enabled)
+
+    def parameter_count(self) -> int:
+        """Parameters that inference uses (it does without the projection of the contrastive loss)."""
+        return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("projection."))

@@ -1,0 +1,418 @@
+"""Models of transformers behind the one interface: prompts, predictions, losses, loading and saving."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sskd_fast.data.instances import Instances
+from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, boxes_of
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.detector import Detector, build_prompts
+from sskd_fast.models.grounded_sam import GroundedSam
+from sskd_fast.models.pretrained import FoundationError, WordTokenizer
+from sskd_fast.models.recorded import Recorded
+from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
+from sskd_fast.models.universal import UniversalSegmenter, head_for
+from sskd_fast.train.checkpoint import load_model, load_weights, save_weights
+from sskd_fast.train.loop import Schedule, build_optimizer
+
+pytest.importorskip("transformers")
+
+Folder = Callable[[str], Path]
+NAMES = ["disc", "traffic light", "traffic signs", "train"]
+SIZE = (64, 96)
+
+
+def grounded(folder: Folder, detector: str = "mm_grounding_dino", **changes: Any) -> GroundedSam:
+    foundation = FoundationConfig(detector=str(folder(detector)), masks=str(folder("sam2")))
+    foundation = dataclasses.replace(foundation, **changes.pop("foundation", {}))
+    torch.manual_seed(0)
+    model = build_segmenter(
+        ModelConfig(kind="grounded_sam", num_queries=5, embedding=6, foundation=foundation, **changes), NAMES
+    )
+    assert isinstance(model, GroundedSam)
+    return model
+
+
+def universal(folder: Folder, name: str, **changes: Any) -> UniversalSegmenter:
+    foundation = FoundationConfig(universal=str(folder(name)), **changes.pop("foundation", {}))
+    model = build_segmenter(ModelConfig(kind="universal", embedding=6, foundation=foundation, **changes), NAMES)
+    assert isinstance(model, UniversalSegmenter)
+    return model
+
+
+def instances(*boxes: tuple[int, int, int, int], labels: list[int] | None = None) -> Instances:
+    """Filled boxes x0, y0, x1, y1 on an image of SIZE."""
+    masks = torch.zeros((len(boxes), *SIZE), dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    classes = torch.tensor(labels if labels is not None else [i % len(NAMES) for i in range(len(boxes))])
+    return Instances(masks, classes.long(), torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.bool))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
+
+
+# Prompts
+
+
+def tokens_of(prompt: Any, row: int) -> list[int]:
+    return [int(t) for t, share in zip(prompt.tokens, prompt.spans[row], strict=True) if share > 0]
+
+
+def test_repeated_tokens_belong_to_the_class_at_their_place(tiny_foundation: Folder) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_foundation("mm_grounding_dino"))
+    (prompt,) = build_prompts(NAMES, tokenizer, 32)
+    words = tokenizer.convert_ids_to_tokens(prompt.tokens.tolist())
+    assert words == [
+        "[CLS]",
+        "disc",
+        ".",
+        "traffic",
+        "light",
+        ".",
+        "traffic",
+        "sign",
+        "##s",
+        ".",
+        "train",
+        ".",
+        "[SEP]",
+    ]
+    assert [tokenizer.convert_ids_to_tokens(tokens_of(prompt, row)) for row in range(4)] == [
+        ["disc"], ["traffic", "light"], ["traffic", "sign", "##s"], ["train"],
+    ]  # fmt: skip
+    assert prompt.classes == [0, 1, 2, 3]
+    torch.testing.assert_close(prompt.spans.sum(1), torch.ones(4))
+    assert (prompt.spans > 0).sum(0).max() == 1
+
+
+def test_classes_that_do_not_fit_into_one_prompt_go_into_the_next() -> None:
+    prompts = build_prompts(["red disc", "blue ring", "cross", "red cross"], WordTokenizer(), 9)
+    assert [p.classes for p in prompts] == [[0, 1], [2, 3]]
+    assert all(len(p.tokens) <= 9 and p.tokens[0] == 101 and p.tokens[-1] == 102 for p in prompts)
+
+
+def test_stops_within_a_name_do_not_split_its_class() -> None:
+    (prompt,) = build_prompts(["st. ring?", "disc"], WordTokenizer(), 32)
+    assert prompt.tokens.tolist().count(1012) == 2 and (prompt.spans[0] > 0).sum() == 2
+    with pytest.raises(FoundationError, match=r"class 1 \('\?'\) is 0 tokens"):
+        build_prompts(["disc", "?"], WordTokenizer(), 32)
+    with pytest.raises(FoundationError, match="is 7 tokens of the detector's text, expected 1 to 5"):
+        build_prompts(["a b c d e f g"], WordTokenizer(), 8)
+
+
+def test_labels_of_the_prompt_are_those_that_the_detectors_code_finds(tiny_foundation: Folder) -> None:
+    """Our spans and transformers' own segmentation of the prompt agree class by class."""
+    from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import build_label_maps
+
+    detector = grounded(tiny_foundation).detector
+    (prompt,) = detector.prompts
+    (theirs,) = build_label_maps(torch.zeros(1, 1, 32), prompt.tokens[None])
+    assert torch.equal(theirs[:, : len(prompt.tokens)].bool(), prompt.spans > 0)
+
+
+def test_class_logits_are_the_mean_token_probabilities(tiny_foundation: Folder) -> None:
+    detector = grounded(tiny_foundation).detector
+    (prompt,) = detector.prompts
+    probs = torch.full((1, 2, 32), 1e-6)
+    place = {token: int(torch.nonzero(prompt.spans[row])[0]) for row, token in enumerate(("disc", "light"))}
+    probs[0, 0, place["disc"]] = 0.7
+    probs[0, 1, place["light"]], probs[0, 1, place["light"] + 1] = 0.9, 0.5
+    given = detector._class_logits(probs.logit(), prompt).softmax(-1)
+    torch.testing.assert_close(given[0, 0, [0, 4]], torch.tensor([0.7, 0.3]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(given[0, 1, [1, 4]], torch.tensor([0.7, 0.3]), atol=1e-4, rtol=0)
+
+
+# The composite teacher
+
+
+@pytest.mark.parametrize("detector", ["mm_grounding_dino", "grounding_dino"])
+def test_composite_predictions(tiny_foundation: Folder, detector: str) -> None:
+    model = grounded(tiny_foundation, detector).eval()
+    predictions = model(torch.rand(2, 3, *SIZE))
+    assert predictions.mask_logits.shape == (2, 5, 16, 16)
+    assert predictions.class_logits.shape == (2, 5, 5)
+    assert predictions.pixel_features.shape == (2, 32, 4, 4)
+    assert model.embed(model.encode(torch.rand(1, 3, *SIZE))).shape == (1, 6, 4, 4)
+
+
+def test_images_of_a_batch_do_not_influence_each_other(tiny_foundation: Folder) -> None:
+    model = grounded(tiny_foundation).eval()
+    images = torch.rand(3, 3, *SIZE)
+    both, alone = model(images), model(images[1:2])
+    torch.testing.assert_close(both.mask_logits[1:2], alone.mask_logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(both.class_logits[1:2], alone.class_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_several_prompts_give_the_classes_of_each_to_their_own_queries(tiny_foundation: Folder) -> None:
+    model = grounded(tiny_foundation).eval()
+    detector = Detector(model.detector.model, WordTokenizer(), NAMES)
+    detector.prompts = build_prompts(NAMES, WordTokenizer(), 8)
+    for prompt in detector.prompts:
+        prompt.tokens.clamp_(max=1110)
+    found = detector.eval()(torch.rand(1, 3, *SIZE))
+    groups = [p.classes for p in detector.prompts]
+    assert (
+        len(groups) > 1
+        and [c for group in groups for c in group] == [0, 1, 2, 3]
+        and found.boxes.shape[1] == 8 * len(groups)
+    )
+    for number, classes in enumerate(groups):
+        logits = found.class_logits[0, 8 * number : 8 * (number + 1), :-1]
+        assert all(bool((logits[:, c] > -19).all()) == (c in classes) for c in range(4))
+
+
+def test_boxes_prompt_the_masks_in_the_square_of_sam(tiny_foundation: Folder) -> None:
+    """`masks_in` says what SAM 2 says of the same boxes in pixels of its own input."""
+    model = grounded(tiny_foundation).eval()
+    images = torch.rand(1, 3, *SIZE)
+    encoded = model.encode(images)
+    boxes = torch.tensor([[[0.1, 0.2, 0.5, 0.9], [0.0, 0.0, 1.0, 1.0]]])
+    square = nn.functional.interpolate(encoded.images, size=(64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        theirs = model.sam(pixel_values=square, input_boxes=boxes * 64, multimask_output=False)
+        torch.testing.assert_close(model.masks_in(encoded.maps, boxes), theirs.pred_masks.squeeze(2))
+
+
+def test_a_part_of_the_batch_has_the_loss_of_a_batch_of_its_own(tiny_foundation: Folder) -> None:
+    model = grounded(tiny_foundation).eval()
+    model.detector.training = True  # keeps what the loss needs; the layers below draw nothing at random
+    images, truth = (
+        torch.rand(3, 3, *SIZE),
+        [instances((4, 4, 30, 40)), instances(), instances((50, 8, 90, 60), labels=[2])],
+    )
+    boxes, labels = [boxes_of(i) for i in truth], [i.labels for i in truth]
+    part = model(images).part(slice(1, 3)).answer(boxes[1:], labels[1:])
+    alone = model(images[1:]).answer(boxes[1:], labels[1:])
+    torch.testing.assert_close(part.terms["detector"], alone.terms["detector"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(part.mask_logits, alone.mask_logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("detector", ["mm_grounding_dino", "grounding_dino"])
+def test_adaptation_loss_is_the_detectors_own(tiny_foundation: Folder, detector: str) -> None:
+    """The term equals what transformers computes when it is given the labels itself."""
+    from transformers import AutoModelForZeroShotObjectDetection
+
+    model = grounded(tiny_foundation, detector)
+    theirs = AutoModelForZeroShotObjectDetection.from_pretrained(tiny_foundation(detector))
+    theirs.config.auxiliary_loss = True
+    images = torch.rand(2, 3, *SIZE)
+    truth = [instances((4, 4, 30, 40), (40, 10, 90, 50), labels=[1, 3]), instances((8, 8, 20, 30), labels=[2])]
+    model.detector.eval()
+    theirs.eval()
+    model.detector.training = True  # keeps what the loss needs; the layers below draw nothing at random
+    detections = model.detector(images)
+    ours = model.detector.loss(detections, [boxes_of(i) for i in truth], [i.labels for i in truth])
+    targets = []
+    for record in truth:
+        x0, y0, x1, y1 = boxes_of(record).unbind(1)
+        targets.append(
+            {"class_labels": record.labels, "boxes": torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1)}
+        )
+    tokens = model.detector.prompts[0].tokens.expand(2, -1)
+    expected = theirs(pixel_values=images, input_ids=tokens, labels=targets).loss
+    torch.testing.assert_close(ours, expected)
+
+
+def adaptation_step(model: GroundedSam) -> dict[str, Tensor]:
+    truth = [instances((4, 4, 30, 40), (40, 10, 90, 50)), instances()]
+    encoded = model.encode(torch.rand(2, 3, *SIZE))
+    output = SetLoss(SetLossConfig())(model.decode(encoded), truth, torch.ones(2, *SIZE, dtype=torch.bool))
+    (output.loss + model.embed(encoded).square().mean()).backward()
+    return output.parts
+
+
+def reached(model: nn.Module) -> set[str]:
+    return {n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adaptation_trains_detector_encoder_decoder_and_projection(tiny_foundation: Folder, precision: Any) -> None:
+    model = grounded(tiny_foundation, precision=precision, gradient_checkpointing=True).train()
+    parts = adaptation_step(model)
+    assert set(parts) == {"mask", "dice", "detector"} and all(bool(p.isfinite()) for p in parts.values())
+    names = reached(model)
+    for prefix in (
+        "detector.model.model.backbone.", "detector.model.model.text_backbone.", "detector.model.model.encoder.",
+        "detector.model.model.decoder.layers.", "detector.model.model.decoder.bbox_embed.",
+        "sam.vision_encoder.backbone.", "sam.mask_decoder.transformer.", "sam.prompt_encoder.point_embed",
+        "projection.",
+    ):  # fmt: skip
+        assert any(n.startswith(prefix) for n in names), prefix
+
+
+def test_checkpointing_changes_memory_and_not_gradients(tiny_foundation: Folder) -> None:
+    gradients = []
+    for again in (False, True):
+        model = grounded(tiny_foundation, gradient_checkpointing=again).train()
+        for module in model.modules():
+            for name in ("p", "drop_prob"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        torch.manual_seed(1)
+        adaptation_step(model)
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_adapters_train_alone(tiny_foundation: Folder, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    model = grounded(tiny_foundation, foundation={"lora_rank": 2}).train()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in n or n.startswith("projection.") for n in trained)
+    adaptation_step(model)
+    assert any(n.startswith("detector.") for n in reached(model)) and any(n.startswith("sam.") for n in reached(model))
+    optimizer = build_optimizer(model, Schedule(1, 1e-3, 0.1, 0.0, (0.9, 0.99), 1.0, 0, "poly", 0.9, 1, 1))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
+    save_weights(tmp_path / "adapted.safetensors", model, NAMES, {})
+    again, _ = load_model(tmp_path / "adapted.safetensors")
+    assert same(model, again)
+
+
+def test_backbones_learn_at_their_own_rate(tiny_foundation: Folder) -> None:
+    model = grounded(tiny_foundation)
+    optimizer = build_optimizer(model, Schedule(1, 1e-3, 0.1, 0.0, (0.9, 0.99), 1.0, 0, "poly", 0.9, 1, 1))
+    rate = {id(p): group["base_lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert rate[id(next(p for n, p in named.items() if n.startswith("sam.vision_encoder.")))] == pytest.approx(1e-4)
+    assert rate[id(next(p for n, p in named.items() if ".text_backbone." in n))] == pytest.approx(1e-4)
+    assert rate[id(next(p for n, p in named.items() if n.startswith("sam.mask_decoder.")))] == 1e-3
+
+
+# Universal segmentation models
+
+
+@pytest.mark.parametrize(
+    ("name", "masks", "features", "earlier"), [("mask2former", (16, 24), (8, 12), 2), ("eomt", (16, 16), (4, 4), 0)]
+)
+def test_universal_predictions(
+    tiny_foundation: Folder, name: str, masks: tuple[int, int], features: tuple[int, int], earlier: int
+) -> None:
+    model = universal(tiny_foundation, name).eval()
+    predictions = model(torch.rand(2, 3, *SIZE))
+    assert predictions.mask_logits.shape == (2, 6, *masks) and predictions.class_logits.shape == (2, 6, 5)
+    assert predictions.pixel_features.shape[-2:] == features and len(predictions.auxiliary) == earlier
+    output = SetLoss(SetLossConfig())(
+        predictions, [instances((4, 4, 30, 40)), instances()], torch.ones(2, *SIZE).bool()
+    )
+    output.loss.backward()
+    assert any(n.startswith(model.backbone_parts) for n in reached(model))
+
+
+def test_known_classes_keep_their_rows() -> None:
+    head = nn.Linear(3, 4)
+    new = head_for(head, ["ring", "Cross", "cat"], ["cross", "disc", "ring"])
+    assert torch.equal(new.weight[0], head.weight[1]) and torch.equal(new.weight[2], head.weight[0])
+    torch.testing.assert_close(new.weight[1], head.weight[:3].mean(0))
+    assert torch.equal(new.weight[3], head.weight[3]) and torch.equal(new.bias[3], head.bias[3])
+
+
+# Loading and saving
+
+
+@pytest.mark.parametrize("kind", ["grounded_sam", "mask2former", "eomt"])
+def test_checkpoints_of_every_kind_are_read_back(tiny_foundation: Folder, tmp_path: Path, kind: str) -> None:
+    model: Segmenter = grounded(tiny_foundation) if kind == "grounded_sam" else universal(tiny_foundation, kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_weights(tmp_path / "model.safetensors", model, NAMES, {"steps": 1})
+    again, names = load_model(tmp_path / "model.safetensors")
+    assert names == NAMES and type(again) is type(model) and same(model, again)
+    assert same(copy.deepcopy(model), model)
+
+
+def test_a_student_takes_class_rows_by_name(tiny_foundation: Folder, tmp_path: Path) -> None:
+    model = universal(tiny_foundation, "mask2former")
+    save_weights(tmp_path / "model.safetensors", model, NAMES, {})
+    other = build_segmenter(model.config, ["train", "wheel"], weights=False)
+    load_weights(other, tmp_path / "model.safetensors", ["train", "wheel"])
+    rows = model.model.class_predictor.weight
+    assert torch.equal(other.state_dict()["model.class_predictor.weight"][0], rows[3])
+    torch.testing.assert_close(other.state_dict()["model.class_predictor.weight"][1], rows[:4].mean(0))
+
+
+def test_weights_come_from_the_folder_and_random_ones_do_not(tiny_foundation: Folder) -> None:
+    one, two = grounded(tiny_foundation), grounded(tiny_foundation)
+    assert same(one.sam, two.sam) and same(one.detector.model, two.detector.model)
+    torch.manual_seed(5)
+    random = build_segmenter(one.config, NAMES, weights=False)
+    assert isinstance(random, GroundedSam) and not same(random.sam, one.sam)
+    assert random.state_dict().keys() == one.state_dict().keys()
+
+
+def test_weights_of_a_video_model_serve_too(tmp_path: Path, tiny_foundation: Folder) -> None:
+    """Published SAM 2 checkpoints are those of the video model: more tensors, another model type."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "video"
+    folder.mkdir()
+    config = json.loads((tiny_foundation("sam2") / "config.json").read_text())
+    config |= {"model_type": "sam2_video", "architectures": ["Sam2VideoModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(str(tiny_foundation("sam2") / "model.safetensors")) | {"memory_encoder.extra": torch.zeros(3)}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    model = grounded(tiny_foundation, foundation={"masks": str(folder)})
+    assert same(model.sam, grounded(tiny_foundation).sam)
+
+
+def test_a_model_that_cannot_be_had_is_named(tiny_foundation: Folder, tmp_path: Path) -> None:
+    with pytest.raises(FoundationError, match=r"foundation\.masks: '.*nowhere' cannot be loaded"):
+        grounded(tiny_foundation, foundation={"masks": str(tmp_path / "nowhere")})
+    with pytest.raises(FoundationError, match="found 1 texts for 4 classes"):
+        grounded(tiny_foundation, foundation={"prompts": ("disc",)})
+
+
+# Predictions made elsewhere
+
+
+def recorded(path: Path, content: Any) -> Recorded:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    model = build_segmenter(ModelConfig(kind="results", foundation=FoundationConfig(results=str(path))), NAMES)
+    assert isinstance(model, Recorded)
+    return model
+
+
+def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
+    mask = {"size": [4, 4], "counts": "04<"}
+    results = [
+        {"image_id": 7, "category_id": 1, "segmentation": mask, "score": 0.5, "bbox": [0, 0, 1, 1]},
+        {"image_id": 9, "file_name": "a.png", "category_id": 2, "segmentation": mask, "score": 0.25},
+    ]
+    model = recorded(tmp_path / "r.json", results)
+    assert model.results_of(7, "x.png") == [{"image_id": 7, "category_id": 1, "segmentation": mask, "score": 0.5}]
+    (named,) = model.results_of(3, "a.png")
+    assert named["image_id"] == 3 and named["score"] == 0.25
+    assert model.results_of(9, "b.png") == [] and not model.covers([(9, "b.png")]) and model.covers([(7, "b.png")])
+    assert not model.config.trainable
+    other = recorded(tmp_path / "s.json", results[:1])
+    assert not torch.equal(model.state_dict()["digest"], other.state_dict()["digest"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ({}, "holds a dict, expected a list"),
+        ([{"image_id": 1}], "result 0 lacks category_id, score"),
+    ],
+)
+def test_files_that_are_no_results_are_named(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(FoundationError, match=message):
+        recorded(tmp_path / "r.json", content)

@@ -1,0 +1,139 @@
+"""The stages with teachers and students of transformers: tiny models of the real classes, through the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from sskd_fast.data.embedded import write_scenes
+from sskd_fast.train.experiment import ROW_ORDER
+
+pytest.importorskip("transformers")
+
+BUDGET = [
+    "--preset", "smoke", "--max-steps", "2", "train.save_every=1", "train.evaluations=1", "train.log_every=1",
+    "pseudo_labels.views=1", "predict.score_floor=0.0", "num_queries=5",
+    # Random teachers are sure of nothing: whatever touches an object of its class is a label.
+    "pseudo_labels.minimum_matches=1", "pseudo_labels.target_precision=0", "pseudo_labels.iou=0.01",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a small COCO data set: 8 images of which half keep their labels, and 3 for validation."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, "train", "target", 8, seed=31)
+    val = write_scenes(folder, "val", "target", 3, seed=32)
+    content = json.loads(val.read_text())
+    for record in content["images"]:
+        record["id"] += 1000
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 1000
+    val.write_text(json.dumps(content))
+    return [
+        "--labeled", str(folder / "train.json"), "--images", str(folder / "train"), "--labeled-fraction", "0.5",
+        "--val", str(folder / "val.json"), "--val-images", str(folder / "val"),
+    ]  # fmt: skip
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sskd_fast.run", "--output", str(folder), *BUDGET, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads((folder / "metrics.json").read_text())["rows"]}
+
+
+@pytest.mark.slow
+def test_composite_teacher_through_all_stages(
+    tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
+) -> None:
+    """Zero-shot, adaptation with the detector's own loss and SAM 2's masks, distillation, refinement."""
+    folder = tmp_path / "run"
+    teacher = [
+        "teacher.kind=grounded_sam", f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
+        f"teacher.foundation.masks={tiny_foundation('sam2')}", "teacher.gradient_checkpointing=true",
+    ]  # fmt: skip
+    result = run(folder, *scenes, *teacher)
+    assert result.returncode == 0, result.stderr
+    assert list(rows_of(folder)) == list(ROW_ORDER)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    adapted = [line for line in lines if line.get("stage") == "adapted_teacher" and "loss" in line]
+    assert {"sup_detector", "sup_mask", "sup_dice", "semi_detector", "pxl", "margin"} <= set(adapted[-1])
+    with safe_open(str(folder / "checkpoints" / "adapted_teacher.safetensors"), "pt") as file:
+        names = set(file.keys())
+    assert any(n.startswith("detector.model.") for n in names) and any(n.startswith("sam.") for n in names)
+    again = run(folder, "--resume")
+    assert again.returncode == 0 and again.stderr.count("is finished, kept") == 6, again.stderr
+
+
+@pytest.mark.slow
+def test_universal_student_of_predictions_made_elsewhere(
+    tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
+) -> None:
+    """Stage 1 is skipped with a message, and a Mask2Former learns from the file."""
+    truth = json.loads(Path(scenes[1]).read_text())
+    fields = ("image_id", "category_id", "segmentation")
+    results = [{name: a[name] for name in fields} | {"score": 0.9} for a in truth["annotations"]]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    folder = tmp_path / "run"
+    settings = [
+        "teacher.kind=results", f"teacher.foundation.results={tmp_path / 'results.json'}", "student.kind=universal",
+        f"student.foundation.universal={tiny_foundation('mask2former')}",
+    ]  # fmt: skip
+    result = run(folder, *scenes, *settings)
+    assert result.returncode == 0, result.stderr
+    assert list(rows_of(folder)) == ["supervised_student", "distilled_student", "refined_student"]
+    assert "zero shot teacher is skipped" in result.stderr and "says nothing of the validation images" in result.stderr
+    for stage in ("supervised teacher", "adapted teacher"):
+        assert f"{stage} is skipped: the predictions in {tmp_path / 'results.json'} cannot be trained" in result.stderr
+    labels = json.loads((folder / "pseudo_labels" / "adapted_teacher.json").read_text())
+    unlabeled = {int(i) for i in split_of(folder, "unlabeled")}
+    assert labels and {label["image_id"] for label in labels} <= unlabeled
+    with safe_open(str(folder / "checkpoints" / "refined_student.safetensors"), "pt") as file:
+        assert any(name.startswith("model.model.pixel_level_module.") for name in file.keys())  # noqa: SIM118
+
+
+def split_of(folder: Path, name: str) -> list[str]:
+    lines = (folder / "splits" / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.slow
+def test_universal_teacher_and_plain_vision_transformer_student(
+    tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
+) -> None:
+    """An EoMT adapts itself and teaches a small ViT with a DPT head."""
+    pytest.importorskip("timm")
+    settings = [
+        "teacher.kind=universal", f"teacher.foundation.universal={tiny_foundation('eomt')}",
+        "student.backbone=timm/vit_tiny_patch16_224", "student.pixel_decoder=dpt", "student.queries=learned",
+        "student_weights=", "student.width=16", "student.mask_width=8", "student.precision=bfloat16",
+    ]  # fmt: skip
+    folder = tmp_path / "run"
+    result = run(folder, *scenes, *settings)
+    assert result.returncode == 0, result.stderr
+    assert list(rows_of(folder)) == list(ROW_ORDER)
+
+
+@pytest.mark.slow
+def test_dry_run_of_the_paper_needs_neither_data_nor_weights(tmp_path: Path) -> None:
+    """The figures are those of the models that the paper preset names."""
+    pytest.importorskip("timm")
+    command = [sys.executable, "-m", "sskd_fast.run", "--preset", "paper", "--dry-run", "--json"]
+    result = subprocess.run([*command, str(tmp_path / "costs.json")], capture_output=True, text=True, timeout=1800)
+    assert result.returncode == 0, result.stderr
+    costs = json.loads((tmp_path / "costs.json").read_text())
+    student, teacher = costs["student"], costs["teacher"]
+    assert student["params"] == 50_114_185 and teacher["params"] == 559_317_503
+    assert abs(student["params"] / 52e6 - 1) < 0.05 and teacher["params"] / student["params"] > 11
+    assert 0 < student["flops"] < 0.23 * teacher["flops"]
+    assert "11.2 times fewer parameters" in result.stdout

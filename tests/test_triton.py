@@ -1,0 +1,177 @@
+"""The Triton backend: its operators in the interpreter or on a GPU, how it is found, and that nothing waits for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sskd_fast import _backend, ops
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = sorted((ROOT / "kernels").glob("*.py"))
+
+
+def in_a_process_of_its_own(*options: str) -> None:
+    """Runs tests/triton_operators.py; its summary is the message of a failure."""
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not run")
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/triton_operators.py", *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+@pytest.mark.parametrize("operator", ["score_fusion", "pixel_contrast", "expected_form", "drawn or uniform or race"])
+def test_the_operators_are_those_of_the_reference(operator):
+    in_a_process_of_its_own("-k", operator)
+
+
+def test_the_operators_corner_cases_are_those_of_the_reference():
+    in_a_process_of_its_own("-k", "not (score_fusion or pixel_contrast or expected_form or drawn or uniform or race)")
+
+
+@pytest.mark.slow
+def test_the_operators_are_those_of_the_reference_at_larger_sizes():
+    in_a_process_of_its_own("-m", "slow")
+
+
+def test_without_a_gpu_the_reason_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    rows = torch.eye(4)
+    with pytest.raises(RuntimeError, match="backend='triton' cannot run: it runs on cuda tensors"):
+        ops.sample_negatives(rows, rows, 1, seed=0, backend="triton")
+    reason = _backend.why_unavailable("triton", "cuda")
+    assert reason is not None and re.search("sees no GPU|Triton cannot be imported", reason)
+
+
+def test_without_triton_the_reason_is_named():
+    script = """
+import sys
+sys.modules["triton"] = None
+import sskd_fast.ops
+from sskd_fast import _backend
+print(_backend.why_unavailable("triton", "cuda"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Triton cannot be imported" in done.stdout and "pip install triton" in done.stdout
+
+
+def test_importing_the_operators_loads_no_triton_and_starts_no_cuda():
+    script = "import sys, torch, sskd_fast.ops; print('triton' in sys.modules, torch.cuda.is_initialized())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+# What makes the host wait for the device, or gives a tensor whose shape depends on values.
+WAITS = re.compile(
+    r"\.item\(|\.cpu\(|\.tolist\(|\.numpy\(|nonzero|\.unique|torch\.unique|bincount|masked_select|argwhere|synchronize"
+    r"|\.to\(\s*[\"']cpu|\b(?:bool|float|int)\((?!\*)[a-z_]+\.(?:max|min|sum|any|all)\("
+)
+
+
+def launch_path() -> list[tuple[str, str]]:
+    """(name, text) of all that runs between a public operator and a kernel on a GPU."""
+    texts = [(f"kernels/{path.name}", path.read_text(encoding="utf-8")) for path in KERNELS]
+    reference = (ROOT / "sskd_fast/reference/negative_sampling.py").read_text(encoding="utf-8")
+    tables = reference[reference.index("def build_proposals(") : reference.index("def _trials(")]
+    texts.append(("reference/negative_sampling.py: build_proposals", tables))
+    for name in ("_library", "_embeddings", "negative_sampling", "pixel_contrast", "expected_pixel_contrast"):
+        texts.append((f"ops/{name}.py", (ROOT / f"sskd_fast/ops/{name}.py").read_text(encoding="utf-8")))
+    return texts
+
+
+def test_nothing_on_the_way_to_a_kernel_waits_for_the_device():
+    """By its text, as no GPU is needed for that; on a GPU the step is captured in a CUDA graph, which would fail."""
+    found = [
+        f"{name}: {line.strip()}"
+        for name, text in launch_path()
+        for line in text.splitlines()
+        if WAITS.search(line) and not line.lstrip().startswith(("#", '"'))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("line", ["x.item()", "a = y.nonzero()", "torch.cuda.synchronize()", "float(x.max())", "z.cpu()"])
+def test_what_waits_is_found(line):
+    assert WAITS.search(line)
+
+
+def everything(masks, classes, z, p, group, seed):
+    """A step with every operator."""
+    scores = ops.fuse_scores(masks, classes, cues="object")
+    rows = scores.flatten(0, 1).detach()
+    settings = {"anchor_group": group, "candidate_group": group, "scope": "other"}
+    drawn = ops.sample_negatives(rows, rows, 8, seed=seed, **settings)
+    hard = ops.hardest_negatives(z, z, drawn, 4)
+    sampled = ops.pixel_contrast(z, p, z, hard, 0.2)
+    return sampled + ops.expected_pixel_contrast(z, p, z, rows, rows, 8, 0.2, **settings) + scores[..., 0].sum()
+
+
+def step_inputs(device: str) -> list[torch.Tensor]:
+    sizes = (2, 5, 4, 6), (2, 5, 3), (48, 8), (48, 8)
+    leaves = [torch.randn(size, device=device, requires_grad=True) for size in sizes]
+    return [*leaves, torch.arange(48, device=device) // 24, torch.ones(1, dtype=torch.int64, device=device)]
+
+
+def test_a_step_is_one_graph_on_fake_cuda_tensors():
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append([str(node.target) for node in graph.graph.nodes if "sskd_fast" in str(node.target)])
+        return graph
+
+    from torch._dynamo.backends.common import aot_autograd
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = step_inputs("cuda")
+        compiled = torch.compile(everything, fullgraph=True, backend=aot_autograd(fw_compiler=count, bw_compiler=count))
+        loss = compiled(*inputs)
+        grads = torch.autograd.grad(loss, inputs[:4], allow_unused=True)
+    assert loss.device.type == "cuda" and loss.shape == ()
+    assert [None if g is None else g.shape for g in grads] == [x.shape for x in inputs[:4]]
+    assert len(graphs) == 2  # forward and backward
+    assert {name.split(".")[1] for names in graphs for name in names} >= {
+        "score_fusion", "negative_sampling", "hardest_negatives", "pixel_contrast", "expected_pixel_contrast",
+        "score_fusion_backward", "pixel_contrast_backward", "expected_pixel_contrast_backward",
+    }  # fmt: skip
+
+
+def test_a_step_is_captured_in_a_cuda_graph():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU: capture in a CUDA graph is not run")
+    inputs = step_inputs("cuda")
+    wanted = everything(*inputs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = everything(*inputs)
+    graph.replay()
+    assert torch.equal(found, wanted)
+
+
+def split_in_three(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x @ y.T as three products of TF32 numbers with float32 sums, as a tensor core computes "tf32x3"."""
+
+    def tf32(v: torch.Tensor) -> torch.Tensor:
+        bits = v.view(torch.int32)
+        return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    large_x, large_y = tf32(x), tf32(y)
+    small_x, small_y = tf32(x - large_x), tf32(y - large_y)
+    return (small_x @ large_y.T + large_x @ small_y.T) + large_x @ large_y.T
+
+
+@pytest.mark.parametrize("width", [16, 109, 128, 768])
+def test_products_split_in_three_are_as_exact_as_float32(width):
+    """What a tensor core does to float32 embeddings and scores, followed on the CPU: at most twice float32's error."""
+    x, y = (torch.nn.functional.normalize(torch.randn(200, width, generator=torch.Generator().manual_seed(i))) for i in (1, 2))
+    exact = x.double() @ y.double().T
+    errors = [float((product.double() - exact).abs().max()) for product in (split_in_three(x, y), x @ y.T)]
+    assert errors[0] <= 2 * errors[1] + 4 * torch.finfo(torch.float32).eps * float(exact.abs().max())
