@@ -2,9 +2,11 @@
 
 With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt): then the wheel is for one
 platform and one version of PyTorch, which has to be there during the build (`pip install --no-build-isolation`).
+CMAKE_ARGS has further words for cmake, such as -DSSKD_FAST_CUDA=OFF.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +35,11 @@ class BuildWithSources(build_py):
 
     def build_operators(self) -> None:
         """The libraries, into sskd_fast/lib of what is being built."""
-        build = ROOT / "build" / "ahead_of_time"
+        build = Path(self.get_finalized_command("build").build_temp).resolve() / "ahead_of_time"
         target = ROOT if self.editable_mode else Path(self.build_lib).resolve()
-        configure = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DPython3_EXECUTABLE={sys.executable}"]
-        subprocess.run([*configure, f"-DCMAKE_INSTALL_PREFIX={target}"], check=True)
+        settings = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_INSTALL_PREFIX={target}"]
+        more = shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *settings, *more], check=True)
         subprocess.run(["cmake", "--build", str(build), "--parallel", "--target", "install"], check=True)
 
 
