@@ -33,8 +33,8 @@ DYNAMIC_SHARED = {
         f"expected_tiles_kernel<{storage}, {result}>": count
         for result, counts in {
             "Sums": (73744, 57408, 73744, 73744),
-            "EmbeddingGradients": (95328, 66944, 76896, 86112),
-            "ScoreGradients": (101376, 91136, 101376, 101376),
+            "EmbeddingGradients": (95264, 66688, 76832, 86048),
+            "ScoreGradients": (97280, 74752, 97280, 97280),
         }.items()
         for storage, count in zip(("float", "double", "BFloat16", "Half"), counts, strict=True)
     },

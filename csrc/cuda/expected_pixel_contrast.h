@@ -94,8 +94,8 @@ void launch_expected_sums(const Tiles<S>& tiles, Compute<S>* sums, Stream stream
 template <typename S>
 void launch_expected_loss(const ExpectedLoss<S>& arguments, Stream stream);
 
-// out (splits, rows, out_width): the embeddings of the columns, weighted by the gradient of their products with the rows;
-// of_scores: the gradient of the scores of the rows.
+// out (splits, rows, out_width): the embeddings of the columns, weighted by the gradient of their products with the
+// rows; of_scores: the gradient of the scores of the rows.
 template <typename S>
 void launch_expected_gradients(const Tiles<S>& tiles, bool of_scores, int32_t out_width, Compute<S>* out,
                                Stream stream);

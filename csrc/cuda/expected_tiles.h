@@ -1,8 +1,8 @@
 // The tiles of the expected form of pixel contrast: a block goes with 64 rows over the columns, 64 at a time. The
 // similarities and the weights of a tile are two products of matrices, which stay in registers; an online log-sum-exp
-// takes them up. The backward pass computes the tiles again, with the anchors as rows and with the candidates as rows, so
-// that every gradient is summed by one block in one order. While a chunk of the operands is multiplied, the next one is
-// fetched.
+// takes them up. The backward pass computes the tiles again, with the anchors as rows and with the candidates as rows,
+// so that every gradient is summed by one block in one order. While a chunk of the operands is multiplied, the next one
+// is fetched.
 #pragma once
 
 #include <cmath>
@@ -28,27 +28,55 @@ constexpr bool kIsSums = std::is_same_v<Result, Sums>;
 template <typename Result>
 constexpr bool kIsScores = std::is_same_v<Result, ScoreGradients>;
 
+// Online log-sum-exp of the logits of one row.
+template <typename T>
+struct OnlineSum {
+  T top = -INFINITY, mass = 0, total = 0;
+  __device__ void add(T logit, T weight) {
+    if (!(weight > 0)) return;
+    if (logit > top) {
+      mass *= std::exp(top - logit);
+      top = logit;
+    }
+    mass += weight * std::exp(logit - top);
+    total += weight;
+  }
+  __device__ void add(const OnlineSum& other) {
+    if (!(other.total > 0)) return;
+    const T higher = other.top > top ? other.top : top;
+    mass = mass * std::exp(top - higher) + other.mass * std::exp(other.top - higher);
+    top = higher;
+    total += other.total;
+  }
+};
+
+// What a thread knows of a row: the sums over its columns, or for scores the sum of its slopes.
+template <typename S, typename Result>
+using Share = std::conditional_t<kIsSums<Result>, OnlineSum<Compute<S>>, Compute<S>>;
+
+template <typename Result>
+constexpr bool kHasShares = kIsSums<Result> || kIsScores<Result>;
+
 // Parts of the chunks of embeddings and of what is multiplied by the factors.
 template <typename S, typename Result>
 constexpr int kSliceParts = kIsScores<Result> ? kScoreParts<S> : kParts<S>;
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-// The shared memory of a block: two chunks, one that is multiplied and one that is fetched; the entries of
-// the rows and of two tiles of columns; the factors.
+// The shared memory of a block: two chunks, one that is multiplied and one that is fetched; the entries of the rows and
+// of two tiles of columns; the factors; the shares of all threads.
 template <typename S, typename Result>
 struct Shared {
   using P = Product<S>;
   static constexpr int kSide = kTile * P::kDepthStride;
   static constexpr int kProducts = 2 * kScoreParts<S> * kSide;  // at least as much as for embeddings
-  static constexpr int kSliceChunk =
-      kIsSums<Result> ? 0 : kSliceParts<S, Result> * kFactorDepth * P::kSliceStride;
+  static constexpr int kSliceChunk = kIsSums<Result> ? 0 : kSliceParts<S, Result> * kFactorDepth * P::kSliceStride;
   static constexpr int kFactors = kIsSums<Result> ? 8 : kSliceParts<S, Result> * kTile * P::kFactorStride;
 
   alignas(16) Part<S> chunk[2][larger(kProducts, kSliceChunk)];
   Entry<Compute<S>> rows[kTile], columns[2][kTile];
   alignas(16) Part<S> factors[kFactors];
-  Compute<S> sums[3][!kIsSums<Result> && !kIsScores<Result> ? 1 : kTile][P::kSharers];
+  Share<S, Result> shares[kHasShares<Result> ? kTile : 1][P::kSharers];
 };
 
 // `count` rows from `first` on, `columns` of them from `column` on, of each part: to shared memory, zeros where there
@@ -76,8 +104,8 @@ __device__ inline void fetch_entries(const Side<S>& side, int64_t first, Entry<C
   }
 }
 
-// The steps through the tiles of a block: chunks of embeddings, chunks of scores and, where there are factors, chunks of
-// the columns that they multiply.
+// The steps through the tiles of a block: chunks of embeddings, chunks of scores and, where there are factors, chunks
+// of the columns that they multiply.
 template <typename S, typename Result>
 struct Steps {
   using P = Product<S>;
@@ -121,41 +149,71 @@ struct Steps {
   }
 };
 
-// The weight of a pair from the product of its centred scores, and what it is a multiple of.
-template <typename T>
-struct Weight {
-  T weight, factor;
-};
-template <typename T>
-__device__ inline Weight<T> weight_of(const Entry<T>& row, const Entry<T>& column, T product, bool scored, Scope scope) {
-  const bool in_scope = scope == Scope::kAll || (row.group == column.group) == (scope == Scope::kSame);
-  const T factor = in_scope ? row.weight * column.weight : T(0);
-  T distance = row.half + column.half - product;
-  distance = scored ? (distance > 0 ? distance : T(0)) : T(1);
-  return {distance * factor, factor};
+// Takes up a pair, from the products of its embeddings and of its centred scores. Returns the factor of the column in
+// the gradient of the row.
+template <typename Result, typename S, typename T = Compute<S>>
+__device__ inline T take_up(const Tiles<S>& tiles, const Entry<T>& row, const Entry<T>& column, T logit, T product,
+                            Share<S, Result>& share) {
+  const bool in_scope = tiles.scope == Scope::kAll || (row.group == column.group) == (tiles.scope == Scope::kSame);
+  // Of what the weight is a multiple.
+  const T given = in_scope ? row.weight * column.weight : T(0);
+  const T distance = row.half + column.half - product;
+  const T weight = given * (tiles.score_width == 0 ? T(1) : distance > 0 ? distance : T(0));
+  // The same bits whichever of the two is the row.
+  logit *= row.inverse * column.inverse;
+  if constexpr (kIsSums<Result>) {
+    share.add(logit, weight);
+    return 0;
+  } else {
+    const T likelihood = weight > 0 ? std::exp(logit - (row.log_mass + column.log_mass)) : T(0);
+    const T pulled = row.pulled * column.pulled;
+    if constexpr (!kIsScores<Result>) return weight * likelihood * pulled * column.inverse;
+    const T slope = (likelihood - (row.inverse_sum + column.inverse_sum)) * pulled * given;
+    share += slope;
+    return slope;
+  }
 }
 
-// Online log-sum-exp of the logits of one row.
-template <typename T>
-struct OnlineSum {
-  T top = -INFINITY, mass = 0, total = 0;
-  __device__ void add(T logit, T weight) {
-    if (!(weight > 0)) return;
-    if (logit > top) {
-      mass *= std::exp(top - logit);
-      top = logit;
+// out (3, splits, rows): what the threads know of each row together.
+template <typename S>
+__device__ inline void write_sums(const Steps<S, Sums>& steps, Compute<S>* out) {
+  const int64_t row = steps.first_row + threadIdx.x, count = steps.tiles.rows.count;
+  if (threadIdx.x >= kTile || row >= count) return;
+  OnlineSum<Compute<S>> sum;
+  for (int k = 0; k < Product<S>::kSharers; ++k) sum.add(steps.shared.shares[threadIdx.x][k]);
+  const int64_t stride = steps.tiles.splits * count, place = blockIdx.y * count + row;
+  out[place] = sum.top, out[stride + place] = sum.mass, out[2 * stride + place] = sum.total;
+}
+
+// out (splits, rows, width): the gradients that the thread has.
+template <typename S, typename Result>
+__device__ inline void write_gradients(const Steps<S, Result>& steps, typename Product<S>::Slice& gradients,
+                                       int32_t width, Compute<S>* out) {
+  using P = Product<S>;
+  using T = Compute<S>;
+  const Side<S>& rows = steps.tiles.rows;
+#pragma unroll
+  for (int i = 0; i < P::kOwnRows; ++i) {
+    const int64_t row = steps.first_row + P::row(i);
+    if (row >= rows.count) continue;
+    T slopes = 0;
+    if constexpr (kIsScores<Result>)
+      for (int k = 0; k < P::kSharers; ++k) slopes += steps.shared.shares[P::row(i)][k];
+#pragma unroll
+    for (int j = 0; j < P::kSliceColumns; ++j) {
+      const int32_t column = steps.slice + P::slice_column(j);
+      if (column >= width) continue;
+      T value = gradients.at(i, j);
+      if constexpr (kIsScores<Result>) {
+        // Of half the squared distance: the slopes times the own scores less those of the columns.
+        const int32_t stride = steps.tiles.score_width;
+        const Part<S>* own = rows.score + row * stride + column;
+        value = slopes * P::template joined<kScoreParts<S>>(own, rows.count * stride) - value;
+      }
+      out[(blockIdx.y * rows.count + row) * width + column] = value;
     }
-    mass += weight * std::exp(logit - top);
-    total += weight;
   }
-  __device__ void add(const OnlineSum& other) {
-    if (!(other.total > 0)) return;
-    const T higher = other.top > top ? other.top : top;
-    mass = mass * std::exp(top - higher) + other.mass * std::exp(other.top - higher);
-    top = higher;
-    total += other.total;
-  }
-};
+}
 
 // Blocks that share a multiprocessor at least: gradients, and numbers in double precision, fill most of its registers.
 template <typename S, typename Result>
@@ -175,13 +233,9 @@ expected_tiles_kernel(Tiles<S> tiles, int32_t out_width, Compute<S>* out) {
                                column_tiles * split / tiles.splits,
                                column_tiles * (split + 1) / tiles.splits,
                                static_cast<int32_t>(blockIdx.z) * P::kSlice};
-  const bool scored = tiles.score_width > 0;
   const int embeddings = steps.embeddings(), products = embeddings + steps.scores(), a_tile = steps.a_tile();
-
-  OnlineSum<T> sums[P::kOwnRows];
-  T slope_sums[P::kOwnRows] = {};
+  Share<S, Result> shares[P::kOwnRows] = {};
   typename P::Slice gradients;
-
   int buffer = 0;
   fetch_entries(tiles.rows, steps.first_row, shared.rows);
   if (steps.first_tile < steps.last_tile) steps.fetch(steps.first_tile, 0, buffer);
@@ -209,72 +263,22 @@ expected_tiles_kernel(Tiles<S> tiles, int32_t out_width, Compute<S>* out) {
 #pragma unroll
       for (int i = 0; i < P::kOwnRows; ++i)
 #pragma unroll
-        for (int j = 0; j < P::kOwnColumns; ++j) {
-          const Entry<T>& row = shared.rows[P::row(i)];
-          const Entry<T>& column = columns[P::column(j)];
-          const Weight<T> w = weight_of(row, column, scores.at(i, j), scored, tiles.scope);
-          const T logit = logits.at(i, j) * (row.inverse * column.inverse);
-          if constexpr (kIsSums<Result>) {
-            sums[i].add(logit, w.weight);
-          } else {
-            const T likelihood = w.weight > 0 ? std::exp(logit - (row.log_mass + column.log_mass)) : T(0);
-            const T pulled = row.pulled * column.pulled;
-            if constexpr (!kIsSums<Result> && !kIsScores<Result>) {
-              logits.at(i, j) = w.weight * likelihood * pulled * column.inverse;
-            } else {
-              const T slope = (likelihood - (row.inverse_sum + column.inverse_sum)) * pulled * w.factor;
-              slope_sums[i] += slope;
-              logits.at(i, j) = slope;
-            }
-          }
-        }
+        for (int j = 0; j < P::kOwnColumns; ++j)
+          logits.at(i, j) = take_up<Result>(tiles, shared.rows[P::row(i)], columns[P::column(j)], logits.at(i, j),
+                                            scores.at(i, j), shares[i]);
       if constexpr (!kIsSums<Result>) P::template put<kSliceParts<S, Result>>(shared.factors, logits);
     }
   }
 
-  if constexpr (kIsSums<Result> || kIsScores<Result>) {
+  if constexpr (kHasShares<Result>) {
 #pragma unroll
-    for (int i = 0; i < P::kOwnRows; ++i) {
-      shared.sums[0][P::row(i)][P::sharer()] = kIsSums<Result> ? sums[i].top : slope_sums[i];
-      shared.sums[1][P::row(i)][P::sharer()] = sums[i].mass;
-      shared.sums[2][P::row(i)][P::sharer()] = sums[i].total;
-    }
+    for (int i = 0; i < P::kOwnRows; ++i) shared.shares[P::row(i)][P::sharer()] = shares[i];
     __syncthreads();
   }
-  if constexpr (kIsSums<Result>) {
-    const int64_t row = steps.first_row + threadIdx.x;
-    if (threadIdx.x >= kTile || row >= tiles.rows.count) return;
-    OnlineSum<T> sum;
-    for (int k = 0; k < P::kSharers; ++k) {
-      OnlineSum<T> part;
-      part.top = shared.sums[0][threadIdx.x][k];
-      part.mass = shared.sums[1][threadIdx.x][k];
-      part.total = shared.sums[2][threadIdx.x][k];
-      sum.add(part);
-    }
-    const int64_t stride = tiles.splits * tiles.rows.count, place = split * tiles.rows.count + row;
-    out[place] = sum.top, out[stride + place] = sum.mass, out[2 * stride + place] = sum.total;
-  } else {
-#pragma unroll
-    for (int i = 0; i < P::kOwnRows; ++i) {
-      const int64_t row = steps.first_row + P::row(i);
-      if (row >= tiles.rows.count) continue;
-      T slope_sum = 0;
-      if constexpr (kIsScores<Result>)
-        for (int k = 0; k < P::kSharers; ++k) slope_sum += shared.sums[0][P::row(i)][k];
-#pragma unroll
-      for (int j = 0; j < P::kSliceColumns; ++j) {
-        const int32_t column = steps.slice + P::slice_column(j);
-        if (column >= out_width) continue;
-        T value = gradients.at(i, j);
-        if constexpr (kIsScores<Result>) {
-          const Part<S>* own = tiles.rows.score + row * tiles.score_width + column;
-          value = slope_sum * P::template joined<kScoreParts<S>>(own, tiles.rows.count * tiles.score_width) - value;
-        }
-        out[(split * tiles.rows.count + row) * out_width + column] = value;
-      }
-    }
-  }
+  if constexpr (kIsSums<Result>)
+    write_sums(steps, out);
+  else
+    write_gradients(steps, gradients, out_width, out);
 }
 
 }  // namespace sskd_fast::cuda

@@ -1,6 +1,6 @@
-// Pixel contrast: a warp an anchor, which reads the rows of its negatives for the online log-sum-exp of their logits and
-// again, while they are in the cache, for their weighted sum. The gradient of the candidates goes through an inverted
-// index, a warp a candidate, so that nothing is added by atomics and the bits are the same in every run.
+// Pixel contrast: a warp an anchor, which reads the rows of its negatives for the online log-sum-exp of their logits
+// and again, while they are in the cache, for their weighted sum. The gradient of the candidates goes through an
+// inverted index, a warp a candidate, so that nothing is added by atomics and the bits are the same in every run.
 #include "cuda/pixel_contrast.h"
 
 #include <cmath>
@@ -44,7 +44,8 @@ __device__ inline void similarities(const S* anchor, const Embeddings<S>& candid
 }
 
 template <typename S, bool with_grad>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_forward_kernel(ContrastForward<S> x) {
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+pixel_contrast_forward_kernel(ContrastForward<S> x) {
   using T = Compute<S>;
   const int64_t anchor = own_row();
   if (anchor >= x.in.anchors.count) return;
@@ -109,7 +110,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_forwar
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_norms_kernel(Rows<S> rows, Compute<S>* inverse) {
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+pixel_contrast_norms_kernel(Rows<S> rows, Compute<S>* inverse) {
   const int64_t i = own_row();
   if (i >= rows.count) return;
   const Compute<S> squares = warp_dot<S>(rows.row(i), rows.row(i), rows.packs());
@@ -117,7 +119,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_norms_
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_anchors_backward_kernel(AnchorGradients<S> x) {
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+pixel_contrast_anchors_backward_kernel(AnchorGradients<S> x) {
   using T = Compute<S>;
   const int64_t anchor = own_row();
   if (anchor >= x.anchors.count) return;
@@ -147,7 +150,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_anchor
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks) pixel_contrast_candidates_backward_kernel(CandidateGradients<S> x) {
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+pixel_contrast_candidates_backward_kernel(CandidateGradients<S> x) {
   using T = Compute<S>;
   const int64_t q = own_row();
   if (q >= x.in.candidates.count) return;

@@ -1,5 +1,5 @@
-// Pixel contrast on the device: what the kernels of pixel_contrast.cu take, and the functions that launch them. Pointers
-// are to device memory. Shape letters: A anchors, M candidates, R negatives, D embedding width.
+// Pixel contrast on the device: what the kernels of pixel_contrast.cu take, and the functions that launch them.
+// Pointers are to device memory. Shape letters: A anchors, M candidates, R negatives, D embedding width.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,9 @@ constexpr int kInFlight = sizeof(S) == 8 ? 2 : 4;
 template <typename S>
 constexpr int kRowsAtATime = kWarp / kGroup * kInFlight<S>;
 
-inline dim3 warps_for(int64_t rows) { return dim3{static_cast<unsigned int>((rows + kRowWarps - 1) / kRowWarps), 1, 1}; }
+inline dim3 warps_for(int64_t rows) {
+  return dim3{static_cast<unsigned int>((rows + kRowWarps - 1) / kRowWarps), 1, 1};
+}
 
 __device__ inline int64_t own_row() { return int64_t{blockIdx.x} * kRowWarps + threadIdx.x / kWarp; }
 __device__ inline int own_lane() { return static_cast<int>(threadIdx.x % kWarp); }
