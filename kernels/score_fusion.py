@@ -133,10 +133,14 @@ def _class(classes_ptr, k, c, presence, QUERIES: tl.constexpr, CLASSES: tl.const
 @triton.jit
 def score_fusion_backward_kernel(
     grad_ptr, masks_ptr, classes_ptr, grad_masks_ptr, parts_ptr, plane_in, pixels, height_in, width_in, height, width,
+    mixed_classes,
     CUES: tl.constexpr, RESIZED: tl.constexpr, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr,
     OFFSET: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the resized mask logits (B, K, N), and of the class probabilities by part: (B, P, K, C + 1)."""
+    """Gradient of the resized mask logits (B, K, N), and of the class probabilities by part: (B, P, K, C + 1).
+
+    mixed_classes is MIXED again, not known to the compiler: unrolled, the loops would not fit into the registers.
+    """
     part, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
     n = part * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -162,7 +166,7 @@ def score_fusion_backward_kernel(
         grad = tl.load(rows_ptr[None, :] + k[:, None], mask=inside, other=0.0)
         squares += tl.sum(owner * owner, axis=0)
         inner += tl.sum(grad * owner, axis=0)
-    for c in range(MIXED):
+    for c in range(mixed_classes):
         _, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
         squares += mixed * mixed
         inner += tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) * mixed
@@ -176,7 +180,7 @@ def score_fusion_backward_kernel(
         grad -= tl.where(covered > 1, 0.0, grad_background)[None, :]
         tl.store(parts_ptr + CLASSES - 1, -tl.sum(grad * presence, axis=1), mask=k < QUERIES)
         grad *= filled[:, None]
-    for c in range(MIXED):
+    for c in range(mixed_classes):
         probability, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
         of_mixed = (tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) - radial * mixed) * inverse
         grad += probability[:, None] * of_mixed[None, :]
@@ -262,7 +266,7 @@ def score_fusion_backward(
     with device_of(masks):
         score_fusion_backward_kernel[(count, images)](
             grad.contiguous(), masks, classes, of_masks, parts, size[0] * size[1], pixels, *size, height, width,
-            **constants, **config,
+            constants["MIXED"], **constants, **config,
         )  # fmt: skip
         if constants["RESIZED"]:
             of_masks = _resize_backward(of_masks, masks)
