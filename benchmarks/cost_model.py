@@ -113,7 +113,9 @@ def expected_pixel_contrast(
     return {"forward": forward, "backward": Cost(both, 32 * pairs, 4 * product)}
 
 
-def of_case(pixels: int, queries: int, classes: int, negatives: int, width: int, element: int) -> dict[str, dict[str, Cost]]:
+def of_case(
+    pixels: int, queries: int, classes: int, negatives: int, width: int, element: int
+) -> dict[str, dict[str, Cost]]:
     """Every operator where each of the pixels is an anchor and a candidate, by operator and pass."""
     scores = queries + classes
     return {
@@ -122,3 +124,18 @@ def of_case(pixels: int, queries: int, classes: int, negatives: int, width: int,
         "pixel_contrast": pixel_contrast(pixels, pixels, negatives, width, element),
         "expected_pixel_contrast": expected_pixel_contrast(pixels, pixels, width, scores, element),
     }
+
+
+def main() -> None:
+    """Prints the model for the cases of the benchmarks; `python -m benchmarks.cost_model`."""
+    from benchmarks.cases import CASES, CLASSES, NEGATIVES, QUERIES, WIDTH
+
+    for case in CASES.values():
+        for operator, passes in of_case(case.pixels, QUERIES, CLASSES + 1, NEGATIVES, WIDTH, 4).items():
+            for mode, cost in passes.items():
+                times = ", ".join(f"{d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES)
+                print(f"model: {case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; {times}")
+
+
+if __name__ == "__main__":
+    main()

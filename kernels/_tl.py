@@ -30,7 +30,9 @@ def padded_rows(rows: Tensor) -> Tensor:
 
 
 @triton.jit
-def squared_distances(x_ptr, index, mask, own_ptr, lines, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ACCUMULATE: tl.constexpr):
+def squared_distances(
+    x_ptr, index, mask, own_ptr, lines, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ACCUMULATE: tl.constexpr
+):
     """|x[index] - own|^2 for rows of x (., WIDTH) at index [BLOCK], a line of 128 bytes (COLUMNS numbers) at a time.
 
     Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles. lines: of a

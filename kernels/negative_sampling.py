@@ -90,7 +90,13 @@ def negative_sampling_trials_kernel(
             if SCORED:
                 own_ptr = anchor_scores_ptr + anchor * WIDTH
                 squares = squared_distances(
-                    candidate_scores_ptr, drawn, drawn >= 0, own_ptr, lines, WIDTH, COLUMNS,
+                    candidate_scores_ptr,
+                    drawn,
+                    drawn >= 0,
+                    own_ptr,
+                    lines,
+                    WIDTH,
+                    COLUMNS,
                     candidate_scores_ptr.dtype.element_ty,
                 )
                 ratio *= (squares * 0.5).to(tl.float64)
@@ -212,7 +218,10 @@ def negative_sampling(
     picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
     held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)
     scored = candidate_scores is not None
-    rows, candidates = padded_rows(anchor_scores), padded_rows(anchor_scores if candidate_scores is None else candidate_scores)
+    rows, candidates = (
+        padded_rows(anchor_scores),
+        padded_rows(anchor_scores if candidate_scores is None else candidate_scores),
+    )
     weight = ratio if candidate_weight is None else candidate_weight.contiguous()
     width = rows.shape[1] if scored else 1
     limit = TRIALS_PER_NEGATIVE * num_negatives + 64

@@ -22,7 +22,7 @@ FUSED, OBJECT, MASK, CLASS = (tl.constexpr(i) for i in range(4))
 @triton.jit
 def _source(index, size_in, size_out, T: tl.constexpr):
     """Bilinear resizing along one axis, align_corners=False: both source cells, and the weight of the second."""
-    ratio = size_in.to(T) / size_out.to(T) if T == tl.float64 else tl.div_rn(size_in.to(T), size_out.to(T))
+    ratio = size_in.to(T) / size_out.to(T) if tl.float64 == T else tl.div_rn(size_in.to(T), size_out.to(T))
     position = tl.maximum(ratio * (index.to(T) + 0.5) - 0.5, 0.0)
     first = tl.minimum(position.to(tl.int32), size_in - 1)
     weight = tl.minimum(tl.maximum(position - first.to(T), 0.0), 1.0)
@@ -65,7 +65,9 @@ def _presence(logits, inside, CUES: tl.constexpr):
 
 
 @triton.jit
-def _class_panel(classes_ptr, k, begin, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr):
+def _class_panel(
+    classes_ptr, k, begin, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr
+):
     """Probabilities of the classes begin and on, of MIXED: [BLOCK_K, BLOCK_C]."""
     c = begin + tl.arange(0, BLOCK_C)
     mask = (k < QUERIES)[:, None] & (c < MIXED)[None, :]
@@ -91,7 +93,9 @@ def score_fusion_forward_kernel(
     inside = (k < QUERIES)[:, None] & (n < pixels)[None, :]
     masks_ptr += image * QUERIES * plane_in
     classes_ptr += image * QUERIES * CLASSES
-    presence = _presence(_mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED), inside, CUES)
+    presence = _presence(
+        _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED), inside, CUES
+    )
     owner = presence
     background = tl.zeros([BLOCK_N], presence.dtype)
     if CUES == OBJECT:
