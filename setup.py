@@ -1,4 +1,4 @@
-"""Everything is declared in pyproject.toml; this file puts csrc/, which lies beside the package, into wheels.
+"""Everything is declared in pyproject.toml; this file puts csrc/ and kernels/, beside the package, into wheels.
 
 With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt): then the wheel is for one
 platform and one version of PyTorch, which has to be there during the build (`pip install --no-build-isolation`).
@@ -19,16 +19,16 @@ AHEAD_OF_TIME = os.environ.get("SSKD_FAST_AOT", "") == "1"
 
 
 class BuildWithSources(build_py):
-    """build_py, and csrc/ as a folder of the package: operators are compiled on the machine that uses them."""
+    """build_py, csrc/ and kernels/ as folders of the package: operators are compiled on the machine that uses them."""
 
     def run(self) -> None:
         super().run()
         if AHEAD_OF_TIME:
             self.build_operators()
-        if self.editable_mode:  # an editable install reads csrc/ of the checkout
+        if self.editable_mode:  # an editable install reads both from the checkout
             return
-        for source in sorted((ROOT / "csrc").rglob("*")):
-            if source.suffix in {".h", ".cpp", ".cu"}:
+        for source in sorted([*(ROOT / "csrc").rglob("*"), *(ROOT / "kernels").rglob("*")]):
+            if source.suffix in {".h", ".cpp", ".cu", ".py"}:
                 target = Path(self.build_lib) / "sskd_fast" / source.relative_to(ROOT)
                 self.mkpath(str(target.parent))
                 self.copy_file(str(source), str(target))

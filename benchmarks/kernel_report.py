@@ -15,7 +15,6 @@ from torch import Tensor
 
 from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
-
 from sskd_fast.ops import _library
 from sskd_fast.ops.negative_sampling import proposal_tables
 
@@ -100,7 +99,17 @@ def collect() -> tuple[list[Binary], dict[str, str]]:
 
 def table(binaries: list[Binary]) -> str:
     """The binaries as a table in Markdown."""
-    head = ["kernel", "backend", "arch", "registers", "spilled bytes", "shared bytes", "occupancy", "load", "tensor cores"]
+    head = [
+        "kernel",
+        "backend",
+        "arch",
+        "registers",
+        "spilled bytes",
+        "shared bytes",
+        "occupancy",
+        "load",
+        "tensor cores",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for b in binaries:
         cells = (

@@ -30,15 +30,18 @@ def padded_rows(rows: Tensor) -> Tensor:
 
 
 @triton.jit
-def squared_distances(x_ptr, index, mask, own_ptr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ACCUMULATE: tl.constexpr):
+def squared_distances(
+    x_ptr, index, mask, own_ptr, lines, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ACCUMULATE: tl.constexpr
+):
     """|x[index] - own|^2 for rows of x (., WIDTH) at index [BLOCK], a line of 128 bytes (COLUMNS numbers) at a time.
 
-    Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles.
+    Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles. lines: of a
+    row; a number that the compiler does not know, since it would unroll the loop at the cost of registers.
     """
     squares = tl.zeros([index.shape[0], COLUMNS], dtype=ACCUMULATE)
     rows = index.to(tl.int64)[:, None] * WIDTH
-    for begin in range(0, WIDTH, COLUMNS):
-        columns = begin + tl.arange(0, COLUMNS)
+    for line in range(lines):
+        columns = line * COLUMNS + tl.arange(0, COLUMNS)
         inside = columns < WIDTH
         own = tl.load(own_ptr + columns, mask=inside, other=0.0).to(ACCUMULATE)
         x = tl.load(x_ptr + rows + columns[None, :], mask=mask[:, None] & inside[None, :], other=0.0)

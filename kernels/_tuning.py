@@ -35,7 +35,13 @@ def sampling_trials(width: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def sampling_race(num_negatives: int) -> dict[str, int]:
-    return {"BLOCK_Q": 32, "BLOCK_R": triton.next_power_of_2(num_negatives), "BLOCK_HELD": 16, "num_warps": 8, **_half_of_the_threads()}
+    return {
+        "BLOCK_Q": 32,
+        "BLOCK_R": triton.next_power_of_2(num_negatives),
+        "BLOCK_HELD": 16,
+        "num_warps": 8,
+        **_half_of_the_threads(),
+    }
 
 
 def _row_shape(width: int, dtype: torch.dtype, lines: int = 1) -> dict[str, int]:
@@ -92,7 +98,12 @@ def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
 def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
     """All queries of a block of pixels; a panel of classes."""
     block = max(16, triton.next_power_of_2(queries))
-    return {"BLOCK_K": block, "BLOCK_N": 16, "BLOCK_C": 16 if classes <= 16 else 32, "num_warps": 4 if block <= 128 else 8}
+    return {
+        "BLOCK_K": block,
+        "BLOCK_N": 16,
+        "BLOCK_C": 16 if classes <= 16 else 32,
+        "num_warps": 4 if block <= 128 else 8,
+    }
 
 
 def fusion_backward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:

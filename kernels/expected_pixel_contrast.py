@@ -41,14 +41,18 @@ def _panel(x_ptr, rows, inside, begin, WIDTH: tl.constexpr, BLOCK_W: tl.constexp
 
 @triton.jit
 def _products(
-    x_ptr, x_rows, x_inside, y_ptr, y_rows, y_inside,
+    x_ptr, x_rows, x_inside, y_ptr, y_rows, y_inside, panels,
     WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of rows of x with rows of y, [BLOCK_I, BLOCK_J]."""
+    """Dot products of rows of x with rows of y, [BLOCK_I, BLOCK_J].
+
+    panels: of BLOCK_W numbers; unknown to the compiler, which would unroll the loop at the cost of registers.
+    """
     ACCUMULATE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     products = tl.zeros([BLOCK_I, BLOCK_J], ACCUMULATE)
-    for begin in range(0, WIDTH, BLOCK_W):
+    for panel in range(panels):
+        begin = panel * BLOCK_W
         x = _panel(x_ptr, x_rows, x_inside, begin, WIDTH, BLOCK_W, WIDEN)
         y = _panel(y_ptr, y_rows, y_inside, begin, WIDTH, BLOCK_W, WIDEN)
         products += tl.dot(x, tl.trans(y), input_precision=PRECISION, out_dtype=ACCUMULATE)
@@ -86,7 +90,7 @@ def expected_pixel_contrast_forward_kernel(
     anchors_ptr, positives_ptr, candidates_ptr, inverse_anchor_ptr, inverse_positive_ptr, inverse_candidate_ptr,
     anchor_scores_ptr, candidate_scores_ptr, half_anchor_ptr, half_candidate_ptr, weight_ptr, anchor_group_ptr,
     candidate_group_ptr, temperature_ptr, loss_ptr, pull_ptr, log_mass_ptr, weight_sum_ptr, anchors, candidates,
-    num_negatives,
+    num_negatives, panels, score_panels,
     SCORED: tl.constexpr, WEIGHTED: tl.constexpr, GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr,
     SCORE_WIDTH: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr,
@@ -105,7 +109,7 @@ def expected_pixel_contrast_forward_kernel(
         j = begin + tl.arange(0, BLOCK_J)
         present = j < candidates
         logits = _products(
-            anchors_ptr, i, inside, candidates_ptr, j, present, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
+            anchors_ptr, i, inside, candidates_ptr, j, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * _vector(inverse_candidate_ptr, j, present, 0.0)[None, :]
         weights = _factors(
@@ -114,7 +118,7 @@ def expected_pixel_contrast_forward_kernel(
         )  # fmt: skip
         if SCORED:
             products = _products(
-                anchor_scores_ptr, i, inside, candidate_scores_ptr, j, present,
+                anchor_scores_ptr, i, inside, candidate_scores_ptr, j, present, score_panels,
                 SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
             )  # fmt: skip
             norms = half[:, None] + _vector(half_candidate_ptr, j, present, 0.0)[None, :]
@@ -145,7 +149,7 @@ def expected_pixel_contrast_forward_kernel(
 def expected_pixel_contrast_backward_kernel(
     x_ptr, y_ptr, inverse_x_ptr, inverse_y_ptr, x_scores_ptr, y_scores_ptr, half_x_ptr, half_y_ptr, weight_ptr,
     x_group_ptr, y_group_ptr, temperature_ptr, pulled_ptr, log_mass_ptr, weight_sum_ptr, grad_ptr, grad_scores_ptr,
-    rows, columns,
+    rows, columns, panels, score_panels,
     ANCHORS_ARE_ROWS: tl.constexpr, WITH_SCORES: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr,
     GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr, SCORE_WIDTH: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
@@ -157,7 +161,7 @@ def expected_pixel_contrast_backward_kernel(
     anchors. pulled (A,) = grad * pull.
     """
     i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
-    panel = tl.program_id(1)
+    own = tl.program_id(1) * BLOCK_G
     inside = i < rows
     ACCUMULATE: tl.constexpr = inverse_x_ptr.dtype.element_ty
     scale = (1.0 / tl.load(temperature_ptr)).to(ACCUMULATE)
@@ -173,7 +177,7 @@ def expected_pixel_contrast_backward_kernel(
         present = j < columns
         inverse_y = _vector(inverse_y_ptr, j, present, 0.0)
         logits = _products(
-            x_ptr, i, inside, y_ptr, j, present, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
+            x_ptr, i, inside, y_ptr, j, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * inverse_y[None, :]
         factors = _factors(
@@ -183,7 +187,7 @@ def expected_pixel_contrast_backward_kernel(
         weights = factors
         if SCORED:
             products = _products(
-                x_scores_ptr, i, inside, y_scores_ptr, j, present,
+                x_scores_ptr, i, inside, y_scores_ptr, j, present, score_panels,
                 SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
             )  # fmt: skip
             norms = half[:, None] + _vector(half_y_ptr, j, present, 0.0)[None, :]
@@ -200,19 +204,19 @@ def expected_pixel_contrast_backward_kernel(
             weight_sum = _vector(weight_sum_ptr, j, present, 0.0)[None, :]
             of_columns *= inverse_y * scale
         likelihood = tl.where(weights > 0, tl.exp(logits - log_mass), 0.0)
-        y = _panel(y_ptr, j, present, panel * BLOCK_G, WIDTH, BLOCK_G, True)
+        y = _panel(y_ptr, j, present, own, WIDTH, BLOCK_G, True)
         flow = weights * likelihood * of_columns[None, :]
         grad += tl.dot(flow, y, input_precision=FLOW_PRECISION, out_dtype=ACCUMULATE)
         if WITH_SCORES:
             slope = (likelihood - tl.where(weight_sum > 0, 1.0 / weight_sum, 0.0)) * pulled * factors
             slopes += tl.sum(slope, axis=1)
-            y = _panel(y_scores_ptr, j, present, panel * BLOCK_G, SCORE_WIDTH, BLOCK_G, True)
+            y = _panel(y_scores_ptr, j, present, own, SCORE_WIDTH, BLOCK_G, True)
             grad_scores += tl.dot(slope, y, input_precision=PRECISION, out_dtype=ACCUMULATE)
     at = i.to(tl.int64)[:, None]
-    w = panel * BLOCK_G + tl.arange(0, BLOCK_G)
+    w = own + tl.arange(0, BLOCK_G)
     tl.store(grad_ptr + at * WIDTH + w[None, :], grad, mask=inside[:, None] & (w < WIDTH)[None, :])
     if WITH_SCORES:
-        own_scores = _panel(x_scores_ptr, i, inside, panel * BLOCK_G, SCORE_WIDTH, BLOCK_G, True)
+        own_scores = _panel(x_scores_ptr, i, inside, own, SCORE_WIDTH, BLOCK_G, True)
         tl.store(
             grad_scores_ptr + at * SCORE_WIDTH + w[None, :], slopes[:, None] * own_scores - grad_scores,
             mask=inside[:, None] & (w < SCORE_WIDTH)[None, :],
@@ -287,11 +291,16 @@ def expected_pixel_contrast(
         expected_pixel_contrast_forward_kernel[(triton.cdiv(count, config["BLOCK_I"]),)](
             a.rows, p, c.rows, a.inverse, inverse_positive, c.inverse, a.scores, c.scores, a.half, c.half,
             *_details(a, candidate_weight, anchor_group, candidate_group), temperature, loss, pull, log_mass,
-            weight_sum, count, candidates.shape[0], num_negatives,
+            weight_sum, count, candidates.shape[0], num_negatives, *_panels(a, config),
             SCORED=anchor_scores is not None, WEIGHTED=candidate_weight is not None, GROUPED=anchor_group is not None,
             SAME=same, WIDTH=p.shape[1], SCORE_WIDTH=a.scores.shape[-1], **config,
         )  # fmt: skip
     return loss, pull, log_mass, weight_sum
+
+
+def _panels(x: _Side, config: dict[str, int]) -> tuple[int, int]:
+    """In how many panels embeddings and scores are multiplied."""
+    return triton.cdiv(x.rows.shape[1], config["BLOCK_W"]), triton.cdiv(x.scores.shape[-1], config["BLOCK_W"])
 
 
 def _details(a: _Side, *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -330,11 +339,11 @@ def expected_pixel_contrast_backward(
         if rows == 0 or width == 0:
             return grads, grad_scores
         config = _tuning.expected_backward(x.rows.dtype)
-        panels = triton.cdiv(max(width, score_width if with_scores else 1), config["BLOCK_G"])
-        expected_pixel_contrast_backward_kernel[(triton.cdiv(rows, config["BLOCK_I"]), panels)](
+        programs = triton.cdiv(max(width, score_width if with_scores else 1), config["BLOCK_G"])
+        expected_pixel_contrast_backward_kernel[(triton.cdiv(rows, config["BLOCK_I"]), programs)](
             x.rows, y.rows, x.inverse, y.inverse, x.scores, y.scores, x.half, y.half, weight, *groups, temperature,
             pulled, log_mass, weight_sum, grads, grad_scores, rows, len(y.rows),
-            ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
+            *_panels(x, config), ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
             WEIGHTED=candidate_weight is not None, GROUPED=anchor_group is not None, SAME=same, WIDTH=width,
             SCORE_WIDTH=score_width, **config,
         )  # fmt: skip

@@ -65,7 +65,7 @@ def _repeats(drawn, accepted, BLOCK_T: tl.constexpr):
 @triton.jit
 def negative_sampling_trials_kernel(
     anchor_scores_ptr, candidate_scores_ptr, entries_ptr, ratio_ptr, table_ptr, first_ptr, count_ptr, skip_from_ptr,
-    skip_length_ptr, bound_ptr, available_ptr, seed_ptr, picks_ptr, held_ptr, num_negatives, limit,
+    skip_length_ptr, bound_ptr, available_ptr, seed_ptr, picks_ptr, held_ptr, num_negatives, limit, lines,
     SCORED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_T: tl.constexpr,
     BLOCK_HELD: tl.constexpr,
 ):  # fmt: skip
@@ -90,7 +90,14 @@ def negative_sampling_trials_kernel(
             if SCORED:
                 own_ptr = anchor_scores_ptr + anchor * WIDTH
                 squares = squared_distances(
-                    candidate_scores_ptr, drawn, drawn >= 0, own_ptr, WIDTH, COLUMNS, candidate_scores_ptr.dtype.element_ty
+                    candidate_scores_ptr,
+                    drawn,
+                    drawn >= 0,
+                    own_ptr,
+                    lines,
+                    WIDTH,
+                    COLUMNS,
+                    candidate_scores_ptr.dtype.element_ty,
                 )
                 ratio *= (squares * 0.5).to(tl.float64)
             accepted = (level < ratio) & (block * BLOCK_T + place < limit)
@@ -109,7 +116,7 @@ def negative_sampling_trials_kernel(
 
 @triton.jit
 def _arrivals(
-    seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present,
+    seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present, lines,
     SCORED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Arrival times of candidates q [BLOCK] in the exponential race, infinite for weight 0.
@@ -125,14 +132,14 @@ def _arrivals(
         weight *= tl.load(weight_ptr + q, mask=present, other=0.0)
     if SCORED:
         own_ptr = anchor_scores_ptr + anchor * WIDTH
-        weight *= squared_distances(candidate_scores_ptr, q, present, own_ptr, WIDTH, COLUMNS, tl.float64) * 0.5
+        weight *= squared_distances(candidate_scores_ptr, q, present, own_ptr, lines, WIDTH, COLUMNS, tl.float64) * 0.5
     return tl.where(weight > 0, -tl.log(unit_interval(word)) / weight, float("inf"))
 
 
 @triton.jit
 def negative_sampling_race_kernel(
     anchor_scores_ptr, candidate_scores_ptr, weight_ptr, order_ptr, own_from_ptr, own_until_ptr, available_ptr,
-    seed_ptr, picks_ptr, held_ptr, num_candidates, num_negatives,
+    seed_ptr, picks_ptr, held_ptr, num_candidates, num_negatives, lines,
     SAME: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_HELD: tl.constexpr,
 ):  # fmt: skip
@@ -162,7 +169,7 @@ def negative_sampling_race_kernel(
             q = tl.load(order_ptr + place, mask=present, other=0)
             present = present & ~held_already(picks_ptr, held, q, BLOCK_HELD)
             arrival = _arrivals(
-                seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present,
+                seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present, lines,
                 SCORED, WEIGHTED, WIDTH, COLUMNS,
             )  # fmt: skip
             earliest = tl.min(arrival, axis=0)
@@ -211,20 +218,24 @@ def negative_sampling_by_tables(
     picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
     held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)
     scored = candidate_scores is not None
-    rows, candidates = padded_rows(anchor_scores), padded_rows(anchor_scores if candidate_scores is None else candidate_scores)
+    rows, candidates = (
+        padded_rows(anchor_scores),
+        padded_rows(anchor_scores if candidate_scores is None else candidate_scores),
+    )
     weight = ratio if candidate_weight is None else candidate_weight.contiguous()
     width = rows.shape[1] if scored else 1
     limit = TRIALS_PER_NEGATIVE * num_negatives + 64
     columns = _tuning.line_columns(rows.dtype)
+    lines = triton.cdiv(width, columns)
     with device_of(picks):
         negative_sampling_trials_kernel[(anchors,)](
             rows, candidates, entries, ratio, table, first, count, skip_from.contiguous(), skip_length.contiguous(),
-            bound, available, seed, picks, held, num_negatives, limit,
+            bound, available, seed, picks, held, num_negatives, limit, lines,
             SCORED=scored, WIDTH=width, COLUMNS=columns, **_tuning.sampling_trials(width, rows.dtype),
         )  # fmt: skip
         negative_sampling_race_kernel[(anchors,)](
             rows, candidates, weight, order, own_from, own_until, available, seed, picks, held, size, num_negatives,
-            SAME=same, SCORED=scored, WEIGHTED=candidate_weight is not None, WIDTH=width,
+            lines, SAME=same, SCORED=scored, WEIGHTED=candidate_weight is not None, WIDTH=width,
             COLUMNS=columns, **_tuning.sampling_race(num_negatives),
         )  # fmt: skip
     return picks

@@ -111,9 +111,7 @@ def pixel_contrast_candidates_backward_kernel(
     grad = tl.sum(total, axis=1, keep_dims=True)
     if NORMALIZE:
         grad = unit_row_gradient(grad, c, inverse_norm(row_sums(c * c)), NORMALIZE)
-    tl.store(
-        grad_ptr + candidate * OUT_WIDTH + columns, grad.to(grad_ptr.dtype.element_ty), mask=columns < OUT_WIDTH
-    )
+    tl.store(grad_ptr + candidate * OUT_WIDTH + columns, grad.to(grad_ptr.dtype.element_ty), mask=columns < OUT_WIDTH)
 
 
 def pixel_contrast(

@@ -22,7 +22,7 @@ FUSED, OBJECT, MASK, CLASS = (tl.constexpr(i) for i in range(4))
 @triton.jit
 def _source(index, size_in, size_out, T: tl.constexpr):
     """Bilinear resizing along one axis, align_corners=False: both source cells, and the weight of the second."""
-    ratio = size_in.to(T) / size_out.to(T) if T == tl.float64 else tl.div_rn(size_in.to(T), size_out.to(T))
+    ratio = size_in.to(T) / size_out.to(T) if tl.float64 == T else tl.div_rn(size_in.to(T), size_out.to(T))
     position = tl.maximum(ratio * (index.to(T) + 0.5) - 0.5, 0.0)
     first = tl.minimum(position.to(tl.int32), size_in - 1)
     weight = tl.minimum(tl.maximum(position - first.to(T), 0.0), 1.0)
@@ -65,7 +65,9 @@ def _presence(logits, inside, CUES: tl.constexpr):
 
 
 @triton.jit
-def _class_panel(classes_ptr, k, begin, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr):
+def _class_panel(
+    classes_ptr, k, begin, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr
+):
     """Probabilities of the classes begin and on, of MIXED: [BLOCK_K, BLOCK_C]."""
     c = begin + tl.arange(0, BLOCK_C)
     mask = (k < QUERIES)[:, None] & (c < MIXED)[None, :]
@@ -91,7 +93,9 @@ def score_fusion_forward_kernel(
     inside = (k < QUERIES)[:, None] & (n < pixels)[None, :]
     masks_ptr += image * QUERIES * plane_in
     classes_ptr += image * QUERIES * CLASSES
-    presence = _presence(_mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED), inside, CUES)
+    presence = _presence(
+        _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED), inside, CUES
+    )
     owner = presence
     background = tl.zeros([BLOCK_N], presence.dtype)
     if CUES == OBJECT:
@@ -133,10 +137,14 @@ def _class(classes_ptr, k, c, presence, QUERIES: tl.constexpr, CLASSES: tl.const
 @triton.jit
 def score_fusion_backward_kernel(
     grad_ptr, masks_ptr, classes_ptr, grad_masks_ptr, parts_ptr, plane_in, pixels, height_in, width_in, height, width,
+    mixed_classes,
     CUES: tl.constexpr, RESIZED: tl.constexpr, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr,
     OFFSET: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the resized mask logits (B, K, N), and of the class probabilities by part: (B, P, K, C + 1)."""
+    """Gradient of the resized mask logits (B, K, N), and of the class probabilities by part: (B, P, K, C + 1).
+
+    mixed_classes is MIXED again, not known to the compiler: unrolled, the loops would not fit into the registers.
+    """
     part, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
     n = part * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -162,7 +170,7 @@ def score_fusion_backward_kernel(
         grad = tl.load(rows_ptr[None, :] + k[:, None], mask=inside, other=0.0)
         squares += tl.sum(owner * owner, axis=0)
         inner += tl.sum(grad * owner, axis=0)
-    for c in range(MIXED):
+    for c in range(mixed_classes):
         _, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
         squares += mixed * mixed
         inner += tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) * mixed
@@ -176,7 +184,7 @@ def score_fusion_backward_kernel(
         grad -= tl.where(covered > 1, 0.0, grad_background)[None, :]
         tl.store(parts_ptr + CLASSES - 1, -tl.sum(grad * presence, axis=1), mask=k < QUERIES)
         grad *= filled[:, None]
-    for c in range(MIXED):
+    for c in range(mixed_classes):
         probability, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
         of_mixed = (tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) - radial * mixed) * inverse
         grad += probability[:, None] * of_mixed[None, :]
@@ -262,7 +270,7 @@ def score_fusion_backward(
     with device_of(masks):
         score_fusion_backward_kernel[(count, images)](
             grad.contiguous(), masks, classes, of_masks, parts, size[0] * size[1], pixels, *size, height, width,
-            **constants, **config,
+            constants["MIXED"], **constants, **config,
         )  # fmt: skip
         if constants["RESIZED"]:
             of_masks = _resize_backward(of_masks, masks)

@@ -69,9 +69,7 @@ def value_and_grads(run: Callable[..., Tensor], inputs: list[Tensor]) -> list[Te
     return [value.detach(), *torch.autograd.grad(value, leaves, weight, allow_unused=False)]
 
 
-def check_budget(
-    run: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype, backend: str = "cpu"
-) -> None:
+def check_budget(run: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype, backend: str = "cpu") -> None:
     rounded = [x.to(dtype) for x in inputs]
     exact = value_and_grads(lambda *x: run(*x, "reference"), [x.double() for x in rounded])
     reference = value_and_grads(lambda *x: run(*x, "reference"), rounded)

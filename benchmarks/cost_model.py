@@ -1,0 +1,141 @@
+"""A model of what the operators cost on a GPU: bytes moved, operations, and the time that both allow. Not a measurement.
+
+Shape letters: A anchors, M candidates, R negatives, D width of an embedding, E of a score vector, N pixels, K queries,
+C1 classes with no-object. Every formula counts what the kernels of this repository have to move or to compute when
+nothing is read twice that a cache holds, and every row gathered once for each use.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# Mean share of the trials that are accepted, with the envelope for scores that are alike; the even one accepts more.
+ACCEPTANCE = 0.5
+_INDEX = 4  # bytes of an index
+_RATIO = 8  # of an acceptance ratio
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU by its data sheet: bytes a second of memory, operations a second by kind (dense, without sparsity)."""
+
+    name: str
+    bandwidth: float
+    float32: float
+    tf32: float
+    half: float
+
+
+# From NVIDIA's public data sheets: H100 SXM5 80 GB and A100 SXM4 80 GB.
+H100 = Device("H100 SXM", 3.35e12, 67e12, 494.7e12, 989.4e12)
+A100 = Device("A100 SXM 80 GB", 2.039e12, 19.5e12, 156e12, 312e12)
+DEVICES = (H100, A100)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes moved to and from memory, operations outside of the tensor cores and on them (counted as one product)."""
+
+    bytes: float
+    operations: float
+    products: float = 0.0
+
+    def seconds(self, device: Device, element: int = 4) -> float:
+        """The roofline: the longest of what memory, arithmetic and tensor cores take. element: bytes of an embedding.
+
+        Products of float32 are three of TF32.
+        """
+        rate = device.half if element == 2 else device.tf32 / 3
+        return max(self.bytes / device.bandwidth, self.operations / device.float32, self.products / rate)
+
+    def bound(self, device: Device, element: int = 4) -> str:
+        """Which of the three it is."""
+        rate = device.half if element == 2 else device.tf32 / 3
+        times = {
+            "memory": self.bytes / device.bandwidth,
+            "arithmetic": self.operations / device.float32,
+            "tensor cores": self.products / rate,
+        }
+        return max(times, key=lambda name: times[name])
+
+
+def score_fusion(pixels: int, queries: int, classes: int, element: int = 4) -> dict[str, Cost]:
+    """N pixels, K queries, C1 classes: reads the mask logits, writes the score vectors; backward reads both ways."""
+    width = queries + classes
+    mixing = 2 * pixels * queries * classes
+    forward = Cost(element * pixels * (queries + width), mixing + 8 * pixels * width)
+    backward = Cost(element * pixels * (2 * queries + width), 4 * mixing + 16 * pixels * width)
+    return {"forward": forward, "backward": backward}
+
+
+def negative_sampling(
+    anchors: int, candidates: int, negatives: int, width: int, element: int = 4, acceptance: float = ACCEPTANCE
+) -> dict[str, Cost]:
+    """A anchors, M candidates, R negatives, E: every trial gathers a row, its slot and its ratio; M only for tables."""
+    trials = anchors * negatives / acceptance
+    tables = candidates * (element * width * 2 + 9 * _INDEX + 6 * _RATIO)
+    row = element * width + _INDEX + _RATIO
+    return {
+        "forward": Cost(
+            trials * row + anchors * (element * width + _INDEX * negatives) + tables, trials * (3 * width + 80)
+        )
+    }
+
+
+def pixel_contrast(anchors: int, candidates: int, negatives: int, width: int, element: int = 4) -> dict[str, Cost]:
+    """A, M, R, D: the row of a negative is gathered once in each pass; the inverted index is sorted in between."""
+    gathered = anchors * negatives * (element * width + _INDEX)
+    own = anchors * width * element
+    shares = anchors * negatives * 4
+    forward = Cost(gathered + 3 * own + 3 * shares, 6 * anchors * negatives * width)
+    sorting = anchors * negatives * 4 * 2 * (_INDEX + 8)  # four passes of a radix sort, key and place, read and written
+    backward = Cost(
+        gathered + 6 * own + 2 * shares + sorting + 2 * candidates * width * element,
+        2 * anchors * negatives * width,
+    )
+    return {"forward": forward, "backward": backward}
+
+
+def expected_pixel_contrast(
+    anchors: int, candidates: int, width: int, score_width: int, element: int = 4, tile: int = 64
+) -> dict[str, Cost]:
+    """A, M, D, E: two products a tile; backward, twice over, those and two more. The columns pass once a tile of rows."""
+    pairs = anchors * candidates
+    product = 2 * pairs * (width + score_width)
+    row = element * width + 4 * score_width
+
+    def moved(rows: int, columns: int) -> float:
+        return row * (rows + columns * math.ceil(rows / tile))
+
+    forward = Cost(moved(anchors, candidates), 12 * pairs, product)
+    both = moved(anchors, candidates) + moved(candidates, anchors) + 2 * row * (anchors + candidates)
+    return {"forward": forward, "backward": Cost(both, 32 * pairs, 4 * product)}
+
+
+def of_case(
+    pixels: int, queries: int, classes: int, negatives: int, width: int, element: int
+) -> dict[str, dict[str, Cost]]:
+    """Every operator where each of the pixels is an anchor and a candidate, by operator and pass."""
+    scores = queries + classes
+    return {
+        "score_fusion": score_fusion(pixels, queries, classes),
+        "negative_sampling": negative_sampling(pixels, pixels, negatives, scores),
+        "pixel_contrast": pixel_contrast(pixels, pixels, negatives, width, element),
+        "expected_pixel_contrast": expected_pixel_contrast(pixels, pixels, width, scores, element),
+    }
+
+
+def main() -> None:
+    """Prints the model for the cases of the benchmarks; `python -m benchmarks.cost_model`."""
+    from benchmarks.cases import CASES, CLASSES, NEGATIVES, QUERIES, WIDTH
+
+    for case in CASES.values():
+        for operator, passes in of_case(case.pixels, QUERIES, CLASSES + 1, NEGATIVES, WIDTH, 4).items():
+            for mode, cost in passes.items():
+                times = ", ".join(f"{d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES)
+                print(f"model: {case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; {times}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The cost model's formulas: counted by hand at small sizes, how they grow, and what bounds an operator."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.cost_model import A100, DEVICES, H100, Cost, of_case
+from benchmarks.cost_model import expected_pixel_contrast as expected
+from benchmarks.cost_model import negative_sampling as sampling
+from benchmarks.cost_model import pixel_contrast as contrast
+from benchmarks.cost_model import score_fusion as fusion
+
+
+def test_counted_by_hand():
+    """One pixel, two queries, three classes: 2 logits in, 5 scores out, 6 multiply-adds of the mix."""
+    forward = fusion(1, 2, 3)["forward"]
+    assert forward.bytes == 4 * (2 + 5) and forward.operations == 2 * 6 + 8 * 5
+    one = expected(1, 1, 8, 4)["forward"]
+    assert one.products == 2 * (8 + 4) and one.bytes == 2 * (4 * 8 + 4 * 4)
+    assert contrast(2, 5, 3, 8)["forward"].bytes == 6 * (32 + 4) + 3 * 64 + 3 * 24
+
+
+def test_sampling_and_contrast_grow_with_the_anchors_and_hardly_with_the_candidates():
+    few, many = sampling(1000, 1000, 200, 109)["forward"], sampling(1000, 100_000, 200, 109)["forward"]
+    assert many.operations == few.operations and many.bytes - few.bytes == 99_000 * (8 * 109 + 36 + 48)
+    assert sampling(2000, 0, 200, 109)["forward"].bytes == 2 * sampling(1000, 0, 200, 109)["forward"].bytes
+    assert contrast(1000, 1, 200, 128)["forward"] == contrast(1000, 10**6, 200, 128)["forward"]
+    half = contrast(1000, 1000, 200, 128, element=2)["forward"].bytes / contrast(1000, 1000, 200, 128)["forward"].bytes
+    assert 0.5 < half < 0.55
+
+
+def test_the_expected_form_grows_with_the_pairs():
+    one, four = (expected(n, n, 128, 109) for n in (4096, 8192))
+    for mode in ("forward", "backward"):
+        assert four[mode].products == 4 * one[mode].products
+    assert one["backward"].products == 4 * one["forward"].products
+
+
+def test_the_roofline_is_the_slowest_of_the_three():
+    assert Cost(H100.bandwidth, 0).seconds(H100) == 1 and Cost(H100.bandwidth, 0).bound(H100) == "memory"
+    assert Cost(0, 2 * A100.float32).seconds(A100) == 2 and Cost(0, 1).bound(A100) == "arithmetic"
+    assert Cost(0, 0, H100.half).seconds(H100, element=2) == 1
+    assert Cost(0, 0, H100.tf32).seconds(H100) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=lambda d: d.name)
+def test_what_bounds_the_operators_at_the_sizes_of_the_benchmarks(device):
+    costs = of_case(65536, 100, 9, 200, 128, 4)
+    for operator in ("score_fusion", "negative_sampling", "pixel_contrast"):
+        assert all(cost.bound(device) == "memory" for cost in costs[operator].values())
+    assert expected(65536, 65536, 128, 109, tile=256)["forward"].bound(device) == "tensor cores"
