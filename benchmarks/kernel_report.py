@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import cuda_binaries
 from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
 from sskd_fast.ops import _library
-from sskd_fast.ops.negative_sampling import proposal_tables
+from sskd_fast.reference.negative_sampling import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- begin: python -m benchmarks.kernel_report -->", "<!-- end: python -m benchmarks.kernel_report -->"
@@ -37,6 +38,7 @@ def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], obj
     losses, share, pulled = torch.zeros(64), torch.zeros(64, NEGATIVES), torch.zeros(64, WIDTH)
     details = scores, scores, None, None, None, False
     sampled = scores, group, scores, None, group, True
+    tables = build_proposals(scores, group, Candidates(*sampled[2:])).tables()
 
     def run(operator: str, *arguments: object) -> Callable[[], object]:
         return lambda: _library.implementation("triton", operator)(*arguments)
@@ -48,7 +50,7 @@ def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], obj
         run("score_fusion", masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(8), masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(4), masks, classes, 4, 4, 0),
-        run("negative_sampling", *sampled, NEGATIVES, seed, *proposal_tables(*sampled)),
+        run("negative_sampling_by_tables", *sampled, NEGATIVES, seed, *tables),
         run("hardest_negatives", rows.float(), rows.float(), drawn, NEGATIVES),
         run("pixel_contrast", rows, rows, rows, drawn, temperature, None, True, True),
         run(
@@ -75,8 +77,17 @@ def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binar
     return [found[name] for name in sorted(found, key=lambda name: (_operator(name), name))]
 
 
+def cuda_kernels(arch: str) -> list[Binary]:
+    """Every CUDA kernel for an architecture; none for one that is not NVIDIA's. Raises RuntimeError without a tool."""
+    reason = cuda_binaries.why_unavailable()
+    if reason is not None:
+        raise RuntimeError(reason)
+    known = arch in cuda_binaries.CAPABILITIES
+    return [Binary(**row) for row in cuda_binaries.rows(archs=[arch])] if known else []
+
+
 # Backend -> the binaries of an architecture. Raises ImportError or RuntimeError where they cannot be made.
-SOURCES: dict[str, Callable[[str], list[Binary]]] = {"triton": triton_binaries}
+SOURCES: dict[str, Callable[[str], list[Binary]]] = {"triton": triton_binaries, "cuda": cuda_kernels}
 
 
 def _operator(kernel: str) -> int:
