@@ -45,6 +45,20 @@ class Binary:
     load_bytes: int
     tensor_core: bool
 
+    def most(self, other: Binary) -> Binary:
+        """The largest of what both versions of a kernel use, and the smallest occupancy."""
+        return Binary(
+            kernel=self.kernel,
+            backend=self.backend,
+            arch=self.arch,
+            registers=max(self.registers, other.registers),
+            spill_bytes=max(self.spill_bytes, other.spill_bytes),
+            shared_bytes=max(self.shared_bytes, other.shared_bytes),
+            occupancy=min(self.occupancy, other.occupancy),
+            load_bytes=max(self.load_bytes, other.load_bytes),
+            tensor_core=self.tensor_core or other.tensor_core,
+        )
+
     def record(self) -> dict[str, Any]:
         return asdict(self)
 

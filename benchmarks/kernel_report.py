@@ -66,14 +66,13 @@ def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], obj
 
 
 def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binary]:
-    """Every Triton kernel for an architecture, by name; of kernels compiled more than once the one that uses most."""
+    """Every Triton kernel for an architecture, by name; of one compiled more than once the largest of every number."""
     from sskd_fast.kernels import _rows, expected_pixel_contrast, negative_sampling, pixel_contrast, score_fusion
 
     modules = _rows, expected_pixel_contrast, negative_sampling, pixel_contrast, score_fusion
     found: dict[str, Binary] = {}
     for binary in compiled(arch, triton_launches(dtype), modules):
-        if binary.kernel not in found or found[binary.kernel].registers < binary.registers:
-            found[binary.kernel] = binary
+        found[binary.kernel] = binary.most(found.get(binary.kernel, binary))
     return [found[name] for name in sorted(found, key=lambda name: (_operator(name), name))]
 
 

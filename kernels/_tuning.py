@@ -25,13 +25,18 @@ def _on_amd() -> bool:
     return not _env.triton_interpreted() and driver.active.get_current_target().backend == "hip"
 
 
+def _warps(count: int) -> int:
+    """The number of warps that hold the threads of `count` warps of 32 lanes; AMD's have 64."""
+    return max(1, count // 2) if _on_amd() else count
+
+
 def _half_of_the_threads() -> dict[str, int]:
     """The option that keeps a kernel of NVIDIA's compiler at 64 registers; AMD's has none of that name."""
     return {} if _on_amd() else {"maxnreg": 64}
 
 
 def sampling_trials(width: int, dtype: torch.dtype) -> dict[str, int]:
-    return {"BLOCK_T": 16, "BLOCK_HELD": 32, "num_warps": 4, **_half_of_the_threads()}
+    return {"BLOCK_T": 16, "BLOCK_HELD": 64, "num_warps": _warps(4), **_half_of_the_threads()}
 
 
 def sampling_race(num_negatives: int) -> dict[str, int]:
@@ -39,7 +44,7 @@ def sampling_race(num_negatives: int) -> dict[str, int]:
         "BLOCK_Q": 32,
         "BLOCK_R": triton.next_power_of_2(num_negatives),
         "BLOCK_HELD": 16,
-        "num_warps": 8,
+        "num_warps": _warps(8),
         **_half_of_the_threads(),
     }
 
@@ -58,7 +63,7 @@ def gathered(width: int, dtype: torch.dtype) -> dict[str, int]:
     return {
         **shape,
         "BLOCK_R": max(1, min(8, 8192 // numbers)),
-        "num_warps": 4,
+        "num_warps": _warps(4),
         **(_half_of_the_threads() if numbers <= 256 else {}),
     }
 
@@ -66,7 +71,7 @@ def gathered(width: int, dtype: torch.dtype) -> dict[str, int]:
 def rows_backward(width: int, dtype: torch.dtype) -> dict[str, int]:
     shape = _row_shape(width, dtype)
     block = max(1, min(16, 4096 // (shape["CHUNKS"] * shape["COLUMNS"])))
-    return {**shape, "BLOCK_A": block, "num_warps": 8, **_half_of_the_threads()}
+    return {**shape, "BLOCK_A": block, "num_warps": _warps(8), **_half_of_the_threads()}
 
 
 def _products(dtype: torch.dtype) -> dict[str, int | str | bool]:
@@ -86,13 +91,14 @@ def _products(dtype: torch.dtype) -> dict[str, int | str | bool]:
 
 
 def expected_forward(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    return {**_products(dtype), "BLOCK_I": 64, "BLOCK_J": 64, "BLOCK_W": 32, "num_warps": 4, "num_stages": 2}
+    tile = {"BLOCK_I": 64, "BLOCK_J": 32, "BLOCK_W": 32}
+    return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 2}
 
 
 def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
     """BLOCK_G: numbers of a row whose gradients a program holds."""
-    tile = {"BLOCK_I": 64, "BLOCK_J": 32, "BLOCK_W": 32, "BLOCK_G": 128}
-    return {**_products(dtype), **tile, "num_warps": 8, "num_stages": 1}
+    tile = {"BLOCK_I": 64, "BLOCK_J": 16, "BLOCK_W": 32, "BLOCK_G": 128}
+    return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 1}
 
 
 def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
@@ -102,15 +108,15 @@ def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, 
         "BLOCK_K": block,
         "BLOCK_N": 16,
         "BLOCK_C": 16 if classes <= 16 else 32,
-        "num_warps": 4 if block <= 128 else 8,
+        "num_warps": _warps(4 if block <= 128 else 8),
     }
 
 
 def fusion_backward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
     """All queries of a block of pixels, a class at a time."""
     block = max(16, triton.next_power_of_2(queries))
-    return {"BLOCK_K": block, "BLOCK_N": 32, "num_warps": 8, **(_half_of_the_threads() if block <= 128 else {})}
+    return {"BLOCK_K": block, "BLOCK_N": 16, "num_warps": _warps(16), **(_half_of_the_threads() if block <= 128 else {})}
 
 
 def resize_backward() -> dict[str, int]:
-    return {"BLOCK": 256, "num_warps": 4}
+    return {"BLOCK": 256, "num_warps": _warps(4)}

@@ -153,7 +153,9 @@ def score_fusion_backward_kernel(
     masks_ptr += image * QUERIES * plane_in
     classes_ptr += image * QUERIES * CLASSES
     parts_ptr += ((image * tl.num_programs(0) + part) * QUERIES + k) * CLASSES
-    rows_ptr = grad_ptr + (image * pixels + n) * (OFFSET + MIXED)
+    # Large offsets by block, small ones by number: half of the registers that pointers of 64 bits would take.
+    grad_ptr += (image * pixels + part * BLOCK_N) * (OFFSET + MIXED)
+    rows_ptr = grad_ptr + tl.arange(0, BLOCK_N) * (OFFSET + MIXED)
     logits = _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED)
     presence = _presence(logits, inside, CUES)
     owner, grad = presence, tl.zeros_like(presence)
@@ -167,7 +169,7 @@ def score_fusion_backward_kernel(
         grad_background = tl.load(rows_ptr + QUERIES, mask=present, other=0.0)
         squares, inner = background * background, grad_background * background
     if CUES != CLASS:
-        grad = tl.load(rows_ptr[None, :] + k[:, None], mask=inside, other=0.0)
+        grad = tl.load(grad_ptr + (tl.arange(0, BLOCK_N) * (OFFSET + MIXED))[None, :] + k[:, None], mask=inside, other=0.0)
         squares += tl.sum(owner * owner, axis=0)
         inner += tl.sum(grad * owner, axis=0)
     for c in range(mixed_classes):
