@@ -465,7 +465,10 @@ def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ({}, "holds a dict, expected a list"),
         ([{"image_id": 1}], "result 0 lacks category_id, score"),
-        ([{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": [[1, 1, 5, 1, 5, 5]]}], "result 0 has a segm"),
+        (
+            [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": [[1, 1, 5, 1, 5, 5]]}],
+            "result 0 has a segm",
+        ),
         (
             [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": {"size": [4, 4], "counts": [3, 2]}}],
             r"result 0 has a segmentation that is no sound RLE \(RLE counts that cover 5 pixels",

@@ -53,6 +53,8 @@ stages: {supervised_teacher: {labeled_batch: 2}, adapted_teacher: {labeled_batch
          distilled_student: {labeled_batch: 1, unlabeled_batch: 1}, refined_student: {labeled_batch: 2}}
 num_queries: 10
 """
+
+
 @pytest.mark.parametrize("name", [path.stem for path in sorted(CONFIGS.glob("*.yaml"))])
 @pytest.mark.slow
 def test_every_configuration_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:

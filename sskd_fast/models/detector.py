@@ -151,7 +151,7 @@ class Detector(nn.Module):
         """
         spans = prompt.spans.to(token_logits.device)
         probs = token_logits[..., : spans.shape[1]].float().sigmoid()
-        # A sum of products and not a matrix product, which autocast would round to bfloat16: sure classes become 1 there.
+        # Sums, not a matrix product: autocast would round that to bfloat16, in which sure classes become 1.
         given = torch.stack([(probs * row).sum(-1) for row in spans], -1).clamp(_SURE, 1 - _SURE).logit()
         logits = given.new_full((*given.shape[:2], self.classes + 1), _NOT_ASKED)
         logits[..., prompt.classes], logits[..., -1] = given, 0.0
