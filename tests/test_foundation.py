@@ -454,6 +454,11 @@ def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
     (named,) = model.results_of(3, "a.png")
     assert named["image_id"] == 3 and named["score"] == 0.25
     assert model.results_of(9, "b.png") == [] and not model.covers([(9, "b.png")]) and model.covers([(7, "b.png")])
+    model.check_images([(7, "b.png"), (8, "a.png"), (3, "c.png"), (3, "d.png")])
+    with pytest.raises(FoundationError, match="the image_id 7 stands for 2 images of this data set"):
+        model.check_images([(7, "b.png"), (7, "c.png")])
+    with pytest.raises(FoundationError, match=r"the file_name 'a\.png' stands for 2 images"):
+        model.check_images([(1, "a.png"), (2, "a.png")])
     assert not model.config.trainable
     other = recorded(tmp_path / "s.json", results[:1])
     assert not torch.equal(model.state_dict()["digest"], other.state_dict()["digest"])

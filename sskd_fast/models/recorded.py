@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ class Recorded(Segmenter):
         """The results of one image under the run's image id; none where the file says nothing of it."""
         found = self.by_image.get(file_name, self.by_image.get(image_id, []))
         return [{"image_id": image_id, **{name: result[name] for name in _FIELDS}} for result in found]
+
+    def check_images(self, images: Iterable[tuple[int, str]]) -> None:
+        """FoundationError where results stand for several of a run's images, whose sets may number them alike."""
+        claims = Counter(key for image in images for key in image if key in self.by_image)
+        twice = [key for key, count in claims.items() if count > 1]
+        if twice:
+            kind = "file_name" if isinstance(twice[0], str) else "image_id"
+            raise FoundationError(
+                f"foundation.results: {self.config.foundation.results}: the {kind} {twice[0]!r} stands for "
+                f"{claims[twice[0]]} images of this data set; give every result a file_name that one image alone has"
+            )
 
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
         """Whether the file speaks of any of the images."""

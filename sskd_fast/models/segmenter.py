@@ -171,6 +171,9 @@ class Segmenter(nn.Module):
         """COCO results that the model has without looking at the image; None where it must look."""
         return None
 
+    def check_images(self, images: Iterable[tuple[int, str]]) -> None:
+        """Raises FoundationError where the model cannot tell all of a run's images, given as (id, file name), apart."""
+
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
         """Whether the model can say something of any of the images, given as (id, file name)."""
         return True

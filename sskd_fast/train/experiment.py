@@ -82,7 +82,10 @@ class Experiment:
         """The teacher or the student for the run's classes and queries; weights: with those its settings name."""
         config: ModelConfig = getattr(self.config, model)
         config = dataclasses.replace(config, num_queries=self.sources.num_queries)
-        return build_segmenter(config, self.sources.classes, weights=weights)
+        built, s = build_segmenter(config, self.sources.classes, weights=weights), self.sources
+        every = [r for part in (s.labeled, s.holdout, s.unlabeled, s.val) for r in part.records]
+        built.check_images((record.image_id, record.file_name) for record in every)
+        return built
 
     def load(self, stage: str) -> Segmenter:
         """The finished model of a stage; of a teacher that no stage can train, the teacher itself."""
