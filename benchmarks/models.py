@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 import torch
 
-from sskd_fast.config import Config, load_config
+from sskd_fast.config import load_config
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.settings import Config
 from sskd_fast.train.dry_run import dry_run
 
 NAMES: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 
 from sskd_fast import _backend
-from sskd_fast.config import Config, ConfigError, DataConfig, dump_yaml, load_config
+from sskd_fast.config import ConfigError, dump_yaml, load_config
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.files import remove_partial, write_json, write_text
 from sskd_fast.evaluation import require_official
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import table_text, verdict_words, write_report
+from sskd_fast.settings import Config, DataConfig
 from sskd_fast.train.checkpoint import CheckpointError
 from sskd_fast.train.dry_run import cost_text, dry_run
 from sskd_fast.train.evaluate import evaluate_finished

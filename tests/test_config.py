@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sskd_fast.config import PRESETS, Config, ConfigError, dump_yaml, load_config
+from sskd_fast.config import PRESETS, ConfigError, dump_yaml, load_config
 from sskd_fast.run import check, parser, resolve
+from sskd_fast.settings import Config
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sskd_fast.config import Config, ConfigError, load_config
+from sskd_fast.config import ConfigError, load_config
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.run import parser, resolve
+from sskd_fast.settings import Config
 from sskd_fast.train.experiment import Experiment
 from sskd_fast.train.labels import teacher_labels
 from sskd_fast.train.sources import target_sources

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sskd_fast._env import without_value_checks
-from sskd_fast.config import Config
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.settings import Config
 
 _CLASSES = [f"class{i}" for i in range(8)]
 # Weight, gradient, AdamW's two moments and the moving average, in float32.

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-from sskd_fast.config import Config
 from sskd_fast.data.errors import named
 from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
@@ -21,6 +20,7 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.inference import InferenceConfig, to_results
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.settings import Config
 from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources
 from sskd_fast.train.watch import Log

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sskd_fast.config import Config
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.doctor import same_content
 from sskd_fast.data.embedded import SIZE, write_scenes
@@ -22,6 +21,7 @@ from sskd_fast.data.pseudo_labeled import unlabeled
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import hold_out, kept_split, split_labeled
 from sskd_fast.data.views import Views
+from sskd_fast.settings import Config
 
 OBJECT_PIXELS = 24.0
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from sskd_fast.config import Config, StageConfig
 from sskd_fast.data.batches import balance_weights, batches
 from sskd_fast.data.instances import Batch
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
@@ -21,6 +20,7 @@ from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
+from sskd_fast.settings import Config, StageConfig
 from sskd_fast.train.checkpoint import TrainingState, load_weights, save_weights
 from sskd_fast.train.experiment import Experiment, Results
 from sskd_fast.train.labels import TeacherLabels, teacher_labels
