@@ -253,8 +253,8 @@ def run_stages(experiment: Experiment, command: str) -> None:
         s for s in (*PRETRAINING, *STAGES) if s.command == command or (command == "all" and s in STAGES)
     ]
     finished = {row["name"] for row in experiment.rows} if experiment.resume else set()
-    if any(s.model == "student" and s.name not in finished for s in chosen[1:]):
-        # Its turn comes after the teacher's days of training: what cannot be had is said now.
+    if any(s.model == "student" and s.name not in finished for s in chosen):
+        # Its turn comes after the teacher's training and labelling: what cannot be had is said now.
         experiment.foundation_weights("student")
         experiment.build("student")
     for number, stage in enumerate(chosen, 1):

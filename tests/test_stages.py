@@ -130,6 +130,17 @@ def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Pa
     assert statistics["precision"] == statistics["recall"] == statistics["mean_iou"] == 1
 
 
+def test_training_states_that_build_on_an_outdated_model_are_dropped(own_data: Path, tmp_path: Path) -> None:
+    config = settings(own_data, "data.labeled_fraction=0.5")
+    experiment = Experiment(config, tmp_path, target_sources(config, tmp_path), torch.device("cpu"), Log(tmp_path))
+    independent, dependent = (experiment.state_path(name) for name in ("supervised_student", "refined_student"))
+    dependent.parent.mkdir()
+    for state in (independent, dependent):
+        state.touch()
+    experiment.outdate(dependents(STAGE["adapted_teacher"]))
+    assert independent.exists() and not dependent.exists()
+
+
 def test_true_labels_need_hidden_ones(own_data: Path, tmp_path: Path) -> None:
     config = settings(own_data, f"data.unlabeled={own_data / 'plain'}", "pseudo_labels.truth=true")
     with pytest.raises(DataError, match="plain: images that never had labels; expected hidden ones"):
