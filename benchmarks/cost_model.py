@@ -1,4 +1,4 @@
-"""A model of what the operators cost on a GPU: bytes moved, operations, and the time that both allow. Not a measurement.
+"""A model of what the operators cost on a GPU, not a measurement: bytes, operations, and the time that both allow.
 
 Shape letters: A anchors, M candidates, R negatives, D width of an embedding, E of a score vector, N pixels, K queries,
 C1 classes with no-object. Every formula counts what the kernels of this repository have to move or to compute when

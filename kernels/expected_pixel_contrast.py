@@ -109,7 +109,8 @@ def expected_pixel_contrast_forward_kernel(
         j = begin + tl.arange(0, BLOCK_J)
         present = j < candidates
         logits = _products(
-            anchors_ptr, i, inside, candidates_ptr, j, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
+            anchors_ptr, i, inside, candidates_ptr, j, present, panels,
+            WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * _vector(inverse_candidate_ptr, j, present, 0.0)[None, :]
         weights = _factors(
@@ -343,7 +344,8 @@ def expected_pixel_contrast_backward(
         expected_pixel_contrast_backward_kernel[(triton.cdiv(rows, config["BLOCK_I"]), programs)](
             x.rows, y.rows, x.inverse, y.inverse, x.scores, y.scores, x.half, y.half, weight, *groups, temperature,
             pulled, log_mass, weight_sum, grads, grad_scores, rows, len(y.rows),
-            *_panels(x, config), ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
+            *_panels(x, config),
+            ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
             WEIGHTED=candidate_weight is not None, GROUPED=anchor_group is not None, SAME=same, WIDTH=width,
             SCORE_WIDTH=score_width, **config,
         )  # fmt: skip
