@@ -1,4 +1,4 @@
-"""A model of what the operators cost on a GPU: bytes moved, operations, and the time that both allow. Not a measurement.
+"""A model of what the operators cost on a GPU, not a measurement: bytes, operations, and the time that both allow.
 
 Shape letters: A anchors, M candidates, R negatives, D width of an embedding, E of a score vector, N pixels, K queries,
 C1 classes with no-object. Every formula counts what the kernels of this repository have to move or to compute when
@@ -100,7 +100,10 @@ def pixel_contrast(anchors: int, candidates: int, negatives: int, width: int, el
 def expected_pixel_contrast(
     anchors: int, candidates: int, width: int, score_width: int, element: int = 4, tile: int = 64
 ) -> dict[str, Cost]:
-    """A, M, D, E: two products a tile; backward, twice over, those and two more. The columns pass once a tile of rows."""
+    """A, M, D, E: two products a tile; backward, by anchors and by candidates, those and two more.
+
+    The columns pass once for each tile of rows.
+    """
     pairs = anchors * candidates
     product = 2 * pairs * (width + score_width)
     row = element * width + 4 * score_width
@@ -127,14 +130,23 @@ def of_case(
 
 
 def main() -> None:
-    """Prints the model for the cases of the benchmarks; `python -m benchmarks.cost_model`."""
+    """Prints the model for the cases of the benchmarks, and the measured time over it where there is a GPU."""
+    import torch
+
     from benchmarks.cases import CASES, CLASSES, NEGATIVES, QUERIES, WIDTH
+    from benchmarks.gpu_times import seconds
 
     for case in CASES.values():
+        measured = seconds(case) if torch.cuda.is_available() else {}
         for operator, passes in of_case(case.pixels, QUERIES, CLASSES + 1, NEGATIVES, WIDTH, 4).items():
             for mode, cost in passes.items():
-                times = ", ".join(f"{d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES)
-                print(f"model: {case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; {times}")
+                line = f"{case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; model:"
+                line += ",".join(f" {d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES)
+                if (operator, mode) in measured:
+                    found = measured[operator, mode]
+                    line += f"; measured on {torch.cuda.get_device_name()} {1e3 * found:.3f} ms, times the model:"
+                    line += ",".join(f" {d.name} {found / cost.seconds(d):.2f}" for d in DEVICES)
+                print(line)
 
 
 if __name__ == "__main__":

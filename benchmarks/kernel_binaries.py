@@ -94,7 +94,7 @@ def compiling_for(arch: str) -> Iterator[_CompileOnly]:
 
     target = GPUTarget("hip", arch, 64) if arch.startswith("gfx") else GPUTarget("cuda", int(arch[3:]), 32)
     stand_in, before = _CompileOnly(target), driver._active
-    driver.set_active(stand_in)  # type: ignore[arg-type]
+    driver.set_active(stand_in)
     try:
         yield stand_in
     finally:

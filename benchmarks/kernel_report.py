@@ -6,6 +6,7 @@ No GPU is needed. Every source in SOURCES gives the binaries of one backend; one
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from benchmarks import cuda_binaries
 from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
+from sskd_fast import kernels
 from sskd_fast.ops import _library
 from sskd_fast.reference.negative_sampling import Candidates, build_proposals
 
@@ -67,9 +69,7 @@ def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], obj
 
 def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binary]:
     """Every Triton kernel for an architecture, by name; of one compiled more than once the largest of every number."""
-    from sskd_fast.kernels import _rows, expected_pixel_contrast, negative_sampling, pixel_contrast, score_fusion
-
-    modules = _rows, expected_pixel_contrast, negative_sampling, pixel_contrast, score_fusion
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
     found: dict[str, Binary] = {}
     for binary in compiled(arch, triton_launches(dtype), modules):
         found[binary.kernel] = binary.most(found.get(binary.kernel, binary))

@@ -35,8 +35,8 @@ def squared_distances(
 ):
     """|x[index] - own|^2 for rows of x (., WIDTH) at index [BLOCK], a line of 128 bytes (COLUMNS numbers) at a time.
 
-    Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles. lines: of a
-    row; a number that the compiler does not know, since it would unroll the loop at the cost of registers.
+    Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles. lines: of
+    a row; a number that the compiler does not know, since it would unroll the loop at the cost of registers.
     """
     squares = tl.zeros([index.shape[0], COLUMNS], dtype=ACCUMULATE)
     rows = index.to(tl.int64)[:, None] * WIDTH

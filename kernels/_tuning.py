@@ -115,7 +115,12 @@ def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, 
 def fusion_backward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
     """All queries of a block of pixels, a class at a time."""
     block = max(16, triton.next_power_of_2(queries))
-    return {"BLOCK_K": block, "BLOCK_N": 16, "num_warps": _warps(16), **(_half_of_the_threads() if block <= 128 else {})}
+    return {
+        "BLOCK_K": block,
+        "BLOCK_N": 16,
+        "num_warps": _warps(16),
+        **(_half_of_the_threads() if block <= 128 else {}),
+    }
 
 
 def resize_backward() -> dict[str, int]:

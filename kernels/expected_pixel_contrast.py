@@ -109,7 +109,8 @@ def expected_pixel_contrast_forward_kernel(
         j = begin + tl.arange(0, BLOCK_J)
         present = j < candidates
         logits = _products(
-            anchors_ptr, i, inside, candidates_ptr, j, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
+            anchors_ptr, i, inside, candidates_ptr, j, present, panels,
+            WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * _vector(inverse_candidate_ptr, j, present, 0.0)[None, :]
         weights = _factors(
@@ -244,7 +245,7 @@ class _Side:
     def __init__(self, embeddings: Tensor, scores: Tensor | None, centre: Tensor | None, normalize: bool) -> None:
         compute = torch.promote_types(embeddings.dtype, torch.float32)
         self.rows = padded_rows(embeddings)
-        self.inverse = _inverse_norms(embeddings, compute, normalize)
+        self.inverse = _inverse_norms(self.rows, compute, normalize)
         self.scores, self.half = self.inverse, self.inverse
         if scores is not None:
             self.scores = padded_rows(scores - centre)
@@ -260,7 +261,7 @@ def _inverse_norms(x: Tensor, compute: torch.dtype, normalize: bool) -> Tensor:
 def _sides(
     anchors: Tensor, candidates: Tensor, scores: tuple[Tensor | None, Tensor | None], normalize: bool
 ) -> tuple[_Side, _Side]:
-    centre = None if scores[1] is None else scores[1].sum(0) / max(1, len(scores[1]))
+    centre = None if scores[1] is None else scores[1].contiguous().sum(0) / max(1, len(scores[1]))
     return _Side(anchors, scores[0], centre, normalize), _Side(candidates, scores[1], centre, normalize)
 
 
@@ -285,7 +286,7 @@ def expected_pixel_contrast(
     if count == 0:
         return loss, pull, log_mass, weight_sum
     p = padded_rows(positives)
-    inverse_positive = _inverse_norms(positives, a.inverse.dtype, normalize)
+    inverse_positive = _inverse_norms(p, a.inverse.dtype, normalize)
     config = _tuning.expected_forward(a.rows.dtype)
     with device_of(p):
         expected_pixel_contrast_forward_kernel[(triton.cdiv(count, config["BLOCK_I"]),)](
@@ -343,7 +344,8 @@ def expected_pixel_contrast_backward(
         expected_pixel_contrast_backward_kernel[(triton.cdiv(rows, config["BLOCK_I"]), programs)](
             x.rows, y.rows, x.inverse, y.inverse, x.scores, y.scores, x.half, y.half, weight, *groups, temperature,
             pulled, log_mass, weight_sum, grads, grad_scores, rows, len(y.rows),
-            *_panels(x, config), ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
+            *_panels(x, config),
+            ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
             WEIGHTED=candidate_weight is not None, GROUPED=anchor_group is not None, SAME=same, WIDTH=width,
             SCORE_WIDTH=score_width, **config,
         )  # fmt: skip

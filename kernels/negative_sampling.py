@@ -213,7 +213,7 @@ def negative_sampling_by_tables(
     own_from: Tensor,
     own_until: Tensor,
 ) -> Tensor:
-    """Indices (A, R) int32; from `entries` on the tables of `build_proposals`, for at least one anchor and candidate."""
+    """Indices (A, R) int32, at least one anchor and candidate; from `entries` on the tables of `build_proposals`."""
     anchors, size = anchor_scores.shape[0], candidate_group.shape[0]
     picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
     held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)

@@ -95,7 +95,7 @@ def pixel_contrast_candidates_backward_kernel(
     NORMALIZE: tl.constexpr, WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a candidate: the sum over its uses, places in share (A, R), of share times factor times the anchor."""
+    """Gradient of a candidate: the sum over its uses, places in share, of share times factor times the anchor."""
     candidate = tl.program_id(0).to(tl.int64)
     columns = row_columns(CHUNKS, COLUMNS)
     slot = tl.arange(0, BLOCK_R)

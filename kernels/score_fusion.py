@@ -169,7 +169,9 @@ def score_fusion_backward_kernel(
         grad_background = tl.load(rows_ptr + QUERIES, mask=present, other=0.0)
         squares, inner = background * background, grad_background * background
     if CUES != CLASS:
-        grad = tl.load(grad_ptr + (tl.arange(0, BLOCK_N) * (OFFSET + MIXED))[None, :] + k[:, None], mask=inside, other=0.0)
+        grad = tl.load(
+            grad_ptr + (tl.arange(0, BLOCK_N) * (OFFSET + MIXED))[None, :] + k[:, None], mask=inside, other=0.0
+        )
         squares += tl.sum(owner * owner, axis=0)
         inner += tl.sum(grad * owner, axis=0)
     for c in range(mixed_classes):

@@ -25,7 +25,7 @@ def declared() -> dict[str, object]:
 
 
 def files_to_ship() -> set[str]:
-    """The names in a wheel of every source file, C++ and Triton ones included, weight file and preset of the checkout."""
+    """The names in a wheel of every source, C++ and Triton ones included, weight file and preset of the checkout."""
     package = {path.relative_to(ROOT) for path in (ROOT / "sskd_fast").rglob("*") if path.suffix in SHIPPED}
     sources = {path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cpp", ".cu"}}
     sources |= set((ROOT / "kernels").glob("*.py"))

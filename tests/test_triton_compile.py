@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to, for GPUs that are not there: registers, spills, occupancy, loads, tensor cores."""
+"""What the Triton kernels compile to for GPUs that are not there: registers, spills, occupancy, loads, products."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_the_report_writes_the_list_and_the_page(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="put both lines where the table belongs"):
         kernel_report.updated("# GPU", [binary])
     assert set(json.loads(json.dumps(binary.record()))) == {
-        "kernel", "backend", "arch", "registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes", "tensor_core"
+        "kernel", "backend", "arch", "registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes",
+        "tensor_core",
     }  # fmt: skip
 
 
