@@ -84,6 +84,13 @@ def test_predictions_on_groups_and_void_pixels_are_ignored(val: tuple[Cityscapes
     assert both(source, right + void) == (pytest.approx(100.0), pytest.approx(100 * (3 + 0.5) / 4))
 
 
+def test_a_single_caravan_is_no_void_for_the_official_evaluation(val: tuple[Cityscapes, list[Scene]]) -> None:
+    """It looks for label ids, and instances have other values; COCO has no void at all."""
+    source, scenes = val
+    mistakes = [result(n, CLASSES["person"], s.codes == 29000, 0.9) for n, s in enumerate(scenes, 1)]
+    assert evaluate_cityscapes(source.label_files, perfect(scenes) + mistakes).per_class["person"] < 50.0
+
+
 def test_a_sure_mistake_on_the_road_halves_the_precision_of_its_class(val: tuple[Cityscapes, list[Scene]]) -> None:
     source, scenes = val
     road = np.zeros(SIZE, dtype=bool)
