@@ -179,7 +179,10 @@ def test_the_same_negatives_are_drawn_in_float32(backend, kind):
 
 def test_uniform_negatives_are_the_same(backend):
     anchors, group = torch.zeros(20, 1), torch.zeros(300, dtype=torch.int64)
-    rows = [ops.sample_negatives(anchors, None, 50, seed=2, candidate_group=group, backend=b) for b in ("reference", backend)]
+    rows = [
+        ops.sample_negatives(anchors, None, 50, seed=2, candidate_group=group, backend=b)
+        for b in ("reference", backend)
+    ]
     assert torch.equal(*rows)
 
 
@@ -187,7 +190,10 @@ def test_the_race_completes_what_the_trials_left(backend):
     """Two candidates of 10 have nearly all the weight, so that the third draw outlasts the trials."""
     rows = torch.cat([torch.tensor([[1.0, 1e-6 * i, 0] for i in range(8)]), torch.eye(3)[1:]]).double()
     scores = unit(rows)
-    drawn = [ops.sample_negatives(scores[:1].expand(6, 3).contiguous(), scores, 4, seed=9, backend=b) for b in ("reference", backend)]
+    drawn = [
+        ops.sample_negatives(scores[:1].expand(6, 3).contiguous(), scores, 4, seed=9, backend=b)
+        for b in ("reference", backend)
+    ]
     assert torch.equal(*drawn) and bool((drawn[0][:, :2] >= 8).all())
 
 
@@ -196,7 +202,10 @@ def test_missing_candidates_and_extreme_weights(backend):
     drawn = [ops.sample_negatives(scores[:3], scores, 6, seed=0, backend=b) for b in ("reference", backend)]
     assert torch.equal(*drawn) and bool(drawn[0][:, 3:].eq(-1).all())
     for weight in (torch.zeros(50), torch.full((50,), 1e-300, dtype=torch.float64), torch.eye(50)[48]):
-        drawn = [ops.sample_negatives(scores[:3], scores, 2, seed=0, candidate_weight=weight, backend=b) for b in ("reference", backend)]
+        drawn = [
+            ops.sample_negatives(scores[:3], scores, 2, seed=0, candidate_weight=weight, backend=b)
+            for b in ("reference", backend)
+        ]
         assert torch.equal(*drawn)
 
 
@@ -205,7 +214,9 @@ def test_the_hardest_are_the_same(backend, dtype):
     anchors, candidates = on_device(random(23, 37).to(dtype), random(90, 37, seed=1).to(dtype))
     drawn = torch.randint(-1, 90, (23, 45), generator=generator(4), device="cpu").to(DEVICE)
     candidates[5] = math.nan
-    assert torch.equal(*(ops.hardest_negatives(anchors, candidates, drawn, 20, backend=b) for b in ("reference", backend)))
+    assert torch.equal(
+        *(ops.hardest_negatives(anchors, candidates, drawn, 20, backend=b) for b in ("reference", backend))
+    )
 
 
 def test_nothing_in_gives_nothing_out(backend):

@@ -80,7 +80,9 @@ WAITS = re.compile(
     r"|repeat_interleave\((?!.*output_size)"
 )
 # The same in C++.
-WAITS_CPP = re.compile(r"\.item\b|\.cpu\(|kCPU|nonzero|unique|bincount|masked_select|at::tensor\(|Synchronize|cudaMemcpy")
+WAITS_CPP = re.compile(
+    r"\.item\b|\.cpu\(|kCPU|nonzero|unique|bincount|masked_select|at::tensor\(|Synchronize|cudaMemcpy"
+)
 
 
 def launch_path() -> list[tuple[str, str]]:
