@@ -25,7 +25,7 @@ from test_operators import (
 )
 from torch import Tensor
 
-from sskd_fast import ops
+from sskd_fast import _backend, ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ("triton", "cuda") if DEVICE == "cuda" else ("triton",)
@@ -35,6 +35,9 @@ LONG = pytest.mark.slow
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
+    reason = _backend.why_unavailable(name, DEVICE)
+    if reason is not None:
+        pytest.skip(f"{name}: {reason}")
     return name
 
 
