@@ -26,18 +26,20 @@ BEGIN, END = "<!-- begin: python -m benchmarks.kernel_report -->", "<!-- end: py
 OPERATORS = ("score_fusion", "negative_sampling", "pixel_contrast", "expected_pixel_contrast")
 
 
-def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], object]]:
-    """Calls that launch every kernel at the published sizes of a row, with 64 anchors and candidates.
+def triton_launches(
+    dtype: torch.dtype = torch.float32, size: int = 64, negatives: int = NEGATIVES
+) -> list[Callable[[], object]]:
+    """Calls that launch every kernel at the published sizes of a row, with `size` anchors and candidates.
 
     dtype: of the embeddings.
     """
     masks, classes = torch.zeros(1, QUERIES, 8, 8), torch.zeros(1, QUERIES, CLASSES + 1)
-    scores = torch.nn.functional.normalize(torch.ones(64, QUERIES + CLASSES + 1), dim=1)
-    rows = torch.zeros(64, WIDTH, dtype=dtype)
-    group, seed = torch.zeros(64, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    scores = torch.nn.functional.normalize(torch.ones(size, QUERIES + CLASSES + 1), dim=1)
+    rows = torch.zeros(size, WIDTH, dtype=dtype)
+    group, seed = torch.zeros(size, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     temperature = torch.tensor([TEMPERATURE], dtype=torch.float64)
-    drawn = torch.zeros(64, NEGATIVES, dtype=torch.int32)
-    losses, share, pulled = torch.zeros(64), torch.zeros(64, NEGATIVES), torch.zeros(64, WIDTH)
+    drawn = torch.zeros(size, negatives, dtype=torch.int32)
+    losses, share, pulled = torch.zeros(size), torch.zeros(size, negatives), torch.zeros(size, WIDTH)
     details = scores, scores, None, None, None, False
     sampled = scores, group, scores, None, group, True
     tables = build_proposals(scores, group, Candidates(*sampled[2:])).tables()
@@ -45,21 +47,21 @@ def triton_launches(dtype: torch.dtype = torch.float32) -> list[Callable[[], obj
     def run(operator: str, *arguments: object) -> Callable[[], object]:
         return lambda: _library.implementation("triton", operator)(*arguments)
 
-    def grad(size: int) -> Tensor:
-        return torch.zeros(1, size * size, QUERIES + CLASSES + 1)
+    def grad(side: int) -> Tensor:
+        return torch.zeros(1, side * side, QUERIES + CLASSES + 1)
 
     return [
         run("score_fusion", masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(8), masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(4), masks, classes, 4, 4, 0),
-        run("negative_sampling_by_tables", *sampled, NEGATIVES, seed, *tables),
-        run("hardest_negatives", rows.float(), rows.float(), drawn, NEGATIVES),
+        run("negative_sampling_by_tables", *sampled, negatives, seed, *tables),
+        run("hardest_negatives", rows.float(), rows.float(), drawn, negatives),
         run("pixel_contrast", rows, rows, rows, drawn, temperature, None, True, True),
         run(
             "pixel_contrast_backward", losses, rows, rows, rows, drawn, share, losses, pulled, temperature,
             True, True, True,
         ),
-        run("expected_pixel_contrast", rows, rows, rows, *details, NEGATIVES, temperature, True),
+        run("expected_pixel_contrast", rows, rows, rows, *details, negatives, temperature, True),
         run(
             "expected_pixel_contrast_backward", losses, rows, rows, rows, *details, losses, losses, losses, temperature,
             True, True,

@@ -135,7 +135,7 @@ def expected_pixel_contrast_forward_kernel(
         positive += tl.sum(a * _panel(positives_ptr, i, inside, begin, WIDTH, BLOCK_W, True), axis=1)
     positive *= inverse * _vector(inverse_positive_ptr, i, inside, 0.0) * scale
     log_mass = tl.log(mass) + top
-    gap = tl.log(num_negatives.to(ACCUMULATE)) + log_mass - tl.log(total) - positive
+    gap = tl.log(tl.zeros_like(positive) + num_negatives) + log_mass - tl.log(total) - positive
     gap = tl.where(total > 0, gap, float("-inf"))
     small = tl.exp(-tl.abs(gap))
     # log(1 + x), and x where that is too small to change 1.

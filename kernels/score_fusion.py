@@ -207,8 +207,8 @@ def score_fusion_resize_backward_kernel(
 ):
     """Transpose of the bilinear resizing of a plane: every source pixel gathers from the result, in one order."""
     T: tl.constexpr = out_ptr.dtype.element_ty
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    plane = tl.program_id(1).to(tl.int64)
+    plane = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     grad_ptr += plane * height * width
     y, x = at // width_in, at % width_in
     # Rows and columns of the result whose source lies within one of this pixel, from the first on.
@@ -288,6 +288,6 @@ def _resize_backward(grad: Tensor, masks: Tensor) -> Tensor:
     (images, queries, *size), target = masks.shape, grad.shape[2:]
     reach = (triton.cdiv(2 * n, s) + 2 for n, s in zip(target, size, strict=True))
     config = _tuning.resize_backward()
-    grid = triton.cdiv(size[0] * size[1], config["BLOCK"]), images * queries
+    grid = images * queries, triton.cdiv(size[0] * size[1], config["BLOCK"])  # the second has 65535 at most
     score_fusion_resize_backward_kernel[grid](grad, result, *size, *target, *reach, **config)
     return result

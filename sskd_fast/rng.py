@@ -60,8 +60,9 @@ def seed_key(seed: int | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return value & MASK, (value >> 32) & MASK
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an int or a one-element int64 tensor, found {type(seed).__name__}")
-    words = torch.tensor([[seed & MASK], [(seed >> 32) & MASK]], dtype=torch.int64, device=device)
-    return words[0], words[1]
+    # Filled by the device: a copy from the host would wait for it, and a CUDA graph cannot hold one.
+    low, high = (torch.full((1,), word, dtype=torch.int64, device=device) for word in (seed & MASK, seed >> 32 & MASK))
+    return low, high
 
 
 def random_words(key: tuple[Tensor, Tensor], row: Tensor, column: Tensor, stream: int) -> Words:

@@ -119,10 +119,11 @@ def test_ties_keep_the_order_drawn_and_what_is_no_number_comes_last(emulated):
     assert hardest.tolist() == [[1, 0, 3, 4, 2, -1]]
 
 
-def test_an_index_beyond_the_candidates_stops_the_kernel(emulated):
+@pytest.mark.parametrize("wrong", [-2, 4, (1 << 32) + 1, -(1 << 32)])
+def test_an_index_out_of_range_stops_the_kernel(emulated, wrong):
     rows = unit(torch.eye(4))
     with pytest.raises(RuntimeError, match="__trap was called"):
-        emulated.hardest_negatives(rows, rows, torch.full((4, 2), 4), 1)
+        emulated.hardest_negatives(rows, rows, torch.full((4, 2), wrong), 1)
 
 
 def test_nothing_in_gives_nothing_out(emulated):

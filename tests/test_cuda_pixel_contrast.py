@@ -114,7 +114,7 @@ def test_nothing_in_gives_nothing_out(emulated, a, m, r):
     assert all(torch.equal(x, torch.zeros_like(y)) for x, y in zip(grads, embeddings, strict=True))
 
 
-@pytest.mark.parametrize("wrong", [-2, 5])
+@pytest.mark.parametrize("wrong", [-2, 5, (1 << 32) + 1, -(1 << 32)])
 def test_an_index_out_of_range_stops_the_kernel(emulated, wrong):
     embeddings, negatives = case(3, 5, 2, 4)
     negatives[2, 1] = wrong

@@ -38,11 +38,13 @@ SAMPLING_SHAPES = [(1, 1, 1, 1), (5, 3, 2, 7), (23, 401, 5, 17), (33, 530, 109, 
 
 
 def generator(*seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(sum(7**i * s for i, s in enumerate(seed)))
+    return torch.Generator("cpu").manual_seed(sum(7**i * s for i, s in enumerate(seed)))
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(*shape, seed), dtype=torch.float64)
+    """The same numbers on every device: on the one that is the default where this is called."""
+    numbers = torch.randn(shape, generator=generator(*shape, seed), dtype=torch.float64, device="cpu")
+    return numbers.to(torch.get_default_device())
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -226,7 +228,7 @@ def raw_samples(backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
     rows = scores.flatten(0, 1)
     group = torch.arange(len(rows)) // 24
     z, p = random(48, 8).float(), random(48, 8, seed=1).float()
-    drawn = torch.randint(-1, 48, (48, 6), generator=generator(1), dtype=torch.int32)
+    drawn = torch.randint(-1, 48, (48, 6), generator=generator(1), dtype=torch.int32, device="cpu").to(z.device)
     kept = raw.pixel_contrast.default(z, p, z, drawn, heat, 0.1, True, True, backend)
     details = rows, rows, None, group, group, False
     state = raw.expected_pixel_contrast.default(z, p, z, *details, 6, heat, True, backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -13,16 +14,19 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sskd_fast import _backend, ops
+from sskd_fast.ops import _arguments
+from sskd_fast.reference.negative_sampling import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = sorted((ROOT / "kernels").glob("*.py"))
 
 
 def in_a_process_of_its_own(*options: str) -> None:
-    """Runs tests/triton_operators.py; its summary is the message of a failure."""
-    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not run")
+    """Runs tests/gpu_operators.py; its summary is the message of a failure."""
+    if not torch.cuda.is_available():
+        pytest.importorskip("triton", reason="Triton is not installed: its kernels are not run")
     interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/triton_operators.py", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu_operators.py", *options]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
@@ -73,7 +77,12 @@ def test_importing_the_operators_loads_no_triton_and_starts_no_cuda():
 # What makes the host wait for the device, or gives a tensor whose shape depends on values.
 WAITS = re.compile(
     r"\.item\(|\.cpu\(|\.tolist\(|\.numpy\(|nonzero|\.unique|torch\.unique|bincount|masked_select|argwhere|synchronize"
-    r"|\.to\(\s*[\"']cpu|\b(?:bool|float|int)\((?!\*)[a-z_]+\.(?:max|min|sum|any|all)\("
+    r"|\.to\(\s*[\"']cpu|\b(?:bool|float|int)\((?!\*)[a-z_]+\.(?:max|min|sum|any|all)\(|torch\.tensor\("
+    r"|repeat_interleave\((?!.*output_size)"
+)
+# The same in C++.
+WAITS_CPP = re.compile(
+    r"\.item\b|\.cpu\(|kCPU|nonzero|unique|bincount|masked_select|at::tensor\(|Synchronize|cudaMemcpy"
 )
 
 
@@ -83,27 +92,46 @@ def launch_path() -> list[tuple[str, str]]:
     reference = (ROOT / "sskd_fast/reference/negative_sampling.py").read_text(encoding="utf-8")
     tables = reference[reference.index("def build_proposals(") : reference.index("def _trials(")]
     texts.append(("reference/negative_sampling.py: build_proposals", tables))
-    for name in ("_library", "_embeddings", "negative_sampling", "pixel_contrast", "expected_pixel_contrast"):
-        texts.append((f"ops/{name}.py", (ROOT / f"sskd_fast/ops/{name}.py").read_text(encoding="utf-8")))
+    for path in sorted((ROOT / "sskd_fast/ops").glob("*.py")):
+        if path.stem != "_arguments":  # looks at values, on the CPU only
+            texts.append((f"ops/{path.name}", path.read_text(encoding="utf-8")))
+    makers = _arguments.check_seed, _arguments.check_temperature, _arguments.check_groups, _arguments.check_weight
+    texts += [(f"ops/_arguments.py: {maker.__name__}", inspect.getsource(maker)) for maker in makers]
     return texts
+
+
+def waits(texts: list[tuple[str, str]], pattern: re.Pattern[str]) -> list[str]:
+    lines = [(name, line.strip()) for name, text in texts for line in text.splitlines()]
+    return [f"{name}: {x}" for name, x in lines if pattern.search(x) and not x.startswith(("#", '"', "//"))]
 
 
 def test_nothing_on_the_way_to_a_kernel_waits_for_the_device():
     """By its text, as no GPU is needed for that; on a GPU the step is captured in a CUDA graph, which would fail."""
-    found = [
-        f"{name}: {line.strip()}"
-        for name, text in launch_path()
-        for line in text.splitlines()
-        if WAITS.search(line) and not line.lstrip().startswith(("#", '"'))
-    ]
-    assert found == []
+    assert waits(launch_path(), WAITS) == []
+    files = [path for path in sorted((ROOT / "csrc/cuda").iterdir()) if path.suffix in (".h", ".cpp", ".cu")]
+    assert len(files) > 20
+    assert waits([(path.name, path.read_text(encoding="utf-8")) for path in files], WAITS_CPP) == []
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("scored", [True, False])
+def test_the_tables_are_built_without_a_look_at_values(scored, same):
+    """Fake tensors have no values: whatever asks for one, or for a shape that depends on one, raises."""
+    with FakeTensorMode(), torch.device("cuda"):
+        scores, group = torch.zeros(40, 9), torch.zeros(50, dtype=torch.int64)
+        for weight in (None, torch.ones(50, dtype=torch.float64)):
+            candidates = Candidates(torch.zeros(50, 9) if scored else None, weight, group, same)
+            tables = build_proposals(scores, torch.zeros(40, dtype=torch.int64), candidates).tables()
+            assert {table.device.type for table in tables} == {"cuda"}
 
 
 @pytest.mark.parametrize(
-    "line", ["x.item()", "a = y.nonzero()", "torch.cuda.synchronize()", "float(x.max())", "z.cpu()"]
+    "line",
+    ["x.item()", "a = y.nonzero()", "torch.cuda.synchronize()", "float(x.max())", "z.cpu()", "torch.tensor([seed])"],
 )
 def test_what_waits_is_found(line):
-    assert WAITS.search(line)
+    assert waits([("file", line)], WAITS) == [f"file: {line}"]
+    assert waits([("file", "const auto x = y.item<float>();")], WAITS_CPP)
 
 
 def everything(masks, classes, z, p, group, seed):
@@ -157,16 +185,26 @@ def test_the_backward_operators_know_shapes_on_fake_cuda_tensors():
         assert [(g.shape, g.device.type) for g in grads] == [((48, 8), "cuda")] * 5
 
 
-def test_a_step_is_captured_in_a_cuda_graph():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU: capture in a CUDA graph is not run")
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+@pytest.mark.parametrize("seed", [None, 7], ids=["seed in a tensor", "seed as a number"])
+def test_a_step_is_captured_in_a_cuda_graph(monkeypatch, backend, seed):
+    reason = _backend.why_unavailable(backend, "cuda")
+    if reason is not None:
+        pytest.skip(f"capture in a CUDA graph is not run: {reason}")
+    monkeypatch.setenv("SSKD_FAST_BACKEND", backend)
     inputs = step_inputs("cuda")
-    wanted = everything(*inputs)
+    arguments = inputs if seed is None else [*inputs[:-1], seed]
+
+    def step() -> list[torch.Tensor]:
+        loss = everything(*arguments)
+        return [loss, *torch.autograd.grad(loss, inputs[:4])]
+
+    wanted = step()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = everything(*inputs)
+        found = step()
     graph.replay()
-    assert torch.equal(found, wanted)
+    assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
 
 
 def split_in_three(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -16,7 +17,8 @@ if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("TRITON_INTERPRET is set: kernels are not compiled", allow_module_level=True)
 
 from benchmarks import kernel_report
-from benchmarks.kernel_binaries import ARCHS, Binary
+from benchmarks.kernel_binaries import ARCHS, Binary, compiled
+from sskd_fast import kernels
 
 OTHERS = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHS if arch != "sm_90"]
 EACH_ARCH = pytest.mark.parametrize("arch", ["sm_90", *OTHERS])
@@ -48,6 +50,13 @@ def test_every_kernel_compiles_without_spills(arch):
     found = binaries(arch)
     assert set(found) == KERNELS
     assert {name: b.spill_bytes for name, b in found.items() if b.spill_bytes} == {}
+
+
+def test_kernels_compile_for_one_of_each():
+    """Triton makes constants of arguments that are 1, which have less to them than numbers known at run time."""
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *kernel_report.OPERATORS)]
+    found = compiled("sm_90", kernel_report.triton_launches(size=1, negatives=1), modules)
+    assert {binary.kernel for binary in found} == KERNELS
 
 
 @EACH_ARCH

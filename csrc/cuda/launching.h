@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/clamp.h>
 #include <ATen/ops/constant_pad_nd.h>
 
 #include "cuda/device.h"
@@ -53,6 +54,13 @@ inline int64_t aligned_width(const at::Tensor& x) {
 inline at::Tensor aligned_rows(const at::Tensor& x, int64_t width) {
   const at::Tensor rows = width == x.size(1) ? x.contiguous() : at::constant_pad_nd(x, {0, width - x.size(1)});
   return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
+}
+
+// Indices as the kernels read them. What does not fit becomes another number that no candidate has, so that the kernels
+// find it and not one that happens to be left of it.
+inline at::Tensor narrowed_indices(const at::Tensor& index) {
+  const at::Tensor near = index.scalar_type() == at::kLong ? at::clamp(index, -2, INT32_MAX) : index;
+  return near.to(at::kInt).contiguous();
 }
 
 // The first `width` columns, contiguous: what aligned_rows() has added taken away again.

@@ -3,7 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -103,9 +102,9 @@ at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candid
                              int64_t num_negatives) {
   const OnDevice device(anchors);
   const at::Tensor own = score_rows(anchors), others = score_rows(candidates);
-  const at::Tensor index = drawn.to(at::kInt).contiguous();
+  const at::Tensor index = narrowed_indices(drawn);
   const int64_t total = own.size(0), given = index.size(1);
-  if (total == 0 || others.size(0) == 0) return at::full({total, num_negatives}, -1, index.options());
+  if (total == 0) return at::empty({0, num_negatives}, index.options());
   TORCH_CHECK_VALUE(others.size(0) <= INT32_MAX, "candidates: found ", others.size(0), ", expected fewer than 2^31");
   const at::Tensor hardest = at::empty({total, num_negatives}, index.options());
   with_storage(own.scalar_type(), [&](auto zero) {

@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 #pragma unroll 1
   for (int32_t begin = 0; begin < num_drawn; begin += kWarp) {
     const int32_t r = begin + lane, q = r < num_drawn ? drawn[r] : -1;
-    if (q >= candidates.count) __trap();
+    if (q < -1 || q >= candidates.count) __trap();
     T sums[2] = {};  // <x, y> and |y|^2
     const auto add = [](T x, T y, T (&sums)[2]) { sums[0] += x * y, sums[1] += y * y; };
     compare_rows(anchors.row(anchor), candidates, q, add, sums);

@@ -23,7 +23,7 @@ struct Inputs {
   Inputs(const at::Tensor& a, const at::Tensor& p, const at::Tensor& c, const at::Tensor& index, const at::Tensor& t,
          bool normalize, Stream stream)
       : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
-        negatives(index.to(at::kInt).contiguous()), temperature(checked_temperature(t, a)) {
+        negatives(narrowed_indices(index)), temperature(checked_temperature(t, a)) {
     TORCH_CHECK_VALUE(index.size(1) <= INT32_MAX && c.size(0) <= INT32_MAX,
                       "negatives: found more than 2^31 - 1 an anchor, or as many candidates");
   }

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # How far the norm of a score vector may be from 1, and its entries below 0.
 _NORM_TOLERANCE, _LEAST_ENTRY = 1e-2, 1e-6
+# Backends whose own code looks at the values of indices and temperatures.
+CHECK_THEIR_OWN = ("cpu", "cuda")
 
 
 def check_tensor(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
@@ -46,11 +48,15 @@ def check_indices(name: str, value: object, shape: tuple[int | str, ...]) -> Ten
 
 
 def check_index_values(name: str, index: Tensor, size: int) -> None:
-    """Values in [-1, size); on the CPU only, where looking costs no synchronisation. Raises ValueError."""
-    if index.device.type == "cpu" and index.numel() > 0:
-        low, high = (int(x) for x in torch.aminmax(index))
-        if low < -1 or high >= size:
-            raise ValueError(f"{name}: found values in [{low}, {high}], expected -1 or an index below {size}")
+    """Values in [-1, size). Raises ValueError on the CPU; elsewhere looking would wait for the device, which stops
+    by itself where they are not."""
+    if index.numel() == 0:
+        return
+    low, high = torch.aminmax(index)
+    if index.device.type != "cpu":
+        torch._assert_async((low >= -1) & (high < size), f"{name}: expected -1 or an index below {size}")
+    elif low < -1 or high >= size:
+        raise ValueError(f"{name}: found values in [{int(low)}, {int(high)}], expected -1 or an index below {size}")
 
 
 def check_finite(name: str, logits: Tensor) -> None:
@@ -101,7 +107,8 @@ def check_seed(seed: object, device: torch.device) -> Tensor:
         return seed.reshape(1).to(device)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an int or a one-element int64 tensor, found {type(seed).__name__}")
-    return torch.tensor([(seed + (1 << 63)) % (1 << 64) - (1 << 63)], dtype=torch.int64, device=device)
+    # Filled by the device: a copy from the host would wait for it, and a CUDA graph cannot hold one.
+    return torch.full((1,), (seed + (1 << 63)) % (1 << 64) - (1 << 63), dtype=torch.int64, device=device)
 
 
 def check_groups(name: str, value: object, length: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sskd_fast.ops._arguments import (
+    CHECK_THEIR_OWN,
     check_choice,
     check_count,
     check_device,
@@ -137,7 +138,7 @@ def _fake(anchors: Tensor, *rest: Any) -> Tensor:
 
 
 def _run_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    if backend != "cpu":
+    if backend not in CHECK_THEIR_OWN:
         check_index_values("drawn", drawn, candidates.shape[0])
     return implementation(backend, "hardest_negatives")(anchors, candidates, drawn, num_negatives)
 

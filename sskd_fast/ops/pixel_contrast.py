@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sskd_fast.ops._arguments import (
+    CHECK_THEIR_OWN,
     check_choice,
     check_device,
     check_index_values,
@@ -90,7 +91,7 @@ def _run(
     anchors: Tensor, positives: Tensor, candidates: Tensor, negatives: Tensor, temperature: Tensor, *settings: Any
 ) -> tuple[Tensor, ...]:
     *rest, backend = settings
-    if backend != "cpu":
+    if backend not in CHECK_THEIR_OWN:
         check_index_values("negatives", negatives, candidates.shape[0])
         check_temperature_value(temperature)
     embeddings = stored(backend, anchors, positives, candidates)
