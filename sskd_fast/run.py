@@ -16,7 +16,7 @@ from sskd_fast import _backend
 from sskd_fast.config import Config, ConfigError, DataConfig, dump_yaml, load_config
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.files import write_json, write_text
+from sskd_fast.data.files import remove_partial, write_json, write_text
 from sskd_fast.evaluation import require_official
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import table_text, verdict_words, write_report
@@ -161,8 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
     arguments = parser().parse_intermixed_args(argv)
     try:
+        if arguments.json and not arguments.dry_run:
+            raise ConfigError("--json FILE says where --dry-run writes its costs: add --dry-run, or leave it out")
         config = resolve(arguments)
-        if arguments.dry_run or arguments.json:
+        if arguments.dry_run:
             show_costs(config, arguments.json)
             return 0
         check(config)
@@ -207,6 +209,7 @@ def run(config: Config, command: str, resume: bool) -> None:
         keep_aside(folder)
     prepare_operators(config, torch.device(name))
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
     try:
         require_official(sources.val)
@@ -249,6 +252,10 @@ def run_stages(experiment: Experiment, command: str) -> None:
         s for s in (*PRETRAINING, *STAGES) if s.command == command or (command == "all" and s in STAGES)
     ]
     finished = {row["name"] for row in experiment.rows} if experiment.resume else set()
+    if any(s.model == "student" and s.name not in finished for s in chosen[1:]):
+        # Its turn comes after the teacher's days of training: what cannot be had is said now.
+        experiment.foundation_weights("student")
+        experiment.build("student")
     for number, stage in enumerate(chosen, 1):
         if stage.name in finished:
             experiment.log.say(f"stage {number} of {len(chosen)}: {stage.name.replace('_', ' ')} is finished, kept")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sskd_fast.data.files import write_atomically, write_json
+from sskd_fast.data.files import remove_partial, write_atomically, write_json
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
@@ -79,6 +82,21 @@ def test_a_reader_never_sees_a_part_of_the_new_file(tmp_path: Path) -> None:
 
     write_atomically(path, write)
     assert (seen, path.read_text()) == (["old"], "new")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "model.state.pt"
+    script = (
+        "import os, signal, sys; from pathlib import Path; from sskd_fast.data.files import write_atomically\n"
+        "def write(partial): partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_atomically(Path(sys.argv[1]), write)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -signal.SIGKILL
+    labelling = tmp_path / "cache" / "teacher.json.partial"  # goes on after an interruption
+    write_json(labelling, {})
+    assert len(list(path.parent.iterdir())) == 1 and not path.exists()
+    remove_partial(tmp_path)
+    assert list(path.parent.iterdir()) == [] and labelling.exists()
 
 
 # Weights

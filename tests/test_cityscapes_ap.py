@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def perfect(scenes: list[Scene], score: float = 0.5) -> list[dict[str, Any]]:
         for value in np.unique(scene.codes)
         if value // 1000 in CLASSES.values()
     ]
+
+
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cityscapesscripts.evaluation", None)
+    with pytest.raises(ImportError, match=r"cityscapesscripts, which is not installed: pip install 'sskd_fast\[city"):
+        official_evaluation()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,16 @@ def test_class_logits_are_the_mean_token_probabilities(tiny_foundation: Folder) 
     given = detector._class_logits(probs.logit(), prompt).softmax(-1)
     torch.testing.assert_close(given[0, 0, [0, 4]], torch.tensor([0.7, 0.3]), atol=1e-4, rtol=0)
     torch.testing.assert_close(given[0, 1, [1, 4]], torch.tensor([0.7, 0.3]), atol=1e-4, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(detector._class_logits(probs.logit(), prompt).softmax(-1), given)
+
+
+def test_sure_classes_have_finite_logits_in_bfloat16(tiny_foundation: Folder) -> None:
+    """Token probabilities that bfloat16 rounds to 1."""
+    detector = grounded(tiny_foundation, precision="bfloat16").detector
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = detector._class_logits(torch.full((1, 2, 32), 20.0).bfloat16(), detector.prompts[0])
+    assert bool(logits.isfinite().all()) and bool((logits[..., :-1] > 10).all())
 
 
 # The composite teacher
@@ -285,6 +296,21 @@ def test_adapters_train_alone(tiny_foundation: Folder, tmp_path: Path) -> None:
     assert same(model, again)
 
 
+def test_the_new_class_head_trains_whole_beside_adapters(tiny_foundation: Folder, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    foundation = FoundationConfig(universal=str(tiny_foundation("mask2former")), lora_rank=2)
+    model = build_segmenter(ModelConfig(kind="universal", foundation=foundation), NAMES)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert set(model.class_tensors) <= trained
+    assert all("lora_" in n or n.startswith(("projection.", "model.class_predictor.")) for n in trained)
+    save_weights(tmp_path / "model.safetensors", model, NAMES, {})
+    turned = NAMES[::-1]
+    other = build_segmenter(model.config, turned, weights=False)
+    load_weights(other, tmp_path / "model.safetensors", turned)
+    rows, theirs = (m.state_dict()["model.class_predictor.weight"] for m in (other, model))
+    assert torch.equal(rows[:-1], theirs[:-1].flip(0)) and torch.equal(rows[-1], theirs[-1])
+
+
 def test_backbones_learn_at_their_own_rate(tiny_foundation: Folder) -> None:
     model = grounded(tiny_foundation)
     optimizer = build_optimizer(model, Schedule(1, 1e-3, 0.1, 0.0, (0.9, 0.99), 1.0, 0, "poly", 0.9, 1, 1))
@@ -377,6 +403,34 @@ def test_a_model_that_cannot_be_had_is_named(tiny_foundation: Folder, tmp_path: 
         grounded(tiny_foundation, foundation={"masks": str(tmp_path / "nowhere")})
     with pytest.raises(FoundationError, match="found 1 texts for 4 classes"):
         grounded(tiny_foundation, foundation={"prompts": ("disc",)})
+    with pytest.raises(FoundationError, match=r"'timm/no_such_net' cannot be had \(Unknown model"):
+        build_segmenter(ModelConfig(backbone="timm/no_such_net"), NAMES)
+    broken = tmp_path / "weights.bin"
+    broken.write_bytes(b"")
+    with pytest.raises(FoundationError, match="'timm/vit_tiny_patch16_224' cannot be had"):
+        build_segmenter(ModelConfig(backbone="timm/vit_tiny_patch16_224", backbone_checkpoint=str(broken)), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("package", "settings", "message"),
+    [
+        ("transformers", {"kind": "grounded_sam"}, "kind grounded_sam and universal need transformers: pip install"),
+        ("transformers", {"kind": "universal"}, "kind grounded_sam and universal need transformers: pip install"),
+        ("timm", {"backbone": "timm/resnet50"}, "'timm/resnet50' needs the timm package: pip install"),
+    ],
+)
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, package: str, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises((FoundationError, ImportError), match=message):
+        build_segmenter(ModelConfig(**settings), NAMES)
+
+
+def test_missing_adapters_are_named(monkeypatch: pytest.MonkeyPatch, tiny_foundation: Folder) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(FoundationError, match=r"foundation.detector: foundation.lora_rank needs peft: pip install"):
+        grounded(tiny_foundation, foundation={"lora_rank": 2})
 
 
 # Predictions made elsewhere
@@ -411,6 +465,14 @@ def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ({}, "holds a dict, expected a list"),
         ([{"image_id": 1}], "result 0 lacks category_id, score"),
+        (
+            [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": [[1, 1, 5, 1, 5, 5]]}],
+            "result 0 has a segm",
+        ),
+        (
+            [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": {"size": [4, 4], "counts": [3, 2]}}],
+            r"result 0 has a segmentation that is no sound RLE \(RLE counts that cover 5 pixels",
+        ),
     ],
 )
 def test_files_that_are_no_results_are_named(tmp_path: Path, content: Any, message: str) -> None:

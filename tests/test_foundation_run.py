@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.train.experiment import ROW_ORDER
@@ -76,6 +81,39 @@ def test_composite_teacher_through_all_stages(
 
 
 @pytest.mark.slow
+def test_a_killed_composite_teacher_goes_on_as_if_it_had_not_been(
+    tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of its adaptation; the resumed run ends with the weights of one that was not killed."""
+    settings = [
+        *BUDGET, *scenes, "--max-steps", "6", "teacher.kind=grounded_sam", "train.threads=1",
+        f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
+        f"teacher.foundation.masks={tiny_foundation('sam2')}", "teacher.gradient_checkpointing=true",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = run(whole, *settings, "--stage", "adapt")
+    assert result.returncode == 0, result.stderr
+    command = [sys.executable, "-m", "sskd_fast.run", "--output", str(killed), *settings, "--stage", "adapt"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    state = killed / "checkpoints" / "adapted_teacher.state.pt"
+    deadline = time.monotonic() + 600
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    said = process.communicate()[1]
+    assert state.exists() and not (killed / "checkpoints" / "adapted_teacher.safetensors").exists(), said
+    result = run(killed, "--stage", "adapt", "--resume")
+    assert result.returncode == 0 and result.stderr.count("is finished, kept") == 2, result.stderr
+    assert sorted(p.name for p in (killed / "checkpoints").iterdir()) == [
+        "adapted_teacher.safetensors", "supervised_teacher.safetensors"
+    ]  # fmt: skip
+    first, second = (load_file(folder / "checkpoints" / "adapted_teacher.safetensors") for folder in (whole, killed))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.slow
 def test_universal_student_of_predictions_made_elsewhere(
     tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
 ) -> None:
@@ -100,6 +138,17 @@ def test_universal_student_of_predictions_made_elsewhere(
     assert labels and {label["image_id"] for label in labels} <= unlabeled
     with safe_open(str(folder / "checkpoints" / "refined_student.safetensors"), "pt") as file:
         assert any(name.startswith("model.model.pixel_level_module.") for name in file.keys())  # noqa: SIM118
+
+
+def test_results_of_other_categories_are_named(scenes: list[str], tmp_path: Path) -> None:
+    truth = json.loads(Path(scenes[1]).read_text())
+    fields = ("image_id", "segmentation")
+    results = [{name: a[name] for name in fields} | {"category_id": 77, "score": 0.9} for a in truth["annotations"]]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    settings = ["teacher.kind=results", f"teacher.foundation.results={tmp_path / 'results.json'}", "--stage", "distill"]
+    result = run(tmp_path / "run", *BUDGET, *scenes, *settings)
+    assert result.returncode == 2, result.stderr
+    assert "results.json has results of category 77; expected the data set's own ids, 1, 2, 3, 4" in result.stderr
 
 
 def split_of(folder: Path, name: str) -> list[str]:

@@ -183,7 +183,6 @@ def test_annotations_of_a_test_split_are_no_ground_truth(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("pixel", "message"),
     [
-        ((7, 1, 0), "instance 1 has the classes 1, 7; expected one class for each instance"),
         ((0, 9, 0), "an instance of class 0; expected classes 1 to 100"),
         ((101, 9, 0), "an instance of class 101; expected classes 1 to 100"),
     ],
@@ -195,6 +194,20 @@ def test_faulty_ade20k_pictures_are_named(tmp_path: Path, pixel: tuple[int, ...]
     Image.fromarray(picture).save(scene.labels)
     text = problems_of(tmp_path, "ade20k")
     assert "ADE_train_00000003.png: image 3 (ADE_train_00000003.jpg)" in text and message in text
+
+
+def test_an_ade20k_instance_of_several_classes_has_that_of_its_first_pixel(tmp_path: Path) -> None:
+    scene = write_ade20k(tmp_path, classes=(4, 9))[0]
+    picture = np.array(Image.open(scene.labels))
+    of_first = np.argwhere(picture[..., 1] == 1)
+    picture[(*of_first[-1], 0)] = 7
+    picture[(*of_first[0], 0)] = 12
+    Image.fromarray(picture).save(scene.labels)
+    instances = open_sets(tmp_path, "ade20k").train[0].instances
+    assert instances is not None
+    assert sorted(instances.labels.tolist()) == [8, 11]
+    (mask,) = instances.masks[instances.labels == 11].numpy()
+    np.testing.assert_array_equal(mask, picture[..., 1] == 1)
 
 
 def test_ade20k_of_another_benchmark_is_recognised(tmp_path: Path) -> None:

@@ -53,6 +53,62 @@ stages: {supervised_teacher: {labeled_batch: 2}, adapted_teacher: {labeled_batch
          distilled_student: {labeled_batch: 1, unlabeled_batch: 1}, refined_student: {labeled_batch: 2}}
 num_queries: 10
 """
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(CONFIGS.glob("*.yaml"))])
+@pytest.mark.slow
+def test_every_configuration_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """It needs no path to the data."""
+    pytest.importorskip("transformers")
+    assert main(["--config", str(CONFIGS / f"{name}.yaml"), "--dry-run", "--json", str(tmp_path / "costs.json")]) == 0
+    costs = json.loads((tmp_path / "costs.json").read_text())
+    assert set(costs) == {"student", "teacher"} and "fewer parameters" in capsys.readouterr().out
+    config = load_config([CONFIGS / f"{name}.yaml"])
+    for cost in costs.values():
+        assert cost["size"] == (list(config.views.size) if isinstance(config.views.size, tuple) else [96, 96])
+        assert cost["batch"] == 8 or name == "nuclei"
+        assert 0 < cost["flops"] < cost["train_flops"] and cost["memory_gb"] > 0 and cost["seconds_a_step"] >= 0
+    assert (costs["teacher"]["params"] == 559_317_503) == (name in FRACTIONS)
+
+
+def test_costs_go_to_a_file_in_a_dry_run_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "costs.json"]) == 2
+    assert "--json FILE says where --dry-run writes its costs" in capsys.readouterr().err
+
+
+# What has to be other than in the YAML file where there are neither weights nor a GPU: tiny models of the teacher's own
+# classes, the student's own layers with random weights, and crops of 64 x 128 in place of 512 x 1024.
+@pytest.mark.slow
+def test_the_papers_own_models_run_all_stages(tiny_foundation: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    write_cityscapes(tmp_path / "data", {"train": {"aachen": 12, "bochum": 12}, "val": {"frankfurt": 2}})
+    changed = [
+        f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
+        f"teacher.foundation.masks={tiny_foundation('sam2')}", "student.backbone_pretrained=false",
+        "views.size=[64,128]", "predict.tile=[64,128]",
+    ]  # fmt: skip
+    place = [f"data.root={tmp_path / 'data'}", "--max-steps", "2", "--output", str(tmp_path / "run")]
+    assert main(["--config", str(CONFIGS / "cityscapes_10.yaml"), *place, *changed]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER)
+    assert (metrics["labeled_images"], metrics["unlabeled_images"], metrics["val_images"]) == (2, 22, 2)
+    assert metrics["rows"][-1]["params"] == 50_114_185 and "cityscapes_ap" in metrics["rows"][0]
+
+
+def test_a_student_that_cannot_be_had_is_named_before_the_teacher_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm")
+    write_cityscapes(tmp_path / "data")
+    (tmp_path / "small.yaml").write_text(SMALL)
+    files = ["--config", str(CONFIGS / "cityscapes_10.yaml"), "--config", str(tmp_path / "small.yaml")]
+    place = [f"data.root={tmp_path / 'data'}", "--max-steps", "2", "--output", str(tmp_path / "run")]
+    weights = f"student.backbone_checkpoint={tmp_path / 'nowhere.pth'}"
+    assert main([*files, *place, "student.backbone=timm/vit_tiny_patch16_224", weights]) == 2
+    said = capsys.readouterr().err
+    assert "model.backbone_checkpoint:" in said and "nowhere.pth does not exist" in said and "stage 1" not in said
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "cityscapes_10": write_cityscapes, "ade20k_10": write_ade20k, "coco_10": write_coco
 }  # fmt: skip

@@ -65,7 +65,7 @@ class Ade20k(IdMapImages):
         )
 
     def read_labels(self, path: Path) -> MaskLayers:
-        """The instances of an annotation picture; MaskError where an instance has no class, or several."""
+        """The instances of an annotation picture; MaskError where an instance has no class that there is."""
         picture = read_id_map(path)
         if picture.ndim != 3 or picture.shape[2] < 3 or picture.dtype != np.uint8:
             channels = picture.shape[2] if picture.ndim > 2 else 1
@@ -77,16 +77,17 @@ class Ade20k(IdMapImages):
         codes = picture[..., 0].astype(np.uint16) << 8 | picture[..., 1]
         values = values_of(codes)
         values = values[values & 255 > 0]
-        classes, instances = values >> 8, values & 255
+        numbers, count = np.unique(values & 255, return_counts=True)
+        for number in numbers[count > 1]:
+            # Of several classes, that of the first pixel counts, as in the benchmark's own conversion to COCO.
+            of_instance = picture[..., 1] == number
+            codes[of_instance] = codes[of_instance][0]
+            values = values[(values & 255 != number) | (values == codes[of_instance][0])]
+        classes = values >> 8
         if len(classes) and not (1 <= classes.min() <= classes.max() <= len(self.class_names)):
             outside = next(int(c) for c in classes if not 1 <= c <= len(self.class_names))
             found, expected = f"an instance of class {outside}", f"classes 1 to {len(self.class_names)}"
             raise MaskError(found, expected, "Use the pictures of annotations_instance, with a hundred classes.")
-        numbers, count = np.unique(instances, return_counts=True)
-        if (count > 1).any():
-            number = int(numbers[count > 1][0])
-            found = f"instance {number} has the classes {', '.join(map(str, classes[instances == number]))}"
-            raise MaskError(found, "one class for each instance", "Unpack annotations_instance.tar again.")
         return layers_of(codes, values, classes - 1, np.zeros(len(values), dtype=np.bool_))
 
 

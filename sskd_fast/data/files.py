@@ -31,6 +31,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: bool = F
         partial.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what writers that were killed left half-written below a folder; no other process may write there."""
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str, *, keep: bool = False) -> None:
     """UTF-8 text, atomically; keep: see `write_atomically`."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), keep=keep)

@@ -150,7 +150,9 @@ class Detector(nn.Module):
         the softmax is the law of "which class, given that there is at most one".
         """
         spans = prompt.spans.to(token_logits.device)
-        given = (token_logits[..., : spans.shape[1]].sigmoid() @ spans.T).clamp(_SURE, 1 - _SURE).logit()
+        probs = token_logits[..., : spans.shape[1]].float().sigmoid()
+        # Sums, not a matrix product: autocast would round that to bfloat16, in which sure classes become 1.
+        given = torch.stack([(probs * row).sum(-1) for row in spans], -1).clamp(_SURE, 1 - _SURE).logit()
         logits = given.new_full((*given.shape[:2], self.classes + 1), _NOT_ASKED)
         logits[..., prompt.classes], logits[..., -1] = given, 0.0
         return logits

@@ -12,6 +12,7 @@ from torch import Tensor
 from sskd_fast.models.backbones import ConvBackbone, TimmBackbone
 from sskd_fast.models.decoder import MaskDecoder
 from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.queries import LearnedQueries, PeakQueries
 from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
 
@@ -82,7 +83,7 @@ def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
             config.backbone[5:], pretrained=config.backbone_pretrained, checkpoint=config.backbone_checkpoint,
             gradient_checkpointing=config.gradient_checkpointing,
         )  # fmt: skip
-    raise ValueError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
+    raise FoundationError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
 
 
 def embedding_level(levels: list[Tensor]) -> Tensor:

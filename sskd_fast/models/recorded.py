@@ -12,6 +12,7 @@ import torch
 
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.rle import MaskError, encode_segmentation
 
 _FIELDS = ("category_id", "segmentation", "score")
 
@@ -20,7 +21,7 @@ class Recorded(Segmenter):
     """Predictions by image, read from a COCO results file; it can neither be trained nor look at an image.
 
     A result belongs to an image by its "file_name" where it has one, else by its "image_id".  Raises FoundationError
-    for a file that cannot be read or whose results lack a field.
+    for a file that cannot be read or whose results lack a field or a sound mask.
     """
 
     stride = 1.0
@@ -42,7 +43,8 @@ class Recorded(Segmenter):
             missing = {key, *_FIELDS} - set(result)
             if missing:
                 raise FoundationError(f"foundation.results: {path}: result {number} lacks {', '.join(sorted(missing))}")
-            self.by_image.setdefault(result[key], []).append(result)
+            mask = {"segmentation": _compressed(result["segmentation"], f"{path}: result {number}")}
+            self.by_image.setdefault(result[key], []).append(result | mask)
         # What names these predictions in caches, in the place of weights.
         digest = list(hashlib.sha256(content).digest())
         self.register_buffer("digest", torch.tensor(digest, dtype=torch.uint8))
@@ -55,3 +57,16 @@ class Recorded(Segmenter):
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
         """Whether the file speaks of any of the images."""
         return any(name in self.by_image or image_id in self.by_image for image_id, name in images)
+
+
+def _compressed(segmentation: Any, place: str) -> dict[str, Any]:
+    """A result's mask as compressed RLE with ascii counts; FoundationError where it is no RLE."""
+    try:
+        height, width = segmentation["size"]
+        encoded = encode_segmentation(segmentation, int(height), int(width))
+    except (MaskError, TypeError, ValueError, KeyError) as error:
+        raise FoundationError(
+            f"foundation.results: {place} has a segmentation that is no sound RLE ({error}); give results as COCO has "
+            'them, {"size": [height, width], "counts": ...}'
+        ) from error
+    return {"size": [int(height), int(width)], "counts": encoded["counts"].decode("ascii")}

@@ -54,10 +54,10 @@ class UniversalSegmenter(Segmenter):
                 "Mask2Former, MaskFormer or EoMT"
             )
         known = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
-        self.model.class_predictor = head_for(self.model.class_predictor, known, class_names)
+        head = head_for(self.model.class_predictor, known, class_names)
+        self.model.class_predictor = nn.Identity()  # new for these classes, so neither frozen nor given adapters
         pretrained.adapt(self.model, config, setting)
-        for parameter in self.model.class_predictor.parameters():
-            parameter.requires_grad_(True)
+        self.model.class_predictor = head
         fixed = hasattr(self.model, "grid_size")
         self.size = _pair(self.model.config.image_size) if fixed else None
         self.max_stride = 1 if fixed else 32

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import torch
 
 from sskd_fast.config import Config
+from sskd_fast.data.errors import named
 from sskd_fast.data.files import write_json
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.inference import InferenceConfig, to_results
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.train.checkpoint import load_weights
 from sskd_fast.train.sources import Sources
@@ -109,15 +111,21 @@ class Experiment:
         """COCO results of the model on the images of a source, averaged over views of each."""
         results: list[dict[str, Any]] = []
         order = []
+        ids = source.category_ids or self.sources.labeled.category_ids
         for index in range(len(source)) if indices is None else indices:
             known = model.results_of(source.records[index].image_id, source.records[index].file_name)
             results += known or []
             order += [index] if known is None else []
+        foreign = sorted({result["category_id"] for result in results} - set(ids))
+        if foreign:
+            raise FoundationError(
+                f"foundation.results: {model.config.foundation.results} has results of category {foreign[0]}; expected "
+                f"the data set's own ids, {named(ids)}: map them, or leave those results out"
+            )
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             found = predict_views(model, [source.image(i) for i in rows], self.inference, views)
             for i, detections in zip(rows, found, strict=True):
-                ids = source.category_ids or self.sources.labeled.category_ids
                 results += to_results(detections, source.records[i].image_id, source.size(i), ids, self.sources.zoom)
         return results
 
@@ -137,8 +145,11 @@ class Experiment:
         names = [*ROW_ORDER, *(row["name"] for row in rows if row["name"] not in ROW_ORDER)]
         self._write_rows(sorted(rows, key=lambda row: names.index(row["name"])))
 
-    def drop_rows(self, names: set[str]) -> None:
-        """Takes rows out of metrics.json that no longer stand for the models in the folder."""
+    def outdate(self, names: set[str]) -> None:
+        """Takes the rows of stages out of metrics.json, and their unfinished training states out of the folder: what
+        they build on is made anew."""
+        for name in names:
+            self.state_path(name).unlink(missing_ok=True)
         rows = self.rows
         if any(row["name"] in names for row in rows):
             self._write_rows([row for row in rows if row["name"] not in names])

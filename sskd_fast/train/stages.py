@@ -78,7 +78,7 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
     if reason:
         experiment.log.say(f"{title} is skipped: {reason}")
         return None
-    experiment.drop_rows(dependents(stage))
+    experiment.outdate(dependents(stage))
     labels = None if stage.labels_from is None else teacher_labels(experiment, stage.labels_from)
     torch.manual_seed(config.seed)
     model = start_model(experiment, stage)
