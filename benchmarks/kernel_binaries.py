@@ -17,13 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from benchmarks.cuda_binaries import occupancy
+
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
-# Of a multiprocessor or compute unit: registers (in 32-bit words), threads, blocks, shared memory in bytes.
-_REGISTERS = 65536
-_THREADS = 2048
-_BLOCKS = {"sm_80": 32, "sm_90": 32, "sm_100": 32}
-_SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10, "gfx942": 64 << 10}
-_RESERVED_SHARED = 1 << 10  # of every block, by the CUDA runtime
+_AMD_SHARED = 64 << 10  # bytes of a compute unit of gfx942
 # Matrix instructions: HMMA and DMMA of sm_80, HGMMA of sm_90, the tcgen05 ones (UTC*MMA) of sm_100, MFMA of gfx942.
 _TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b|\bv_mfma_\w+")
 # Triton counts a device's kernels apart: every target gets a number of its own, none of a real device.
@@ -147,17 +144,10 @@ def _read_nvidia(kernel: Any, arch: str) -> Binary:
         registers=registers,
         spill_bytes=numbers["STACK"] + numbers["LOCAL"],
         shared_bytes=shared,
-        occupancy=_nvidia_occupancy(arch, registers, shared, threads),
+        occupancy=occupancy(arch, registers, shared, threads),
         load_bytes=max(bits, default=0) // 8,
         tensor_core=_TENSOR_CORE.search(code) is not None,
     )
-
-
-def _nvidia_occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
-    """Registers are handed out to warps in units of 256, blocks share registers, shared memory and thread slots."""
-    by_registers = _REGISTERS // (-(-registers * 32 // 256) * 256) // (threads // 32)
-    by_shared = _SHARED[arch] // (-(-shared // 128) * 128 + _RESERVED_SHARED)
-    return min(by_registers, by_shared, _BLOCKS[arch], _THREADS // threads) * threads / _THREADS
 
 
 def _read_amd(kernel: Any, arch: str) -> Binary:
@@ -172,7 +162,7 @@ def _read_amd(kernel: Any, arch: str) -> Binary:
     loads = re.findall(r"\b(?:global|buffer)_load_dword(x[234])?\b", code)
     # Of eight waves a SIMD; 512 vector registers a lane, in units of 8; four SIMDs share the memory of a block.
     by_registers = min(8, 512 // max(8, -(-vectors // 8) * 8))
-    by_shared = (_SHARED[arch] // shared if shared else 32) * waves / 4
+    by_shared = (_AMD_SHARED // shared if shared else 32) * waves / 4
     return Binary(
         kernel=kernel.name,
         backend="triton",
