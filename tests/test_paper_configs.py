@@ -55,9 +55,9 @@ num_queries: 10
 """
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(CONFIGS.glob("*.yaml"))])
+@pytest.mark.parametrize("name", ["nuclei", "cityscapes_10", "ade20k_10", "coco_10"])
 @pytest.mark.slow
-def test_every_configuration_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_every_data_set_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """It needs no path to the data."""
     pytest.importorskip("transformers")
     assert main(["--config", str(CONFIGS / f"{name}.yaml"), "--dry-run", "--json", str(tmp_path / "costs.json")]) == 0
