@@ -56,7 +56,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """The two views of an image (method.md section 3).  size: height and width of the crop, or one number for both; 0 =
+    """The two views of an image.  size: height and width of the crop, or one number for both; 0 =
     from the data (64 to 128 pixels).  For the rest see data.views.Views."""
 
     size: int | tuple[int, int] = 0
@@ -76,7 +76,7 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class ContrastConfig:
-    """The contrastive loss of method.md section 4.  max_anchors: anchors an image, 0 = every pixel."""
+    """The contrastive loss.  max_anchors: anchors an image, 0 = every pixel."""
 
     num_negatives: int = 64
     temperature: tuple[float, float] = (0.3, 0.07)

@@ -1,4 +1,4 @@
-"""The one objective: J = L_sup(labelled) + lam_semi L_semi(unlabelled) + lam_pxl L_pxl(both) (method.md section 2)."""
+"""The one objective: J = L_sup(labelled) + lam_semi L_semi(unlabelled) + lam_pxl L_pxl(both)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The set loss: Hungarian matching, then class cross-entropy, mask cross-entropy and dice after every decoder layer.
 
-Source: method.md section 2 (Mask2Former's loss).  Shape letters: B images, K queries, C classes, G padded instances,
+Source: the loss of Mask2Former.  Shape letters: B images, K queries, C classes, G padded instances,
 P mask pixels or sampled points, h x w cells of the mask map.
 """
 
