@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -149,13 +151,33 @@ def check(config: Config) -> None:
         )
 
 
-def keep_aside(folder: Path) -> None:
-    """Moves the folder of an earlier run out of the way: nothing is lost, and the name is free."""
+@contextlib.contextmanager
+def free_folder(folder: Path, fresh: bool) -> Iterator[None]:
+    """The run folder, made for what prepares a run. fresh: an earlier run in it is moved out of the way.
+
+    Where the preparation fails, the earlier run is moved back, and a folder that was not there is there no more.
+    """
+    aside = keep_aside(folder) if fresh else None
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except Exception:
+        if made:
+            shutil.rmtree(folder)
+        if aside is not None:
+            aside.rename(folder)
+        raise
+    if aside is not None:
+        print(f"{folder} held an earlier run: it is now {aside}", file=sys.stderr)
+
+
+def keep_aside(folder: Path) -> Path | None:
+    """Moves the folder of an earlier run out of the way; returns where to, None where there is none."""
     if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
-        return
+        return None
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-    folder.rename(folder.with_name(f"{folder.name}.{number}"))
-    print(f"{folder} held an earlier run: it is now {folder.with_name(f'{folder.name}.{number}')}", file=sys.stderr)
+    return folder.rename(folder.with_name(f"{folder.name}.{number}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -206,16 +228,14 @@ def run(config: Config, command: str, resume: bool) -> None:
         torch.set_num_threads(config.train.threads)
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     folder = run_folder(config)
-    if command in ("all", "pretrain") and not resume:
-        keep_aside(folder)
     prepare_operators(config, torch.device(name))
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partial(folder)
-    sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
-    try:
-        require_official(sources.val)
-    except ImportError as error:
-        raise ConfigError(str(error)) from error
+    with free_folder(folder, fresh=command in ("all", "pretrain") and not resume):
+        remove_partial(folder)
+        sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
+        try:
+            require_official(sources.val)
+        except ImportError as error:
+            raise ConfigError(str(error)) from error
     config = dataclasses.replace(config, output=str(folder))
     write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)

@@ -145,7 +145,7 @@ def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
     words = verdict_words(metrics_of(AP))
     assert words.startswith("Distillation helped: +5.7 AP over the same student trained on the labels alone.")
     assert "The refined student reaches 25.3 AP on 256 validation images" in words
-    assert "trained on the 200 labelled images alone, the same network reaches 19.6" in words
+    assert "given the 200 labelled images alone, the same network reaches 19.6" in words
     assert "It beats the adapted teacher (23.6 AP) by 1.7 AP" in words
     assert "with 10.8 times fewer parameters (97.7 k against 1.06 M)" in words
     assert "cost it" not in words

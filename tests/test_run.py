@@ -162,6 +162,19 @@ def test_earlier_run_is_moved_aside(tmp_path: Path) -> None:
     assert (folder / "checkpoints" / "pretrained_student.safetensors").exists()
 
 
+def test_a_start_that_fails_leaves_things_as_they_were(tmp_path: Path) -> None:
+    earlier = tmp_path / "run"
+    earlier.mkdir()
+    (earlier / "config.yaml").write_text("seed: 5\n")
+    nowhere = str(tmp_path / "nowhere.json")
+    for folder in (earlier, tmp_path / "other"):
+        data = ["--labeled", nowhere, "--images", str(tmp_path), "--val", nowhere, "--labeled-fraction", "0.5"]
+        wrong = call("--output", str(folder), *data)
+        assert wrong.returncode == 2 and "nowhere.json" in wrong.stderr and "earlier run" not in wrong.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (earlier / "config.yaml").read_text() == "seed: 5\n"
+
+
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")

@@ -195,7 +195,7 @@ def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -
         f"the {metrics['labeled_images']} labelled images" if "labeled_images" in metrics else "the labelled images"
     )
     return (
-        f"The {title_of(student).lower()} reaches {ap_text(rows[student]['ap'])} AP{on}; trained on {labels} alone, "
+        f"The {title_of(student).lower()} reaches {ap_text(rows[student]['ap'])} AP{on}; given {labels} alone, "
         f"the same network reaches {ap_text(rows['supervised_student']['ap'])}."
     )
 
