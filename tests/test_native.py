@@ -245,7 +245,9 @@ def test_the_operators_are_clean_under_sanitizers(tmp_path):
     preload = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
     env = environment(tmp_path, SSKD_FAST_CXXFLAGS=flags, LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0")
     files = [f"tests/test_{name}.py" for name in ("operators", "score_fusion", "negative_sampling", "pixel_contrast")]
-    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not compile and not schemas and not reference"]
+    # Under AddressSanitizer no memory is kept for the next result, so that its use after release is found.
+    chosen = "not compile and not schemas and not reference and not given_back"
+    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", chosen]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"\d{3,} passed", done.stdout)
