@@ -66,3 +66,9 @@ def without_value_checks() -> Iterator[None]:
 def triton_interpreted() -> bool:
     """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
     return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")
+
+
+def set_default(name: str, value: str, unless: tuple[str, ...] = ()) -> None:
+    """Sets a variable for libraries that are loaded later, where neither it nor one of `unless` is set."""
+    if not any(other in os.environ for other in (name, *unless)):
+        os.environ[name] = value

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sskd_fast import _process  # isort: split
+
 import torch
 
 from sskd_fast import _backend
@@ -224,6 +226,7 @@ def prepare_operators(config: Config, device: torch.device) -> None:
 def run(config: Config, command: str, resume: bool) -> None:
     """Runs the stages of a command in the run folder and prints the verdict."""
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+    _process.keep_freed_memory()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,7 +24,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"ops"}),
     frozenset({"reference", "kernels", "_native"}),
     frozenset({"rng", "rle", "_build"}),
-    frozenset({"_backend"}),
+    frozenset({"_backend", "_process"}),
     frozenset({"_env"}),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(ROOMS)) for room in rooms}

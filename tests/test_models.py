@@ -240,6 +240,21 @@ def test_ellipse_parameters_scale_shift_and_bias() -> None:
     assert logits[3, 10, 6] > logits[3, 10, 10]  # sheared: x + y is the short axis
 
 
+def test_ellipse_is_its_formula_cell_by_cell_in_any_precision() -> None:
+    torch.manual_seed(3)
+    parameters, points = torch.randn(2, 5, 6), torch.randint(0, 48, (2, 5, 2)).float()
+    exact, at = parameters.bfloat16().double(), points.double()
+    sx, sy, shear, ox, oy, bias = (part[..., None, None] for part in exact.unbind(-1))
+    dx = (torch.arange(48.0).double() - at[..., :1, None]) / 4 - ox
+    dy = (torch.arange(40.0).double()[:, None] - at[..., 1:, None]) / 4 - oy
+    u, v = sx.clamp(-2, 2).exp() * dx + shear * dy, sy.clamp(-2, 2).exp() * dy
+    expected = (3 * (1 - u**2 - v**2)).clamp(min=-12) + bias
+    torch.testing.assert_close(ellipse_prior(exact.float(), points, 40, 48).double(), expected, atol=1e-3, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = ellipse_prior(parameters.bfloat16(), points, 40, 48)
+    torch.testing.assert_close(rounded.double(), expected, atol=1e-3, rtol=0)
+
+
 # Gradients, sizes, embeddings
 
 

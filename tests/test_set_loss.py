@@ -167,10 +167,23 @@ def test_matching_is_the_brute_force_optimum(queries: int) -> None:
         found = match(
             predictions.mask_logits.flatten(2), predictions.class_logits, targets, pixels * share, share, normalizer,
             MatchCosts(),
-        )  # fmt: skip
+        ).assigned  # fmt: skip
         _, expected = slow_layer(predictions.mask_logits, predictions.class_logits, TARGETS, valid, SetLossConfig())
         for b, pairs in enumerate(expected):
             assert {(int(q), g) for g, q in enumerate(found[b]) if q >= 0} == set(pairs)
+
+
+def test_matching_bounds_what_a_sure_mask_can_win_or_lose() -> None:
+    """Masks far surer than float32's sigmoid can tell: the right one costs nothing, the wrong one much, none less."""
+    targets = [record([(0, 0, 8, 8)], [0])]
+    small = pad_targets(targets, everything(1), (SIDE, SIDE))
+    pixels, share = small.masks.flatten(2), small.valid.flatten(1).unsqueeze(1)
+    right = torch.where(small.masks[0, 0] > 0.5, 1e4, -1e4)
+    masks = torch.stack([-right, torch.full_like(right, 1e4), right, torch.full_like(right, -1e4)]).unsqueeze(0)
+    classes = torch.zeros(1, 4, CLASSES + 1)
+    found = match(masks.flatten(2), classes, small, pixels, share, 4 * pixels.sum(-1) + 20, MatchCosts())
+    assert found.assigned.tolist() == [[2]]
+    assert found.inside.tolist() == [[True, True, True, True]]
 
 
 def test_matching_names_logits_that_are_not_finite() -> None:
@@ -384,7 +397,7 @@ def test_matching_does_not_look_at_invalid_pixels() -> None:
         share = small.valid.flatten(1).unsqueeze(1)
         pixels = small.masks.flatten(2) * share
         found = match(masks.flatten(2), classes, small, pixels, share, 4 * pixels.sum(-1) + 20, MatchCosts())
-        assert found.tolist() == [[0]]
+        assert found.assigned.tolist() == [[0]]
 
 
 def test_unmatched_queries_on_invalid_pixels_are_not_told_to_be_no_object() -> None:

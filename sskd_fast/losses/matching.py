@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
 
+# Logits whose sigmoid, and one minus it, are still normal float32 numbers.
+SURE = 80.0
+
 
 @dataclass
 class Targets:
@@ -56,24 +59,38 @@ class MatchCosts:
     dice: float = 5.0
 
 
+@dataclass
+class Matching:
+    """assigned (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances than
+    queries).  inside (B, K) bool: whether most of a query's mask lies on valid places."""
+
+    assigned: Tensor
+    inside: Tensor
+
+
 @torch.no_grad()
 def match(
     mask_logits: Tensor, class_logits: Tensor, targets: Targets, pixels: Tensor, valid: Tensor, normalizer: Tensor,
     costs: MatchCosts,
-) -> Tensor:  # fmt: skip
+) -> Matching:  # fmt: skip
     """Assigns each instance a query.
 
     mask_logits (B, K, P), class_logits (B, K, C+1), valid (B, 1, P) weights of the P places (0 = does not count),
     pixels (B, G, P) the instances' values there times valid, normalizer (B, G) what a mask's summed cross-entropy is
-    divided by. Returns (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances
-    than queries).
+    divided by.  Raises FloatingPointError for logits that are not finite.
     """
-    prob = mask_logits.sigmoid() * valid
     classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
-    inner = torch.bmm(mask_logits, pixels.transpose(1, 2))
-    entropy = ((F.softplus(mask_logits) * valid).sum(-1, keepdim=True) - inner) / normalizer.unsqueeze(1)
-    overlap = torch.bmm(prob, pixels.transpose(1, 2))
-    dice = 1 - (2 * overlap + 1) / (prob.sum(-1, keepdim=True) + pixels.sum(-1).unsqueeze(1) + 1)
+    # What follows goes over maps as large as all predictions, so it does so seldom, and in place.
+    bounded = mask_logits.clamp(-SURE, SURE)
+    inner = bounded @ pixels.transpose(1, 2)
+    outside = bounded.neg_().sigmoid_()
+    places = torch.cat([pixels, valid, torch.ones_like(valid)], 1)
+    total = places.sum(-1).unsqueeze(1)
+    mass = total - outside @ places.transpose(1, 2)
+    overlap, on_valid, everywhere = mass[..., :-2], mass[..., -2:-1], mass[..., -1:]
+    softplus = outside.log_().neg_()
+    entropy = (softplus @ valid.transpose(1, 2) - inner) / normalizer.unsqueeze(1)
+    dice = 1 - (2 * overlap + 1) / (on_valid + total[..., :-2] + 1)
     cost = (costs.classes * classes + costs.mask * entropy + costs.dice * dice).cpu().numpy()
     if not np.isfinite(cost).all():
         raise FloatingPointError("matching: mask or class logits are not finite; lower train.lr or raise train.warmup")
@@ -82,4 +99,6 @@ def match(
     for i, count in enumerate(counts):
         queries, instances = linear_sum_assignment(cost[i, :, :count])
         assigned[i, torch.from_numpy(instances)] = torch.from_numpy(queries)
-    return assigned.to(mask_logits.device)
+    # A mask of less than a hundred-thousandth of the map lies nowhere: rounding would decide, and it counts as inside.
+    inside = on_valid > 0.5 * everywhere - 1e-5 * mask_logits.shape[-1]
+    return Matching(assigned.to(mask_logits.device), inside.squeeze(2))

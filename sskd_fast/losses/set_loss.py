@@ -15,11 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
-from sskd_fast.losses.matching import MatchCosts, Targets, match, pad_targets
+from sskd_fast.losses.matching import SURE, MatchCosts, Matching, Targets, match, pad_targets
 from sskd_fast.models.segmenter import Predictions
-
-# Logits whose sigmoid, and one minus it, are still normal float32 numbers.
-_SURE = 80.0
 
 
 @dataclass(frozen=True)
@@ -117,9 +114,9 @@ class SetLoss:
         normalizer = self._normalizer(mask_logits, pixels, valid)
         start = time.perf_counter()
         costs = MatchCosts(config.class_weight, config.mask_weight, config.dice_weight)
-        assigned = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
-        seconds = time.perf_counter() - start
-        classes = self._class_loss(class_logits, mask_logits, targets, assigned)
+        matching = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
+        seconds, assigned = time.perf_counter() - start, matching.assigned
+        classes = self._class_loss(class_logits, targets, matching)
         parts = {"class": classes} | self._mask_parts(logits, pixels, valid, normalizer, assigned, targets)
         return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
 
@@ -144,18 +141,15 @@ class SetLoss:
         dice = 1 - (2 * (prob * t).sum(-1) + 1) / (prob.sum(-1) + (t * v).sum(-1) + 1)
         return {"mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
 
-    def _class_loss(self, class_logits: Tensor, mask_logits: Tensor, targets: Targets, assigned: Tensor) -> Tensor:
+    def _class_loss(self, class_logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
         """Weighted cross-entropy; unmatched queries mostly on invalid pixels (padding, crowd, unsure) do not count."""
-        image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
-        query = assigned[image, instance]
+        image, instance = torch.nonzero(matching.assigned >= 0, as_tuple=True)
+        query = matching.assigned[image, instance]
         no_object = class_logits.shape[-1] - 1
         labels = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
         labels[image, query] = targets.labels[image, instance]
-        with torch.no_grad():
-            prob = mask_logits.sigmoid().flatten(2)
-            seen = torch.bmm(prob, targets.valid.flatten(1).unsqueeze(2)).squeeze(2)
-            weight = self.config.no_object_weight * (seen > 0.5 * prob.sum(-1)).to(prob.dtype)
-            weight[image, query] = targets.weights[image, instance]
+        weight = self.config.no_object_weight * matching.inside.to(class_logits.dtype)
+        weight[image, query] = targets.weights[image, instance]
         loss = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), reduction="none")
         return (loss * weight.flatten()).sum() / weight.sum().clamp(min=1.0)
 
@@ -195,7 +189,7 @@ def pooled(mask_logits: Tensor, pool: int) -> Tensor:
     if pool == 1:
         return mask_logits
     h, w = pooled_size(mask_logits, pool)
-    cells = mask_logits[..., : h * pool, : w * pool].clamp(-_SURE, _SURE)
+    cells = mask_logits[..., : h * pool, : w * pool].clamp(-SURE, SURE)
     return F.avg_pool2d(cells.sigmoid(), pool).log() - F.avg_pool2d((-cells).sigmoid(), pool).log()
 
 

@@ -76,10 +76,13 @@ class MaskHead(nn.Module):
     def forward(self, x: Tensor, features: Tensor, points: Tensor | None) -> tuple[Tensor, Tensor]:
         """x (B, K, F), features (B, P, h, w), points (B, K, 2) -> mask (B, K, h, w) and class logits (B, K, C+1)."""
         x = self.norm(x)
-        masks = torch.einsum("bkp,bphw->bkhw", self.embed(x), features)
-        if self.ellipse is not None and points is not None:
-            masks = masks + ellipse_prior(self.ellipse(x), points, *features.shape[-2:])
-        return masks, self.classes(x)
+        embed, (height, width) = self.embed(x), features.shape[-2:]
+        if self.ellipse is None or points is None:
+            masks = embed @ features.flatten(2)
+        else:
+            prior = ellipse_prior(self.ellipse(x), points, height, width)
+            masks = torch.baddbmm(prior.flatten(2), embed, features.flatten(2))
+        return masks.unflatten(2, (height, width)), self.classes(x)
 
 
 RADIUS = 4.0
@@ -91,14 +94,22 @@ def ellipse_prior(parameters: Tensor, points: Tensor, height: int, width: int) -
     parameters: (B, K, 6): two log-scales, a shear, an x and y offset in units of r = 4 cells, a bias.  points: (B, K,
     2) in cells. Returns (B, K, height, width).
     """
+    dtype = torch.promote_types(parameters.dtype, torch.float32)
+    parameters, points = parameters.to(dtype), points.to(dtype)
     sx, sy, shear, ox, oy, bias = parameters.unbind(-1)
-    xs = torch.arange(width, dtype=points.dtype, device=points.device)
-    ys = torch.arange(height, dtype=points.dtype, device=points.device)
+    xs = torch.arange(width, dtype=dtype, device=points.device)
+    ys = torch.arange(height, dtype=dtype, device=points.device)
     dx = (xs - points[..., :1]) / RADIUS - ox.unsqueeze(-1)
     dy = (ys - points[..., 1:]) / RADIUS - oy.unsqueeze(-1)
-    u = (sx.clamp(-2, 2).exp().unsqueeze(-1) * dx).unsqueeze(-2) + (shear.unsqueeze(-1) * dy).unsqueeze(-1)
-    v = (sy.clamp(-2, 2).exp().unsqueeze(-1) * dy).unsqueeze(-1)
-    return (3.0 * (1.0 - u.square() - v.square())).clamp(min=-12.0) + bias[..., None, None]
+    across = sx.clamp(-2, 2).exp().unsqueeze(-1) * dx
+    slant, up = shear.unsqueeze(-1) * dy, sy.clamp(-2, 2).exp().unsqueeze(-1) * dy
+    # (across + slant)^2 + up^2 is a sum of three products of a row's and a column's number: one small matrix product
+    # writes the map once, where term by term it would be read and written nine times.
+    rows = torch.stack([3 * (1 - slant.square() - up.square()), -6 * slant, torch.full_like(slant, -3.0)], -1)
+    columns = torch.stack([torch.ones_like(across), across, across.square()], -2)
+    with torch.autocast(points.device.type, enabled=False):
+        form = rows @ columns
+    return form.clamp(min=-12.0).add_(bias[..., None, None])
 
 
 class MaskDecoder(nn.Module):

@@ -1,0 +1,56 @@
+"""Threads and memory of a training process, as the C libraries see them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP and C library are Linux's")
+
+
+def python(*arguments: str, **environment: str) -> str:
+    """What a fresh interpreter prints, on both streams."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "MALLOC_"))}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout + done.stderr
+
+
+@linux
+@pytest.mark.parametrize(
+    ("chosen", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_the_main_job_waits_briefly_unless_told_otherwise(chosen: dict[str, str], spins: str) -> None:
+    printed = python("-m", "sskd_fast.run", "--help", OMP_DISPLAY_ENV="VERBOSE", **chosen)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in printed
+
+
+FAULTS = """
+import resource, sys, torch
+from sskd_fast import _process
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "keep":
+    assert _process.keep_freed_memory()
+for round in range(6):  # 4 tensors of 64 MB at a time: the C library keeps none so large by itself
+    before = faults()
+    tensors = [torch.zeros(2**24) for _ in range(4)]
+    del tensors
+print(faults() - before)
+"""
+
+
+@linux
+def test_kept_memory_is_used_again_without_page_faults() -> None:
+    given_back, kept = (int(python("-c", FAULTS, choice)) for choice in ("give", "keep"))
+    pages = 4 * 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert given_back > pages // 1000  # fresh memory, in pages of whatever size
+    assert kept < 16
