@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
+        print("\ninterrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
 
@@ -261,8 +261,8 @@ def run(config: Config, command: str, resume: bool) -> None:
         log.close()
     write_report(folder)
     if command != "pretrain":
-        metrics = json.loads((folder / "metrics.json").read_text())
-        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics)}\n\n{folder / 'report.html'}")
+        metrics, details = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "details"))
+        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
 
 
 def size_text(size: tuple[int, int]) -> str:

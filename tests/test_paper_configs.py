@@ -62,11 +62,14 @@ def test_every_data_set_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixt
     pytest.importorskip("transformers")
     assert main(["--config", str(CONFIGS / f"{name}.yaml"), "--dry-run", "--json", str(tmp_path / "costs.json")]) == 0
     costs = json.loads((tmp_path / "costs.json").read_text())
-    assert set(costs) == {"student", "teacher"} and "fewer parameters" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert set(costs) == {"student", "teacher"} and "fewer parameters" in printed and "are estimates" in printed
     config = load_config([CONFIGS / f"{name}.yaml"])
     for cost in costs.values():
         assert cost["size"] == (list(config.views.size) if isinstance(config.views.size, tuple) else [96, 96])
         assert cost["batch"] == 8 or name == "nuclei"
+        height, width = cost["size"]
+        assert f"steps of {cost['batch']} crops of {height} x {width} in {cost['precision']}" in printed
         assert 0 < cost["flops"] < cost["train_flops"] and cost["memory_gb"] > 0 and cost["seconds_a_step"] >= 0
     assert (costs["teacher"]["params"] == 559_317_503) == (name in FRACTIONS)
 

@@ -106,7 +106,10 @@ def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
 def test_without_evidence_the_threshold_stays_at_a_half_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert calibrate_thresholds([], truth_of([], 1), target_precision=0.8) == {3: 0.5, 7: 0.5}
-    assert "hold out more labelled images" in caplog.text
+    assert "pseudo_labels.minimum_matches = 10" in caplog.text and "hold out more labelled images" in caplog.text
+    caplog.clear()
+    calibrate_thresholds([], truth_of([], 1), target_precision=0.8, quiet=True)
+    assert caplog.text == ""
 
 
 def test_no_threshold_is_under_the_floor() -> None:

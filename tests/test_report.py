@@ -167,6 +167,36 @@ def test_verdict_says_plainly_whether_the_student_is_better(student: float, tone
 
 
 @pytest.mark.parametrize(
+    ("student", "low", "high", "tone", "words"),
+    [
+        (25.3, 2.1, 9.0, "better", "Distillation helped: +5.7 AP over"),
+        (25.3, -0.2, 9.0, "open", "The validation images are too few to tell whether distillation helped: +5.7 AP"),
+        (20.0, -1.0, 2.0, "even", "Distillation made no clear difference: +0.4 AP"),
+        (16.0, -6.0, 1.0, "open", "The validation images are too few to tell whether distillation helped: the student "
+         "is not better, -3.6 AP against"),
+        (16.0, -6.0, -1.0, "worse", "Distillation did not help: the student is not better, -3.6 AP"),
+        (25.3, None, None, "better", "Distillation helped: +5.7 AP"),
+    ],
+)  # fmt: skip
+def test_verdict_claims_no_more_than_the_validation_images_show(
+    student: float, low: float | None, high: float | None, tone: str, words: str
+) -> None:
+    details = {"refined_student": {"gain": {"ap": student - 19.6, "low": low, "high": high}}}
+    metrics = metrics_of({**AP, "refined_student": student})
+    found = verdict(metrics, details)
+    assert found.tone == tone and found.headline.startswith(words)
+    said = f"it would lie between {low:+.1f} and {high:+.1f} AP (95 % interval)" if low is not None and high else ""
+    assert said in verdict_words(metrics, details) and bool(said) == ("interval" in verdict_words(metrics, details))
+
+
+def test_verdict_of_a_handful_of_images_is_open_whatever_they_show() -> None:
+    metrics = metrics_of(AP) | {"val_images": 9}
+    sure = {"refined_student": {"gain": {"ap": 5.7, "low": 5.0, "high": 6.0}}}
+    assert verdict(metrics, sure).tone == "open"
+    assert verdict(metrics | {"val_images": 10}, sure).tone == "better"
+
+
+@pytest.mark.parametrize(
     ("student", "words"),
     [
         (25.2, "It beats the adapted teacher (23.6 AP) by 1.6 AP"),

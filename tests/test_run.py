@@ -76,7 +76,7 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/png" in html
     )
-    assert "Refined student" in result.stdout and "Distillation" in result.stdout
+    assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
 
 def test_log_has_every_part(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -210,6 +210,10 @@ def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
     )
     details = json.loads((tmp_path / "run" / "details.json").read_text())
     assert set(details["refined_student"]["per_class"]) == {"my disc", "my triangle", "my cross", "my ring"}
+    ap = {row["name"]: row["ap"] for row in metrics["rows"]}
+    gain = details["refined_student"]["gain"]
+    assert gain["ap"] == pytest.approx(ap["refined_student"] - ap["supervised_student"], abs=2e-3)
+    assert gain["low"] <= gain["high"] and "gain" not in details["distilled_student"]
 
 
 def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sskd_fast.data.coco import read_annotations
-from sskd_fast.data.errors import DataError, Findings, named
+from sskd_fast.data.errors import DataError, Findings, Problem, named
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.id_map_checks import check_id_maps
 from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.mask_checks import check_annotations
-from sskd_fast.data.pixels import in_threads
+from sskd_fast.data.pixels import MISSING_IMAGE, in_threads
 from sskd_fast.data.record_checks import (
     CheckedFile,
     check_categories,
@@ -52,7 +53,10 @@ def check_dataset(
     validation = None
     if val is not None:
         wanted = class_names or train.class_names
+        before = len(findings.problems)
         validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode)
+        if val_images is None:
+            findings.problems[before:] = [_perhaps_elsewhere(problem) for problem in findings.problems[before:]]
         _check_validation_classes(train, validation, findings)
     return _check_together(train, validation, findings, unlabeled, group_key, decode)
 
@@ -110,6 +114,14 @@ def _check_file(
     check_annotations(checked, content["annotations"], categories, own)
     findings.problems.extend(own.problems)
     return checked
+
+
+def _perhaps_elsewhere(problem: Problem) -> Problem:
+    """Of an image that is not there: the validation images may have a folder of their own, which was not given."""
+    if problem.found != MISSING_IMAGE:
+        return problem
+    cure = "If the validation images have a folder of their own, name it: --val-images DIR (data.val_images)."
+    return replace(problem, cure=f"{cure} {problem.cure}")
 
 
 def _check_validation_classes(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:

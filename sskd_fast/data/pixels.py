@@ -20,6 +20,7 @@ from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
+MISSING_IMAGE = "the image file does not exist"
 DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
@@ -96,7 +97,7 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
             stored = (image.height, image.width)
             return stored[::-1] if _turned(image, size) else stored
     except FileNotFoundError:
-        raise _unreadable(path, "the image file does not exist") from None
+        raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
@@ -135,7 +136,7 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
         with Image.open(path) as image:
             array = _to_array(_as_shown(image, size), stretch)
     except FileNotFoundError:
-        raise _unreadable(path, "the image file does not exist") from None
+        raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
     if size is not None and array.shape[:2] != tuple(size):

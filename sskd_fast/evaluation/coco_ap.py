@@ -56,16 +56,8 @@ def evaluate_masks(
     Neither argument is changed.  Raises ValueError for an unknown image or category, a missing field, a score that is
     not finite, or max_detections < 1.
     """
-    if max_detections < 1:
-        raise ValueError(f"max_detections is {max_detections}, expected at least 1")
-    images = {int(image["id"]): image for image in ground_truth["images"]}
-    chosen = _chosen_images(images, image_ids)
-    kept = _checked_results(results, images, {int(c["id"]) for c in ground_truth["categories"]}, chosen)
+    evaluation = matched_masks(ground_truth, results, max_detections=max_detections, image_ids=image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_truth_index(ground_truth, chosen), _result_index(ground_truth, kept), "segm")
-        evaluation.params.imgIds = sorted(chosen)
-        evaluation.params.maxDets = [max_detections]
-        evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., -1]  # (T, R, C, A), -1 where a class has no ground truth
     names = _class_names(ground_truth["categories"])
@@ -84,6 +76,28 @@ def evaluate_masks(
         per_class=per_class,
         max_detections=max_detections,
     )
+
+
+def matched_masks(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    *,
+    max_detections: int,
+    image_ids: Iterable[int] | None = None,
+) -> COCOeval:
+    """pycocotools' COCOeval with every image's results matched to its annotations, but not summed up; arguments and
+    errors as of `evaluate_masks`."""
+    if max_detections < 1:
+        raise ValueError(f"max_detections is {max_detections}, expected at least 1")
+    images = {int(image["id"]): image for image in ground_truth["images"]}
+    chosen = _chosen_images(images, image_ids)
+    kept = _checked_results(results, images, {int(c["id"]) for c in ground_truth["categories"]}, chosen)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_truth_index(ground_truth, chosen), _result_index(ground_truth, kept), "segm")
+        evaluation.params.imgIds = sorted(chosen)
+        evaluation.params.maxDets = [max_detections]
+        evaluation.evaluate()
+    return evaluation
 
 
 def _percent(precision: np.ndarray) -> float:

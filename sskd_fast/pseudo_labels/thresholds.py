@@ -23,6 +23,7 @@ def calibrate_thresholds(
     iou: float = 0.5,
     floor: float = 0.05,
     minimum_matches: int = 10,
+    quiet: bool = False,
 ) -> dict[int, float]:
     """For each category, the lowest score from which on the labels kept are right with at least `target_precision`.
 
@@ -30,7 +31,7 @@ def calibrate_thresholds(
     images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score first.
     A threshold counts only if it keeps at least `minimum_matches` right labels; a class that does not reach the target
     with one takes the threshold pooled over all classes.  Where these do not reach it either, their most precise
-    threshold is taken, where even they are too few, 0.5; both are logged.  No threshold is under `floor`.
+    threshold is taken, where even they are too few, 0.5; both are logged, unless `quiet`.  None is under `floor`.
 
     Returns {category_id: score} for every category of the ground truth.  Raises ValueError for values outside their
     range or a result on an image that the ground truth does not have.
@@ -45,7 +46,9 @@ def calibrate_thresholds(
     right = np.array([m.annotation is not None for m in judged], dtype=bool)
     classes = np.array([int(m.result["category_id"]) for m in judged])
 
-    pooled = _pooled_score(scores, right, target_precision, minimum_matches)
+    pooled, doubt = _pooled_score(scores, right, target_precision, minimum_matches)
+    if doubt and not quiet:
+        logger.warning(doubt)
     thresholds = {}
     for category in ground_truth["categories"]:
         of_class = classes == int(category["id"])
@@ -73,26 +76,21 @@ def _lowest_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_
     return float(reached[-1]) if len(reached) else None
 
 
-def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> float:
-    """The threshold over all classes: the lowest that reaches the target, else the most precise, else 0.5."""
+def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> tuple[float, str]:
+    """The threshold over all classes: the lowest that reaches the target, else the most precise, else 0.5; and what is
+    wrong with it, "" for nothing."""
     score = _lowest_score(scores, right, target, minimum_matches)
     if score is not None:
-        return score
+        return score, ""
     usable, precision = _usable(scores, right, minimum_matches)
     if len(usable):
         best = int(np.argmax(precision))
-        logger.warning(
-            "no score gives precision %.2f on the held-out images; the threshold %.2f gives %.2f",
-            target,
-            usable[best],
-            precision[best],
+        return float(usable[best]), (
+            f"no score gives precision {target:.2f} on the held-out images; the threshold {usable[best]:.2f} gives "
+            f"{precision[best]:.2f}"
         )
-        return float(usable[best])
-    logger.warning(
-        "the held-out images hold %d right predictions, fewer than minimum_matches = %d: thresholds stay at %.2f; "
-        "hold out more labelled images or train the teacher longer",
-        int(right.sum()),
-        minimum_matches,
-        UNCALIBRATED_THRESHOLD,
+    return UNCALIBRATED_THRESHOLD, (
+        f"the held-out images hold {int(right.sum())} right predictions, fewer than pseudo_labels.minimum_matches = "
+        f"{minimum_matches}: thresholds stay at {UNCALIBRATED_THRESHOLD:.2f}; hold out more labelled images or train "
+        "the teacher longer"
     )
-    return UNCALIBRATED_THRESHOLD

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from sskd_fast.report.html import write_report
-from sskd_fast.report.verdict import table_text, verdict_words
+from sskd_fast.report.verdict import final_student, table_text, verdict_words
 
-__all__ = ["table_text", "verdict_words", "write_report"]
+__all__ = ["final_student", "table_text", "verdict_words", "write_report"]

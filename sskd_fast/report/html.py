@@ -47,7 +47,7 @@ def page(run: RunFolder) -> str:
     """The whole page as text."""
     dataset = escape(str(run.metrics.get("dataset", run.path.name)))
     sections = [
-        _verdict(run.metrics),
+        _verdict(run.metrics, run.details),
         _warnings(run),
         models_section(run.metrics, run.details),
         images_section(run),
@@ -88,8 +88,8 @@ def _header(metrics: dict[str, Any], dataset: str) -> str:
     )
 
 
-def _verdict(metrics: dict[str, Any]) -> str:
-    result = verdict(metrics)
+def _verdict(metrics: dict[str, Any], details: dict[str, Any]) -> str:
+    result = verdict(metrics, details)
     rows = measured_rows(metrics)
     student = final_student(rows)
     tiles: list[tuple[str, str]] = []

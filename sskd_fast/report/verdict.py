@@ -20,6 +20,8 @@ OFFICIAL = {"cityscapes_ap": "Cityscapes AP", "cityscapes_ap50": "Cityscapes AP5
 
 # What one more seed may change at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5
+# On fewer images than these, what other images would give cannot be told from them.
+FEW_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ MODELS: dict[str, Model] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """tone: better, even or worse than the supervised student; open while that is not known."""
+    """tone: better, even or worse than the supervised student; open while that is not known, or cannot be."""
 
     tone: Literal["better", "even", "worse", "open"]
     headline: str
@@ -114,42 +116,62 @@ def final_student(rows: Mapping[str, Row]) -> str | None:
     return next((name for name in ("refined_student", "distilled_student") if name in rows), None)
 
 
-def verdict(metrics: Metrics) -> Verdict:
-    """Whether distillation helped: the final student against the supervised student and against its teacher."""
+def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdict:
+    """Whether distillation helped: the final student against the supervised student and against its teacher.
+
+    details: the content of details.json; its "gain" of the final student says whether the validation images are enough
+    to tell.
+    """
     rows = measured_rows(metrics)
     student, baseline = final_student(rows), rows.get("supervised_student")
     if student is None or baseline is None:
         return _open_verdict(metrics, rows)
     gain = rows[student]["ap"] - baseline["ap"]
-    if gain >= CHANCE_AP:
-        tone: Literal["better", "even", "worse"] = "better"
-        headline = f"Distillation helped: {difference_text(gain)} AP over the same student trained on the labels alone."
-    elif gain > -CHANCE_AP:
-        tone = "even"
-        plainly = "" if gain > 0 else "the student is not better, "
-        headline = (
-            f"Distillation made no clear difference: {plainly}{difference_text(gain)} AP against the same student "
-            "trained on the labels alone."
-        )
-    else:
-        tone = "worse"
-        headline = (
-            f"Distillation did not help: the student is not better, {difference_text(gain)} AP against the same "
-            "student trained on the labels alone."
-        )
+    interval = (details or {}).get(student, {}).get("gain")
+    tone, finding = _finding(gain, metrics, interval)
+    plainly = "" if gain > 0 else "the student is not better, "
+    preposition = "over" if tone == "better" else "against"
+    headline = (
+        f"{finding}: {plainly}{difference_text(gain)} AP {preposition} the same student trained on the labels alone."
+    )
     sentences = [_student_sentence(metrics, rows, student)]
     sentences += _teacher_sentences(rows, student)
     sentences += _stage_sentences(rows)
+    sentences += _interval_sentence(interval)
     sentences.append(f"This is one seed: a difference under about {CHANCE_AP} AP may be chance.")
     return Verdict(tone, headline, sentences)
 
 
-def verdict_words(metrics: Metrics) -> str:
+def _finding(
+    gain: float, metrics: Metrics, interval: Mapping[str, Any] | None
+) -> tuple[Literal["better", "even", "worse", "open"], str]:
+    """Tone and first words for a gain in AP."""
+    if abs(gain) < CHANCE_AP:
+        return "even", "Distillation made no clear difference"
+    images = metrics.get("val_images")
+    few = is_number(images) and images < FEW_IMAGES
+    if few or (_known(interval) and interval["low"] <= 0 <= interval["high"]):
+        return "open", "The validation images are too few to tell whether distillation helped"
+    return ("better", "Distillation helped") if gain > 0 else ("worse", "Distillation did not help")
+
+
+def _known(interval: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    return interval is not None and is_number(interval["low"]) and is_number(interval["high"])
+
+
+def _interval_sentence(interval: Mapping[str, Any] | None) -> list[str]:
+    if not _known(interval):
+        return []
+    low, high = difference_text(interval["low"]), difference_text(interval["high"])
+    return [f"On other images of the same kind it would lie between {low} and {high} AP (95 % interval)."]
+
+
+def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) -> str:
     """The verdict as one paragraph: did distillation help, against which baseline, and against the teacher.
 
-    metrics: the content of metrics.json; its rows may be incomplete, and the words then say what is still missing.
+    metrics, details: as of `verdict`; rows may be missing, and the words then say which.
     """
-    result = verdict(metrics)
+    result = verdict(metrics, details)
     return " ".join([result.headline, *result.sentences])
 
 

@@ -111,6 +111,11 @@ def cost_text(costs: dict[str, dict[str, Any]]) -> str:
     ):  # fmt: skip
         values = [f"{cost[key] / unit:.2f}" if key in cost else "-" for cost in costs.values()]
         lines.append(f"{title:18}" + "".join(f"{value:>12}" for value in values))
+    for name, cost in costs.items():
+        if "batch" in cost:
+            height, width = cost["size"]
+            lines.append(f"{name}: steps of {cost['batch']} crops of {height} x {width} in {cost['precision']}")
+    lines.append("memory and seconds are estimates: nothing was run; seconds are those of one large GPU")
     student, teacher = costs["student"], costs["teacher"]
     if teacher["params"]:
         lines.append(

@@ -65,16 +65,16 @@ def _predicted_labels(experiment: Experiment, teacher: str) -> tuple[list[dict[s
     held = experiment.predict(model, sources.holdout, views=label_views(experiment))
     truth = sources.holdout.ground_truth()
 
-    def thresholds(precision: float) -> dict[int, float]:
+    def thresholds(precision: float, quiet: bool) -> dict[int, float]:
         return calibrate_thresholds(
             held, truth, target_precision=precision, iou=config.iou, minimum_matches=config.minimum_matches,
-            floor=experiment.config.predict.score_floor,
+            floor=experiment.config.predict.score_floor, quiet=quiet,
         )  # fmt: skip
 
-    sure_from = thresholds(config.target_precision)
+    sure_from = thresholds(config.target_precision, quiet=False)
     labels = [r | {"iscrowd": 0} for r in select_labels(raw, sure_from, config.nms_iou, config.max_per_image)]
     if config.unsure_precision > 0:
-        unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds(config.unsure_precision).items()}
+        unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds(config.unsure_precision, quiet=True).items()}
         every = select_labels(raw, unsure_from, config.nms_iou, config.max_per_image)
         labels += [r | {"iscrowd": 1} for r in every if r["score"] < sure_from[r["category_id"]]]
     return labels, sure_from, model.stride

@@ -8,8 +8,9 @@ import math
 from typing import Any
 
 from sskd_fast.data.files import write_json
-from sskd_fast.evaluation import evaluate_masks, official_figures
+from sskd_fast.evaluation import compare_masks, evaluate_masks, official_figures
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.report import final_student
 from sskd_fast.train.experiment import Experiment, Results
 
 
@@ -17,7 +18,8 @@ def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float)
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
     details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
-    the figures of the data set's own evaluation.
+    the figures of the data set's own evaluation; for the last student that is measured, its gain over the supervised
+    one with the 95 % interval of it.
     """
     source, limit = experiment.sources.val, experiment.config.predict.max_detections
     truth, predictions = source.ground_truth(), experiment.predict(model, source)
@@ -35,17 +37,36 @@ def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float)
         }
     official = official_figures(source, predictions)
     details |= official
-    path = experiment.folder / "details.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, known | {name: _finite(details)})
+    _write_details(experiment, name, details)
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in ("ap", "ap50")}
     result = Results(name, measured.ap, measured.ap50, model.parameter_count(), seconds, own)
     experiment.add_row(result)
+    _write_gain(experiment, truth)
     beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in own.items())
     experiment.log.say(
         f"  {name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f}{beside} on {len(source)} images"
     )
     return result
+
+
+def _write_gain(experiment: Experiment, truth: dict[str, Any]) -> None:
+    """Adds to the details of the last measured student how far it is ahead of the supervised one, if that has a row."""
+    rows = {row["name"]: row for row in experiment.rows}
+    student, baseline = final_student(rows), "supervised_student"
+    if student is None or baseline not in rows:
+        return
+    ours, theirs = (experiment.read_predictions(name) for name in (student, baseline))
+    gain = compare_masks(truth, ours, theirs, max_detections=experiment.config.predict.max_detections)
+    _write_details(experiment, student, _read_details(experiment)[student] | {"gain": dataclasses.asdict(gain)})
+
+
+def _read_details(experiment: Experiment) -> dict[str, Any]:
+    path = experiment.folder / "details.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _write_details(experiment: Experiment, name: str, details: dict[str, Any]) -> None:
+    write_json(experiment.folder / "details.json", _read_details(experiment) | {name: _finite(details)})
 
 
 def _finite(value: Any) -> Any:

@@ -84,7 +84,9 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
     model = start_model(experiment, stage)
     state = TrainingState(experiment.state_path(stage.name), state_key(config, stage), experiment.resume)
     seconds = 0.0
-    if stage.budget:
+    if not stage.budget:
+        experiment.log.say(f"{title}, not trained")
+    else:
         budget = stage_budget(config, stage)
         watch = Watch(experiment.log, stage.name, title, config.train.log_every, part_weights(config, stage))
         objective = stage_objective(config, stage, 1 if labels is None else max(1, round(labels.stride / model.stride)))

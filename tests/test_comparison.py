@@ -1,0 +1,151 @@
+"""The interval of a gain in AP: exact where images are repeated, wide where they are few."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from sskd_fast.evaluation import compare_masks, evaluate_masks
+from sskd_fast.evaluation.coco_ap import matched_masks
+from sskd_fast.evaluation.comparison import _matches_by_class
+
+SIDE = 48
+
+
+def encoded(top: int, left: int, height: int, width: int) -> dict[str, Any]:
+    mask = np.zeros((SIDE, SIDE), dtype=np.uint8, order="F")
+    mask[top : top + height, left : left + width] = 1
+    record = rle.encode(mask)
+    return {"size": [SIDE, SIDE], "counts": record["counts"].decode("ascii")}
+
+
+def scenes(images: int, seed: int = 0) -> dict[str, Any]:
+    """Images with up to four squares of two classes, some of them crowds."""
+    random = np.random.default_rng(seed)
+    annotations = []
+    for image in range(1, images + 1):
+        for place in range(random.integers(0, 5)):
+            top, left = divmod(place, 2)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": image, "category_id": int(random.integers(1, 3)),
+                    "segmentation": encoded(24 * top, 24 * left, 16, 16), "iscrowd": int(random.random() < 0.1),
+                }
+            )  # fmt: skip
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": SIDE, "width": SIDE} for i in range(1, images + 1)],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+        "annotations": annotations,
+    }
+
+
+def guesses(truth: dict[str, Any], error: int, missed: float, seed: int) -> list[dict[str, Any]]:
+    """Every square, moved by up to `error` pixels, a share of them missed, and as many wrong ones."""
+    random = np.random.default_rng(seed)
+    results = []
+    for annotation in truth["annotations"]:
+        top, left = (int(v) for v in rle.toBbox(annotation["segmentation"])[1::-1])
+        if random.random() < missed:
+            top, left = (top + 12) % 30, (left + 12) % 30
+        shift = random.integers(0, error + 1, 2)
+        box = encoded(top + int(shift[0]), left + int(shift[1]), 16, 16)
+        keys = ("image_id", "category_id")
+        results.append({k: annotation[k] for k in keys} | {"segmentation": box, "score": float(random.random())})
+    return results
+
+
+def repeated(truth: dict[str, Any], results: list[dict[str, Any]], times: np.ndarray) -> tuple[dict[str, Any], list]:
+    """Each image with its annotations and results as often as `times` says, under new ids."""
+    images, annotations, copies = [], [], []
+    for image, count in zip(truth["images"], times, strict=True):
+        for number in range(count):
+            new = 1000 * number + image["id"]
+            images.append({**image, "id": new})
+            annotations += [{**a, "image_id": new} for a in truth["annotations"] if a["image_id"] == image["id"]]
+            copies += [{**r, "image_id": new} for r in results if r["image_id"] == image["id"]]
+    return {**truth, "images": images, "annotations": annotations}, copies
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_image_that_counts_n_times_is_an_image_n_times(seed: int) -> None:
+    truth = scenes(12, seed)
+    results = guesses(truth, 4, 0.3, seed)
+    evaluation = matched_masks(truth, results, max_detections=3)
+    times = np.random.default_rng(seed).integers(0, 4, 12)
+    aps = [m.ap(times, evaluation.params.recThrs) for m in _matches_by_class(evaluation)]
+    more, copies = repeated(truth, results, times)
+    assert 100 * np.nanmean(aps) == pytest.approx(evaluate_masks(more, copies, max_detections=3).ap, abs=1e-9)
+
+
+def test_the_gain_is_the_difference_of_the_two_ap() -> None:
+    truth = scenes(30)
+    good, bad = guesses(truth, 2, 0.1, 1), guesses(truth, 6, 0.3, 2)
+    gain = compare_masks(truth, good, bad)
+    assert gain.ap == pytest.approx(evaluate_masks(truth, good).ap - evaluate_masks(truth, bad).ap, abs=1e-9)
+    assert 0 < gain.low < gain.ap < gain.high
+    back = compare_masks(truth, bad, good)
+    assert (back.ap, back.low, back.high) == pytest.approx((-gain.ap, -gain.high, -gain.low))
+    assert compare_masks(truth, good, bad) == gain
+    assert compare_masks(truth, good, bad, seed=1).low != gain.low
+
+
+def test_the_same_results_gain_nothing_on_any_images() -> None:
+    truth = scenes(10)
+    results = guesses(truth, 4, 0.3, 1)
+    gain = compare_masks(truth, results, results)
+    assert (gain.ap, gain.low, gain.high) == (0.0, 0.0, 0.0)
+
+
+def test_more_images_make_the_interval_narrower() -> None:
+    def width(images: int) -> float:
+        truth = scenes(images)
+        gain = compare_masks(truth, guesses(truth, 3, 0.2, 1), guesses(truth, 3, 0.2, 2), draws=200)
+        return gain.high - gain.low
+
+    assert width(160) < 0.5 * width(10)
+
+
+def test_the_interval_holds_the_truth_nine_times_in_ten() -> None:
+    """Drawn again and again from one large set: the gain on that set lies in the intervals of small samples."""
+    truth = scenes(400)
+    good, bad = guesses(truth, 3, 0.2, 1), guesses(truth, 4, 0.25, 2)
+    exact = evaluate_masks(truth, good).ap - evaluate_masks(truth, bad).ap
+    held = 0
+    for first in range(1, 401, 20):
+        chosen = range(first, first + 20)
+        part = {
+            **truth,
+            "images": [i for i in truth["images"] if i["id"] in chosen],
+            "annotations": [a for a in truth["annotations"] if a["image_id"] in chosen],
+        }
+        here = [[r for r in results if r["image_id"] in chosen] for results in (good, bad)]
+        gain = compare_masks(part, *here, draws=200)
+        held += gain.low <= exact <= gain.high
+    assert held >= 16  # of 20
+
+
+def test_nothing_to_measure_gives_nan() -> None:
+    truth = scenes(3) | {"annotations": []}
+    gain = compare_masks(truth, [], [])
+    assert np.isnan([gain.ap, gain.low, gain.high]).all()
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match="draws is 0"):
+        compare_masks(scenes(2), [], [], draws=0)
+    with pytest.raises(ValueError, match="max_detections is 0"):
+        compare_masks(scenes(2), [], [], max_detections=0)
+
+
+def test_figures_of_the_coco_api_lie_in_their_own_interval(real_data: Any) -> None:
+    folder: Path = real_data("coco_eval_reference")
+    truth = json.loads((folder / "instances_val2014_100.json").read_text())
+    results = json.loads((folder / "instances_val2014_fakesegm100_results.json").read_text())
+    gain = compare_masks(truth, results, [], draws=50)
+    assert gain.ap == pytest.approx(evaluate_masks(truth, results).ap, abs=1e-9)
+    assert gain.low < gain.ap < gain.high
