@@ -19,7 +19,7 @@ from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
 from sskd_fast import kernels
 from sskd_fast.ops import _library
-from sskd_fast.reference.negative_sampling import Candidates, build_proposals
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- begin: python -m benchmarks.kernel_report -->", "<!-- end: python -m benchmarks.kernel_report -->"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from benchmarks.cases import CASES, NEGATIVES, WIDTH, scores_of
-from sskd_fast.reference import negative_sampling
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 
 def trials_per_anchor(case: str) -> float:
     """Expected number of trials of the sampler for the case's scores."""
     rows = scores_of(CASES[case])
     group = torch.zeros(len(rows), dtype=torch.int64)
-    candidates = negative_sampling.Candidates(rows, None, group, True)
-    acceptance = negative_sampling.build_proposals(rows, group, candidates).acceptance
+    candidates = Candidates(rows, None, group, True)
+    acceptance = build_proposals(rows, group, candidates).acceptance
     return float((NEGATIVES / acceptance).mean())
 
 

@@ -1,11 +1,11 @@
-"""The only reader of environment variables, and of what else a machine sets from outside."""
+"""The only place that reads or sets environment variables, and asks what else a machine sets from outside."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,7 +68,12 @@ def triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")
 
 
+def any_set(names: Iterable[str]) -> bool:
+    """Whether one of the variables is set."""
+    return any(name in os.environ for name in names)
+
+
 def set_default(name: str, value: str, unless: tuple[str, ...] = ()) -> None:
     """Sets a variable for libraries that are loaded later, where neither it nor one of `unless` is set."""
-    if not any(other in os.environ for other in (name, *unless)):
+    if not any_set((name, *unless)):
         os.environ[name] = value

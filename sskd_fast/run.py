@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import shutil
 import sys
 import warnings
@@ -23,12 +22,13 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.data.files import remove_partial, write_json, write_text
 from sskd_fast.evaluation import require_official
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.report import table_text, verdict_words, write_report
+from sskd_fast.report import read_run, table_text, verdict_words, write_report
 from sskd_fast.settings import Config, DataConfig
 from sskd_fast.train.checkpoint import CheckpointError
 from sskd_fast.train.dry_run import cost_text, dry_run
 from sskd_fast.train.evaluate import evaluate_finished
 from sskd_fast.train.experiment import Experiment
+from sskd_fast.train.measure import compare_students
 from sskd_fast.train.sources import pretraining_sources, target_sources
 from sskd_fast.train.stages import PRETRAINING, STAGES, Stage, run_stage
 from sskd_fast.train.watch import Log
@@ -257,12 +257,14 @@ def run(config: Config, command: str, resume: bool) -> None:
             evaluate_finished(experiment)
         else:
             run_stages(experiment, command)
+        compare_students(experiment)
     finally:
         log.close()
     write_report(folder)
     if command != "pretrain":
-        metrics, details = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "details"))
-        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+        done = read_run(folder)
+        words = verdict_words(done.metrics, done.details)
+        print(f"\n{table_text(done.metrics)}\n\n{words}\n\n{folder / 'report.html'}")
 
 
 def size_text(size: tuple[int, int]) -> str:

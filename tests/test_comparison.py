@@ -101,6 +101,29 @@ def test_the_same_results_gain_nothing_on_any_images() -> None:
     assert (gain.ap, gain.low, gain.high) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_interval_is_that_of_draws_made_by_hand(size: int) -> None:
+    """Every draw as a data set of repeated images, alone or in groups of three, evaluated by pycocotools."""
+    truth = scenes(12)
+    good, bad = guesses(truth, 2, 0.1, 1), guesses(truth, 4, 0.3, 2)
+    groups = {image["id"]: f"slide {(image['id'] - 1) // size}" for image in truth["images"]}
+    found = compare_masks(truth, good, bad, draws=40, seed=5, groups=groups)
+    random, gains = np.random.default_rng(5), []
+    for _ in range(40):
+        drawn = random.integers(0, 12 // size, 12 // size).tolist()
+        times = np.array([drawn.count(image // size) for image in range(12)])
+        ours, theirs = (evaluate_masks(*repeated(truth, results, times)).ap for results in (good, bad))
+        gains.append(ours - theirs)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(gains, [0.025, 0.975])), abs=1e-9)
+    if size == 1:
+        assert found == compare_masks(truth, good, bad, draws=40, seed=5)
+
+
+def test_every_image_needs_a_group() -> None:
+    with pytest.raises(ValueError, match="2 images have none, first 2; give every image a group"):
+        compare_masks(scenes(3), [], [], groups={1: "a"})
+
+
 def test_more_images_make_the_interval_narrower() -> None:
     def width(images: int) -> float:
         truth = scenes(images)
@@ -110,7 +133,7 @@ def test_more_images_make_the_interval_narrower() -> None:
     assert width(160) < 0.5 * width(10)
 
 
-def test_the_interval_holds_the_truth_nine_times_in_ten() -> None:
+def test_the_interval_nearly_always_holds_the_truth() -> None:
     """Drawn again and again from one large set: the gain on that set lies in the intervals of small samples."""
     truth = scenes(400)
     good, bad = guesses(truth, 3, 0.2, 1), guesses(truth, 4, 0.25, 2)
@@ -126,7 +149,7 @@ def test_the_interval_holds_the_truth_nine_times_in_ten() -> None:
         here = [[r for r in results if r["image_id"] in chosen] for results in (good, bad)]
         gain = compare_masks(part, *here, draws=200)
         held += gain.low <= exact <= gain.high
-    assert held >= 16  # of 20
+    assert held >= 17  # of 20; 19 are expected
 
 
 def test_nothing_to_measure_gives_nan() -> None:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from sskd_fast import ops
-from sskd_fast.losses.contrast import InstancePixelContrast, MemoryBank, Pixels, diagnose, draw_anchors
+from sskd_fast.losses.contrast import InstancePixelContrast, diagnose
+from sskd_fast.losses.pixel_rows import MemoryBank, Pixels, draw_anchors
 
 CPU = torch.device("cpu")
 B, K, C, D, SIDE = 4, 10, 3, 8, 16

@@ -11,6 +11,7 @@ from test_operators import SAMPLING_SHAPES, generator, random, sampling_case, un
 from torch import Tensor
 
 from sskd_fast.reference import negative_sampling as reference
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 
 def drawn(
@@ -28,8 +29,8 @@ def drawn(
         return reference.negative_sampling(*arguments)
     if anchors.dtype in (torch.bfloat16, torch.float16):  # as the reference has them
         anchors, scores = anchors.float(), None if scores is None else scores.float()
-    candidates = reference.Candidates(scores, weight, groups[1], same)
-    tables = reference.build_proposals(anchors, groups[0], candidates).tables()
+    candidates = Candidates(scores, weight, groups[1], same)
+    tables = build_proposals(anchors, groups[0], candidates).tables()
     found: Tensor = run.negative_sampling_by_tables(*arguments, *tables)
     return found
 

@@ -70,8 +70,10 @@ def test_all_problems_come_in_one_error_with_place_and_cure(sound):
 
 def test_missing_validation_images_may_have_a_folder_of_their_own(sound, validation):
     arguments = {"val": validation.write(), "val_images": None}
-    with pytest.raises(DataError, match=r"the image file does not exist.*--val-images DIR"):
-        check_dataset(sound.write(), sound.images, **arguments)
+    for given in (None, sound.images):
+        arguments["val_images"] = given
+        with pytest.raises(DataError, match=r"the image file does not exist.*--val-images DIR"):
+            check_dataset(sound.write(), sound.images, **arguments)
     (validation.images / validation.content["images"][0]["file_name"]).unlink()
     with pytest.raises(DataError) as caught:
         check_dataset(sound.write(), sound.images, **arguments | {"val_images": validation.images})

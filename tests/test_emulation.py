@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sskd_fast.reference.negative_sampling import Candidates, build_proposals
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = (0, 1, 7)  # forward, reversed, shuffled by a seed

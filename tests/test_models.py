@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sskd_fast.config import load_config
 from sskd_fast.models.backbones import ConvBackbone, norm
-from sskd_fast.models.decoder import Attention, DecoderLayer, attention_mask, ellipse_prior, sine_position
+from sskd_fast.models.decoder import Attention, DecoderLayer, MaskHead, attention_mask, ellipse_prior, sine_position
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.queries import PeakQueries, find_peaks
 from sskd_fast.models.segmenter import ModelConfig, Predictions
@@ -253,6 +253,40 @@ def test_ellipse_is_its_formula_cell_by_cell_in_any_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = ellipse_prior(parameters.bfloat16(), points, 40, 48)
     torch.testing.assert_close(rounded.double(), expected, atol=1e-3, rtol=0)
+
+
+def test_masks_are_products_with_the_features_on_top_of_the_ellipse() -> None:
+    torch.manual_seed(0)
+    head = MaskHead(8, 4, 3, ellipse=True)
+    assert head.ellipse is not None
+    torch.nn.init.normal_(head.ellipse.weight, std=0.2)
+    x, features = torch.randn(2, 5, 8), torch.randn(2, 4, 12, 16, requires_grad=True)
+    points = torch.randint(0, 12, (2, 5, 2)).float()
+    parameters = [p for n, p in head.named_parameters() if not n.startswith("classes.")]
+
+    def by_parts() -> Tensor:
+        normed = head.norm(x)
+        product = torch.einsum("bkp,bphw->bkhw", head.embed(normed), features)
+        return product + ellipse_prior(head.ellipse(normed), points, 12, 16)
+
+    masks, _ = head(x, features, points)
+    expected = by_parts()
+    torch.testing.assert_close(masks, expected)
+    weights = torch.randn_like(masks)
+    for found, wanted in zip(
+        torch.autograd.grad((masks * weights).sum(), [features, *parameters]),
+        torch.autograd.grad((expected * weights).sum(), [features, *parameters]), strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = head(x, features, points)
+    assert rounded.dtype == torch.float32  # the ellipse's edge is finer than bfloat16
+    torch.testing.assert_close(rounded, expected, rtol=0, atol=0.3)
+
+
+def test_shapes_alone_can_be_computed() -> None:
+    with torch.device("meta"):
+        assert ellipse_prior(torch.zeros(1, 2, 6), torch.zeros(1, 2, 2), 5, 7).shape == (1, 2, 5, 7)
 
 
 # Gradients, sizes, embeddings

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sskd_fast import ops
-from sskd_fast.reference import negative_sampling as reference
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -153,7 +153,7 @@ def test_the_envelope_accepts_half_of_the_trials_however_alike_the_scores():
     for amount in (1e-3, 1e-1):
         rows = F.normalize(1 + amount * torch.rand(600, 8, generator=seeded(5)), dim=-1)
         none = torch.zeros(600, dtype=torch.int64)
-        proposals = reference.build_proposals(rows, none, reference.Candidates(rows, None, none, True))
+        proposals = build_proposals(rows, none, Candidates(rows, None, none, True))
         distance = 0.5 * torch.cdist(rows.double(), rows.double()).square()
         table = proposals.entries[int(proposals.first[0]) : int(proposals.first[0] + proposals.count[0])]
         ratio = proposals.ratio[table + int(proposals.table[0])]

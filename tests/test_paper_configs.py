@@ -74,6 +74,14 @@ def test_every_data_set_has_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (costs["teacher"]["params"] == 559_317_503) == (name in FRACTIONS)
 
 
+def test_dry_run_of_the_default_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "student: steps of 24 crops of 64 x 64 in float32" in printed
+    assert "teacher: steps of 16 crops of 64 x 64 in float32" in printed
+    assert "the student has 13.4 times fewer parameters" in printed
+
+
 def test_costs_go_to_a_file_in_a_dry_run_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "costs.json"]) == 2
     assert "--json FILE says where --dry-run writes its costs" in capsys.readouterr().err

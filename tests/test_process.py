@@ -28,6 +28,8 @@ def python(*arguments: str, **environment: str) -> str:
 )
 def test_the_main_job_waits_briefly_unless_told_otherwise(chosen: dict[str, str], spins: str) -> None:
     printed = python("-m", "sskd_fast.run", "--help", OMP_DISPLAY_ENV="VERBOSE", **chosen)
+    if "GOMP_SPINCOUNT" not in printed:
+        pytest.skip("this torch does not come with GNU's OpenMP")
     assert f"GOMP_SPINCOUNT = '{spins}'" in printed
 
 
@@ -39,8 +41,9 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 if sys.argv[1] == "keep":
-    assert _process.keep_freed_memory()
-for round in range(6):  # 4 tensors of 64 MB at a time: the C library keeps none so large by itself
+    if not _process.keep_freed_memory():
+        sys.exit("the C library is not glibc")
+for _ in range(6):  # 4 tensors of 64 MB at a time: the C library keeps none so large by itself
     before = faults()
     tensors = [torch.zeros(2**24) for _ in range(4)]
     del tensors
@@ -53,4 +56,11 @@ def test_kept_memory_is_used_again_without_page_faults() -> None:
     given_back, kept = (int(python("-c", FAULTS, choice)) for choice in ("give", "keep"))
     pages = 4 * 2**26 // os.sysconf("SC_PAGE_SIZE")
     assert given_back > pages // 1000  # fresh memory, in pages of whatever size
-    assert kept < 16
+    assert kept < given_back / 4
+
+
+@linux
+def test_memory_is_left_alone_where_the_user_has_set_it_up() -> None:
+    asked = "from sskd_fast import _process; print(_process.keep_freed_memory())"
+    assert python("-c", asked, MALLOC_TOP_PAD_="0").strip() == "False"
+    assert python("-c", asked).strip() == "True"

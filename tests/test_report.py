@@ -185,14 +185,19 @@ def test_verdict_claims_no_more_than_the_validation_images_show(
     metrics = metrics_of({**AP, "refined_student": student})
     found = verdict(metrics, details)
     assert found.tone == tone and found.headline.startswith(words)
-    said = f"it would lie between {low:+.1f} and {high:+.1f} AP (95 % interval)" if low is not None and high else ""
+    said = f"the difference lies between {low:+.1f} and {high:+.1f} AP (95 % confidence" if low is not None else ""
     assert said in verdict_words(metrics, details) and bool(said) == ("interval" in verdict_words(metrics, details))
+    details["refined_student"]["gain"]["ap"] += 0.1  # of another model
+    assert "interval" not in verdict_words(metrics, details)
 
 
 def test_verdict_of_a_handful_of_images_is_open_whatever_they_show() -> None:
     metrics = metrics_of(AP) | {"val_images": 9}
     sure = {"refined_student": {"gain": {"ap": 5.7, "low": 5.0, "high": 6.0}}}
-    assert verdict(metrics, sure).tone == "open"
+    words = verdict_words(metrics, sure)
+    assert verdict(metrics, sure).tone == "open" and "interval" not in words
+    assert "On these few images it beats the adapted teacher" in words
+    assert verdict(metrics | {"rows": metrics_of({**AP, "refined_student": 19.7})["rows"]}).tone == "open"
     assert verdict(metrics | {"val_images": 10}, sure).tone == "better"
 
 

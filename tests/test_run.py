@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/png" in html
     )
+    assert "stage 1 of 6: zero shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
 
@@ -135,10 +137,18 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
         "data.embedded_unlabeled=6",
         "data.embedded_labeled=8",
     ]
-    for stage, rows in (("adapt", 3), ("distill", 5), ("refine", 6), ("evaluate", 6)):
+    distilled, refined = "distilled_student", "refined_student"
+    for stage, rows, compared in (
+        ("adapt", 3, []), ("distill", 5, [distilled]), ("refine", 6, [distilled, refined]), ("evaluate", 6, [refined]),
+    ):  # fmt: skip
+        if stage == "evaluate":  # what it writes anew may be gone
+            (folder / "details.json").unlink()
+            shutil.rmtree(folder / "predictions")
         result = call("--stage", stage, *short, *(["--preset", "smoke"] if stage == "adapt" else []))
         assert result.returncode == 0, result.stderr
         assert len(metrics_of(folder)["rows"]) == rows
+        details = json.loads((folder / "details.json").read_text())
+        assert [name for name in (distilled, refined) if "gain" in details.get(name, {})] == compared
     other = call("--stage", "refine", *short, "--seed", "3")
     assert other.returncode == 2 and "holds a run with another seed or other data" in other.stderr
 

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sskd_fast.losses.set_loss import (
     boxes_of,
     centre_points,
     heat_loss,
+    inside_everywhere,
     pooled,
     sample_points,
 )
@@ -186,9 +188,24 @@ def test_matching_bounds_what_a_sure_mask_can_win_or_lose() -> None:
     assert found.inside.tolist() == [[True, True, True, True]]
 
 
-def test_matching_names_logits_that_are_not_finite() -> None:
+@pytest.mark.parametrize("side", [16, 256])
+def test_a_mask_of_one_cell_has_a_place_and_an_empty_one_has_none(side: int) -> None:
+    valid = torch.ones(1, side, side, dtype=torch.bool)
+    valid[:, :, side // 2 :] = False
+    masks = torch.full((1, 3, side, side), -80.0)
+    masks[0, 0, 3, side - 2] = masks[0, 1, 3, 2] = 80.0
+    expected = [[False, True, True]]
+    targets = pad_targets([Instances.empty(side, side)], valid, (side, side))
+    pixels, share = targets.masks.flatten(2), targets.valid.flatten(1).unsqueeze(1)
+    found = match(masks.flatten(2), torch.zeros(1, 3, 2), targets, pixels, share, 4 * pixels.sum(-1) + 20, MatchCosts())
+    assert found.inside.tolist() == expected
+    assert inside_everywhere(masks, targets.valid).tolist() == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_matching_names_logits_that_are_not_finite(value: float) -> None:
     predictions = random_predictions(2, 4)
-    predictions.mask_logits[0, 0, 0, 0] = float("nan")
+    predictions.mask_logits[0, 0, 0, 0] = value
     with pytest.raises(FloatingPointError, match=r"not finite; lower train\.lr"):
         SetLoss(SetLossConfig())(predictions, TARGETS, everything(2))
 
@@ -400,7 +417,8 @@ def test_matching_does_not_look_at_invalid_pixels() -> None:
         assert found.assigned.tolist() == [[0]]
 
 
-def test_unmatched_queries_on_invalid_pixels_are_not_told_to_be_no_object() -> None:
+@pytest.mark.parametrize("kind", ["dense", "points"])
+def test_unmatched_queries_on_invalid_pixels_are_not_told_to_be_no_object(kind: Literal["dense", "points"]) -> None:
     targets = [record([(0, 0, 8, 8)], [0])]
     valid = everything(1)
     valid[:, :, 10:] = False
@@ -410,7 +428,7 @@ def test_unmatched_queries_on_invalid_pixels_are_not_told_to_be_no_object() -> N
     masks[0, 2, 5:, :4] = 8.0  # on valid background
     classes = torch.zeros(1, 3, CLASSES + 1, requires_grad=True)
     predictions = Predictions(masks, classes, torch.zeros(1, 1, 4, 4), [], None)
-    SetLoss(SetLossConfig())(predictions, targets, valid).loss.backward()
+    SetLoss(SetLossConfig(masks=kind, points=64))(predictions, targets, valid).loss.backward()
     assert classes.grad is not None
     gradient = classes.grad[0].abs().sum(-1)
     assert gradient[1] == 0 and gradient[0] > 0 and gradient[2] > 0

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sskd_fast import _backend, ops
 from sskd_fast.ops import _arguments
-from sskd_fast.reference.negative_sampling import Candidates, build_proposals
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = sorted((ROOT / "kernels").glob("*.py"))
@@ -89,9 +89,9 @@ WAITS_CPP = re.compile(
 def launch_path() -> list[tuple[str, str]]:
     """(name, text) of all that runs between a public operator and a kernel on a GPU."""
     texts = [(f"kernels/{path.name}", path.read_text(encoding="utf-8")) for path in KERNELS]
-    reference = (ROOT / "sskd_fast/reference/negative_sampling.py").read_text(encoding="utf-8")
-    tables = reference[reference.index("def build_proposals(") : reference.index("def _trials(")]
-    texts.append(("reference/negative_sampling.py: build_proposals", tables))
+    reference = (ROOT / "sskd_fast/reference/proposals.py").read_text(encoding="utf-8")
+    tables = reference[reference.index("def build_proposals(") :]
+    texts.append(("reference/proposals.py: build_proposals", tables))
     for path in sorted((ROOT / "sskd_fast/ops").glob("*.py")):
         if path.stem != "_arguments":  # looks at values, on the CPU only
             texts.append((f"ops/{path.name}", path.read_text(encoding="utf-8")))

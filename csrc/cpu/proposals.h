@@ -1,5 +1,5 @@
 // The tables of slots from which the trials propose candidates, and the envelope of every anchor: what
-// `build_proposals` of sskd_fast/reference/negative_sampling.py computes, in the same double-precision arithmetic.
+// `build_proposals` of sskd_fast/reference/proposals.py computes, in the same double-precision arithmetic.
 #pragma once
 
 #include <ATen/Parallel.h>

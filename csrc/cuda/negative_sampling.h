@@ -9,7 +9,7 @@
 
 namespace sskd_fast::cuda {
 
-// What is drawn from, and the tables for it: see `Proposals` in sskd_fast/reference/negative_sampling.py. A anchors, M
+// What is drawn from, and the tables for it: see `Proposals` in sskd_fast/reference/proposals.py. A anchors, M
 // candidates, at least one of each. Scores are there for both or for neither.
 template <typename S>
 struct SamplingTables {

@@ -16,7 +16,7 @@ std::tuple<at::Tensor, at::Tensor> score_fusion_backward(const at::Tensor& grad_
                                                          const at::Tensor& class_logits, int64_t height, int64_t width,
                                                          int64_t cues);
 
-// What follows the seed is explained at `Proposals` in sskd_fast/reference/negative_sampling.py.
+// What follows the seed is explained at `Proposals` in sskd_fast/reference/proposals.py.
 at::Tensor negative_sampling_by_tables(
     const at::Tensor& anchor_scores, const at::Tensor& anchor_group, const std::optional<at::Tensor>& candidate_scores,
     const std::optional<at::Tensor>& candidate_weight, const at::Tensor& candidate_group, bool same,

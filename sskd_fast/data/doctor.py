@@ -55,7 +55,7 @@ def check_dataset(
         wanted = class_names or train.class_names
         before = len(findings.problems)
         validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode)
-        if val_images is None:
+        if Path(val_images or images) == Path(images):
             findings.problems[before:] = [_perhaps_elsewhere(problem) for problem in findings.problems[before:]]
         _check_validation_classes(train, validation, findings)
     return _check_together(train, validation, findings, unlabeled, group_key, decode)

@@ -62,7 +62,7 @@ class MatchCosts:
 @dataclass
 class Matching:
     """assigned (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances than
-    queries).  inside (B, K) bool: whether most of a query's mask lies on valid places."""
+    queries).  inside (B, K) bool: whether most of a query's mask lies on valid ones of the places looked at."""
 
     assigned: Tensor
     inside: Tensor
@@ -77,10 +77,10 @@ def match(
 
     mask_logits (B, K, P), class_logits (B, K, C+1), valid (B, 1, P) weights of the P places (0 = does not count),
     pixels (B, G, P) the instances' values there times valid, normalizer (B, G) what a mask's summed cross-entropy is
-    divided by.  Raises FloatingPointError for logits that are not finite.
+    divided by.  Raises FloatingPointError for logits that are not finite, matched or not.
     """
     classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
-    # What follows goes over maps as large as all predictions, so it does so seldom, and in place.
+    # Each pass reads every mask of the batch: few passes, in place.
     bounded = mask_logits.clamp(-SURE, SURE)
     inner = bounded @ pixels.transpose(1, 2)
     outside = bounded.neg_().sigmoid_()
@@ -92,13 +92,20 @@ def match(
     entropy = (softplus @ valid.transpose(1, 2) - inner) / normalizer.unsqueeze(1)
     dice = 1 - (2 * overlap + 1) / (on_valid + total[..., :-2] + 1)
     cost = (costs.classes * classes + costs.mask * entropy + costs.dice * dice).cpu().numpy()
-    if not np.isfinite(cost).all():
+    if not (np.isfinite(cost).all() and bool(torch.isfinite(mask_logits.sum()))):
         raise FloatingPointError("matching: mask or class logits are not finite; lower train.lr or raise train.warmup")
     counts = targets.present.sum(1).tolist()
     assigned = torch.full(targets.labels.shape, -1, dtype=torch.int64)
     for i, count in enumerate(counts):
         queries, instances = linear_sum_assignment(cost[i, :, :count])
         assigned[i, torch.from_numpy(instances)] = torch.from_numpy(queries)
-    # A mask of less than a hundred-thousandth of the map lies nowhere: rounding would decide, and it counts as inside.
-    inside = on_valid > 0.5 * everywhere - 1e-5 * mask_logits.shape[-1]
-    return Matching(assigned.to(mask_logits.device), inside.squeeze(2))
+    inside = lies_inside(on_valid, everywhere, mask_logits.shape[-1]).squeeze(2)
+    return Matching(assigned.to(mask_logits.device), inside)
+
+
+def lies_inside(on_valid: Tensor, everywhere: Tensor, places: int) -> Tensor:
+    """Whether most of a mask lies on valid places: bool, from its sums of probability there and everywhere.
+
+    A mask of less than a hundred-thousandth of all places lies nowhere, and counts as inside: rounding would decide.
+    """
+    return (on_valid > 0.5 * everywhere) | (everywhere < 1e-5 * places)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
-from sskd_fast.losses.matching import SURE, MatchCosts, Matching, Targets, match, pad_targets
+from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets
 from sskd_fast.models.segmenter import Predictions
 
 
@@ -116,7 +116,8 @@ class SetLoss:
         costs = MatchCosts(config.class_weight, config.mask_weight, config.dice_weight)
         matching = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
         seconds, assigned = time.perf_counter() - start, matching.assigned
-        classes = self._class_loss(class_logits, targets, matching)
+        inside = matching.inside if config.masks == "dense" else inside_everywhere(mask_logits, targets.valid)
+        classes = self._class_loss(class_logits, targets, assigned, inside)
         parts = {"class": classes} | self._mask_parts(logits, pixels, valid, normalizer, assigned, targets)
         return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
 
@@ -141,14 +142,14 @@ class SetLoss:
         dice = 1 - (2 * (prob * t).sum(-1) + 1) / (prob.sum(-1) + (t * v).sum(-1) + 1)
         return {"mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
 
-    def _class_loss(self, class_logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
+    def _class_loss(self, class_logits: Tensor, targets: Targets, assigned: Tensor, inside: Tensor) -> Tensor:
         """Weighted cross-entropy; unmatched queries mostly on invalid pixels (padding, crowd, unsure) do not count."""
-        image, instance = torch.nonzero(matching.assigned >= 0, as_tuple=True)
-        query = matching.assigned[image, instance]
+        image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
+        query = assigned[image, instance]
         no_object = class_logits.shape[-1] - 1
         labels = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
         labels[image, query] = targets.labels[image, instance]
-        weight = self.config.no_object_weight * matching.inside.to(class_logits.dtype)
+        weight = self.config.no_object_weight * inside.to(class_logits.dtype)
         weight[image, query] = targets.weights[image, instance]
         loss = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), reduction="none")
         return (loss * weight.flatten()).sum() / weight.sum().clamp(min=1.0)
@@ -163,6 +164,14 @@ class SetLoss:
             return F.grid_sample(x, grid, mode="bilinear", align_corners=False).squeeze(2)
 
         return at_points(mask_logits), at_points(targets.masks), at_points(targets.valid.unsqueeze(1))
+
+
+@torch.no_grad()
+def inside_everywhere(mask_logits: Tensor, valid: Tensor) -> Tensor:
+    """(B, K) bool: whether most of a query's mask lies on valid cells of the whole map: sampled points lie where masks
+    are least sure.  mask_logits (B, K, h, w), valid (B, h, w)."""
+    prob = mask_logits.sigmoid().flatten(2)
+    return lies_inside((prob @ valid.flatten(1).unsqueeze(2)).squeeze(2), prob.sum(-1), prob.shape[-1])
 
 
 def boxes_of(instances: Instances) -> Tensor:

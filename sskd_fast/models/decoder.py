@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sskd_fast.models.queries import Queries
+from sskd_fast.models.segmenter import autocast_device
 
 
 class Attention(nn.Module):
@@ -81,7 +82,7 @@ class MaskHead(nn.Module):
             masks = embed @ features.flatten(2)
         else:
             prior = ellipse_prior(self.ellipse(x), points, height, width)
-            masks = torch.baddbmm(prior.flatten(2), embed, features.flatten(2))
+            masks = prior.flatten(2).add_(embed @ features.flatten(2))
         return masks.unflatten(2, (height, width)), self.classes(x)
 
 
@@ -107,7 +108,7 @@ def ellipse_prior(parameters: Tensor, points: Tensor, height: int, width: int) -
     # writes the map once, where term by term it would be read and written nine times.
     rows = torch.stack([3 * (1 - slant.square() - up.square()), -6 * slant, torch.full_like(slant, -3.0)], -1)
     columns = torch.stack([torch.ones_like(across), across, across.square()], -2)
-    with torch.autocast(points.device.type, enabled=False):
+    with torch.autocast(autocast_device(points.device), enabled=False):
         form = rows @ columns
     return form.clamp(min=-12.0).add_(bias[..., None, None])
 

@@ -180,10 +180,14 @@ class Segmenter(nn.Module):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that the networks compute in."""
-        device = next(self.parameters()).device.type
-        enabled = self.config.precision == "bfloat16"
-        return torch.autocast("cpu" if device == "meta" else device, torch.bfloat16, enabled=enabled)
+        device = autocast_device(next(self.parameters()).device)
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def parameter_count(self) -> int:
         """Parameters that inference uses (it does without the projection of the contrastive loss)."""
         return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("projection."))
+
+
+def autocast_device(device: torch.device) -> str:
+    """The name that autocast knows a device by; it has none for meta tensors, of which shapes alone are computed."""
+    return "cpu" if device.type == "meta" else device.type

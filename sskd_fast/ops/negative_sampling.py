@@ -23,7 +23,7 @@ from sskd_fast.ops._arguments import (
     check_weight_values,
 )
 from sskd_fast.ops._library import implementation, register
-from sskd_fast.reference.negative_sampling import Candidates, build_proposals
+from sskd_fast.reference.proposals import Candidates, build_proposals
 
 SCOPES = ("all", "other", "same")
 

@@ -31,7 +31,8 @@ def calibrate_thresholds(
     images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score first.
     A threshold counts only if it keeps at least `minimum_matches` right labels; a class that does not reach the target
     with one takes the threshold pooled over all classes.  Where these do not reach it either, their most precise
-    threshold is taken, where even they are too few, 0.5; both are logged, unless `quiet`.  None is under `floor`.
+    threshold is taken, where even they are too few, 0.5; both are logged, unless `quiet`.
+    No threshold is under `floor`.
 
     Returns {category_id: score} for every category of the ground truth.  Raises ValueError for values outside their
     range or a result on an image that the ground truth does not have.

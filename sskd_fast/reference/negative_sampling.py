@@ -23,68 +23,20 @@ stopping time, the law of the whole stays exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from sskd_fast import rng
 from sskd_fast.reference.pixel_contrast import gathered_similarity
+from sskd_fast.reference.proposals import Candidates, Proposals, build_proposals
 from sskd_fast.reference.unit_rows import unit_rows
 
-# Mean number of slots of a candidate in a table of proposals: rounding up costs a sixteenth of the acceptance.
-_SLOTS = 8
-# Taken off before slots are rounded up, so that masses which differ in their last bit only get the same number.
-_SLOT_SLACK = 1e-9
-# Mean s above which the even envelope accepts more often than the spread one.
-_EVEN_FROM = 0.45
 _TRIALS_PER_NEGATIVE = 16
 # Trials, gathered rows and race entries handled at a time: their temporaries stay in the second-level cache.
 _CHUNK_TRIALS = 1 << 16
 _GATHERED_ROWS = 4096
 _RACE_ENTRIES = 1 << 15
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What may be drawn: scores (M, E) or None, weight (M,) float64 or None, group (M,) int64; `same`: scope."""
-
-    scores: Tensor | None
-    weight: Tensor | None
-    group: Tensor
-    same: bool
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """How the trials of an anchor propose candidates; built on the device of the tensors, without reading them.
-
-    There are T tables of slots, one after the other: the even one, and with scores the spread one.
-    entries (P,) int32: the candidate of a slot.  ratio (T * M,) float64: table by table, the weight v_q of a candidate
-    over the envelope that its slots stand for.  table (A,): where the ratios of the anchor's table begin, 0 or M.
-    first, count, skip_from, skip_length (A,): the slots first .. first + count of the anchor, less a skipped range.
-    bound (A,) float64: factor of the envelope.  acceptance (A,): expected.  available (A,): candidates to draw from.
-    order (M,) int32: the candidates by group.  own_from, own_until (A,): where the anchor's group lies in `order`.
-    """
-
-    entries: Tensor
-    ratio: Tensor
-    table: Tensor
-    first: Tensor
-    count: Tensor
-    skip_from: Tensor
-    skip_length: Tensor
-    bound: Tensor
-    acceptance: Tensor
-    available: Tensor
-    order: Tensor
-    own_from: Tensor
-    own_until: Tensor
-
-    def tables(self) -> tuple[Tensor, ...]:
-        """What kernels take, in the order of the schema `negative_sampling_by_tables`: all but the acceptance."""
-        wanted = [field.name for field in fields(self) if field.name != "acceptance"]
-        return tuple(getattr(self, name).contiguous() for name in wanted)
 
 
 def negative_sampling(
@@ -132,128 +84,6 @@ def _first_block(acceptance: Tensor, num_negatives: int) -> int:
     rate = float(acceptance.mean().clamp(0.05, 1)) if acceptance.numel() else 1.0
     spread = math.sqrt(num_negatives * (1 - rate)) / rate
     return 2 * math.ceil((num_negatives / rate + 1.5 * spread) / 2) + 8
-
-
-def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
-    """The tables of slots and the envelope of every anchor, for at least one candidate.
-
-    Every shape follows from the shapes of the arguments and no value is read on the host, so that on a GPU nothing
-    waits and a CUDA graph can hold it.
-    """
-    size = len(candidates.group)
-    grouped, order = candidates.group.sort(stable=True)
-    own_from, own_until = (torch.searchsorted(grouped, anchor_group.contiguous(), right=r) for r in (False, True))
-    weight = torch.ones_like(grouped, dtype=torch.float64) if candidates.weight is None else candidates.weight
-    own = own_from, own_until
-    slots = torch.ones_like(order) if candidates.weight is None else _slots(weight)
-    # Rounded up, slots are at most one a candidate more than their mean.
-    most = size if candidates.weight is None else (_SLOTS + 1) * size
-    tables = [_Table.build(order, slots, most, weight, weight, own, candidates.same)]
-    bound = torch.ones_like(anchor_group, dtype=torch.float64)
-    acceptance = bound.clone()
-    spread = torch.zeros_like(anchor_group, dtype=torch.bool)
-    if candidates.scores is not None:
-        cell, anchor_cell, cells = torch.zeros_like(order), torch.zeros_like(anchor_group), 1
-        if candidates.same:
-            # Candidates of one's own group have their own centre; those of other groups share the centre of all.
-            place = torch.cat([order.new_zeros(1), (grouped[1:] != grouped[:-1]).long()]).cumsum(0)
-            cell, anchor_cell, cells = cell.scatter(0, order, place), place[own_from.clamp_max(size - 1)], size
-        t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates.scores, cell, weight, cells)
-        mass = weight * (1 + t)
-        most = (_SLOTS + 1) * size
-        tables.append(_Table.build(order, _slots(mass), most, weight, mass, own, candidates.same))
-        spread = half_spread < _EVEN_FROM
-        acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
-        # Rows may be a little longer than 1, and their dissimilarity then above 1.
-        longest, longest_candidate = (x.double().square().sum(1).max() for x in (anchor_scores, candidates.scores))
-        bound = bound * ((longest + longest_candidate) / 2).clamp_min(1)
-        # A margin for rounding: an envelope a little too high costs trials, one too low would bend the law.
-        bound = torch.where(spread, half_spread * (1 + 1e-4), bound)
-    ranges = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
-    first, count, skip_from, skip_length = ranges
-    drawable = torch.cat([order.new_zeros(1), (weight > 0)[order].long().cumsum(0)])
-    available = drawable[own_until] - drawable[own_from]
-    return Proposals(
-        entries=torch.cat([table.entries for table in tables]),
-        ratio=torch.cat([table.ratio for table in tables]),
-        table=spread * size,
-        first=first + spread * len(tables[0].entries),
-        count=count,
-        skip_from=skip_from,
-        skip_length=skip_length,
-        bound=bound,
-        acceptance=acceptance,
-        available=available if candidates.same else drawable[-1] - available,
-        order=order.int(),
-        own_from=own_from,
-        own_until=own_until,
-    )
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Slots of the candidates, grouped; ranges = first, count, skip_from, skip_length of every anchor."""
-
-    entries: Tensor
-    ratio: Tensor
-    ranges: tuple[Tensor, Tensor, Tensor, Tensor]
-
-    @classmethod
-    def build(
-        cls,
-        order: Tensor,
-        slots: Tensor,
-        most: int,
-        weight: Tensor,
-        mass: Tensor,
-        own: tuple[Tensor, Tensor],
-        same: bool,
-    ) -> _Table:
-        """order (M,): candidates by group; slots (M,), at most `most` together, times a unit are at least mass (M,);
-        own: range of each anchor's group in `order`, first and last (A,)."""
-        unit = (mass / slots.clamp_min(1)).max()
-        ends = torch.cat([slots.new_zeros(1), slots[order].cumsum(0)])
-        first, last = ends[own[0]], ends[own[1]]
-        # The first candidate again where no slot is left: the length of the result may not depend on the slots.
-        repeats = torch.cat([slots[order], most - ends[-1:]])
-        entries = torch.repeat_interleave(torch.cat([order, order[:1]]).int(), repeats, output_size=most)
-        ratio = weight / (slots.clamp_min(1) * unit.clamp_min(torch.finfo(unit.dtype).tiny))
-        none = torch.zeros_like(first)
-        if same:
-            return cls(entries, ratio, (first, last - first, ends[-1].expand_as(first), none))
-        return cls(entries, ratio, (none, ends[-1] - (last - first), first, last - first))
-
-
-def _slots(mass: Tensor) -> Tensor:
-    """Whole numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
-    scale = _SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny)
-    return torch.where(mass > 0, torch.ceil(mass * scale * (1 - _SLOT_SLACK)).clamp_min(1), 0).long()
-
-
-def _spread_envelope(
-    anchor_scores: Tensor, anchor_cell: Tensor, scores: Tensor, cell: Tensor, weight: Tensor, cells: int
-) -> tuple[Tensor, Tensor]:
-    """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each of the cells."""
-    # In double precision throughout: the slots that come of it have to be the same on every backend.
-    tiny = torch.finfo(torch.float64).tiny
-    mass = _cell_sums(weight, cell, cells).clamp_min(tiny)
-    centre = _cell_sums(scores * (weight / mass[cell])[:, None], cell, cells)
-    distance = _squared_distance(scores, centre, cell)
-    beta = _cell_sums(distance * weight, cell, cells) / mass
-    alpha = _squared_distance(anchor_scores, centre, anchor_cell)
-    return distance / beta[cell].clamp_min(tiny), (alpha + beta[anchor_cell]) / 2
-
-
-def _cell_sums(values: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """Sums of values (M, ...) by cell, (cells, ...); the same bits every time, unlike index_add on a GPU."""
-    if cells == 1:
-        return values.sum(0, keepdim=True)
-    return values.new_zeros(cells, *values.shape[1:]).index_put_((cell,), values, accumulate=True)
-
-
-def _squared_distance(scores: Tensor, centre: Tensor, cell: Tensor) -> Tensor:
-    """Squared distance of every row of scores from the float64 centre of its cell, float64."""
-    return centre.index_select(0, cell).sub_(scores).square_().sum(1)
 
 
 def _trials(

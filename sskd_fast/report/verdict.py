@@ -22,6 +22,8 @@ OFFICIAL = {"cityscapes_ap": "Cityscapes AP", "cityscapes_ap50": "Cityscapes AP5
 CHANCE_AP = 1.5
 # On fewer images than these, what other images would give cannot be told from them.
 FEW_IMAGES = 10
+# Figures in the files are rounded to a thousandth.
+_ROUNDING = 0.005
 
 
 @dataclass(frozen=True)
@@ -119,51 +121,57 @@ def final_student(rows: Mapping[str, Row]) -> str | None:
 def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdict:
     """Whether distillation helped: the final student against the supervised student and against its teacher.
 
-    details: the content of details.json; its "gain" of the final student says whether the validation images are enough
-    to tell.
+    details: the content of details.json; its "gain" of the final student, where it is that of these rows, says whether
+    the validation images are enough to tell.
     """
     rows = measured_rows(metrics)
     student, baseline = final_student(rows), rows.get("supervised_student")
     if student is None or baseline is None:
         return _open_verdict(metrics, rows)
     gain = rows[student]["ap"] - baseline["ap"]
-    interval = (details or {}).get(student, {}).get("gain")
-    tone, finding = _finding(gain, metrics, interval)
+    few = is_number(metrics.get("val_images")) and metrics["val_images"] < FEW_IMAGES
+    interval = None if few else _interval(details, student, gain)
+    tone, finding = _finding(gain, few, interval)
     plainly = "" if gain > 0 else "the student is not better, "
     preposition = "over" if tone == "better" else "against"
     headline = (
         f"{finding}: {plainly}{difference_text(gain)} AP {preposition} the same student trained on the labels alone."
     )
-    sentences = [_student_sentence(metrics, rows, student)]
-    sentences += _teacher_sentences(rows, student)
+    sentences = [_student_sentence(metrics, rows, student), *_interval_sentence(interval)]
+    sentences += _teacher_sentences(rows, student, few)
     sentences += _stage_sentences(rows)
-    sentences += _interval_sentence(interval)
     sentences.append(f"This is one seed: a difference under about {CHANCE_AP} AP may be chance.")
     return Verdict(tone, headline, sentences)
 
 
 def _finding(
-    gain: float, metrics: Metrics, interval: Mapping[str, Any] | None
+    gain: float, few: bool, interval: tuple[float, float] | None
 ) -> tuple[Literal["better", "even", "worse", "open"], str]:
-    """Tone and first words for a gain in AP."""
-    if abs(gain) < CHANCE_AP:
+    """Tone and first words for a gain in AP; few: too few images for any finding."""
+    if not few and abs(gain) < CHANCE_AP:
         return "even", "Distillation made no clear difference"
-    images = metrics.get("val_images")
-    few = is_number(images) and images < FEW_IMAGES
-    if few or (_known(interval) and interval["low"] <= 0 <= interval["high"]):
+    if few or (interval is not None and interval[0] <= 0 <= interval[1]):
         return "open", "The validation images are too few to tell whether distillation helped"
     return ("better", "Distillation helped") if gain > 0 else ("worse", "Distillation did not help")
 
 
-def _known(interval: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
-    return interval is not None and is_number(interval["low"]) and is_number(interval["high"])
+def _interval(details: Mapping[str, Any] | None, student: str, gain: float) -> tuple[float, float] | None:
+    """Ends of the gain's interval; None where it is not known, or was computed for other models than the rows'."""
+    found = (details or {}).get(student, {}).get("gain") or {}
+    ap, low, high = (found.get(key) for key in ("ap", "low", "high"))
+    if not (is_number(ap) and is_number(low) and is_number(high)) or abs(ap - gain) > _ROUNDING:
+        return None
+    return low, high
 
 
-def _interval_sentence(interval: Mapping[str, Any] | None) -> list[str]:
-    if not _known(interval):
+def _interval_sentence(interval: tuple[float, float] | None) -> list[str]:
+    if interval is None:
         return []
-    low, high = difference_text(interval["low"]), difference_text(interval["high"])
-    return [f"On other images of the same kind it would lie between {low} and {high} AP (95 % interval)."]
+    low, high = (difference_text(end) for end in interval)
+    return [
+        f"As far as the choice of validation images goes, the difference lies between {low} and {high} AP "
+        "(95 % confidence interval, for these two trained models)."
+    ]
 
 
 def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) -> str:
@@ -222,8 +230,8 @@ def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -
     )
 
 
-def _teacher_sentences(rows: Mapping[str, Row], student: str) -> list[str]:
-    """The student against the teacher that it was distilled from."""
+def _teacher_sentences(rows: Mapping[str, Row], student: str, few: bool) -> list[str]:
+    """The student against the teacher that it was distilled from; few: on images too few for more than their count."""
     teacher = next((name for name in ("adapted_teacher", "supervised_teacher") if name in rows), None)
     if teacher is None:
         return ["The adapted teacher was not measured, so the student is not compared with it."]
@@ -239,6 +247,8 @@ def _teacher_sentences(rows: Mapping[str, Row], student: str) -> list[str]:
     if ratio is not None:
         small, large = count_text(rows[student]["params"]), count_text(rows[teacher]["params"])
         text += f", with {ratio:.1f} times fewer parameters ({small} against {large})"
+    if few:
+        text = f"On these few images {text[0].lower()}{text[1:]}"
     return [text + ".", *_baseline_sentence(rows["supervised_student"], rows[teacher])]
 
 

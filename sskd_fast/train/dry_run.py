@@ -103,7 +103,7 @@ def kept_bytes(model: Segmenter, images: Tensor) -> int:
 
 
 def cost_text(costs: dict[str, dict[str, Any]]) -> str:
-    """The costs as a table, and what the teacher costs more."""
+    """The costs as a table, what a step of each model is, and what the teacher costs more."""
     lines = [f"{'':18}" + "".join(f"{name:>12}" for name in costs)]
     for title, key, unit in (
         ("parameters, M", "params", 1e6), ("trained, M", "trainable_params", 1e6), ("GFLOPs a crop", "flops", 1e9),

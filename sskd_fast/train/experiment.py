@@ -168,9 +168,10 @@ class Experiment:
             },
         )  # fmt: skip
 
-    def read_predictions(self, name: str) -> list[dict[str, Any]]:
-        """What `write_predictions` has written of a row."""
-        return list(json.loads((self.folder / "predictions" / f"{name}.json").read_text()))
+    def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
+        """What `write_predictions` has written of a row; None where the file is there no more."""
+        path = self.folder / "predictions" / f"{name}.json"
+        return list(json.loads(path.read_text())) if path.exists() else None
 
     def write_predictions(self, name: str, results: list[dict[str, Any]]) -> None:
         """predictions/<name>.json and the ground truth that the report shows them against."""

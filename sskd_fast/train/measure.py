@@ -18,8 +18,7 @@ def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float)
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
     details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
-    the figures of the data set's own evaluation; for the last student that is measured, its gain over the supervised
-    one with the 95 % interval of it.
+    the figures of the data set's own evaluation.
     """
     source, limit = experiment.sources.val, experiment.config.predict.max_detections
     truth, predictions = source.ground_truth(), experiment.predict(model, source)
@@ -41,7 +40,6 @@ def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float)
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in ("ap", "ap50")}
     result = Results(name, measured.ap, measured.ap50, model.parameter_count(), seconds, own)
     experiment.add_row(result)
-    _write_gain(experiment, truth)
     beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in own.items())
     experiment.log.say(
         f"  {name.replace('_', ' ')}: AP {result.ap:.1f}, AP50 {result.ap50:.1f}{beside} on {len(source)} images"
@@ -49,15 +47,25 @@ def measure(experiment: Experiment, name: str, model: Segmenter, seconds: float)
     return result
 
 
-def _write_gain(experiment: Experiment, truth: dict[str, Any]) -> None:
-    """Adds to the details of the last measured student how far it is ahead of the supervised one, if that has a row."""
+def compare_students(experiment: Experiment) -> None:
+    """Adds to the details of the last student that is measured its gain over the supervised one, with the interval of
+    it over validation images, or over their groups where `data.group_key` names them."""
     rows = {row["name"]: row for row in experiment.rows}
     student, baseline = final_student(rows), "supervised_student"
-    if student is None or baseline not in rows:
+    details = _read_details(experiment)
+    if student is None or baseline not in rows or student not in details:
         return
-    ours, theirs = (experiment.read_predictions(name) for name in (student, baseline))
-    gain = compare_masks(truth, ours, theirs, max_detections=experiment.config.predict.max_detections)
-    _write_details(experiment, student, _read_details(experiment)[student] | {"gain": dataclasses.asdict(gain)})
+    source, config = experiment.sources.val, experiment.config
+    results = [experiment.read_predictions(name) for name in (student, baseline)]
+    if results[0] is None or results[1] is None:
+        return
+    key, groups = config.data.group_key, None
+    if key and all(key in record.extra for record in source.records):
+        groups = dict(zip(source.image_ids, source.image_field(key), strict=True))
+    gain = compare_masks(
+        source.ground_truth(), results[0], results[1], max_detections=config.predict.max_detections, groups=groups
+    )
+    _write_details(experiment, student, details[student] | {"gain": dataclasses.asdict(gain)})
 
 
 def _read_details(experiment: Experiment) -> dict[str, Any]:
