@@ -59,6 +59,15 @@ def test_kept_memory_is_used_again_without_page_faults() -> None:
     assert kept < given_back / 4
 
 
+@pytest.mark.slow
+@linux
+def test_the_benchmark_of_a_training_step_has_a_line_a_variant() -> None:
+    printed = python("-m", "benchmarks.training_step", "--steps", "2", "--rounds", "1", "--threads", "1")
+    lines = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[1:]] == ["| as the main job", "| memory given back", "| long waits"]
+    assert all(float(line.split(" | ")[1].split()[0]) > 0 for line in lines[1:])
+
+
 @linux
 def test_memory_is_left_alone_where_the_user_has_set_it_up() -> None:
     asked = "from sskd_fast import _process; print(_process.keep_freed_memory())"

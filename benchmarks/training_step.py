@@ -1,0 +1,144 @@
+"""A training step on this machine, by its parts, and what the main job's use of threads and memory is worth to it.
+
+`python -m benchmarks.training_step` trains the student (or `--model teacher`) of the default preset on labelled images
+for a few steps, in processes of its own that take turns: as the main job runs; with memory given back to the system, as
+it is without `keep_freed_memory`; with threads that wait as long as GNU's OpenMP lets them.  `--beside 2` keeps as many
+other processes busy meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from sskd_fast import _process
+from sskd_fast.config import load_config
+from sskd_fast.data.instances import Batch
+from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.experiment import Experiment
+from sskd_fast.train.loop import train
+from sskd_fast.train.sources import target_sources
+from sskd_fast.train.stages import STAGES, schedule, stage_batches, stage_budget, stage_objective, start_model
+from sskd_fast.train.watch import Log, Watch
+
+# Spins of a waiting thread (_process.py's, and libgomp's own number), and whether freed memory is kept.
+VARIANTS = {"as the main job": ("10000", True), "memory given back": ("10000", False), "long waits": ("300000", True)}
+PARTS = ("data", "forward", "matching", "losses", "contrast", "backward")
+WARM_UP = 5
+
+
+def measure(model: str, steps: int, threads: int) -> dict[str, float]:
+    """Milliseconds a step by part, "wall" and "cpu" in all, and page "faults" a step, in this process."""
+    sizes = ["data.embedded_unlabeled=2", "data.embedded_val=2", f"train.log_every={steps}"]
+    if threads:
+        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as place:
+        config, folder = load_config([], sizes, "default"), Path(place)
+        experiment = Experiment(config, folder, target_sources(config, folder), torch.device("cpu"), Log(folder))
+        stage = next(s for s in STAGES if s.name == f"supervised_{model}")
+        budget, found = stage_budget(config, stage), {}
+        network, objective = start_model(experiment, stage), stage_objective(config, stage)
+
+        def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
+            return stage_batches(experiment, budget, None, step)
+
+        for count in (WARM_UP, steps):
+            plan = schedule(config, stage, dataclasses.replace(budget, steps=count))
+            watch = Watch(experiment.log, stage.name, stage.name, count, {})
+            state = TrainingState(folder / "state.pt", "", resume=False)
+            wall, cpu, faults = time.perf_counter(), time.process_time(), page_faults()
+            train(network, objective, draw, plan, state, watch, None, seed=0)
+            found = {
+                "wall": 1000 * (time.perf_counter() - wall) / count,
+                "cpu": 1000 * (time.process_time() - cpu) / count,
+                "faults": (page_faults() - faults) / count,
+            }
+        experiment.log.close()
+        last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+        return found | {part: 1000 * last[f"seconds_{part}"] for part in PARTS}
+
+
+def page_faults() -> int:
+    """Pages that this process has had mapped without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keeps `count` other processes computing."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """What `measure` finds in a fresh process that runs as the variant says."""
+    spins, keep = VARIANTS[variant]
+    command = [sys.executable, "-m", "benchmarks.training_step", "--child", *(["--keep"] if keep else [])]
+    command += ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+    done = subprocess.run(command, env={**os.environ, "GOMP_SPINCOUNT": spins}, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def table(found: dict[str, list[dict[str, float]]], first: str) -> str:
+    """Medians over the rounds as a Markdown table; the wall's also with its range and as a multiple of the first's."""
+    lines = ["| | ms a step | of the first | CPU ms | page faults | " + " | ".join(PARTS) + " |"]
+    lines.append("|---" * (5 + len(PARTS)) + "|")
+    base = statistics.median(r["wall"] for r in found[first])
+    for variant, rounds in found.items():
+        middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+        walls = [r["wall"] for r in rounds]
+        cells = [f"{middle['wall']:.0f} ({min(walls):.0f} to {max(walls):.0f})", f"{middle['wall'] / base:.2f}"]
+        cells += [f"{middle[key]:.0f}" for key in ("cpu", "faults", *PARTS)]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description=__doc__)
+    parser.add_argument("--model", choices=("student", "teacher"), default="student")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are measured, after a few others")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
+    parser.add_argument("--threads", type=int, default=0, help="0 for all cores")
+    parser.add_argument("--beside", type=int, default=0, help="other processes that are kept busy")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        if options.keep:
+            _process.keep_freed_memory()
+        print(json.dumps(measure(options.model, options.steps, options.threads)))
+        return 0
+    with busy(options.beside):
+        rounds = [{v: in_a_process(v, options) for v in VARIANTS} for _ in range(options.rounds)]
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads or 'all'} threads, "
+        f"{options.beside} busy processes beside; Python {platform.python_version()}, torch {torch.__version__}; "
+        f"{options.rounds} rounds of {options.steps} steps of the {options.model}\n"
+    )
+    print(table({variant: [r[variant] for r in rounds] for variant in VARIANTS}, next(iter(VARIANTS))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
