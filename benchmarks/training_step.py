@@ -35,8 +35,13 @@ from sskd_fast.train.sources import target_sources
 from sskd_fast.train.stages import STAGES, schedule, stage_batches, stage_budget, stage_objective, start_model
 from sskd_fast.train.watch import Log, Watch
 
-# Spins of a waiting thread (_process.py's, and libgomp's own number), and whether freed memory is kept.
-VARIANTS = {"as the main job": ("10000", True), "memory given back": ("10000", False), "long waits": ("300000", True)}
+# Spins of a waiting thread, and whether freed memory is kept.
+USUAL_SPINS = 300_000  # libgomp's own number
+VARIANTS = {
+    "as the main job": (_process.SPINS, True),
+    "memory given back": (_process.SPINS, False),
+    "long waits": (USUAL_SPINS, True),
+}
 PARTS = ("data", "forward", "matching", "losses", "contrast", "backward")
 WARM_UP = 5
 
@@ -94,7 +99,7 @@ def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float
     spins, keep = VARIANTS[variant]
     command = [sys.executable, "-m", "benchmarks.training_step", "--child", *(["--keep"] if keep else [])]
     command += ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-    done = subprocess.run(command, env={**os.environ, "GOMP_SPINCOUNT": spins}, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, env={**os.environ, "GOMP_SPINCOUNT": str(spins)}, stdout=subprocess.PIPE, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

@@ -1,7 +1,7 @@
 """Negative sampling: a program an anchor. Trials a block at a time, then for what they leave the exact race.
 
 The law, the tables of slots and the order of the random words are those of sskd_fast/reference;
-what decides a draw is computed in double precision as there. The tables are built by `build_proposals` of that module,
+what decides a draw is computed in double precision as there. The tables are built by `build_proposals` of proposals.py,
 without a value read on the host, so that the whole can be held in a CUDA graph: the race is launched for every anchor,
 and a program whose anchor lacks nothing leaves at once.
 """

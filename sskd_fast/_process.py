@@ -8,9 +8,10 @@ import sys
 from sskd_fast import _env
 
 # Threads that wait for work spin, with GNU's OpenMP for some milliseconds. Where other processes want the cores too,
-# they take cores from the very thread they wait for: beside two other jobs, a step of two threads took 1.3 s with this
-# number of spins and 3.1 to 3.6 s with the usual one (2 cores); alone, both took about the same.
-_env.set_default("GOMP_SPINCOUNT", "10000", unless=("OMP_WAIT_POLICY",))
+# they take cores from the very thread they wait for. `python -m benchmarks.training_step` measures what this number of
+# spins, and the memory kept below, are worth.
+SPINS = 10_000
+_env.set_default("GOMP_SPINCOUNT", str(SPINS), unless=("OMP_WAIT_POLICY",))
 
 # From glibc's malloc.h, and what a user sets who wants other values.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -20,9 +21,8 @@ _OWN_CHOICE = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", 
 def keep_freed_memory() -> bool:
     """Has the C library use freed memory again instead of giving it back to the system; returns whether it will.
 
-    Otherwise many large tensors of a step are fresh memory, which the system clears and maps page by page: 13,000 pages
-    a step of 16 crops of 96 pixels with the small student, up to a quarter of its CPU time.  The process then stays as
-    large as it once was.  glibc only, and not where the user has set it up (MALLOC_..., GLIBC_TUNABLES).
+    Otherwise many large tensors of a step are fresh memory, which the system clears and maps page by page.  The process
+    stays as large as it once was.  glibc only, and not where the user has set it up (MALLOC_..., GLIBC_TUNABLES).
     """
     if _env.any_set(_OWN_CHOICE) or not sys.platform.startswith("linux"):
         return False

@@ -22,7 +22,7 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.data.files import remove_partial, write_json, write_text
 from sskd_fast.evaluation import require_official
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.report import read_run, table_text, verdict_words, write_report
+from sskd_fast.report import read_figures, table_text, verdict_words, write_report
 from sskd_fast.settings import Config, DataConfig
 from sskd_fast.train.checkpoint import CheckpointError
 from sskd_fast.train.dry_run import cost_text, dry_run
@@ -262,9 +262,8 @@ def run(config: Config, command: str, resume: bool) -> None:
         log.close()
     write_report(folder)
     if command != "pretrain":
-        done = read_run(folder)
-        words = verdict_words(done.metrics, done.details)
-        print(f"\n{table_text(done.metrics)}\n\n{words}\n\n{folder / 'report.html'}")
+        metrics, details = read_figures(folder)
+        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
 
 
 def size_text(size: tuple[int, int]) -> str:

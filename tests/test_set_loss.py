@@ -175,8 +175,7 @@ def test_matching_is_the_brute_force_optimum(queries: int) -> None:
             assert {(int(q), g) for g, q in enumerate(found[b]) if q >= 0} == set(pairs)
 
 
-def test_matching_bounds_what_a_sure_mask_can_win_or_lose() -> None:
-    """Masks far surer than float32's sigmoid can tell: the right one costs nothing, the wrong one much, none less."""
+def test_matching_takes_the_right_one_of_masks_surer_than_float32_can_tell() -> None:
     targets = [record([(0, 0, 8, 8)], [0])]
     small = pad_targets(targets, everything(1), (SIDE, SIDE))
     pixels, share = small.masks.flatten(2), small.valid.flatten(1).unsqueeze(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sskd_fast.report.html import write_report
-from sskd_fast.report.run_folder import RunFolder, read_run
+from sskd_fast.report.run_folder import read_figures
 from sskd_fast.report.verdict import final_student, table_text, verdict_words
 
-__all__ = ["RunFolder", "final_student", "read_run", "table_text", "verdict_words", "write_report"]
+__all__ = ["final_student", "read_figures", "table_text", "verdict_words", "write_report"]

@@ -40,16 +40,22 @@ def read_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise ValueError(f"{path}: expected the folder of a run")
     configuration = path / "config.yaml"
+    metrics, details = read_figures(path)
     return RunFolder(
         path=path,
-        metrics=_read_json(path / "metrics.json") or {"rows": []},
+        metrics=metrics,
         log=_read_log(path / "log.jsonl"),
         ground_truth=_read_json(path / "ground_truth.json"),
         predictions={file.stem: _read_json(file) for file in sorted((path / "predictions").glob("*.json"))},
         statistics=_read_json(path / "label_statistics.json") or {},
-        details=_read_json(path / "details.json") or {},
+        details=details,
         configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",
     )
+
+
+def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """metrics.json and details.json of a run's folder, empty where they are missing; ValueError as of `read_run`."""
+    return _read_json(path / "metrics.json") or {"rows": []}, _read_json(path / "details.json") or {}
 
 
 def _read_json(path: Path) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from typing import Any
 
 from sskd_fast.data.files import write_json
 from sskd_fast.evaluation import compare_masks, evaluate_masks, official_figures
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.report import final_student
+from sskd_fast.report import final_student, read_figures
 from sskd_fast.train.experiment import Experiment, Results
 
 
@@ -52,7 +51,7 @@ def compare_students(experiment: Experiment) -> None:
     it over validation images, or over their groups where `data.group_key` names them."""
     rows = {row["name"]: row for row in experiment.rows}
     student, baseline = final_student(rows), "supervised_student"
-    details = _read_details(experiment)
+    details = read_figures(experiment.folder)[1]
     if student is None or baseline not in rows or student not in details:
         return
     source, config = experiment.sources.val, experiment.config
@@ -68,13 +67,8 @@ def compare_students(experiment: Experiment) -> None:
     _write_details(experiment, student, details[student] | {"gain": dataclasses.asdict(gain)})
 
 
-def _read_details(experiment: Experiment) -> dict[str, Any]:
-    path = experiment.folder / "details.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
 def _write_details(experiment: Experiment, name: str, details: dict[str, Any]) -> None:
-    write_json(experiment.folder / "details.json", _read_details(experiment) | {name: _finite(details)})
+    write_json(experiment.folder / "details.json", read_figures(experiment.folder)[1] | {name: _finite(details)})
 
 
 def _finite(value: Any) -> Any:
