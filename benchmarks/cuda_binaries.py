@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,10 @@ def source_files() -> list[Path]:
     return sorted((_native.source_folder() / "cuda").glob("*.cu"))
 
 
-def rows(sources: Iterable[Path] | None = None, archs: Iterable[str] = tuple(CAPABILITIES)) -> list[dict[str, Any]]:
-    """A row a kernel and architecture: what `python -m benchmarks.kernel_report` writes."""
-    files = source_files() if sources is None else list(sources)
+def rows(arch: str) -> list[dict[str, Any]]:
+    """A row a kernel: what `python -m benchmarks.kernel_report` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        return [row for arch in archs for file in files for row in _read(_compiled(file, arch, Path(folder)), arch)]
+        return [row for file in source_files() for row in _read(_compiled(file, arch, Path(folder)), arch)]
 
 
 def _compiled(source: Path, arch: str, folder: Path) -> Path:

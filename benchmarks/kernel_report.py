@@ -8,7 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -84,7 +87,7 @@ def cuda_kernels(arch: str) -> list[Binary]:
     if reason is not None:
         raise RuntimeError(reason)
     known = arch in cuda_binaries.CAPABILITIES
-    return [Binary(**row) for row in cuda_binaries.rows(archs=[arch])] if known else []
+    return [Binary(**row) for row in cuda_binaries.rows(arch)] if known else []
 
 
 # Backend -> the binaries of an architecture. Raises ImportError or RuntimeError where they cannot be made.
@@ -96,16 +99,23 @@ def _operator(kernel: str) -> int:
     return max(i for i, name in enumerate(OPERATORS) if name in kernel)
 
 
+def of_source(backend: str, arch: str) -> list[Binary]:
+    """The binaries of one source for one architecture."""
+    return SOURCES[backend](arch)
+
+
 def collect() -> tuple[list[Binary], dict[str, str]]:
-    """The binaries of every source, and why a source has none."""
+    """The binaries of every source, and why a source has none; as many compile at a time as there are processors."""
     found: list[Binary] = []
     missing: dict[str, str] = {}
-    for backend, source in SOURCES.items():
-        try:
-            for arch in ARCHS:
-                found += source(arch)
-        except (ImportError, RuntimeError) as error:
-            missing[backend] = str(error)
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=fresh) as pool:
+        compiling = {backend: [pool.submit(of_source, backend, arch) for arch in ARCHS] for backend in SOURCES}
+        for backend, results in compiling.items():
+            try:
+                found += [binary for result in results for binary in result.result()]
+            except (ImportError, RuntimeError) as error:
+                missing[backend] = str(error)
     return found, missing
 
 

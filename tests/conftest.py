@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,22 @@ def emulated(request: pytest.FixtureRequest, emulated_library: Any) -> Any:
     """The emulated operators; the test runs once for each order of the threads."""
     emulated_library.order_threads(request.param)
     return emulated_library
+
+
+@pytest.fixture(scope="session")
+def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `python -m benchmarks.kernel_report` says of every kernel for every architecture."""
+    pytest.importorskip("triton", reason="Triton is not installed: the kernels are not compiled")
+    from benchmarks import kernel_report
+
+    folder = tmp_path_factory.mktemp("kernels")
+    page, list_file = folder / "gpu.md", folder / "kernels.json"
+    page.write_text(f"{kernel_report.BEGIN}\n{kernel_report.END}\n")
+    command = [sys.executable, "-m", "benchmarks.kernel_report", "--json", str(list_file), "--docs", str(page)]
+    subprocess.run(command, cwd=kernel_report.ROOT, check=True)
+    found: list[dict[str, Any]] = json.loads(list_file.read_text())
+    assert page.read_text().count("\n| ") == len(found) + 1
+    return found
 
 
 class CocoBuilder:

@@ -182,7 +182,8 @@ def test_the_same_negatives_are_drawn(backend, shape, kind, scope, weighted):
 def test_the_same_negatives_are_drawn_in_float32(backend, kind):
     """500 anchors: rounding may turn a trial, in at most one row of a thousand."""
     scores = on_device(*sampling_case(500, 1500, 109, kind, torch.float32))
-    rows = [ops.sample_negatives(*scores, 100, seed=4, backend=b) for b in ("reference", backend)]
+    draws = 100 if DEVICE == "cuda" else 20  # the interpreter takes a millisecond a draw
+    rows = [ops.sample_negatives(*scores, draws, seed=4, backend=b) for b in ("reference", backend)]
     assert float((rows[0] == rows[1]).all(1).float().mean()) >= 0.999
 
 
