@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
+
+# Tests side by side share the processors, and so do the processes they start. PyTorch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    threads = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
 
 from sskd_fast import _build, _env, _native
 
@@ -87,11 +93,15 @@ def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
     pytest.importorskip("triton", reason="Triton is not installed: the kernels are not compiled")
     from benchmarks import kernel_report
 
-    folder = tmp_path_factory.mktemp("kernels")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all tests side by side: the first to come runs the command
     page, list_file = folder / "gpu.md", folder / "kernels.json"
-    page.write_text(f"{kernel_report.BEGIN}\n{kernel_report.END}\n")
-    command = [sys.executable, "-m", "benchmarks.kernel_report", "--json", str(list_file), "--docs", str(page)]
-    subprocess.run(command, cwd=kernel_report.ROOT, check=True)
+    with FileLock(folder / "kernels.lock"):
+        if not list_file.exists():
+            page.write_text(f"{kernel_report.BEGIN}\n{kernel_report.END}\n")
+            command = [sys.executable, "-m", "benchmarks.kernel_report", "--json", str(list_file), "--docs", str(page)]
+            subprocess.run(command, cwd=kernel_report.ROOT, check=True)
     found: list[dict[str, Any]] = json.loads(list_file.read_text())
     assert page.read_text().count("\n| ") == len(found) + 1
     return found
