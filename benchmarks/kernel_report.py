@@ -99,18 +99,13 @@ def _operator(kernel: str) -> int:
     return max(i for i, name in enumerate(OPERATORS) if name in kernel)
 
 
-def of_source(backend: str, arch: str) -> list[Binary]:
-    """The binaries of one source for one architecture."""
-    return SOURCES[backend](arch)
-
-
 def collect() -> tuple[list[Binary], dict[str, str]]:
     """The binaries of every source, and why a source has none; as many compile at a time as there are processors."""
     found: list[Binary] = []
     missing: dict[str, str] = {}
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=fresh) as pool:
-        compiling = {backend: [pool.submit(of_source, backend, arch) for arch in ARCHS] for backend in SOURCES}
+        compiling = {backend: [pool.submit(source, arch) for arch in ARCHS] for backend, source in SOURCES.items()}
         for backend, results in compiling.items():
             try:
                 found += [binary for result in results for binary in result.result()]
