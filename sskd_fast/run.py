@@ -127,7 +127,12 @@ def check(config: Config) -> None:
         raise ConfigError(
             "--labeled needs --images (their folder) and --val (a COCO instances file that results are reported on)"
         )
-    if data.own and not data.unlabeled and not 0 < data.labeled_fraction < 1:
+    if not 0 < data.labeled_fraction <= 1:
+        raise ConfigError(
+            f"--labeled-fraction (data.labeled_fraction): found {data.labeled_fraction:g}, expected a share of the "
+            "labelled images: more than 0 and at most 1, say 0.1"
+        )
+    if data.own and not data.unlabeled and data.labeled_fraction == 1:
         raise ConfigError(
             "there are no unlabelled images: give a folder of them (--unlabeled DIR), "
             "or hide labels (--labeled-fraction 0.1)"
@@ -138,6 +143,11 @@ def check(config: Config) -> None:
         )
     if not data.own and (data.images or data.unlabeled or data.val):
         raise ConfigError("--images, --unlabeled and --val go with --labeled, a COCO instances file")
+    if not data.own and data.labeled_fraction != 1:
+        raise ConfigError(
+            "--labeled-fraction (data.labeled_fraction) goes with --labeled or --root, which are not given; "
+            "the embedded data set has data.embedded_labeled images with labels"
+        )
     size = config.views.size if isinstance(config.views.size, tuple) else (config.views.size,)
     if any(side % 32 for side in size):
         raise ConfigError(
@@ -240,6 +250,7 @@ def run(config: Config, command: str, resume: bool) -> None:
         except ImportError as error:
             raise ConfigError(str(error)) from error
     config = dataclasses.replace(config, output=str(folder))
+    nothing_there = resume and not (folder / "config.yaml").exists()
     write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)
     experiment = Experiment(config, folder, sources, torch.device(name), log, resume)
@@ -249,6 +260,8 @@ def run(config: Config, command: str, resume: bool) -> None:
         f"crops of {size_text(sources.views.size)} px, zoom {sources.zoom:.2f}, "
         f"{sources.num_queries} queries; {name}; seed {config.seed}; everything goes to {folder}"
     )
+    if nothing_there:
+        log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
     for message in sources.warnings:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})

@@ -249,6 +249,11 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "wrong type": (["train.lr=fast"], ["train.lr: found 'fast', expected float"]),
         "preset": (["--preset", "huge"], ["--preset: found 'huge'", "smoke"]),
         "crop": (["--crop", "50"], ["--crop (views.size): found 50, expected multiples of 32"]),
+        "fraction": (
+            ["--labeled-fraction", "7"],
+            ["--labeled-fraction (data.labeled_fraction): found 7, expected a share", "more than 0 and at most 1"],
+        ),
+        "fraction of no data": (["--config", "configs/nuclei.yaml"], ["goes with --labeled or --root", "not given"]),
         "overlap": (
             [*data[:4], "--val", str(folder / "train.json"), "--labeled-fraction", "0.5"],
             ["train.json", "same content as the training image"],
@@ -257,8 +262,12 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
 
 
 @pytest.mark.parametrize(
-    "case", ["no unlabelled", "no images", "no file", "unknown setting", "wrong type", "preset", "crop", "overlap"]
-)
+    "case",
+    [
+        "no unlabelled", "no images", "no file", "unknown setting", "wrong type", "preset", "crop", "fraction",
+        "fraction of no data", "overlap",
+    ],
+)  # fmt: skip
 def test_bad_input_is_named(own_data: Path, tmp_path: Path, case: str) -> None:
     arguments, said = bad_calls(own_data)[case]
     result = call(*arguments, "--output", str(tmp_path / "run"))
@@ -275,9 +284,10 @@ def test_coco_mini_runs_through_all_stages(real_data: Callable[[str], Path], tmp
     result = call(
         "--labeled", str(data / "annotations/instances_train.json"), "--images", str(data / "images"),
         "--labeled-fraction", "0.5",
-        "--val", str(data / "annotations/instances_val.json"), "--output", str(tmp_path / "run"), *SHORT,
+        "--val", str(data / "annotations/instances_val.json"), "--output", str(tmp_path / "run"), "--resume", *SHORT,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert "run holds no run to go on with: this one starts from the beginning" in result.stderr
     metrics = metrics_of(tmp_path / "run")
     assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER) and metrics["val_images"] == 27
 
