@@ -11,9 +11,9 @@ from sskd_fast.reference.proposals import Candidates, build_proposals
 def trials_per_anchor(case: str) -> float:
     """Expected number of trials of the sampler for the case's scores."""
     rows = scores_of(CASES[case])
-    group = torch.zeros(len(rows), dtype=torch.int64)
-    candidates = Candidates(rows, None, group, True)
-    acceptance = build_proposals(rows, group, candidates).acceptance
+    nobodys = torch.full((len(rows),), -1)
+    candidates = Candidates(rows, None, torch.zeros_like(nobodys), False)
+    acceptance = build_proposals(rows, nobodys, candidates).acceptance
     return float((NEGATIVES / acceptance).mean())
 
 

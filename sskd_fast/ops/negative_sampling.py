@@ -73,7 +73,8 @@ def sample_negatives(
         check_device("anchor_scores", anchors, candidate_weight=weight)
         weight = weight.double()
     if scope == "all":
-        own = torch.zeros(anchors.shape[0], dtype=torch.int64, device=anchors.device)
+        # The others of a group that no candidate has: sums over the whole set, and nothing by group.
+        own = torch.full((anchors.shape[0],), -1, dtype=torch.int64, device=anchors.device)
         group = own.new_zeros(count)
     else:
         if anchor_group is None or candidate_group is None:
@@ -82,7 +83,7 @@ def sample_negatives(
         group = check_groups("candidate_group", candidate_group, count)
         check_device("anchor_scores", anchors, anchor_group=own, candidate_group=group)
     key = check_seed(seed, anchors.device)
-    inputs = anchors, own, scores, weight, group, scope != "other"
+    inputs = anchors, own, scores, weight, group, scope == "same"
     drawn: Tensor = negative_sampling(*inputs, num_negatives, key, backend)
     return drawn
 

@@ -16,6 +16,8 @@ _SLOTS = 8
 _SLOT_SLACK = 1e-9
 # Mean s above which the even envelope accepts more often than the spread one.
 _EVEN_FROM = 0.45
+# Rows of a group that are added up one after the other; groups are long, and a sum by group has two levels.
+_RUN = 256
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,10 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
     acceptance = bound.clone()
     spread = torch.zeros_like(anchor_group, dtype=torch.bool)
     if candidates.scores is not None:
-        cell, anchor_cell, cells = torch.zeros_like(order), torch.zeros_like(anchor_group), 1
-        if candidates.same:
-            # Candidates of one's own group have their own centre; those of other groups share the centre of all.
-            place = torch.cat([order.new_zeros(1), (grouped[1:] != grouped[:-1]).long()]).cumsum(0)
-            cell, anchor_cell, cells = cell.scatter(0, order, place), place[own_from.clamp_max(size - 1)], size
-        t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates.scores, cell, weight, cells)
+        # Candidates of one's own group have their own centre; those of other groups share the centre of all.
+        cells = _Cells.of_groups(grouped, order) if candidates.same else None
+        anchor_cell = None if cells is None else cells.number[own_from.clamp_max(size - 1)]
+        t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates.scores, cells, weight)
         mass = weight * (1 + t)
         most = (_SLOTS + 1) * size
         tables.append(_Table.build(order, _slots(mass), most, weight, mass, own, candidates.same))
@@ -156,27 +156,72 @@ def _slots(mass: Tensor) -> Tensor:
     return torch.where(mass > 0, torch.ceil(mass * scale * (1 - _SLOT_SLACK)).clamp_min(1), 0).long()
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """The groups that occur, numbered from 0 in ascending order; every tensor has length M, whatever their number.
+
+    order: the candidates by group, as are number and runs.  number: of a candidate's group.  of_candidate: the same in
+    the order of the candidates.  run_lengths: a group is cut into runs of at most _RUN candidates.  runs: of a group.
+    """
+
+    order: Tensor
+    number: Tensor
+    of_candidate: Tensor
+    run_lengths: Tensor
+    runs: Tensor
+
+    @classmethod
+    def of_groups(cls, grouped: Tensor, order: Tensor) -> _Cells:
+        """grouped (M,): ids in ascending order; order (M,): whose they are."""
+        begins = torch.cat([torch.ones_like(grouped[:1], dtype=torch.bool), grouped[1:] != grouped[:-1]])
+        number = begins.long().cumsum(0) - 1
+        cuts = (begins | (torch.arange(len(grouped), device=grouped.device) % _RUN == 0)).long()
+        none, one = torch.zeros_like(order), torch.ones_like(order)
+        return cls(
+            order=order,
+            number=number,
+            of_candidate=none.scatter(0, order, number),
+            run_lengths=none.scatter_add(0, cuts.cumsum(0) - 1, one),
+            runs=none.scatter_add(0, number, cuts),
+        )
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums of values (M, ...) by group, (M, ...), zeros behind the last group.
+
+        Runs first, then the runs of a group, each by a thread: the same bits every time, unlike index_add on a GPU, and
+        without the wait for the host and the one long walk of index_put. Lengths are not checked, which would wait too.
+        """
+        total = values[self.order]
+        for lengths in (self.run_lengths, self.runs):
+            total = torch.segment_reduce(total, "sum", lengths=lengths, axis=0, unsafe=True)
+        return total
+
+
 def _spread_envelope(
-    anchor_scores: Tensor, anchor_cell: Tensor, scores: Tensor, cell: Tensor, weight: Tensor, cells: int
+    anchor_scores: Tensor, anchor_cell: Tensor | None, scores: Tensor, cells: _Cells | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each of the cells."""
+    """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each group or one for all."""
     # In double precision throughout: the slots that come of it have to be the same on every backend.
     tiny = torch.finfo(torch.float64).tiny
-    mass = _cell_sums(weight, cell, cells).clamp_min(tiny)
-    centre = _cell_sums(scores * (weight / mass[cell])[:, None], cell, cells)
-    distance = _squared_distance(scores, centre, cell)
-    beta = _cell_sums(distance * weight, cell, cells) / mass
-    alpha = _squared_distance(anchor_scores, centre, anchor_cell)
-    return distance / beta[cell].clamp_min(tiny), (alpha + beta[anchor_cell]) / 2
+
+    number = None if cells is None else cells.of_candidate
+
+    def sums(values: Tensor) -> Tensor:
+        return values.sum(0, keepdim=True) if cells is None else cells.sums(values)
+
+    mass = sums(weight).clamp_min(tiny)
+    centre = sums(scores * (weight / _by_cell(mass, number))[:, None])
+    distance = _squared_distance(scores, _by_cell(centre, number))
+    beta = sums(distance * weight) / mass
+    alpha = _squared_distance(anchor_scores, _by_cell(centre, anchor_cell))
+    return distance / _by_cell(beta, number).clamp_min(tiny), (alpha + _by_cell(beta, anchor_cell)) / 2
 
 
-def _cell_sums(values: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """Sums of values (M, ...) by cell, (cells, ...); the same bits every time, unlike index_add on a GPU."""
-    if cells == 1:
-        return values.sum(0, keepdim=True)
-    return values.new_zeros(cells, *values.shape[1:]).index_put_((cell,), values, accumulate=True)
+def _by_cell(values: Tensor, number: Tensor | None) -> Tensor:
+    """The values of the cells with these numbers; those of the only one, to be broadcast, without numbers."""
+    return values if number is None else values.index_select(0, number)
 
 
-def _squared_distance(scores: Tensor, centre: Tensor, cell: Tensor) -> Tensor:
-    """Squared distance of every row of scores from the float64 centre of its cell, float64."""
-    return centre.index_select(0, cell).sub_(scores).square_().sum(1)
+def _squared_distance(scores: Tensor, centre: Tensor) -> Tensor:
+    """Squared distance of every row of scores from its float64 centre, or from the one centre, float64."""
+    return (centre - scores).square_().sum(1)
