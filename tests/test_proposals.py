@@ -9,8 +9,10 @@ from test_operators import random, sampling_case
 from sskd_fast import ops
 from sskd_fast.reference.proposals import _RUN, Candidates, _Cells, build_proposals
 
+LENGTHS = [[1], [_RUN], [_RUN + 1], [3, 2 * _RUN, 1, 5 * _RUN + 7, _RUN - 1], [1] * 40]
 
-@pytest.mark.parametrize("lengths", [[1], [_RUN], [_RUN + 1], [3, 2 * _RUN, 1, 5 * _RUN + 7, _RUN - 1], [1] * 40], ids=str)
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} groups of {sum(lengths)}")
 def test_sums_by_group_are_those_of_a_loop(lengths):
     """Groups shorter and longer than a run, which begin anywhere in it, in a shuffled order of the candidates."""
     shuffle = torch.randperm(sum(lengths), generator=torch.Generator().manual_seed(1))
