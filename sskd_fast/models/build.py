@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.recorded import Recorded
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter
 
@@ -23,6 +22,8 @@ def build_segmenter(config: ModelConfig, class_names: Sequence[str], *, weights:
             config = dataclasses.replace(config, backbone_pretrained=False, backbone_checkpoint="")
         return MaskTransformer(config, len(class_names))
     if config.kind == "results":
+        from sskd_fast.models.recorded import Recorded  # reads masks with pycocotools, which no other model needs
+
         return Recorded(config)
     kind = GroundedSam if config.kind == "grounded_sam" else UniversalSegmenter
     return kind(config, class_names, weights=weights)

@@ -173,16 +173,19 @@ class _Cells:
     @classmethod
     def of_groups(cls, grouped: Tensor, order: Tensor) -> _Cells:
         """grouped (M,): ids in ascending order; order (M,): whose they are."""
+        size, place = len(grouped), torch.arange(len(grouped) + 1, device=grouped.device)
         begins = torch.cat([torch.ones_like(grouped[:1], dtype=torch.bool), grouped[1:] != grouped[:-1]])
         number = begins.long().cumsum(0) - 1
-        cuts = (begins | (torch.arange(len(grouped), device=grouped.device) % _RUN == 0)).long()
-        none, one = torch.zeros_like(order), torch.ones_like(order)
+        run = (begins | (place[:size] % _RUN == 0)).long().cumsum(0)
+        # Places where groups and runs begin; all those that do not occur begin at the end.
+        group_from, run_from = torch.searchsorted(number, place), torch.searchsorted(run, place + 1)
+        runs_before = torch.cat([torch.zeros_like(run[:1]), run])[group_from]
         return cls(
             order=order,
             number=number,
-            of_candidate=none.scatter(0, order, number),
-            run_lengths=none.scatter_add(0, cuts.cumsum(0) - 1, one),
-            runs=none.scatter_add(0, number, cuts),
+            of_candidate=torch.empty_like(order).scatter(0, order, number),
+            run_lengths=run_from.diff(),
+            runs=runs_before.diff(),
         )
 
     def sums(self, values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.settings import StageConfig, TrainConfig
 from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.watch import Watch
 
@@ -33,6 +34,15 @@ class Schedule:
     ema: float
     save_every: int
     evaluations: int
+
+    @classmethod
+    def of(cls, t: TrainConfig, budget: StageConfig) -> Schedule:
+        """That of a stage: what all stages share, and the stage's own steps and learning rate."""
+        return cls(
+            steps=budget.steps, lr=t.lr * budget.lr_factor, backbone_lr=t.backbone_lr, weight_decay=t.weight_decay,
+            betas=t.betas, clip=t.clip, warmup=t.warmup, decay=t.schedule, ema=t.ema, save_every=t.save_every,
+            evaluations=t.evaluations,
+        )  # fmt: skip
 
     def factor(self, step: int) -> float:
         """Learning-rate factor of a step: linear warm-up, then cosine down to 2 % or polynomial with power 0.9."""

@@ -15,9 +15,7 @@ from sskd_fast.data.batches import balance_weights, batches
 from sskd_fast.data.instances import Batch
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.evaluation import evaluate_masks
-from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
-from sskd_fast.losses.set_loss import SetLoss
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.settings import Config, StageConfig
@@ -26,6 +24,7 @@ from sskd_fast.train.experiment import Experiment, Results
 from sskd_fast.train.labels import TeacherLabels, teacher_labels
 from sskd_fast.train.loop import Schedule, train
 from sskd_fast.train.measure import measure
+from sskd_fast.train.objectives import objective_of
 from sskd_fast.train.watch import Watch
 
 Start = Literal["pretrained", "backbone", "scratch", "distilled_student"]
@@ -95,7 +94,14 @@ def run_stage(experiment: Experiment, stage: Stage, number: int, total: int) -> 
             return stage_batches(experiment, budget, labels, step)
 
         model = train(
-            model, objective, draw, schedule(config, stage, budget), state, watch, held_out_ap(experiment), config.seed
+            model,
+            objective,
+            draw,
+            Schedule.of(config.train, budget),
+            state,
+            watch,
+            held_out_ap(experiment),
+            config.seed,
         )
         seconds = state.seconds + watch.seconds
         facts = {"stage": stage.name, "steps": budget.steps, "seconds": round(seconds, 1), "seed": config.seed}
@@ -153,18 +159,8 @@ def start_model(experiment: Experiment, stage: Stage) -> Segmenter:
 
 def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Objective:
     """J with the stage's weights; label_pool: how much coarser than the model's masks the pseudo-labels are."""
-    c, t = config.contrast, config.train
-    contrast = None
-    if stage.pixel and t.lam_pxl > 0:
-        contrast = InstancePixelContrast(
-            num_negatives=c.num_negatives, temperature=c.temperature, cues=c.cues, scope=c.scope, form=c.form,
-            margin=c.margin, hard_share=c.hard_share, max_anchors=c.max_anchors or None, objectness=c.objectness,
-            memory_bank=c.memory_bank, backend=c.backend,
-        )  # fmt: skip
-    return Objective(
-        SetLoss(config.loss), contrast, semi_weight(config, stage), t.lam_pxl * stage.pixel,
-        label_pool, t.semi_fade, t.semi_masks,
-    )  # fmt: skip
+    lam_pxl = config.train.lam_pxl * stage.pixel
+    return objective_of(config, lam_semi=semi_weight(config, stage), lam_pxl=lam_pxl, label_pool=label_pool)
 
 
 def semi_weight(config: Config, stage: Stage) -> float:
@@ -183,16 +179,6 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
     return parts | ({f"semi_{n}": w * semi_weight(config, stage) for n, w in semi.items()} if stage.semi else {})
-
-
-def schedule(config: Config, stage: Stage, budget: StageConfig) -> Schedule:
-    """Learning rates, clipping, averaging and saving of a stage."""
-    t = config.train
-    return Schedule(
-        steps=budget.steps, lr=t.lr * budget.lr_factor, backbone_lr=t.backbone_lr, weight_decay=t.weight_decay,
-        betas=t.betas, clip=t.clip, warmup=t.warmup, decay=t.schedule, ema=t.ema, save_every=t.save_every,
-        evaluations=t.evaluations,
-    )  # fmt: skip
 
 
 def stage_batches(
