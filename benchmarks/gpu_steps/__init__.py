@@ -1,0 +1,29 @@
+"""The steps of `python -m benchmarks.gpu_call`: each a module with `measure(record)`, run in a process of its own.
+
+A step writes what it has found into its record as soon as it has it, so that a process which is killed leaves the rest.
+With `record.dry` it does the same at a tiny size on the CPU, Triton's kernels in the interpreter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """name: of the module and of the JSON file.  seconds: its limit.  shows: what it is for, a line of the page."""
+
+    name: str
+    seconds: int
+    shows: str
+
+
+STEPS = (
+    Step("machine", 15, "ceilings: copy and L2 bandwidth, matrix products, empty launches"),
+    Step("build", 70, "nvcc, Triton and the dense baseline's compiler, side by side"),
+    Step("correct", 150, "every operator against the float64 reference, graph capture, equal bits, the fine map"),
+    Step("sanitize", 70, "memcheck, racecheck and synccheck of both backends"),
+    Step("times", 110, "every operator and a step, beside the reference and the dense baseline"),
+    Step("training", 70, "a step of the paper's student in bfloat16, with and without the contrastive loss"),
+    Step("ncu", 45, "what the hardware counters say of every kernel"),
+)

@@ -1,0 +1,74 @@
+"""What a step has found so far, in a JSON file that is written whole each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Record:
+    """Findings by name. dry: the step runs at a tiny size on the CPU.  folder: where the other steps' files lie."""
+
+    def __init__(self, file: Path, *, dry: bool) -> None:
+        self.file, self.dry, self.folder = file, dry, file.parent
+        self.found: dict[str, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the step computes."""
+        return torch.device("cpu" if self.dry else "cuda")
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The GPU backends that can be tried: in the interpreter there is Triton alone."""
+        return ("triton",) if self.dry else ("triton", "cuda")
+
+    def put(self, **found: Any) -> None:
+        """Adds findings and writes the file."""
+        self.found |= found
+        write_json(self.file, self.found)
+
+    def of_step(self, name: str) -> dict[str, Any]:
+        """What an earlier step of the same call found; nothing if it left no file."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            return {}
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("found", {})
+        return found
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes the file whole or not at all: a line an entry, and a line a row of a list, so that changes can be read."""
+
+    def lines(value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+        return json.dumps(value)
+
+    partial = file.with_suffix(".partial")
+    entries = (f" {json.dumps(name)}: {lines(value)}" for name, value in content.items())
+    partial.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def said(command: Sequence[str]) -> str:
+    """What a program prints; nothing if it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def reason(error: BaseException) -> str:
+    """An error in a line, short enough for a page."""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first[:300]}"

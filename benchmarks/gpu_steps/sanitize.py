@@ -1,0 +1,60 @@
+"""compute-sanitizer on every operator of both backends: memory, races in shared memory, and barriers.
+
+PyTorch's allocator hands out parts of large blocks, in which an access past the end of a tensor is in allowed memory:
+it is switched off here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from benchmarks.gpu_steps.record import Record
+from benchmarks.gpu_steps.tools import side_by_side, small_step, tool
+
+CHECKS = ("memcheck", "racecheck", "synccheck")
+_LIMIT = 62.0  # seconds: less than the step's, so that what was found so far is written
+_FOUND_ERRORS = 99
+_PREFIX = re.compile(r"^=+ ?", re.M)
+
+
+def measure(record: Record) -> None:
+    """A row for each check of each backend: what the tool found, and the first lines it says of it."""
+    sanitizer = tool("compute-sanitizer")
+    commands = {}
+    for backend in record.backends:
+        for check in CHECKS:
+            watched = small_step(record, backend, "odd")
+            options = ["--tool", check, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
+            commands[f"{check} {backend}"] = [sanitizer, *options, *watched] if sanitizer else watched
+    if sanitizer is None:
+        record.put(not_run="compute-sanitizer was not found; it comes with the CUDA toolkit")
+        if not record.dry:
+            raise RuntimeError(record.found["not_run"])
+        commands = {"no check triton": small_step(record, "triton", "odd")}
+    rows: list[dict[str, Any]] = []
+    for name, status, seconds, output in side_by_side(commands, _LIMIT, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}):
+        rows.append({"check": name, "outcome": outcome(status, output), "seconds": seconds, **details(status, output)})
+        record.put(checks=rows)
+    wrong = [row["check"] for row in rows if row["outcome"] != "clean"]
+    if wrong:
+        raise RuntimeError(f"{', '.join(wrong)}: not clean; the record says why")
+
+
+def outcome(status: int | None, output: str) -> str:
+    """What came of a check: "clean" only if the program ran to its end and nothing was found."""
+    if status is None:
+        return "stopped at the limit"
+    if status == _FOUND_ERRORS:
+        return "errors found"
+    return "clean" if status == 0 and ": ran" in output else f"ended with {status}"
+
+
+def details(status: int | None, output: str) -> dict[str, Any]:
+    """The tool's summary; of a check that is not clean, where its first report begins, or how the program ended."""
+    summary = re.findall(r"^=+ (.*SUMMARY: .*)$", output, re.M)
+    if status == 0:
+        return {"summary": summary}
+    reports = [line for line in output.splitlines() if line.startswith("=========")]
+    said = _PREFIX.sub("", "\n".join(reports[:60])) if len(reports) > 2 else output[-3000:]
+    return {"summary": summary, "said": said[:6000]}

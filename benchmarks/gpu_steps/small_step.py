@@ -1,0 +1,84 @@
+"""`python -m benchmarks.gpu_steps.small_step BACKEND SIZE [--dry]`: every operator once, for tools that look on.
+
+SIZE "odd": a few pixels, primes and one past a tile, all scopes and types, for the sanitizers. "8x703": the published
+case once, after a warm-up, between the marks that a profiler starts and stops at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.cases import CASES, DTYPES, Case
+from benchmarks.gpu_steps.calls import operator_calls
+from sskd_fast import ops
+
+# One past a tile of 64 rows an image, and more candidates than the trials need to be taken.
+ODD, TINY = Case(2, 5, 13), Case(2, 1, 3)
+
+
+def odd(case: Case, device: torch.device, backend: str) -> None:
+    """All operators forward and backward, in every scope, type and cue; more negatives than a group has pixels, too."""
+    generator = torch.Generator().manual_seed(0)
+    pixels, width = case.pixels, 37 if case == ODD else 5
+    few, many, size = (9, 70, (6, 11)) if case == ODD else (2, 4, (1, 2))
+
+    def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
+
+    group = torch.arange(pixels, device=device) // (pixels // case.images)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for scope, cues in (("all", "fused"), ("other", "object"), ("same", "class")):
+            masks = random(case.images, 7, case.height, case.width, dtype=dtype)
+            classes = random(case.images, 7, 4, dtype=dtype)
+            z, p = (random(pixels, width, dtype=dtype) for _ in range(2))
+            settings: dict[str, Any] = {"anchor_group": group, "candidate_group": group, "scope": scope}
+            settings["backend"] = backend
+            fused = ops.fuse_scores(masks, classes, size, cues=cues, backend=backend)
+            rows = ops.fuse_scores(masks, classes, cues=cues, backend=backend).flatten(0, 1)
+            drawn, more = (ops.sample_negatives(rows, rows, n, seed=3, **settings) for n in (few, many))
+            hard = ops.hardest_negatives(z, z, more, few, backend=backend)
+            loss = ops.pixel_contrast(z, p, z, drawn, 0.2, margin=0.1, backend=backend)
+            loss = loss + ops.pixel_contrast(z, p, z, hard, 0.2, backend=backend)
+            loss = loss + ops.expected_pixel_contrast(z, p, z, rows, rows, few, 0.2, **settings) + fused.square().sum()
+            torch.autograd.grad(loss, [masks, classes, z, p])
+
+
+def published(case: Case, device: torch.device, backend: str, marked: Callable[[Callable[[], None]], None]) -> None:
+    """Every pass of every operator in both types."""
+    for dtype in DTYPES.values():
+        calls = operator_calls(case, dtype, device, backend)
+
+        def run(calls: dict[tuple[str, str], Callable[[], object]] = calls) -> None:
+            for call in calls.values():
+                call()
+
+        run()
+        marked(run)
+
+
+def between_marks(run: Callable[[], None]) -> None:
+    """What a profiler that starts switched off looks at."""
+    torch.cuda.synchronize()
+    torch.cuda.profiler.start()
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.profiler.stop()
+
+
+def main() -> None:
+    """Runs it; on the CPU, in Triton's interpreter, with --dry."""
+    backend, size = sys.argv[1:3]
+    device = torch.device("cpu" if "--dry" in sys.argv else "cuda")
+    if size == "odd":
+        odd(ODD if device.type == "cuda" else TINY, device, backend)
+    else:
+        published(CASES[size], device, backend, between_marks if device.type == "cuda" else lambda run: run())
+    print(f"{backend} {size}: ran")
+
+
+if __name__ == "__main__":
+    main()

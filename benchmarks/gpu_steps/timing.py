@@ -1,0 +1,102 @@
+"""Times of a call: between events on a GPU, by the clock on a CPU; its CUDA graph; its kernels by the profiler."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Call = Callable[[], object]
+# How long a call is repeated, and at least and at most how often.
+_BUDGET, _LEAST, _MOST = 0.1, 3, 50
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_once(call: Call, device: torch.device) -> float:
+    """Seconds of one call, by the clock, the device's work included."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def milliseconds(call: Call, device: torch.device) -> dict[str, float]:
+    """Median, fastest and slowest of repeated calls, and how many; the first two calls warm up and are not counted."""
+    call()
+    repeats = min(_MOST, max(_LEAST, int(_BUDGET / max(seconds_once(call, device), 1e-6))))
+    times = [_between_events(call) if device.type == "cuda" else seconds_once(call, device) for _ in range(repeats)]
+    found = {"ms": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+    return {name: _rounded(1e3 * value) for name, value in found.items()} | {"repeats": repeats}
+
+
+def _between_events(call: Call) -> float:
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1e3
+
+
+def captured(call: Call) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of the call, after a warm-up on a stream of its own. Raises whatever the capture raises."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph
+
+
+def kernels(call: Call, device: torch.device, named: int = 3) -> dict[str, Any]:
+    """By the profiler, of one call: launches, microseconds in all, and the kernels that take longest, by name.
+
+    Without a GPU the operators that PyTorch ran stand in their place.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
+        call()
+        synchronize(device)
+    spent: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
+    for event in profiled.events() or ():
+        if on_gpu == (event.device_type == torch.autograd.DeviceType.CUDA):
+            spent[event.name] += int(event.device_time_total if on_gpu else event.self_cpu_time_total)
+            launches[event.name] += 1
+    longest = [{"name": n[:60], "us": us, "launches": launches[n]} for n, us in spent.most_common(named)]
+    return {"launches": sum(launches.values()), "us": sum(spent.values()), "longest": longest}
+
+
+def peak_bytes(call: Call, device: torch.device) -> int | None:
+    """Most memory that a call holds above what was held before it; None without a GPU."""
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _rounded(value: float) -> float:
+    """Four digits: more are noise, and the file is small."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,135 @@
+"""A training step of the paper's student, 52 M parameters in bfloat16: with the contrastive loss and without.
+
+Random weights and images, the training loop itself. The parts' times come from a second process that waits for every
+launch (CUDA_LAUNCH_BLOCKING=1); they add up to more than a step takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_steps.record import ROOT, Record, reason
+from benchmarks.timed_steps import PARTS, timed_steps
+from sskd_fast.config import load_config
+from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.settings import Config
+from sskd_fast.train.loop import Schedule
+from sskd_fast.train.objectives import objective_of
+from sskd_fast.train.watch import Log
+
+_CLASSES, _INSTANCES = 8, 10
+_WARM_UP, _STEPS, _WATCHED_STEPS = 3, 10, 2
+VARIANTS = {"contrast on": 0.1, "contrast off": 0.0}
+
+
+def measure(record: Record) -> None:
+    """By variant: milliseconds a step and by part, waits for the host by line of code, peak memory."""
+    failures = []
+    for variant in VARIANTS:
+        for blocking in (False, True):
+            command = [sys.executable, "-m", "benchmarks.gpu_steps.training", variant, *["--dry"] * record.dry]
+            environment = {**os.environ, **({"CUDA_LAUNCH_BLOCKING": "1"} if blocking else {})}
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace")
+            if done.returncode != 0:
+                record.put(**{f"{variant} failed": done.stderr[-3000:]})
+                failures.append(variant)
+                break
+            found = json.loads(done.stdout.splitlines()[-1])
+            if blocking:
+                found = record.found[variant] | {"ms_by_part": found["ms_by_part"]}
+            record.put(**{variant: found})
+    if failures:
+        raise RuntimeError(f"{' and '.join(failures)}: failed; the record says why")
+
+
+def settings(dry: bool) -> Config:
+    """The paper's preset, or the smallest student on the CPU."""
+    if dry:
+        batches = [f"stages.distilled_student.{kind}_batch=1" for kind in ("labeled", "unlabeled")]
+        return load_config([], [*batches, "views.size=64", "num_queries=8"], "default")
+    return load_config([], [], "paper")
+
+
+def batch(count: int, size: int, device: torch.device) -> Batch:
+    """Random images with random boxes as instances: what they show has no part in what a step takes."""
+    generator = torch.Generator().manual_seed(count)
+    weak, strong = (torch.rand(count, 3, size, size, generator=generator).to(device) for _ in range(2))
+    targets = []
+    for _ in range(count):
+        masks = torch.zeros(_INSTANCES, size, size, dtype=torch.bool)
+        corners = torch.randint(0, size * 3 // 4, (_INSTANCES, 2), generator=generator).tolist()
+        for mask, (y, x) in zip(masks, corners, strict=True):
+            mask[y : y + size // 4, x : x + size // 4] = True
+        labels = torch.randint(0, _CLASSES, (_INSTANCES,), generator=generator)
+        targets.append(Instances(masks, labels, torch.ones(_INSTANCES), torch.zeros(_INSTANCES, dtype=torch.bool)))
+    valid = torch.ones(count, size, size, dtype=torch.bool, device=device)
+    return Batch(weak, strong, valid, targets, list(range(count)))
+
+
+def one_variant(variant: str, dry: bool) -> dict[str, Any]:
+    """What `measure` writes of a variant, in this process."""
+    device, config = torch.device("cpu" if dry else "cuda"), settings(dry)
+    student = dataclasses.replace(config.student, num_queries=config.num_queries or config.student.num_queries)
+    torch.manual_seed(0)
+    model = build_segmenter(student, [f"class{i}" for i in range(_CLASSES)], weights=False).to(device)
+    objective = objective_of(config, lam_semi=1.0, lam_pxl=VARIANTS[variant])
+    budget = config.stages.distilled_student
+    size = config.views.size if isinstance(config.views.size, int) else config.views.size[0]
+    labeled, unlabeled = (batch(count, size, device) for count in (budget.labeled_batch, budget.unlabeled_batch))
+
+    def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
+        while True:
+            yield labeled, unlabeled
+
+    def steps(count: int) -> dict[str, float]:
+        plan = dataclasses.replace(Schedule.of(config.train, dataclasses.replace(budget, steps=count)), evaluations=0)
+        with tempfile.TemporaryDirectory() as folder:
+            return timed_steps(model, objective, draw, plan, Log(Path(folder)), Path(folder))
+
+    warm_up, counted, watched = (1, 1, 1) if dry else (_WARM_UP, _STEPS, _WATCHED_STEPS)
+    steps(warm_up)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    found = steps(counted)
+    return {
+        "parameters": model.parameter_count(), "precision": student.precision, "crop": size,
+        "images": [budget.labeled_batch, budget.unlabeled_batch], "steps": counted,
+        "ms": round(found["wall"], 3), "ms_by_part": {part: round(found[part], 3) for part in PARTS},
+        "peak_mb": round(torch.cuda.max_memory_allocated(device) / 2**20) if device.type == "cuda" else None,
+        **waits(lambda: steps(watched), watched, device),
+    }  # fmt: skip
+
+
+def waits(run: Any, count: int, device: torch.device) -> dict[str, Any]:
+    """How often the host waits for the device in a step, by the line that makes it wait; nothing without a GPU."""
+    if device.type != "cuda":
+        return {"waits_a_step": None, "waits": []}
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run()
+    except Exception as error:
+        return {"waits_failed": reason(error)}
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = Counter(f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
+    rows = [{"line": p.removeprefix(f"{ROOT}/")[-90:], "a_step": n / count} for p, n in places.most_common(30)]
+    return {"waits_a_step": sum(places.values()) / count, "waits": rows}
+
+
+if __name__ == "__main__":
+    print(json.dumps(one_variant(sys.argv[1], "--dry" in sys.argv)))

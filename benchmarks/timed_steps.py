@@ -1,0 +1,60 @@
+"""The training loop on a few steps, and what it took: what the benchmarks of training steps share."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from sskd_fast.data.instances import Batch
+from sskd_fast.losses.objective import Objective
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.loop import Schedule, train
+from sskd_fast.train.watch import Log, Watch
+
+PARTS = ("data", "forward", "matching", "losses", "contrast", "backward")
+
+
+def timed_steps(
+    model: Segmenter,
+    objective: Objective,
+    draw: Callable[[int], Iterator[tuple[Batch, Batch | None]]],
+    plan: Schedule,
+    log: Log,
+    folder: Path,
+) -> dict[str, float]:
+    """Milliseconds a step by part, "wall" and "cpu" in all, and page "faults" a step, over the steps of the plan.
+
+    log: of the folder, with one record for all steps (log_every is their number). On a GPU the wall's time has all of
+    its work, and the parts have theirs only if every launch is waited for (CUDA_LAUNCH_BLOCKING=1).
+    """
+    watch = Watch(log, "timed", "timed", plan.steps, {})
+    state = TrainingState(folder / "state.pt", "", resume=False)
+    device = next(model.parameters()).device
+    wait_for(device)
+    wall, cpu, faults = time.perf_counter(), time.process_time(), page_faults()
+    train(model, objective, draw, plan, state, watch, None, seed=0)
+    wait_for(device)
+    found = {
+        "wall": 1000 * (time.perf_counter() - wall) / plan.steps,
+        "cpu": 1000 * (time.process_time() - cpu) / plan.steps,
+        "faults": (page_faults() - faults) / plan.steps,
+    }
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    return found | {part: 1000 * last[f"seconds_{part}"] for part in PARTS}
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when a GPU has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def page_faults() -> int:
+    """Pages that this process has had mapped without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
