@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from on_device import why_not_interpreted
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sskd_fast import _backend, ops
@@ -23,8 +24,9 @@ KERNELS = sorted((ROOT / "kernels").glob("*.py"))
 
 def in_a_process_of_its_own(*options: str) -> None:
     """Runs tests/gpu_operators.py; its summary is the message of a failure."""
-    if not torch.cuda.is_available():
-        pytest.importorskip("triton", reason="Triton is not installed: its kernels are not run")
+    reason = None if torch.cuda.is_available() else why_not_interpreted()
+    if reason is not None:
+        pytest.skip(reason)
     interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu_operators.py", *options]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, capture_output=True, text=True)
