@@ -1,9 +1,9 @@
 """The GPU backends against the reference: values, gradients and indices, operator by operator.
 
 On a GPU both backends, else Triton's in its interpreter on the CPU; the CUDA kernels have emulated tests in
-test_cuda_*.py. All gpu_*.py are run by tests/test_triton.py, in a process of their own since the interpreter has to be
-chosen before Triton is imported: TRITON_INTERPRET=1 python -m pytest tests/gpu_*.py. They need nothing but torch,
-Triton, NumPy, SciPy and pytest.
+test_cuda_*.py. test_triton.py and test_gpu_steps.py run all gpu_*.py in processes of their own, since the interpreter
+has to be chosen before Triton is imported: TRITON_INTERPRET=1 python -m pytest tests/gpu_*.py. They need nothing but
+torch, Triton, NumPy, SciPy and pytest.
 """
 
 from __future__ import annotations

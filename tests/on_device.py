@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from packaging.version import Version
 from torch import Tensor
 
+ROOT = Path(__file__).resolve().parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ("triton", "cuda") if DEVICE == "cuda" else ("triton",)
 
@@ -22,6 +29,18 @@ def why_not_interpreted() -> str | None:
     if Version(version("triton")) < Version("3.7") and Version(version("numpy")) >= Version("2.4"):
         return f"the interpreter of Triton {version('triton')} needs NumPy below 2.4: its kernels are not run"
     return None
+
+
+def in_a_process_of_its_own(*options: str) -> None:
+    """Runs tests of tests/gpu_*.py; their summary is the message of a failure."""
+    reason = None if DEVICE == "cuda" else why_not_interpreted()
+    if reason is not None:
+        pytest.skip(reason)
+    interpreted = {} if DEVICE == "cuda" else {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout)
 
 
 def on_device(*tensors: Tensor) -> list[Tensor]:

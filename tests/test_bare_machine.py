@@ -6,13 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from on_device import DEVICE, why_not_interpreted
+from on_device import DEVICE, ROOT, why_not_interpreted
 from only_these import closure
 
-ROOT = Path(__file__).resolve().parent.parent
 BARE = "torch,triton,numpy,scipy,pytest"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -11,28 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from gpu_step import everything
-from on_device import why_not_interpreted
+from on_device import in_a_process_of_its_own
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sskd_fast import _backend, ops
 from sskd_fast.ops.negative_sampling import SCOPES
 
 ROOT = Path(__file__).resolve().parent.parent
-GPU_TESTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("gpu_*.py"))
-
-
-def in_a_process_of_its_own(*options: str) -> None:
-    """Runs tests of tests/gpu_*.py; their summary is the message of a failure."""
-    reason = None if torch.cuda.is_available() else why_not_interpreted()
-    if reason is not None:
-        pytest.skip(reason)
-    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert re.search(r"\d+ passed", done.stdout)
-
-
 GROUPS = ["score_fusion", "pixel_contrast", "expected_form", "drawn or uniform or race"]
 
 
@@ -41,14 +25,9 @@ def test_the_operators_are_those_of_the_reference(group):
     in_a_process_of_its_own("tests/gpu_operators.py", "-k", group)
 
 
-@pytest.mark.parametrize("file", [file for file in GPU_TESTS if file != "tests/gpu_operators.py"])
-def test_steps_and_fine_maps_are_those_of_the_reference(file):
-    in_a_process_of_its_own(file)
-
-
 @pytest.mark.slow
 def test_the_operators_are_those_of_the_reference_at_larger_sizes():
-    in_a_process_of_its_own(*GPU_TESTS, "-m", "slow")
+    in_a_process_of_its_own("tests/gpu_operators.py", "-m", "slow")
 
 
 def test_without_a_gpu_the_reason_is_named():
