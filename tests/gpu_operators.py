@@ -1,7 +1,9 @@
-"""The GPU backends against the reference: both on a GPU where there is one, else Triton's interpreter on the CPU.
+"""The GPU backends against the reference: values, gradients and indices, operator by operator.
 
-Run by tests/test_triton.py, in a process of its own since the interpreter has to be chosen before Triton is imported:
-TRITON_INTERPRET=1 pytest tests/gpu_operators.py. Without a GPU, the CUDA kernels have emulated tests in test_cuda_*.py.
+On a GPU both backends, else Triton's in its interpreter on the CPU; the CUDA kernels have emulated tests in
+test_cuda_*.py. test_triton.py and test_gpu_steps.py run all gpu_*.py in processes of their own, since the interpreter
+has to be chosen before Triton is imported: TRITON_INTERPRET=1 python -m pytest tests/gpu_*.py. They need nothing but
+torch, Triton, NumPy, SciPy and pytest.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from on_device import DEVICE, on_device, thinned
 from test_operators import (
     CONTRAST_SHAPES,
     CUES,
@@ -25,39 +28,10 @@ from test_operators import (
 )
 from torch import Tensor
 
-from sskd_fast import _backend, ops
+from sskd_fast import ops
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BACKENDS = ("triton", "cuda") if DEVICE == "cuda" else ("triton",)
+pytestmark = pytest.mark.usefixtures("on_the_device")
 LONG = pytest.mark.slow
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    reason = _backend.why_unavailable(name, DEVICE)
-    if reason is not None:
-        pytest.skip(f"{name}: {reason}")
-    return name
-
-
-@pytest.fixture(autouse=True)
-def on_the_device(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Numbers out of range are part of the kernels' arithmetic, as on a GPU: no warning of NumPy's."""
-    import numpy
-
-    with numpy.errstate(all="ignore"), torch.device(DEVICE):
-        yield
-
-
-def on_device(*tensors: Tensor) -> list[Tensor]:
-    return [x.to(DEVICE) for x in tensors]
-
-
-def thinned(cases: list[Any]) -> list[Any]:
-    """All cases on a GPU; in the interpreter every twelfth of the long ones: all of them take a quarter of an hour."""
-    long = [case for case in cases if case.marks]
-    return cases if DEVICE == "cuda" else [case for case in cases if not case.marks or long.index(case) % 12 == 0]
 
 
 FUSION = [

@@ -1,9 +1,7 @@
-"""The Triton backend: its operators in the interpreter or on a GPU, how it is found, and that nothing waits for it."""
+"""The Triton backend: its operators in the interpreter or on a GPU, how it is found, and what compilers see of it."""
 
 from __future__ import annotations
 
-import inspect
-import os
 import re
 import subprocess
 import sys
@@ -11,39 +9,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_step import everything
+from on_device import in_a_process_of_its_own
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sskd_fast import _backend, ops
-from sskd_fast.ops import _arguments
-from sskd_fast.reference.proposals import Candidates, build_proposals
+from sskd_fast.ops.negative_sampling import SCOPES
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNELS = sorted((ROOT / "kernels").glob("*.py"))
+GROUPS = ["score_fusion", "pixel_contrast", "expected_form", "drawn or uniform or race"]
 
 
-def in_a_process_of_its_own(*options: str) -> None:
-    """Runs tests/gpu_operators.py; its summary is the message of a failure."""
-    if not torch.cuda.is_available():
-        pytest.importorskip("triton", reason="Triton is not installed: its kernels are not run")
-    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu_operators.py", *options]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert re.search(r"\d+ passed", done.stdout)
-
-
-@pytest.mark.parametrize("operator", ["score_fusion", "pixel_contrast", "expected_form", "drawn or uniform or race"])
-def test_the_operators_are_those_of_the_reference(operator):
-    in_a_process_of_its_own("-k", operator)
-
-
-def test_the_operators_corner_cases_are_those_of_the_reference():
-    in_a_process_of_its_own("-k", "not (score_fusion or pixel_contrast or expected_form or drawn or uniform or race)")
+@pytest.mark.parametrize("group", [*GROUPS, f"not ({' or '.join(GROUPS)})"])
+def test_the_operators_are_those_of_the_reference(group):
+    in_a_process_of_its_own("tests/gpu_operators.py", "-k", group)
 
 
 @pytest.mark.slow
 def test_the_operators_are_those_of_the_reference_at_larger_sizes():
-    in_a_process_of_its_own("-m", "slow")
+    in_a_process_of_its_own("tests/gpu_operators.py", "-m", "slow")
 
 
 def test_without_a_gpu_the_reason_is_named():
@@ -74,84 +58,14 @@ def test_importing_the_operators_loads_no_triton_and_starts_no_cuda():
     assert done.stdout.split() == ["False", "False"]
 
 
-# What makes the host wait for the device, or gives a tensor whose shape depends on values.
-WAITS = re.compile(
-    r"\.item\(|\.cpu\(|\.tolist\(|\.numpy\(|nonzero|\.unique|torch\.unique|bincount|masked_select|argwhere|synchronize"
-    r"|\.to\(\s*[\"']cpu|\b(?:bool|float|int)\((?!\*)[a-z_]+\.(?:max|min|sum|any|all)\(|torch\.tensor\("
-    r"|repeat_interleave\((?!.*output_size)"
-)
-# The same in C++.
-WAITS_CPP = re.compile(
-    r"\.item\b|\.cpu\(|kCPU|nonzero|unique|bincount|masked_select|at::tensor\(|Synchronize|cudaMemcpy"
-)
-
-
-def launch_path() -> list[tuple[str, str]]:
-    """(name, text) of all that runs between a public operator and a kernel on a GPU."""
-    texts = [(f"kernels/{path.name}", path.read_text(encoding="utf-8")) for path in KERNELS]
-    reference = (ROOT / "sskd_fast/reference/proposals.py").read_text(encoding="utf-8")
-    tables = reference[reference.index("def build_proposals(") :]
-    texts.append(("reference/proposals.py: build_proposals", tables))
-    for path in sorted((ROOT / "sskd_fast/ops").glob("*.py")):
-        if path.stem != "_arguments":  # looks at values, on the CPU only
-            texts.append((f"ops/{path.name}", path.read_text(encoding="utf-8")))
-    makers = _arguments.check_seed, _arguments.check_temperature, _arguments.check_groups, _arguments.check_weight
-    texts += [(f"ops/_arguments.py: {maker.__name__}", inspect.getsource(maker)) for maker in makers]
-    return texts
-
-
-def waits(texts: list[tuple[str, str]], pattern: re.Pattern[str]) -> list[str]:
-    lines = [(name, line.strip()) for name, text in texts for line in text.splitlines()]
-    return [f"{name}: {x}" for name, x in lines if pattern.search(x) and not x.startswith(("#", '"', "//"))]
-
-
-def test_nothing_on_the_way_to_a_kernel_waits_for_the_device():
-    """By its text, as no GPU is needed for that; on a GPU the step is captured in a CUDA graph, which would fail."""
-    assert waits(launch_path(), WAITS) == []
-    files = [path for path in sorted((ROOT / "csrc/cuda").iterdir()) if path.suffix in (".h", ".cpp", ".cu")]
-    assert len(files) > 20
-    assert waits([(path.name, path.read_text(encoding="utf-8")) for path in files], WAITS_CPP) == []
-
-
-@pytest.mark.parametrize("same", [True, False])
-@pytest.mark.parametrize("scored", [True, False])
-def test_the_tables_are_built_without_a_look_at_values(scored, same):
-    """Fake tensors have no values: whatever asks for one, or for a shape that depends on one, raises."""
-    with FakeTensorMode(), torch.device("cuda"):
-        scores, group = torch.zeros(40, 9), torch.zeros(50, dtype=torch.int64)
-        for weight in (None, torch.ones(50, dtype=torch.float64)):
-            candidates = Candidates(torch.zeros(50, 9) if scored else None, weight, group, same)
-            tables = build_proposals(scores, torch.zeros(40, dtype=torch.int64), candidates).tables()
-            assert {table.device.type for table in tables} == {"cuda"}
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["x.item()", "a = y.nonzero()", "torch.cuda.synchronize()", "float(x.max())", "z.cpu()", "torch.tensor([seed])"],
-)
-def test_what_waits_is_found(line):
-    assert waits([("file", line)], WAITS) == [f"file: {line}"]
-    assert waits([("file", "const auto x = y.item<float>();")], WAITS_CPP)
-
-
-def everything(masks, classes, z, p, group, seed):
-    """A step with every operator."""
-    scores = ops.fuse_scores(masks, classes, cues="object")
-    rows = scores.flatten(0, 1).detach()
-    settings = {"anchor_group": group, "candidate_group": group, "scope": "other"}
-    drawn = ops.sample_negatives(rows, rows, 8, seed=seed, **settings)
-    hard = ops.hardest_negatives(z, z, drawn, 4)
-    sampled = ops.pixel_contrast(z, p, z, hard, 0.2)
-    return sampled + ops.expected_pixel_contrast(z, p, z, rows, rows, 8, 0.2, **settings) + scores[..., 0].sum()
-
-
 def step_inputs(device: str) -> list[torch.Tensor]:
     sizes = (2, 5, 4, 6), (2, 5, 3), (48, 8), (48, 8)
     leaves = [torch.randn(size, device=device, requires_grad=True) for size in sizes]
     return [*leaves, torch.arange(48, device=device) // 24, torch.ones(1, dtype=torch.int64, device=device)]
 
 
-def test_a_step_is_one_graph_on_fake_cuda_tensors():
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_step_is_one_graph_on_fake_cuda_tensors(scope):
     graphs: list[torch.fx.GraphModule] = []
 
     def look(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
@@ -160,7 +74,7 @@ def test_a_step_is_one_graph_on_fake_cuda_tensors():
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = step_inputs("cuda")
-        loss = torch.compile(everything, fullgraph=True, backend=look)(*inputs)
+        loss = torch.compile(everything, fullgraph=True, backend=look)(*inputs, scope, 8)
     assert loss.device.type == "cuda" and loss.shape == () and loss.requires_grad
     assert len(graphs) == 1
 
@@ -183,28 +97,6 @@ def test_the_backward_operators_know_shapes_on_fake_cuda_tensors():
         loss, *state = raw.expected_pixel_contrast(z, p, z, *details, 6, temperature, True, "triton")
         grads = raw.expected_pixel_contrast_backward(loss, z, p, z, *details, *state, temperature, True, True, "triton")
         assert [(g.shape, g.device.type) for g in grads] == [((48, 8), "cuda")] * 5
-
-
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
-@pytest.mark.parametrize("seed", [None, 7], ids=["seed in a tensor", "seed as a number"])
-def test_a_step_is_captured_in_a_cuda_graph(monkeypatch, backend, seed):
-    reason = _backend.why_unavailable(backend, "cuda")
-    if reason is not None:
-        pytest.skip(f"capture in a CUDA graph is not run: {reason}")
-    monkeypatch.setenv("SSKD_FAST_BACKEND", backend)
-    inputs = step_inputs("cuda")
-    arguments = inputs if seed is None else [*inputs[:-1], seed]
-
-    def step() -> list[torch.Tensor]:
-        loss = everything(*arguments)
-        return [loss, *torch.autograd.grad(loss, inputs[:4])]
-
-    wanted = step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
-    graph.replay()
-    assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
 
 
 def split_in_three(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

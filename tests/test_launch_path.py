@@ -1,0 +1,165 @@
+"""Nothing between a public operator and its kernel on a GPU waits for the device, and few calls come before a kernel.
+
+By the text of the launch path and on tensors without values, as no GPU is needed for that; on a GPU, tests/gpu_step.py
+runs a step while PyTorch refuses to wait.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sskd_fast import ops
+from sskd_fast.ops import _arguments
+from sskd_fast.ops.negative_sampling import SCOPES
+from sskd_fast.reference.proposals import Candidates, build_proposals
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = sorted((ROOT / "kernels").glob("*.py"))
+
+# What makes the host wait for the device, or gives a tensor whose shape depends on values.
+WAITS = re.compile(
+    r"\.item\(|\.cpu\(|\.tolist\(|\.numpy\(|nonzero|\.unique|torch\.unique|bincount|masked_select|argwhere|synchronize"
+    r"|\.to\(\s*[\"']cpu|\b(?:bool|float|int)\((?!\*)[a-z_]+\.(?:max|min|sum|any|all)\(|torch\.tensor\("
+    r"|repeat_interleave\((?!.*output_size)"
+)
+# The same in C++.
+WAITS_CPP = re.compile(
+    r"\.item\b|\.cpu\(|kCPU|nonzero|unique|bincount|masked_select|at::tensor\(|Synchronize|cudaMemcpy"
+)
+
+
+def launch_path() -> list[tuple[str, str]]:
+    """(name, text) of all that runs between a public operator and a kernel on a GPU."""
+    texts = [(f"kernels/{path.name}", path.read_text(encoding="utf-8")) for path in KERNELS]
+    reference = (ROOT / "sskd_fast/reference/proposals.py").read_text(encoding="utf-8")
+    tables = reference[reference.index("def build_proposals(") :]
+    texts.append(("reference/proposals.py: build_proposals", tables))
+    for path in sorted((ROOT / "sskd_fast/ops").glob("*.py")):
+        if path.stem != "_arguments":  # looks at values, on the CPU only
+            texts.append((f"ops/{path.name}", path.read_text(encoding="utf-8")))
+    makers = _arguments.check_seed, _arguments.check_temperature, _arguments.check_groups, _arguments.check_weight
+    texts += [(f"ops/_arguments.py: {maker.__name__}", inspect.getsource(maker)) for maker in makers]
+    return texts
+
+
+def waits(texts: list[tuple[str, str]], pattern: re.Pattern[str]) -> list[str]:
+    lines = [(name, line.strip()) for name, text in texts for line in text.splitlines()]
+    return [f"{name}: {x}" for name, x in lines if pattern.search(x) and not x.startswith(("#", '"', "//"))]
+
+
+def test_nothing_on_the_way_to_a_kernel_waits_for_the_device():
+    assert waits(launch_path(), WAITS) == []
+    files = [path for path in sorted((ROOT / "csrc/cuda").iterdir()) if path.suffix in (".h", ".cpp", ".cu")]
+    assert len(files) > 20
+    assert waits([(path.name, path.read_text(encoding="utf-8")) for path in files], WAITS_CPP) == []
+
+
+# The raw scopes: whether an anchor draws from its own group, and its group; no candidate has -1.
+RAW_SCOPES = {"all": (False, -1), "other": (False, 0), "same": (True, 0)}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scored", [True, False])
+def test_the_tables_are_built_without_a_look_at_values(scored, scope):
+    """Fake tensors have no values: whatever asks for one, or for a shape that depends on one, raises."""
+    same, own = RAW_SCOPES[scope]
+    with FakeTensorMode(), torch.device("cuda"):
+        scores, group = torch.zeros(40, 9), torch.zeros(50, dtype=torch.int64)
+        for weight in (None, torch.ones(50, dtype=torch.float64)):
+            candidates = Candidates(torch.zeros(50, 9) if scored else None, weight, group, same)
+            tables = build_proposals(scores, torch.full((40,), own), candidates).tables()
+            assert {table.device.type for table in tables} == {"cuda"}
+
+
+# Calls that wait for a CUDA device to learn a value or a shape, and sums by index, whose order changes from run to run.
+# index_put with accumulate keeps the order, but waits twice and walks the repeats of an index one by one.
+REFUSED = re.compile(
+    r"aten::(_local_scalar_dense|item|nonzero\w*|masked_select|unique\w*|_unique2?|bincount|histc|allclose|equal"
+    r"|index_add_?|index_reduce_?|scatter_add_?|scatter_reduce_?|put_|embedding_dense_backward)$"
+)
+
+
+class Calls(TorchDispatchMode):
+    """The ATen calls made under it that make a new tensor or write one, by name, and the arguments of the raw operator
+    of this project, which has a kernel of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.raw: tuple[Any, ...] = ()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().partition(".")[0]
+        if func.namespace == "sskd_fast":
+            self.raw = args
+        elif func.namespace == "aten" and not func.is_view:
+            accumulates = name.startswith("aten::index_put") and len(args) > 3 and args[3]
+            self.names.append(f"{name}, accumulating" if accumulates else name)
+        return func(*args, **(kwargs or {}))
+
+    def refused(self) -> list[str]:
+        return [name for name in self.names if REFUSED.match(name) or name.endswith("accumulating")]
+
+
+def calls_before_the_kernel(scope: str, weighted: bool) -> Calls:
+    """What `sample_negatives` does on a GPU before its kernel, on tensors without values: the public function, and the
+    tables for what it gives to the raw operator."""
+    with FakeTensorMode(), torch.device("cuda"):
+        scores, group = torch.zeros(40, 9), torch.zeros(40, dtype=torch.int64)
+        weight = torch.ones(40) if weighted else None
+        with Calls() as calls:
+            settings = {"anchor_group": group, "candidate_group": group, "candidate_weight": weight, "scope": scope}
+            ops.sample_negatives(scores, scores, 8, seed=3, **settings)
+            anchors, own, *candidates, _, _, _ = calls.raw
+            build_proposals(anchors, own, Candidates(*candidates)).tables()
+    return calls
+
+
+# Nearly each is a launch: raise a bound only for calls that are worth their time. A group's own centre takes a few.
+MOST_CALLS = {"all": 150, "other": 150, "same": 160}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_few_calls_come_before_the_kernel_and_none_that_waits(scope, weighted):
+    calls = calls_before_the_kernel(scope, weighted)
+    assert calls.refused() == []
+    assert 0 < len(calls.names) <= MOST_CALLS[scope], calls.names
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x, i: x.index_put((i,), x, accumulate=True), "aten::index_put, accumulating"),
+        (lambda x, i: x.index_put_((i,), x + 1, accumulate=True), "aten::index_put_, accumulating"),
+        (lambda x, i: x.index_add(0, i, x), "aten::index_add"),
+        (lambda x, i: x.scatter_add(0, i, x), "aten::scatter_add"),
+        (lambda x, i: float(x.sum()), "aten::_local_scalar_dense"),
+        (lambda x, i: i.bincount(), "aten::bincount"),
+    ],
+)
+def test_calls_that_wait_are_refused(call: Callable[[Tensor, Tensor], Any], name: str):
+    with Calls() as calls:
+        call(torch.ones(4), torch.arange(4))
+    assert name in calls.refused()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x.item()", "a = y.nonzero()", "torch.cuda.synchronize()", "float(x.max())", "z.cpu()", "torch.tensor([seed])"],
+)
+def test_what_waits_is_found(line):
+    assert waits([("file", line)], WAITS) == [f"file: {line}"]
+    assert waits([("file", "const auto x = y.item<float>();")], WAITS_CPP)

@@ -1,0 +1,100 @@
+"""Tiny models with random weights of transformers' own classes, in folders as `save_pretrained` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+WORDS = ("disc", "triangle", "cross", "ring", "traffic", "light", "sign", "train", "##s", "cell", "red", "blue")
+
+
+def save(name: str, path: Path) -> None:
+    """Writes the model of this name of MODELS to a folder, with a tokenizer where it reads words."""
+    MODELS[name]().save_pretrained(path)
+    if "dino" in name:
+        tiny_tokenizer(path)
+
+
+def tiny_tokenizer(path: Path) -> None:
+    """A BERT tokenizer of a few words whose special tokens have the numbers that the detectors' code counts on."""
+    vocabulary = [f"[unused{i}]" for i in range(1200)]
+    for token, number in (("[PAD]", 0), ("[UNK]", 100), ("[CLS]", 101), ("[SEP]", 102), ("[MASK]", 103)):
+        vocabulary[number] = token
+    vocabulary[1012], vocabulary[1029] = ".", "?"
+    vocabulary[1100 : 1100 + len(WORDS)] = WORDS
+    (path / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    transformers.BertTokenizer(str(path / "vocab.txt")).save_pretrained(path)
+
+
+def _detector(kind: str) -> Any:
+    torch.manual_seed(0)
+    swin = transformers.SwinConfig(
+        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    text = transformers.BertConfig(
+        vocab_size=1200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(
+        backbone_config=swin, text_config=text, num_queries=8, d_model=64, encoder_layers=1, decoder_layers=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=4, decoder_attention_heads=4, max_text_len=32,
+        num_feature_levels=4,
+    )  # fmt: skip
+    return getattr(transformers, f"{kind}ForObjectDetection")(config)
+
+
+def _sam2() -> Any:
+    torch.manual_seed(0)
+    hiera = transformers.Sam2HieraDetConfig(
+        image_size=[64, 64], hidden_size=8, embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2], blocks_per_stage=[1, 1, 2, 1], global_attention_blocks=[3],
+        window_size_per_stage=[4, 4, 4, 2], window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=hiera, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )  # fmt: skip
+    prompt = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
+    masks = transformers.Sam2MaskDecoderConfig(
+        hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16
+    )
+    return transformers.Sam2Model(
+        transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=masks)
+    )
+
+
+def _mask2former() -> Any:
+    torch.manual_seed(0)
+    swin = transformers.SwinConfig(
+        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.Mask2FormerConfig(
+        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        dim_feedforward=16, encoder_layers=1, decoder_layers=3, num_attention_heads=2, num_queries=6,
+        id2label={0: "ring", 1: "Cross", 2: "cat"}, label2id={"ring": 0, "Cross": 1, "cat": 2},
+    )  # fmt: skip
+    return transformers.Mask2FormerForUniversalSegmentation(config)
+
+
+def _eomt() -> Any:
+    torch.manual_seed(0)
+    config = transformers.EomtConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=16, num_blocks=1,
+        num_queries=6, num_register_tokens=1, id2label={0: "ring", 1: "cross"}, label2id={"ring": 0, "cross": 1},
+    )  # fmt: skip
+    return transformers.EomtForUniversalSegmentation(config)
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "mm_grounding_dino": lambda: _detector("MMGroundingDino"),
+    "grounding_dino": lambda: _detector("GroundingDino"),
+    "sam2": _sam2,
+    "mask2former": _mask2former,
+    "eomt": _eomt,
+}
