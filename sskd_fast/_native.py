@@ -47,10 +47,13 @@ def load(*, announce: bool = True) -> Path:
 
 def load_cuda(*, announce: bool = True) -> Path:
     """Registers the same operators on CUDA tensors, for the GPUs that are present; otherwise as `load`."""
-    capabilities = _capabilities()
+    capabilities, file = _capabilities(), "sskd_fast_cuda.so"
+    library = _prebuilt(file)
+    if library is None:
+        # Before the schemas, which would be built for nothing without nvcc.
+        recipe = cuda_recipe(source_folder(), file, capabilities)
     load(announce=announce)  # has the schemas
-    file = "sskd_fast_cuda.so"
-    return _loaded(_prebuilt(file) or _built(cuda_recipe(source_folder(), file, capabilities), announce))
+    return _loaded(library or _built(recipe, announce))
 
 
 def _prebuilt(file: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.info`: versions, GPUs, and which backends of the operators run here, or why one does not."""
+"""`python -m sskd_fast.info`: versions, GPUs, which backends run here, and which one each operator takes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 import torch
 
 import sskd_fast.ops  # noqa: F401  (brings the backends)
-from sskd_fast import __version__, _backend, _env
+from sskd_fast import __version__, _backend, _backend_costs, _env
 
 _DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 
 def main() -> None:
     """Prints a table. A backend is got ready in order to know: what is not compiled yet is compiled."""
-    rows = [*versions(), ("", ""), *backends()]
+    rows = [*versions(), ("", ""), *backends(), *choices(_devices())]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:{width}}  {text}".rstrip())
@@ -48,6 +48,26 @@ def backends() -> list[tuple[str, str]]:
         where = "tensors on any device" if name == "reference" else f"tensors on {device}"
         rows.append((f"backend {name}", f"runs on {where}" if reason is None else f"does not run: {reason}"))
     return rows
+
+
+def choices(gpus: list[torch.device]) -> list[tuple[str, str]]:
+    """For every operator on every GPU, the backend that "auto" takes, and why."""
+    runs = {name for name in _backend_costs.BACKENDS if _backend.why_unavailable(name, "cuda") is None}
+    rows = []
+    for gpu in gpus:
+        for operator in _backend.OPERATORS:
+            order, why = _backend.gpu_order(operator, _backend.capability_of(gpu))
+            able = [name for name in order if name in runs]
+            if len(able) == 1:
+                why = "the only one that runs"
+            text = f"{able[0]} ({why})" if able else "reference (none that is faster runs)"
+            rows.append((f"auto, {operator} on {gpu}", text))
+    return rows
+
+
+def _devices() -> list[torch.device]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cuda", index) for index in range(count)]
 
 
 def _package(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sskd_fast import _backend, _build, _env, _native
+from sskd_fast import _build, _env, _native
 
 ROOT = Path(__file__).resolve().parent.parent
 # Compiles in a fraction of the time.
@@ -23,7 +23,7 @@ USE = """
 import torch
 from sskd_fast import _backend, ops
 masks, classes = torch.arange(24.0).view(1, 2, 3, 4), torch.ones(1, 2, 2)
-print("backend", _backend.resolve("auto", torch.device("cpu")))
+print("backend", _backend.resolve("auto", torch.device("cpu"), "score_fusion"))
 print("scores", [round(x, 4) for x in ops.fuse_scores(masks, classes)[0, 0].tolist()])
 """
 SCORES = "scores [0.0, 0.8165, 0.4082, 0.4082]"
@@ -220,17 +220,6 @@ def test_an_nvcc_of_another_release_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(_build.BuildError, match=r"nvcc is of CUDA 7 and this PyTorch of CUDA 13; set CUDA_HOME to a"):
         _native.cuda_recipe(_native.source_folder(), "operators.so", [(9, 0)])
-
-
-def test_the_reference_is_warned_of_with_the_cause_of_every_faster_backend(monkeypatch):
-    for name in ("triton", "cuda"):
-        monkeypatch.setitem(_backend._reasons, name, lambda name=name: f"no {name} here")
-    _backend._automatic.cache_clear()
-    with pytest.warns(
-        RuntimeWarning, match="triton: no triton here. cuda: no cuda here. The operators run in plain Py"
-    ):
-        assert _backend.resolve("auto", torch.device("cuda")) == "reference"
-    _backend._automatic.cache_clear()
 
 
 @pytest.mark.slow
