@@ -48,8 +48,8 @@ _LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.E((?:\.\w+)*)")
 
 def why_unavailable() -> str | None:
     """Why the kernels cannot be compiled and read here; None where they can."""
-    wanted, nvcc = _env.cuda_compiler()
-    if not nvcc:
+    wanted, compilers = _env.cuda_compilers()
+    if not compilers:
         return f"nvcc was not found (looked for {wanted})"
     if _cuobjdump() is None:
         return "cuobjdump was not found (looked on the PATH and in Triton's package)"
@@ -71,7 +71,7 @@ def _compiled(source: Path, arch: str, folder: Path) -> Path:
     """A cubin of the file's kernels, compiled as for a user."""
     result = folder / f"{source.stem}.{arch}.cubin"
     flags = _native.cuda_flags([CAPABILITIES[arch]])
-    command = [*_env.cuda_compiler()[1], *flags, "-I", str(source.parent.parent), "-cubin", str(source)]
+    command = [*_native.nvcc(), *flags, "-I", str(source.parent.parent), "-cubin", str(source)]
     done = subprocess.run([*command, "-o", str(result)], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{source.name} does not compile for {arch}:\n{done.stderr}")

@@ -11,7 +11,8 @@ import sys
 import torch
 
 import sskd_fast.ops  # noqa: F401  (brings the backends)
-from sskd_fast import __version__, _backend, _backend_costs, _env
+from sskd_fast import __version__, _backend, _backend_costs, _env, _native
+from sskd_fast._build import BuildError
 
 _DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
@@ -26,14 +27,13 @@ def main() -> None:
 
 def versions() -> list[tuple[str, str]]:
     """Name and version of everything that matters, or that it was not found."""
-    cxx, cuda = _env.cxx_compiler(), _env.cuda_compiler()
     return [
         ("sskd_fast", __version__),
         ("python", f"{platform.python_version()} ({sys.executable})"),
         ("torch", f"{torch.__version__} (CUDA {torch.version.cuda}, {torch.get_num_threads()} threads)"),
         ("triton", _package("triton")),
-        ("C++ compiler", _first_line(*cxx)),
-        ("nvcc", _first_line(*cuda, line=-1)),
+        ("C++ compiler", _first_line(*_env.cxx_compiler())),
+        ("nvcc", _nvcc()),
         ("GPU", "; ".join(_gpus()) or "none that PyTorch finds"),
         ("driver", _driver()),
         ("cache", str(_env.cache_folder())),
@@ -75,6 +75,15 @@ def _package(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return f"not found; pip install {name}"
+
+
+def _nvcc() -> str:
+    """Which one compiles the CUDA operators, or why none does."""
+    wanted, compilers = _env.cuda_compilers()
+    try:
+        return _first_line(wanted, _native.nvcc() if compilers else [], line=-1)
+    except BuildError as error:
+        return str(error)
 
 
 def _first_line(wanted: str, command: list[str], line: int = 0) -> str:
