@@ -70,14 +70,16 @@ def resolve(backend: str, device: torch.device, operator: str) -> str:
 def gpu_order(operator: str, capability: str | None, costs: Path = _backend_costs.FILE) -> tuple[list[str], str]:
     """The backends of an operator on a GPU, the fastest first, and what says so.
 
-    capability: the GPU's compute capability, such as "9.0". An operator of which nothing is known takes Triton first,
-    which needs no compiler.
+    capability: the GPU's compute capability, such as "9.0". If nothing is known of an operator, or counts are too close
+    to tell, Triton comes first, since it needs no compiler.
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator={operator!r} is unknown; expected one of {', '.join(OPERATORS)}")
     cost = _backend_costs.cost(operator, capability, costs)
     if cost is None:
         return list(_backend_costs.BACKENDS), "neither measured nor counted; Triton needs no compiler"
+    if cost.close():
+        return list(_backend_costs.BACKENDS), f"{cost}; too close to tell, and Triton needs no compiler"
     return sorted(_backend_costs.BACKENDS, key=lambda name: cost.amounts[name]), str(cost)
 
 

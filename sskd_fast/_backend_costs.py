@@ -16,15 +16,22 @@ from typing import Any
 FILE = Path(__file__).resolve().with_name("backend_costs.json")
 OPERATORS = ("score_fusion", "negative_sampling", "hardest_negatives", "pixel_contrast", "expected_pixel_contrast")
 BACKENDS = ("triton", "cuda")
+_ERROR = 1.25  # of counts, which take every branch for executed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """amounts: by backend, less is faster; source: where they come from; unit: of the amounts."""
+    """amounts: by backend, less is faster; source: where they come from; unit: of the amounts; error: how many times as
+    much one may be as another and still be no more, 1 for those that are sure."""
 
     amounts: dict[str, float]
     source: str
     unit: str
+    error: float = 1.0
+
+    def close(self) -> bool:
+        """Whether the amounts are too close to tell."""
+        return max(self.amounts.values()) < self.error * min(self.amounts.values())
 
     def __str__(self) -> str:
         ordered = sorted(self.amounts.items(), key=lambda item: item[1])
@@ -41,7 +48,7 @@ def cost(operator: str, capability: str | None, file: Path = FILE) -> Cost | Non
         return Cost(times[operator], f"measured ({times['source']})", "ms")
     counts = content["counted"]
     if operator in counts:
-        return Cost(counts[operator], "counted", "warp instructions an anchor or pixel")
+        return Cost(counts[operator], "counted", "warp instructions an anchor or pixel", _ERROR)
     return None
 
 

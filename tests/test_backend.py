@@ -44,7 +44,7 @@ def of_counts(operator: str) -> list[str]:
     """The backends of an operator by the file of the package, read without our own code."""
     content = json.loads(Path(_backend_costs.__file__).with_name("backend_costs.json").read_text())
     amounts = content["counted"].get(operator, {"triton": 0, "cuda": 1})
-    return sorted(amounts, key=lambda name: amounts[name])
+    return ["cuda", "triton"] if 1.25 * amounts["cuda"] <= amounts["triton"] else ["triton", "cuda"]
 
 
 def test_counts_order_where_nothing_is_measured(tmp_path: Path) -> None:
@@ -63,6 +63,16 @@ def test_times_of_the_very_kind_of_gpu_come_before_counts(tmp_path: Path) -> Non
     order, why = _backend.gpu_order("pixel_contrast", "9.0", file)
     assert order == ["triton", "cuda"] and why == "measured (H100, 1 May): triton 0.25, cuda 0.5 ms"
     assert _backend.gpu_order("pixel_contrast", "8.0", file)[0] == ["cuda", "triton"]
+
+
+def test_counts_that_are_close_leave_triton_first(tmp_path: Path) -> None:
+    counted = {"source": "by hand", "pixel_contrast": {"triton": 120, "cuda": 100}}
+    order, why = _backend.gpu_order("pixel_contrast", None, costs_file(tmp_path, counted=counted))
+    assert order == ["triton", "cuda"] and why.endswith("; too close to tell, and Triton needs no compiler")
+    (tmp_path / "other").mkdir()
+    measured = {"8.0": {"source": "A100", "pixel_contrast": {"triton": 120, "cuda": 100}}}
+    other = costs_file(tmp_path / "other", measured=measured)
+    assert _backend.gpu_order("pixel_contrast", "8.0", other)[0] == ["cuda", "triton"]
 
 
 def test_an_operator_of_which_nothing_is_known_takes_triton_first(tmp_path: Path) -> None:
