@@ -33,8 +33,11 @@ class Case:
         flat = "" if self.sharpness == 4.0 else f"-sharpness{self.sharpness:g}"
         return f"{self.images}x{self.height * self.width}{flat}"
 
-    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mask logits (B, K, h, w), class logits (B, K, C+1), embeddings of both views (N, D), with gradient."""
+    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mask logits (B, K, h, w), class logits (B, K, C+1), embeddings of both views (N, D), the first with gradient.
+
+        The same values on every device.
+        """
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
@@ -44,7 +47,8 @@ class Case:
         classes = self.sharpness * normal(self.images, QUERIES, CLASSES + 1)
         weak = normal(self.pixels, WIDTH)
         strong = weak + 0.5 * normal(self.pixels, WIDTH)
-        return masks.to(dtype), classes.to(dtype), weak.to(dtype).requires_grad_(), strong.to(dtype)
+        masks, classes, weak, strong = (x.to(device, dtype) for x in (masks, classes, weak, strong))
+        return masks, classes, weak.requires_grad_(), strong
 
 
 COARSE, MIDDLE, FINE = Case(8, 19, 37), Case(2, 64, 64), Case(2, 128, 256)

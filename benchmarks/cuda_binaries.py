@@ -48,8 +48,8 @@ _LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.E((?:\.\w+)*)")
 
 def why_unavailable() -> str | None:
     """Why the kernels cannot be compiled and read here; None where they can."""
-    wanted, nvcc = _env.cuda_compiler()
-    if not nvcc:
+    wanted, compilers = _env.cuda_compilers()
+    if not compilers:
         return f"nvcc was not found (looked for {wanted})"
     if _cuobjdump() is None:
         return "cuobjdump was not found (looked on the PATH and in Triton's package)"
@@ -67,11 +67,23 @@ def rows(arch: str) -> list[dict[str, Any]]:
         return [row for file in source_files() for row in _read(_compiled(file, arch, Path(folder)), arch)]
 
 
+def listings(arch: str) -> dict[str, str]:
+    """The disassembly of every kernel, by a name such as score_fusion_kernel<float, 32>. Takes minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts = [_texts(_compiled(file, arch, Path(folder))) for file in source_files()]
+    texts = {symbol: text for part in parts for symbol, text in part.items()}
+    return {name.partition("(")[0]: text for name, text in zip(_demangled(list(texts)), texts.values(), strict=True)}
+
+
+def _texts(cubin: Path) -> dict[str, str]:
+    return dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", _dump("-sass", cubin), re.DOTALL))
+
+
 def _compiled(source: Path, arch: str, folder: Path) -> Path:
     """A cubin of the file's kernels, compiled as for a user."""
     result = folder / f"{source.stem}.{arch}.cubin"
     flags = _native.cuda_flags([CAPABILITIES[arch]])
-    command = [*_env.cuda_compiler()[1], *flags, "-I", str(source.parent.parent), "-cubin", str(source)]
+    command = [*_native.nvcc(), *flags, "-I", str(source.parent.parent), "-cubin", str(source)]
     done = subprocess.run([*command, "-o", str(result)], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{source.name} does not compile for {arch}:\n{done.stderr}")
@@ -79,8 +91,8 @@ def _compiled(source: Path, arch: str, folder: Path) -> Path:
 
 
 def _read(cubin: Path, arch: str) -> list[dict[str, Any]]:
-    usage, code, details = (_dump(option, cubin) for option in ("-res-usage", "-sass", "-elf"))
-    texts = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
+    usage, details = (_dump(option, cubin) for option in ("-res-usage", "-elf"))
+    texts = _texts(cubin)
     threads = {symbol: int(count, 16) for symbol, count in _LARGEST_BLOCK.findall(details)}
     found = re.findall(r"Function (\S+):\s+(.*)", usage)
     names = _demangled([symbol for symbol, _ in found])

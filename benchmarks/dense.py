@@ -1,4 +1,7 @@
-"""The obvious implementation, as a baseline: image by image, dense anchors x candidates matrices and Gumbel top-k."""
+"""The obvious implementation, as a baseline: image by image, dense anchors x candidates matrices and a top-k of them.
+
+It runs on any device.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,15 @@ def image_loss(own: Tensor, scores: Tensor, anchors: Tensor, positives: Tensor, 
     """Sum of the losses of one image's anchors against all candidates."""
     with torch.no_grad():
         dissimilarity = (1 - own @ scores.t()).clamp_min(0)
-        gumbel = -torch.empty_like(dissimilarity).exponential_().log()
-        drawn = (dissimilarity.log() + gumbel).topk(NEGATIVES, dim=1).indices
+        # In the order of Gumbel top-k, log(dissimilarity) - log(-log(u)), without two of its logarithms. PyTorch's own
+        # exponential_() takes longer than this on a CPU; u may be 0, of which there is no logarithm.
+        arrival = torch.rand_like(dissimilarity).clamp_min_(torch.finfo(dissimilarity.dtype).tiny).log_().neg_()
+        drawn = (dissimilarity / arrival).topk(NEGATIVES, dim=1, sorted=False).indices
     similarity = (anchors @ candidates.t()) / TEMPERATURE
     positive = (anchors * positives).sum(1, keepdim=True) / TEMPERATURE
     logits = torch.cat([positive, similarity.gather(1, drawn)], 1).float()
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64), reduction="sum")
+    target = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    return F.cross_entropy(logits, target, reduction="sum")
 
 
 def dense_step(

@@ -1,4 +1,4 @@
-"""Times of every operator on a GPU, float32, forward and backward: medians of single calls between two events."""
+"""Times of every operator on a GPU by backend, forward and backward: medians of single calls between two events."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from benchmarks.cases import NEGATIVES, TEMPERATURE, Case
 from sskd_fast import ops
 
+BACKENDS = ("triton", "cuda")
 _CALLS, _WARM_UP = 20, 3
 
 
@@ -28,18 +29,28 @@ def median(call: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def seconds(case: Case) -> dict[tuple[str, str], float]:
-    """By operator and pass, for a case whose pixels are all anchors and candidates."""
-    inputs = (x.detach().cuda().requires_grad_() for x in case.inputs(torch.float32))
-    masks, classes, weak, strong = inputs
-    rows = ops.fuse_scores(masks, classes).flatten(0, 1).detach()
-    drawn = ops.sample_negatives(rows, rows, NEGATIVES, seed=1)
+def seconds(case: Case, backend: str, dtype: torch.dtype = torch.float32) -> dict[tuple[str, str], float]:
+    """By operator and pass, for a case whose pixels are all anchors and candidates.
+
+    backend: "triton", "cuda" or any other that runs on CUDA tensors. dtype: of the embeddings.
+    """
+    masks, classes, *_ = (x.detach().requires_grad_() for x in case.inputs(torch.float32, "cuda"))
+    weak, strong = (x.detach().requires_grad_() for x in case.inputs(dtype, "cuda")[2:])
+    rows = ops.fuse_scores(masks, classes, backend=backend).flatten(0, 1).detach()
+    draw = partial(ops.sample_negatives, rows, rows, seed=1, backend=backend)
+    drawn, many = draw(NEGATIVES), draw(2 * NEGATIVES)
     calls: dict[str, tuple[Callable[[], torch.Tensor], list[torch.Tensor]]] = {
-        "score_fusion": (lambda: ops.fuse_scores(masks, classes), [masks, classes]),
-        "negative_sampling": (lambda: ops.sample_negatives(rows, rows, NEGATIVES, seed=1), []),
-        "pixel_contrast": (lambda: ops.pixel_contrast(weak, strong, weak, drawn, TEMPERATURE), [weak, strong]),
+        "score_fusion": (partial(ops.fuse_scores, masks, classes, backend=backend), [masks, classes]),
+        "negative_sampling": (partial(draw, NEGATIVES), []),
+        "hardest_negatives": (partial(ops.hardest_negatives, weak, weak, many, NEGATIVES, backend), []),
+        "pixel_contrast": (
+            partial(ops.pixel_contrast, weak, strong, weak, drawn, TEMPERATURE, backend=backend),
+            [weak, strong],
+        ),
         "expected_pixel_contrast": (
-            lambda: ops.expected_pixel_contrast(weak, strong, weak, rows, rows, NEGATIVES, TEMPERATURE),
+            partial(
+                ops.expected_pixel_contrast, weak, strong, weak, rows, rows, NEGATIVES, TEMPERATURE, backend=backend
+            ),
             [weak, strong],
         ),
     }

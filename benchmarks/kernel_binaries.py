@@ -100,6 +100,11 @@ def compiling_for(arch: str) -> Iterator[_CompileOnly]:
 
 def compiled(arch: str, launches: Iterable[Callable[[], object]], modules: Iterable[Any]) -> list[Binary]:
     """What the launches compile of the kernels of these modules, for one architecture."""
+    return [_read(kernel, arch) for kernel in compiled_kernels(arch, launches, modules)]
+
+
+def compiled_kernels(arch: str, launches: Iterable[Callable[[], object]], modules: Iterable[Any]) -> list[Any]:
+    """The same as Triton's own objects."""
     from triton.runtime.jit import JITFunction
 
     with compiling_for(arch) as driver:
@@ -110,25 +115,26 @@ def compiled(arch: str, launches: Iterable[Callable[[], object]], modules: Itera
         for function in vars(module).values():
             if isinstance(function, JITFunction) and driver.device in function.device_caches:
                 found |= {id(kernel): kernel for kernel in function.device_caches[driver.device][0].values()}
-    return [_read(kernel, arch) for kernel in found.values()]
+    return list(found.values())
 
 
 def _read(kernel: Any, arch: str) -> Binary:
     return _read_amd(kernel, arch) if arch.startswith("gfx") else _read_nvidia(kernel, arch)
 
 
-def _read_nvidia(kernel: Any, arch: str) -> Binary:
+def listing(kernel: Any, option: str = "-sass") -> str:
+    """What cuobjdump says of a kernel of Triton's that is compiled for NVIDIA's GPUs."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(kernel.asm["cubin"])
+        command = [knobs.nvidia.cuobjdump.path, option, str(file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-        def cuobjdump(option: str) -> str:
-            command = [knobs.nvidia.cuobjdump.path, option, str(file)]
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-        usage, code = cuobjdump("-res-usage"), cuobjdump("-sass")
+def _read_nvidia(kernel: Any, arch: str) -> Binary:
+    usage, code = listing(kernel, "-res-usage"), listing(kernel)
     numbers = {"REG": 0, "STACK": 0, "SHARED": 0, "LOCAL": 0}
     for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage):
         numbers[name] = max(numbers[name], int(value))

@@ -3,7 +3,8 @@
 `python -m benchmarks.training_step` trains the student (or `--model teacher`) of the default preset on labelled images
 for a few steps, in processes of its own that take turns: as the main job runs; with memory given back to the system, as
 it is without `keep_freed_memory`; with threads that wait as long as GNU's OpenMP lets them.  `--beside 2` keeps as many
-other processes busy meanwhile.
+other processes busy meanwhile.  `--device cuda` trains on a GPU, which a step does not wait for: the times of the parts
+come from a second process there that waits for every kernel, and add up to more than a step takes.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ PARTS = ("data", "forward", "matching", "losses", "contrast", "backward")
 WARM_UP = 5
 
 
-def measure(model: str, steps: int, threads: int) -> dict[str, float]:
+def measure(model: str, steps: int, threads: int, device: torch.device) -> dict[str, float]:
     """Milliseconds a step by part, "wall" and "cpu" in all, and page "faults" a step, in this process."""
     sizes = ["data.embedded_unlabeled=2", "data.embedded_val=2", f"train.log_every={steps}"]
     if threads:
         torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         config, folder = load_config([], sizes, "default"), Path(place)
-        experiment = Experiment(config, folder, target_sources(config, folder), torch.device("cpu"), Log(folder))
+        experiment = Experiment(config, folder, target_sources(config, folder), device, Log(folder))
         stage = next(s for s in STAGES if s.name == f"supervised_{model}")
         budget, found = stage_budget(config, stage), {}
         network, objective = start_model(experiment, stage), stage_objective(config, stage)
@@ -65,8 +66,10 @@ def measure(model: str, steps: int, threads: int) -> dict[str, float]:
             plan = schedule(config, stage, dataclasses.replace(budget, steps=count))
             watch = Watch(experiment.log, stage.name, stage.name, count, {})
             state = TrainingState(folder / "state.pt", "", resume=False)
+            wait_for(device)
             wall, cpu, faults = time.perf_counter(), time.process_time(), page_faults()
             train(network, objective, draw, plan, state, watch, None, seed=0)
+            wait_for(device)
             found = {
                 "wall": 1000 * (time.perf_counter() - wall) / count,
                 "cpu": 1000 * (time.process_time() - cpu) / count,
@@ -75,6 +78,12 @@ def measure(model: str, steps: int, threads: int) -> dict[str, float]:
         experiment.log.close()
         last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
         return found | {part: 1000 * last[f"seconds_{part}"] for part in PARTS}
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when a GPU has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def page_faults() -> int:
@@ -99,8 +108,18 @@ def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float
     spins, keep = VARIANTS[variant]
     command = [sys.executable, "-m", "benchmarks.training_step", "--child", *(["--keep"] if keep else [])]
     command += ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-    done = subprocess.run(command, env={**os.environ, "GOMP_SPINCOUNT": str(spins)}, stdout=subprocess.PIPE, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
+    command += ["--device", arguments.device]
+
+    def child(**more: str) -> dict[str, float]:
+        environment = {**os.environ, "GOMP_SPINCOUNT": str(spins), **more}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        result: dict[str, float] = json.loads(done.stdout)
+        return result
+
+    found = child()
+    if arguments.device == "cuda":
+        waiting = child(CUDA_LAUNCH_BLOCKING="1")
+        found |= {part: waiting[part] for part in PARTS}
     return found
 
 
@@ -126,19 +145,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--threads", type=int, default=0, help="0 for all cores")
     parser.add_argument("--beside", type=int, default=0, help="other processes that are kept busy")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what trains")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU; leave --device out to time the CPU")
     if options.child:
         if options.keep:
             _process.keep_freed_memory()
-        print(json.dumps(measure(options.model, options.steps, options.threads)))
+        print(json.dumps(measure(options.model, options.steps, options.threads, torch.device(options.device))))
         return 0
     with busy(options.beside):
         rounds = [{v: in_a_process(v, options) for v in VARIANTS} for _ in range(options.rounds)]
+    gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads or 'all'} threads, "
-        f"{options.beside} busy processes beside; Python {platform.python_version()}, torch {torch.__version__}; "
+        f"{gpu}{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"{options.threads or 'all'} threads, {options.beside} busy processes beside; "
+        f"Python {platform.python_version()}, torch {torch.__version__}; "
         f"{options.rounds} rounds of {options.steps} steps of the {options.model}\n"
     )
     print(table({variant: [r[variant] for r in rounds] for variant in VARIANTS}, next(iter(VARIANTS))))

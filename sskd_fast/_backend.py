@@ -1,7 +1,7 @@
 """Which implementation of the operators runs: the only place that asks what exists.
 
-Backends: "reference" (plain PyTorch, any device), "cpu" (C++), "triton", "cuda", and "auto", which takes the fastest
-that can run on the device of the tensors.
+Backends: "reference" (plain PyTorch, any device), "cpu" (C++), "triton", "cuda", and "auto", which takes for every
+operator the fastest that can run on the device of the tensors: on a GPU by _backend_costs.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from sskd_fast import _env
+from sskd_fast import _backend_costs, _env
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
-_AUTO_ORDER = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # before "reference"
+OPERATORS = _backend_costs.OPERATORS
 _DEVICE_TYPE = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _LANGUAGE = {"cpu": "C++", "triton": "Triton", "cuda": "CUDA"}
 
@@ -28,10 +29,11 @@ def provide(backend: str, why_unavailable: Callable[[], str | None]) -> None:
     """Called by the module that brings a backend: why_unavailable() gets it ready, or says why it cannot run here."""
     _reasons[backend] = why_unavailable
     _automatic.cache_clear()
+    _warn_of_reference.cache_clear()
 
 
 def why_unavailable(backend: str, device_type: str) -> str | None:
-    """Why `backend` cannot run on tensors of `device_type`; None where it can."""
+    """Why `backend` cannot run on tensors of `device_type`; None if it can."""
     if backend == "reference":
         return None
     wanted = "cpu" if backend == "triton" and _env.triton_interpreted() else _DEVICE_TYPE[backend]
@@ -42,11 +44,11 @@ def why_unavailable(backend: str, device_type: str) -> str | None:
     return _reasons[backend]()
 
 
-def resolve(backend: str, device: torch.device) -> str:
-    """The backend that will run on `device`: `backend` itself, or the choice made for "auto".
+def resolve(backend: str, device: torch.device, operator: str) -> str:
+    """The backend that will run `operator` (one of OPERATORS) on `device`: `backend` itself, or the choice for "auto".
 
-    SSKD_FAST_BACKEND replaces "auto". Raises ValueError for an unknown name, and RuntimeError with the reason where
-    an explicitly chosen backend cannot run.
+    A backward pass has the operator of its forward pass. SSKD_FAST_BACKEND replaces "auto". Raises ValueError for an
+    unknown name, and RuntimeError with the reason if an explicitly chosen backend cannot run.
     """
     source = "backend"
     if backend == "auto":
@@ -56,7 +58,7 @@ def resolve(backend: str, device: torch.device) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"{source}={backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        return _automatic(device.type)
+        return _automatic(device, operator)
     reason = why_unavailable(backend, device.type)
     if reason is not None:
         raise RuntimeError(
@@ -65,18 +67,52 @@ def resolve(backend: str, device: torch.device) -> str:
     return backend
 
 
+def gpu_order(operator: str, capability: str | None, costs: Path = _backend_costs.FILE) -> tuple[list[str], str]:
+    """The backends of an operator on a GPU, the fastest first, and what says so.
+
+    capability: the GPU's compute capability, such as "9.0". If nothing is known of an operator, or counts are too close
+    to tell, Triton comes first, since it needs no compiler.
+    """
+    if operator not in OPERATORS:
+        raise ValueError(f"operator={operator!r} is unknown; expected one of {', '.join(OPERATORS)}")
+    cost = _backend_costs.cost(operator, capability, costs)
+    if cost is None:
+        return list(_backend_costs.BACKENDS), "neither measured nor counted; Triton needs no compiler"
+    if cost.close():
+        return list(_backend_costs.BACKENDS), f"{cost}; too close to tell, and Triton needs no compiler"
+    return sorted(_backend_costs.BACKENDS, key=lambda name: cost.amounts[name]), str(cost)
+
+
+def capability_of(device: torch.device) -> str | None:
+    """The compute capability of a GPU, such as "9.0"; None if torch sees no GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{major}.{minor}"
+
+
 @functools.cache
-def _automatic(device_type: str) -> str:
-    """The first backend that can run on a device type; the choice is logged once, and warned of where it is slow."""
+def _automatic(device: torch.device, operator: str) -> str:
+    """The first backend that can run an operator on a device; logged once, and warned of if it is slow."""
     reasons: dict[str, str] = {}
-    for name in _AUTO_ORDER.get(device_type, ()):
-        reason = why_unavailable(name, device_type)
+    order, why = ["cpu"] if device.type == "cpu" else [], ""
+    if device.type == "cuda":
+        order, why = gpu_order(operator, capability_of(device))
+    for name in order:
+        reason = why_unavailable(name, device.type)
         if reason is None:
-            _log.info("operators on %s tensors use the %r backend", device_type, name)
+            details = "".join(f"; {other} does not run: {cause}" for other, cause in reasons.items())
+            _log.info("%s on %s tensors uses the %r backend (%s%s)", operator, device, name, why or "C++", details)
             return name
         reasons[name] = reason
     if reasons:
-        causes = ". ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        message = f"{causes}. The operators run in plain PyTorch instead: the same results, many times slower."
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        causes = ". ".join(f"{name}: {reasons[name]}" for name in sorted(reasons, reverse=True))
+        _warn_of_reference(causes)
     return "reference"
+
+
+@functools.cache
+def _warn_of_reference(causes: str) -> None:
+    """Warns once of the same causes, however many operators have them."""
+    message = f"{causes}. The operators run in plain PyTorch instead: the same results, many times slower."
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

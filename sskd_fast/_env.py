@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -38,14 +39,47 @@ def extra_cxx_flags() -> list[str]:
     return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()
 
 
-def cuda_compiler() -> tuple[str, list[str]]:
-    """What was looked for, and nvcc as a command: of CUDA_HOME where it is set, else on the PATH; [] without one."""
+def cuda_compilers() -> tuple[str, list[Path]]:
+    """What was looked for, and every nvcc that is there, the first choice first.
+
+    Of CUDA_HOME alone if it is set, which is an explicit choice; else of CUDA_PATH, on the PATH, in the usual folders
+    of the toolkit, the newest release first, and in NVIDIA's packages of pip.
+    """
     home = os.environ.get("CUDA_HOME", "").strip()
     if home:
         path = Path(home).expanduser() / "bin" / "nvcc"
-        return f"CUDA_HOME={home}", [str(path)] if path.exists() else []
-    on_path = shutil.which("nvcc")
-    return "nvcc on the PATH", [on_path] if on_path is not None else []
+        return f"CUDA_HOME={home}", [path] if path.exists() else []
+    found: list[Path] = []
+    places: list[str] = []
+    if chosen := os.environ.get("CUDA_PATH", "").strip():
+        places.append(f"CUDA_PATH={chosen}")
+        found.append(Path(chosen).expanduser() / "bin" / "nvcc")
+    if on_path := shutil.which("nvcc"):
+        found.append(Path(on_path))
+    found.append(_TOOLKITS / "cuda" / "bin" / "nvcc")
+    found += (folder / "bin" / "nvcc" for folder in sorted(_TOOLKITS.glob("cuda-*"), key=_release, reverse=True))
+    found += (folder / inner for folder in _pip_folders("nvidia") for inner in _PIP_NVCC)
+    places += ["nvcc on the PATH", f"{_TOOLKITS}/cuda", f"{_TOOLKITS}/cuda-*", "NVIDIA's packages of pip"]
+    # A folder's own name and a link to it are one compiler; /usr/local/cuda is such a link as a rule.
+    one_each = {path.resolve(): path for path in reversed(found) if path.is_file()}
+    there = [path for path in found if path in one_each.values()]
+    return ", ".join(places), list(dict.fromkeys(there))
+
+
+_TOOLKITS = Path("/usr/local")
+_PIP_NVCC = ("cu13/bin/nvcc", "cuda_nvcc/bin/nvcc")
+
+
+def _release(folder: Path) -> tuple[int, ...]:
+    """(13, 0) of a folder cuda-13.0; nothing of one without a number."""
+    numbers = folder.name.partition("-")[2].split(".")
+    return tuple(int(number) for number in numbers) if all(number.isdigit() for number in numbers) else ()
+
+
+def _pip_folders(package: str) -> list[Path]:
+    """Where the parts of a package of pip lie; it is not imported."""
+    found = importlib.util.find_spec(package)
+    return [] if found is None else [Path(folder) for folder in found.submodule_search_locations or ()]
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -47,10 +46,13 @@ def load(*, announce: bool = True) -> Path:
 
 def load_cuda(*, announce: bool = True) -> Path:
     """Registers the same operators on CUDA tensors, for the GPUs that are present; otherwise as `load`."""
-    capabilities = _capabilities()
+    capabilities, file = _capabilities(), "sskd_fast_cuda.so"
+    library = _prebuilt(file)
+    if library is None:
+        # Before the schemas, which would be built for nothing without nvcc.
+        recipe = cuda_recipe(source_folder(), file, capabilities)
     load(announce=announce)  # has the schemas
-    file = "sskd_fast_cuda.so"
-    return _loaded(_prebuilt(file) or _built(cuda_recipe(source_folder(), file, capabilities), announce))
+    return _loaded(library or _built(recipe, announce))
 
 
 def _prebuilt(file: str) -> Path | None:
@@ -108,10 +110,16 @@ def cpu_recipe(sources: Path, file: str) -> Recipe:
 
 def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -> Recipe:
     """The library of the CUDA operators, for GPUs of these compute capabilities."""
-    nvcc = _nvcc()
+    device_compiler = nvcc()
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
     # nvcc hands .cpp files to the C++ compiler, with the folders of its own headers and libraries.
-    host = [*nvcc, "-ccbin", compiler[0], "-Xcompiler", ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()])]
+    host = [
+        *device_compiler,
+        "-ccbin",
+        compiler[0],
+        "-Xcompiler",
+        ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()]),
+    ]
     return Recipe(
         file=file,
         title="the CUDA operators",
@@ -119,7 +127,7 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
         folder=sources,
         sources=(*sorted((sources / "cuda").glob("*.cpp")), *sorted((sources / "cuda").glob("*.cu"))),
         headers=("common/*.h", "math/*.h", "cuda/*.h"),
-        compilers=(nvcc, compiler),
+        compilers=(device_compiler, compiler),
         compile={
             ".cpp": [*host, "-std=c++20", "-O2", *compiling, "-I", str(sources), "-c"],
             ".cu": [*host, *cuda_flags(capabilities), "-I", str(sources), "-c"],
@@ -128,17 +136,32 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
     )
 
 
-def _nvcc() -> list[str]:
-    """nvcc as a command, of the CUDA release that PyTorch is of. Raises BuildError where there is none."""
-    wanted, nvcc = _env.cuda_compiler()
-    if not nvcc:
+def nvcc() -> list[str]:
+    """nvcc as a command, the first of the CUDA release that PyTorch is of. Raises BuildError if there is none."""
+    wanted, compilers = _env.cuda_compilers()
+    if not compilers:
         raise BuildError(f"nvcc was not found (looked for {wanted}); install the CUDA toolkit, or set CUDA_HOME")
-    said = subprocess.run([*nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-    release, needed = re.search(r"release (\d+)", said), str(torch.version.cuda).partition(".")[0]
-    if release is not None and release[1] != needed:
-        found = f"{shlex.join(nvcc)} is of CUDA {release[1]} and this PyTorch of CUDA {needed}"
-        raise BuildError(f"{found}; set CUDA_HOME to a toolkit of CUDA {needed}")
-    return nvcc
+    needed = None if torch.version.cuda is None else torch.version.cuda.partition(".")[0]
+    releases = {path: _release_of(path) for path in compilers}
+    for path, release in releases.items():
+        if needed in (None, release):
+            return [str(path)]
+    says = {
+        path: f"is of CUDA {release}" if release else "does not say its release" for path, release in releases.items()
+    }
+    listed = ", ".join(f"{path} {text}" for path, text in says.items())
+    found = f"{listed}, and this PyTorch is of CUDA {needed} (looked for {wanted})"
+    raise BuildError(f"{found}; set CUDA_HOME to a toolkit of CUDA {needed}")
+
+
+def _release_of(compiler: Path) -> str | None:
+    """The major number of an nvcc's release; None if it does not say."""
+    try:
+        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None
+    release = re.search(r"release (\d+)", said)
+    return None if release is None else release[1]
 
 
 def cuda_flags(capabilities: list[tuple[int, int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.info`: versions, GPUs, and which backends of the operators run here, or why one does not."""
+"""`python -m sskd_fast.info`: versions, GPUs, which backends run here, and which one each operator takes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import sys
 import torch
 
 import sskd_fast.ops  # noqa: F401  (brings the backends)
-from sskd_fast import __version__, _backend, _env
+from sskd_fast import __version__, _backend, _backend_costs, _env, _native
+from sskd_fast._build import BuildError
 
 _DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 
 def main() -> None:
     """Prints a table. A backend is got ready in order to know: what is not compiled yet is compiled."""
-    rows = [*versions(), ("", ""), *backends()]
+    rows = [*versions(), ("", ""), *backends(), *choices(_devices())]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:{width}}  {text}".rstrip())
@@ -26,14 +27,13 @@ def main() -> None:
 
 def versions() -> list[tuple[str, str]]:
     """Name and version of everything that matters, or that it was not found."""
-    cxx, cuda = _env.cxx_compiler(), _env.cuda_compiler()
     return [
         ("sskd_fast", __version__),
         ("python", f"{platform.python_version()} ({sys.executable})"),
         ("torch", f"{torch.__version__} (CUDA {torch.version.cuda}, {torch.get_num_threads()} threads)"),
         ("triton", _package("triton")),
-        ("C++ compiler", _first_line(*cxx)),
-        ("nvcc", _first_line(*cuda, line=-1)),
+        ("C++ compiler", _first_line(*_env.cxx_compiler())),
+        ("nvcc", _nvcc()),
         ("GPU", "; ".join(_gpus()) or "none that PyTorch finds"),
         ("driver", _driver()),
         ("cache", str(_env.cache_folder())),
@@ -50,11 +50,40 @@ def backends() -> list[tuple[str, str]]:
     return rows
 
 
+def choices(gpus: list[torch.device]) -> list[tuple[str, str]]:
+    """For every operator on every GPU, the backend that "auto" takes, and why."""
+    runs = {name for name in _backend_costs.BACKENDS if _backend.why_unavailable(name, "cuda") is None}
+    rows = []
+    for gpu in gpus:
+        for operator in _backend.OPERATORS:
+            order, why = _backend.gpu_order(operator, _backend.capability_of(gpu))
+            able = [name for name in order if name in runs]
+            if len(able) == 1:
+                why = "the only one that runs"
+            text = f"{able[0]} ({why})" if able else "reference (none that is faster runs)"
+            rows.append((f"auto, {operator} on {gpu}", text))
+    return rows
+
+
+def _devices() -> list[torch.device]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cuda", index) for index in range(count)]
+
+
 def _package(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return f"not found; pip install {name}"
+
+
+def _nvcc() -> str:
+    """Which one compiles the CUDA operators, or why none does."""
+    wanted, compilers = _env.cuda_compilers()
+    try:
+        return _first_line(wanted, _native.nvcc() if compilers else [], line=-1)
+    except BuildError as error:
+        return str(error)
 
 
 def _first_line(wanted: str, command: list[str], line: int = 0) -> str:

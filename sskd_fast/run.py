@@ -226,9 +226,10 @@ def show_costs(config: Config, path: Path | None) -> None:
 
 
 def prepare_operators(config: Config, device: torch.device) -> None:
-    """Chooses the operators' backend, which may compile it, before there are progress lines to be cut in two."""
+    """Chooses the operators' backends, which may compile them, before there are progress lines to be cut in two."""
     try:
-        _backend.resolve(config.contrast.backend, device)
+        for operator in _backend.OPERATORS:
+            _backend.resolve(config.contrast.backend, device, operator)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"contrast.backend: {error}") from error
 

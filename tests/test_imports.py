@@ -25,7 +25,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"reference", "kernels", "_native"}),
     frozenset({"rng", "rle", "_build"}),
     frozenset({"_backend", "_process"}),
-    frozenset({"_env"}),
+    frozenset({"_backend_costs", "_env"}),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(ROOMS)) for room in rooms}
 # Rooms that may import even less than what lies below them.

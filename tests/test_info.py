@@ -35,9 +35,9 @@ def test_every_version_and_backend_is_listed() -> None:
 
 
 def test_without_programs_the_reasons_say_so(tmp_path: Path) -> None:
-    found = rows(PATH=str(tmp_path), SSKD_FAST_CACHE=str(tmp_path), CXX="", CUDA_HOME="")
+    found = rows(PATH=str(tmp_path), SSKD_FAST_CACHE=str(tmp_path), CXX="", CUDA_HOME=str(tmp_path))
     assert found["C++ compiler"] == "not found (looked for g++ and c++)"
-    assert found["nvcc"] == "not found (looked for nvcc on the PATH)"
+    assert found["nvcc"] == f"not found (looked for CUDA_HOME={tmp_path})"
     assert found["backend reference"] == "runs on tensors on any device"
     assert found["backend cpu"].startswith("does not run: no C++ compiler was found")
     assert found["backend cuda"].startswith("does not run: ")

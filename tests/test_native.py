@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sskd_fast import _backend, _build, _env, _native
+from sskd_fast import _build, _env, _native
 
 ROOT = Path(__file__).resolve().parent.parent
 # Compiles in a fraction of the time.
@@ -23,7 +23,7 @@ USE = """
 import torch
 from sskd_fast import _backend, ops
 masks, classes = torch.arange(24.0).view(1, 2, 3, 4), torch.ones(1, 2, 2)
-print("backend", _backend.resolve("auto", torch.device("cpu")))
+print("backend", _backend.resolve("auto", torch.device("cpu"), "score_fusion"))
 print("scores", [round(x, 4) for x in ops.fuse_scores(masks, classes)[0, 0].tolist()])
 """
 SCORES = "scores [0.0, 0.8165, 0.4082, 0.4082]"
@@ -188,7 +188,7 @@ def test_libraries_built_ahead_of_time_need_no_compiler(tmp_path):
 
 @pytest.mark.slow
 def test_the_cuda_library_is_built_and_registered_without_a_gpu(tmp_path):
-    if not _env.cuda_compiler()[1] or torch.version.cuda is None:
+    if not _env.cuda_compilers()[1] or torch.version.cuda is None:
         pytest.skip("the CUDA operators are not built: nvcc was not found, or PyTorch is without CUDA")
     script = """
 import torch
@@ -211,26 +211,82 @@ def test_without_nvcc_the_cuda_operators_say_what_was_looked_for(tmp_path, monke
         _native.cuda_recipe(_native.source_folder(), "operators.so", [(9, 0)])
 
 
+def nvcc_in(folder: Path, release: str) -> Path:
+    """A program that says that it is the nvcc of a release."""
+    program = folder / "bin" / "nvcc"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.17'\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def toolkits(tmp_path, monkeypatch):
+    """A folder in place of /usr/local, no compiler on the PATH, no package of NVIDIA's, and a PyTorch of CUDA 13."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    monkeypatch.setattr(_env, "_TOOLKITS", tmp_path / "local")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    return tmp_path / "local"
+
+
 def test_an_nvcc_of_another_release_is_refused(tmp_path, monkeypatch):
-    nvcc = tmp_path / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 7.5, V7.5.17'\n")
-    nvcc.chmod(0o755)
+    program = nvcc_in(tmp_path, "7.5")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(_build.BuildError, match=r"nvcc is of CUDA 7 and this PyTorch of CUDA 13; set CUDA_HOME to a"):
+    message = f"{program} is of CUDA 7, and this PyTorch is of CUDA 13 (looked for CUDA_HOME={tmp_path})"
+    with pytest.raises(_build.BuildError, match=re.escape(f"{message}; set CUDA_HOME to a toolkit of CUDA 13")):
         _native.cuda_recipe(_native.source_folder(), "operators.so", [(9, 0)])
 
 
-def test_the_reference_is_warned_of_with_the_cause_of_every_faster_backend(monkeypatch):
-    for name in ("triton", "cuda"):
-        monkeypatch.setitem(_backend._reasons, name, lambda name=name: f"no {name} here")
-    _backend._automatic.cache_clear()
-    with pytest.warns(
-        RuntimeWarning, match="triton: no triton here. cuda: no cuda here. The operators run in plain Py"
-    ):
-        assert _backend.resolve("auto", torch.device("cuda")) == "reference"
-    _backend._automatic.cache_clear()
+def test_nvcc_is_looked_for_in_every_usual_place_in_order(tmp_path, monkeypatch, toolkits):
+    expected = [
+        nvcc_in(tmp_path / "chosen", "13.0"),
+        nvcc_in(tmp_path / "path", "13.0"),
+        nvcc_in(toolkits / "cuda", "13.0"),
+        nvcc_in(toolkits / "cuda-13.1", "13.1"),
+        nvcc_in(toolkits / "cuda-13.0", "13.0"),
+        nvcc_in(toolkits / "cuda-9.2", "9.2"),
+        nvcc_in(tmp_path / "site" / "nvidia" / "cu13", "13.0"),
+        nvcc_in(tmp_path / "site" / "nvidia" / "cuda_nvcc", "13.0"),
+    ]
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "chosen"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
+    assert _env.cuda_compilers()[1] == expected
+    for first in expected[:]:
+        assert _env.cuda_compilers()[1][0] == first
+        first.unlink()
+
+
+def test_an_nvcc_that_two_names_reach_is_one(toolkits):
+    program = nvcc_in(toolkits / "cuda-13.0", "13.0")
+    (toolkits / "cuda").symlink_to(program.parent.parent)
+    assert _env.cuda_compilers()[1] == [toolkits / "cuda" / "bin" / "nvcc"]
+
+
+def test_the_nvcc_of_the_release_of_pytorch_is_preferred(tmp_path, monkeypatch, toolkits):
+    monkeypatch.setenv("PATH", str(nvcc_in(tmp_path / "path", "12.4").parent))
+    fitting = nvcc_in(toolkits / "cuda-13.0", "13.0")
+    assert _native.nvcc() == [str(fitting)]
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))  # an explicit choice: nothing else is tried
+    with pytest.raises(_build.BuildError, match=r"nvcc was not found \(looked for CUDA_HOME=\S+/nowhere\); inst"):
+        _native.nvcc()
+
+
+def test_without_a_fitting_nvcc_every_place_is_named(tmp_path, monkeypatch, toolkits):
+    places = f"nvcc on the PATH, {toolkits}/cuda, {toolkits}/cuda-*, NVIDIA's packages of pip"
+    with pytest.raises(_build.BuildError, match=re.escape(f"nvcc was not found (looked for {places}); install")):
+        _native.nvcc()
+    old, broken = nvcc_in(toolkits / "cuda-11.8", "11.8"), nvcc_in(tmp_path / "path", "13.0")
+    broken.write_bytes(b"\x00")
+    monkeypatch.setenv("PATH", str(broken.parent))
+    found = f"{broken} does not say its release, {old} is of CUDA 11, and this PyTorch is of CUDA 13"
+    message = f"{found} (looked for {places}); set CUDA_HOME to a toolkit of CUDA 13"
+    with pytest.raises(_build.BuildError, match=re.escape(message)):
+        _native.nvcc()
 
 
 @pytest.mark.slow

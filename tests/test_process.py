@@ -68,6 +68,14 @@ def test_the_benchmark_of_a_training_step_has_a_line_a_variant() -> None:
     assert all(float(line.split(" | ")[1].split()[0]) > 0 for line in lines[1:])
 
 
+def test_the_benchmark_of_a_training_step_refuses_a_gpu_that_is_not_there() -> None:
+    command = [sys.executable, "-m", "benchmarks.training_step", "--device", "cuda"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--device cuda: torch sees no GPU; leave --device out to time the CPU" in done.stderr
+
+
 @linux
 def test_memory_is_left_alone_where_the_user_has_set_it_up() -> None:
     asked = "from sskd_fast import _process; print(_process.keep_freed_memory())"

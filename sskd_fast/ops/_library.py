@@ -21,12 +21,14 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
     without data -> empty tensors of the right shapes and dtypes.
     """
     name = schema.partition("(")[0]
+    # A backward pass is decided with its forward pass, whose state it reads.
+    operator = name.removesuffix("_backward")
 
     def resolved(*arguments: Any) -> Any:
         device = next(x.device for x in arguments if isinstance(x, torch.Tensor))
         # Operators choose their own precision; an autocast region does not reach into them.
         with torch.autocast(device.type, enabled=False):
-            return run(*arguments[:-1], _backend.resolve(arguments[-1], device))
+            return run(*arguments[:-1], _backend.resolve(arguments[-1], device, operator))
 
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA"):

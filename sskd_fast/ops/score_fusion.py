@@ -48,7 +48,7 @@ def objectness(
     Returns (B, h*w) in [0, 1].
     """
     masks, classes, target = _checked(mask_logits, class_logits, size)
-    _backend.resolve(backend, masks.device)
+    _backend.resolve(backend, masks.device, "score_fusion")
     with torch.autocast(masks.device.type, enabled=False):
         return reference.objectness(masks, classes, target)
 

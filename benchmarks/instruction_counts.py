@@ -1,0 +1,138 @@
+"""`python -m benchmarks.instruction_counts [--json FILE]`: a count of what the operators of both GPU backends execute.
+
+It is a model, not a measurement; "auto" goes by it until a GPU of the kind has been measured. Every kernel is compiled
+for sm_90 as for a user; the instructions of each loop are multiplied by its turns (instruction_work.py) and by the
+warps that run it, forward and backward are added up, and the sum is divided by the anchors or pixels. So it assumes:
+that every instruction costs the same and memory costs nothing; that both sides of every branch are executed, unless the
+work says that one is rare; that slow paths of divisions and roots are never taken; that no trial is left for the exact
+race, whose blocks leave at once and are not counted; and that PyTorch's own kernels (sorting, tables, and padding),
+which both backends start, are alike. If a kernel no longer has the loops that are declared for it, the command fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import cuda_binaries
+from benchmarks.cases import QUERIES, TEMPERATURE, WIDTH
+from benchmarks.instruction_work import ANCHORS, MIXED, SCORES, Work, cuda_work, triton_work
+from benchmarks.kernel_binaries import compiled_kernels, compiling_for, listing
+from benchmarks.kernel_report import OPERATORS, triton_launches, versions
+from benchmarks.sass_loops import executed
+from sskd_fast import _backend_costs, _native, kernels
+from sskd_fast.ops import _library
+
+ARCH = "sm_90"
+# Of kernel_report's launches, in their order; the last one is replaced by one without gradients of the scores.
+_LAUNCHES = {"score_fusion": (0, 1), "negative_sampling": (3,), "hardest_negatives": (4,), "pixel_contrast": (5, 6)}
+
+
+def launches() -> dict[str, list[Callable[[], object]]]:
+    """By operator, the calls that launch its Triton kernels for the counted case."""
+    every = triton_launches()
+    found = {operator: [every[place] for place in places] for operator, places in _LAUNCHES.items()}
+    size = 64
+    rows, scores, losses = torch.zeros(size, WIDTH), torch.zeros(size, SCORES), torch.zeros(size)
+    temperature = torch.tensor([TEMPERATURE], dtype=torch.float64)
+    details = scores, scores, None, None, None, False
+    state = losses, losses, losses, temperature, True, False
+    backward = _library.implementation("triton", "expected_pixel_contrast_backward")
+    found["expected_pixel_contrast"] = [every[7], lambda: backward(losses, rows, rows, rows, *details, *state)]
+    return found
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """The launch configurations that the counted case gets, by function of kernels/_tuning.py."""
+    tuning = importlib.import_module(f"{kernels.__name__}._tuning")
+    dtype, padded = torch.float32, -(-SCORES // 8) * 8
+    with compiling_for(ARCH):  # they ask whose GPU it is
+        return {
+            "sampling_trials": tuning.sampling_trials(padded, dtype),
+            "gathered": tuning.gathered(WIDTH, dtype),
+            "rows_backward": tuning.rows_backward(WIDTH, dtype),
+            "expected_forward": tuning.expected_forward(dtype),
+            "expected_backward": tuning.expected_backward(dtype),
+            "fusion_forward": tuning.fusion_forward(QUERIES, MIXED, dtype),
+            "fusion_backward": tuning.fusion_backward(QUERIES, MIXED, dtype),
+        }
+
+
+def triton_counts() -> dict[str, float]:
+    """Warp instructions an anchor or pixel by operator. Raises ValueError if the loops are not those declared."""
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
+    counts = {}
+    calls = launches()
+    for operator, work in triton_work(settings()).items():
+        texts: dict[str, list[str]] = {}
+        for kernel in compiled_kernels(ARCH, calls[operator], modules):
+            texts.setdefault(kernel.name, []).append(listing(kernel))
+        counts[operator] = sum(count_of(item, text) for item in work for text in texts[item.kernel])
+    return counts
+
+
+def cuda_counts() -> dict[str, float]:
+    """The same of the CUDA kernels."""
+    texts = cuda_binaries.listings(ARCH)
+    return {operator: sum(count_of(x, texts[x.kernel]) for x in work) for operator, work in cuda_work().items()}
+
+
+def count_of(work: Work, code: str) -> float:
+    """Warp instructions of a kernel an anchor or pixel. Raises ValueError, with its name, if its loops are others."""
+    try:
+        return executed(code, work.turns) * work.warps / ANCHORS
+    except ValueError as error:
+        raise ValueError(f"{work.kernel}: {error} in benchmarks/instruction_work.py") from error
+
+
+def source() -> str:
+    """The command and what compiled the kernels."""
+    release = subprocess.run([*_native.nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
+    nvcc = release.split("release ")[-1].split(",")[0]
+    return f"python -m benchmarks.instruction_counts: {ARCH}, {versions()}, nvcc {nvcc}"
+
+
+def written(file: Path, counts: dict[str, dict[str, float]], made_by: str) -> None:
+    """Replaces the counts in a file of costs. Raises ValueError if the result would not be one."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["counted"] = {"source": made_by} | {
+        operator: {backend: round(amount) for backend, amount in amounts.items()}
+        for operator, amounts in counts.items()
+    }
+    problem = _backend_costs.problem_of(content)
+    if problem is not None:
+        raise ValueError(f"{file}: {problem}")
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instruction_counts", description=__doc__)
+    parser.add_argument(
+        "--json", type=Path, help="file whose counts are replaced, such as sskd_fast/backend_costs.json"
+    )
+    options = parser.parse_args(arguments)
+    reason = cuda_binaries.why_unavailable()
+    if reason is not None:
+        print(f"nothing can be counted: {reason}", file=sys.stderr)
+        return 1
+    triton, cuda = triton_counts(), cuda_counts()
+    counts = {operator: {"triton": triton[operator], "cuda": cuda[operator]} for operator in _backend_costs.OPERATORS}
+    print(f"{source()}\nwarp instructions an anchor or pixel, forward and backward:")
+    for operator, amounts in counts.items():
+        print(f"{operator:24}" + "".join(f"  {backend} {amount:9.0f}" for backend, amount in amounts.items()))
+    if options.json is not None:
+        written(options.json, counts, source())
+        print(f"wrote {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

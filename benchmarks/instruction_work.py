@@ -1,0 +1,203 @@
+"""The loops of every GPU kernel, how often each turns in the case that is published, and how many warps run it.
+
+The case: 8 images of 703 pixels, each an anchor and a candidate, 200 negatives, 100 queries, 8 classes and no-object,
+embeddings of 128 numbers in float32; half of the trials accepted; twice as many draws as negatives for the hardest
+ones. Loops are listed by address: (how many others it lies in, turns each time that it is entered). The compiler may
+unroll a loop, which leaves one of fewer turns and another one for the rest; where it does so for some launch
+configurations only, a kernel has several lists. Of loops that only some warps enter, or in some turns, the mean counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.cases import CLASSES, COARSE, NEGATIVES, QUERIES, WIDTH
+from benchmarks.cost_model import ACCEPTANCE
+from benchmarks.sass_loops import Turns
+
+ANCHORS, IMAGES, PIXELS = COARSE.pixels, COARSE.images, COARSE.height * COARSE.width
+MIXED = CLASSES + 1  # with no-object
+SCORES = QUERIES + MIXED
+TRIALS, DRAWS = NEGATIVES / ACCEPTANCE, 2 * NEGATIVES
+LINES = math.ceil(SCORES / 32)  # of a row of scores: 128 bytes
+_CUDA_WARPS = 8  # a block of any CUDA kernel
+
+
+@dataclass(frozen=True)
+class Work:
+    """A kernel that an operator runs: its warps in the whole case, and its loops."""
+
+    kernel: str
+    warps: float
+    turns: tuple[Turns, ...]
+
+
+def loops(*listed: tuple[int, float], rare: tuple[tuple[str, float], ...] = ()) -> Turns:
+    return Turns(listed, rare)
+
+
+def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Work]]:
+    """By operator; settings: the launch configurations of kernels/_tuning.py by function."""
+
+    def work(kernel: str, tuning: str, blocks: float, *turns: Turns) -> Work:
+        return Work(kernel, blocks * settings[tuning]["num_warps"], turns)
+
+    def blocks_of(tuning: str, size: str, count: int) -> int:
+        return math.ceil(count / settings[tuning][size])
+
+    trials, rows = settings["sampling_trials"], settings["gathered"]["BLOCK_R"]
+    blocks, tail = TRIALS / trials["BLOCK_T"] + 0.5, (0, 0.0)
+    held = sum(math.ceil(n / trials["BLOCK_HELD"]) for n in range(NEGATIVES)) / NEGATIVES
+    uses, draws = math.ceil(NEGATIVES / rows), math.ceil(DRAWS / rows)
+    fusion = {mode: IMAGES * blocks_of(f"fusion_{mode}", "BLOCK_N", PIXELS) for mode in ("forward", "backward")}
+    tiles = {mode: blocks_of(f"expected_{mode}", "BLOCK_J", ANCHORS) for mode in ("forward", "backward")}
+    rows_of = {mode: blocks_of(f"expected_{mode}", "BLOCK_I", ANCHORS) for mode in ("forward", "backward")}
+    panels = {
+        mode: [(1, math.ceil(width / settings[f"expected_{mode}"]["BLOCK_W"])) for width in (WIDTH, SCORES)]
+        for mode in ("forward", "backward")
+    }
+    own = work(
+        "pixel_contrast_rows_backward_kernel", "rows_backward", blocks_of("rows_backward", "BLOCK_A", ANCHORS), loops()
+    )
+    return {
+        "score_fusion": [
+            work("score_fusion_forward_kernel", "fusion_forward", fusion["forward"], loops()),
+            work("score_fusion_backward_kernel", "fusion_backward", fusion["backward"], loops((0, MIXED), (0, MIXED))),
+        ],
+        "negative_sampling": [
+            work(
+                "negative_sampling_trials_kernel",
+                "sampling_trials",
+                ANCHORS,
+                loops((0, blocks), (1, LINES // 4), (1, LINES % 4), (1, held), tail),
+                loops((0, blocks), (1, LINES), (1, held), tail),
+            )
+        ],
+        "hardest_negatives": [
+            work(
+                "negative_sampling_hardest_kernel",
+                "gathered",
+                ANCHORS,
+                loops((0, draws), (0, uses // 4), (0, draws), (1, draws)),
+            )
+        ],
+        "pixel_contrast": [
+            work("pixel_contrast_forward_kernel", "gathered", ANCHORS, loops((0, uses), (0, uses // 4))),
+            own,
+            work("pixel_contrast_candidates_backward_kernel", "gathered", ANCHORS, loops((0, uses + 0.5))),
+        ],
+        "expected_pixel_contrast": [
+            work(
+                "expected_pixel_contrast_forward_kernel",
+                "expected_forward",
+                rows_of["forward"],
+                loops((0, tiles["forward"]), *panels["forward"]),
+            ),
+            own,
+            work(
+                "expected_pixel_contrast_backward_kernel",  # of the anchors, and another one of the candidates
+                "expected_backward",
+                rows_of["backward"],
+                loops((0, tiles["backward"]), *panels["backward"]),
+            ),
+            work(
+                "expected_pixel_contrast_unit_rows_backward_kernel",
+                "rows_backward",
+                blocks_of("rows_backward", "BLOCK_A", ANCHORS),
+                loops(),
+            ),
+        ],
+    }
+
+
+def cuda_work() -> dict[str, list[Work]]:
+    """By operator. A kernel that runs twice is there twice."""
+    norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS, (loops((0, 1)),))]
+    anchors = Work("pixel_contrast_anchors_backward_kernel<float>", ANCHORS, (loops(*[(0, 1)] * 4),))
+    packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 16)
+    # Stores by lanes are unrolled by four and by sixteen.
+    cleared = math.ceil(NEGATIVES / 32) % 4
+    chains = 2  # further places of the hash set that the worst lane of a warp looks at
+    trials = loops(
+        (0, cleared),
+        (0, 0),
+        (0, 3),
+        (0, TRIALS / 32 + 0.5),
+        (1, 2),
+        (2, math.ceil(SCORES / 4 / 8)),
+        (1, chains),
+        (1, chains),
+    )
+    steps = math.ceil(DRAWS / 32)
+    hardest = loops((0, cleared), (0, 0), (0, steps), (1, 2), (2, packs), (0, 0), (0, 0), (0, steps), (1, DRAWS / 4))
+    forward = loops((0, passes), (1, packs), (0, 1), (0, math.ceil(NEGATIVES / 32)), (0, packs), (1, passes))
+    candidates = loops((0, packs), (1, passes), (0, 1), (0, 1))
+    return {
+        "score_fusion": _cuda_fusion(),
+        "negative_sampling": [Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,))],
+        "hardest_negatives": [Work("hardest_negative_sampling_kernel<float>", ANCHORS, (hardest,))],
+        "pixel_contrast": [
+            *norms,
+            Work("pixel_contrast_forward_kernel<float, true>", ANCHORS, (forward,)),
+            *norms,
+            anchors,
+            Work("pixel_contrast_candidates_backward_kernel<float>", ANCHORS, (candidates,)),
+        ],
+        "expected_pixel_contrast": [*norms, *_cuda_expected(), *norms, anchors],
+    }
+
+
+def _cuda_fusion() -> list[Work]:
+    """Tiles of 32 pixels, eight warps that share the rows; 703 pixels are no whole number of packs."""
+    rows, entries, mixed = QUERIES / 8, SCORES / 8, MIXED / 8
+    tiles, parts = math.ceil(PIXELS / 32), 512 // IMAGES
+    packed, single = 0.25 * 32 * SCORES / 4 / 256, 0.75 * 32 * SCORES / 256  # a quarter of the images is aligned
+    presence = [(0, rows), (0, rows), (0, rows), (0, 0), (0, 0), (1, QUERIES), (0, mixed), (1, QUERIES)]
+    forward = loops((0, 0), (0, rows), (0, 0), *presence, (0, 0), (0, entries), (0, entries), (0, packed), (0, single))
+    inside = [
+        *[(1, 0), (1, 0), (1, rows), (1, packed), (1, single)],
+        *[(depth + 1, turns) for depth, turns in presence],
+        *[(1, 0), (1, entries), (1, entries), (1, math.ceil(rows)), (2, MIXED), (1, rows / 2), (1, rows / 2)],
+        *[(1, 0), (2, 16), (1, QUERIES * MIXED / 256), (2, 16), (1, 0), (2, 16)],
+    ]
+    idle = (parts - tiles) / parts  # blocks of a part without a tile, which write zeros
+    backward = loops((0, idle * math.ceil(QUERIES * MIXED / 256)), (0, 1 - idle), *inside)
+    return [
+        Work("score_fusion_kernel<float, 32>", IMAGES * tiles * _CUDA_WARPS, (forward,)),
+        Work("score_fusion_backward_kernel<float, 32>", IMAGES * parts * _CUDA_WARPS, (backward,)),
+        Work("score_fusion_classes_kernel<float>", IMAGES * QUERIES, (loops((0, 0), (0, 1), (1, parts), (0, 1)),)),
+    ]
+
+
+def _cuda_expected() -> list[Work]:
+    """Blocks of 64 rows, which share the tiles of 64 columns with two others; steps of 32 numbers of a row.
+
+    A step fetches three units of 16 bytes a thread for either side, or six of the columns that the factors multiply.
+    """
+    row_tiles = math.ceil(ANCHORS / 64)
+    splits = math.ceil(264 / row_tiles)
+    warps, tiles = row_tiles * splits * _CUDA_WARPS, row_tiles / splits
+    products, factors = WIDTH / 32 + math.ceil(SCORES / 32), 4
+
+    def tile_loops(before: int, fetches: int, steps: float, *rare: tuple[str, float]) -> Turns:
+        first = [(0, 0.5), (0, 0.5), *[(0, 6 / before)] * before]
+        turned = [(2, 0.5 / steps), *[(2, 6 / fetches)] * fetches, *[(2, products / steps)] * 2]
+        return loops(*first, (0, tiles), (1, steps), *turned, rare=rare)
+
+    steps = products + factors
+    # What takes up the products has the exponentials; what multiplies by the factors loads transposed tiles, in those
+    # warps that have columns of the 256 that there could be.
+    sums = tile_loops(4, 8, products, (r"\bMUFU", 1 / products))
+    used = math.ceil(WIDTH / 128) / 2
+    gradients = tile_loops(5, 10, steps, (r"\bMUFU", 1 / steps), (r"\bLDSM\.\w+\.MT88", used * factors / steps))
+    side = Work("expected_side_kernel<float>", 2 * ANCHORS, (loops((0, 0), (0, 1), (0, 0), (0, 1)),))
+    return [
+        side,
+        Work("expected_tiles_kernel<float, Sums>", warps, (sums,)),
+        Work("expected_loss_kernel<float>", ANCHORS, (loops((0, 1), (0, splits // 4), (0, splits % 4)),)),
+        side,
+        Work("expected_tiles_kernel<float, EmbeddingGradients>", 2 * warps, (gradients,)),
+        Work("expected_rows_kernel<float>", ANCHORS, (loops((0, 1), (0, 1)),)),
+    ]

@@ -1,0 +1,104 @@
+"""The counts that "auto" goes by: loops of a disassembly, multiplied by their turns, refused if they changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import instruction_counts, kernel_report
+from benchmarks.instruction_counts import count_of, written
+from benchmarks.instruction_work import ANCHORS, Work, cuda_work, loops
+from benchmarks.sass_loops import executed
+from benchmarks.sass_loops import loops as found_loops
+from sskd_fast import _backend_costs
+
+
+def listing(*texts: str) -> str:
+    """As cuobjdump prints instructions, the n-th at address 16 n."""
+    return "".join(f"        /*{16 * n:04x}*/      {text} ;    /* 0x00 */\n" for n, text in enumerate(texts))
+
+
+NESTED = listing(
+    "MOV R1, c[0x0][0x28]",
+    "IADD3 R0, R0, 0x1, RZ",  # 0x10: outer loop
+    "LDG.E R2, [R4.64]",  # 0x20: inner loop
+    "BRA.DIV UR4, 0xd0",  # lanes that have parted ways: never
+    "@P0 BRA 0xb0",  # a block at the end
+    "@!P1 BRA 0x20",  # 0x50
+    "@P2 BRA 0x90",
+    "MUFU.EX2 R3, R3",  # 0x70: in few turns
+    "FADD R3, R3, R2",
+    "@P3 BRA 0x10",  # 0x90
+    "EXIT",  # 0xa0
+    "@!P4 BRA 0xa0",  # 0xb0: of the inner loop, which is left through it, too
+    "BRA 0x50",
+    "WARPSYNC.COLLECTIVE R5, 0xe0",  # 0xd0
+    "BRA 0x40",
+    "BRA 0xf0",
+)
+
+
+def test_loops_hold_what_the_compiler_has_moved_to_the_end() -> None:
+    outer, inner = found_loops(NESTED)
+    assert (outer.start, outer.depth, sorted(outer.instructions)) == (1, 0, [*range(1, 10), 11, 12])
+    assert (inner.start, inner.depth, sorted(inner.instructions)) == (2, 1, [2, 3, 4, 5, 11, 12])
+
+
+def test_turns_multiply_and_what_is_rare_counts_for_its_share() -> None:
+    # Outside 2; the outer loop alone 5 (1, 6, 7, 8, 9), the inner one 6.
+    assert executed(NESTED, [loops((0, 10), (1, 4))]) == 2 + 10 * (5 + 4 * 6)
+    rare = loops((0, 10), (1, 4), rare=(("MUFU", 0.5),))
+    assert executed(NESTED, [rare]) == 2 + 10 * (3 + 0.5 * 2 + 4 * 6)
+    assert executed(listing("MOV R1, R2", "EXIT"), [loops()]) == 2
+    assert executed(NESTED, [loops((0, 1)), loops((0, 1), (1, 1))]) == 13
+
+
+@pytest.mark.parametrize("turns", [loops(), loops((0, 1)), loops((0, 1), (0, 1)), loops((0, 1), (1, 1), (0, 1))])
+def test_loops_that_are_not_declared_are_refused(turns) -> None:
+    message = r"^a_kernel: found loops of depths \[0, 1\], expected \[.*\]; declare what the loops are now in"
+    with pytest.raises(ValueError, match=message):
+        count_of(Work("a_kernel", 1, (turns,)), NESTED)
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no instruction in a loop matches 'HMMA'; declare what is rare now"):
+        executed(NESTED, [loops((0, 1), (1, 1), rare=(("HMMA", 0.5),))])
+
+
+def test_counts_are_those_of_all_warps_by_anchor() -> None:
+    assert count_of(Work("a_kernel", 4 * ANCHORS, (loops((0, 1), (1, 1)),)), NESTED) == 4 * 13
+
+
+def test_the_counts_of_a_file_are_replaced_and_its_times_kept(tmp_path: Path) -> None:
+    measured = {"9.0": {"source": "H100", "score_fusion": {"triton": 1.0, "cuda": 2.0}}}
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({"measured": measured, "counted": {"source": "old", "score_fusion": {}}}))
+    written(file, {"pixel_contrast": {"triton": 10.4, "cuda": 20.6}}, "the command")
+    assert _backend_costs.read(file) == {
+        "measured": measured,
+        "counted": {"source": "the command", "pixel_contrast": {"triton": 10, "cuda": 21}},
+    }
+    before = file.read_text()
+    with pytest.raises(ValueError, match=f"{file}: counted.pixel_contrast: found"):
+        written(file, {"pixel_contrast": {"triton": 10.4}}, "the command")
+    assert file.read_text() == before
+
+
+def test_every_operator_has_work_and_counts() -> None:
+    counted = _backend_costs.read()["counted"]
+    assert set(cuda_work()) == set(_backend_costs.OPERATORS) == set(counted) - {"source"}
+
+
+@pytest.mark.slow
+def test_the_counts_of_the_package_are_those_of_its_triton_kernels() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
+    counted = _backend_costs.read()["counted"]
+    if kernel_report.versions() not in counted["source"]:
+        pytest.skip(f"other releases made the counts: {counted['source']}")
+    found = {operator: round(count) for operator, count in instruction_counts.triton_counts().items()}
+    wanted = {operator: counted[operator]["triton"] for operator in _backend_costs.OPERATORS}
+    assert found == wanted, (
+        "python -m benchmarks.instruction_counts --json sskd_fast/backend_costs.json makes them anew"
+    )
