@@ -10,28 +10,31 @@ import torch
 
 from benchmarks import dense
 from benchmarks.cases import FINE, TEMPERATURE, Case, operators_step
+from sskd_fast import _backend
 
 Step = Callable[[], None]
 LIMIT_BYTES = 4 << 30
 
 
-def ours(case: Case, dtype: torch.dtype, device: str) -> Step | str:
-    """The C++ operators on the CPU, elsewhere what "auto" takes."""
-    backend = "cpu" if device == "cpu" else "auto"
-    return functools.partial(operators_step, *case.inputs(dtype, device), backend=backend)
+def operators(backend: str) -> Callable[[Case, torch.dtype, str], Step | str]:
+    """A step of the operators of one backend."""
 
+    def contender(case: Case, dtype: torch.dtype, device: str) -> Step | str:
+        reason = _backend.why_unavailable(backend, device)
+        return reason or functools.partial(operators_step, *case.inputs(dtype, device), backend=backend)
 
-def reference(case: Case, dtype: torch.dtype, device: str) -> Step | str:
-    return functools.partial(operators_step, *case.inputs(dtype, device), backend="reference")
+    return contender
 
 
 def dense_eager(case: Case, dtype: torch.dtype, device: str) -> Step | str:
-    return _too_large(case) or functools.partial(dense.dense_step, *case.inputs(dtype, device))
+    return _too_large(case, device) or functools.partial(dense.dense_step, *case.inputs(dtype, device))
 
 
 def dense_compiled(case: Case, dtype: torch.dtype, device: str) -> Step | str:
     compiled = torch.compile(dense.image_loss, dynamic=False)
-    return _too_large(case) or functools.partial(dense.dense_step, *case.inputs(dtype, device), image_loss=compiled)
+    return _too_large(case, device) or functools.partial(
+        dense.dense_step, *case.inputs(dtype, device), image_loss=compiled
+    )
 
 
 def metric_learning(case: Case, dtype: torch.dtype, device: str) -> Step | str:
@@ -52,22 +55,30 @@ def metric_learning(case: Case, dtype: torch.dtype, device: str) -> Step | str:
     return step
 
 
-def _too_large(case: Case) -> str:
+def _too_large(case: Case, device: str) -> str:
+    """Why the dense matrices do not fit, "" if they do: about six of them are alive at a time."""
     size = dense.dense_bytes(case.images, case.pixels)
-    return "" if size < LIMIT_BYTES else f"one of its matrices would take {size / 2**30:.1f} GiB, and it holds several"
+    limit = torch.cuda.get_device_properties(device).total_memory // 8 if device != "cpu" else LIMIT_BYTES
+    return "" if size < limit else f"one of its matrices would take {size / 2**30:.1f} GiB, and it holds several"
 
 
 CONTENDERS: dict[str, Callable[[Case, torch.dtype, str], Step | str]] = {
-    "cpu": ours,
-    "reference": reference,
+    "cpu": operators("cpu"),
+    "reference": operators("reference"),
     "dense": dense_eager,
     "dense-compiled": dense_compiled,
     "metric-learning": metric_learning,
 }
 
 
+# Timed on a GPU alone, by benchmarks/gpu_steps.
+GPU_BACKENDS: dict[str, Callable[[Case, torch.dtype, str], Step | str]] = {
+    backend: operators(backend) for backend in ("triton", "cuda")
+}
+
+
 def step_of(contender: str, case: Case, dtype: torch.dtype, device: str = "cpu") -> Step | str:
     """The step on tensors of a device, or the reason why there is none. It does not wait for a GPU to end it."""
-    if contender == "reference" and case == FINE:
+    if contender == "reference" and case == FINE and device == "cpu":
         return "left out for its time, about half a minute a step"
-    return CONTENDERS[contender](case, dtype, device)
+    return (CONTENDERS | GPU_BACKENDS)[contender](case, dtype, device)

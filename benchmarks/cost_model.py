@@ -130,24 +130,14 @@ def of_case(
 
 
 def main() -> None:
-    """Prints the model for the cases of the benchmarks, and if there is a GPU the time of every backend over it."""
-    import torch
-
+    """Prints the model for the cases of the benchmarks; benchmarks/gpu_call.py holds measured times against it."""
     from benchmarks.cases import CASES, CLASSES, NEGATIVES, QUERIES, WIDTH
-    from benchmarks.gpu_times import BACKENDS, seconds
-    from sskd_fast import _backend
 
     for case in CASES.values():
-        measured = {name: seconds(case, name) for name in BACKENDS if _backend.why_unavailable(name, "cuda") is None}
         for operator, passes in of_case(case.pixels, QUERIES, CLASSES + 1, NEGATIVES, WIDTH, 4).items():
             for mode, cost in passes.items():
                 line = f"{case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; model:"
-                line += ",".join(f" {d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES)
-                for backend, times in measured.items():
-                    found = times[operator, mode]
-                    line += f"; {backend} on {torch.cuda.get_device_name()} {1e3 * found:.3f} ms, times the model:"
-                    line += ",".join(f" {d.name} {found / cost.seconds(d):.2f}" for d in DEVICES)
-                print(line)
+                print(line + ",".join(f" {d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES))
 
 
 if __name__ == "__main__":

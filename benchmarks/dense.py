@@ -28,7 +28,7 @@ def image_loss(own: Tensor, scores: Tensor, anchors: Tensor, positives: Tensor, 
         # In the order of Gumbel top-k, log(dissimilarity) - log(-log(u)), without two of its logarithms. PyTorch's own
         # exponential_() takes longer than this on a CPU; u may be 0, of which there is no logarithm.
         arrival = torch.rand_like(dissimilarity).clamp_min_(torch.finfo(dissimilarity.dtype).tiny).log_().neg_()
-        drawn = (dissimilarity / arrival).topk(NEGATIVES, dim=1, sorted=False).indices
+        drawn = (dissimilarity / arrival).topk(min(NEGATIVES, scores.shape[0]), dim=1, sorted=False).indices
     similarity = (anchors @ candidates.t()) / TEMPERATURE
     positive = (anchors * positives).sum(1, keepdim=True) / TEMPERATURE
     logits = torch.cat([positive, similarity.gather(1, drawn)], 1).float()

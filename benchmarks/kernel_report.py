@@ -20,12 +20,13 @@ from torch import Tensor
 from benchmarks import cuda_binaries
 from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
+from benchmarks.marked import replaced
 from sskd_fast import kernels
 from sskd_fast.ops import _library
 from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- begin: python -m benchmarks.kernel_report -->", "<!-- end: python -m benchmarks.kernel_report -->"
+COMMAND = "python -m benchmarks.kernel_report"
 OPERATORS = ("score_fusion", "negative_sampling", "pixel_contrast", "expected_pixel_contrast")
 
 
@@ -145,12 +146,8 @@ def versions() -> str:
 
 
 def updated(page: str, binaries: list[Binary]) -> str:
-    """A page with the table between its two marks replaced. Raises ValueError where they are missing."""
-    before, mark, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise ValueError(f"the page has no {BEGIN} ... {END}; put both lines where the table belongs")
-    return f"{before}{BEGIN}\nCompiled with {versions()}.\n\n{table(binaries)}\n{END}{after}"
+    """A page with the table between its two marks replaced. Raises ValueError if they are missing."""
+    return replaced(page, COMMAND, f"Compiled with {versions()}.\n\n{table(binaries)}")
 
 
 def main() -> None:

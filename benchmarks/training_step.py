@@ -14,27 +14,25 @@ import dataclasses
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from benchmarks.timed_steps import PARTS, timed_steps
 from sskd_fast import _process
 from sskd_fast.config import load_config
 from sskd_fast.data.instances import Batch
-from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.experiment import Experiment
-from sskd_fast.train.loop import train
+from sskd_fast.train.loop import Schedule
 from sskd_fast.train.sources import target_sources
-from sskd_fast.train.stages import STAGES, schedule, stage_batches, stage_budget, stage_objective, start_model
-from sskd_fast.train.watch import Log, Watch
+from sskd_fast.train.stages import STAGES, stage_batches, stage_budget, stage_objective, start_model
+from sskd_fast.train.watch import Log
 
 # Spins of a waiting thread, and whether freed memory is kept.
 USUAL_SPINS = 300_000  # libgomp's own number
@@ -43,7 +41,6 @@ VARIANTS = {
     "memory given back": (_process.SPINS, False),
     "long waits": (USUAL_SPINS, True),
 }
-PARTS = ("data", "forward", "matching", "losses", "contrast", "backward")
 WARM_UP = 5
 
 
@@ -63,32 +60,10 @@ def measure(model: str, steps: int, threads: int, device: torch.device) -> dict[
             return stage_batches(experiment, budget, None, step)
 
         for count in (WARM_UP, steps):
-            plan = schedule(config, stage, dataclasses.replace(budget, steps=count))
-            watch = Watch(experiment.log, stage.name, stage.name, count, {})
-            state = TrainingState(folder / "state.pt", "", resume=False)
-            wait_for(device)
-            wall, cpu, faults = time.perf_counter(), time.process_time(), page_faults()
-            train(network, objective, draw, plan, state, watch, None, seed=0)
-            wait_for(device)
-            found = {
-                "wall": 1000 * (time.perf_counter() - wall) / count,
-                "cpu": 1000 * (time.process_time() - cpu) / count,
-                "faults": (page_faults() - faults) / count,
-            }
+            plan = Schedule.of(config.train, dataclasses.replace(budget, steps=count))
+            found = timed_steps(network, objective, draw, plan, experiment.log, folder)
         experiment.log.close()
-        last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-        return found | {part: 1000 * last[f"seconds_{part}"] for part in PARTS}
-
-
-def wait_for(device: torch.device) -> None:
-    """Returns when a GPU has done all that was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def page_faults() -> int:
-    """Pages that this process has had mapped without reading a disk."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        return found
 
 
 @contextmanager

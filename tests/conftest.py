@@ -119,6 +119,7 @@ def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
     from filelock import FileLock
 
     from benchmarks import kernel_report
+    from benchmarks.marked import marks
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -126,7 +127,7 @@ def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
     page, list_file = folder / "gpu.md", folder / "kernels.json"
     with FileLock(folder / "kernels.lock"):
         if not list_file.exists():
-            page.write_text(f"{kernel_report.BEGIN}\n{kernel_report.END}\n")
+            page.write_text("\n".join(marks(kernel_report.COMMAND)) + "\n")
             command = [sys.executable, "-m", "benchmarks.kernel_report", "--json", str(list_file), "--docs", str(page)]
             subprocess.run(command, cwd=kernel_report.ROOT, check=True)
     found: list[dict[str, Any]] = json.loads(list_file.read_text())

@@ -17,6 +17,7 @@ if os.environ.get("TRITON_INTERPRET"):
 
 from benchmarks import kernel_report
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
+from benchmarks.marked import marks
 from sskd_fast import kernels
 
 OTHERS = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHS if arch != "sm_90"]
@@ -99,11 +100,12 @@ def test_the_expected_form_of_bfloat16_multiplies_on_tensor_cores_and_fits(arch)
 
 def test_the_report_writes_the_list_and_the_page(tmp_path: Path) -> None:
     binary = Binary("pixel_contrast_forward_kernel", "triton", "sm_90", 64, 0, 512, 0.5, 16, False)
-    page = f"# GPU\n\n{kernel_report.BEGIN}\nold\n{kernel_report.END}\nrest\n"
+    begin, end = marks(kernel_report.COMMAND)
+    page = f"# GPU\n\n{begin}\nold\n{end}\nrest\n"
     updated = kernel_report.updated(page, [binary])
     assert "| pixel_contrast_forward_kernel | triton | sm_90 | 64 | 0 | 512 | 50 % | 128 bit | no |" in updated
-    assert "old" not in updated and updated.endswith(f"{kernel_report.END}\nrest\n")
-    with pytest.raises(ValueError, match="put both lines where the table belongs"):
+    assert "old" not in updated and updated.endswith(f"{end}\nrest\n")
+    with pytest.raises(ValueError, match="put both lines where the part belongs"):
         kernel_report.updated("# GPU", [binary])
     assert set(json.loads(json.dumps(binary.record()))) == {
         "kernel", "backend", "arch", "registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes",

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_steps NAME FILE [--dry]`: one step, in this process."""
+"""`python -m benchmarks.gpu_steps NAME FILE FOLDER [--dry]`: one step, in this process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ def main() -> None:
     """Runs the step; what it raises ends the process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steps", description=__doc__)
     parser.add_argument("name", choices=[step.name for step in STEPS])
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, help="where the findings go")
+    parser.add_argument("folder", type=Path, help="where the files of the steps before lie")
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
-    record = Record(arguments.file, dry=arguments.dry)
+    record = Record(arguments.file, arguments.folder, dry=arguments.dry)
     importlib.import_module(f"{__package__}.{arguments.name}").measure(record)
 
 

@@ -25,15 +25,15 @@ def triton(record: Record) -> None:
     """A step and the expected form of every type, forward and backward: Triton compiles what it launches."""
     case = next(iter(cases_of(record).values()))
     for dtype in DTYPES.values():
-        run(step_of("triton", case, dtype, record.device))
-        for call in expected_calls(case, dtype, record.device, "triton").values():
+        run(step_of("triton", case, dtype, record.device.type))
+        for call in expected_calls(case, dtype, record.device.type, "triton").values():
             call()
 
 
 def dense(record: Record, case: str) -> None:
     """The dense baseline under torch.compile, which keeps what it made."""
     for dtype in DTYPES.values():
-        run(step_of("dense-compiled", cases_of(record)[case], dtype, record.device))
+        run(step_of("dense-compiled", cases_of(record)[case], dtype, record.device.type))
 
 
 def run(step: object) -> None:
@@ -70,7 +70,7 @@ def measure(record: Record) -> None:
 
 def main() -> None:
     """One part, in this process."""
-    record, part = Record(Path("unused"), dry="--dry" in sys.argv), sys.argv[-1]
+    record, part = Record(Path("unused"), Path("unused"), dry="--dry" in sys.argv), sys.argv[-1]
     if part.startswith("dense "):
         dense(record, part.removeprefix("dense "))
     else:

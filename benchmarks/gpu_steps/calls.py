@@ -28,7 +28,7 @@ def passes(forward: Callable[[], Tensor], leaves: list[Tensor]) -> dict[str, Cal
 
 
 def operator_calls(
-    case: Case, dtype: torch.dtype, device: torch.device, backend: str
+    case: Case, dtype: torch.dtype, device: str, backend: str
 ) -> dict[tuple[str, str], Callable[[], object]]:
     """By operator and pass, all pixels of the case anchors and candidates; dtype: of the embeddings and logits."""
     masks, classes, weak, strong = case.inputs(dtype, device)
@@ -52,7 +52,7 @@ def operator_calls(
 
 
 def expected_calls(
-    case: Case, dtype: torch.dtype, device: torch.device, backend: str
+    case: Case, dtype: torch.dtype, device: str, backend: str
 ) -> dict[tuple[str, str], Callable[[], object]]:
     """The expected form, by operator and pass."""
     masks, classes, weak, strong = case.inputs(dtype, device)

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Record:
-    """Findings by name. dry: the step runs at a tiny size on the CPU.  folder: where the other steps' files lie."""
+    """Findings by name. folder: where the files of earlier steps lie.  dry: the step runs at a tiny size on the CPU."""
 
-    def __init__(self, file: Path, *, dry: bool) -> None:
-        self.file, self.dry, self.folder = file, dry, file.parent
+    def __init__(self, file: Path, folder: Path, *, dry: bool) -> None:
+        self.file, self.folder, self.dry = file, folder, dry
         self.found: dict[str, Any] = {}
 
     @property
@@ -48,14 +48,16 @@ class Record:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes the file whole or not at all: a line an entry, and a line a row of a list, so that changes can be read."""
 
-    def lines(value: Any) -> str:
+    def lines(value: Any, depth: int) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+            return "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n]"
+        if isinstance(value, dict) and value and depth < 2:
+            entries = (f"{json.dumps(name)}: {lines(entry, depth + 1)}" for name, entry in value.items())
+            return "{\n" + ",\n".join(entries) + "\n}"
         return json.dumps(value)
 
     partial = file.with_suffix(".partial")
-    entries = (f" {json.dumps(name)}: {lines(value)}" for name, value in content.items())
-    partial.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+    partial.write_text(lines(content, 0) + "\n", encoding="utf-8")
     os.replace(partial, file)
 
 

@@ -47,7 +47,7 @@ def odd(case: Case, device: torch.device, backend: str) -> None:
             torch.autograd.grad(loss, [masks, classes, z, p])
 
 
-def published(case: Case, device: torch.device, backend: str, marked: Callable[[Callable[[], None]], None]) -> None:
+def published(case: Case, device: str, backend: str, marked: Callable[[Callable[[], None]], None]) -> None:
     """Every pass of every operator in both types."""
     for dtype in DTYPES.values():
         calls = operator_calls(case, dtype, device, backend)
@@ -76,7 +76,7 @@ def main() -> None:
     if size == "odd":
         odd(ODD if device.type == "cuda" else TINY, device, backend)
     else:
-        published(CASES[size], device, backend, between_marks if device.type == "cuda" else lambda run: run())
+        published(CASES[size], device.type, backend, between_marks if device.type == "cuda" else lambda run: run())
     print(f"{backend} {size}: ran")
 
 

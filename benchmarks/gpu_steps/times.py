@@ -41,6 +41,9 @@ def measure(record: Record) -> None:
         for row in step_rows(record, contender):
             steps.append(row)
             record.put(steps=steps)
+    failed = [row for row in (*steps, *operators) if "failed" in row]
+    if failed:
+        raise RuntimeError(f"{len(failed)} rows failed, the first of them {failed[0]}")
 
 
 def of_machine(record: Record) -> cost_model.Device:
@@ -60,7 +63,7 @@ def step_rows(record: Record, contender: str) -> Iterator[dict[str, Any]]:
         for dtype in DTYPES:
             row = {"contender": contender, "case": name, "dtype": dtype}
             try:
-                step = step_of(contender, case, DTYPES[dtype], record.device)
+                step = step_of(contender, case, DTYPES[dtype], record.device.type)
                 yield row | ({"not_run": step} if isinstance(step, str) else timed(step, record.device, graph=True))
             except Exception as error:  # whatever a contender raises is a finding about it, and the others go on
                 yield row | {"failed": reason(error)}
@@ -74,7 +77,7 @@ def operator_rows(
     model = cost_model.of_case(case.pixels, QUERIES, CLASSES + 1, NEGATIVES, WIDTH, size)
     row = {"contender": backend, "case": name, "dtype": dtype}
     try:
-        calls = operator_calls(case, DTYPES[dtype], record.device, backend)
+        calls = operator_calls(case, DTYPES[dtype], record.device.type, backend)
     except Exception as error:
         yield row | {"failed": reason(error)}
         return

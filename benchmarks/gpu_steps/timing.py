@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 Call = Callable[[], object]
-# How long a call is repeated, and at least and at most how often.
-_BUDGET, _LEAST, _MOST = 0.1, 3, 50
+# Seconds for which a call is repeated, at least and at most how often, and from when once is enough.
+_BUDGET, _LEAST, _MOST, _LONG = 0.1, 3, 50, 1.0
 
 
 def synchronize(device: torch.device) -> None:
@@ -31,12 +31,18 @@ def seconds_once(call: Call, device: torch.device) -> float:
 
 
 def milliseconds(call: Call, device: torch.device) -> dict[str, float]:
-    """Median, fastest and slowest of repeated calls, and how many; the first two calls warm up and are not counted."""
+    """Median, fastest and slowest of repeated calls, and how many: one of a call that takes a second.
+
+    Earlier calls, one of them to find out how long it takes, warm up.
+    """
     call()
-    repeats = min(_MOST, max(_LEAST, int(_BUDGET / max(seconds_once(call, device), 1e-6))))
-    times = [_between_events(call) if device.type == "cuda" else seconds_once(call, device) for _ in range(repeats)]
+    once = seconds_once(call, device)
+    repeats = min(_MOST, max(_LEAST, int(_BUDGET / max(once, 1e-6))))
+    times = [once]
+    if once < _LONG:
+        times = [_between_events(call) if device.type == "cuda" else seconds_once(call, device) for _ in range(repeats)]
     found = {"ms": statistics.median(times), "fastest": min(times), "slowest": max(times)}
-    return {name: _rounded(1e3 * value) for name, value in found.items()} | {"repeats": repeats}
+    return {name: _rounded(1e3 * value) for name, value in found.items()} | {"repeats": len(times)}
 
 
 def _between_events(call: Call) -> float:
@@ -76,7 +82,7 @@ def kernels(call: Call, device: torch.device, named: int = 3) -> dict[str, Any]:
     spent: Counter[str] = Counter()
     launches: Counter[str] = Counter()
     for event in profiled.events() or ():
-        if on_gpu == (event.device_type == torch.autograd.DeviceType.CUDA):
+        if on_gpu == (event.device_type.name == "CUDA"):
             spent[event.name] += int(event.device_time_total if on_gpu else event.self_cpu_time_total)
             launches[event.name] += 1
     longest = [{"name": n[:60], "us": us, "launches": launches[n]} for n, us in spent.most_common(named)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,20 @@ def small_step(record: Record, backend: str, size: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.gpu_steps.small_step", backend, size, *dry]
 
 
+def kill_tree(process: int) -> None:
+    """Ends a process and all that it started, whatever sessions they are in: what is left would disturb the next."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        children = []
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGSTOP)  # starts no more of them meanwhile
+    for child in children:
+        kill_tree(int(child))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
 def side_by_side(
     commands: Mapping[str, Sequence[str]], limit: float, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, int | None, float, str]]:
@@ -52,7 +68,7 @@ def side_by_side(
             for name, process in list(running.items()):
                 late = spent > limit and process.poll() is None
                 if late:
-                    process.kill()
+                    kill_tree(process.pid)
                     process.wait()
                 if process.poll() is not None:
                     del running[name]
