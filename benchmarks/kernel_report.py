@@ -6,6 +6,7 @@ No GPU is needed. Every source in SOURCES gives the binaries of one backend; one
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import multiprocessing
@@ -35,15 +36,17 @@ def triton_launches(
 ) -> list[Callable[[], object]]:
     """Calls that launch every kernel at the published sizes of a row, with `size` anchors and candidates.
 
-    dtype: of the embeddings.
+    dtype: of the embeddings; all else is of the type that they are computed in.
     """
-    masks, classes = torch.zeros(1, QUERIES, 8, 8), torch.zeros(1, QUERIES, CLASSES + 1)
-    scores = torch.nn.functional.normalize(torch.ones(size, QUERIES + CLASSES + 1), dim=1)
+    compute = torch.promote_types(dtype, torch.float32)
+    zeros = functools.partial(torch.zeros, dtype=compute)
+    masks, classes = zeros(1, QUERIES, 8, 8), zeros(1, QUERIES, CLASSES + 1)
+    scores = torch.nn.functional.normalize(torch.ones(size, QUERIES + CLASSES + 1, dtype=compute), dim=1)
     rows = torch.zeros(size, WIDTH, dtype=dtype)
     group, seed = torch.zeros(size, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     temperature = torch.tensor([TEMPERATURE], dtype=torch.float64)
     drawn = torch.zeros(size, negatives, dtype=torch.int32)
-    losses, share, pulled = torch.zeros(size), torch.zeros(size, negatives), torch.zeros(size, WIDTH)
+    losses, share, pulled = zeros(size), zeros(size, negatives), zeros(size, WIDTH)
     details = scores, scores, None, None, None, False
     sampled = scores, group, scores, None, group, True
     tables = build_proposals(scores, group, Candidates(*sampled[2:])).tables()
@@ -52,14 +55,14 @@ def triton_launches(
         return lambda: _library.implementation("triton", operator)(*arguments)
 
     def grad(side: int) -> Tensor:
-        return torch.zeros(1, side * side, QUERIES + CLASSES + 1)
+        return zeros(1, side * side, QUERIES + CLASSES + 1)
 
     return [
         run("score_fusion", masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(8), masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(4), masks, classes, 4, 4, 0),
         run("negative_sampling_by_tables", *sampled, negatives, seed, *tables),
-        run("hardest_negatives", rows.float(), rows.float(), drawn, negatives),
+        run("hardest_negatives", rows.to(compute), rows.to(compute), drawn, negatives),
         run("pixel_contrast", rows, rows, rows, drawn, temperature, None, True, True),
         run(
             "pixel_contrast_backward", losses, rows, rows, rows, drawn, share, losses, pulled, temperature,

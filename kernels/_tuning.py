@@ -1,7 +1,10 @@
 """Every launch configuration of the kernels, by the shapes they are launched with: one a kernel, no search at run time.
 
 The bounds behind the numbers: a gather kernel should leave room for half of the threads of a multiprocessor (64
-registers a thread), hold a row in 16-byte pieces, and have no more rows in flight than its registers hold.
+registers a thread), hold a row in 16-byte pieces, and have no more rows in flight than its registers hold. float64 is
+there to check the other types by: its numbers take two registers each, so that gather kernels of it may take as many as
+they need, and tiles are smaller. No kernel spills, be it compiled by the oldest supported Triton or by the newest one
+(tests/test_triton_compile.py).
 """
 
 from __future__ import annotations
@@ -30,22 +33,40 @@ def _warps(count: int) -> int:
     return max(1, count // 2) if _on_amd() else count
 
 
-def _half_of_the_threads() -> dict[str, int]:
-    """The option that keeps a kernel of NVIDIA's compiler at 64 registers; AMD's has none of that name."""
-    return {} if _on_amd() else {"maxnreg": 64}
+def _has_tensor_memory() -> bool:
+    """Whether tensor cores sum in a memory of their own, of 512 columns: NVIDIA's Blackwell for data centres."""
+    if _env.triton_interpreted():
+        return False
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and 100 <= target.arch < 120
+
+
+def _registers(count: int) -> dict[str, int]:
+    """The option that keeps a kernel of NVIDIA's compiler at that many a thread; AMD's has none of that name."""
+    return {} if _on_amd() else {"maxnreg": count}
+
+
+def _half_of_the_threads(dtype: torch.dtype) -> dict[str, int]:
+    return {} if dtype == torch.float64 else _registers(64)
 
 
 def sampling_trials(width: int, dtype: torch.dtype) -> dict[str, int]:
-    return {"BLOCK_T": 16, "BLOCK_HELD": 64, "num_warps": _warps(4), **_half_of_the_threads()}
+    """One warp an anchor: every warp of a program computes words, levels and ranks of all trials over again, and waits
+    for the others at each sum. It needs more registers, which leave room for a quarter of the threads: enough, since
+    each warp has 2 KB of rows on their way."""
+    return {"BLOCK_T": 16, "BLOCK_HELD": 64, "num_warps": _warps(1), **_registers(112)}
 
 
 def sampling_race(num_negatives: int) -> dict[str, int]:
+    """As few warps as hold the best in four numbers a thread, for the reason that trials have one."""
+    slots = triton.next_power_of_2(num_negatives)
+    warps = max(2, min(8, slots // 128))
     return {
-        "BLOCK_Q": 32,
-        "BLOCK_R": triton.next_power_of_2(num_negatives),
+        "BLOCK_Q": min(32, 8 * warps),
+        "BLOCK_R": slots,
         "BLOCK_HELD": 16,
-        "num_warps": _warps(8),
-        **_half_of_the_threads(),
+        "num_warps": _warps(warps),
+        **_registers(112),
     }
 
 
@@ -64,14 +85,14 @@ def gathered(width: int, dtype: torch.dtype) -> dict[str, int]:
         **shape,
         "BLOCK_R": max(1, min(8, 8192 // numbers)),
         "num_warps": _warps(4),
-        **(_half_of_the_threads() if numbers <= 256 else {}),
+        **(_half_of_the_threads(dtype) if numbers <= 256 else {}),
     }
 
 
 def rows_backward(width: int, dtype: torch.dtype) -> dict[str, int]:
     shape = _row_shape(width, dtype)
     block = max(1, min(16, 4096 // (shape["CHUNKS"] * shape["COLUMNS"])))
-    return {**shape, "BLOCK_A": block, "num_warps": _warps(8), **_half_of_the_threads()}
+    return {**shape, "BLOCK_A": block, "num_warps": _warps(8), **_half_of_the_threads(dtype)}
 
 
 def _products(dtype: torch.dtype) -> dict[str, int | str | bool]:
@@ -96,8 +117,16 @@ def expected_forward(dtype: torch.dtype) -> dict[str, int | str | bool]:
 
 
 def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    """BLOCK_G: numbers of a row whose gradients a program holds."""
+    """BLOCK_G: numbers of a row whose gradients a program holds.
+
+    Before Triton 3.8 the sums of float32 products take twice their size in tensor memory, so that 128 numbers of both
+    gradients do not fit; with half of them two programs share a multiprocessor.
+    """
     tile = {"BLOCK_I": 64, "BLOCK_J": 16, "BLOCK_W": 32, "BLOCK_G": 128}
+    if dtype == torch.float64:
+        tile |= {"BLOCK_I": 32, "BLOCK_G": 32}
+    elif dtype == torch.float32 and _has_tensor_memory():
+        tile |= {"BLOCK_G": 64}
     return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 1}
 
 
@@ -119,7 +148,7 @@ def fusion_backward(queries: int, classes: int, dtype: torch.dtype) -> dict[str,
         "BLOCK_K": block,
         "BLOCK_N": 16,
         "num_warps": _warps(16),
-        **(_half_of_the_threads() if block <= 128 else {}),
+        **(_half_of_the_threads(dtype) if block <= 128 else {}),
     }
 
 

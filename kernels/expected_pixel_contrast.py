@@ -31,21 +31,24 @@ from sskd_fast.kernels._tl import (
 
 
 @triton.jit
-def _panel(x_ptr, rows, inside, begin, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr):
-    """[BLOCK, BLOCK_W]: columns begin and on of rows of x (., WIDTH), zeros outside."""
+def _panel(x_ptr, first, inside, begin, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr):
+    """[BLOCK, BLOCK_W]: columns begin and on of the rows first and on of x (., WIDTH), zeros outside."""
     columns = begin + tl.arange(0, BLOCK_W)
     mask = inside[:, None] & (columns < WIDTH)[None, :]
-    x = tl.load(x_ptr + rows.to(tl.int64)[:, None] * WIDTH + columns[None, :], mask=mask, other=0.0)
+    # Large offsets by block, small ones by number: half of the registers that pointers of 64 bits would take.
+    x_ptr += first * tl.full([], WIDTH, tl.int64)
+    offsets = tl.arange(0, inside.shape[0])[:, None] * WIDTH + columns[None, :]
+    x = tl.load(x_ptr + offsets, mask=mask, other=0.0)
     return wide(x) if WIDEN else x
 
 
 @triton.jit
 def _products(
-    x_ptr, x_rows, x_inside, y_ptr, y_rows, y_inside, panels,
+    x_ptr, x_first, x_inside, y_ptr, y_first, y_inside, panels,
     WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of rows of x with rows of y, [BLOCK_I, BLOCK_J].
+    """Dot products of rows of x with rows of y, from their first on, [BLOCK_I, BLOCK_J].
 
     panels: of BLOCK_W numbers; unknown to the compiler, which would unroll the loop at the cost of registers.
     """
@@ -53,8 +56,8 @@ def _products(
     products = tl.zeros([BLOCK_I, BLOCK_J], ACCUMULATE)
     for panel in range(panels):
         begin = panel * BLOCK_W
-        x = _panel(x_ptr, x_rows, x_inside, begin, WIDTH, BLOCK_W, WIDEN)
-        y = _panel(y_ptr, y_rows, y_inside, begin, WIDTH, BLOCK_W, WIDEN)
+        x = _panel(x_ptr, x_first, x_inside, begin, WIDTH, BLOCK_W, WIDEN)
+        y = _panel(y_ptr, y_first, y_inside, begin, WIDTH, BLOCK_W, WIDEN)
         products += tl.dot(x, tl.trans(y), input_precision=PRECISION, out_dtype=ACCUMULATE)
     return products
 
@@ -96,7 +99,8 @@ def expected_pixel_contrast_forward_kernel(
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """loss, pull, log_mass and weight_sum of BLOCK_I anchors."""
-    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
+    first = tl.program_id(0) * BLOCK_I
+    i = first + tl.arange(0, BLOCK_I)
     inside = i < anchors
     inverse = _vector(inverse_anchor_ptr, i, inside, 0.0)
     ACCUMULATE: tl.constexpr = inverse_anchor_ptr.dtype.element_ty
@@ -109,7 +113,7 @@ def expected_pixel_contrast_forward_kernel(
         j = begin + tl.arange(0, BLOCK_J)
         present = j < candidates
         logits = _products(
-            anchors_ptr, i, inside, candidates_ptr, j, present, panels,
+            anchors_ptr, first, inside, candidates_ptr, begin, present, panels,
             WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * _vector(inverse_candidate_ptr, j, present, 0.0)[None, :]
@@ -119,7 +123,7 @@ def expected_pixel_contrast_forward_kernel(
         )  # fmt: skip
         if SCORED:
             products = _products(
-                anchor_scores_ptr, i, inside, candidate_scores_ptr, j, present, score_panels,
+                anchor_scores_ptr, first, inside, candidate_scores_ptr, begin, present, score_panels,
                 SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
             )  # fmt: skip
             norms = half[:, None] + _vector(half_candidate_ptr, j, present, 0.0)[None, :]
@@ -131,8 +135,8 @@ def expected_pixel_contrast_forward_kernel(
         top = higher
     positive = tl.zeros([BLOCK_I], ACCUMULATE)
     for begin in range(0, WIDTH, BLOCK_W):
-        a = _panel(anchors_ptr, i, inside, begin, WIDTH, BLOCK_W, True)
-        positive += tl.sum(a * _panel(positives_ptr, i, inside, begin, WIDTH, BLOCK_W, True), axis=1)
+        a = _panel(anchors_ptr, first, inside, begin, WIDTH, BLOCK_W, True)
+        positive += tl.sum(a * _panel(positives_ptr, first, inside, begin, WIDTH, BLOCK_W, True), axis=1)
     positive *= inverse * _vector(inverse_positive_ptr, i, inside, 0.0) * scale
     log_mass = tl.log(mass) + top
     gap = tl.log(tl.zeros_like(positive) + num_negatives) + log_mass - tl.log(total) - positive
@@ -161,7 +165,8 @@ def expected_pixel_contrast_backward_kernel(
     grad: for anchors sum_q w_q exp(s_q - log_mass) c_q, for candidates with the weights pulled / temperature of the
     anchors. pulled (A,) = grad * pull.
     """
-    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
+    first = tl.program_id(0) * BLOCK_I
+    i = first + tl.arange(0, BLOCK_I)
     own = tl.program_id(1) * BLOCK_G
     inside = i < rows
     ACCUMULATE: tl.constexpr = inverse_x_ptr.dtype.element_ty
@@ -178,7 +183,7 @@ def expected_pixel_contrast_backward_kernel(
         present = j < columns
         inverse_y = _vector(inverse_y_ptr, j, present, 0.0)
         logits = _products(
-            x_ptr, i, inside, y_ptr, j, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
+            x_ptr, first, inside, y_ptr, begin, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
         )  # fmt: skip
         logits *= (inverse * scale)[:, None] * inverse_y[None, :]
         factors = _factors(
@@ -188,7 +193,7 @@ def expected_pixel_contrast_backward_kernel(
         weights = factors
         if SCORED:
             products = _products(
-                x_scores_ptr, i, inside, y_scores_ptr, j, present, score_panels,
+                x_scores_ptr, first, inside, y_scores_ptr, begin, present, score_panels,
                 SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
             )  # fmt: skip
             norms = half[:, None] + _vector(half_y_ptr, j, present, 0.0)[None, :]
@@ -205,19 +210,19 @@ def expected_pixel_contrast_backward_kernel(
             weight_sum = _vector(weight_sum_ptr, j, present, 0.0)[None, :]
             of_columns *= inverse_y * scale
         likelihood = tl.where(weights > 0, tl.exp(logits - log_mass), 0.0)
-        y = _panel(y_ptr, j, present, own, WIDTH, BLOCK_G, True)
+        y = _panel(y_ptr, begin, present, own, WIDTH, BLOCK_G, True)
         flow = weights * likelihood * of_columns[None, :]
         grad += tl.dot(flow, y, input_precision=FLOW_PRECISION, out_dtype=ACCUMULATE)
         if WITH_SCORES:
             slope = (likelihood - tl.where(weight_sum > 0, 1.0 / weight_sum, 0.0)) * pulled * factors
             slopes += tl.sum(slope, axis=1)
-            y = _panel(y_scores_ptr, j, present, own, SCORE_WIDTH, BLOCK_G, True)
+            y = _panel(y_scores_ptr, begin, present, own, SCORE_WIDTH, BLOCK_G, True)
             grad_scores += tl.dot(slope, y, input_precision=PRECISION, out_dtype=ACCUMULATE)
     at = i.to(tl.int64)[:, None]
     w = own + tl.arange(0, BLOCK_G)
     tl.store(grad_ptr + at * WIDTH + w[None, :], grad, mask=inside[:, None] & (w < WIDTH)[None, :])
     if WITH_SCORES:
-        own_scores = _panel(x_scores_ptr, i, inside, own, SCORE_WIDTH, BLOCK_G, True)
+        own_scores = _panel(x_scores_ptr, first, inside, own, SCORE_WIDTH, BLOCK_G, True)
         tl.store(
             grad_scores_ptr + at * SCORE_WIDTH + w[None, :], slopes[:, None] * own_scores - grad_scores,
             mask=inside[:, None] & (w < SCORE_WIDTH)[None, :],

@@ -13,7 +13,7 @@ from gpu_step import everything
 from on_device import in_a_process_of_its_own
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sskd_fast import _backend, ops
+from sskd_fast import _backend, kernels, ops
 from sskd_fast.ops.negative_sampling import SCOPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +50,27 @@ print(_backend.why_unavailable("triton", "cuda"))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Triton cannot be imported" in done.stdout and "pip install triton" in done.stdout
+
+
+@pytest.mark.parametrize("interpreted", [{}, {"TRITON_INTERPRET": "1"}], ids=["compiled", "interpreted"])
+def test_a_triton_that_is_too_old_is_named(tmp_path, interpreted):
+    """A package of that version stands on the path before the installed one."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text('__version__ = "3.5.1"\n')
+    script = """
+import sskd_fast.kernels
+print(sskd_fast.kernels.why_unavailable())
+"""
+    environment = {**os.environ, **interpreted, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "Triton 3.5.1 is older than 3.6, the oldest that the kernels are compiled and tested with" in done.stdout
+    assert "pip install -U triton" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["3.6.0", "3.6.0+git1a2b", "3.10.2", "4.0.0rc1"])
+def test_versions_of_triton_from_the_oldest_on_are_supported(text):
+    assert kernels.version_of(text) >= kernels.OLDEST_TRITON > kernels.version_of("3.5.1")
 
 
 def test_importing_the_operators_loads_no_triton_and_starts_no_cuda():

@@ -7,24 +7,40 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from pathlib import Path
 
 import torch
 
 from sskd_fast import _backend, _env
 
+# The kernels are compiled and tested with this Triton and with the newest one. An older one fails in its own passes on
+# the sampling kernels, and before 3.5 drivers have another interface.
+OLDEST_TRITON = (3, 6)
+
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels").is_dir():
     __path__ = [str(_CHECKOUT / "kernels")]
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """(3, 6) of "3.6.0" and of "3.6.0+git123": what is compared with OLDEST_TRITON."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
 @functools.cache
 def why_unavailable() -> str | None:
     """Why the Triton kernels cannot run here, None where they can."""
     try:
-        importlib.import_module("triton")
+        found: str = importlib.import_module("triton").__version__
     except ImportError as error:
         return f"Triton cannot be imported ({error}); install it (pip install triton)"
+    if version_of(found) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return (
+            f"Triton {found} is older than {oldest}, the oldest that the kernels are compiled and tested with; "
+            "take a newer one (pip install -U triton), or a newer PyTorch, which brings its own"
+        )
     if not _env.triton_interpreted() and not torch.cuda.is_available():
         return "torch sees no GPU"
     return None
