@@ -48,7 +48,7 @@ def triton_launches(
     drawn = torch.zeros(size, negatives, dtype=torch.int32)
     losses, share, pulled = zeros(size), zeros(size, negatives), zeros(size, WIDTH)
     details = scores, scores, None, None, None, False
-    sampled = scores, group, scores, None, group, True
+    sampled = scores, group - 1, scores, None, group, False  # scope "all"
     tables = build_proposals(scores, group, Candidates(*sampled[2:])).tables()
 
     def run(operator: str, *arguments: object) -> Callable[[], object]:

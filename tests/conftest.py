@@ -132,6 +132,7 @@ def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
             subprocess.run(command, cwd=kernel_report.ROOT, check=True)
     found: list[dict[str, Any]] = json.loads(list_file.read_text())
     assert page.read_text().count("\n| ") == len(found) + 1
+    assert kernel_report.versions() in page.read_text()  # the command has seen the Triton that the tests see
     return found
 
 

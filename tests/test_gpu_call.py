@@ -145,7 +145,7 @@ PROFILED = """==PROF== Connected to process 7
 triton 8x703: ran
 "ID","Process ID","Kernel Name","Device","gpu__time_duration.sum","dram__bytes.sum","smsp__inst_executed.sum"
 "","","","","nsecond","byte","inst"
-"0","7","score_fusion_forward_kernel","0","12,345","4,096","1,000"
+"0","7","score_fusion_forward_kernel","0","12,300","4,096","1,000"
 "1","7","void at::native::elementwise_kernel<128>(int)","0","5","5","5"
 "2","7","score_fusion_forward_kernel","0","1","1","1"
 "3","7","void sskd_fast::cuda::expected_rows_kernel<float>(Rows)","0","2000","n/a","7"
@@ -155,7 +155,7 @@ triton 8x703: ran
 def test_the_counters_of_our_kernels_are_read():
     fusion, rows = ncu.kernel_rows(PROFILED)
     assert fusion["kernel"] == "score_fusion_forward_kernel"
-    assert (fusion["us"], fusion["dram bytes"], fusion["instructions"]) == (12.34, 4096, 1000)
+    assert (fusion["us"], fusion["dram bytes"], fusion["instructions"]) == (12.3, 4096, 1000)
     assert rows["kernel"].startswith("sskd_fast::cuda::expected_rows_kernel") and rows["us"] == 2
     assert rows["dram bytes"] is None and rows["registers"] is None
     assert ncu.kernel_rows("==ERROR== no permission") == []
@@ -194,10 +194,8 @@ def test_measured_times_decide_the_backend_and_the_page_says_where_from(tmp_path
     measured = json.loads(costs.read_text())["measured"]["9.0"]
     assert "Some GPU, 2026-01-02" in measured.pop("source")
     # Score fusion was timed on one backend only, which decides nothing.
-    assert measured == {
-        "pixel_contrast": {"triton": 4.0, "cuda": 3.0},
-        "negative_sampling": {"triton": 2.0, "cuda": 1.5},
-    }
+    assert measured["negative_sampling"] == {"triton": 2.0, "cuda": 1.5}
+    assert measured["pixel_contrast"] == {"triton": 4.0, "cuda": 3.0} and len(measured) == 2
 
 
 def test_a_page_of_nothing_of_a_mixture_or_of_a_dry_run_is_refused(tmp_path, capsys):
