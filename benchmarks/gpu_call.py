@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
-import importlib.metadata
+import importlib
 import json
 import os
 import platform
@@ -52,8 +52,7 @@ def source_digest() -> str:
 
 def place() -> dict[str, Any]:
     """The machine, what runs on it, and which sources: what every file says of where it comes from."""
-    names = ("torch", "triton", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in names if _installed(name)}
+    versions = {name: found for name in ("torch", "triton", "numpy") if (found := version(name))}
     gpu: dict[str, Any] = {}
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
@@ -68,12 +67,12 @@ def place() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _installed(name: str) -> bool:
+def version(name: str) -> str:
+    """What a package says of itself, whatever its distribution is called; "" if it is missing."""
     try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return str(importlib.import_module(name).__version__)
+    except ImportError:
+        return ""
 
 
 def run_step(step: Step, out: Path, where: dict[str, Any], *, limit: float, dry: bool) -> str:

@@ -86,7 +86,9 @@ def write_costs(found: Found, file: Path) -> bool:
     if not costs:
         return False
     content = json.loads(file.read_text(encoding="utf-8"))
-    source = f"{place['card']}, {place['date']}, torch {place['torch']}, Triton {place['triton']}: {COMMAND}"
+    source = (
+        f"{place['card']}, {place['date']}, torch {place['torch']}, Triton {place.get('triton', 'unknown')}: {COMMAND}"
+    )
     content["measured"][place["capability"]] = {"source": source, **costs}
     problem = _backend_costs.problem_of(content)
     if problem is not None:

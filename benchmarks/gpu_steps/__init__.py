@@ -19,7 +19,7 @@ class Step:
 
 
 STEPS = (
-    Step("machine", 15, "ceilings: copy and L2 bandwidth, matrix products, empty launches"),
+    Step("machine", 30, "ceilings: copy and L2 bandwidth, matrix products, empty launches"),
     Step("build", 70, "nvcc, Triton and the dense baseline's compiler, side by side"),
     Step("correct", 150, "every operator against the float64 reference, graph capture, equal bits, the fine map"),
     Step("sanitize", 70, "memcheck, racecheck and synccheck of both backends"),

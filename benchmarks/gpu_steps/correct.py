@@ -21,7 +21,8 @@ _SUMMARY = re.compile(r"^(?:FAILED|ERROR|SKIPPED) .*")
 
 def command(record: Record) -> list[str]:
     """How pytest is called: without a plugin that is missing, and with nothing of tests/conftest.py's data."""
-    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("gpu_*.py"))
+    # A step in a graph first, the fine map last: in the order of what must not be missed.
+    files = sorted((str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("gpu_*.py")), reverse=True)
     workers = ["-n", str(_SIDE_BY_SIDE)] if importlib.util.find_spec("xdist") is not None and not record.dry else []
     chosen = ["-k", _DRY] if record.dry else ["-m", "slow or not slow"]
     return [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", *workers, *chosen, *files]
@@ -44,6 +45,8 @@ def measure(record: Record) -> None:
                 summaries.append(line.strip()[:400])
             elif (outcome := _OUTCOME.search(line)) is not None and "::" in line:
                 outcomes[outcome[1].lower()] += 1
+                if outcome[1] in ("FAILED", "ERROR"):  # its reason follows in the summary, if that is reached
+                    summaries.append(line.strip()[:400])
             if time.monotonic() > written + 1:
                 record.put(outcomes=outcomes, summaries=summaries[-60:])
                 written = time.monotonic()

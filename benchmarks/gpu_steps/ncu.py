@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
-from benchmarks.gpu_steps.record import Record
+from benchmarks.gpu_steps.record import ROOT, Record
 from benchmarks.gpu_steps.tools import side_by_side, small_step, tool
 
 _LIMIT = 42.0
@@ -24,7 +25,6 @@ COUNTERS = {
     "memory stall": "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",
     "registers": "launch__registers_per_thread",
 }
-_NOT_OURS = ("at::", "void at", "cub::", "elementwise", "Memset", "Memcpy")
 _US = {"nsecond": 1e-3, "ns": 1e-3, "usecond": 1.0, "us": 1.0, "msecond": 1e3, "ms": 1e3}
 _BYTES = {"byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
 
@@ -39,7 +39,7 @@ def measure(record: Record) -> None:
         return
     options = ["--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw", "--print-units"]
     options += ["base", "--metrics", ",".join(COUNTERS.values())]
-    commands = {b: [profiler, *options, *small_step(record, b, "8x703")] for b in record.backends}
+    commands = {b: [profiler, *options, *ours(b), *small_step(record, b, "8x703")] for b in record.backends}
     rows: list[dict[str, Any]] = []
     failures = []
     for backend, status, seconds, output in side_by_side(commands, _LIMIT, {}):
@@ -51,6 +51,15 @@ def measure(record: Record) -> None:
             failures.append(f"{backend}: ncu ended with {status} and {len(found)} kernels of ours")
     if failures:
         raise RuntimeError("; ".join(failures))
+
+
+def ours(backend: str) -> list[str]:
+    """The options that leave out PyTorch's own kernels, of which there are hundreds."""
+    if backend == "cuda":
+        return ["--kernel-name-base", "demangled", "--kernel-name", "regex:sskd_fast"]
+    texts = (path.read_text(encoding="utf-8") for path in (ROOT / "kernels").glob("*.py"))
+    names = sorted({name for text in texts for name in re.findall(r"^def (\w+_kernel)\(", text, re.M)})
+    return ["--kernel-name", f"regex:^({'|'.join(names)})"]
 
 
 def kernel_rows(output: str) -> list[dict[str, Any]]:
@@ -65,7 +74,7 @@ def kernel_rows(output: str) -> list[dict[str, Any]]:
     for values in rest:
         cells = dict(zip(head, values, strict=False))
         kernel = cells.get("Kernel Name", "")
-        if not kernel or any(word in kernel for word in _NOT_OURS) or kernel in rows:
+        if not kernel or kernel in rows:
             continue
         row = {name: _number(cells.get(counter, ""), unit_of.get(counter, "")) for name, counter in COUNTERS.items()}
         rows[kernel] = {"kernel": kernel.removeprefix("void ")[:100], **row}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -56,15 +56,19 @@ def _between_events(call: Call) -> float:
 
 def captured(call: Call) -> torch.cuda.CUDAGraph:
     """A CUDA graph of the call, after a warm-up on a stream of its own. Raises whatever the capture raises."""
-    stream = torch.cuda.Stream()
+    torch.cuda.empty_cache()  # what one stream has freed, another cannot take
+    before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    finally:
+        torch.cuda.set_stream(before)  # a capture that fails leaves its own as the current one
     return graph
 
 
@@ -79,14 +83,15 @@ def kernels(call: Call, device: torch.device, named: int = 3) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
         call()
         synchronize(device)
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     launches: Counter[str] = Counter()
     for event in profiled.events() or ():
         if on_gpu == (event.device_type.name == "CUDA"):
-            spent[event.name] += int(event.device_time_total if on_gpu else event.self_cpu_time_total)
+            spent[event.name] += event.device_time_total if on_gpu else event.self_cpu_time_total
             launches[event.name] += 1
-    longest = [{"name": n[:60], "us": us, "launches": launches[n]} for n, us in spent.most_common(named)]
-    return {"launches": sum(launches.values()), "us": sum(spent.values()), "longest": longest}
+    first = sorted(spent, key=lambda name: -spent[name])[:named]
+    longest = [{"name": n[:60], "us": _rounded(spent[n]), "launches": launches[n]} for n in first]
+    return {"launches": sum(launches.values()), "us": _rounded(sum(spent.values())), "longest": longest}
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:

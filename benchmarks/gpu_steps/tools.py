@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,22 +14,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.gpu_steps.record import ROOT, Record
+from benchmarks.gpu_steps.record import ROOT, Record, said
 
 # Beside the PATH; the newest of several comes first.
 _PLACES = ("/usr/local/cuda/bin", "/opt/nvidia/nsight-compute/*", "/usr/local/cuda-*/bin")
 
 
 def tool(name: str) -> str | None:
-    """Path of a program, None if it is nowhere."""
-    found = shutil.which(name)
-    if found is not None:
-        return found
+    """Path of a program that says its version, None if there is none: a toolkit may have a wrapper of what it lacks."""
+    on_path = shutil.which(name)
+    candidates = [on_path] if on_path is not None else []
     for place in _PLACES:
-        for folder in sorted(Path("/").glob(place.lstrip("/")), reverse=True):
-            if (folder / name).is_file():
-                return str(folder / name)
-    return None
+        folders = Path("/").glob(place.lstrip("/"))
+        newest_first = sorted(folders, key=lambda f: [int(n) for n in re.findall(r"\d+", str(f))], reverse=True)
+        candidates += [str(folder / name) for folder in newest_first if (folder / name).is_file()]
+    return next((path for path in candidates if said([path, "--version"])), None)
 
 
 def small_step(record: Record, backend: str, size: str) -> list[str]:
@@ -39,12 +39,11 @@ def small_step(record: Record, backend: str, size: str) -> list[str]:
 
 def kill_tree(process: int) -> None:
     """Ends a process and all that it started, whatever sessions they are in: what is left would disturb the next."""
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        children = []
-    with contextlib.suppress(ProcessLookupError):
+    children: list[str] = []
+    with contextlib.suppress(OSError):
         os.kill(process, signal.SIGSTOP)  # starts no more of them meanwhile
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            children += (thread / "children").read_text().split()
     for child in children:
         kill_tree(int(child))
     with contextlib.suppress(ProcessLookupError):
