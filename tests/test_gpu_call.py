@@ -50,9 +50,8 @@ def test_a_dry_call_tries_every_step_with_what_a_bare_machine_has(tmp_path):
         assert contents[step.name]["status"] == "passed" and contents[step.name]["dry"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{step.name}.json" for step in STEPS}
     rows = contents["times"]["found"]["steps"]
-    assert [row["contender"] for row in rows] == [
-        c for c in ("triton", "reference", "dense", "dense-compiled") for _ in "ab"
-    ]
+    contenders = ("triton", "dense", "dense-compiled", "reference")
+    assert [row["contender"] for row in rows] == [contender for contender in contenders for _ in DTYPES]
     assert all(row["ms"] > 0 for row in rows)
     operators = contents["times"]["found"]["operators"]
     assert {row["operator"] for row in operators} == {

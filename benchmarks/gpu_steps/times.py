@@ -22,6 +22,9 @@ from benchmarks.gpu_steps.timing import captured, kernels, milliseconds, peak_by
 # The reference last: it takes longest, and is not captured, since it waits for the host.
 OTHERS = ("dense", "dense-compiled", "reference")
 
+# A call that takes longer launches so many kernels that reading the profiler's events takes longer still.
+_TOO_MANY_MS = 1000.0
+
 
 def measure(record: Record) -> None:
     """Rows of `steps` and `operators`, each written when it is there: what matters most comes first."""
@@ -107,7 +110,8 @@ def timed(call: Callable[[], object], device: torch.device, *, graph: bool) -> d
     forward pass. A capture that fails can leave the generators and the allocator as they are in one.
     """
     found: dict[str, Any] = milliseconds(call, device)
-    found["kernels"] = kernels(call, device)
+    if found["ms"] < _TOO_MANY_MS:
+        found["kernels"] = kernels(call, device)
     found["peak_mb"] = None if (peak := peak_bytes(call, device)) is None else round(peak / 2**20, 1)
     if graph and device.type == "cuda":
         try:
