@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_call, gpu_page
+from benchmarks.cases import DTYPES
 from benchmarks.gpu_steps import STEPS, Step, ncu, sanitize
 from benchmarks.gpu_steps.tools import kill_tree, side_by_side
 from benchmarks.marked import marks
