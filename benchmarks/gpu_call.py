@@ -63,12 +63,17 @@ def place() -> dict[str, Any]:
         **gpu, "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "python": platform.python_version(), **versions, "cuda": torch.version.cuda,
         "nvcc": said([str(nvcc[0]), "--version"]).splitlines()[-1:] if nvcc else [], "cores": os.cpu_count(),
-        "sources": source_digest(), "commit": said(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]),
+        "sources": source_digest(), "commit": checked_out(),
     }  # fmt: skip
 
 
+def checked_out() -> str:
+    """The commit, marked if tracked files differ from it; "" without a history."""
+    return said(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+
+
 def version(name: str) -> str:
-    """What a package says of itself, whatever its distribution is called; "" if it is missing."""
+    """The version that a package states, whatever its distribution is called; "" if it is missing."""
     try:
         return str(importlib.import_module(name).__version__)
     except ImportError:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_call import source_digest
+from benchmarks.gpu_call import checked_out, source_digest
 from benchmarks.gpu_steps import STEPS
-from benchmarks.gpu_steps.record import ROOT, said
-from benchmarks.gpu_tables import PARTS, outcomes
+from benchmarks.gpu_steps.record import ROOT
+from benchmarks.gpu_tables import SECTIONS, outcomes
 from benchmarks.marked import replaced
 from sskd_fast import _backend_costs
 
@@ -46,7 +46,7 @@ def read(folder: Path) -> Found:
 def page(found: Found) -> str:
     """The whole part of docs/gpu.md."""
     texts = [origin(next(iter(found.values()))["place"]), outcomes(found)]
-    texts += [part(found[name]["found"]) for name, part in PARTS.items() if found.get(name, {}).get("found")]
+    texts += [part(found[name]["found"]) for name, part in SECTIONS.items() if found.get(name, {}).get("found")]
     return "\n\n".join(text for text in texts if text)
 
 
@@ -54,7 +54,7 @@ def origin(place: dict[str, Any]) -> str:
     """Card, driver, versions, date and sources in a sentence."""
     commit = place["commit"]
     if not commit and place["sources"] == source_digest():  # the sources travelled without their history
-        commit = said(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
+        commit = checked_out()
     card = place.get("card", "no GPU (a dry run on a CPU)")
     driver = (place.get("driver") or ["none"])[0]
     versions = ", ".join(f"{name} {place[name]}" for name in ("python", "torch", "triton", "cuda") if place.get(name))

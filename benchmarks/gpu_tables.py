@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.gpu_steps import STEPS
+from benchmarks.timed_steps import PARTS
 
 _CEILINGS = {
     "copy_gb_s": "GB/s, copy",
@@ -26,7 +27,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def outcomes(found: dict[str, dict[str, Any]]) -> str:
-    """What became of every step."""
+    """The outcome of every step."""
     rows = []
     for step in STEPS:
         content = found.get(step.name)
@@ -55,7 +56,7 @@ def tests(found: dict[str, Any]) -> str:
 
 
 def checks(found: dict[str, Any]) -> str:
-    """What the sanitizers found."""
+    """Findings of the sanitizers."""
     rows = [[row["check"], row["outcome"], row["seconds"]] for row in found.get("checks", [])]
     return table(["check", "outcome", "seconds"], rows) if rows else ""
 
@@ -97,18 +98,19 @@ def training(found: dict[str, Any]) -> str:
         return ""
     first = next(iter(variants.values()))
     rows = [
-        [name, v["ms"], *v["ms_by_part"].values(), v.get("waits_a_step"), v["peak_mb"]] for name, v in variants.items()
+        [name, v["ms"], *(v.get("ms_by_part", {}).get(part) for part in PARTS), v.get("waits_a_step"), v["peak_mb"]]
+        for name, v in variants.items()
     ]
     text = (
         f"A training step of the student, {first['parameters'] / 1e6:.1f} M parameters, {first['precision']}, "
         f"{first['images'][0]} + {first['images'][1]} crops of {first['crop']} pixels. The parts are of a process that "
         "waits for every launch."
     )
-    return f"{text}\n\n" + table(["", "ms", *first["ms_by_part"], "waits for the host", "peak MB"], rows)
+    return f"{text}\n\n" + table(["", "ms", *PARTS, "waits for the host", "peak MB"], rows)
 
 
 def counters(found: dict[str, Any]) -> str:
-    """What Nsight Compute read of every kernel."""
+    """Counters that Nsight Compute read, by kernel."""
     rows = found.get("kernels", [])
     if not rows:
         return ""
@@ -118,7 +120,7 @@ def counters(found: dict[str, Any]) -> str:
 
 
 # In the order of the page; the build has its line in the table of outcomes.
-PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "machine": ceilings,
     "correct": tests,
     "sanitize": checks,

@@ -48,7 +48,7 @@ def run(step: object) -> None:
 
 
 def parts(record: Record) -> list[str]:
-    """What compiles side by side."""
+    """The parts that compile side by side."""
     # What the sanitizers look at, in types and sizes of its own: compiling under them would take their time.
     odd = [] if record.dry else ["odd"]
     return ["native", "triton", *odd, *(f"dense {case}" for case in cases_of(record))]

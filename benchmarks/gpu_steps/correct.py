@@ -20,7 +20,7 @@ _SUMMARY = re.compile(r"^(?:FAILED|ERROR|SKIPPED) .*")
 
 
 def command(record: Record) -> list[str]:
-    """How pytest is called: without a plugin that is missing, and with nothing of tests/conftest.py's data."""
+    """The call of pytest: without a plugin that is missing, and with nothing of tests/conftest.py's data."""
     # A step in a graph first, the fine map last: in the order of what must not be missed.
     files = sorted((str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("gpu_*.py")), reverse=True)
     workers = ["-n", str(_SIDE_BY_SIDE)] if importlib.util.find_spec("xdist") is not None and not record.dry else []
@@ -29,7 +29,7 @@ def command(record: Record) -> list[str]:
 
 
 def measure(record: Record) -> None:
-    """How many tests passed, failed and were skipped so far, and of every one that did not pass the reason."""
+    """Counts of outcomes so far, and of every test that did not pass the reason."""
     outcomes: Counter[str] = Counter()
     summaries: list[str] = []
     last = ""

@@ -23,7 +23,7 @@ class Record:
 
     @property
     def device(self) -> torch.device:
-        """Where the step computes."""
+        """The device that the step computes on."""
         return torch.device("cpu" if self.dry else "cuda")
 
     @property
@@ -37,7 +37,7 @@ class Record:
         write_json(self.file, self.found)
 
     def of_step(self, name: str) -> dict[str, Any]:
-        """What an earlier step of the same call found; nothing if it left no file."""
+        """Findings of an earlier step of the same call; nothing if it left no file."""
         file = self.folder / f"{name}.json"
         if not file.exists():
             return {}
@@ -62,7 +62,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def said(command: Sequence[str]) -> str:
-    """What a program prints; nothing if it is missing or fails."""
+    """The output of a program; nothing if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

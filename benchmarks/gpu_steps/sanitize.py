@@ -44,7 +44,7 @@ def measure(record: Record) -> None:
 
 
 def outcome(status: int | None, output: str) -> str:
-    """What came of a check: "clean" only if the program ran to its end and nothing was found."""
+    """The outcome of a check: "clean" only if the program ran to its end and nothing was found."""
     if status is None:
         return "stopped at the limit"
     if status == _FOUND_ERRORS:

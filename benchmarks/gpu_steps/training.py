@@ -37,7 +37,7 @@ VARIANTS = {"contrast on": 0.1, "contrast off": 0.0}
 
 def measure(record: Record) -> None:
     """By variant: milliseconds a step and by part, waits for the host by line of code, peak memory."""
-    failures = []
+    failures: list[str] = []
     for blocking in (False, True):
         for variant in VARIANTS:
             command = [sys.executable, "-m", "benchmarks.gpu_steps.training", variant, *["--dry"] * record.dry]
@@ -45,11 +45,12 @@ def measure(record: Record) -> None:
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace")
             if done.returncode != 0:
                 record.put(**{f"{variant} failed": done.stderr[-3000:]})
-                failures.append(variant)
+                failures += [variant] * (variant not in failures)
                 continue
             found = json.loads(done.stdout.splitlines()[-1])
-            if blocking and variant in record.found:
-                found = record.found[variant] | {"ms_by_part": found["ms_by_part"]}
+            parts = found.pop("ms_by_part")
+            if blocking or record.dry:  # otherwise they are the times of launches alone
+                found = record.found.get(variant, found) | {"ms_by_part": parts}
             record.put(**{variant: found})
     if failures:
         raise RuntimeError(f"{' and '.join(failures)}: failed; the record says why")
@@ -80,7 +81,7 @@ def batch(count: int, size: int, device: torch.device) -> Batch:
 
 
 def one_variant(variant: str, dry: bool) -> dict[str, Any]:
-    """What `measure` writes of a variant, in this process."""
+    """The findings of a variant, measured in this process."""
     device, config = torch.device("cpu" if dry else "cuda"), settings(dry)
     student = dataclasses.replace(config.student, num_queries=config.num_queries or config.student.num_queries)
     torch.manual_seed(0)
@@ -114,7 +115,7 @@ def one_variant(variant: str, dry: bool) -> dict[str, Any]:
 
 
 def waits(run: Any, count: int, device: torch.device) -> dict[str, Any]:
-    """How often the host waits for the device in a step, by the line that makes it wait; nothing without a GPU."""
+    """Waits of the host for the device in a step, by the line that makes it wait; nothing without a GPU."""
     if device.type != "cuda":
         return {"waits_a_step": None, "waits": []}
     torch.cuda.set_sync_debug_mode("warn")
