@@ -19,6 +19,9 @@ from benchmarks.gpu_steps.record import ROOT, Record, said
 # Beside the PATH; the newest of several comes first.
 _PLACES = ("/usr/local/cuda/bin", "/opt/nvidia/nsight-compute/*", "/usr/local/cuda-*/bin")
 
+# Seconds that a killed process may take to end; one that waits for a device can take long.
+_ENDS_WITHIN = 5.0
+
 
 def tool(name: str) -> str | None:
     """Path of a program that says its version, None if there is none: a toolkit may have a wrapper of what it lacks."""
@@ -38,7 +41,8 @@ def small_step(record: Record, backend: str, size: str) -> list[str]:
 
 
 def kill_tree(process: int) -> None:
-    """Ends a process and all that it started, whatever sessions they are in: what is left would disturb the next."""
+    """Ends a process and all that it started, whatever sessions they are in, and waits until they have ended: what is
+    left would disturb the next."""
     children: list[str] = []
     with contextlib.suppress(OSError):
         os.kill(process, signal.SIGSTOP)  # starts no more of them meanwhile
@@ -48,6 +52,17 @@ def kill_tree(process: int) -> None:
         kill_tree(int(child))
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
+    deadline = time.monotonic() + _ENDS_WITHIN
+    while _runs(process) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there and not a zombie, which waits for its parent alone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def side_by_side(
