@@ -8,6 +8,7 @@ from typing import Literal
 from sskd_fast.data.views import ViewsConfig
 from sskd_fast.losses.contrast import ContrastConfig
 from sskd_fast.losses.set_loss import SetLossConfig
+from sskd_fast.models.checkpoint import Origins
 from sskd_fast.models.inference import PredictConfig
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.pseudo_labels.config import PseudoLabelConfig
@@ -77,6 +78,7 @@ class Config:
     """A whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu", "cuda".
 
     teacher_weights, student_weights: safetensors files to start from, "embedded" for the shipped ones, "" for none.
+    origins: licence and source of teacher, backbone and data, kept in every checkpoint.
     """
 
     seed: int = 0
@@ -95,6 +97,7 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    origins: Origins = field(default_factory=Origins)
 
 
 def check_settings(config: Config) -> None:

@@ -46,6 +46,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         several = [o for o in options if typing.get_origin(o) is tuple] if isinstance(value, (list, tuple)) else []
         return _convert(next(o for o in several or options if o is not type(None)), value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: found {value!r}, expected a mapping")
+        return dict(value)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (options[-1] is not Ellipsis and len(value) != len(options)):
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sskd_fast.data.instances import Batch, Instances
@@ -20,13 +22,21 @@ from sskd_fast.files import remove_partial, write_atomically, write_json
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
-from sskd_fast.models.checkpoint import load_model, load_weights, read_metadata, save_weights
+from sskd_fast.models.checkpoint import (
+    CheckpointError,
+    describe_again,
+    load_checkpoint,
+    load_weights,
+    read_description,
+    read_metadata,
+)
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.loop import build_optimizer, train, update_average
 from sskd_fast.train.progress import Log, Progress
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
+from tests.described import save_described
 
 TINY = ModelConfig(
     channels=(8, 12), blocks=(1, 1), width=12, mask_width=6, layers=1, heads=2, feedforward=16, num_queries=4,
@@ -101,7 +111,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
 def test_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
     path = tmp_path / "weights" / "student.safetensors"
     written, read = model(seed=1), model(seed=2)
-    save_weights(path, written, ["a", "b", "c"], {"stage": "x", "steps": 3})
+    save_described(path, written, ["a", "b", "c"], stage="x", steps=3)
     load_weights(read, path, ["a", "b", "c"])
     assert same(read, written)
     metadata = read_metadata(path)
@@ -113,10 +123,12 @@ def test_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
 def test_a_checkpoint_describes_its_model(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     written = model(classes=2, seed=1, layers=2)
-    save_weights(path, written, ["a", "b"], {})
-    read, names = load_model(path)
-    assert names == ["a", "b"] and not read.training
-    assert read.config == written.config and same(read, written)
+    save_described(path, written, ["a", "b"])
+    read, description = load_checkpoint(path)
+    assert description.class_names == ("a", "b") and description.category_ids == (1, 2) and not read.training
+    mean, std = (getattr(written, name).flatten().tolist() for name in ("mean", "std"))
+    assert read.config == dataclasses.replace(written.config, mean=tuple(mean), std=tuple(std))
+    assert same(read, written) and torch.equal(read.mean, written.mean) and torch.equal(read.std, written.std)
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(read(images).mask_logits, written.eval()(images).mask_logits)
 
@@ -124,7 +136,7 @@ def test_a_checkpoint_describes_its_model(tmp_path: Path) -> None:
 def test_classes_are_told_by_name(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     written = model(seed=1)
-    save_weights(path, written, ["disc", "ring", "cross"], {})
+    save_described(path, written, ["disc", "ring", "cross"])
     read = model(classes=4, seed=2)
     load_weights(read, path, ["cross", "cell", "disc", "wing"])
     for name in ("weight", "bias"):
@@ -140,7 +152,7 @@ def test_parts_of_the_weights_leave_the_rest_alone(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     written, read = model(seed=1), model(classes=5, seed=2)
     before = copy.deepcopy(read)
-    save_weights(path, written, ["a", "b", "c"], {})
+    save_described(path, written, ["a", "b", "c"])
     load_weights(read, path, ["v", "w", "x", "y", "z"], parts=("backbone.", "pixel_decoder."))
     for name, tensor in read.state_dict().items():
         source = written if name.startswith(("backbone.", "pixel_decoder.")) else before
@@ -149,7 +161,7 @@ def test_parts_of_the_weights_leave_the_rest_alone(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
-    save_weights(path, model(), ["a", "b", "c"], {})
+    save_described(path, model(), ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"student\.safetensors: .*(12|16).*the model has"):
         load_weights(model(width=16, mask_width=8), path, ["a", "b", "c"])
     with pytest.raises(
@@ -162,11 +174,44 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_a_torn_weight_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
-    save_weights(path, model(), ["a", "b", "c"], {})
+    save_described(path, model(), ["a", "b", "c"])
     path.write_bytes(path.read_bytes()[:100])
     for read in (lambda: read_metadata(path), lambda: load_weights(model(), path, ["a", "b", "c"])):
-        with pytest.raises(ValueError, match=r"student\.safetensors: not readable as safetensors .* run the stage"):
+        with pytest.raises(
+            ValueError, match=r"student\.safetensors: not a readable safetensors file, or cut off .* run the stage"
+        ):
             read()
+
+
+def test_a_description_is_changed_without_touching_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    written = model(seed=1)
+    save_described(path, written, ["a", "b", "c"], stage="x")
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    before, weights = read_description(path), path.read_bytes()[8 + size :]
+    describe_again(path, figures={"ap": 12.5, "rows": [{"name": "x"}]})
+    after, size = read_description(path), int.from_bytes(path.read_bytes()[:8], "little")
+    assert after == dataclasses.replace(before, figures={"ap": 12.5, "rows": [{"name": "x"}]})
+    assert path.read_bytes()[8 + size :] == weights and size % 8 == 0
+    assert same(load_checkpoint(path)[0], written)
+
+
+def test_an_old_or_foreign_file_says_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    metadata = {"model": json.dumps(dataclasses.asdict(TINY)), "class_names": '["a"]', "facts": "{}"}
+    save_file({"x": torch.zeros(1)}, str(path), metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"lacks category_ids, inference, stretch: .*--stage evaluate"):
+        read_description(path)
+    save_file({"x": torch.zeros(1)}, str(path))
+    with pytest.raises(CheckpointError, match=r"lacks model, class_names, category_ids, .*: it is not a"):
+        read_description(path)
+
+
+def test_a_file_of_a_later_version_says_which_to_install(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_file({"x": torch.zeros(1)}, str(path), metadata={"layout": "3", "version": '"9.1"'})
+    with pytest.raises(CheckpointError, match=r"written by sskd_fast 9\.1 in layout 3, expected at most 2: install"):
+        read_metadata(path)
 
 
 # Training states

@@ -19,7 +19,7 @@ from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
 from sskd_fast.evaluation import require_official
 from sskd_fast.files import remove_partial, write_json, write_text
-from sskd_fast.method import COMMANDS
+from sskd_fast.method import COMMANDS, STAGE
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import read_figures, table_text, verdict_words, write_report
@@ -167,6 +167,7 @@ def run(config: Config, command: str, resume: bool) -> None:
         else:
             run_stages(current, command)
         compare_students(config, sources.val, results)
+        current.models.add_figures(STAGE)
     finally:
         log.close()
     write_report(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,14 @@ from sskd_fast.data.source import ImageCollection
 from sskd_fast.method import STAGE, Stage
 from sskd_fast.models.augmented import IDENTITY, Augmentation
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.checkpoint import load_weights
+from sskd_fast.models.checkpoint import (
+    Description,
+    Origin,
+    Origins,
+    describe_again,
+    load_weights,
+    save_checkpoint,
+)
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
@@ -78,6 +85,45 @@ class RunModels:
         if model.config.trainable:
             load_weights(model, self.results.weights_path(stage), self.sources.classes)
         return self._placed(model)
+
+    def save(self, stage: str, model: Segmenter, facts: Mapping[str, Any]) -> None:
+        """Writes a stage's finished model with all that inference needs; facts: steps, seconds and the like."""
+        s = self.sources
+        description = Description(
+            model=model.config,
+            class_names=tuple(s.classes),
+            category_ids=tuple(s.labeled.category_ids),
+            inference=self.inference,
+            stretch=s.labeled.stretch,
+            origins=self.origins,
+            facts=dict(facts),
+        )
+        save_checkpoint(self.results.weights_path(stage), model, description)
+
+    @property
+    def origins(self) -> Origins:
+        """Licences and sources as the settings state them, with what is known of the embedded weights and images."""
+        stated, shipped = self.config.origins, Origin("Apache-2.0", "ships with sskd_fast")
+        own = self.config.data.own
+        return Origins(
+            teacher=shipped if self._shipped("teacher", stated.teacher) else stated.teacher,
+            backbone=shipped if self._shipped("student", stated.backbone) else stated.backbone,
+            data=stated.data if own or stated.data != Origin() else Origin("Apache-2.0", "drawn by sskd_fast"),
+        )
+
+    def _shipped(self, model: Literal["teacher", "student"], stated: Origin) -> bool:
+        weights = self.foundation_weights(model)
+        return stated == Origin() and weights is not None and weights.parent == SHIPPED
+
+    def add_figures(self, stages: Iterable[str]) -> None:
+        """Writes the figures that the run has so far into the checkpoints of these stages."""
+        rows = {row["name"]: row for row in self.results.rows}
+        for stage in stages:
+            path = self.results.weights_path(stage)
+            if stage in rows and path.exists():
+                figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
+                gain = self.results.details.get(stage, {}).get("gain")
+                describe_again(path, figures=figures | {"rows": list(rows.values()), "gain": gain})
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

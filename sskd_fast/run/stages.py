@@ -17,7 +17,7 @@ from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.losses.objective import Objective
 from sskd_fast.method import STAGES, Stage, dependents, stages_of
-from sskd_fast.models.checkpoint import save_weights
+from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.run.labels import TeacherLabels, teacher_labels
@@ -73,6 +73,7 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
     else:
         run.log.say(f"{title}, not trained")
     measure_aloud(run, stage, model, seconds)
+    models.add_figures([stage.name])
     state.clear()
     write_report(results.folder)
 
@@ -95,7 +96,7 @@ def train_stage(
     )  # fmt: skip
     seconds = state.seconds + progress.seconds
     facts = {"stage": stage.name, "steps": budget.steps, "seconds": round(seconds, 1), "seed": config.seed}
-    save_weights(models.results.weights_path(stage.name), model, models.sources.classes, facts)
+    models.save(stage.name, model, facts)
     return model, seconds
 
 
@@ -119,6 +120,9 @@ def evaluate_finished(run: Run) -> None:
     for stage in STAGES:
         if stage.name in rows:
             model = models.load(stage.name) if stage.budget else models.start(stage)
+            path = results.weights_path(stage.name)
+            if path.exists():  # written again, since an earlier version wrote less of it
+                models.save(stage.name, model, read_metadata(path).get("facts", {}))
             measure_aloud(run, stage, model, rows[stage.name]["seconds"])
 
 
@@ -214,7 +218,7 @@ def held_out_ap(models: RunModels) -> Callable[[Segmenter], dict[str, float]]:
 def state_key(config: Config, stage: Stage) -> str:
     """A hash of the stage and of every setting its training depends on; a state saved under another is not used."""
     settings = dataclasses.asdict(config)
-    for irrelevant in ("output", "device", "predict", "stages"):
+    for irrelevant in ("output", "device", "predict", "stages", "origins"):
         settings.pop(irrelevant)
     for irrelevant in ("workers", "cache_mb", "decoded"):
         settings["data"].pop(irrelevant)
