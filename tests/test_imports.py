@@ -21,7 +21,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"settings"}),
     frozenset({"losses", "pseudo_labels", "evaluation", "report"}),
     frozenset({"models", "data"}),
-    frozenset({"ops"}),
+    frozenset({"ops", "mask_matching"}),
     frozenset({"reference", "kernels", "_native"}),
     frozenset({"rng", "rle", "_build"}),
     frozenset({"_backend", "_process"}),
