@@ -282,7 +282,7 @@ def test_mask_logits_of_another_size_are_resized():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cues": "all"}, "cues='all' is unknown; expected one of object, fused, mask, class, uniform"),
+        ({"cues": "all"}, "cues='all' is unknown; expected one of fused, object, mask, class, uniform"),
         ({"scope": "near"}, "scope='near' is unknown"),
         ({"form": "dense"}, "form='dense' is unknown"),
         ({"num_negatives": 0}, "num_negatives: expected at least 1"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from sskd_fast import ops
 from sskd_fast.losses.pixel_rows import MemoryBank, Pixels, draw_anchors
+from sskd_fast.reference.score_fusion import Cues
 
-Cues = Literal["object", "fused", "mask", "class", "uniform"]
+ContrastCues = Literal[Cues, "uniform"]
 Scope = Literal["all", "other", "same"]
 Form = Literal["sampled", "expected"]
 
@@ -60,7 +61,7 @@ class InstancePixelContrast(nn.Module):
         *,
         num_negatives: int = 200,
         temperature: tuple[float, float] = (0.3, 0.07),
-        cues: Cues = "object",
+        cues: ContrastCues = "object",
         scope: Scope = "all",
         form: Form = "sampled",
         margin: float | None = None,
@@ -71,11 +72,8 @@ class InstancePixelContrast(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value, choices in (
-            ("cues", cues, ("object", "fused", "mask", "class", "uniform")),
-            ("scope", scope, ("all", "other", "same")),
-            ("form", form, ("sampled", "expected")),
-        ):
+        for name, value, kind in (("cues", cues, ContrastCues), ("scope", scope, Scope), ("form", form, Form)):
+            choices = get_args(kind)
             _require(value in choices, f"{name}={value!r} is unknown; expected one of {', '.join(choices)}")
         _require(num_negatives >= 1, f"num_negatives: expected at least 1, found {num_negatives}")
         _require(len(temperature) == 2 and min(temperature) > 0, f"temperature: expected two > 0, found {temperature}")
