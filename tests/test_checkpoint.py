@@ -15,22 +15,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sskd_fast.data.files import remove_partial, write_atomically, write_json
 from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.files import remove_partial, write_atomically, write_json
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
+from sskd_fast.models.checkpoint import load_model, load_weights, read_metadata, save_weights
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
-from sskd_fast.train.checkpoint import (
-    TrainingState,
-    load_model,
-    load_weights,
-    read_metadata,
-    save_weights,
-)
-from sskd_fast.train.loop import Schedule, build_optimizer, train, update_average
-from sskd_fast.train.watch import Log, Watch
+from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.loop import build_optimizer, train, update_average
+from sskd_fast.train.progress import Log, Progress
+from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
 
 TINY = ModelConfig(
     channels=(8, 12), blocks=(1, 1), width=12, mask_width=6, layers=1, heads=2, feedforward=16, num_queries=4,
@@ -87,7 +83,7 @@ def test_a_reader_never_sees_a_part_of_the_new_file(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "model.state.pt"
     script = (
-        "import os, signal, sys; from pathlib import Path; from sskd_fast.data.files import write_atomically\n"
+        "import os, signal, sys; from pathlib import Path; from sskd_fast.files import write_atomically\n"
         "def write(partial): partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(Path(sys.argv[1]), write)"
     )
@@ -204,10 +200,8 @@ def run(
 ) -> tuple[MaskTransformer, list[int]]:
     net = model(seed=3).to(memory_format=torch.channels_last)
     torch.manual_seed(4)
-    schedule = Schedule(
-        steps=steps, lr=1e-2, backbone_lr=0.5, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0, warmup=2, decay="cosine",
-        ema=0.9, save_every=3, evaluations=2,
-    )  # fmt: skip
+    settings = TrainConfig(lr=1e-2, backbone_lr=0.5, warmup=2, ema=0.9, save_every=3, evaluations=2)
+    schedule = Schedule(settings, StageConfig(steps=steps))
     contrast = InstancePixelContrast(num_negatives=6, max_anchors=8, memory_bank=bank)
     config = SetLossConfig(masks=masks, points=60)  # type: ignore[arg-type]
     drawn: list[int] = []
@@ -220,12 +214,12 @@ def run(
             yield batch(step), batch(1000 + step)
 
     log = Log(tmp_path)
-    watch = Watch(log, "stage", "stage", 2, {})
+    progress = Progress(log, "stage", "stage", 2, {})
     try:
         objective = Objective(SetLoss(config), contrast, 1.0, 0.1)
-        average = train(net, objective, draw, schedule, state, watch, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
+        average = train(net, objective, draw, schedule, state, progress, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
     finally:
-        watch.end()
+        progress.end()
         log.close()
     return average, drawn
 
@@ -296,12 +290,9 @@ def test_average_follows_the_model_and_takes_its_buffers() -> None:
     assert kept["1.num_batches_tracked"] == 1
 
 
-def schedule(**changes: object) -> Schedule:
-    base = Schedule(
-        steps=100, lr=0.1, backbone_lr=0.1, weight_decay=0.2, betas=(0.9, 0.99), clip=1.0, warmup=10, decay="cosine",
-        ema=0.9, save_every=50, evaluations=1,
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+def schedule(steps: int = 100, **changes: object) -> Schedule:
+    base = TrainConfig(lr=0.1, backbone_lr=0.1, weight_decay=0.2, warmup=10, ema=0.9, save_every=50, evaluations=1)
+    return Schedule(dataclasses.replace(base, **changes), StageConfig(steps=steps))  # type: ignore[arg-type]
 
 
 def test_learning_rate_rises_then_falls() -> None:
@@ -310,7 +301,7 @@ def test_learning_rate_rises_then_falls() -> None:
     assert max(range(100), key=cosine.__getitem__) == 9
     assert all(a > b for a, b in itertools.pairwise(cosine[9:]))
     assert cosine[50] == pytest.approx(0.02 + 0.49) and schedule().factor(100) == pytest.approx(0.02)
-    poly = schedule(decay="poly")
+    poly = schedule(schedule="poly")
     assert poly.factor(50) == pytest.approx(0.5**0.9) and poly.factor(100) == 0
     assert schedule(steps=8).factor(1) == pytest.approx(schedule(steps=8, warmup=0).factor(1))  # a quarter at most
 
@@ -341,7 +332,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     log = Log(tmp_path)
     plan = schedule(steps=40, lr=1e-2, backbone_lr=1.0, evaluations=0)
     state = TrainingState(tmp_path / "state.pt", "k", False)
-    average = train(net, objective, draw, plan, state, Watch(log, "s", "s", 10, {}), None, seed=0)
+    average = train(net, objective, draw, plan, state, Progress(log, "s", "s", 10, {}), None, seed=0)
     log.close()
     assert loss(average) < 0.6 * before
     assert not any(p.requires_grad for p in average.parameters())

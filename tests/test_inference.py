@@ -254,7 +254,7 @@ def test_the_network_is_put_into_evaluation_and_gets_values_up_to_one() -> None:
 
 
 def test_score_is_class_probability_times_mask_quality() -> None:
-    config = InferenceConfig(tile=(4, 4), score_floor=0.05)
+    config = InferenceConfig(tile=(4, 4), overlap=2, score_floor=0.05)
     logits = torch.full((1, 4, 4), -5.0)
     logits[0, :, :2] = 2.0
     probs = torch.tensor([[0.6, 0.3]])

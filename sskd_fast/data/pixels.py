@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.files import write_atomically
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
+from sskd_fast.files import write_atomically
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112

@@ -6,7 +6,7 @@ Shape letters: K queries, C classes, H x W pixels of an image, T tile side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,47 @@ from sskd_fast.rle import rle_of_box
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
-    """tile: height and width of the window the network sees (the training crop); overlap: pixels that neighbours share.
+class PredictConfig:
+    """Settings of prediction by tiles.
 
-    zoom: factor the images are scaled by first; masks come back at the images' own size.
-    score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the better-scored
-    stays.
+    tile: height and width of the window the network sees, 0 = the training crop.  overlap: pixels that neighbours
+    share.  score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the
+    better-scored stays.  max_detections: the best-scored detections of an image that are kept, and that AP counts for
+    each class.  batch: tiles a forward pass.
     """
 
-    tile: tuple[int, int] = (64, 64)
+    tile: tuple[int, int] = (0, 0)
     overlap: int = 32
-    zoom: float = 1.0
     score_floor: float = 0.02
     nms_iou: float = 0.6
     max_detections: int = 100
     batch: int = 32
+
+    def resolved(self, crop: tuple[int, int], zoom: float) -> InferenceConfig:
+        """How a model that was trained on crops (height, width) of images at `zoom` is applied."""
+        tile = self.tile if min(self.tile) else crop
+        own = {field.name: getattr(self, field.name) for field in fields(PredictConfig)}
+        return InferenceConfig(**own | {"tile": tile, "overlap": min(self.overlap, min(tile) // 2)}, zoom=zoom)
+
+
+@dataclass(frozen=True)
+class InferenceConfig(PredictConfig):
+    """How a model is applied: the settings with their tile resolved, and the zoom.
+
+    zoom: factor the images are scaled by first; masks come back at the images' own size.
+    Raises ValueError for a tile without pixels, an overlap that leaves none, or a zoom that is not above 0.
+    """
+
+    tile: tuple[int, int]
+    zoom: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.tile) < 1:
+            raise ValueError(f"tile={self.tile}: expected height and width in pixels, at least 1 each")
+        if not 0 <= self.overlap < min(self.tile):
+            raise ValueError(f"overlap={self.overlap}: expected 0 to {min(self.tile) - 1} pixels for tile={self.tile}")
+        if not self.zoom > 0:
+            raise ValueError(f"zoom={self.zoom}: expected a factor above 0")
 
 
 @dataclass

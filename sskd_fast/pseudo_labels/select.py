@@ -11,8 +11,9 @@ from sskd_fast.mask_matching import by_image, mask_nms
 def select_labels(
     results: Sequence[dict[str, Any]],
     thresholds: Mapping[int, float] | float,
-    nms_iou: float = 0.7,
-    max_per_image: int = 100,
+    *,
+    nms_iou: float,
+    max_per_image: int,
 ) -> list[dict[str, Any]]:
     """The results that are sure enough to train on: score >= the threshold of their class, mask NMS, best few an image.
 
