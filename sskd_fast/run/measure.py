@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.evaluation import compare_masks, evaluate_masks, official_figures
 from sskd_fast.method import BASELINE
 from sskd_fast.models.segmenter import Segmenter
