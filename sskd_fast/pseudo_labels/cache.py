@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sskd_fast.files import write_json
-from sskd_fast.pseudo_labels.matching import by_image
+from sskd_fast.mask_matching import by_image
 
 logger = logging.getLogger(__name__)
 
