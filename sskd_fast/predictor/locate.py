@@ -14,7 +14,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class ModelError(ValueError):
-    """A place that holds no model."""
+    """A place that holds no model, or a device that is not there."""
 
 
 def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:
@@ -23,10 +23,14 @@ def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -
     model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, or the id of a hub repository
     ("owner/name").  stage: of a run's folder, whose model; by default the last student.  device: "auto" takes a GPU if
     there is one.
-    Raises ModelError if there is no model, CheckpointError if its file cannot be used.
+    Raises ModelError if there is no model or no such device, CheckpointError if its file cannot be used.
     """
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return _found(model, stage).to(chosen)
+    found = torch.cuda.is_available()
+    if device.startswith("cuda") and not found:
+        raise ModelError(
+            f"device {device}: PyTorch finds no CUDA device; use cpu, or install a CUDA build and a driver"
+        )
+    return _found(model, stage).to(device if device != "auto" else "cuda" if found else "cpu")
 
 
 def _found(model: str | Path, stage: str | None) -> Predictor:
