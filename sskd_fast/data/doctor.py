@@ -76,6 +76,14 @@ def check_folders(
     return _check_together(checked, validation, findings, unlabeled, group_key, decode)
 
 
+def check_images(folder: Path, *, decode: bool = True) -> None:
+    """Checks a folder of plain images by itself; raises DataError with every one that cannot be read."""
+    findings = Findings()
+    _check_unlabeled(folder, findings, decode)
+    if findings.problems:
+        raise DataError(findings.problems)
+
+
 def _check_together(
     train: CheckedFile,
     validation: CheckedFile | None,
