@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     T sums[2] = {};  // <x, y> and |y|^2
     const auto add = [](T x, T y, T (&sums)[2]) { sums[0] += x * y, sums[1] += y * y; };
     compare_rows(anchors.row(anchor), candidates, q, add, sums);
-    if (r < num_drawn) similarity[r] = hardness(sums[0], inverse_norm(sums[1]));
+    const T own = hardness(sums[0], inverse_norm(sums[1]));
+    if (r < num_drawn) similarity[r] = own;
   }
   __syncwarp();
   for (int32_t r = lane; r < num_drawn; r += kWarp) {
