@@ -160,9 +160,10 @@ class _Frame:
             else:
                 pen = "M"
         drawn = f'<path class="line {line.style}" d="{"".join(pieces)}"><title>{escape(line.name)}</title></path>'
-        if line.marked:
-            placed = [self.place(x, y) for x, y in line.points if math.isfinite(y)]
+        placed = [self.place(x, y) for x, y in line.points if math.isfinite(y)]
+        if line.marked or len(placed) == 1:  # a line through one point is no line to see
             drawn += "".join(f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in placed)
+        if line.marked and placed:
             value = [y for _, y in line.points if math.isfinite(y)][-1]
             x, y = placed[-1]
             drawn += f'<text class="value {line.style}" x="{x + 7:.1f}" y="{y + 4:.1f}">{value:.1f}</text>'

@@ -8,9 +8,11 @@ from typing import Any
 
 from sskd_fast import __version__
 from sskd_fast.data.files import write_text
+from sskd_fast.report.html_choices import choices_section
 from sskd_fast.report.html_images import images_section
 from sskd_fast.report.html_models import models_section
 from sskd_fast.report.html_training import curves_section, labels_section, target_precision
+from sskd_fast.report.html_worst import worst_section
 from sskd_fast.report.run_folder import RunFolder, read_run
 from sskd_fast.report.style import STYLE
 from sskd_fast.report.verdict import (
@@ -32,7 +34,8 @@ def write_report(run_folder: Path) -> Path:
 
     Reads, where they are there: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
     details.json (AP by size, class and group), ground_truth.json (a COCO dict of the validation images, with
-    "images_dir") and label_statistics.json (the fields of LabelStatistics by the row name of the labels' teacher).
+    "images_dir"), label_statistics.json (the fields of LabelStatistics by the row name of the labels' teacher), its
+    predictions in cache/, its labels in pseudo_labels/, and the images themselves.
     The file is replaced in one step, so that a reader never sees half of it.
 
     Raises ValueError, naming the file, where one of these is not readable.
@@ -51,8 +54,10 @@ def page(run: RunFolder) -> str:
         _warnings(run),
         models_section(run.metrics, run.details),
         images_section(run),
+        worst_section(run),
         curves_section(run.log),
         labels_section(run.statistics, target_precision(run.configuration)),
+        choices_section(run),
         _configuration(run.configuration),
     ]
     return (

@@ -31,6 +31,14 @@ class RunFolder:
         """The folder of the validation images; a relative one is relative to the run folder."""
         return self.path / str((self.ground_truth or {}).get("images_dir", ""))
 
+    def teacher_predictions(self, teacher: str) -> list[dict[str, Any]]:
+        """All predictions of a teacher on the unlabelled images, from cache/; empty if they are not kept."""
+        return list((_read_json(self.path / "cache" / f"{teacher}.json", dict) or {}).get("results", []))
+
+    def teacher_labels(self, teacher: str) -> list[dict[str, Any]]:
+        """The predictions of a teacher that became labels or, with "iscrowd": 1, unsure regions; empty if not kept."""
+        return _read_json(self.path / "pseudo_labels" / f"{teacher}.json", list) or []
+
 
 def read_run(path: Path) -> RunFolder:
     """Read what is there; a torn last line of the log is left out.
@@ -45,9 +53,9 @@ def read_run(path: Path) -> RunFolder:
         path=path,
         metrics=metrics,
         log=_read_log(path / "log.jsonl"),
-        ground_truth=_read_json(path / "ground_truth.json"),
-        predictions={file.stem: _read_json(file) for file in sorted((path / "predictions").glob("*.json"))},
-        statistics=_read_json(path / "label_statistics.json") or {},
+        ground_truth=_read_json(path / "ground_truth.json", dict),
+        predictions={file.stem: _read_json(file, list) for file in sorted((path / "predictions").glob("*.json"))},
+        statistics=_read_json(path / "label_statistics.json", dict) or {},
         details=details,
         configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",
     )
@@ -55,19 +63,21 @@ def read_run(path: Path) -> RunFolder:
 
 def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """metrics.json and details.json of a run's folder, empty where they are missing; ValueError as of `read_run`."""
-    return _read_json(path / "metrics.json") or {"rows": []}, _read_json(path / "details.json") or {}
+    return _read_json(path / "metrics.json", dict) or {"rows": []}, _read_json(path / "details.json", dict) or {}
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, None where it does not exist."""
+def _read_json(path: Path, kind: type) -> Any:
+    """The content of a JSON file, None if it does not exist; ValueError for another kind of content than `kind`."""
     if not path.exists():
         return None
+    cure = "remove it and run the stage that writes it again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{path}: not readable as JSON ({error}); remove it and run the stage that writes it again"
-        ) from error
+        raise ValueError(f"{path}: not readable as JSON ({error}); {cure}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path}: found a JSON {type(content).__name__}, expected a {kind.__name__}; {cure}")
+    return content
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
@@ -81,5 +91,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not readable as JSON ({error})") from error
+                raise ValueError(
+                    f"{path}, line {number}: not readable as JSON ({error}); remove the line and try again"
+                ) from error
     return records

@@ -82,6 +82,8 @@ td.best { font-weight: 700; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; color: var(--soft); font-size: 0.84rem; }
 .image { margin-top: 26px; }
 .image h3 { color: var(--soft); font-weight: 500; font-size: 0.88rem; overflow-wrap: anywhere; }
+.image .note { margin-top: 2px; font-size: 0.86rem; }
+.two > .image { margin-top: 6px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 18px 14px;
   margin-top: 8px; }
 figure { margin: 0; min-width: 0; }
@@ -95,6 +97,18 @@ figcaption b { display: block; font-size: 0.88rem; }
 }
 .chips i { width: 9px; height: 9px; border-radius: 50%; border: 1px solid #0006; }
 .chips .wrong { border-style: dashed; color: var(--soft); }
+.swatch { display: inline-block; width: 22px; height: 12px; margin-right: 7px; border-radius: 3px; }
+.swatch.kept { background: #00cdaf55; border: 2px solid #00cdaf; }
+.swatch.unsure { background: repeating-linear-gradient(135deg, #ffb000 0 2px, #0000 2px 6px);
+  border: 2px solid #ffb000; }
+.swatch.refused { border: 2px dashed #ff5c7a; }
+.chips .refused { border-style: dashed; color: var(--soft); }
+.gallery { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 28px; }
+.histograms { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px 16px;
+  margin-top: 10px; }
+h4 { margin: 0; font-size: 0.88rem; font-weight: 600; overflow-wrap: anywhere; }
+.chart .bar.kept { fill: #00a890; } .chart .bar.unsure { fill: #e09b00; } .chart .bar.refused { fill: #d9627a; }
+.chart .threshold { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 20px;
   margin-top: 16px; }
 .chart { display: block; width: 100%; height: auto; max-width: 460px; }
