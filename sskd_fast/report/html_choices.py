@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import yaml
-
 from sskd_fast.data.errors import DataError
 from sskd_fast.report.label_choices import FATES, Choice, Fate, counts_by_class, label_choices, score_histograms
 from sskd_fast.report.label_pictures import COLORS, MOST_REFUSED, LabelPicture, LabelRow, label_rows
@@ -63,9 +61,8 @@ def _choices(run: RunFolder, teacher: str, record: Mapping[str, Any]) -> list[Ch
 def _gallery(run: RunFolder, choices: Mapping[str, Sequence[Choice]]) -> str:
     if not any(choice.fate == "kept" for own in choices.values() for choice in own):
         return ""
-    settings = yaml.safe_load(run.configuration) or {}
     try:
-        rows = label_rows(unlabeled_images(run.path, settings.get("data") or {}), choices)
+        rows = label_rows(unlabeled_images(run.path, run.settings.get("data") or {}), choices)
     except DataError as error:
         return f"<p>The unlabelled images cannot be shown: {escape(str(error))}</p>"
     legend = "".join(

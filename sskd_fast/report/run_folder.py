@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -31,6 +33,19 @@ class RunFolder:
         """The folder of the validation images; a relative one is relative to the run folder."""
         return self.path / str((self.ground_truth or {}).get("images_dir", ""))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run, empty if config.yaml is missing; ValueError if it is not a mapping of settings."""
+        file = self.path / "config.yaml"
+        try:
+            tree = yaml.safe_load(self.configuration) or {}
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{file}: not readable as YAML ({reason}); restore the file") from error
+        if not isinstance(tree, dict):
+            raise ValueError(f"{file}: found a {type(tree).__name__}, expected settings; restore the file")
+        return tree
+
     def teacher_predictions(self, teacher: str) -> list[dict[str, Any]]:
         """All predictions of a teacher on the unlabelled images, from cache/; empty if they are not kept."""
         return list((_read_json(self.path / "cache" / f"{teacher}.json", dict) or {}).get("results", []))
@@ -40,8 +55,10 @@ class RunFolder:
         return _read_json(self.path / "pseudo_labels" / f"{teacher}.json", list) or []
 
 
-def read_run(path: Path) -> RunFolder:
+def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
     """Read what is there; a torn last line of the log is left out.
+
+    predictions: read those on the validation images too, the largest part of a folder.
 
     Raises ValueError, naming the file, for a path that is no folder or JSON that cannot be read.
     """
@@ -49,12 +66,13 @@ def read_run(path: Path) -> RunFolder:
         raise ValueError(f"{path}: expected the folder of a run")
     configuration = path / "config.yaml"
     metrics, details = read_figures(path)
+    files = sorted((path / "predictions").glob("*.json")) if predictions else []
     return RunFolder(
         path=path,
         metrics=metrics,
         log=_read_log(path / "log.jsonl"),
         ground_truth=_read_json(path / "ground_truth.json", dict),
-        predictions={file.stem: _read_json(file, list) for file in sorted((path / "predictions").glob("*.json"))},
+        predictions={file.stem: _read_json(file, list) for file in files},
         statistics=_read_json(path / "label_statistics.json", dict) or {},
         details=details,
         configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",

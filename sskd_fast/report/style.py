@@ -71,6 +71,15 @@ td.best { font-weight: 700; }
   background: var(--bar); }
 .teacher { --bar: var(--teacher); --bar-soft: var(--teacher-soft); }
 .student { --bar: var(--student); --bar-soft: var(--student-soft); }
+.apart strong { color: var(--worse); }
+.compared { margin-top: 16px; }
+.compared td { overflow-wrap: anywhere; }
+.compared tbody th { white-space: nowrap; font-weight: 400; }
+.compared tr.model th { padding-top: 18px; font-weight: 650; }
+.compared tr.mean th, .compared tr.mean td { font-weight: 650; border-top-style: dashed; }
+.run0 { --bar: #0f8f82; } .run1 { --bar: #c47a0c; } .run2 { --bar: #4a7fd6; } .run3 { --bar: #d0487f; }
+.run4 { --bar: #7d9a1f; } .run5 { --bar: #9a5fd0; } .run6 { --bar: #c9512c; } .run7 { --bar: #5c7a8c; }
+.chart .line[class*="run"] { stroke: var(--bar); } .chart .dot[class*="run"] { fill: var(--bar); }
 .bars { list-style: none; margin: 14px 0 0; padding: 0; display: grid; gap: 11px; font-size: 0.9rem; }
 .bars .name { display: flex; justify-content: space-between; gap: 12px; }
 .bars .number { font-variant-numeric: tabular-nums; font-weight: 650; }
