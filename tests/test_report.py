@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from run_folders import AP, CATEGORIES, RESULTS, Page, disc, make_run, metrics_of, result, save_images, truth_of
 
 from sskd_fast.pseudo_labels import label_statistics
 from sskd_fast.report import table_text, verdict_words, write_report
@@ -20,7 +21,6 @@ from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_tick
 from sskd_fast.report.overlays import overlay_rows
 from sskd_fast.report.pictures import LONG_SIDE, SHORT_SIDE
 from sskd_fast.report.verdict import MODELS, count_text, difference_text, seconds_text, verdict
-from tests.run_folders import AP, CATEGORIES, RESULTS, Page, disc, make_run, metrics_of, result, save_images, truth_of
 
 # Verdict and table
 

@@ -16,12 +16,16 @@ WORST_IMAGES = 10
 def worst_section(run: RunFolder) -> str:
     """The ten worst images, worst first; "" before a distilled student is measured.
 
-    Raises ValueError if a prediction is on an image that the ground truth does not have.
+    Raises ValueError, naming the file, if a prediction is on an image that the ground truth does not have.
     """
     student = final_student(measured_rows(run.metrics))
     if student not in run.predictions or run.ground_truth is None:
         return ""
-    qualities = image_qualities(run.ground_truth, run.predictions[student])
+    try:
+        qualities = image_qualities(run.ground_truth, run.predictions[student])
+    except ValueError as error:
+        file = run.path / "predictions" / f"{student}.json"
+        raise ValueError(f"{file}: {error}; run the stage that writes it again") from error
     worst = qualities.worst(WORST_IMAGES)
     if not worst:
         return ""

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 Fate = Literal["kept", "unsure", "refused", "doubled"]
 FATES: tuple[Fate, ...] = ("kept", "unsure", "refused", "doubled")
 BINS = 20
@@ -95,7 +93,7 @@ def score_histograms(choices: Sequence[Choice]) -> Iterator[ScoreHistogram]:
         own = [choice for choice in choices if choice.name == name]
 
         def bins(*fates: Fate, own: Sequence[Choice] = own) -> list[int]:
-            scores = [choice.score for choice in own if choice.fate in fates]
-            return [int(count) for count in np.histogram(scores, bins=BINS, range=(0.0, 1.0))[0]]
+            counts = Counter(min(int(choice.score * BINS), BINS - 1) for choice in own if choice.fate in fates)
+            return [counts[place] for place in range(BINS)]
 
         yield ScoreHistogram(name, own[0].threshold, bins("kept"), bins("kept", "unsure"), bins(*FATES))
