@@ -128,7 +128,7 @@ def test_the_page_shows_figures_settings_verdicts_curves_and_labels(tmp_path: Pa
         (folder / "config.yaml").write_text(f"seed: {number}\nlr: 0.1\n")
     edit(folders[1] / "metrics.json", **metrics_of({**AP, "refined_student": 27.3}, seed=1))
     page = page_of(tmp_path, *folders)
-    assert "2 runs compared 1 different settings" in page.text
+    assert "2 runs compared 1 configuration" in page.text
     assert "Refined student first 25.3 48.1 97.7 k 56 s <second> 27.3 51.9 97.7 k 56 s" in page.text
     assert "Mean of 2 seeds 26.3 ± 1.4 50.0 ± 2.7" in page.text
     assert "Setting first <second> seed 0 1" in page.text

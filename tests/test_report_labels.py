@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -18,9 +19,11 @@ from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.splits import write_split
 from sskd_fast.pseudo_labels import label_statistics
 from sskd_fast.report import write_report
-from sskd_fast.report.label_choices import Choice, counts_by_class, label_choices, score_histograms
+from sskd_fast.report.html_choices import MOST_BYTES
+from sskd_fast.report.label_choices import Choice, by_class, label_choices, score_histogram
 from sskd_fast.report.label_pictures import COLORS, MOST_REFUSED, label_rows
 from sskd_fast.report.score_histogram import histogram_chart
+from sskd_fast.report.unlabeled_images import unlabeled_images
 
 THRESHOLDS = {"disc": 0.6, "ring": 0.7}
 RAW = [
@@ -62,10 +65,9 @@ def section(run: Path) -> str:
 
 def test_every_prediction_is_kept_unsure_refused_or_doubled() -> None:
     assert [choice.fate for choice in choices()] == ["kept", "doubled", "unsure", "refused", "kept", "refused"]
-    assert counts_by_class(choices()) == {
-        "disc": Counter(kept=2, doubled=1, refused=1),
-        "ring": Counter(unsure=1, refused=1),
-    }
+    counts = {name: Counter(choice.fate for choice in own) for name, own in by_class(choices()).items()}
+    assert counts == {"disc": Counter(kept=2, doubled=1, refused=1), "ring": Counter(unsure=1, refused=1)}
+    assert list(counts) == ["disc", "ring"], "most predictions first"
 
 
 def test_a_prediction_that_comes_twice_is_kept_once() -> None:
@@ -81,7 +83,7 @@ def test_labels_of_other_predictions_are_refused() -> None:
 
 
 def test_histogram_counts_scores_and_marks_the_threshold() -> None:
-    disc_scores, ring_scores = score_histograms(choices())
+    disc_scores, ring_scores = (score_histogram(name, own) for name, own in by_class(choices()).items())
     assert (disc_scores.name, disc_scores.threshold, ring_scores.name) == ("disc", 0.6, "ring")
     assert {i: n for i, n in enumerate(disc_scores.all) if n} == {1: 1, 12: 1, 16: 1, 18: 1}
     assert {i: n for i, n in enumerate(disc_scores.kept) if n} == {12: 1, 18: 1}
@@ -143,6 +145,40 @@ def test_the_report_says_why_the_refused_are_not_known(tmp_path: Path) -> None:
         "Supervised teacher : cache/supervised_teacher.json has been deleted, so the refused predictions are not known"
         in section(run)
     )
+
+
+def test_a_large_cache_is_not_read(tmp_path: Path) -> None:
+    run = labelled_run(tmp_path)
+    os.truncate(run / "cache" / "supervised_teacher.json", MOST_BYTES + 1)
+    assert "cache/supervised_teacher.json has 256 MB; predictions are shown from files of up to 256 MB." in section(run)
+
+
+@pytest.mark.parametrize("place", ["embedded", "labeled", "root"])
+def test_unlabelled_images_are_found_again_by_their_settings(tmp_path: Path, place: str) -> None:
+    run, names = tmp_path / "run", ["a.png", "b.png", "c.png"]
+    folder, annotations, data = {
+        "embedded": (run / "data" / "unlabeled", run / "data" / "unlabeled.json", {}),
+        "labeled": (
+            tmp_path / "images",
+            tmp_path / "all.json",
+            {"labeled": f"{tmp_path}/all.json", "images": f"{tmp_path}/images", "val": f"{tmp_path}/val.json"},
+        ),
+        "root": (
+            tmp_path / "coco" / "train2017",
+            tmp_path / "coco" / "annotations" / "instances_train2017.json",
+            {"root": f"{tmp_path}/coco", "format": "coco"},
+        ),
+    }[place]
+    for path in (folder, annotations.parent):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (8, 6)).save(folder / name)
+    images = [{"id": i, "file_name": name, "height": 6, "width": 8} for i, name in enumerate(names, 1)]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "disc"}]}
+    annotations.write_text(json.dumps(content))
+    write_split(run / "splits" / "unlabeled.txt", [2, 3], dataset=ImageFolder(folder))
+    found = unlabeled_images(run, data)
+    assert found.file_names == ["b.png", "c.png"] and found.pixels(0).shape == (6, 8, 3)
 
 
 def test_labels_that_do_not_belong_to_the_predictions_are_said(tmp_path: Path) -> None:

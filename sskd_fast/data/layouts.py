@@ -62,7 +62,7 @@ def open_sets(
     """
     kind = FOLDER_FORMATS.get(format)
     if kind is not None and isinstance(place, Path):
-        train = training_images(place, format, stretch=stretch, cache_bytes=cache_bytes)
+        train = kind(place, "train", stretch=stretch, cache_bytes=cache_bytes)
         val = kind(place, "val", stretch=stretch, cache_bytes=cache_bytes)
         return LabeledSets(train, val, check_folders(train, val, unlabeled=unlabeled, group_key=group_key))
     files = place if isinstance(place, CocoFiles) else CocoFiles.below(place)

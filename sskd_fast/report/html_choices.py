@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from sskd_fast.data.errors import DataError
-from sskd_fast.report.label_choices import FATES, Choice, Fate, counts_by_class, label_choices, score_histograms
+from sskd_fast.report.label_choices import FATES, Choice, Fate, by_class, label_choices, score_histogram
 from sskd_fast.report.label_pictures import COLORS, MOST_REFUSED, LabelPicture, LabelRow, label_rows
 from sskd_fast.report.run_folder import RunFolder
 from sskd_fast.report.score_histogram import histogram_chart
 from sskd_fast.report.unlabeled_images import unlabeled_images
 from sskd_fast.report.verdict import title_of
+from sskd_fast.rle import MaskError
 
 MOST_CLASSES = 12
 MOST_CHIPS: dict[Fate, int] = {"kept": 6, "unsure": 2, "refused": 2}
@@ -63,7 +65,7 @@ def _gallery(run: RunFolder, choices: Mapping[str, Sequence[Choice]]) -> str:
         return ""
     try:
         rows = label_rows(unlabeled_images(run.path, run.settings.get("data") or {}), choices)
-    except DataError as error:
+    except (DataError, MaskError) as error:
         return f"<p>The unlabelled images cannot be shown: {escape(str(error))}</p>"
     legend = "".join(
         f'<span><i class="swatch {fate}"></i>{words}</span>'
@@ -113,31 +115,31 @@ def _chip(number: int, choice: Choice) -> str:
 
 def _card(teacher: str, choices: Sequence[Choice]) -> str:
     """Counts by class and, for the classes with most predictions, their scores."""
-    histograms = list(score_histograms(choices))[:MOST_CLASSES]
+    classes = by_class(choices)
+    histograms = [score_histogram(name, own) for name, own in list(classes.items())[:MOST_CLASSES]]
     charts = "".join(f"<div><h4>{escape(h.name)}</h4>{histogram_chart(h)}</div>" for h in histograms)
-    left = len(counts_by_class(choices)) - len(histograms)
+    left = len(classes) - len(histograms)
     more = f" The {left} classes with fewer predictions have no chart." if left else ""
     return (
-        f'<div class="card"><h3>{escape(title_of(teacher))}</h3>{_table(choices)}'
+        f'<div class="card"><h3>{escape(title_of(teacher))}</h3>{_table(classes)}'
         '<p class="soft">Predictions by score, heights logarithmic; the line is the threshold of the class.'
         f'{more}</p><div class="histograms">{charts}</div></div>'
     )
 
 
-def _table(choices: Sequence[Choice]) -> str:
-    counts = counts_by_class(choices)
-    thresholds = {choice.name: f"{choice.threshold:.2f}" for choice in choices}
-    lines = [(name, thresholds[name], [own[fate] for fate in FATES]) for name, own in counts.items()]
-    lines.append(("All classes", "", [sum(own[fate] for own in counts.values()) for fate in FATES]))
+def _table(classes: Mapping[str, Sequence[Choice]]) -> str:
+    counts = {name: Counter(choice.fate for choice in own) for name, own in classes.items()}
+    lines = [(name, f"{classes[name][0].threshold:.2f}", own) for name, own in counts.items()]
+    lines.append(("All classes", "", sum(counts.values(), Counter())))
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{threshold}</td>'
-        + "".join(f"<td>{count}</td>" for count in own)
+        + "".join(f"<td>{own[fate]}</td>" for fate in FATES)
         + "</tr>"
         for name, threshold, own in lines
     )
     head = "".join(f'<th scope="col">{t}</th>' for t in ("Class", "From", "Kept", "Unsure", "Refused", "Doubled"))
     return (
-        '<div class="scroll"><table><caption>Predictions by class and what became of them. Refused: score too low. '
-        "Doubled: score high enough, but it overlaps a better one or is beyond the limit of an image.</caption><thead>"
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        '<p class="soft">Predictions by class and what became of them. Refused: score too low. Doubled: score high '
+        "enough, but it overlaps a better one or is beyond the limit of an image.</p>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -61,18 +61,19 @@ def comparison_page(runs: Sequence[ComparedRun]) -> str:
     """The whole page as text."""
     groups = seed_groups(runs)
     notes = incomparable(groups)
+    configurations = "configuration" if len(groups) == 1 else "configurations"
     header = (
         '<header><p class="eyebrow">Semi-supervised distillation · runs side by side</p>'
-        f'<h1>{len(runs)} runs compared</h1><ul class="facts"><li><b>{len(groups)}</b> different settings</li></ul>'
+        f'<h1>{len(runs)} runs compared</h1><ul class="facts"><li><b>{len(groups)}</b> {configurations}</li></ul>'
         "</header>"
     )
     sections = [
         _runs(groups, notes),
         _figures(groups, notes),
         _settings(runs),
-        _verdicts(runs),
+        _verdicts(groups),
         _curves(groups),
-        _labels(runs, notes),
+        _labels(groups, notes),
     ]
     return document(f"{len(runs)} runs compared", header, sections)
 
@@ -82,11 +83,12 @@ def _notes(notes: Sequence[str]) -> str:
     return "".join(f'<p class="apart"><strong>{escape(note)}</strong></p>' for note in notes)
 
 
-def _table(head: Sequence[str], bodies: Iterator[str], caption: str = "") -> str:
+def _table(head: Sequence[str], bodies: Iterator[str], words: str = "") -> str:
+    """A table that scrolls in its card, under a sentence that does not."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    table = f"<table>{said}<thead><tr>{titles}</tr></thead>{''.join(bodies)}</table>"
-    return f'<div class="card scroll compared">{table}</div>'
+    said = f'<p class="soft">{escape(words)}</p>' if words else ""
+    table = f"<table><thead><tr>{titles}</tr></thead>{''.join(bodies)}</table>"
+    return f'{said}<div class="card scroll compared">{table}</div>'
 
 
 def _key(groups: Sequence[RunGroup], run: ComparedRun) -> str:
@@ -163,12 +165,12 @@ def _settings(runs: Sequence[ComparedRun]) -> str:
     return f"<section><h2>Settings that differ</h2>{missing}{table}</section>"
 
 
-def _verdicts(runs: Sequence[ComparedRun]) -> str:
+def _verdicts(groups: Sequence[RunGroup]) -> str:
     cards = []
-    for run in runs:
+    for run in (run for group in groups for run in group.runs):
         found = verdict(run.folder.metrics, run.folder.details)
         cards.append(
-            f'<div class="card verdict {found.tone}"><p class="eyebrow">{escape(run.name)}</p>'
+            f'<div class="card verdict {found.tone}"><p class="of">{_key(groups, run)}</p>'
             f"<h3>{escape(found.headline)}</h3><p>{escape(' '.join(found.sentences))}</p></div>"
         )
     return f'<section><h2>Verdicts</h2><div class="two">{"".join(cards)}</div></section>'
@@ -194,7 +196,8 @@ def _curves(groups: Sequence[RunGroup]) -> str:
     )
 
 
-def _labels(runs: Sequence[ComparedRun], notes: Sequence[str]) -> str:
+def _labels(groups: Sequence[RunGroup], notes: Sequence[str]) -> str:
+    runs = [run for group in groups for run in group.runs]
     teachers = dict.fromkeys(teacher for run in runs for teacher in run.folder.statistics)
     if not teachers:
         return ""
@@ -211,7 +214,8 @@ def _labels(runs: Sequence[ComparedRun], notes: Sequence[str]) -> str:
                     form.format(record[key]) if is_number(record.get(key)) else "-"
                     for key, (_, form) in LABEL_FIGURES.items()
                 ]
-                lines.append(f'<tr><th scope="row">{escape(run.name)}</th>{_cells([*texts, _thresholds(record)])}</tr>')
+                cells = f'{_cells(texts)}<td class="wide">{escape(_thresholds(record))}</td>'
+                lines.append(f'<tr><th scope="row">{_key(groups, run)}</th>{cells}</tr>')
             yield f"<tbody>{''.join(lines)}</tbody>"
 
     words = "Precision and recall, at IoU 0.5, are known if the unlabelled images have annotations."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,12 +68,12 @@ def _identity(result: Mapping[str, Any]) -> tuple[int, int, float, str]:
     return int(result["image_id"]), int(result["category_id"]), float(result["score"]), counts
 
 
-def counts_by_class(choices: Sequence[Choice]) -> dict[str, Counter[Fate]]:
-    """Class name -> how many predictions had each fate; the class with most predictions first."""
-    counts: dict[str, Counter[Fate]] = {}
+def by_class(choices: Sequence[Choice]) -> dict[str, list[Choice]]:
+    """The predictions by class name, the class with most of them first."""
+    groups: dict[str, list[Choice]] = {}
     for choice in choices:
-        counts.setdefault(choice.name, Counter())[choice.fate] += 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1].total()))
+        groups.setdefault(choice.name, []).append(choice)
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,11 @@ class ScoreHistogram:
     all: list[int]
 
 
-def score_histograms(choices: Sequence[Choice]) -> Iterator[ScoreHistogram]:
-    """A histogram for each class that has predictions, in the order of `counts_by_class`."""
-    for name in counts_by_class(choices):
-        own = [choice for choice in choices if choice.name == name]
+def score_histogram(name: str, choices: Sequence[Choice]) -> ScoreHistogram:
+    """The histogram of the predictions of a class, of which there is at least one."""
 
-        def bins(*fates: Fate, own: Sequence[Choice] = own) -> list[int]:
-            counts = Counter(min(int(choice.score * BINS), BINS - 1) for choice in own if choice.fate in fates)
-            return [counts[place] for place in range(BINS)]
+    def bins(*fates: Fate) -> list[int]:
+        counts = Counter(min(int(choice.score * BINS), BINS - 1) for choice in choices if choice.fate in fates)
+        return [counts[place] for place in range(BINS)]
 
-        yield ScoreHistogram(name, own[0].threshold, bins("kept"), bins("kept", "unsure"), bins(*FATES))
+    return ScoreHistogram(name, choices[0].threshold, bins("kept"), bins("kept", "unsure"), bins(*FATES))

@@ -74,6 +74,10 @@ td.best { font-weight: 700; }
 .apart strong { color: var(--worse); }
 .compared { margin-top: 16px; }
 .compared td { overflow-wrap: anywhere; }
+.compared td, .compared tbody th { padding-top: 5px; padding-bottom: 5px; }
+.compared td.wide { white-space: normal; min-width: 200px; }
+.two > .verdict { margin-top: 0; }
+.verdict .of { margin: 0 0 6px; color: var(--soft); overflow-wrap: anywhere; }
 .compared tbody th { white-space: nowrap; font-weight: 400; }
 .compared tr.model th { padding-top: 18px; font-weight: 650; }
 .compared tr.mean th, .compared tr.mean td { font-weight: 650; border-top-style: dashed; }

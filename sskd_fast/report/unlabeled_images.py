@@ -27,9 +27,8 @@ def unlabeled_images(run: Path, data: Mapping[str, Any]) -> ImageCollection:
     elif data.get("root"):
         source = training_images(Path(data["root"]), str(data.get("format", "coco")), stretch=stretch)
     elif data.get("labeled"):
-        images = Path(data["images"])
-        files = CocoFiles(Path(data["labeled"]), images, Path(data["val"]), Path(data.get("val_images") or images))
-        source = training_images(files, "coco", stretch=stretch)
+        images, val = (Path(str(data.get(key, ""))) for key in ("images", "val"))
+        source = training_images(CocoFiles(Path(data["labeled"]), images, val, images), "coco", stretch=stretch)
     else:
         source = CocoInstances(run / "data" / "unlabeled.json", run / "data" / "unlabeled", name="unlabeled")
     return source.subset(read_split(run / "splits" / "unlabeled.txt", dataset=source))
