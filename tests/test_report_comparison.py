@@ -84,7 +84,7 @@ def test_runs_on_the_same_images_compare(tmp_path: Path) -> None:
     [
         ("metrics.json", {"dataset": "cells"}, "data sets, so their AP is not comparable (shapes: a; cells: b)."),
         ("metrics.json", {"max_detections": 300}, "limits, so their AP is not comparable (100: a; 300: b)."),
-        ("ground_truth.json", {"images": []}, "The validation images differ, so AP is not comparable between: a | b."),
+        ("ground_truth.json", {"images": []}, "The validation images differ, so AP compares only within: a | b."),
     ],
 )
 def test_what_does_not_compare_is_said_in_bold(tmp_path: Path, file: str, change: Any, words: str) -> None:
@@ -101,14 +101,20 @@ def test_other_labelled_images_are_said_but_not_if_both_groups_have_the_same(tmp
     one = a_run(tmp_path / "one", lr=1, seed=0, labeled="1\n2\n")
     other = a_run(tmp_path / "other", lr=2, seed=0, labeled="1\n3\n")
     (sentence,) = incomparable(seed_groups(compared(one, other)))
-    assert sentence == "The labelled images differ, so AP is not comparable between: one | other."
+    assert sentence == "The labelled images differ, so AP compares only within: one | other."
     more = [
         a_run(tmp_path / "one1", lr=1, seed=1, labeled="1\n3\n"),
         a_run(tmp_path / "other1", lr=2, seed=1, labeled="1\n2\n"),
     ]
     assert incomparable(seed_groups(compared(one, other, *more))) == [
-        "The seeds of one, one1 have different labelled images: the standard deviation includes that difference.",
-        "The seeds of other, other1 have different labelled images: the standard deviation includes that difference.",
+        "The seeds of one, one1 have different labelled images: the standard deviation includes that.",
+        "The seeds of other, other1 have different labelled images: the standard deviation includes that.",
+    ]
+    edit(other / "ground_truth.json", images=[])
+    edit(more[0] / "ground_truth.json", images=[])
+    assert incomparable(seed_groups(compared(one, other, more[0]))) == [
+        "The seeds of one, one1 have different labelled and validation images: the standard deviation includes that.",
+        "The labelled and validation images differ, so AP compares only within: one | one1, other.",
     ]
 
 
@@ -118,7 +124,7 @@ def test_drawn_images_count_though_their_names_are_equal(tmp_path: Path) -> None
         (folder / "data").mkdir()
         (folder / "data" / "labeled.json").write_text(folder.name)
     assert incomparable(seed_groups(compared(*folders))) == [
-        "The labelled images differ, so AP is not comparable between: a | b."
+        "The labelled images differ, so AP compares only within: a | b."
     ]
 
 
@@ -130,7 +136,7 @@ def test_the_page_shows_figures_settings_verdicts_curves_and_labels(tmp_path: Pa
     page = page_of(tmp_path, *folders)
     assert "2 runs compared 1 configuration" in page.text
     assert "Refined student first 25.3 48.1 97.7 k 56 s <second> 27.3 51.9 97.7 k 56 s" in page.text
-    assert "Mean of 2 seeds 26.3 ± 1.4 50.0 ± 2.7" in page.text
+    assert "Mean of 2 runs 26.3 ± 1.4 50.0 ± 2.7" in page.text
     assert "Setting first <second> seed 0 1" in page.text
     assert page.text.count("Distillation helped:") == 2
     assert "Supervised teacher first 2 1.0 50% 0.85 0.50 0.25 0.50 " in page.text

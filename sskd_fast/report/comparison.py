@@ -101,7 +101,7 @@ def seed_groups(runs: Sequence[ComparedRun]) -> list[RunGroup]:
 
 
 def incomparable(groups: Sequence[RunGroup]) -> list[str]:
-    """Sentences on why figures of the runs do not compare; empty if nothing speaks against it.
+    """Sentences on why figures of the runs do not compare; empty if they do.
 
     Groups are compared by all of their runs: two settings tried with the same three seeds have the same three splits.
     """
@@ -111,8 +111,7 @@ def incomparable(groups: Sequence[RunGroup]) -> list[str]:
         ("different detection limits", lambda run: str(run.folder.metrics.get("max_detections", "unknown"))),
     ):
         sentences += _told_apart(groups, f"{words}, so their AP is not comparable", what)
-    sentences += _sets_apart(groups, "validation", validation_digest)
-    sentences += _sets_apart(groups, "labelled", labeled_digest)
+    sentences += _sets_apart(groups)
     return sentences
 
 
@@ -126,21 +125,35 @@ def _told_apart(groups: Sequence[RunGroup], words: str, what: Callable[[Compared
     return [f"These runs have {words} ({listed})."]
 
 
-def _sets_apart(groups: Sequence[RunGroup], kind: str, digest: Callable[[ComparedRun], str]) -> list[str]:
-    """On images that differ between groups, or between the seeds of one, where the spread holds that difference."""
-    by_group = {group.name: [digest(run) for run in group.runs] for group in groups}
-    sentences = [
-        f"The seeds of {name} have different {kind} images: the standard deviation includes that difference."
-        for name, digests in by_group.items()
-        if len(set(digests)) > 1
+def _sets_apart(groups: Sequence[RunGroup]) -> list[str]:
+    """On images that differ between the seeds of a group, whose spread includes that, or between groups."""
+    of_seeds: dict[str, list[str]] = {}
+    apart: dict[str, list[str]] = {}
+    for kind, digest in (("labelled", labeled_digest), ("validation", validation_digest)):
+        digests = [[digest(run) for run in group.runs] for group in groups]
+        for group, own in zip(groups, digests, strict=True):
+            if len(set(own)) > 1:
+                of_seeds.setdefault(group.name, []).append(kind)
+        if len({frozenset(own) for own in digests}) > 1:
+            apart.setdefault(_alike([run for group in groups for run in group.runs], digest), []).append(kind)
+    return [
+        *(
+            f"The seeds of {name} have different {' and '.join(kinds)} images: the standard deviation includes that."
+            for name, kinds in of_seeds.items()
+        ),
+        *(
+            f"The {' and '.join(kinds)} images differ, so AP compares only within: {alike}."
+            for alike, kinds in apart.items()
+        ),
     ]
-    parts: dict[frozenset[str], list[str]] = {}
-    for name, digests in by_group.items():
-        parts.setdefault(frozenset(digests), []).append(name)
-    if len(parts) > 1:
-        listed = " | ".join(named(names, 4) for names in parts.values())
-        sentences.append(f"The {kind} images differ, so AP is not comparable between: {listed}.")
-    return sentences
+
+
+def _alike(runs: Sequence[ComparedRun], digest: Callable[[ComparedRun], str]) -> str:
+    """The names of the runs, those of one digest together."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(digest(run), []).append(run.name)
+    return " | ".join(", ".join(own) for own in names.values())
 
 
 def validation_digest(run: ComparedRun) -> str:

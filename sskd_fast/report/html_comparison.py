@@ -151,7 +151,7 @@ def _group_lines(groups: Sequence[RunGroup], group: RunGroup, row: str, columns:
         seconds = group.spread(row, "seconds")
         time = seconds_text(seconds[0]) if seconds else "-"
         measured = sum(row in measured_rows(run.folder.metrics) for run in group.runs)
-        yield f'<tr class="mean"><th scope="row">Mean of {measured} seeds</th>{_cells([*texts, "", time])}</tr>'
+        yield f'<tr class="mean"><th scope="row">Mean of {measured} runs</th>{_cells([*texts, "", time])}</tr>'
 
 
 def _settings(runs: Sequence[ComparedRun]) -> str:
