@@ -132,7 +132,7 @@ def test_the_report_shows_what_was_kept_and_refused(tmp_path: Path) -> None:
     assert "first <1>.png" in said and "second.png" in said
     assert "1 kept, 1 unsure, 1 refused shown 1 disc 0.90 ≥ 0.60 ring 0.65 < 0.70 ring 0.60 < 0.70" in said
     assert "1 disc 0.6000 ≥ 0.6000" in said, "equal at two digits"
-    assert "disc 0.60 2 0 1 1 ring 0.70 0 1 1 0 All classes 2 1 2 1" in said
+    assert "disc 0.60 2 0 1 1 ring 0.70 0 1 1 0 All 2 1 2 1" in said
     html = (run / "report.html").read_text(encoding="utf-8")
     assert html.count('class="threshold"') == 2
     assert len(re.findall(r'alt="[^"]*Supervised teacher: ', html)) == 2
@@ -206,7 +206,7 @@ def test_images_that_are_not_there_any_more_are_said(tmp_path: Path, change: Any
     change(run / "plain")
     said = section(run)
     assert "The unlabelled images cannot be shown:" in said and words in said
-    assert "All classes 2 1 2 1" in said
+    assert "All 2 1 2 1" in said
 
 
 def test_predictions_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _card(teacher: str, choices: Sequence[Choice]) -> str:
 def _table(classes: Mapping[str, Sequence[Choice]]) -> str:
     counts = {name: Counter(choice.fate for choice in own) for name, own in classes.items()}
     lines = [(name, f"{classes[name][0].threshold:.2f}", own) for name, own in counts.items()]
-    lines.append(("All classes", "", sum(counts.values(), Counter())))
+    lines.append(("All", "", sum(counts.values(), Counter())))
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{threshold}</td>'
         + "".join(f"<td>{own[fate]}</td>" for fate in FATES)
