@@ -70,8 +70,22 @@ def open_sets(
         files.train, files.train_images, val=files.val, val_images=files.val_images,
         unlabeled=unlabeled, group_key=group_key,
     )  # fmt: skip
-    full = CocoInstances(files.train, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes)
+    full = training_images(files, format, stretch=stretch, cache_bytes=cache_bytes)
     validation = CocoInstances(
         files.val, files.val_images, class_names=full.class_names, name="val", stretch=stretch, cache_bytes=cache_bytes
     )
     return LabeledSets(full, validation, warnings)
+
+
+def training_images(
+    place: CocoFiles | Path, format: str, *, stretch: bool = False, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> LabeledImages:
+    """The training images of a data set without the checks of `open_sets`, whose arguments these are.
+
+    Raises DataError if they cannot be opened.
+    """
+    kind = FOLDER_FORMATS.get(format)
+    if kind is not None and isinstance(place, Path):
+        return kind(place, "train", stretch=stretch, cache_bytes=cache_bytes)
+    files = place if isinstance(place, CocoFiles) else CocoFiles.below(place)
+    return CocoInstances(files.train, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes)
