@@ -13,19 +13,21 @@ from sskd_fast.models.segmenter import ModelConfig
 class DataConfig:
     """Where images and labels come from; without `root` and `labeled`, the embedded data set is drawn.
 
-    format, root: a published data set ("coco", "cityscapes" or "ade20k") and the folder that holds it as it unpacks; or
-    labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a
-    folder of plain images.  labeled_fraction: hide the labels of all but this share of the training set.  group_key: an
-    image field whose groups stay together in every split; stratify_key: one whose values are all represented;
-    balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out
-    of all training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything
-    else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers: processes
-    that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for masks.
-    decoded: a folder that keeps decoded images, three bytes a pixel, for all processes and later runs; "" for none.
+    format: one of data.layouts.FORMATS.  root: the folder that holds a whole data set ("coco", "cityscapes" and
+    "ade20k" as they unpack, "yolo" with its data.yaml); or labeled, val: label files or folders of them ("coco",
+    "labelme", "cvat", "label_studio"); images, val_images: the folders of their images (val_images defaults to
+    images).  unlabeled: a folder of plain images.  labeled_fraction: hide the labels of all but this share of the
+    training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
+    are all represented; balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the
+    labelled images kept out of all training, for thresholds and for the AP shown while training.  zoom: factor of the
+    images before anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
+    (microscopy).  workers: processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded
+    images, and as much for masks. decoded: a folder that keeps decoded images, three bytes a pixel, for all processes
+    and later runs; "" for none.
     """
 
     name: str = "embedded"
-    format: Literal["coco", "cityscapes", "ade20k"] = "coco"
+    format: str = "coco"
     root: str = ""
     labeled: str = ""
     images: str = ""

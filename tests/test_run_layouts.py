@@ -88,7 +88,10 @@ def test_processes_that_start_together_share_one_split(tmp_path: Path) -> None:
     [
         (["--format", "cityscapes"], "--format cityscapes needs --root"),
         (["--root", "x", "--labeled", "y"], "--root holds the whole data set: leave out --labeled"),
-        (["--root", "x", "--format", "voc"], "data.format: found 'voc', expected one of coco, cityscapes, ade20k"),
+        (
+            ["--root", "x", "--format", "voc"],
+            "data.format: found 'voc', expected one of cityscapes, ade20k, coco, yolo, labelme, cvat",
+        ),
         (["--root", "x"], "there are no unlabelled images"),
         (["--root", "x", "--labeled-fraction", "0.1"], "instances_train2017.json: the annotation file does not exist"),
         (["--crop", "[64,96,96]"], "views.size: found [64, 96, 96], expected a list of 2"),
