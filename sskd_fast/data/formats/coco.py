@@ -27,7 +27,7 @@ def write_coco(instances: Mapping[str, Any], path: Path) -> list[Path]:
 
 
 def write_coco_results(instances: Mapping[str, Any], path: Path) -> list[Path]:
-    """Writes a COCO results file: image_id, category_id, segmentation and score of every annotation.
+    """Writes a COCO results file: image_id, category_id, segmentation and score of every annotation, and iscrowd if set.
 
     Raises DataError if one has no score; for the rest as `write_coco`.
     """
@@ -39,7 +39,13 @@ def write_coco_results(instances: Mapping[str, Any], path: Path) -> list[Path]:
     if findings.problems:
         raise DataError(findings.problems)
     keys = ("image_id", "category_id", "segmentation", "score")
-    return _write(path, [{key: _plain(a)[key] for key in keys} for a in instances["annotations"]])
+    return _write(
+        path,
+        [
+            {**{key: _plain(a)[key] for key in keys}, **({"iscrowd": 1} if a.get("iscrowd") else {})}
+            for a in instances["annotations"]
+        ],
+    )
 
 
 def _plain(annotation: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def read_label_studio(place: Path, images: Path, classes: Sequence[str] = ()) ->
         except DataError as error:
             collected.findings.problems.extend(error.problems)
             continue
-        fits = isinstance(tasks, list) and all(isinstance(task, dict) and "data" in task for task in tasks)
+        fits = isinstance(tasks, list) and all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks)
         if not fits:
             collected.findings.add(path, "", described(tasks), expected, format_cure(path, tasks) or cure)
             continue
