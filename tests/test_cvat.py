@@ -48,6 +48,7 @@ def test_every_fault_of_cvat_files_is_named_at_once(tmp_path: Path) -> None:
         mask.replace('width="8"', 'width="7"'),
         mask.replace('left="0"', 'left="60"'),
         mask.replace('top="0"', ""),
+        mask.replace('label="cat"', ""),
     ]
     write_cvat_file(tmp_path / "a.xml", {"a.png": elements}, ["cat"])
     (tmp_path / "b.xml").write_text("<annotations><track></track></annotations>")
@@ -62,5 +63,6 @@ def test_every_fault_of_cvat_files_is_named_at_once(tmp_path: Path) -> None:
         "mask 3 (cat): run lengths that cover 64 pixels; expected 8 x 7, the mask's own box",
         "mask 4 (cat): a mask of 8 x 8 pixels (height x width) at row 0 and column 60",
         "mask 5 (cat): a mask whose numbers cannot be read",
+        "mask 6 (): a shape without a label",
     ]
     assert len(said) == len(expected) and all(text in found for text, found in zip(expected, said, strict=True)), said

@@ -182,6 +182,28 @@ def test_yolo_gives_back_masks(tmp_path: Path) -> None:
     assert "annotation 1 of image 1: a crowd region; expected single objects" in said
 
 
+def test_yolo_leaves_a_data_yaml_with_the_same_classes_alone(tmp_path: Path) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text("train: a\nval: b\nnames: [cell, zebra]\n")
+    assert file not in write_yolo(instances("train"), tmp_path)
+    file.write_text("train: a\nval: b\nnames: [zebra, cell]\n")
+    assert f"{file}: a file that sskd_fast did not write" in problems(write_yolo, instances("train"), tmp_path)[0]
+
+
+def test_ids_from_zero_as_label_studio_exports_coco_are_read(tmp_path: Path) -> None:
+    sets = {}
+    for split in ("train", "val"):
+        content = instances(split)
+        for record in (*content["images"], *content["annotations"], *content["categories"]):
+            record.update({key: record[key] - 1 for key in ("id", "image_id", "category_id") if key in record})
+        sets[split] = tmp_path / f"{split}.json"
+        sets[split].write_text(json.dumps(content), encoding="utf-8")
+    images = write_images(tmp_path / "images")
+    found = open_sets(LabelFiles(sets["train"], images, sets["val"], images), "coco")
+    assert found.train.category_ids == [0, 1]
+    assert contents(found) == contents(opened(tmp_path / "own", "coco"))
+
+
 def test_coco_instances_and_results_are_written_whole(tmp_path: Path) -> None:
     content = scored()
     (file,) = WRITERS["coco"](content, tmp_path / "instances.json")

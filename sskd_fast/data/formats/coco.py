@@ -27,7 +27,7 @@ def write_coco(instances: Mapping[str, Any], path: Path) -> list[Path]:
 
 
 def write_coco_results(instances: Mapping[str, Any], path: Path) -> list[Path]:
-    """Writes a COCO results file: image_id, category_id, segmentation and score of every annotation, and iscrowd if set.
+    """Writes a COCO results file: image_id, category_id, segmentation, score, and iscrowd if set, of every annotation.
 
     Raises DataError if one has no score; for the rest as `write_coco`.
     """

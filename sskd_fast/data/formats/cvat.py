@@ -81,6 +81,8 @@ def _read_image(path: Path, image: ElementTree.Element, collected: Collected) ->
 
 
 def _draw(element: ElementTree.Element, height: int, width: int) -> dict[str, Any]:
+    if not element.get("label"):
+        raise MaskError("a shape without a label", "the label of the object", _CORRECT)
     if element.tag == "polygon":
         return shapes.polygon(_points(element.get("points", "")), height, width)
     if element.tag == "mask":

@@ -102,8 +102,10 @@ def _read_shapes(
             instance = (shape["label"], f"shapes[{number}]" if group is None else group)
             instances.setdefault(instance, []).append((drawn, shape))
     for (label, _), parts in instances.items():
-        kept = {key: parts[0][1][key] for key in ("score", "iscrowd") if key in parts[0][1]}
-        collected.instance(file_name, label, [part for part, _ in parts], f"{path}: {label}", **kept)
+        first = parts[0][1]
+        score = {"score": first["score"]} if _is_number(first.get("score")) else {}
+        crowd = int(bool(first.get("iscrowd")))
+        collected.instance(file_name, label, [part for part, _ in parts], f"{path}: {label}", iscrowd=crowd, **score)
 
 
 def _draw(shape: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:

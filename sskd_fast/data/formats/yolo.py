@@ -7,6 +7,7 @@ width.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,9 +58,11 @@ def read_yolo(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
     labels = _labels_of(paths, collected.findings)
     if not place.is_file():
         _check_images_exist(place, labels, collected.findings)
-    for path, size in zip(labels, in_threads(lambda p: _size(p, collected.findings), labels), strict=True):
+    for path, size in zip(labels, in_threads(_size, labels), strict=True):
         name = path.relative_to(images).as_posix() if path.is_relative_to(images) else str(path)
-        if size is not None and collected.image(name, size, labels[path]) and labels[path].exists():
+        if isinstance(size, list):
+            collected.findings.problems.extend(size)
+        elif collected.image(name, size, labels[path]) and labels[path].exists():
             _read_labels(labels[path], name, size, names, collected)
     _check_labels_exist(labels, collected.findings)
     return collected.content()
@@ -93,6 +96,9 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not listed or not all(isinstance(name, str) and name for name in ordered):
         expected = "a list of names, or one for each class number from 0 without gaps"
         problems.append(Problem(file, "names", f"the value {names!r}", expected, _NAMES_CURE))
+    twice = [name for name, count in Counter(ordered).items() if count > 1 and name is not None]
+    if twice:
+        problems.append(Problem(file, "names", f"{named(twice)} more than once", "different names", "Rename them."))
     if "nc" in content and content["nc"] != len(listed):
         cure = "Correct one of them, or remove `nc`."
         problems.append(Problem(file, "nc", f"{content['nc']} classes", f"{len(listed)}, as `names` has", cure))
@@ -123,9 +129,13 @@ def _folder_images(place: Path) -> list[Path]:
 
 
 def _listed_images(place: Path, root: Path) -> list[Path]:
-    lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+    try:
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found, expected = f"it cannot be read ({error})", "a text file that lists images"
+        raise DataError([Problem(place, "", found, expected, "Correct data.yaml.")]) from error
     paths = []
-    for line in filter(None, lines):
+    for line in filter(None, map(str.strip, lines)):
         tried = [base / line for base in (root, place.parent, Path())]
         paths.append(next((path for path in tried if path.is_file()), tried[0]))
     return paths
@@ -174,15 +184,14 @@ def _check_labels_exist(labels: Mapping[Path, Path], findings: Findings) -> None
         )
 
 
-def _size(path: Path, findings: Findings) -> tuple[int, int] | None:
+def _size(path: Path) -> tuple[int, int] | list[Problem]:
     if not path.is_file():
-        findings.add(path, "", MISSING_IMAGE, "a readable image", "Add the image, or take it out of the list.")
-        return None
+        cure = "Add the image, or take it out of the list."
+        return [Problem(path, "", MISSING_IMAGE, "a readable image", cure)]
     try:
         return image_size(path)
     except DataError as error:
-        findings.problems.extend(error.problems)
-        return None
+        return error.problems
 
 
 def _read_labels(path: Path, file_name: str, size: tuple[int, int], names: Sequence[str], collected: Collected) -> None:
@@ -243,7 +252,8 @@ def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
 
     instances: a COCO instances dict; class indices follow the order of the category ids.  Holes and parts are joined
     to one polygon by cuts of no width: read back here, it gives the same pixels.  Scores are left out, since the
-    format has no place for them.  Put the images into `images` beside `labels`.  Raises DataError, and writes
+    format has no place for them.  Put the images into `images` beside `labels`.  A data.yaml with the same classes
+    stays as it is.  Raises DataError, and writes
     nothing, for crowd regions, and if a file is there that this function did not write or that was edited since.
     """
     categories = sorted(instances["categories"], key=lambda category: int(category["id"]))
@@ -252,8 +262,9 @@ def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
     images = labeled_images(instances)
     findings = Findings()
     own = OwnFiles(folder)
-    content = {"train": "images", "val": "images", "names": dict(enumerate(names))}
-    own.add(PurePosixPath("data.yaml"), yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    if not _names_classes(folder / "data.yaml", names):
+        content = {"train": "images", "val": "images", "names": dict(enumerate(names))}
+        own.add(PurePosixPath("data.yaml"), yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     for image in images:
         for annotation in image.annotations:
             if annotation.get("iscrowd"):
@@ -265,6 +276,14 @@ def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
     if findings.problems:
         raise DataError(findings.problems)
     return own.write()
+
+
+def _names_classes(file: Path, names: Sequence[str]) -> bool:
+    """Whether a data.yaml is there and names these classes."""
+    try:
+        return file.is_file() and _class_names(*_read_yaml(file.parent)) == list(names)
+    except DataError:
+        return False
 
 
 def _line(image: LabeledImage, annotation: Mapping[str, Any]) -> str:
