@@ -6,6 +6,7 @@ Everything runs on one thread, as a worker of a data loader does.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
 
 IMAGES, CROP, DETECTIONS = 4, (512, 1024), 100
-VIEWS = Views(CROP, scale=(0.5, 2.0))
+VIEWS = Views(CROP, scale=(0.5, 2.0), vflip=False, rot90=False, weak_color=0.0, min_pixels=8)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,10 @@ def test_matching(benchmark: Any, streets: Path) -> None:
     Its matching is timed too: with a larger backbone its share is smaller.
     """
     source = Cityscapes(streets, "val")
-    drawn = [draw_views(source, index, Views((256, 512), scale=(0.5, 0.5)), index) for index in range(2)]
+    drawn = [
+        draw_views(source, index, dataclasses.replace(VIEWS, size=(256, 512), scale=(0.5, 0.5)), index)
+        for index in range(2)
+    ]
     weak, strong, valid, targets = zip(*drawn, strict=True)
     batch = Batch(torch.stack(weak), torch.stack(strong), torch.stack(valid), list(targets), [1, 2])
     model = MaskTransformer(

@@ -22,8 +22,8 @@ import torch
 
 from sskd_fast.config import load_config
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.run.dry_run import dry_run
 from sskd_fast.settings import Config
-from sskd_fast.train.dry_run import dry_run
 
 NAMES: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
 

@@ -14,8 +14,9 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
-from sskd_fast.train.loop import Schedule, train
-from sskd_fast.train.watch import Log, Watch
+from sskd_fast.train.loop import train
+from sskd_fast.train.progress import Log, Progress
+from sskd_fast.train.schedule import Schedule
 
 PARTS = ("data", "forward", "matching", "losses", "contrast", "backward")
 
@@ -33,12 +34,12 @@ def timed_steps(
     log: of the folder, with one record for all steps (log_every is their number). On a GPU the wall's time has all of
     its work, and the parts have theirs only if every launch is waited for (CUDA_LAUNCH_BLOCKING=1).
     """
-    watch = Watch(log, "timed", "timed", plan.steps, {})
+    progress = Progress(log, "timed", "timed", plan.steps, {})
     state = TrainingState(folder / "state.pt", "", resume=False)
     device = next(model.parameters()).device
     wait_for(device)
     wall, cpu, faults = time.perf_counter(), time.process_time(), page_faults()
-    train(model, objective, draw, plan, state, watch, None, seed=0)
+    train(model, objective, draw, plan, state, progress, None, seed=0)
     wait_for(device)
     found = {
         "wall": 1000 * (time.perf_counter() - wall) / plan.steps,

@@ -28,11 +28,13 @@ from benchmarks.timed_steps import PARTS, timed_steps
 from sskd_fast import _process
 from sskd_fast.config import load_config
 from sskd_fast.data.instances import Batch
-from sskd_fast.train.experiment import Experiment
-from sskd_fast.train.loop import Schedule
-from sskd_fast.train.sources import target_sources
-from sskd_fast.train.stages import STAGES, stage_batches, stage_budget, stage_objective, start_model
-from sskd_fast.train.watch import Log
+from sskd_fast.method import STAGE
+from sskd_fast.run.models import RunModels
+from sskd_fast.run.results import RunResults
+from sskd_fast.run.sources import target_sources
+from sskd_fast.run.stages import stage_batches, stage_budget, stage_objective
+from sskd_fast.train.progress import Log
+from sskd_fast.train.schedule import Schedule
 
 # Spins of a waiting thread, and whether freed memory is kept.
 USUAL_SPINS = 300_000  # libgomp's own number
@@ -51,18 +53,18 @@ def measure(model: str, steps: int, threads: int, device: torch.device) -> dict[
         torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as place:
         config, folder = load_config([], sizes, "default"), Path(place)
-        experiment = Experiment(config, folder, target_sources(config, folder), device, Log(folder))
-        stage = next(s for s in STAGES if s.name == f"supervised_{model}")
+        sources, log = target_sources(config, folder), Log(folder)
+        models, stage = RunModels(config, sources, RunResults(folder, {}), device), STAGE[f"supervised_{model}"]
         budget, found = stage_budget(config, stage), {}
-        network, objective = start_model(experiment, stage), stage_objective(config, stage)
+        network, objective = models.start(stage), stage_objective(config, stage)
 
         def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
-            return stage_batches(experiment, budget, None, step)
+            return stage_batches(config, sources, budget, None, step)
 
         for count in (WARM_UP, steps):
-            plan = Schedule.of(config.train, dataclasses.replace(budget, steps=count))
-            found = timed_steps(network, objective, draw, plan, experiment.log, folder)
-        experiment.log.close()
+            plan = Schedule(config.train, dataclasses.replace(budget, steps=count))
+            found = timed_steps(network, objective, draw, plan, log, folder)
+        log.close()
         return found
 
 

@@ -12,15 +12,28 @@ if TYPE_CHECKING:
     from sskd_fast.losses.contrast import InstancePixelContrast
     from sskd_fast.models.mask_transformer import MaskTransformer
     from sskd_fast.models.segmenter import ModelConfig, Predictions
+    from sskd_fast.predictor import Prediction, Predictor, load
 
 __version__ = "0.1.0"
-__all__ = ["InstancePixelContrast", "MaskTransformer", "ModelConfig", "Predictions", "__version__"]
+__all__ = [
+    "InstancePixelContrast",
+    "MaskTransformer",
+    "ModelConfig",
+    "Prediction",
+    "Predictions",
+    "Predictor",
+    "__version__",
+    "load",
+]
 
 _HOMES = {
     "InstancePixelContrast": "sskd_fast.losses.contrast",
     "MaskTransformer": "sskd_fast.models.mask_transformer",
     "ModelConfig": "sskd_fast.models.segmenter",
+    "Prediction": "sskd_fast.predictor",
     "Predictions": "sskd_fast.models.segmenter",
+    "Predictor": "sskd_fast.predictor",
+    "load": "sskd_fast.predictor",
 }
 
 

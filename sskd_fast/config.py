@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any
 
 import yaml
 
 from sskd_fast.settings import Config
+from sskd_fast.typed_settings import ConfigError, build, number
 
 PRESETS = Path(__file__).parent / "presets"
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A setting that does not exist or does not fit."""
 
 
 def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: str = "default") -> Config:
@@ -82,7 +77,7 @@ def parse_override(key: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    return _number(value)
+    return number(value)
 
 
 def _type_of(key: str) -> Any:
@@ -93,15 +88,6 @@ def _type_of(key: str) -> Any:
     return hint
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the settings of `top` in place of its own, section by section."""
     merged = dict(base)
@@ -110,50 +96,6 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(below, Mapping)
         merged[key] = overlay(below, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def build(kind: type[T], tree: Mapping[str, Any], place: str) -> T:
-    """A dataclass from a mapping, with every name and type checked; `place` names it in messages."""
-    hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    values = {}
-    for key, value in tree.items():
-        where = f"{place}.{key}" if place else str(key)
-        if key not in known:
-            raise ConfigError(f"{where}: no such setting; {place or 'the configuration'} has {', '.join(known)}")
-        values[key] = _convert(hints[key], value, where)
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: found {value!r}, expected a section of settings")
-        return build(typing.cast(type[Any], hint), value, where)
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in options:
-            raise ConfigError(f"{where}: found {value!r}, expected one of {', '.join(map(str, options))}")
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        several = [o for o in options if typing.get_origin(o) is tuple] if isinstance(value, (list, tuple)) else []
-        return _convert(next(o for o in several or options if o is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or (options[-1] is not Ellipsis and len(value) != len(options)):
-            raise ConfigError(
-                f"{where}: found {value!r}, expected a list{'' if options[-1] is Ellipsis else f' of {len(options)}'}"
-            )
-        return tuple(_convert(options[0], v, where) for v in value)
-    value = _number(value) if hint in (float, int) else value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: found {value!r}, expected {hint.__name__}")
-    return value
 
 
 def dump_yaml(config: Config) -> str:

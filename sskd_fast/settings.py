@@ -1,12 +1,19 @@
-"""The settings of a run: dataclasses, one a concern; config.py fills them from YAML files and overrides."""
+"""The settings of a run: what their consumers own, composed; config.py fills them from YAML files and overrides."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from sskd_fast.data.layouts import misfit
+from sskd_fast.data.views import ViewsConfig
+from sskd_fast.losses.contrast import ContrastConfig
 from sskd_fast.losses.set_loss import SetLossConfig
+from sskd_fast.models.checkpoint import Origins
+from sskd_fast.models.inference import PredictConfig
 from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.pseudo_labels.config import PseudoLabelConfig
+from sskd_fast.train.schedule import StageConfig, TrainConfig
+from sskd_fast.typed_settings import ConfigError
 
 
 @dataclass(frozen=True)
@@ -57,124 +64,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
-    """The two views of an image.  size: height and width of the crop, or one number for both; 0 =
-    from the data (64 to 128 pixels).  For the rest see data.views.Views."""
-
-    size: int | tuple[int, int] = 0
-    scale: tuple[float, float] = (0.8, 1.25)
-    fit: bool = False
-    hflip: bool = True
-    vflip: bool = True
-    rot90: bool = True
-    weak_color: float = 0.2
-    strong_color: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    grayscale: float = 0.2
-    blur: tuple[float, float] = (0.1, 2.0)
-    blur_p: float = 0.5
-    noise: float = 0.0
-    min_pixels: int = 12
-
-
-@dataclass(frozen=True)
-class ContrastConfig:
-    """The contrastive loss.  max_anchors: anchors an image, 0 = every pixel."""
-
-    num_negatives: int = 64
-    temperature: tuple[float, float] = (0.3, 0.07)
-    cues: Literal["fused", "object", "mask", "class", "uniform"] = "object"
-    scope: Literal["all", "other", "same"] = "all"
-    form: Literal["sampled", "expected"] = "sampled"
-    margin: float | None = None
-    hard_share: float = 0.0
-    max_anchors: int = 24
-    objectness: bool = False
-    memory_bank: int = 0
-    backend: str = "auto"
-
-
-@dataclass(frozen=True)
-class PseudoLabelConfig:
-    """Which predictions become labels.
-
-    views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
-    = the image as it is); they take turns at the `zooms`.  target_precision: what the per-class thresholds reach on the
-    held-out labelled images.  unsure_precision: predictions between the threshold of this precision and the first one
-    are neither object nor background in training (0 = none).  truth: train on the hidden true labels of the unlabelled
-    images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
-    upper bound of what labels, however good, can give with the other settings.
-    """
-
-    views: int = 4
-    zooms: tuple[float, ...] = (1.0, 1.25)
-    target_precision: float = 0.7
-    unsure_precision: float = 0.4
-    iou: float = 0.5
-    nms_iou: float = 0.6
-    minimum_matches: int = 10
-    max_per_image: int = 300
-    weigh_by_score: bool = True
-    truth: bool = False
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Inference by tiles (models.inference) and the detection limit of the evaluation.
-
-    tile: height and width of what the network sees at once, 0 = the training crop.  max_detections: the best-scored
-    detections of an image that are kept, and that AP counts for each class.
-    """
-
-    tile: tuple[int, int] = (0, 0)
-    overlap: int = 32
-    score_floor: float = 0.02
-    nms_iou: float = 0.6
-    max_detections: int = 100
-    batch: int = 32
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
-    backbone's lr.
-
-    semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
-    masks beside their classes.  schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every
-    stage (0 = no).  evaluations: how often a stage measures AP on held-out images while it trains.  threads: 0 = all
-    cores.
-    """
-
-    lr: float = 4e-3
-    backbone_lr: float = 1.0
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    warmup: int = 40
-    schedule: Literal["cosine", "poly"] = "cosine"
-    ema: float = 0.99
-    lam_semi: float = 1.0
-    semi_fade: float = 0.0
-    semi_masks: float = 1.0
-    lam_pxl: float = 0.1
-    max_steps: int = 0
-    log_every: int = 10
-    save_every: int = 200
-    evaluations: int = 3
-    threads: int = 0
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """The budget of one stage: steps, images a step of each kind, factors of `train.lr` and `train.lam_semi`."""
-
-    steps: int = 100
-    labeled_batch: int = 8
-    unlabeled_batch: int = 0
-    lr_factor: float = 1.0
-    semi_factor: float = 1.0
-
-
-@dataclass(frozen=True)
 class StagesConfig:
     """Budgets by stage; the supervised student has that of the distilled and the refined student together."""
 
@@ -191,6 +80,7 @@ class Config:
     """A whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu", "cuda".
 
     teacher_weights, student_weights: safetensors files to start from, "embedded" for the shipped ones, "" for none.
+    origins: licence and source of teacher, backbone and data, kept in every checkpoint.
     """
 
     seed: int = 0
@@ -209,3 +99,53 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    origins: Origins = field(default_factory=Origins)
+
+
+def check_settings(config: Config) -> None:
+    """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
+    _check_data(config.data)
+    _check_views(config.views)
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.root and (data.labeled or data.images or data.val):
+        raise ConfigError("--root holds the whole data set: leave out --labeled, --images and --val, or --root")
+    if problem := misfit(data.format, bool(data.root), bool(data.labeled)):
+        raise ConfigError(problem)
+    if data.labeled and not (data.images and data.val):
+        raise ConfigError(
+            "--labeled needs --images (their folder) and --val (labels of the same format that results are reported on)"
+        )
+    if not 0 < data.labeled_fraction <= 1:
+        raise ConfigError(
+            f"--labeled-fraction (data.labeled_fraction): found {data.labeled_fraction:g}, expected a share of the "
+            "labelled images: more than 0 and at most 1, say 0.1"
+        )
+    if data.own and not data.unlabeled and data.labeled_fraction == 1:
+        raise ConfigError(
+            "there are no unlabelled images: give a folder of them (--unlabeled DIR), "
+            "or hide labels (--labeled-fraction 0.1)"
+        )
+    if data.unlabeled and data.labeled_fraction != 1:
+        raise ConfigError(
+            "--labeled-fraction hides labels to make unlabelled images; with --unlabeled DIR there are some already"
+        )
+    if not data.own and (data.images or data.unlabeled or data.val):
+        raise ConfigError("--images, --unlabeled and --val go with --labeled, the labels of --images")
+    if not data.own and data.labeled_fraction != 1:
+        raise ConfigError(
+            "--labeled-fraction (data.labeled_fraction) goes with --labeled or --root, which are not given; "
+            "the embedded data set has data.embedded_labeled images with labels"
+        )
+    if not 0 < data.holdout_fraction < 1:
+        raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
+
+
+def _check_views(views: ViewsConfig) -> None:
+    if any(side % 32 for side in views.sides):
+        raise ConfigError(
+            f"--crop (views.size): found {views.size}, expected multiples of 32, or 0 to take it from the data"
+        )
+    if views.rot90 and len(set(views.sides)) > 1:
+        raise ConfigError(f"views.rot90: quarter turns need square crops, found {views.size}; set it to false")

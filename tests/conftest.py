@@ -47,6 +47,14 @@ def real_data() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(scope="session")
+def plates_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run whose images are zoomed and stretched; its data lie beside it (trained_run)."""
+    from trained_run import train_on_plates
+
+    return train_on_plates(tmp_path_factory.mktemp("plates"))
+
+
 @pytest.fixture(params=["reference", "cpu"])
 def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test once with every backend of the operators in place of "auto"."""

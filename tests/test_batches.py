@@ -13,7 +13,7 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.views import Views
 
-VIEWS = Views((16, 16), noise=0.05, min_pixels=1)
+VIEWS = Views((16, 16), vflip=False, rot90=False, weak_color=0.0, noise=0.05, min_pixels=1)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -13,24 +14,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sskd_fast.data.files import remove_partial, write_atomically, write_json
 from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.files import remove_partial, write_atomically, write_json
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
+from sskd_fast.models.checkpoint import (
+    CheckpointError,
+    describe_again,
+    load_checkpoint,
+    load_weights,
+    read_description,
+    read_metadata,
+)
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
-from sskd_fast.train.checkpoint import (
-    TrainingState,
-    load_model,
-    load_weights,
-    read_metadata,
-    save_weights,
-)
-from sskd_fast.train.loop import Schedule, build_optimizer, train, update_average
-from sskd_fast.train.watch import Log, Watch
+from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.loop import build_optimizer, train, update_average
+from sskd_fast.train.progress import Log, Progress
+from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
+from tests.described import save_described
 
 TINY = ModelConfig(
     channels=(8, 12), blocks=(1, 1), width=12, mask_width=6, layers=1, heads=2, feedforward=16, num_queries=4,
@@ -87,7 +93,7 @@ def test_a_reader_never_sees_a_part_of_the_new_file(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "model.state.pt"
     script = (
-        "import os, signal, sys; from pathlib import Path; from sskd_fast.data.files import write_atomically\n"
+        "import os, signal, sys; from pathlib import Path; from sskd_fast.files import write_atomically\n"
         "def write(partial): partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(Path(sys.argv[1]), write)"
     )
@@ -105,7 +111,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
 def test_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
     path = tmp_path / "weights" / "student.safetensors"
     written, read = model(seed=1), model(seed=2)
-    save_weights(path, written, ["a", "b", "c"], {"stage": "x", "steps": 3})
+    save_described(path, written, ["a", "b", "c"], stage="x", steps=3)
     load_weights(read, path, ["a", "b", "c"])
     assert same(read, written)
     metadata = read_metadata(path)
@@ -117,10 +123,12 @@ def test_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
 def test_a_checkpoint_describes_its_model(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     written = model(classes=2, seed=1, layers=2)
-    save_weights(path, written, ["a", "b"], {})
-    read, names = load_model(path)
-    assert names == ["a", "b"] and not read.training
-    assert read.config == written.config and same(read, written)
+    save_described(path, written, ["a", "b"])
+    read, description = load_checkpoint(path)
+    assert description.class_names == ("a", "b") and description.category_ids == (1, 2) and not read.training
+    mean, std = (getattr(written, name).flatten().tolist() for name in ("mean", "std"))
+    assert read.config == dataclasses.replace(written.config, mean=tuple(mean), std=tuple(std))
+    assert same(read, written) and torch.equal(read.mean, written.mean) and torch.equal(read.std, written.std)
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(read(images).mask_logits, written.eval()(images).mask_logits)
 
@@ -128,7 +136,7 @@ def test_a_checkpoint_describes_its_model(tmp_path: Path) -> None:
 def test_classes_are_told_by_name(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     written = model(seed=1)
-    save_weights(path, written, ["disc", "ring", "cross"], {})
+    save_described(path, written, ["disc", "ring", "cross"])
     read = model(classes=4, seed=2)
     load_weights(read, path, ["cross", "cell", "disc", "wing"])
     for name in ("weight", "bias"):
@@ -144,7 +152,7 @@ def test_parts_of_the_weights_leave_the_rest_alone(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     written, read = model(seed=1), model(classes=5, seed=2)
     before = copy.deepcopy(read)
-    save_weights(path, written, ["a", "b", "c"], {})
+    save_described(path, written, ["a", "b", "c"])
     load_weights(read, path, ["v", "w", "x", "y", "z"], parts=("backbone.", "pixel_decoder."))
     for name, tensor in read.state_dict().items():
         source = written if name.startswith(("backbone.", "pixel_decoder.")) else before
@@ -153,7 +161,7 @@ def test_parts_of_the_weights_leave_the_rest_alone(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
-    save_weights(path, model(), ["a", "b", "c"], {})
+    save_described(path, model(), ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"student\.safetensors: .*(12|16).*the model has"):
         load_weights(model(width=16, mask_width=8), path, ["a", "b", "c"])
     with pytest.raises(
@@ -166,11 +174,44 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_a_torn_weight_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
-    save_weights(path, model(), ["a", "b", "c"], {})
+    save_described(path, model(), ["a", "b", "c"])
     path.write_bytes(path.read_bytes()[:100])
     for read in (lambda: read_metadata(path), lambda: load_weights(model(), path, ["a", "b", "c"])):
-        with pytest.raises(ValueError, match=r"student\.safetensors: not readable as safetensors .* run the stage"):
+        with pytest.raises(
+            ValueError, match=r"student\.safetensors: not a readable safetensors file, or cut off .* run the stage"
+        ):
             read()
+
+
+def test_a_description_is_changed_without_touching_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    written = model(seed=1)
+    save_described(path, written, ["a", "b", "c"], stage="x")
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    before, weights = read_description(path), path.read_bytes()[8 + size :]
+    describe_again(path, figures={"ap": 12.5, "rows": [{"name": "x"}]})
+    after, size = read_description(path), int.from_bytes(path.read_bytes()[:8], "little")
+    assert after == dataclasses.replace(before, figures={"ap": 12.5, "rows": [{"name": "x"}]})
+    assert path.read_bytes()[8 + size :] == weights and size % 8 == 0
+    assert same(load_checkpoint(path)[0], written)
+
+
+def test_an_old_or_foreign_file_says_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    metadata = {"model": json.dumps(dataclasses.asdict(TINY)), "class_names": '["a"]', "facts": "{}"}
+    save_file({"x": torch.zeros(1)}, str(path), metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"lacks category_ids, inference, stretch: .*--stage evaluate"):
+        read_description(path)
+    save_file({"x": torch.zeros(1)}, str(path))
+    with pytest.raises(CheckpointError, match=r"lacks model, class_names, category_ids, .*: it is not a"):
+        read_description(path)
+
+
+def test_a_file_of_a_later_version_says_which_to_install(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    save_file({"x": torch.zeros(1)}, str(path), metadata={"layout": "3", "version": '"9.1"'})
+    with pytest.raises(CheckpointError, match=r"written by sskd_fast 9\.1 in layout 3, expected at most 2: install"):
+        read_metadata(path)
 
 
 # Training states
@@ -204,10 +245,8 @@ def run(
 ) -> tuple[MaskTransformer, list[int]]:
     net = model(seed=3).to(memory_format=torch.channels_last)
     torch.manual_seed(4)
-    schedule = Schedule(
-        steps=steps, lr=1e-2, backbone_lr=0.5, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0, warmup=2, decay="cosine",
-        ema=0.9, save_every=3, evaluations=2,
-    )  # fmt: skip
+    settings = TrainConfig(lr=1e-2, backbone_lr=0.5, warmup=2, ema=0.9, save_every=3, evaluations=2)
+    schedule = Schedule(settings, StageConfig(steps=steps))
     contrast = InstancePixelContrast(num_negatives=6, max_anchors=8, memory_bank=bank)
     config = SetLossConfig(masks=masks, points=60)  # type: ignore[arg-type]
     drawn: list[int] = []
@@ -220,12 +259,12 @@ def run(
             yield batch(step), batch(1000 + step)
 
     log = Log(tmp_path)
-    watch = Watch(log, "stage", "stage", 2, {})
+    progress = Progress(log, "stage", "stage", 2, {})
     try:
         objective = Objective(SetLoss(config), contrast, 1.0, 0.1)
-        average = train(net, objective, draw, schedule, state, watch, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
+        average = train(net, objective, draw, schedule, state, progress, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
     finally:
-        watch.end()
+        progress.end()
         log.close()
     return average, drawn
 
@@ -296,12 +335,9 @@ def test_average_follows_the_model_and_takes_its_buffers() -> None:
     assert kept["1.num_batches_tracked"] == 1
 
 
-def schedule(**changes: object) -> Schedule:
-    base = Schedule(
-        steps=100, lr=0.1, backbone_lr=0.1, weight_decay=0.2, betas=(0.9, 0.99), clip=1.0, warmup=10, decay="cosine",
-        ema=0.9, save_every=50, evaluations=1,
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+def schedule(steps: int = 100, **changes: object) -> Schedule:
+    base = TrainConfig(lr=0.1, backbone_lr=0.1, weight_decay=0.2, warmup=10, ema=0.9, save_every=50, evaluations=1)
+    return Schedule(dataclasses.replace(base, **changes), StageConfig(steps=steps))  # type: ignore[arg-type]
 
 
 def test_learning_rate_rises_then_falls() -> None:
@@ -310,7 +346,7 @@ def test_learning_rate_rises_then_falls() -> None:
     assert max(range(100), key=cosine.__getitem__) == 9
     assert all(a > b for a, b in itertools.pairwise(cosine[9:]))
     assert cosine[50] == pytest.approx(0.02 + 0.49) and schedule().factor(100) == pytest.approx(0.02)
-    poly = schedule(decay="poly")
+    poly = schedule(schedule="poly")
     assert poly.factor(50) == pytest.approx(0.5**0.9) and poly.factor(100) == 0
     assert schedule(steps=8).factor(1) == pytest.approx(schedule(steps=8, warmup=0).factor(1))  # a quarter at most
 
@@ -341,7 +377,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     log = Log(tmp_path)
     plan = schedule(steps=40, lr=1e-2, backbone_lr=1.0, evaluations=0)
     state = TrainingState(tmp_path / "state.pt", "k", False)
-    average = train(net, objective, draw, plan, state, Watch(log, "s", "s", 10, {}), None, seed=0)
+    average = train(net, objective, draw, plan, state, Progress(log, "s", "s", 10, {}), None, seed=0)
     log.close()
     assert loss(average) < 0.6 * before
     assert not any(p.requires_grad for p in average.parameters())

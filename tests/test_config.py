@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sskd_fast.config import PRESETS, ConfigError, dump_yaml, load_config
-from sskd_fast.run import check, parser, resolve
-from sskd_fast.settings import Config
+from sskd_fast.config import PRESETS, dump_yaml, load_config
+from sskd_fast.run.__main__ import parser, resolve
+from sskd_fast.settings import Config, check_settings
+from sskd_fast.typed_settings import ConfigError
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
@@ -184,7 +185,7 @@ def test_flags_are_settings(tmp_path: Path) -> None:
     assert (config.data.labeled, config.data.images, config.data.val) == ("sets/2024/train.json", "i", "v.json")
     assert config.data.name == "2024"
     assert (config.data.labeled_fraction, config.seed, config.views.size, config.train.lr) == (0.1, 4, 96, 1e-4)
-    check(config)
+    check_settings(config)
 
 
 def test_pretraining_has_its_preset() -> None:
@@ -227,12 +228,12 @@ def test_resumed_and_later_stages_take_the_settings_of_the_run_folder(tmp_path: 
 )
 def test_settings_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check(load_config([], overrides))
+        check_settings(load_config([], overrides))
 
 
 def test_defaults_pass_the_check() -> None:
     for name in NAMES:
-        check(load_config([], preset=name))
+        check_settings(load_config([], preset=name))
 
 
 def test_a_crop_is_one_number_or_two() -> None:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from sskd_fast import ops
+from sskd_fast.losses.anchors import Pixels, draw_anchors
 from sskd_fast.losses.contrast import InstancePixelContrast, diagnose
-from sskd_fast.losses.pixel_rows import MemoryBank, Pixels, draw_anchors
+from sskd_fast.losses.memory_bank import MemoryBank
 
 CPU = torch.device("cpu")
 B, K, C, D, SIDE = 4, 10, 3, 8, 16
@@ -43,12 +44,12 @@ def scene(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def run(settings: dict[str, Any], *, progress: float = 0.5, seed: int = 1, **changes: Any):
-    contrast = InstancePixelContrast(**{"num_negatives": 32, **settings})
+    contrast = InstancePixelContrast(**{"num_negatives": 32, "max_anchors": 0, **settings})
     return contrast(**{**scene(), **changes}, progress=progress, seed=seed)
 
 
 def test_temperature_falls_linearly():
-    contrast = InstancePixelContrast(temperature=(0.3, 0.07))
+    contrast = InstancePixelContrast(num_negatives=200, max_anchors=0, temperature=(0.3, 0.07))
     assert [contrast.temperature(x) for x in (0, 0.5, 1)] == pytest.approx([0.3, 0.185, 0.07])
     with pytest.raises(ValueError, match=r"progress: expected a number in \[0, 1\], found 1.2"):
         contrast.temperature(1.2)
@@ -69,7 +70,7 @@ VIEWS = ("weak", "strong")
 
 def test_gradient_reaches_the_weak_embeddings_alone():
     inputs = {name: value.requires_grad_() if value.is_floating_point() else value for name, value in scene().items()}
-    InstancePixelContrast(num_negatives=16)(**inputs, progress=0.0, seed=0).loss.backward()
+    InstancePixelContrast(max_anchors=0, num_negatives=16)(**inputs, progress=0.0, seed=0).loss.backward()
     assert float(inputs["embeddings_weak"].grad.abs().max()) > 0
     assert all(inputs[name].grad is None for name in ("mask_logits", "class_logits", "embeddings_strong"))
 
@@ -77,7 +78,7 @@ def test_gradient_reaches_the_weak_embeddings_alone():
 def test_a_step_along_the_gradient_lowers_the_loss_and_widens_the_margin():
     inputs = scene()
     weak = inputs["embeddings_weak"].requires_grad_()
-    contrast = InstancePixelContrast(num_negatives=32)
+    contrast = InstancePixelContrast(max_anchors=0, num_negatives=32)
     before = contrast(**inputs, progress=0.0, seed=2)
     before.loss.backward()
     moved = {**inputs, "embeddings_weak": (weak - 300 * weak.grad).detach()}
@@ -136,7 +137,7 @@ def test_padding_is_neither_anchor_nor_candidate():
             changed[name] += noise * ~valid[:, None]
         weak = changed["embeddings_weak"].requires_grad_()
         for settings in ({"max_anchors": 20}, {"form": "expected"}, {"hard_share": 0.5}):
-            contrast = InstancePixelContrast(num_negatives=16, **settings)
+            contrast = InstancePixelContrast(**{"num_negatives": 16, "max_anchors": 0, **settings})
             loss = contrast(**changed, progress=0.5, seed=3, valid=valid).loss
             losses.append(loss.item())
             grads.append(torch.autograd.grad(loss, weak)[0])
@@ -165,7 +166,7 @@ def test_anchors_are_capped_per_image_distinct_and_uniform():
     assert bool((counts[:20].view(4, 5)[:, 0] == 400).all()) and float(counts[:20].sum()) == 1600
     assert float((counts[20:] - 120).abs().max()) < 5 * (400 * 0.3 * 0.7) ** 0.5
     assert torch.equal(draw_anchors((3, 20), valid, 6, 5, CPU), draw_anchors((3, 20), valid, 6, 5, CPU))
-    assert torch.equal(draw_anchors((3, 20), None, None, 5, CPU), torch.arange(60))
+    assert torch.equal(draw_anchors((3, 20), None, 0, 5, CPU), torch.arange(60))
 
 
 def test_the_loss_is_a_pure_function_of_the_seed():
@@ -191,7 +192,9 @@ def test_the_margin_lets_dissimilar_negatives_go():
 def test_expected_form_is_the_mean_of_the_sampled_one_up_to_jensen():
     """With many negatives the log of the sum is close to the log of its expectation."""
     cosine = {name: value for name, value in scene().items() if name != "instance_ids"}
-    contrast = {form: InstancePixelContrast(num_negatives=200, form=form) for form in ("sampled", "expected")}
+    contrast = {
+        form: InstancePixelContrast(max_anchors=0, num_negatives=200, form=form) for form in ("sampled", "expected")
+    }
     expected = float(contrast["expected"](**cosine, progress=0.0, seed=0).loss)
     sampled = torch.tensor([float(contrast["sampled"](**cosine, progress=0.0, seed=s).loss) for s in range(5)])
     assert float(sampled.mean()) == pytest.approx(expected, abs=0.02)
@@ -209,7 +212,7 @@ def test_scope_decides_which_images_the_gradient_touches(scope):
     weak = inputs["embeddings_weak"].requires_grad_()
     valid = torch.ones(B, SIDE, SIDE, dtype=torch.bool)
     valid[2:] = False
-    contrast = InstancePixelContrast(num_negatives=16, scope=scope, temperature=(0.3, 0.3))
+    contrast = InstancePixelContrast(max_anchors=0, num_negatives=16, scope=scope, temperature=(0.3, 0.3))
     both = contrast(**inputs, progress=0.0, seed=3, valid=valid)
     valid = valid.clone()
     valid[1] = False
@@ -226,7 +229,7 @@ def test_uniform_cue_never_draws_the_anchor_itself():
     """One pixel an image, so that the only candidate of scope "same" is the anchor."""
     inputs = {name: value[..., :1, :1] for name, value in scene().items() if value.dim() > 3}
     inputs["class_logits"] = scene()["class_logits"]
-    contrast = InstancePixelContrast(num_negatives=3, cues="uniform", scope="same")
+    contrast = InstancePixelContrast(max_anchors=0, num_negatives=3, cues="uniform", scope="same")
     assert contrast(**inputs, progress=0.5, seed=0).loss.item() == 0
 
 
@@ -282,13 +285,13 @@ def test_mask_logits_of_another_size_are_resized():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cues": "all"}, "cues='all' is unknown; expected one of object, fused, mask, class, uniform"),
+        ({"cues": "all"}, "cues='all' is unknown; expected one of fused, object, mask, class, uniform"),
         ({"scope": "near"}, "scope='near' is unknown"),
         ({"form": "dense"}, "form='dense' is unknown"),
         ({"num_negatives": 0}, "num_negatives: expected at least 1"),
         ({"temperature": (0.3, 0.0)}, r"temperature: expected two > 0, found \(0.3, 0.0\)"),
         ({"hard_share": 1.5}, r"hard_share: expected a share in \[0, 1\], found 1.5"),
-        ({"max_anchors": 0}, "max_anchors: expected at least 1"),
+        ({"max_anchors": -1}, "max_anchors: expected a number, 0 for every pixel, found -1"),
         ({"memory_bank": -1}, "memory_bank: expected a number of pixels"),
         ({"memory_bank": 4, "scope": "same"}, "never in scope 'same'"),
         ({"form": "expected", "cues": "uniform"}, "form='expected' needs cues"),

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, boxes_of
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.checkpoint import load_checkpoint, load_weights
 from sskd_fast.models.detector import Detector, build_prompts
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.pretrained import FoundationError, WordTokenizer
-from sskd_fast.models.recorded import Recorded
+from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter, head_for
-from sskd_fast.train.checkpoint import load_model, load_weights, save_weights
-from sskd_fast.train.loop import Schedule, build_optimizer
+from sskd_fast.train.loop import build_optimizer
+from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
+from tests.described import save_described
 
 pytest.importorskip("transformers")
 
@@ -289,10 +291,10 @@ def test_adapters_train_alone(tiny_foundation: Folder, tmp_path: Path) -> None:
     assert trained and all("lora_" in n or n.startswith("projection.") for n in trained)
     adaptation_step(model)
     assert any(n.startswith("detector.") for n in reached(model)) and any(n.startswith("sam.") for n in reached(model))
-    optimizer = build_optimizer(model, Schedule(1, 1e-3, 0.1, 0.0, (0.9, 0.99), 1.0, 0, "poly", 0.9, 1, 1))
+    optimizer = build_optimizer(model, Schedule(TrainConfig(lr=1e-3, backbone_lr=0.1), StageConfig(steps=1)))
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
-    save_weights(tmp_path / "adapted.safetensors", model, NAMES, {})
-    again, _ = load_model(tmp_path / "adapted.safetensors")
+    save_described(tmp_path / "adapted.safetensors", model, NAMES)
+    again, _ = load_checkpoint(tmp_path / "adapted.safetensors")
     assert same(model, again)
 
 
@@ -303,7 +305,7 @@ def test_the_new_class_head_trains_whole_beside_adapters(tiny_foundation: Folder
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert set(model.class_tensors) <= trained
     assert all("lora_" in n or n.startswith(("projection.", "model.class_predictor.")) for n in trained)
-    save_weights(tmp_path / "model.safetensors", model, NAMES, {})
+    save_described(tmp_path / "model.safetensors", model, NAMES)
     turned = NAMES[::-1]
     other = build_segmenter(model.config, turned, weights=False)
     load_weights(other, tmp_path / "model.safetensors", turned)
@@ -313,7 +315,7 @@ def test_the_new_class_head_trains_whole_beside_adapters(tiny_foundation: Folder
 
 def test_backbones_learn_at_their_own_rate(tiny_foundation: Folder) -> None:
     model = grounded(tiny_foundation)
-    optimizer = build_optimizer(model, Schedule(1, 1e-3, 0.1, 0.0, (0.9, 0.99), 1.0, 0, "poly", 0.9, 1, 1))
+    optimizer = build_optimizer(model, Schedule(TrainConfig(lr=1e-3, backbone_lr=0.1), StageConfig(steps=1)))
     rate = {id(p): group["base_lr"] for group in optimizer.param_groups for p in group["params"]}
     named = dict(model.named_parameters())
     assert rate[id(next(p for n, p in named.items() if n.startswith("sam.vision_encoder.")))] == pytest.approx(1e-4)
@@ -358,15 +360,15 @@ def test_checkpoints_of_every_kind_are_read_back(tiny_foundation: Folder, tmp_pa
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    save_weights(tmp_path / "model.safetensors", model, NAMES, {"steps": 1})
-    again, names = load_model(tmp_path / "model.safetensors")
-    assert names == NAMES and type(again) is type(model) and same(model, again)
+    save_described(tmp_path / "model.safetensors", model, NAMES, steps=1)
+    again, description = load_checkpoint(tmp_path / "model.safetensors")
+    assert list(description.class_names) == NAMES and type(again) is type(model) and same(model, again)
     assert same(copy.deepcopy(model), model)
 
 
 def test_a_student_takes_class_rows_by_name(tiny_foundation: Folder, tmp_path: Path) -> None:
     model = universal(tiny_foundation, "mask2former")
-    save_weights(tmp_path / "model.safetensors", model, NAMES, {})
+    save_described(tmp_path / "model.safetensors", model, NAMES)
     other = build_segmenter(model.config, ["train", "wheel"], weights=False)
     load_weights(other, tmp_path / "model.safetensors", ["train", "wheel"])
     rows = model.model.class_predictor.weight
@@ -436,10 +438,10 @@ def test_missing_adapters_are_named(monkeypatch: pytest.MonkeyPatch, tiny_founda
 # Predictions made elsewhere
 
 
-def recorded(path: Path, content: Any) -> Recorded:
+def recorded(path: Path, content: Any) -> ResultsFile:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     model = build_segmenter(ModelConfig(kind="results", foundation=FoundationConfig(results=str(path))), NAMES)
-    assert isinstance(model, Recorded)
+    assert isinstance(model, ResultsFile)
     return model
 
 

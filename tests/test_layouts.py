@@ -65,7 +65,7 @@ def test_cityscapes_instances_are_those_of_the_instance_ids(tmp_path: Path) -> N
 
 def test_groups_of_cityscapes_are_neither_object_nor_background_in_views(tmp_path: Path) -> None:
     scene = write_cityscapes(tmp_path)["train"][0]
-    views = Views((64, 128), scale=(1.0, 1.0), hflip=False, min_pixels=1)
+    views = Views((64, 128), scale=(1.0, 1.0), hflip=False, vflip=False, rot90=False, min_pixels=1)
     _, _, valid, instances = draw_views(Cityscapes(tmp_path, "train"), 0, views, 0)
     assert len(instances) == 5 and not instances.crowd.any()
     np.testing.assert_array_equal(valid.numpy(), scene.codes != 26)

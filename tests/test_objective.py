@@ -119,10 +119,16 @@ class CountingLoss(SetLoss):
         self.calls: list[tuple[int, int]] = []
 
     def __call__(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1, trust: float = 1.0
+        self,
+        predictions: Predictions,
+        instances: list[Instances],
+        valid: Tensor,
+        *,
+        label_pool: int = 1,
+        semi_masks: float = 1.0,
     ) -> SetLossOutput:
-        self.calls.append((len(instances), pool))
-        return super().__call__(predictions, instances, valid, pool=pool, trust=trust)
+        self.calls.append((len(instances), label_pool))
+        return super().__call__(predictions, instances, valid, label_pool=label_pool, semi_masks=semi_masks)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sskd_fast import ops
+from sskd_fast.reference.score_fusion import CUES
 
-CUES = ("fused", "object", "mask", "class")
 # (B, K, C, H, W, size): one pixel, primes, one vector of pixels and one past it, resized up and down.
 FUSION_SHAPES = [
     (1, 1, 1, 1, 1, None),

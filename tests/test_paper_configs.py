@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sskd_fast.config import load_config
-from sskd_fast.run import check, main
-from sskd_fast.train.experiment import ROW_ORDER
+from sskd_fast.method import ROW_ORDER
+from sskd_fast.run.__main__ import main
+from sskd_fast.settings import check_settings
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -23,7 +24,7 @@ FRACTIONS = {
 @pytest.mark.parametrize("name", FRACTIONS)
 def test_hyper_parameters_are_the_papers(name: str) -> None:
     config = load_config([CONFIGS / f"{name}.yaml"], ["data.root=somewhere"])
-    check(config)
+    check_settings(config)
     train, data, views, contrast = config.train, config.data, config.views, config.contrast
     assert data.labeled_fraction == FRACTIONS[name] and data.name == name and data.format == name.split("_")[0]
     assert (train.lr, train.backbone_lr, train.weight_decay, train.clip) == (5e-5, 0.1, 0.1, 0.01)

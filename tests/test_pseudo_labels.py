@@ -17,7 +17,6 @@ from sskd_fast.pseudo_labels import (
     calibrate_thresholds,
     label_images,
     label_statistics,
-    mask_nms,
     read_labels,
     select_labels,
 )
@@ -60,23 +59,28 @@ def graded(category: int, grades: list[tuple[float, bool]]) -> tuple[list[dict[s
     return results, truth
 
 
+def calibrated(results: list[dict[str, Any]], truth: dict[str, Any], **settings: Any) -> dict[int, float]:
+    """Thresholds at IoU 0.5 with a low floor, if a test sets nothing else."""
+    return calibrate_thresholds(results, truth, **{"iou": 0.5, "floor": 0.05, "minimum_matches": 10, **settings})
+
+
 def test_threshold_is_the_lowest_score_at_which_the_target_holds() -> None:
     # Precision by rank: 1, 1/2, 2/3, 3/4, 4/5, 4/6: it dips and recovers, so 0.75 holds down to the score 0.5.
     results, truth = graded(3, [(0.9, True), (0.8, False), (0.7, True), (0.6, True), (0.5, True), (0.4, False)])
     for target, expected in ((0.75, 0.5), (0.6, 0.4), (0.9, 0.9)):
-        thresholds = calibrate_thresholds(results, truth, target_precision=target, minimum_matches=1)
+        thresholds = calibrated(results, truth, target_precision=target, minimum_matches=1)
         assert thresholds[3] == expected
 
 
 def test_threshold_keeps_all_results_of_one_score_or_none() -> None:
     results, truth = graded(3, [(0.9, True), (0.5, True), (0.5, False), (0.5, False)])
-    assert calibrate_thresholds(results, truth, target_precision=0.9, minimum_matches=1)[3] == 0.9
+    assert calibrated(results, truth, target_precision=0.9, minimum_matches=1)[3] == 0.9
 
 
 def test_a_class_with_few_matches_takes_the_pooled_threshold() -> None:
     results, truth = graded(3, [(0.9, True), (0.8, True), (0.7, True), (0.6, False), (0.55, False)])
     results.append(result(1, 7, ELSEWHERE, 0.95))
-    thresholds = calibrate_thresholds(results, truth, target_precision=0.75, minimum_matches=3)
+    thresholds = calibrated(results, truth, target_precision=0.75, minimum_matches=3)
     # Pooled, one wrong at 0.95 comes first: 3/4 holds down to 0.7 only.
     assert thresholds == {3: 0.6, 7: 0.7}
 
@@ -84,7 +88,7 @@ def test_a_class_with_few_matches_takes_the_pooled_threshold() -> None:
 def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     results, truth = graded(3, [(0.9, False), (0.8, True), (0.7, True), (0.6, False), (0.5, False)])
     with caplog.at_level(logging.WARNING):
-        thresholds = calibrate_thresholds(results, truth, target_precision=0.95, minimum_matches=1)
+        thresholds = calibrated(results, truth, target_precision=0.95, minimum_matches=1)
     assert thresholds[3] == 0.7
     assert "no score gives precision 0.95 on the held-out images; the threshold 0.70 gives 0.67" in caplog.text
 
@@ -99,62 +103,43 @@ def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
         image["id"] += 100
     truth["images"] += other["images"]
     truth["annotations"] += [a | {"id": 1000 + i} for i, a in enumerate(other["annotations"])]
-    thresholds = calibrate_thresholds(results + wrong, truth, target_precision=0.8, minimum_matches=2)
+    thresholds = calibrated(results + wrong, truth, target_precision=0.8, minimum_matches=2)
     assert thresholds == {3: 0.6, 7: 0.4}
 
 
 def test_without_evidence_the_threshold_stays_at_a_half_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert calibrate_thresholds([], truth_of([], 1), target_precision=0.8) == {3: 0.5, 7: 0.5}
+        assert calibrated([], truth_of([], 1), target_precision=0.8) == {3: 0.5, 7: 0.5}
     assert "pseudo_labels.minimum_matches = 10" in caplog.text and "hold out more labelled images" in caplog.text
     caplog.clear()
-    calibrate_thresholds([], truth_of([], 1), target_precision=0.8, quiet=True)
+    calibrated([], truth_of([], 1), target_precision=0.8, quiet=True)
     assert caplog.text == ""
 
 
 def test_no_threshold_is_under_the_floor() -> None:
     results, truth = graded(3, [(0.2, True), (0.01, True)])
-    assert calibrate_thresholds(results, truth, target_precision=0.5, floor=0.1, minimum_matches=1)[3] == 0.1
+    assert calibrated(results, truth, target_precision=0.5, floor=0.1, minimum_matches=1)[3] == 0.1
 
 
 def test_a_second_result_on_one_object_is_wrong_and_one_on_a_crowd_is_ignored() -> None:
     truth = truth_of([(1, 3, OBJECT), (1, 3, (16, 16, 16, 16))], images=1)
     truth["annotations"][1]["iscrowd"] = 1
     twice = [result(1, 3, OBJECT, 0.9), result(1, 3, OBJECT, 0.8)]
-    assert calibrate_thresholds(twice, truth, target_precision=0.9, minimum_matches=1)[3] == 0.9
+    assert calibrated(twice, truth, target_precision=0.9, minimum_matches=1)[3] == 0.9
     on_crowd = [result(1, 3, ELSEWHERE, 0.9), result(1, 3, OBJECT, 0.8)]
-    assert calibrate_thresholds(on_crowd, truth, target_precision=1.0, minimum_matches=1)[3] == 0.8
+    assert calibrated(on_crowd, truth, target_precision=1.0, minimum_matches=1)[3] == 0.8
 
 
 @pytest.mark.parametrize("name", ["target_precision", "iou", "floor"])
 def test_calibration_names_an_argument_out_of_range(name: str) -> None:
     arguments: dict[str, float] = {"target_precision": 0.8, name: 1.5}
     with pytest.raises(ValueError, match=f"{name} is 1.5"):
-        calibrate_thresholds([], truth_of([], 1), **arguments)  # type: ignore[arg-type]
+        calibrated([], truth_of([], 1), **arguments)  # type: ignore[arg-type]
 
 
 def test_calibration_names_a_foreign_image() -> None:
     with pytest.raises(ValueError, match="image 5"):
-        calibrate_thresholds([result(5, 3, OBJECT, 0.9)], truth_of([], 1), target_precision=0.8)
-
-
-def test_mask_nms_keeps_the_best_of_overlapping_masks() -> None:
-    best, shifted, apart = (
-        result(1, 3, (0, 0, 10, 10), 0.9),
-        result(1, 7, (0, 1, 10, 10), 0.95),  # IoU with best: 90 / 110
-        result(1, 3, (20, 20, 5, 5), 0.1),
-    )
-    assert mask_nms([best, shifted, apart], 0.7) == [shifted, apart]
-    assert mask_nms([best, shifted, apart], 0.9) == [shifted, best, apart]
-    assert mask_nms([best, shifted, apart], 0.7, class_aware=True) == [shifted, best, apart]
-    assert mask_nms([], 0.7) == []
-    with pytest.raises(ValueError, match="one image"):
-        mask_nms([best, result(2, 3, OBJECT, 0.5)], 0.7)
-
-
-def test_a_suppressed_mask_suppresses_nothing() -> None:
-    chain = [result(1, 3, (0, 3 * i, 10, 10), 0.9 - 0.1 * i) for i in range(3)]  # IoU 7/13 next, 4/16 after that
-    assert mask_nms(chain, 0.5) == [chain[0], chain[2]]
+        calibrated([result(5, 3, OBJECT, 0.9)], truth_of([], 1), target_precision=0.8)
 
 
 def test_select_labels_applies_class_thresholds_nms_and_the_limit() -> None:
@@ -165,10 +150,14 @@ def test_select_labels_applies_class_thresholds_nms_and_the_limit() -> None:
         result(1, 7, (0, 0, 8, 8), 0.8),
         result(1, 3, (16, 16, 8, 8), 0.9),
     ]
-    assert [r["score"] for r in select_labels(results, {3: 0.5, 7: 0.75})] == [0.9, 0.8, 0.6]
-    assert [r["score"] for r in select_labels(results, 0.5, max_per_image=1)] == [0.9, 0.7]
+    assert [r["score"] for r in select_labels(results, {3: 0.5, 7: 0.75}, nms_iou=0.7, max_per_image=100)] == [
+        0.9,
+        0.8,
+        0.6,
+    ]
+    assert [r["score"] for r in select_labels(results, 0.5, nms_iou=0.7, max_per_image=1)] == [0.9, 0.7]
     with pytest.raises(ValueError, match="category 7 has no threshold"):
-        select_labels(results, {3: 0.5})
+        select_labels(results, {3: 0.5}, nms_iou=0.7, max_per_image=100)
 
 
 class Teacher:

@@ -16,19 +16,20 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
+from sskd_fast.method import ROW_ORDER, STAGE, title_of
 from sskd_fast.pseudo_labels import label_statistics
 from sskd_fast.report import table_text, verdict_words, write_report
 from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, stage_curves
 from sskd_fast.report.overlays import LONG_SIDE, SHORT_SIDE, overlay_rows
-from sskd_fast.report.verdict import MODELS, count_text, difference_text, seconds_text, verdict
+from sskd_fast.report.verdict import count_text, difference_text, seconds_text, verdict
 
-AP = dict(zip(MODELS, (14.9, 22.6, 23.6, 19.6, 24.4, 25.3), strict=True))
+AP = dict(zip(ROW_ORDER, (14.9, 22.6, 23.6, 19.6, 24.4, 25.3), strict=True))
 CATEGORIES = {1: "disc", 2: "ring"}
 VOID = {"meta", "img"}
 
 
 def row(name: str, ap: float) -> dict[str, Any]:
-    params = 1_059_000 if MODELS[name].kind == "teacher" else 97_700
+    params = 1_059_000 if STAGE[name].model == "teacher" else 97_700
     return {"name": name, "ap": ap, "ap50": 1.9 * ap, "params": params, "seconds": 56.4}
 
 
@@ -81,7 +82,7 @@ def save_images(folder: Path, count: int = 2) -> None:
 def make_run(folder: Path, measured: int = 6) -> Path:
     """What a run has left after `measured` of its six models."""
     save_images(folder / "images")
-    names = list(MODELS)[:measured]
+    names = ROW_ORDER[:measured]
     (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")
     if measured:
         (folder / "metrics.json").write_text(json.dumps(metrics_of({name: AP[name] for name in names})))
@@ -231,11 +232,11 @@ def test_verdict_of_an_unfinished_run_says_what_is_missing() -> None:
 
 
 def test_table_has_a_line_a_model_in_the_order_of_the_method() -> None:
-    shuffled = metrics_of({name: AP[name] for name in reversed(MODELS)})
+    shuffled = metrics_of({name: AP[name] for name in reversed(ROW_ORDER)})
     shuffled["rows"].append({"name": "other_model", "ap": 1.0})
     lines = table_text(shuffled).splitlines()
     assert lines[0].split() == ["model", "AP", "AP50", "parameters", "seconds"]
-    assert [line.split("  ")[0] for line in lines[1:]] == [*(model.title for model in MODELS.values()), "Other model"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [*map(title_of, ROW_ORDER), "Other model"]
     assert lines[1].split()[2:] == ["14.9", "28.3", "1.06", "M", "56"]
     assert lines[-1].split()[2:] == ["1.0", "-", "-", "-"]
     assert len({len(line) for line in lines}) == 1
@@ -384,8 +385,8 @@ def test_report_of_a_run_at_any_stage(tmp_path: Path, measured: int) -> None:
     state = "complete" if measured == 6 else f"running, {measured} of 6 models measured"
     assert state in page.text
     assert ("Distillation helped" in page.text) == (measured == 6 or measured == 5)
-    for model in MODELS.values():
-        assert model.title in page.text
+    for name in ROW_ORDER:
+        assert title_of(name) in page.text
     assert ("Validation images" in page.text) == (measured > 0)
     assert ("labels on 2 images" in page.text) == (measured > 2)
 

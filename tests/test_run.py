@@ -18,7 +18,7 @@ import yaml
 from safetensors import safe_open
 
 from sskd_fast.data.embedded import write_scenes
-from sskd_fast.train.experiment import ROW_ORDER
+from sskd_fast.method import ROW_ORDER
 
 TINY = [
     "--preset", "smoke",

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sskd_fast.data.splits import read_split
-from sskd_fast.run import main
-from sskd_fast.train.experiment import ROW_ORDER
+from sskd_fast.method import ROW_ORDER
+from sskd_fast.run.__main__ import main
 from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
@@ -64,7 +64,7 @@ SPLIT = """
 import sys
 from pathlib import Path
 from sskd_fast.config import load_config
-from sskd_fast.train.sources import target_sources
+from sskd_fast.run.sources import target_sources
 root, folder = sys.argv[1:]
 config = load_config([], [f"data.root={root}", "data.format=cityscapes", "data.labeled_fraction=0.3",
     "data.zoom=1", "num_queries=8", "views.size=64", "seed=5"])

@@ -315,7 +315,7 @@ def test_pooled_logits_of_sure_cells_keep_their_value_and_gradient(level: float)
 def test_a_pooled_loss_is_the_loss_of_pooled_masks_and_keeps_the_heat_fine() -> None:
     predictions = random_predictions(2, 4, heat=True)
     valid = valid_with_a_hole()
-    output = SetLoss(SetLossConfig())(predictions, TARGETS, valid, pool=2)
+    output = SetLoss(SetLossConfig())(predictions, TARGETS, valid, label_pool=2)
     coarse = dataclasses.replace(predictions, mask_logits=pooled(predictions.mask_logits, 2), heat=None)
     expected = SetLoss(SetLossConfig())(coarse, TARGETS, valid)
     for name in ("class", "mask", "dice"):
@@ -333,7 +333,7 @@ def test_a_blurred_edge_costs_nothing_beyond_the_label_in_a_pooled_loss() -> Non
     classes = torch.zeros(1, 1, CLASSES + 1)
     values = [
         SetLoss(SetLossConfig())(
-            Predictions(m, classes, torch.zeros(1, 1, 1, 1), [], None), target, everything(1), pool=2
+            Predictions(m, classes, torch.zeros(1, 1, 1, 1), [], None), target, everything(1), label_pool=2
         ).loss
         for m in (sharp, moved)
     ]
@@ -544,13 +544,13 @@ class Asked(Predictions):
         return Answers(self.answers, {"detector": torch.tensor(3.0)})
 
 
-@pytest.mark.parametrize("trust", [1.0, 0.2])
-def test_answers_are_compared_with_the_instance_that_was_asked_for(trust: float) -> None:
+@pytest.mark.parametrize("semi_masks", [1.0, 0.2])
+def test_answers_are_compared_with_the_instance_that_was_asked_for(semi_masks: float) -> None:
     """No matching, no class loss: mask i is compared with instance i, and the model's own term is added."""
     masks = torch.randn((2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
     asked = Asked(torch.zeros(2, 5, 1, 1), torch.zeros(2, 5, CLASSES + 1), torch.zeros(2, 1, 1, 1), answers=masks)
     config = SetLossConfig(normalizer="pixels")
-    output = SetLoss(config)(asked, TARGETS, everything(2), trust=trust)
+    output = SetLoss(config)(asked, TARGETS, everything(2), semi_masks=semi_masks)
     entropies, dices, total = [], [], 0.0
     for image, target in enumerate(TARGETS):
         for i in range(len(target)):
@@ -562,7 +562,7 @@ def test_answers_are_compared_with_the_instance_that_was_asked_for(trust: float)
             total += weight
     assert output.parts["mask"].item() == pytest.approx(sum(entropies) / total, rel=1e-4)
     assert output.parts["dice"].item() == pytest.approx(sum(dices) / total, rel=1e-4)
-    expected = 3.0 + trust * (5 * sum(entropies) + 5 * sum(dices)) / total
+    expected = 3.0 + semi_masks * (5 * sum(entropies) + 5 * sum(dices)) / total
     assert output.loss.item() == pytest.approx(expected, rel=1e-4) and output.parts["detector"].item() == 3.0
     assert set(output.parts) == {"mask", "dice", "detector"} and output.matched.item() == 1.0
 

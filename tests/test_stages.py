@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from sskd_fast.config import ConfigError, load_config
+from sskd_fast.config import load_config
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
-from sskd_fast.run import parser, resolve
+from sskd_fast.method import STAGE, STAGES, dependents
+from sskd_fast.run.__main__ import parser, resolve
+from sskd_fast.run.labels import teacher_labels
+from sskd_fast.run.models import RunModels
+from sskd_fast.run.results import RunResults
+from sskd_fast.run.sources import target_sources
+from sskd_fast.run.stages import part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
-from sskd_fast.train.experiment import Experiment
-from sskd_fast.train.labels import teacher_labels
-from sskd_fast.train.sources import target_sources
-from sskd_fast.train.stages import STAGES, dependents, part_weights, stage_budget, stage_objective
-from sskd_fast.train.watch import Log
-
-STAGE = {stage.name: stage for stage in STAGES}
+from sskd_fast.train.progress import Log
+from sskd_fast.typed_settings import ConfigError
 
 
 def test_the_table_is_the_method() -> None:
@@ -114,8 +115,8 @@ def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Pa
     config = settings(own_data, "data.labeled_fraction=0.5", "pseudo_labels.truth=true")
     sources = target_sources(config, tmp_path)
     assert any("pseudo_labels.truth" in w and "no result" in w for w in sources.warnings)
-    experiment = Experiment(config, tmp_path, sources, torch.device("cpu"), Log(tmp_path))
-    labels = teacher_labels(experiment, "adapted_teacher")  # no such teacher has been trained
+    models = RunModels(config, sources, RunResults(tmp_path, {}), torch.device("cpu"))
+    labels = teacher_labels(models, Log(tmp_path), "adapted_teacher")  # no such teacher has been trained
     assert labels is not None and labels.stride == 1 and sources.hidden is not None
     source = PseudoLabeled(sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes)
     assert len(source) == 6
@@ -130,14 +131,13 @@ def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Pa
     assert statistics["precision"] == statistics["recall"] == statistics["mean_iou"] == 1
 
 
-def test_training_states_that_build_on_an_outdated_model_are_dropped(own_data: Path, tmp_path: Path) -> None:
-    config = settings(own_data, "data.labeled_fraction=0.5")
-    experiment = Experiment(config, tmp_path, target_sources(config, tmp_path), torch.device("cpu"), Log(tmp_path))
-    independent, dependent = (experiment.state_path(name) for name in ("supervised_student", "refined_student"))
+def test_training_states_that_build_on_an_outdated_model_are_dropped(tmp_path: Path) -> None:
+    results = RunResults(tmp_path, {})
+    independent, dependent = (results.state_path(name) for name in ("supervised_student", "refined_student"))
     dependent.parent.mkdir()
     for state in (independent, dependent):
         state.touch()
-    experiment.outdate(dependents(STAGE["adapted_teacher"]))
+    results.outdate(dependents(STAGE["adapted_teacher"]))
     assert independent.exists() and not dependent.exists()
 
 

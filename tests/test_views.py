@@ -15,6 +15,12 @@ from sskd_fast.data.views import Views, draw_views
 PLAIN = {"scale": (1.0, 1.0), "hflip": False, "strong_color": (0.0, 0.0, 0.0, 0.0), "grayscale": 0.0, "blur_p": 0.0}
 
 
+def drawn_as(size, **settings):
+    """Views without vertical flips, turns and weak colours, if a test sets nothing else."""
+    quiet = {"vflip": False, "rot90": False, "weak_color": 0.0, "min_pixels": 8}
+    return Views(size, **{**quiet, **settings})
+
+
 @pytest.fixture
 def blob(make_coco):
     """One image whose white pixels are its only instance: not symmetric under any flip or quarter turn."""
@@ -38,7 +44,7 @@ def scene(make_coco, box_mask):
 
 
 def test_a_view_without_any_change_is_the_image(scene):
-    weak, strong, valid, instances = draw_views(scene, 0, Views((32, 32), **PLAIN, min_pixels=1), 0)
+    weak, strong, valid, instances = draw_views(scene, 0, drawn_as((32, 32), **PLAIN, min_pixels=1), 0)
     sample = scene[0]
     assert torch.equal(weak, sample.image.float() / 255) and weak.dtype == torch.float32
     torch.testing.assert_close(strong, weak)
@@ -47,20 +53,20 @@ def test_a_view_without_any_change_is_the_image(scene):
 
 
 def test_crowd_regions_are_no_instances_and_not_valid(scene):
-    _, _, valid, instances = draw_views(scene, 0, Views((32, 32), **PLAIN, min_pixels=1), 0)
+    _, _, valid, instances = draw_views(scene, 0, drawn_as((32, 32), **PLAIN, min_pixels=1), 0)
     assert len(instances) == 2 and not instances.crowd.any()
     assert int((~valid).sum()) == 160
 
 
 def test_small_remainders_are_dropped(scene):
-    kept = [len(draw_views(scene, 0, Views((32, 32), **PLAIN, min_pixels=n), 0)[3]) for n in (6, 7, 100, 101)]
+    kept = [len(draw_views(scene, 0, drawn_as((32, 32), **PLAIN, min_pixels=n), 0)[3]) for n in (6, 7, 100, 101)]
     assert kept == [2, 1, 1, 0]
 
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("size", [(48, 48), (96, 96), (64, 64)])
 def test_image_and_masks_stay_aligned_under_every_geometry(blob, seed, size):
-    views = Views(size, scale=(0.6, 1.6), vflip=True, rot90=True, min_pixels=1)
+    views = drawn_as(size, scale=(0.6, 1.6), vflip=True, rot90=True, min_pixels=1)
     weak, strong, valid, instances = draw_views(blob, 0, views, seed)
     assert weak.shape == strong.shape == (3, *size) and valid.shape == size
     shown = instances.masks.any(dim=0) if len(instances) else torch.zeros(size, dtype=torch.bool)
@@ -70,14 +76,14 @@ def test_image_and_masks_stay_aligned_under_every_geometry(blob, seed, size):
 
 
 def test_both_views_share_their_geometry(blob):
-    views = Views((64, 64), scale=(0.6, 1.6), rot90=True, strong_color=(0, 0, 0, 0), grayscale=0, blur_p=0)
+    views = drawn_as((64, 64), scale=(0.6, 1.6), rot90=True, strong_color=(0, 0, 0, 0), grayscale=0, blur_p=0)
     for seed in range(10):
         weak, strong, _, _ = draw_views(blob, 0, views, seed)
         torch.testing.assert_close(strong, weak)
 
 
 def test_every_orientation_occurs(blob):
-    views = Views((60, 60), **{**PLAIN, "hflip": True}, vflip=True, rot90=True)
+    views = drawn_as((60, 60), **{**PLAIN, "hflip": True}, vflip=True, rot90=True)
     seen = set()
     for seed in range(80):
         mask = draw_views(blob.subset([1]), 0, views, seed)[3].masks[0]
@@ -88,7 +94,7 @@ def test_every_orientation_occurs(blob):
 
 
 def test_image_smaller_than_the_view_is_padded_with_invalid_zeros(scene):
-    weak, strong, valid, instances = draw_views(scene, 0, Views((40, 50), **PLAIN, min_pixels=1), 3)
+    weak, strong, valid, instances = draw_views(scene, 0, drawn_as((40, 50), **PLAIN, min_pixels=1), 3)
     rows, columns = valid.any(1).nonzero().flatten(), valid.any(0).nonzero().flatten()
     assert int(valid.sum()) == 32 * 32 - 160
     assert (rows[-1] - rows[0], columns[-1] - columns[0]) == (31, 31)
@@ -100,7 +106,7 @@ def test_image_smaller_than_the_view_is_padded_with_invalid_zeros(scene):
 
 
 def test_views_are_a_pure_function_of_their_seed(scene):
-    views = Views((24, 24), rot90=True, weak_color=0.2, noise=0.1)
+    views = drawn_as((24, 24), rot90=True, weak_color=0.2, noise=0.1)
     first, second, other = (draw_views(scene, 0, views, seed) for seed in (7, 7, 8))
     for a, b in zip(first[:3], second[:3], strict=True):
         assert torch.equal(a, b)
@@ -110,17 +116,17 @@ def test_views_are_a_pure_function_of_their_seed(scene):
 
 def test_values_stay_in_range_and_the_weak_view_changes_mildly(scene):
     for seed in range(20):
-        weak, strong, _, _ = draw_views(scene, 0, Views((32, 32), weak_color=0.1, noise=0.3), seed)
+        weak, strong, _, _ = draw_views(scene, 0, drawn_as((32, 32), weak_color=0.1, noise=0.3), seed)
         for view in (weak, strong):
             assert float(view.min()) >= 0 and float(view.max()) <= 1 and view.is_contiguous()
-    views = Views((32, 32), **PLAIN, weak_color=0.1)
+    views = drawn_as((32, 32), **PLAIN, weak_color=0.1)
     changed = draw_views(scene, 0, views, 1)[0]
     difference = (changed - scene[0].image / 255).abs().max()
     assert 0 < float(difference) < 0.2
 
 
 def test_shares_of_grey_and_flipped_views_are_as_asked(scene):
-    views = Views((32, 32), **{**PLAIN, "hflip": True, "grayscale": 0.3})
+    views = drawn_as((32, 32), **{**PLAIN, "hflip": True, "grayscale": 0.3})
     grey = flipped = 0
     for seed in range(300):
         weak, strong, _, _ = draw_views(scene, 0, views, seed)
@@ -130,7 +136,7 @@ def test_shares_of_grey_and_flipped_views_are_as_asked(scene):
 
 
 def test_unlabelled_images_give_views_without_instances(blob):
-    weak, _, valid, instances = draw_views(ImageFolder(blob.images_dir), 0, Views((40, 40), scale=(1, 1)), 0)
+    weak, _, valid, instances = draw_views(ImageFolder(blob.images_dir), 0, drawn_as((40, 40), scale=(1, 1)), 0)
     assert weak.shape == (3, 40, 40) and bool(valid.all())
     assert instances.masks.shape == (0, 40, 40) and len(instances) == 0
 
@@ -147,7 +153,7 @@ def test_unlabelled_images_give_views_without_instances(blob):
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Views(**settings)
+        drawn_as(**settings)
 
 
 def midrange(seed=0):
@@ -190,7 +196,7 @@ def test_real_nuclei_crops_hold_whole_and_cut_nuclei(real_data):
     source = CocoInstances(folder / "annotations" / "instances_val.json", folder / "images", stretch=True)
     crowded = max(range(len(source)), key=lambda index: len(source.mask_layers(index).labels))
     for seed in range(4):
-        weak, _, valid, instances = draw_views(source, crowded, Views((96, 96), vflip=True, rot90=True), seed)
+        weak, _, valid, instances = draw_views(source, crowded, drawn_as((96, 96), vflip=True, rot90=True), seed)
         assert weak.shape == (3, 96, 96) and len(instances) > 3
         assert int(instances.masks.sum(0).max()) == 1
         assert int(instances.masks.flatten(1).sum(1).min()) >= 8
@@ -200,7 +206,7 @@ def test_real_nuclei_crops_hold_whole_and_cut_nuclei(real_data):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("size", [(32, 96), (70, 42)])
 def test_crops_of_any_height_and_width_stay_aligned_at_any_scale(blob, seed, size):
-    views = Views(size, scale=(0.1, 2.0), fit=True, vflip=True, min_pixels=1)
+    views = drawn_as(size, scale=(0.1, 2.0), fit=True, vflip=True, min_pixels=1)
     weak, strong, valid, instances = draw_views(blob, 0, views, seed)
     assert weak.shape == strong.shape == (3, *size) and instances.masks.shape[1:] == valid.shape == size
     shown = instances.masks.any(dim=0) if len(instances) else torch.zeros(size, dtype=torch.bool)
@@ -212,7 +218,7 @@ def test_crops_of_any_height_and_width_stay_aligned_at_any_scale(blob, seed, siz
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, (60, 80)), (0.5, (30, 40)), (2.0, (90, 80))])
 def test_large_scale_jitter_is_relative_to_the_fitted_image(blob, scale, expected):
     """An image of 60 x 80 just fits into 90 x 80 at its own size; twice that size fills the crop."""
-    views = Views((90, 80), **{**PLAIN, "scale": (scale, scale)}, fit=True)
+    views = drawn_as((90, 80), **{**PLAIN, "scale": (scale, scale)}, fit=True)
     _, _, valid, _ = draw_views(blob, 0, views, 0)
     rows, columns = valid.any(dim=1), valid.any(dim=0)
     assert (int(rows.sum()), int(columns.sum())) == expected and bool(valid[rows][:, columns].all())

@@ -11,9 +11,12 @@ from sskd_fast.config import load_config
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
 from sskd_fast.evaluation import evaluate_masks
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.checkpoint import load_weights, read_metadata
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
-from sskd_fast.train.checkpoint import load_model, read_metadata
-from sskd_fast.train.experiment import SHIPPED
+from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.run.models import SHIPPED
+from sskd_fast.typed_settings import build
 
 # Source-domain AP on the first 100 scenes of seed 8, as docs/embedded.md states it.
 SOURCE_AP = {"teacher": 52.47, "student": 62.06}
@@ -27,11 +30,14 @@ def source_scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoInstances:
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
 def test_shipped_weights_reach_the_stated_source_ap(name: str, source_scenes: CocoInstances) -> None:
-    model, classes = load_model(SHIPPED / f"{name}.safetensors")
+    metadata = read_metadata(SHIPPED / f"{name}.safetensors")
+    classes = metadata["class_names"]
+    model = build_segmenter(build(ModelConfig, metadata["model"], "model"), classes)
+    load_weights(model, SHIPPED / f"{name}.safetensors", classes)
     assert classes == list(CLASS_NAMES) == source_scenes.class_names
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     samples = [source_scenes[i] for i in range(len(source_scenes))]
-    found = predict(model, [s.image for s in samples], InferenceConfig())
+    found = predict(model, [s.image for s in samples], InferenceConfig(tile=(64, 64)))
     results = [
         r
         for sample, detections in zip(samples, found, strict=True)

@@ -25,10 +25,10 @@ from benchmarks.timed_steps import PARTS, timed_steps
 from sskd_fast.config import load_config
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.run.objective import objective_of
 from sskd_fast.settings import Config
-from sskd_fast.train.loop import Schedule
-from sskd_fast.train.objectives import objective_of
-from sskd_fast.train.watch import Log
+from sskd_fast.train.progress import Log
+from sskd_fast.train.schedule import Schedule
 
 _CLASSES, _INSTANCES = 8, 10
 _WARM_UP, _STEPS, _WATCHED_STEPS = 3, 10, 2
@@ -96,7 +96,8 @@ def one_variant(variant: str, dry: bool) -> dict[str, Any]:
             yield labeled, unlabeled
 
     def steps(count: int) -> dict[str, float]:
-        plan = dataclasses.replace(Schedule.of(config.train, dataclasses.replace(budget, steps=count)), evaluations=0)
+        shared = dataclasses.replace(config.train, evaluations=0)
+        plan = Schedule(shared, dataclasses.replace(budget, steps=count))
         with tempfile.TemporaryDirectory() as folder:
             return timed_steps(model, objective, draw, plan, Log(Path(folder)), Path(folder))
 

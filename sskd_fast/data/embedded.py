@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
-from sskd_fast.data.files import write_json
+from sskd_fast.files import write_json
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.files import write_atomically
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
+from sskd_fast.files import write_atomically
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112
@@ -115,13 +115,30 @@ def _as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     return image if kept else ImageOps.exif_transpose(image)
 
 
-def _to_array(image: Image.Image, stretch: bool) -> NDArray[np.uint8]:
-    if image.mode in _WIDE_MODES:
-        wide = np.asarray(image)
-        return stretch_intensity(wide) if stretch else to_eight_bits(wide)
-    grey = image.mode in ("1", "L", "LA", "La")
-    array = np.array(image.convert("L" if grey else "RGB"))
-    return stretch_intensity(array) if stretch else array
+def image_pixels(
+    image: Image.Image, size: tuple[int, int] | None = None, *, stretch: bool = False
+) -> NDArray[np.uint8]:
+    """An opened image as (H, W) grey or (H, W, 3) RGB, uint8; size, stretch and conversions: see `read_pixels`."""
+    shown = _as_shown(image, size)
+    if shown.mode in _WIDE_MODES:
+        return array_pixels(np.asarray(shown), stretch=stretch)
+    grey = shown.mode in ("1", "L", "LA", "La")
+    return array_pixels(np.array(shown.convert("L" if grey else "RGB")), stretch=stretch)
+
+
+def array_pixels(array: NDArray[Any], *, stretch: bool = False) -> NDArray[np.uint8]:
+    """An array as (H, W) grey or (H, W, 3) RGB, uint8.
+
+    array: (H, W), (H, W, 1), (H, W, 3) or, with alpha that is dropped, (H, W, 4), of any integer or float dtype.
+    stretch: see `read_pixels`.  Raises ValueError for another shape.
+    """
+    if array.ndim == 3 and array.shape[2] in (1, 4):
+        array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
+        raise ValueError(f"image: found an array of shape {array.shape}, expected (H, W) or (H, W, 3) in RGB")
+    if stretch:
+        return stretch_intensity(array)
+    return np.ascontiguousarray(array) if array.dtype == np.uint8 else to_eight_bits(array)
 
 
 def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False) -> NDArray[np.uint8]:
@@ -134,7 +151,7 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
     """
     try:
         with Image.open(path) as image:
-            array = _to_array(_as_shown(image, size), stretch)
+            array = image_pixels(image, size, stretch=stretch)
     except FileNotFoundError:
         raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:

@@ -139,7 +139,7 @@ class ImageCollection(Dataset[Sample]):
 
     def image(self, index: int) -> Tensor:
         """The whole image without its instances, (3, H, W) uint8 RGB."""
-        return _image_tensor(self.pixels(index), None)
+        return image_tensor(self.pixels(index))
 
     def mask_layers(self, index: int) -> MaskLayers | None:
         """The instances of an image as id maps, None where the set has no labels."""
@@ -179,7 +179,7 @@ class ImageCollection(Dataset[Sample]):
         if layers is not None:
             rows, columns = _grid(top, height, size and size[0]), _grid(left, width, size and size[1])
             instances = _instances(layers, rows, columns, min_pixels)
-        return Sample(_image_tensor(crop, size), instances, record.image_id, record.file_name, record.extra)
+        return Sample(image_tensor(crop, size), instances, record.image_id, record.file_name, record.extra)
 
     def image_field(self, key: str) -> list[str]:
         """The field `key` of every image record, as text; DataError where an image lacks it."""
@@ -214,7 +214,7 @@ def _grid(start: int, length: int, out: int | None) -> NDArray[np.int64] | slice
     return start + ((2 * np.arange(out, dtype=np.int64) + 1) * length) // (2 * out)
 
 
-def _image_tensor(crop: NDArray[np.uint8], size: tuple[int, int] | None) -> Tensor:
+def image_tensor(crop: NDArray[np.uint8], size: tuple[int, int] | None = None) -> Tensor:
     """(h, w) or (h, w, 3) uint8 -> (3, h', w') uint8 tensor, not sharing memory with the crop."""
     pixels = torch.from_numpy(crop if crop.ndim == 3 else crop[..., None]).permute(2, 0, 1)
     if size is not None and size != crop.shape[:2]:

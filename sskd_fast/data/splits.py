@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from sskd_fast.data.errors import DataError, Problem, named
-from sskd_fast.data.files import write_text
 from sskd_fast.data.source import ImageCollection
+from sskd_fast.files import write_text
 
 _HASH_PREFIX = "# sha256 of the ids: "
 _NAMES_PREFIX = "# sha256 of their file names: "

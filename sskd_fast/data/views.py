@@ -9,7 +9,7 @@ Shape letters: H x W pixels of a view.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,30 +20,53 @@ from sskd_fast.data.source import ImageSource
 
 
 @dataclass(frozen=True)
-class Views:
-    """How views are drawn (section 3 of the method: flip, scale jitter and crop; colours for the strong view).
+class ViewsConfig:
+    """Settings of views (section 3 of the method: flip, scale jitter and crop; colours for the strong view).
 
-    size: (H, W) of a view.  scale: range of the zoom factor of the image's pixels, or with `fit` of the zoom at which
-    the whole image just fits into the view (large-scale jitter, for images of many sizes).  hflip, vflip, rot90: flips
-    and quarter turns, each drawn evenly (quarter turns need H = W).  weak_color: largest brightness and contrast change
-    of the weak view, 0 for none. strong_color: largest change of brightness, contrast, saturation, hue.  grayscale:
-    probability of a grey strong view. blur, blur_p: range of the standard deviation, probability.  noise: standard
-    deviation of Gaussian noise on the strong view.  min_pixels: instances with fewer pixels in the view are dropped.
+    size: height and width of a view, or one number for both; 0 = from the data (64 to 128 pixels).  scale: range of the
+    zoom factor of the image's pixels, or with `fit` of the zoom at which the whole image just fits into the view
+    (large-scale jitter, for images of many sizes).  hflip, vflip, rot90: flips and quarter turns, each drawn evenly
+    (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
+    strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
+    view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
+    the strong view.  min_pixels: instances with fewer pixels in the view are dropped.
     """
 
-    size: tuple[int, int]
+    size: int | tuple[int, int] = 0
     scale: tuple[float, float] = (0.8, 1.25)
     fit: bool = False
     hflip: bool = True
-    vflip: bool = False
-    rot90: bool = False
-    weak_color: float = 0.0
+    vflip: bool = True
+    rot90: bool = True
+    weak_color: float = 0.2
     strong_color: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     grayscale: float = 0.2
     blur: tuple[float, float] = (0.1, 2.0)
     blur_p: float = 0.5
     noise: float = 0.0
-    min_pixels: int = 8
+    min_pixels: int = 12
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width; 0 for one that comes from the data."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    def resolved(self, size: tuple[int, int], zoom: float) -> Views:
+        """The views of this size, (H, W), of images that are zoomed; with `fit` the size alone sets the zoom."""
+        factor = 1.0 if self.fit else zoom
+        scale = (self.scale[0] * factor, self.scale[1] * factor)
+        own = {field.name: getattr(self, field.name) for field in fields(ViewsConfig)}
+        return Views(**own | {"size": size, "scale": scale})
+
+
+@dataclass(frozen=True)
+class Views(ViewsConfig):
+    """How views are drawn: the settings with their size (H, W) and scale resolved.
+
+    Raises ValueError for a setting out of range.
+    """
+
+    size: tuple[int, int]
 
     def __post_init__(self) -> None:
         if min(self.size) < 3:

@@ -6,17 +6,19 @@ Shape letters: B images, K queries, C classes, D embedding width, A anchors, M c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sskd_fast import ops
-from sskd_fast.losses.pixel_rows import MemoryBank, Pixels, draw_anchors
+from sskd_fast.losses.anchors import Pixels, draw_anchors
+from sskd_fast.losses.memory_bank import MemoryBank
+from sskd_fast.reference.score_fusion import Cues
 
-Cues = Literal["object", "fused", "mask", "class", "uniform"]
+ContrastCues = Literal[Cues, "uniform"]
 Scope = Literal["all", "other", "same"]
 Form = Literal["sampled", "expected"]
 
@@ -42,61 +44,76 @@ class ContrastOutput:
     diagnostics: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class ContrastConfig:
+    """Settings of the contrastive loss.
+
+    num_negatives: R.  temperature: (at progress 0, at progress 1), linear in between.  cues: what tells instances
+    apart, see `ops.fuse_scores`; "uniform" ignores the predictions.  scope: candidates of all images, of the other
+    images or of the anchor's own.  form: drawn negatives, or their expectation.  margin: similarity below which
+    negatives do not push.  hard_share: share of the negatives taken as the most similar of a larger draw.  max_anchors:
+    anchors an image, drawn without replacement; 0 for every pixel.  objectness: prefer candidates that lie on objects.
+    memory_bank: pixels of earlier steps kept as further candidates.  backend: of the operators.
+    Raises ValueError naming a setting out of range or a combination without a meaning.
+    """
+
+    num_negatives: int = 64
+    temperature: tuple[float, float] = (0.3, 0.07)
+    cues: ContrastCues = "object"
+    scope: Scope = "all"
+    form: Form = "sampled"
+    margin: float | None = None
+    hard_share: float = 0.0
+    max_anchors: int = 24
+    objectness: bool = False
+    memory_bank: int = 0
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("cues", ContrastCues), ("scope", Scope), ("form", Form)):
+            value, known = getattr(self, name), get_args(choices)
+            _require(value in known, f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
+        _require(self.num_negatives >= 1, f"num_negatives: expected at least 1, found {self.num_negatives}")
+        _require(
+            len(self.temperature) == 2 and min(self.temperature) > 0,
+            f"temperature: expected two > 0, found {self.temperature}",
+        )
+        _require(0 <= self.hard_share <= 1, f"hard_share: expected a share in [0, 1], found {self.hard_share}")
+        _require(self.max_anchors >= 0, f"max_anchors: expected a number, 0 for every pixel, found {self.max_anchors}")
+        _require(self.memory_bank >= 0, f"memory_bank: expected a number of pixels, found {self.memory_bank}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        _require(
+            not self.memory_bank or self.scope != "same",
+            "memory_bank: pixels of earlier steps are never in scope 'same'",
+        )
+        if self.form == "expected":
+            _require(
+                self.cues != "uniform", "form='expected' needs cues that tell the pixels apart, found cues='uniform'"
+            )
+            _require(self.margin is None, "form='expected' has no margin")
+            _require(self.hard_share == 0, "form='expected' has no draws of which to take the hardest (hard_share)")
+
+
 class InstancePixelContrast(nn.Module):
     """NT-Xent between two views of every anchor pixel, against pixels that likely lie on other instances.
 
-    num_negatives: R. temperature: (at progress 0, at progress 1), linear in between. cues: what tells instances apart,
-    see `ops.fuse_scores`; "uniform" ignores the predictions. scope: candidates of all images, of the other images or of
-    the anchor's own. form: drawn negatives, or their expectation. margin: similarity below which negatives do not push.
-    hard_share: share of the negatives taken as the most similar of a larger draw. max_anchors: anchors an image, drawn
-    without replacement; None for every pixel. objectness: prefer candidates that lie on objects. memory_bank: pixels of
-    earlier steps kept as further candidates. backend: of the operators.
-    Raises ValueError naming an argument out of range or a combination without a meaning.
+    config: its settings; further settings by name go on top, as in `InstancePixelContrast(num_negatives=200)`.
+    Raises ValueError as `ContrastConfig` does, TypeError for a name that it does not have.
     Source: L_pxl of semi-supervised foundation-model distillation; cue "object" and objectness are this project's.
     """
 
-    def __init__(
-        self,
-        *,
-        num_negatives: int = 200,
-        temperature: tuple[float, float] = (0.3, 0.07),
-        cues: Cues = "object",
-        scope: Scope = "all",
-        form: Form = "sampled",
-        margin: float | None = None,
-        hard_share: float = 0.0,
-        max_anchors: int | None = None,
-        objectness: bool = False,
-        memory_bank: int = 0,
-        backend: str = "auto",
-    ) -> None:
+    def __init__(self, config: ContrastConfig | None = None, **settings: Any) -> None:
         super().__init__()
-        for name, value, choices in (
-            ("cues", cues, ("object", "fused", "mask", "class", "uniform")),
-            ("scope", scope, ("all", "other", "same")),
-            ("form", form, ("sampled", "expected")),
-        ):
-            _require(value in choices, f"{name}={value!r} is unknown; expected one of {', '.join(choices)}")
-        _require(num_negatives >= 1, f"num_negatives: expected at least 1, found {num_negatives}")
-        _require(len(temperature) == 2 and min(temperature) > 0, f"temperature: expected two > 0, found {temperature}")
-        _require(0 <= hard_share <= 1, f"hard_share: expected a share in [0, 1], found {hard_share}")
-        _require(max_anchors is None or max_anchors >= 1, f"max_anchors: expected at least 1, found {max_anchors}")
-        _require(memory_bank >= 0, f"memory_bank: expected a number of pixels, found {memory_bank}")
-        _require(not memory_bank or scope != "same", "memory_bank: pixels of earlier steps are never in scope 'same'")
-        if form == "expected":
-            _require(cues != "uniform", "form='expected' needs cues that tell the pixels apart, found cues='uniform'")
-            _require(margin is None, "form='expected' has no margin")
-            _require(hard_share == 0, "form='expected' has no draws of which to take the hardest (hard_share)")
-        self.num_negatives, self.temperature_range, self.margin = num_negatives, temperature, margin
-        self.cues, self.scope, self.form = cues, scope, form
-        self.num_hard, self.max_anchors = round(hard_share * num_negatives), max_anchors
-        self.objectness, self.backend = objectness, backend
-        self.bank = MemoryBank(memory_bank) if memory_bank else None
+        self.config = replace(config or ContrastConfig(), **settings)
+        self.num_hard = round(self.config.hard_share * self.config.num_negatives)
+        self.bank = MemoryBank(self.config.memory_bank) if self.config.memory_bank else None
 
     def temperature(self, progress: float) -> float:
         """The temperature at `progress` of the training, in [0, 1]. Raises ValueError outside."""
         _require(0 <= progress <= 1, f"progress: expected a number in [0, 1], found {progress}")
-        start, end = self.temperature_range
+        start, end = self.config.temperature
         return start + (end - start) * progress
 
     def forward(
@@ -123,7 +140,7 @@ class InstancePixelContrast(nn.Module):
         shape = _check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
         candidates = self._pixels(mask_logits, class_logits, embeddings_weak, instance_ids)
         strong = _rows(embeddings_strong.detach())
-        anchor_index = draw_anchors(shape, valid, self.max_anchors, seed, strong.device)
+        anchor_index = draw_anchors(shape, valid, self.config.max_anchors, seed, strong.device)
         anchors = candidates.select(anchor_index)
         positives = F.normalize(strong.index_select(0, anchor_index), dim=-1)
         own = anchor_index
@@ -134,11 +151,12 @@ class InstancePixelContrast(nn.Module):
         fresh = candidates
         if self.bank is not None:
             candidates = self.bank.extend(candidates)
-        if self.form == "expected":
+        if self.config.form == "expected":
             loss = self._expected(anchors, positives, candidates, temperature)
+            count = min(self.config.num_negatives, _WATCHED_NEGATIVES)
             step = max(1, math.ceil(len(own) / _WATCHED_ANCHORS))
             anchors, positives = anchors.select(torch.arange(0, len(own), step, device=own.device)), positives[::step]
-            negatives = self._draw(anchors, candidates, min(self.num_negatives, _WATCHED_NEGATIVES), seed, own[::step])
+            negatives = self._draw(anchors, candidates, count, seed, own[::step])
         else:
             negatives = self._negatives(anchors, candidates, seed, own)
             loss = ops.pixel_contrast(
@@ -147,9 +165,9 @@ class InstancePixelContrast(nn.Module):
                 candidates.embedding,
                 negatives,
                 temperature,
-                margin=self.margin,
+                margin=self.config.margin,
                 normalize=False,
-                backend=self.backend,
+                backend=self.config.backend,
             )
         with torch.no_grad():
             output = ContrastOutput(loss, diagnose(anchors, positives, candidates, negatives))
@@ -165,10 +183,12 @@ class InstancePixelContrast(nn.Module):
         size = (height, width)
         masks, classes = mask_logits.detach(), class_logits.detach()
         scores = weight = None
-        if self.cues != "uniform":
-            scores = ops.fuse_scores(masks, classes, size, cues=self.cues, backend=self.backend).flatten(0, 1)
-        if self.objectness:
-            weight = ops.objectness(masks, classes, size, backend=self.backend).flatten()
+        if self.config.cues != "uniform":
+            scores = ops.fuse_scores(masks, classes, size, cues=self.config.cues, backend=self.config.backend).flatten(
+                0, 1
+            )
+        if self.config.objectness:
+            weight = ops.objectness(masks, classes, size, backend=self.config.backend).flatten()
             weight = weight.mul_(1 - _LEAST_OBJECTNESS).add_(_LEAST_OBJECTNESS)
         image = torch.arange(images, device=embeddings.device).repeat_interleave(height * width)
         if instance_ids is None:
@@ -181,11 +201,13 @@ class InstancePixelContrast(nn.Module):
     def _negatives(self, anchors: Pixels, candidates: Pixels, seed: int, own: Tensor) -> Tensor:
         """(A, R) indices of negatives: drawn, and where asked for partly the hardest of further draws."""
         if self.num_hard == 0:
-            return self._draw(anchors, candidates, self.num_negatives, seed, own)
-        plain = self.num_negatives - self.num_hard
+            return self._draw(anchors, candidates, self.config.num_negatives, seed, own)
+        plain = self.config.num_negatives - self.num_hard
         drawn = self._draw(anchors, candidates, plain + _DRAWS_PER_HARD * self.num_hard, seed, own)
         embeddings = anchors.embedding, candidates.embedding
-        hard = ops.hardest_negatives(*embeddings, drawn[:, plain:].contiguous(), self.num_hard, backend=self.backend)
+        hard = ops.hardest_negatives(
+            *embeddings, drawn[:, plain:].contiguous(), self.num_hard, backend=self.config.backend
+        )
         return torch.cat([drawn[:, :plain], hard], 1)
 
     def _draw(self, anchors: Pixels, candidates: Pixels, count: int, seed: int, own: Tensor) -> Tensor:
@@ -196,8 +218,8 @@ class InstancePixelContrast(nn.Module):
             seed=seed,
             anchor_group=anchors.image,
             candidate_group=candidates.image,
-            scope=self.scope,
-            backend=self.backend,
+            scope=self.config.scope,
+            backend=self.config.backend,
             candidate_weight=candidates.weight,
         )
         # Scores keep an anchor from being its own negative; without them it has to be taken out.
@@ -210,13 +232,13 @@ class InstancePixelContrast(nn.Module):
             candidates.embedding,
             anchors.scores,
             candidates.scores,
-            self.num_negatives,
+            self.config.num_negatives,
             temperature,
             anchor_group=anchors.image,
             candidate_group=candidates.image,
-            scope=self.scope,
+            scope=self.config.scope,
             normalize=False,
-            backend=self.backend,
+            backend=self.config.backend,
             candidate_weight=candidates.weight,
         )
 

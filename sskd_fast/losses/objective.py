@@ -31,7 +31,7 @@ class Objective:
 
     label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).  semi_fade:
     share of the stage, at its end, over which lam_semi falls linearly to 0, so that the labels have the last word.
-    semi_masks: weight of the pseudo-labels' masks relative to their classes (SetLoss's trust).
+    semi_masks: weight of the pseudo-labels' masks relative to their classes .
     """
 
     set_loss: SetLoss
@@ -65,7 +65,7 @@ class Objective:
         if unlabeled is not None and self.lam_semi > 0:
             semi = self.set_loss(
                 predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid,
-                pool=self.label_pool, trust=self.semi_masks,
+                label_pool=self.label_pool, semi_masks=self.semi_masks,
             )  # fmt: skip
             loss, matching = loss + self.semi_weight(progress) * semi.loss, matching + semi.seconds
             parts |= _named(semi, "semi")

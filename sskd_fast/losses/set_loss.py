@@ -55,55 +55,61 @@ class SetLossOutput:
 class SetLoss:
     """L(predictions, instances): call it with predictions, one record an image, and the (B, H, W) valid mask.
 
-    pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
+    label_pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
     cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
-    blur.  trust: factor of the masks' terms, cross-entropy and dice, for labels that tell what and where an object is
-    better than how far it reaches.
+    blur.  semi_masks: factor of the masks' terms, cross-entropy and dice, for labels that tell what and where an object
+    is better than how far it reaches.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
         self.config = config
 
     def __call__(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, *, pool: int = 1, trust: float = 1.0
+        self,
+        predictions: Predictions,
+        instances: list[Instances],
+        valid: Tensor,
+        *,
+        label_pool: int = 1,
+        semi_masks: float = 1.0,
     ) -> SetLossOutput:
         if predictions.promptable:
-            return self._answered(predictions, instances, valid, pool, trust)
+            return self._answered(predictions, instances, valid, label_pool, semi_masks)
         config = self.config
-        targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, pool))
+        targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
         parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
         seconds, matched = 0.0, parts["class"]
         for masks, classes in layers:
-            output = self._layer(pooled(masks, pool), classes, targets)
+            output = self._layer(pooled(masks, label_pool), classes, targets)
             for name in parts:
                 parts[name] = parts[name] + output.parts[name]
             seconds, matched = seconds + output.seconds, output.matched
         loss = (
             config.class_weight * parts["class"]
-            + trust * config.mask_weight * parts["mask"]
-            + trust * config.dice_weight * parts["dice"]
+            + semi_masks * config.mask_weight * parts["mask"]
+            + semi_masks * config.dice_weight * parts["dice"]
         )
         if predictions.heat is not None:
-            finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if pool > 1 else targets
+            finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if label_pool > 1 else targets
             parts["heat"] = heat_loss(predictions.heat, finest)
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds)
 
     def _answered(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, pool: int, trust: float
+        self, predictions: Predictions, instances: list[Instances], valid: Tensor, label_pool: int, semi_masks: float
     ) -> SetLossOutput:
         """The loss of a promptable model: the mask of every instance's box, and the model's own terms."""
         config, device = self.config, valid.device
         boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
         answers = predictions.answer(boxes, labels)
-        masks = pooled(answers.mask_logits, pool)
-        targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, pool))
+        masks = pooled(answers.mask_logits, label_pool)
+        targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, label_pool))
         count = targets.present.shape[1]
         assigned = torch.where(targets.present, torch.arange(count, device=device), -1)
         logits, pixels, seen = self._places(masks, targets)
         parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets)
-        loss = trust * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
+        loss = semi_masks * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
         for term in answers.terms.values():
             loss = loss + term
         return SetLossOutput(loss, parts | answers.terms, loss.new_ones(()), 0.0)

@@ -22,8 +22,10 @@ def build_segmenter(config: ModelConfig, class_names: Sequence[str], *, weights:
             config = dataclasses.replace(config, backbone_pretrained=False, backbone_checkpoint="")
         return MaskTransformer(config, len(class_names))
     if config.kind == "results":
-        from sskd_fast.models.recorded import Recorded  # reads masks with pycocotools, which no other model needs
+        from sskd_fast.models.results_file import (
+            ResultsFile,  # reads masks with pycocotools, which no other model needs
+        )
 
-        return Recorded(config)
+        return ResultsFile(config)
     kind = GroundedSam if config.kind == "grounded_sam" else UniversalSegmenter
     return kind(config, class_names, weights=weights)

@@ -6,40 +6,63 @@ Shape letters: K queries, C classes, H x W pixels of an image, T tile side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 from torch import Tensor
 from torch.nn import functional as F
 
+from sskd_fast.mask_matching import Bools, Box, boxes_meet, mask_iou, on_tiles
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.rle import rle_of_box
 
-Bools = NDArray[np.bool_]
-Box = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
-class InferenceConfig:
-    """tile: height and width of the window the network sees (the training crop); overlap: pixels that neighbours share.
+class PredictConfig:
+    """Settings of prediction by tiles.
 
-    zoom: factor the images are scaled by first; masks come back at the images' own size.
-    score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the better-scored
-    stays.
+    tile: height and width of the window the network sees, 0 = the training crop.  overlap: pixels that neighbours
+    share.  score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the
+    better-scored stays.  max_detections: the best-scored detections of an image that are kept, and that AP counts for
+    each class.  batch: tiles a forward pass.
     """
 
-    tile: tuple[int, int] = (64, 64)
+    tile: tuple[int, int] = (0, 0)
     overlap: int = 32
-    zoom: float = 1.0
     score_floor: float = 0.02
     nms_iou: float = 0.6
     max_detections: int = 100
     batch: int = 32
+
+    def resolved(self, crop: tuple[int, int], zoom: float) -> InferenceConfig:
+        """How a model that was trained on crops (height, width) of images at `zoom` is applied."""
+        tile = self.tile if min(self.tile) else crop
+        own = {field.name: getattr(self, field.name) for field in fields(PredictConfig)}
+        return InferenceConfig(**own | {"tile": tile, "overlap": min(self.overlap, min(tile) // 2)}, zoom=zoom)
+
+
+@dataclass(frozen=True)
+class InferenceConfig(PredictConfig):
+    """How a model is applied: the settings with their tile resolved, and the zoom.
+
+    zoom: factor the images are scaled by first; masks come back at the images' own size.
+    Raises ValueError for a tile without pixels, an overlap that leaves none, or a zoom that is not above 0.
+    """
+
+    tile: tuple[int, int]
+    zoom: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.tile) < 1:
+            raise ValueError(f"tile={self.tile}: expected height and width in pixels, at least 1 each")
+        if not 0 <= self.overlap < min(self.tile):
+            raise ValueError(f"overlap={self.overlap}: expected 0 to {min(self.tile) - 1} pixels for tile={self.tile}")
+        if not self.zoom > 0:
+            raise ValueError(f"zoom={self.zoom}: expected a factor above 0")
 
 
 @dataclass
@@ -183,7 +206,7 @@ def merge(detections: list[Detection], config: InferenceConfig) -> list[Detectio
         for i, other in enumerate(kept):
             if other.label != candidate.label or not boxes_meet(other.box, candidate.box):
                 continue
-            if iou(other, candidate) > config.nms_iou:
+            if mask_iou(other, candidate, on_common_tiles=True) > config.nms_iou:
                 if candidate.score > other.score or not set(candidate.tiles) <= set(other.tiles):
                     waiting.append(union(kept.pop(i), candidate))  # may meet further parts of the object
                 break
@@ -192,40 +215,13 @@ def merge(detections: list[Detection], config: InferenceConfig) -> list[Detectio
     return sorted(kept, key=lambda d: -d.score)
 
 
-def boxes_meet(a: Box, b: Box) -> bool:
-    """Whether two boxes share a pixel."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def iou(a: Detection, b: Detection) -> float:
-    """Intersection over union of two masks where both were in sight: on the tiles they have in common."""
-    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if top >= bottom or left >= right:
-        return 0.0
-    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
-    shared = int((part_a & part_b).sum())
-    if a.tiles == b.tiles:
-        total = int(a.mask.sum()) + int(b.mask.sum())
-    else:
-        total = int((a.mask & seen(b.tiles, a.box)).sum()) + int((b.mask & seen(a.tiles, b.box)).sum())
-    return shared / max(total - shared, 1)
-
-
-def seen(tiles: Sequence[Box], box: Box) -> Bools:
-    """Which pixels of a box lie in one of the tiles."""
-    inside = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
-    for top, left, bottom, right in tiles:
-        inside[max(top - box[0], 0) : max(bottom - box[0], 0), max(left - box[1], 0) : max(right - box[1], 0)] = True
-    return inside
-
-
 def union(a: Detection, b: Detection) -> Detection:
     """The better-scored mask, continued by the other one where it was out of sight."""
     better, other = (a, b) if a.score >= b.score else (b, a)
     top, left = min(a.top, b.top), min(a.left, b.left)
     bottom, right = max(a.box[2], b.box[2]), max(a.box[3], b.box[3])
     mask = np.zeros((bottom - top, right - left), dtype=np.bool_)
-    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~seen(
+    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~on_tiles(
         better.tiles, other.box
     )
     mask[better.top - top : better.box[2] - top, better.left - left : better.box[3] - left] |= better.mask

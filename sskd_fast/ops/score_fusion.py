@@ -19,7 +19,7 @@ def fuse_scores(
     class_logits: Tensor,
     size: tuple[int, int] | None = None,
     *,
-    cues: str = "fused",
+    cues: reference.Cues = "fused",
     backend: str = "auto",
 ) -> Tensor:
     """What the predictions say about every pixel, as one vector of unit norm and non-negative entries.

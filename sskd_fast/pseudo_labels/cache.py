@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sskd_fast.data.files import write_json
-from sskd_fast.pseudo_labels.matching import by_image
+from sskd_fast.files import write_json
+from sskd_fast.mask_matching import by_image
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sskd_fast.pseudo_labels.matching import match_results
+from sskd_fast.mask_matching import match_results
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +20,9 @@ def calibrate_thresholds(
     ground_truth: dict[str, Any],
     *,
     target_precision: float,
-    iou: float = 0.5,
-    floor: float = 0.05,
-    minimum_matches: int = 10,
+    iou: float,
+    floor: float,
+    minimum_matches: int,
     quiet: bool = False,
 ) -> dict[int, float]:
     """For each category, the lowest score from which on the labels kept are right with at least `target_precision`.

@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast import __version__
-from sskd_fast.data.files import write_text
+from sskd_fast.files import write_text
+from sskd_fast.method import BASELINE, ROW_ORDER, title_of
 from sskd_fast.report.html_images import images_section
 from sskd_fast.report.html_models import models_section
 from sskd_fast.report.html_training import curves_section, labels_section, target_precision
 from sskd_fast.report.run_folder import RunFolder, read_run
 from sskd_fast.report.style import STYLE
 from sskd_fast.report.verdict import (
-    MODELS,
     ap_text,
     difference_text,
     final_student,
     measured_rows,
     parameter_ratio,
-    title_of,
     verdict,
 )
 
@@ -68,8 +67,8 @@ def page(run: RunFolder) -> str:
 
 
 def _header(metrics: dict[str, Any], dataset: str) -> str:
-    measured = len(set(measured_rows(metrics)) & set(MODELS))
-    state = "complete" if measured == len(MODELS) else f"running, {measured} of {len(MODELS)} models measured"
+    measured = len(set(measured_rows(metrics)) & set(ROW_ORDER))
+    state = "complete" if measured == len(ROW_ORDER) else f"running, {measured} of {len(ROW_ORDER)} models measured"
     facts = [
         (metrics[key], words)
         for key, words in (
@@ -95,7 +94,7 @@ def _verdict(metrics: dict[str, Any], details: dict[str, Any]) -> str:
     tiles: list[tuple[str, str]] = []
     if student is not None:
         tiles.append((f"{ap_text(rows[student]['ap'])} AP", title_of(student).lower()))
-        for other in ("supervised_student", "adapted_teacher"):
+        for other in (BASELINE, "adapted_teacher"):
             if other in rows:
                 change = difference_text(rows[student]["ap"] - rows[other]["ap"])
                 tiles.append((change, f"AP against the {title_of(other).lower()}"))

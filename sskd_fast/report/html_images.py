@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from sskd_fast.method import title_of
 from sskd_fast.report.overlays import MOST_NUMBERED, Overlay, OverlayRow, Shown, overlay_rows
 from sskd_fast.report.run_folder import RunFolder
-from sskd_fast.report.verdict import title_of
 
 OVERLAY_COLUMNS = ("zero_shot_teacher", "adapted_teacher", "supervised_student", "refined_student")
 SHOWN_SCORE = 0.5

@@ -5,16 +5,16 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from sskd_fast.method import ROW_ORDER, STAGE, title_of
 from sskd_fast.report.curves import nice_ticks
 from sskd_fast.report.verdict import (
-    MODELS,
+    TRAINED_ON,
     ap_text,
     count_text,
     figure_columns,
     is_number,
     measured_rows,
     seconds_text,
-    title_of,
 )
 
 # More classes or groups than this are left to details.json.
@@ -28,10 +28,10 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
     figures = figure_columns(rows)
     best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in figures}
     lines = []
-    for name in [*MODELS, *(name for name in rows if name not in MODELS)]:
-        model, row = MODELS.get(name), rows.get(name, {})
-        kind = model.kind if model else "student"
-        note = escape(model.trained_on) if model else ""
+    for name in [*ROW_ORDER, *(name for name in rows if name not in ROW_ORDER)]:
+        row = rows.get(name, {})
+        kind = STAGE[name].model if name in STAGE else "student"
+        note = escape(TRAINED_ON.get(name, ""))
         cells = "".join(
             f"<td{' class=best' if row and row.get(key) == best[key] else ''}>{ap_text(row.get(key))}</td>"
             for key in figures
@@ -42,7 +42,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
             f"{escape(title_of(name))}<small>{note}</small></th>{cells}</tr>"
         )
     limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
-    pending = "" if set(MODELS) <= set(rows) else "; a dash is not measured yet"
+    pending = "" if set(ROW_ORDER) <= set(rows) else "; a dash is not measured yet"
     titles = ("Model", *figures.values(), "Params", "Time")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     table = (
@@ -55,7 +55,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
 
 def _details(details: dict[str, dict[str, Any]]) -> str:
     """AP75 and AP by size, by group of images where there is a key for it, and by class where there are few."""
-    names = [name for name in MODELS if name in details]
+    names = [name for name in ROW_ORDER if name in details]
     if not names:
         return ""
     columns: list[tuple[tuple[str, ...], str]] = [((key,), title) for key, title in SIZES.items()]
@@ -72,7 +72,7 @@ def _details(details: dict[str, dict[str, Any]]) -> str:
 
     head = "".join(f'<th scope="col">{escape(title)}</th>' for _, title in columns)
     body = "".join(
-        f'<tr class="{MODELS[name].kind}"><th scope="row"><span class="key"></span>{escape(title_of(name))}</th>'
+        f'<tr class="{STAGE[name].model}"><th scope="row"><span class="key"></span>{escape(title_of(name))}</th>'
         + "".join(f"<td>{figure(name, path)}</td>" for path, _ in columns)
         + "</tr>"
         for name in names
@@ -90,7 +90,7 @@ def _bars(rows: dict[str, Any]) -> str:
     full = min(100.0, nice_ticks(0.0, max(numbers))[-1])
     items = []
     for name, row in rows.items():
-        kind = MODELS[name].kind if name in MODELS else "student"
+        kind = STAGE[name].model if name in STAGE else "student"
         ap50 = row.get("ap50") if is_number(row.get("ap50")) else 0.0
         items.append(
             f'<li class="{kind}"><div class="name"><span>{escape(title_of(name))}</span><span class="number">'

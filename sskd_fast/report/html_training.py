@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from sskd_fast.method import title_of
 from sskd_fast.report.curves import StageCurves, stage_curves
-from sskd_fast.report.verdict import is_number, title_of
+from sskd_fast.report.verdict import is_number
 
 MOST_COLUMNS = 24
 

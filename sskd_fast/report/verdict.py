@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, ROW_ORDER, title_of
+
 Metrics = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 # Keys of figures by the evaluations of data sets themselves, and their titles.
-OFFICIAL = {"cityscapes_ap": "Cityscapes AP", "cityscapes_ap50": "Cityscapes AP50"}
+OFFICIAL = {f"{judge}_{key}": title for judge, titles in OFFICIAL_TITLES.items() for key, title in titles.items()}
 
 # What one more seed may change at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5
@@ -26,26 +29,13 @@ FEW_IMAGES = 10
 _ROUNDING = 0.005
 
 
-@dataclass(frozen=True)
-class Model:
-    """A row of the table: its title, what it was trained on, and whether it is teacher or student."""
-
-    title: str
-    trained_on: str
-    kind: Literal["teacher", "student"]
-
-
-MODELS: dict[str, Model] = {
-    "zero_shot_teacher": Model("Zero-shot teacher", "as pretrained; has seen no label of this data set", "teacher"),
-    "supervised_teacher": Model("Supervised teacher", "fine-tuned on the labelled images", "teacher"),
-    "adapted_teacher": Model("Adapted teacher", "labelled images and its own pseudo-labels", "teacher"),
-    "supervised_student": Model(
-        "Supervised student", "the baseline: labelled images alone, as many steps as both student stages", "student"
-    ),
-    "distilled_student": Model(
-        "Distilled student", "labelled images and the adapted teacher's pseudo-labels", "student"
-    ),
-    "refined_student": Model("Refined student", "distilled, then the labelled images once more", "student"),
+TRAINED_ON = {
+    "zero_shot_teacher": "as pretrained; has seen no label of this data set",
+    "supervised_teacher": "fine-tuned on the labelled images",
+    "adapted_teacher": "labelled images and its own pseudo-labels",
+    BASELINE: "the baseline: labelled images alone, as many steps as both student stages",
+    "distilled_student": "labelled images and the adapted teacher's pseudo-labels",
+    "refined_student": "distilled, then the labelled images once more",
 }
 
 
@@ -61,17 +51,12 @@ class Verdict:
 def measured_rows(metrics: Metrics) -> dict[str, Row]:
     """The rows with a finite AP, by name, in the order of the method; rows of other names come last."""
     rows = {str(row["name"]): row for row in metrics.get("rows", []) if is_number(row.get("ap"))}
-    return {name: rows[name] for name in [*MODELS, *rows] if name in rows}
+    return {name: rows[name] for name in [*ROW_ORDER, *rows] if name in rows}
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number (metrics of a running stage may be null or nan)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def title_of(name: str) -> str:
-    """The title of a row: "refined_student" -> "Refined student"."""
-    return MODELS[name].title if name in MODELS else name.replace("_", " ").capitalize()
 
 
 def count_text(value: object) -> str:
@@ -115,7 +100,7 @@ def parameter_ratio(teacher: Row, student: Row) -> float | None:
 
 def final_student(rows: Mapping[str, Row]) -> str | None:
     """The last stage of the student that is measured; None before any."""
-    return next((name for name in ("refined_student", "distilled_student") if name in rows), None)
+    return next((name for name in FINAL_STUDENTS if name in rows), None)
 
 
 def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdict:
@@ -125,7 +110,7 @@ def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdi
     the validation images are enough to tell.
     """
     rows = measured_rows(metrics)
-    student, baseline = final_student(rows), rows.get("supervised_student")
+    student, baseline = final_student(rows), rows.get(BASELINE)
     if student is None or baseline is None:
         return _open_verdict(metrics, rows)
     gain = rows[student]["ap"] - baseline["ap"]
@@ -209,14 +194,14 @@ def table_text(metrics: Metrics) -> str:
 
 
 def _open_verdict(metrics: Metrics, rows: Mapping[str, Row]) -> Verdict:
-    missing = [title_of(name).lower() for name in MODELS if name not in rows]
+    missing = [title_of(name).lower() for name in ROW_ORDER if name not in rows]
     sentences = []
     if rows:
         best = max(rows, key=lambda name: rows[name]["ap"])
         sentences.append(f"Best so far: {title_of(best).lower()} with {ap_text(rows[best]['ap'])} AP.")
     sentences.append(f"Not measured yet: {', '.join(missing)}.")
-    measured = len(MODELS) - len(missing)
-    return Verdict("open", f"No verdict yet: {measured} of {len(MODELS)} models are measured.", sentences)
+    measured = len(ROW_ORDER) - len(missing)
+    return Verdict("open", f"No verdict yet: {measured} of {len(ROW_ORDER)} models are measured.", sentences)
 
 
 def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -> str:
@@ -226,7 +211,7 @@ def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -
     )
     return (
         f"The {title_of(student).lower()} reaches {ap_text(rows[student]['ap'])} AP{on}; given {labels} alone, "
-        f"the same network reaches {ap_text(rows['supervised_student']['ap'])}."
+        f"the same network reaches {ap_text(rows[BASELINE]['ap'])}."
     )
 
 
@@ -249,7 +234,7 @@ def _teacher_sentences(rows: Mapping[str, Row], student: str, few: bool) -> list
         text += f", with {ratio:.1f} times fewer parameters ({small} against {large})"
     if few:
         text = f"On these few images {text[0].lower()}{text[1:]}"
-    return [text + ".", *_baseline_sentence(rows["supervised_student"], rows[teacher])]
+    return [text + ".", *_baseline_sentence(rows[BASELINE], rows[teacher])]
 
 
 def _baseline_sentence(baseline: Row, teacher: Row) -> list[str]:

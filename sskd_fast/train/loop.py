@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +12,9 @@ from torch import Tensor, nn
 from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.settings import StageConfig, TrainConfig
 from sskd_fast.train.checkpoint import TrainingState
-from sskd_fast.train.watch import Watch
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a stage trains."""
-
-    steps: int
-    lr: float
-    backbone_lr: float
-    weight_decay: float
-    betas: tuple[float, float]
-    clip: float
-    warmup: int
-    decay: str
-    ema: float
-    save_every: int
-    evaluations: int
-
-    @classmethod
-    def of(cls, t: TrainConfig, budget: StageConfig) -> Schedule:
-        """That of a stage: what all stages share, and the stage's own steps and learning rate."""
-        return cls(
-            steps=budget.steps, lr=t.lr * budget.lr_factor, backbone_lr=t.backbone_lr, weight_decay=t.weight_decay,
-            betas=t.betas, clip=t.clip, warmup=t.warmup, decay=t.schedule, ema=t.ema, save_every=t.save_every,
-            evaluations=t.evaluations,
-        )  # fmt: skip
-
-    def factor(self, step: int) -> float:
-        """Learning-rate factor of a step: linear warm-up, then cosine down to 2 % or polynomial with power 0.9."""
-        rise = min(1.0, (step + 1) / max(1, min(self.warmup, self.steps // 4)))
-        done = step / max(1, self.steps)
-        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * done)) if self.decay == "cosine" else (1 - done) ** 0.9
-        return rise * fall
+from sskd_fast.train.progress import Progress
+from sskd_fast.train.schedule import Schedule
 
 
 def train(
@@ -58,7 +23,7 @@ def train(
     draw: Callable[[int], Iterator[tuple[Batch, Batch | None]]],
     schedule: Schedule,
     state: TrainingState,
-    watch: Watch,
+    progress: Progress,
     evaluate: Callable[[Segmenter], dict[str, float]] | None,
     seed: int,
 ) -> Segmenter:
@@ -73,11 +38,13 @@ def train(
     optimizer = build_optimizer(model, schedule)
     modules = {"model": model, "average": average, "contrast": objective.contrast}
     start = state.restore(modules, optimizer)
-    measure_at = {round(schedule.steps * (i + 1) / schedule.evaluations) for i in range(schedule.evaluations)}
+    measure_at = {
+        round(schedule.steps * (i + 1) / schedule.train.evaluations) for i in range(schedule.train.evaluations)
+    }
     device = next(model.parameters()).device
     batches = draw(start)
     model.train()
-    watch.begin(start, schedule.steps)
+    progress.begin(start, schedule.steps)
     for step in range(start, schedule.steps):
         clock = time.perf_counter()
         labeled, unlabeled = next(batches)
@@ -91,18 +58,18 @@ def train(
         clock = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.train.clip)
         optimizer.step()
-        update_average(average, model, min(schedule.ema, (1 + step) / (10 + step)))
+        update_average(average, model, min(schedule.train.ema, (1 + step) / (10 + step)))
         seconds = {"data": data_seconds, **output.seconds, "backward": time.perf_counter() - clock}
 
-        watch.step(step, output, norm, schedule.lr * schedule.factor(step), seconds)
+        progress.step(step, output, norm, schedule.lr * schedule.factor(step), seconds)
         if evaluate is not None and step + 1 in measure_at:
-            with watch.paused():
-                watch.measured(step, evaluate(average))
-        if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
-            state.save(step + 1, modules, optimizer, watch.seconds)
-    watch.end()
+            with progress.paused():
+                progress.measured(step, evaluate(average))
+        if (step + 1) % schedule.train.save_every == 0 and step + 1 < schedule.steps:
+            state.save(step + 1, modules, optimizer, progress.seconds)
+    progress.end()
     return average
 
 
@@ -116,13 +83,13 @@ def build_optimizer(model: Segmenter, schedule: Schedule) -> torch.optim.AdamW:
         [
             {
                 "params": parameters,
-                "base_lr": schedule.lr * (schedule.backbone_lr if backbone else 1.0),
-                "weight_decay": schedule.weight_decay if decayed else 0.0,
+                "base_lr": schedule.lr * (schedule.train.backbone_lr if backbone else 1.0),
+                "weight_decay": schedule.train.weight_decay if decayed else 0.0,
             }
             for (backbone, decayed), parameters in groups.items()
         ],
         lr=schedule.lr,
-        betas=schedule.betas,
+        betas=schedule.train.betas,
     )
 
 

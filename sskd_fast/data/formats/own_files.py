@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path, PurePosixPath
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.files import write_text
+from sskd_fast.files import write_text
 
 MARKER = ".sskd_fast_written"
 

@@ -10,12 +10,6 @@ from sskd_fast.settings import Config
 
 def objective_of(config: Config, *, lam_semi: float, lam_pxl: float, label_pool: int = 1) -> Objective:
     """J with these weights; label_pool: how many times coarser than the model's masks the pseudo-labels are."""
-    c, t = config.contrast, config.train
-    contrast = None
-    if lam_pxl > 0:
-        contrast = InstancePixelContrast(
-            num_negatives=c.num_negatives, temperature=c.temperature, cues=c.cues, scope=c.scope, form=c.form,
-            margin=c.margin, hard_share=c.hard_share, max_anchors=c.max_anchors or None, objectness=c.objectness,
-            memory_bank=c.memory_bank, backend=c.backend,
-        )  # fmt: skip
+    t = config.train
+    contrast = InstancePixelContrast(config.contrast) if lam_pxl > 0 else None
     return Objective(SetLoss(config.loss), contrast, lam_semi, lam_pxl, label_pool, t.semi_fade, t.semi_masks)

@@ -45,7 +45,7 @@ class Log:
         self.board.close()
 
 
-class Watch:
+class Progress:
     """Follows one stage: call begin, then step for every step, measured for every AP, end."""
 
     def __init__(

@@ -18,7 +18,7 @@ from sskd_fast.rle import MaskError, encode_segmentation
 _FIELDS = ("category_id", "segmentation", "score")
 
 
-class Recorded(Segmenter):
+class ResultsFile(Segmenter):
     """Predictions by image, read from a COCO results file; it can neither be trained nor look at an image.
 
     A result belongs to an image by its "file_name" where it has one, else by its "image_id".  Raises FoundationError

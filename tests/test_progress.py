@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sskd_fast.losses.objective import ObjectiveOutput
-from sskd_fast.train.watch import Log, Watch
+from sskd_fast.train.progress import Log, Progress
 
 
 @pytest.fixture
@@ -35,16 +35,16 @@ def output(loss: float, **parts: float) -> ObjectiveOutput:
     return ObjectiveOutput(torch.tensor(loss, requires_grad=True), {n: torch.tensor(v) for n, v in parts.items()})
 
 
-def follow(watch: Watch, outputs: list[ObjectiveOutput], start: int = 0, total: int | None = None) -> None:
-    watch.begin(start, total or start + len(outputs))
+def follow(progress: Progress, outputs: list[ObjectiveOutput], start: int = 0, total: int | None = None) -> None:
+    progress.begin(start, total or start + len(outputs))
     for step, out in enumerate(outputs, start):
-        watch.step(step, out, torch.tensor(0.5), 1e-3 * (step + 1), {"data": 0.25, "forward": 0.5})
-    watch.end()
+        progress.step(step, out, torch.tensor(0.5), 1e-3 * (step + 1), {"data": 0.25, "forward": 0.5})
+    progress.end()
 
 
 def test_every_few_steps_a_line_of_means(log: Log) -> None:
-    watch = Watch(log, "adapted_teacher", "stage 2", 2, {})
-    follow(watch, [output(float(i), sup_class=2.0 * i, fnr=math.nan if i == 1 else 0.1) for i in range(5)])
+    progress = Progress(log, "adapted_teacher", "stage 2", 2, {})
+    follow(progress, [output(float(i), sup_class=2.0 * i, fnr=math.nan if i == 1 else 0.1) for i in range(5)])
     records = lines(log)
     assert [r["step"] for r in records] == [2, 4, 5]
     assert all(r["stage"] == "adapted_teacher" and r["steps"] == 5 for r in records)
@@ -57,29 +57,29 @@ def test_every_few_steps_a_line_of_means(log: Log) -> None:
 
 
 def test_a_resumed_stage_goes_on_counting(log: Log) -> None:
-    follow(Watch(log, "s", "s", 2, {}), [output(1.0)] * 3, start=3, total=6)
+    follow(Progress(log, "s", "s", 2, {}), [output(1.0)] * 3, start=3, total=6)
     assert [(r["step"], r["steps"]) for r in lines(log)] == [(4, 6), (6, 6)]
 
 
 def test_ap_on_held_out_images_is_an_event_of_its_own(log: Log) -> None:
-    watch = Watch(log, "s", "s", 10, {})
-    watch.begin(0, 10)
-    watch.measured(4, {"ap": 12.5, "ap50": 30.0})
-    watch.end()
+    progress = Progress(log, "s", "s", 10, {})
+    progress.begin(0, 10)
+    progress.measured(4, {"ap": 12.5, "ap50": 30.0})
+    progress.end()
     assert lines(log) == [{"stage": "s", "step": 5, "event": "eval", "ap": 12.5, "ap50": 30.0}]
 
 
 def test_measuring_does_not_count_as_training_time(log: Log) -> None:
-    watch = Watch(log, "s", "s", 1, {})
-    watch.begin(0, 2)
-    with watch.paused():
+    progress = Progress(log, "s", "s", 1, {})
+    progress.begin(0, 2)
+    with progress.paused():
         first = torch.rand(400, 400)
         for _ in range(50):
             first = (first @ first).clamp(0, 1)
-    before = watch.seconds
-    watch.step(0, output(1.0), torch.tensor(0.0), 0.1, {})
-    watch.end()
-    assert watch.seconds - before < 0.02
+    before = progress.seconds
+    progress.step(0, output(1.0), torch.tensor(0.0), 0.1, {})
+    progress.end()
+    assert progress.seconds - before < 0.02
 
 
 def test_the_log_stays_json_with_numbers_that_are_not_finite(log: Log) -> None:
@@ -90,7 +90,7 @@ def test_the_log_stays_json_with_numbers_that_are_not_finite(log: Log) -> None:
 
 
 def test_tensorboard_gets_the_numbers(log: Log, tmp_path: Path) -> None:
-    follow(Watch(log, "s", "s", 1, {}), [output(1.0)])
+    follow(Progress(log, "s", "s", 1, {}), [output(1.0)])
     log.close()
     events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert len(events) == 1
@@ -98,50 +98,50 @@ def test_tensorboard_gets_the_numbers(log: Log, tmp_path: Path) -> None:
 
 
 def test_a_part_that_dwarfs_another_is_named_once(log: Log) -> None:
-    watch = Watch(log, "s", "s", 2, {"sup_mask": 5.0, "pxl": 0.1, "sup_dice": 5.0})
-    follow(watch, [output(1.0, sup_mask=9.0, pxl=1.0, sup_dice=2.0)] * 8)
+    progress = Progress(log, "s", "s", 2, {"sup_mask": 5.0, "pxl": 0.1, "sup_dice": 5.0})
+    follow(progress, [output(1.0, sup_mask=9.0, pxl=1.0, sup_dice=2.0)] * 8)
     messages = warnings(log)
     assert messages == ["sup_mask weighs 450 times pxl: the smaller one hardly trains; change its weight"]
 
 
 def test_parts_within_a_hundred_times_of_each_other_are_fine(log: Log) -> None:
-    watch = Watch(log, "s", "s", 2, {"sup_mask": 5.0, "pxl": 0.1})
-    follow(watch, [output(1.0, sup_mask=1.0, pxl=1.0, sup_dice=1e6)] * 8)
+    progress = Progress(log, "s", "s", 2, {"sup_mask": 5.0, "pxl": 0.1})
+    follow(progress, [output(1.0, sup_mask=1.0, pxl=1.0, sup_dice=1e6)] * 8)
     assert warnings(log) == []
 
 
 def test_the_first_steps_do_not_count(log: Log) -> None:
-    watch = Watch(log, "s", "s", 2, {"sup_mask": 5.0, "pxl": 0.1})
+    progress = Progress(log, "s", "s", 2, {"sup_mask": 5.0, "pxl": 0.1})
     even, uneven = output(1.0, sup_mask=1.0, pxl=1.0), output(1.0, sup_mask=900.0, pxl=1.0)
-    follow(watch, [uneven, uneven, even, even, even, even])
+    follow(progress, [uneven, uneven, even, even, even, even])
     assert warnings(log) == []
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_stage_and_is_logged(log: Log, loss: float) -> None:
-    watch = Watch(log, "refined_student", "s", 5, {})
+    progress = Progress(log, "refined_student", "s", 5, {})
     with pytest.raises(FloatingPointError, match=rf"refined_student: the loss is {loss} at step 2; lower train\.lr"):
-        follow(watch, [output(1.0), output(1.0), output(loss), output(1.0)])
-    watch.end()
+        follow(progress, [output(1.0), output(1.0), output(loss), output(1.0)])
+    progress.end()
     assert warnings(log) == [f"the loss is {loss} at step 2: lower train.lr or raise train.warmup"]
     assert lines(log)[0]["step"] == 3 and lines(log)[0]["stage"] == "refined_student"
 
 
 def test_instances_without_a_query_are_named(log: Log) -> None:
-    follow(Watch(log, "s", "s", 2, {}), [output(1.0, sup_matched=0.0)] * 6)
+    follow(Progress(log, "s", "s", 2, {}), [output(1.0, sup_matched=0.0)] * 6)
     messages = warnings(log)
     assert len(messages) == 1
     assert "no instance is matched to a query" in messages[0] and "num_queries" in messages[0]
 
 
 def test_some_matched_instances_are_enough(log: Log) -> None:
-    follow(Watch(log, "s", "s", 2, {}), [output(1.0, sup_matched=m) for m in (0.0, 1.0, 0.5, 0.0)])
+    follow(Progress(log, "s", "s", 2, {}), [output(1.0, sup_matched=m) for m in (0.0, 1.0, 0.5, 0.0)])
     assert warnings(log) == []
 
 
 def test_messages_are_printed_above_the_live_line(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
     log.say("stage 1 of 6: done")
-    follow(Watch(log, "s", "my title", 1, {}), [output(1.0, sup_matched=0.0)] * 2)
+    follow(Progress(log, "s", "my title", 1, {}), [output(1.0, sup_matched=0.0)] * 2)
     printed = capsys.readouterr()
     assert "stage 1 of 6: done\n" in printed.err and "my title" in printed.err
     assert "warning (s): no instance is matched" in printed.err
@@ -150,10 +150,10 @@ def test_messages_are_printed_above_the_live_line(log: Log, capsys: pytest.Captu
 
 def test_step_holds_no_graph(log: Log) -> None:
     """Nothing that is kept for the means may keep the step's graph alive."""
-    watch = Watch(log, "s", "s", 100, {})
-    watch.begin(0, 100)
+    progress = Progress(log, "s", "s", 100, {})
+    progress.begin(0, 100)
     x = torch.ones(3, requires_grad=True)
     loss: Tensor = (x * 2).sum()
-    watch.step(0, ObjectiveOutput(loss, {"sup_class": loss * 1}), torch.tensor(1.0), 0.1, {})
-    watch.end()
-    assert all(isinstance(value, float) for value in watch._sums.values())
+    progress.step(0, ObjectiveOutput(loss, {"sup_class": loss * 1}), torch.tensor(1.0), 0.1, {})
+    progress.end()
+    assert all(isinstance(value, float) for value in progress._sums.values())

@@ -21,7 +21,7 @@ from sskd_fast.data.pseudo_labeled import unlabeled
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import hold_out, kept_split, split_labeled
 from sskd_fast.data.views import Views
-from sskd_fast.settings import Config
+from sskd_fast.settings import Config, check_settings
 
 OBJECT_PIXELS = 24.0
 
@@ -56,12 +56,23 @@ class Sources:
         """Annotations of the unlabelled images (a COCO dict), read at first use; None where there are none."""
         return None if self.hidden is None else self.hidden.ground_truth()
 
+    def summary(self, name: str) -> str:
+        """The sets and what was derived from them, in a line; name: of the data set."""
+        height, width = self.views.size
+        crop = f"{height}" if height == width else f"{height} x {width}"
+        return (
+            f"{name}: {len(self.labeled)} labelled + {len(self.holdout)} held-out images, "
+            f"{len(self.unlabeled)} unlabelled, {len(self.val)} for validation; {len(self.classes)} classes; "
+            f"crops of {crop} px, zoom {self.zoom:.2f}, {self.num_queries} queries"
+        )
+
 
 def target_sources(config: Config, folder: Path) -> Sources:
     """The sets of the three stages; splits are written to `folder`/splits and read back where they exist.
 
-    Raises DataError with every problem of the user's files.
+    Raises ConfigError for settings that contradict one another, DataError with every problem of the user's files.
     """
+    check_settings(config)
     data = config.data
     if data.own:
         everything, plain, val, hidden, warnings = _own_data(config, folder)
@@ -207,18 +218,12 @@ def natural_zoom(source: LabeledImages) -> float:
 
 def resolve_views(config: Config, source: ImageCollection, zoom: float) -> Views:
     """The views at this zoom; a crop size of 0 becomes the images' median shorter side, 64 to 128, a multiple of 32."""
-    v = config.views
-    size = v.size if isinstance(v.size, tuple) else (v.size, v.size)
+    size = config.views.sides
     if not min(size):
         sides = [min(source.size(i)) * zoom for i in range(min(len(source), 200))]
         side = int(np.clip(round(float(np.median(sides)) / 32) * 32, SIZE, 128))
         size = side, side
-    factor = 1.0 if v.fit else zoom
-    return Views(
-        size=size, scale=(v.scale[0] * factor, v.scale[1] * factor), fit=v.fit, hflip=v.hflip, vflip=v.vflip,
-        rot90=v.rot90, weak_color=v.weak_color, strong_color=v.strong_color, grayscale=v.grayscale, blur=v.blur,
-        blur_p=v.blur_p, noise=v.noise, min_pixels=v.min_pixels,
-    )  # fmt: skip
+    return config.views.resolved(size, zoom)
 
 
 def natural_queries(source: LabeledImages, views: Views, zoom: float) -> int:

@@ -1,0 +1,48 @@
+"""Pixels of earlier steps, kept as candidates of later ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sskd_fast import rng
+from sskd_fast.losses.anchors import Pixels
+
+
+class MemoryBank(nn.Module):
+    """The last `size` pixels handed over, as candidates of later steps; part of the state dict.
+
+    A step adds at most a quarter of the size, drawn from its anchors, so that the bank spans several steps.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.pixels: Pixels | None = None
+
+    def extend(self, candidates: Pixels) -> Pixels:
+        """The candidates, then the pixels kept; without them where the predictions have changed their width."""
+        if self.pixels is None or self.pixels.widths() != candidates.widths():
+            return candidates
+        return candidates.join(self.pixels.map(lambda rows: rows.to(candidates.image.device)))
+
+    def add(self, candidates: Pixels, anchors: Tensor, seed: int) -> None:
+        """Keep some of the candidates at `anchors`; the oldest pixels leave."""
+        key = rng.seed_key(seed, anchors.device)
+        index = torch.arange(len(anchors), device=anchors.device)
+        order = rng.random_words(key, torch.zeros_like(index), index, rng.STREAM_BANK)[0].argsort()
+        new = candidates.select(anchors[order[: max(1, self.size // 4)]])
+        # No image of a later step has this number, and no instance of a later step is one of these.
+        new = new._replace(embedding=new.embedding.detach(), image=torch.full_like(new.image, -1))
+        new = new._replace(label=torch.where(new.label > 0, new.label | (1 << 62), new.label))
+        self.pixels = self.extend(new).map(lambda rows: rows[: self.size])
+
+    def get_extra_state(self) -> dict[str, Tensor | None]:
+        """The pixels kept, by name; empty where there are none."""
+        return {} if self.pixels is None else self.pixels._asdict()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what `get_extra_state` gave."""
+        self.pixels = Pixels(**state) if state else None

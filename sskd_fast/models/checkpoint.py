@@ -1,0 +1,205 @@
+"""Checkpoints: weights as safetensors, with all that inference needs beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sskd_fast import __version__
+from sskd_fast.files import write_atomically
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.typed_settings import ConfigError, build
+
+# The layout of the metadata; 1 had neither inference settings nor origins.
+LAYOUT = 2
+
+
+class CheckpointError(ValueError):
+    """A weights file that cannot be read or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Licence and source of something that a model was made from, as the user stated them; "" for not stated."""
+
+    licence: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Licences and sources of what a model was made from: they bind whoever passes the model on."""
+
+    teacher: Origin = Origin()
+    backbone: Origin = Origin()
+    data: Origin = Origin()
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that inference needs beside the weights, and what a reader wants to know of them.
+
+    model: the architecture, with the mean and standard deviation of its input.  class_names, category_ids: by class
+    index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: whether images are stretched
+    by percentiles first (`data.intensity`).  origins: licences and sources.  version: of sskd_fast that wrote it.
+    figures: on validation images, such as "ap" and "ap50" in percent.  facts: stage, steps, seconds, seed.
+    """
+
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    inference: InferenceConfig
+    stretch: bool = False
+    origins: Origins = Origins()
+    version: str = __version__
+    figures: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    layout: int = LAYOUT
+
+
+# A file without these cannot be applied: nothing else says what they were.
+_NEEDED = ("model", "class_names", "category_ids", "inference", "stretch")
+
+
+def save_checkpoint(path: Path, model: Segmenter, description: Description) -> None:
+    """Writes the weights and their description (safetensors), whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct_tensors(model).items()}
+    metadata = _metadata(dataclasses.replace(description, model=_with_input_statistics(model)))
+    write_atomically(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+
+
+def _with_input_statistics(model: Segmenter) -> ModelConfig:
+    """The model's configuration with the mean and standard deviation that it uses, whoever chose them."""
+    found = {name: getattr(model, name, None) for name in ("mean", "std")}
+    known: dict[str, Any] = {n: tuple(v.flatten().tolist()) for n, v in found.items() if isinstance(v, Tensor)}
+    return dataclasses.replace(model.config, **known)
+
+
+def _metadata(description: Description) -> dict[str, str]:
+    return {key: json.dumps(value) for key, value in dataclasses.asdict(description).items()}
+
+
+def describe_again(path: Path, **changes: Any) -> None:
+    """Changes fields of a checkpoint's description; the weights stay as they are, byte by byte."""
+    metadata = _metadata(dataclasses.replace(read_description(path), **changes))
+
+    def write(partial: Path) -> None:
+        with path.open("rb") as old, partial.open("wb") as new:
+            header = json.loads(old.read(struct.unpack("<Q", old.read(8))[0]))
+            text = json.dumps(header | {"__metadata__": metadata}).encode()
+            text += b" " * (-len(text) % 8)
+            new.write(struct.pack("<Q", len(text)) + text)
+            while block := old.read(1 << 24):
+                new.write(block)
+
+    write_atomically(path, write)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a file says of its weights, by field of `Description`; older files have fewer.
+
+    Raises CheckpointError if the file is missing, no checkpoint, truncated, or written by a later version.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist: run the stage that makes it first (--stage adapt, distill, refine)"
+        )
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+        known = {f.name for f in dataclasses.fields(Description)}
+        found = {key: json.loads(value) for key, value in metadata.items() if key in known}
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file, or cut off ({error}); copy it again, or run the stage that "
+            "writes it again"
+        ) from error
+    if found.get("layout", 1) > LAYOUT:
+        raise CheckpointError(
+            f"{path}: written by sskd_fast {found.get('version', '?')} in layout {found['layout']}, expected at most "
+            f"{LAYOUT}: install that version or a later one (pip install -U sskd_fast)"
+        )
+    return found
+
+
+def read_description(path: Path) -> Description:
+    """The description of a checkpoint.  Raises CheckpointError as `read_metadata` does, and if the file lacks some."""
+    metadata = read_metadata(path)
+    missing = [name for name in _NEEDED if name not in metadata]
+    if missing:
+        raise CheckpointError(
+            f"{path}: lacks {', '.join(missing)}: it is not a checkpoint of sskd_fast, or one of an earlier version; "
+            "in a run's folder, `python -m sskd_fast.run --stage evaluate --output FOLDER` writes what is missing"
+        )
+    try:
+        return build(Description, metadata, "")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; it was written by sskd_fast {metadata.get('version', '?')}") from error
+
+
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without the further names of tensors that several modules share."""
+    seen: set[int] = set()
+    state = model.state_dict(keep_vars=True)
+    return {name: t for name, t in state.items() if id(t) not in seen and not seen.add(id(t))}  # type: ignore[func-returns-value]
+
+
+def load_checkpoint(path: Path) -> tuple[Segmenter, Description]:
+    """The model of a checkpoint, ready to predict, and its description.  Raises CheckpointError."""
+    description = read_description(path)
+    model = build_segmenter(description.model, description.class_names, weights=False)
+    load_weights(model, path, description.class_names)
+    return model.eval(), description
+
+
+def load_weights(
+    model: Segmenter, path: Path, class_names: Sequence[str], *, parts: tuple[str, ...] = (), required: bool = True
+) -> None:
+    """Reads weights into the model, all or those whose names begin with one of `parts`.
+
+    Classes are told by name.  If the file's classes are others, each class starts as the mean of the file's classes: an
+    object of unknown kind.  Raises CheckpointError naming the first tensor that does not fit, or, if the file is
+    `required` to be complete, that is missing.
+    """
+    theirs = read_metadata(path).get("class_names", class_names)
+    wanted = {n: t for n, t in load_file(str(path)).items() if not parts or n.startswith(parts)}
+    wanted = _with_classes(wanted, model.class_tensors, list(theirs), list(class_names))
+    own = distinct_tensors(model)
+    for name, tensor in wanted.items():
+        if name not in own or own[name].shape != tensor.shape:
+            expected = tuple(own[name].shape) if name in own else "no such tensor"
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(tensor.shape)}, the model has {expected}; use the model settings the file "
+                "was made with (they are in its metadata), or start from other weights"
+            )
+    missing = sorted(n for n in own if n not in wanted and (not parts or n.startswith(parts)))
+    if missing and required:
+        raise CheckpointError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more tensors of the model")
+    model.load_state_dict(wanted, strict=False)
+
+
+def _with_classes(
+    tensors: dict[str, Tensor], names: Sequence[str], theirs: list[str], ours: list[str]
+) -> dict[str, Tensor]:
+    """Class rows reordered to our class names; unknown classes get the mean of theirs. The last row is no-object."""
+    if theirs == ours:
+        return tensors
+    out = dict(tensors)
+    for name in names:
+        if name in tensors:
+            rows = tensors[name]
+            mean = rows[:-1].mean(0)
+            out[name] = torch.stack([rows[theirs.index(c)] if c in theirs else mean for c in ours] + [rows[-1]])
+    return out

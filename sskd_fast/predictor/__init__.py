@@ -1,0 +1,10 @@
+"""A trained model applied: from a checkpoint, a run's folder or a hub repository to masks, boxes, scores and names."""
+
+from __future__ import annotations
+
+from sskd_fast.predictor.collection import predict_source
+from sskd_fast.predictor.locate import ModelError, load
+from sskd_fast.predictor.prediction import Prediction
+from sskd_fast.predictor.predictor import Predictor
+
+__all__ = ["ModelError", "Prediction", "Predictor", "load", "predict_source"]

@@ -1,0 +1,50 @@
+"""Prediction of image sets by a model and its inference settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
+from sskd_fast.models.inference import InferenceConfig, to_results
+from sskd_fast.models.segmenter import Segmenter
+
+# Images whose tiles are predicted together: the bits of a result may depend on what shares its batch.
+IMAGES_AT_ONCE = 32
+
+Item = TypeVar("Item")
+
+
+def groups(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items in lists of IMAGES_AT_ONCE, the last one shorter."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == IMAGES_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def predict_source(
+    model: Segmenter,
+    inference: InferenceConfig,
+    source: ImageCollection,
+    category_ids: Sequence[int],
+    indices: Iterable[int] | None = None,
+    views: Sequence[Augmentation] = IDENTITY,
+) -> list[dict[str, Any]]:
+    """COCO results of a model on images of a source, all of them by default, averaged over views of each.
+
+    category_ids: of the classes in their order.
+    """
+    results: list[dict[str, Any]] = []
+    for rows in groups(range(len(source)) if indices is None else indices):
+        found = predict_views(model, [source.image(i) for i in rows], inference, views)
+        for i, detections in zip(rows, found, strict=True):
+            results += to_results(
+                detections, source.records[i].image_id, source.size(i), category_ids, inference.zoom
+            )  # fmt: skip
+    return results

@@ -1,0 +1,74 @@
+"""Finding a trained model by a path, a run's folder or the name of a hub repository."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from sskd_fast.method import BASELINE, FINAL_STUDENTS
+from sskd_fast.predictor.predictor import WEIGHTS, Predictor
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class ModelError(ValueError):
+    """A place that holds no model."""
+
+
+def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:
+    """The predictor of a trained model.
+
+    model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, or the id of a hub repository
+    ("owner/name").  stage: of a run's folder, whose model; by default the last student.  device: "auto" takes a GPU if
+    there is one.
+    Raises ModelError if there is no model, CheckpointError if its file cannot be used.
+    """
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return _found(model, stage).to(chosen)
+
+
+def _found(model: str | Path, stage: str | None) -> Predictor:
+    path = Path(model)
+    if path.is_file():
+        return Predictor.read(path)
+    if (path / "checkpoints").is_dir():
+        return Predictor.read(checkpoint_of(path, stage))
+    if (path / WEIGHTS).is_file():
+        return Predictor.from_pretrained(path)
+    if path.exists():
+        raise ModelError(
+            f"{path}: holds neither checkpoints/ nor {WEIGHTS}; expected a run's folder, a folder of save_pretrained "
+            "or a .safetensors file"
+        )
+    if not _HUB_ID.fullmatch(str(model)) or path.suffix == ".safetensors":
+        raise ModelError(
+            f"{model}: there is no such file or folder; expected a checkpoint (.safetensors), a run's folder such as "
+            "runs/embedded, or a hub id such as owner/name"
+        )
+    return _from_hub(str(model))
+
+
+def _from_hub(model: str) -> Predictor:
+    try:
+        return Predictor.from_pretrained(model)
+    except OSError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{model}: there is no such folder here, and the hub does not give it ({reason}); check the path, the id "
+            "and the network, or log in with `hf auth login`"
+        ) from error
+
+
+def checkpoint_of(run: Path, stage: str | None = None) -> Path:
+    """The weights file of a stage of a run, by default of its last student.  Raises ModelError naming what is there."""
+    names = sorted(path.stem for path in (run / "checkpoints").glob("*.safetensors"))
+    wanted = [stage] if stage else [*FINAL_STUDENTS, BASELINE]
+    found = next((name for name in wanted if name in names), None)
+    if found is None:
+        raise ModelError(
+            f"{run}: has no finished {' or '.join(wanted)}; found {', '.join(names) or 'no finished stage'}; go on "
+            f"with `python -m sskd_fast.run --output {run} --resume`, or choose a stage that is there (--stage)"
+        )
+    return run / "checkpoints" / f"{found}.safetensors"

@@ -1,0 +1,136 @@
+"""A trained model with all that inference needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sskd_fast.data.pixels import array_pixels, image_pixels, read_pixels
+from sskd_fast.data.source import image_tensor
+from sskd_fast.files import write_json
+from sskd_fast.models.checkpoint import Description, load_checkpoint, save_checkpoint
+from sskd_fast.models.inference import InferenceConfig, predict, to_results
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.predictor.card import card_text
+from sskd_fast.predictor.collection import groups
+from sskd_fast.predictor.prediction import Prediction
+
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+WEIGHTS = "model.safetensors"
+
+
+class Predictor(
+    ModelHubMixin, library_name="sskd_fast", pipeline_tag="image-segmentation", tags=["instance-segmentation"]
+):
+    """Predicts instances as the run did that trained the model.
+
+    model: the network.  description: what its checkpoint says of it, the inference settings among it.
+    `save_pretrained`, `from_pretrained` and `push_to_hub` are those of huggingface_hub.
+    """
+
+    def __init__(self, model: Segmenter, description: Description) -> None:
+        self.model, self.description = model.eval(), description
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Predictor:
+        """The predictor of a checkpoint file.  Raises CheckpointError."""
+        return cls(*load_checkpoint(checkpoint))
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """Tile, overlap, zoom, score floor, NMS, detection limit and batch."""
+        return self.description.inference
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by index."""
+        return self.description.class_names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The COCO ids of the classes by index."""
+        return self.description.category_ids
+
+    def to(self, device: torch.device | str) -> Predictor:
+        """Moves the model; returns the predictor."""
+        self.model.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def with_inference(self, **changes: Any) -> Predictor:
+        """The same model with other inference settings, such as `batch=8`.  ValueError for one out of range."""
+        inference = dataclasses.replace(self.inference, **changes)
+        return Predictor(self.model, dataclasses.replace(self.description, inference=inference))
+
+    @overload
+    def predict(self, images: ImageLike, score: float = 0.0) -> Prediction: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, images: Sequence[ImageLike], score: float = 0.0) -> list[Prediction]: ...
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], score: float = 0.0) -> Prediction | list[Prediction]:
+        """The instances of an image, or of each of several.
+
+        images: paths, PIL images, arrays (H, W) or (H, W, 3) in RGB of any integer dtype or floats in [0, 1], or uint8
+        tensors (3, H, W).  score: leave out instances below.  Raises DataError for a file that cannot be read,
+        ValueError for an array of another shape.
+        """
+        if isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor)):
+            return next(self.stream([images], score))
+        return list(self.stream(images, score))
+
+    def stream(self, images: Iterable[ImageLike], score: float = 0.0) -> Iterator[Prediction]:
+        """The predictions one by one, images read as they are needed; arguments and errors as of `predict`."""
+        d = self.description
+        for group in groups(images):
+            tensors = [self.read_image(image) for image in group]
+            for image, tensor, found in zip(group, tensors, predict(self.model, tensors, d.inference), strict=True):
+                size = (tensor.shape[1], tensor.shape[2])
+                results = to_results(found, 0, size, d.category_ids, d.inference.zoom)
+                name = str(image) if isinstance(image, (str, Path)) else ""
+                yield Prediction.of_results(results, size, d.class_names, d.category_ids, name).above(score)
+
+    def read_image(self, image: ImageLike) -> Tensor:
+        """An image as the model's training read it, stretched if it was: (3, H, W) uint8."""
+        if isinstance(image, (str, Path)):
+            return image_tensor(read_pixels(Path(image), stretch=self.description.stretch))
+        if isinstance(image, Image.Image):
+            return image_tensor(image_pixels(image, stretch=self.description.stretch))
+        array = image.cpu().permute(1, 2, 0).numpy() if isinstance(image, Tensor) and image.dim() == 3 else image
+        return image_tensor(array_pixels(np.asarray(array), stretch=self.description.stretch))
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The model card: verdict, data, licences, use."""
+        return ModelCard(card_text(self.description))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_checkpoint(save_directory / WEIGHTS, self.model, self.description)
+        write_json(save_directory / "config.json", {"sskd_fast": dataclasses.asdict(self.description)})
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,
+    ) -> Predictor:
+        if Path(model_id).is_dir():
+            return cls.read(Path(model_id) / WEIGHTS)
+        path = hf_hub_download(
+            model_id, WEIGHTS, revision=revision, cache_dir=cache_dir, force_download=force_download,
+            local_files_only=local_files_only, token=token,
+        )  # fmt: skip
+        return cls.read(Path(path))

@@ -1,0 +1,190 @@
+"""`python -m sskd_fast.run --stage all`: adapt the teacher, distil it into the student, refine that, compare."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sskd_fast import _process  # isort: split
+
+import torch
+
+from sskd_fast.config import dump_yaml, load_config
+from sskd_fast.data.embedded import SIZE
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.layouts import FORMATS
+from sskd_fast.evaluation import require_official
+from sskd_fast.files import remove_partial, write_json, write_text
+from sskd_fast.method import COMMANDS, STAGE
+from sskd_fast.models.checkpoint import CheckpointError
+from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.report import read_figures, table_text, verdict_words, write_report
+from sskd_fast.run.checks import check_kept, device_of, free_folder, prepare_operators, run_folder
+from sskd_fast.run.dry_run import cost_text, dry_run
+from sskd_fast.run.measure import compare_students
+from sskd_fast.run.models import RunModels
+from sskd_fast.run.results import RunResults
+from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
+from sskd_fast.run.stages import Run, evaluate_finished, run_stages
+from sskd_fast.settings import Config, check_settings
+from sskd_fast.train.progress import Log
+from sskd_fast.typed_settings import ConfigError
+
+FLAGS = {
+    "format": "data.format", "root": "data.root", "labeled": "data.labeled",
+    "images": "data.images", "unlabeled": "data.unlabeled", "val": "data.val",
+    "val_images": "data.val_images", "labeled_fraction": "data.labeled_fraction", "group_key": "data.group_key",
+    "num_queries": "num_queries", "crop": "views.size", "max_detections": "predict.max_detections",
+    "max_steps": "train.max_steps",
+    "seed": "seed", "device": "device", "output": "output",
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m sskd_fast.run", description=__doc__)
+    p.add_argument(
+        "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
+    )
+    p.add_argument("--preset", help="default, smoke (quick), full (long), paper, pretrain (the shipped weights)")
+    p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
+    own = p.add_argument_group("own data (labels and images, or a whole data set)")
+    own.add_argument("--root", help="folder of a whole data set; --format says which")
+    own.add_argument("--format", help=f"format of the labels: {', '.join(FORMATS)} (coco)")
+    own.add_argument("--labeled", help="labels of the labelled images, a file or a folder; COCO instances by default")
+    own.add_argument("--images", help="folder of the labelled images")
+    own.add_argument("--unlabeled", help="folder of plain unlabelled images")
+    own.add_argument("--val", help="labels of the same format that results are reported on")
+    own.add_argument("--val-images", help="folder of the validation images, where it is not --images")
+    own.add_argument("--labeled-fraction", help="hide the labels of all but this share, such as 0.1")
+    own.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
+    own.add_argument("--num-queries", help="mask queries of a crop; from the data where not given")
+    own.add_argument(
+        "--crop", help="side of the training crop in pixels, or [height,width]; from the data where not given"
+    )
+    own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
+    p.add_argument("--output", help="run folder (runs/NAME)")
+    p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
+    p.add_argument("--seed", help="of data, splits, weights and batches (0)")
+    p.add_argument("--device", help="auto, cpu or cuda")
+    p.add_argument("--max-steps", help="cut every stage to so many steps")
+    p.add_argument(
+        "--dry-run", action="store_true", help="say what models and steps cost; needs neither data nor weights"
+    )
+    p.add_argument("--json", type=Path, metavar="FILE", help="with --dry-run: write the costs to FILE as well")
+    p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, such as train.lr=1e-4")
+    return p
+
+
+def resolve(arguments: argparse.Namespace) -> Config:
+    """The configuration of the run: preset or the run folder's own, files, flags, overrides, each over the last."""
+    overrides = [f"{key}={value}" for flag, key in FLAGS.items() if (value := getattr(arguments, flag)) is not None]
+    overrides += arguments.overrides
+    preset = arguments.preset or ("pretrain" if arguments.stage == "pretrain" else "default")
+    config = load_config(arguments.config, overrides, preset)
+    if config.data.own and config.data.name == Config().data.name:
+        folder = Path(config.data.labeled or config.data.root).resolve()
+        folder = folder.parent if config.data.labeled else folder
+        name = folder.parent.name if folder.name == "annotations" else folder.name
+        overrides.append(f"data.name={name or 'own'}")
+        config = load_config(arguments.config, overrides, preset)
+    kept = run_folder(config) / "config.yaml"
+    if not kept.exists() or not (arguments.resume or arguments.stage not in ("all", "pretrain")):
+        return config
+    if not arguments.preset:
+        config = load_config([kept, *arguments.config], overrides)
+    check_kept(config, kept)
+    return config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
+    arguments = parser().parse_intermixed_args(argv)
+    try:
+        if arguments.json and not arguments.dry_run:
+            raise ConfigError("--json FILE says where --dry-run writes its costs: add --dry-run, or leave it out")
+        config = resolve(arguments)
+        if arguments.dry_run:
+            show_costs(config, arguments.json)
+            return 0
+        check_settings(config)
+        run(config, arguments.stage, arguments.resume)
+    except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
+        return 130
+    return 0
+
+
+def show_costs(config: Config, path: Path | None) -> None:
+    """Prints what the run's models and steps cost, and writes it to a JSON file where one is wanted."""
+    height, width = config.views.sides
+    costs = dry_run(config, (height or SIZE, width or SIZE))
+    print(cost_text(costs))
+    if path is not None:
+        write_json(path, costs)
+
+
+def run(config: Config, command: str, resume: bool) -> None:
+    """Runs the stages of a command in the run folder and prints the verdict."""
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+    _process.keep_freed_memory()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    folder, device = run_folder(config), device_of(config)
+    prepare_operators(config, device)
+    with free_folder(folder, fresh=command in ("all", "pretrain") and not resume):
+        remove_partial(folder)
+        sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
+        try:
+            require_official(sources.val)
+        except ImportError as error:
+            raise ConfigError(str(error)) from error
+    config = dataclasses.replace(config, output=str(folder))
+    nothing_there = resume and not (folder / "config.yaml").exists()
+    write_text(folder / "config.yaml", dump_yaml(config))
+    log = Log(folder)
+    log.say(f"{sources.summary(config.data.name)}; {device.type}; seed {config.seed}; everything goes to {folder}")
+    if nothing_there:
+        log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
+    for message in sources.warnings:
+        log.say(f"warning: {message}")
+        log.write({"event": "warning", "message": message})
+    results = RunResults(folder, results_header(config, sources))
+    current = Run(RunModels(config, sources, results, device), log, resume)
+    try:
+        if command == "evaluate":
+            evaluate_finished(current)
+        else:
+            run_stages(current, command)
+        compare_students(config, sources.val, results)
+        current.models.add_figures(STAGE)
+    finally:
+        log.close()
+    write_report(folder)
+    if command != "pretrain":
+        metrics, details = read_figures(folder)
+        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+
+
+def results_header(config: Config, sources: Sources) -> dict[str, Any]:
+    """What metrics.json says of a run beside its rows."""
+    return {
+        "dataset": config.data.name, "seed": config.seed,
+        "labeled_images": len(sources.labeled) + len(sources.holdout), "unlabeled_images": len(sources.unlabeled),
+        "val_images": len(sources.val), "max_detections": config.predict.max_detections,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""What can be said of a run before it starts: settings, device, operators, and the folder it goes to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from sskd_fast import _backend
+from sskd_fast.config import load_config
+from sskd_fast.settings import Config, DataConfig
+from sskd_fast.typed_settings import ConfigError
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run's files go."""
+    return Path(config.output or f"runs/{config.data.name}")
+
+
+def check_kept(config: Config, kept: Path) -> None:
+    """Refuses to go on with a run that was begun with another seed or other data, by its config.yaml.
+
+    Raises ConfigError.
+    """
+    before = load_config([kept])
+    if (config.seed, content_settings(config)) != (before.seed, content_settings(before)):
+        raise ConfigError(
+            f"{kept} holds a run with another seed or other data, whose splits are in its folder: leave --seed and the "
+            "data settings as they are to go on with it, or start anew with --stage all and another --output"
+        )
+
+
+def content_settings(config: Config) -> DataConfig:
+    """The settings of the data without those that change no image and no split."""
+    return dataclasses.replace(config.data, workers=0, cache_mb=0, decoded="")
+
+
+def device_of(config: Config) -> torch.device:
+    """The device of a run.  Raises ConfigError for "cuda" without a GPU."""
+    found = torch.cuda.is_available()
+    if config.device == "cuda" and not found:
+        raise ConfigError(
+            "--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build and a driver"
+        )
+    return torch.device(config.device if config.device != "auto" else "cuda" if found else "cpu")
+
+
+def prepare_operators(config: Config, device: torch.device) -> None:
+    """Chooses the operators' backends, which may compile them, before there are progress lines to be cut in two."""
+    try:
+        for operator in _backend.OPERATORS:
+            _backend.resolve(config.contrast.backend, device, operator)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"contrast.backend: {error}") from error
+
+
+@contextlib.contextmanager
+def free_folder(folder: Path, fresh: bool) -> Iterator[None]:
+    """The run folder, made for what prepares a run. fresh: an earlier run in it is moved out of the way.
+
+    Where the preparation fails, the earlier run is moved back, and a folder that was not there is there no more.
+    """
+    aside = keep_aside(folder) if fresh else None
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except Exception:
+        if made:
+            shutil.rmtree(folder)
+        if aside is not None:
+            aside.rename(folder)
+        raise
+    if aside is not None:
+        print(f"{folder} held an earlier run: it is now {aside}", file=sys.stderr)
+
+
+def keep_aside(folder: Path) -> Path | None:
+    """Moves the folder of an earlier run out of the way; returns where to, None where there is none."""
+    if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
+        return None
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+    return folder.rename(folder.with_name(f"{folder.name}.{number}"))

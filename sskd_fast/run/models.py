@@ -1,0 +1,160 @@
+"""The models of a run: built for its classes, given the weights they start from or end with, and applied."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sskd_fast.data.errors import named
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.method import STAGE, Stage
+from sskd_fast.models.augmented import IDENTITY, Augmentation
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.checkpoint import (
+    Description,
+    Origin,
+    Origins,
+    describe_again,
+    load_weights,
+    save_checkpoint,
+)
+from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.predictor import predict_source
+from sskd_fast.run.results import RunResults
+from sskd_fast.run.sources import Sources
+from sskd_fast.settings import Config
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+
+
+@dataclass
+class RunModels:
+    """Builds, loads and applies the models of a run, by its settings and for its image sets."""
+
+    config: Config
+    sources: Sources
+    results: RunResults
+    device: torch.device
+
+    def foundation_weights(self, model: Literal["teacher", "student"]) -> Path | None:
+        """The safetensors file a model starts from, None for none: a random start, or the weights that the model's own
+        settings name.  FileNotFoundError if the file is missing."""
+        value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
+        config: ModelConfig = getattr(self.config, model)
+        if not value or (value == "embedded" and config.kind != "mask_transformer"):
+            return None
+        path = SHIPPED / f"{model}.safetensors" if value == "embedded" else Path(value)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{model}_weights: {path} does not exist; give a safetensors file, 'embedded' or '' for none"
+            )
+        return path
+
+    def build(self, model: Literal["teacher", "student"], *, weights: bool = True) -> Segmenter:
+        """The teacher or the student for the run's classes and queries; weights: with those its settings name."""
+        config: ModelConfig = getattr(self.config, model)
+        config = dataclasses.replace(config, num_queries=self.sources.num_queries)
+        built, s = build_segmenter(config, self.sources.classes, weights=weights), self.sources
+        every = [r for part in (s.labeled, s.holdout, s.unlabeled, s.val) for r in part.records]
+        built.check_images((record.image_id, record.file_name) for record in every)
+        return built
+
+    def start(self, stage: Stage) -> Segmenter:
+        """The stage's model with the weights it starts from, on the run's device."""
+        model, classes = self.build(stage.model), self.sources.classes
+        weights = self.foundation_weights(stage.model)
+        if stage.start == "pretrained" and weights is not None:
+            load_weights(model, weights, classes, required=False)
+        elif stage.start == "backbone" and weights is not None:
+            load_weights(model, weights, classes, parts=model.reusable_parts, required=False)
+        elif stage.start in STAGE:
+            load_weights(model, self.results.weights_path(stage.start), classes)
+        return self._placed(model)
+
+    def load(self, stage: str) -> Segmenter:
+        """The finished model of a stage; of a teacher that no stage can train, the teacher itself."""
+        model = self.build(STAGE[stage].model, weights=False)
+        if model.config.trainable:
+            load_weights(model, self.results.weights_path(stage), self.sources.classes)
+        return self._placed(model)
+
+    def save(self, stage: str, model: Segmenter, facts: Mapping[str, Any]) -> None:
+        """Writes a stage's finished model with all that inference needs; facts: steps, seconds and the like."""
+        s = self.sources
+        description = Description(
+            model=model.config,
+            class_names=tuple(s.classes),
+            category_ids=tuple(s.labeled.category_ids),
+            inference=self.inference,
+            stretch=s.labeled.stretch,
+            origins=self.origins,
+            facts=dict(facts),
+        )
+        save_checkpoint(self.results.weights_path(stage), model, description)
+
+    @property
+    def origins(self) -> Origins:
+        """Licences and sources as the settings state them, with what is known of the embedded weights and images."""
+        stated, shipped = self.config.origins, Origin("Apache-2.0", "ships with sskd_fast")
+        own = self.config.data.own
+        return Origins(
+            teacher=shipped if self._shipped("teacher", stated.teacher) else stated.teacher,
+            backbone=shipped if self._shipped("student", stated.backbone) else stated.backbone,
+            data=stated.data if own or stated.data != Origin() else Origin("Apache-2.0", "drawn by sskd_fast"),
+        )
+
+    def _shipped(self, model: Literal["teacher", "student"], stated: Origin) -> bool:
+        weights = self.foundation_weights(model)
+        return stated == Origin() and weights is not None and weights.parent == SHIPPED
+
+    def add_figures(self, stages: Iterable[str]) -> None:
+        """Writes the figures that the run has so far into the checkpoints of these stages."""
+        rows = {row["name"]: row for row in self.results.rows}
+        for stage in stages:
+            path = self.results.weights_path(stage)
+            if stage in rows and path.exists():
+                figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
+                gain = self.results.details.get(stage, {}).get("gain")
+                describe_again(path, figures=figures | {"rows": list(rows.values()), "gain": gain})
+
+    def _placed(self, model: Segmenter) -> Segmenter:
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @cached_property
+    def inference(self) -> InferenceConfig:
+        """How models are applied in this run: tiles of the training crop if no other size is set."""
+        return self.config.predict.resolved(self.sources.views.size, self.sources.zoom)
+
+    def predict(
+        self,
+        model: Segmenter,
+        source: ImageCollection,
+        indices: Iterable[int] | None = None,
+        views: Sequence[Augmentation] = IDENTITY,
+    ) -> list[dict[str, Any]]:
+        """COCO results of the model on the images of a source, averaged over views of each.
+
+        Raises FoundationError if a file of predictions has categories that the data set does not have.
+        """
+        ids = source.category_ids or self.sources.labeled.category_ids
+        known: list[dict[str, Any]] = []
+        unknown = []
+        for index in range(len(source)) if indices is None else indices:
+            results = model.results_of(source.records[index].image_id, source.records[index].file_name)
+            known += results or []
+            unknown += [index] if results is None else []
+        foreign = sorted({result["category_id"] for result in known} - set(ids))
+        if foreign:
+            raise FoundationError(
+                f"foundation.results: {model.config.foundation.results} has results of category {foreign[0]}; expected "
+                f"the data set's own ids, {named(ids)}: map them, or leave those results out"
+            )
+        return known + predict_source(model, self.inference, source, ids, unknown, views)

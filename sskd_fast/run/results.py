@@ -1,0 +1,116 @@
+"""What a run leaves in its folder: paths of weights and labels, rows of figures, predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.files import write_json
+from sskd_fast.method import ROW_ORDER
+from sskd_fast.report import read_figures
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds, and the figures of the data set's
+    own evaluation if it has one."""
+
+    name: str
+    ap: float
+    ap50: float
+    params: int
+    seconds: float
+    official: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as metrics.json holds it, rounded."""
+        return {
+            "name": self.name, "ap": round(self.ap, 3), "ap50": round(self.ap50, 3), "params": self.params,
+            "seconds": round(self.seconds, 1), **{key: round(value, 3) for key, value in self.official.items()},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """The files of a run's folder.  header: what metrics.json says of the run beside its rows."""
+
+    folder: Path
+    header: Mapping[str, Any]
+
+    def weights_path(self, stage: str) -> Path:
+        """Finished weights of a stage."""
+        return self.folder / "checkpoints" / f"{stage}.safetensors"
+
+    def state_path(self, stage: str) -> Path:
+        """Training state of an unfinished stage."""
+        return self.folder / "checkpoints" / f"{stage}.state.pt"
+
+    def labels_path(self, teacher: str) -> Path:
+        """Pseudo-labels of a teacher."""
+        return self.folder / "pseudo_labels" / f"{teacher}.json"
+
+    def raw_labels_path(self, teacher: str) -> Path:
+        """All predictions that a teacher's pseudo-labels are selected from."""
+        return self.folder / "cache" / f"{teacher}.json"
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows measured so far."""
+        return list(read_figures(self.folder)[0]["rows"])
+
+    @property
+    def details(self) -> dict[str, dict[str, Any]]:
+        """Finer figures by row, the content of details.json."""
+        return read_figures(self.folder)[1]
+
+    def add_row(self, row: Row) -> None:
+        """Puts a row into metrics.json, in the method's order."""
+        rows = [known for known in self.rows if known["name"] != row.name] + [row.as_dict()]
+        names = [*ROW_ORDER, *(known["name"] for known in rows if known["name"] not in ROW_ORDER)]
+        self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])))
+
+    def write_details(self, name: str, details: Mapping[str, Any]) -> None:
+        """Puts a row's finer figures into details.json, in place of those it has."""
+        write_json(self.folder / "details.json", self.details | {name: _finite(details)})
+
+    def outdate(self, names: Collection[str]) -> None:
+        """Removes the rows and unfinished training states of stages whose foundations are made anew."""
+        for name in names:
+            self.state_path(name).unlink(missing_ok=True)
+        rows = self.rows
+        if any(row["name"] in names for row in rows):
+            self._write_rows([row for row in rows if row["name"] not in names])
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        write_json(self.folder / "metrics.json", {**self.header, "rows": rows})
+
+    def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
+        """What `write_predictions` has written of a row; None if the file is missing."""
+        path = self.folder / "predictions" / f"{name}.json"
+        return list(json.loads(path.read_text())) if path.exists() else None
+
+    def write_predictions(self, name: str, results: list[dict[str, Any]], source: LabeledImages) -> None:
+        """predictions/<name>.json and the ground truth that the report shows them against."""
+        write_json(self.folder / "predictions" / f"{name}.json", results)
+        truth = source.ground_truth() | {"images_dir": str(source.images_dir.resolve())}
+        write_json(self.folder / "ground_truth.json", truth)
+
+    def add_label_statistics(self, teacher: str, statistics: Mapping[str, Any]) -> None:
+        """Adds the statistics of a teacher's pseudo-labels to label_statistics.json."""
+        path = self.folder / "label_statistics.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_json(path, known | {teacher: dict(statistics)})
+
+
+def _finite(value: Any) -> Any:
+    """Rounded figures; null if there is no ground truth to measure on."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,74 @@
+"""How long and how fast a stage trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
+    backbone's lr.
+
+    semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
+    masks beside their classes.  schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every
+    stage (0 = no).  evaluations: how often a stage measures AP on held-out images while it trains.  threads: 0 = all
+    cores.
+    """
+
+    lr: float = 4e-3
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    warmup: int = 40
+    schedule: Literal["cosine", "poly"] = "cosine"
+    ema: float = 0.99
+    lam_semi: float = 1.0
+    semi_fade: float = 0.0
+    semi_masks: float = 1.0
+    lam_pxl: float = 0.1
+    max_steps: int = 0
+    log_every: int = 10
+    save_every: int = 200
+    evaluations: int = 3
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """The budget of one stage: steps, images a step of each kind, factors of `train.lr` and `train.lam_semi`."""
+
+    steps: int = 100
+    labeled_batch: int = 8
+    unlabeled_batch: int = 0
+    lr_factor: float = 1.0
+    semi_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of a stage: what all stages share, and the stage's own budget."""
+
+    train: TrainConfig
+    budget: StageConfig
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return self.budget.steps
+
+    @property
+    def lr(self) -> float:
+        """The learning rate after the warm-up."""
+        return self.train.lr * self.budget.lr_factor
+
+    def factor(self, step: int) -> float:
+        """Learning-rate factor of a step: linear warm-up, then cosine down to 2 % or polynomial with power 0.9."""
+        rise = min(1.0, (step + 1) / max(1, min(self.train.warmup, self.steps // 4)))
+        done = step / max(1, self.steps)
+        cosine = self.train.schedule == "cosine"
+        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * done)) if cosine else (1 - done) ** 0.9
+        return rise * fall

@@ -1,0 +1,174 @@
+"""A trained model applied: the numbers of the run's own validation, whatever the image comes as."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from safetensors.torch import load_file, save_file
+
+import sskd_fast
+from sskd_fast.models.checkpoint import CheckpointError, Origin, read_description
+from sskd_fast.predictor import ModelError, Prediction, Predictor, load
+from sskd_fast.run.__main__ import main
+
+SIZE = (8, 10)
+
+
+def rectangle(top: int, left: int, height: int, width: int) -> dict[str, Any]:
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[top : top + height, left : left + width] = 1
+    code = coco_mask.encode(np.asfortranarray(mask))
+    return {"size": list(SIZE), "counts": code["counts"].decode()}
+
+
+@pytest.fixture
+def prediction() -> Prediction:
+    results = [
+        {"image_id": 5, "category_id": 7, "segmentation": rectangle(1, 2, 3, 4), "score": 0.75},
+        {"image_id": 5, "category_id": 3, "segmentation": rectangle(4, 6, 2, 2), "score": 0.25},
+    ]
+    return Prediction.of_results(results, SIZE, ("square", "disc"), (3, 7), "a.png")
+
+
+def test_a_prediction_gives_masks_boxes_scores_and_names(prediction: Prediction) -> None:
+    assert len(prediction) == 2 and prediction.labels == [1, 0] and prediction.names == ["disc", "square"]
+    assert prediction.boxes.tolist() == [[2, 1, 6, 4], [6, 4, 8, 6]] and prediction.scores == [0.75, 0.25]
+    assert prediction.masks.shape == (2, *SIZE) and prediction.masks.dtype == np.bool_
+    assert prediction.masks[0].sum() == 12 and prediction.masks[0, 1:4, 2:6].all()
+    assert prediction.to_coco(9)[0] == {
+        "image_id": 9, "category_id": 7, "segmentation": rectangle(1, 2, 3, 4), "score": 0.75,
+    }  # fmt: skip
+    assert prediction.above(0.5).names == ["disc"] and prediction.above(0.75).names == ["disc"]
+    none = prediction.above(0.9)
+    assert len(none) == 0 and none.masks.shape == (0, *SIZE) and none.boxes.shape == (0, 4)
+
+
+def test_a_prediction_becomes_supervisions_detections(prediction: Prediction) -> None:
+    supervision = pytest.importorskip("supervision")
+    detections = prediction.to_supervision()
+    assert isinstance(detections, supervision.Detections) and detections.xyxy.tolist() == prediction.boxes.tolist()
+    assert np.array_equal(detections.mask, prediction.masks) and detections.class_id.tolist() == [1, 0]
+    assert detections.data["class_name"].tolist() == ["disc", "square"] and detections.confidence[0] == 0.75
+    assert len(prediction.above(0.9).to_supervision()) == 0
+
+
+def test_the_predictor_gives_the_runs_own_validation_predictions(plates_run: Path) -> None:
+    predictor = sskd_fast.load(plates_run)
+    assert predictor.inference.zoom != 1 and predictor.inference.overlap == 24 and predictor.description.stretch
+    truth = json.loads((plates_run / "ground_truth.json").read_text())
+    found = defaultdict(list)
+    for result in json.loads((plates_run / "predictions" / "refined_student.json").read_text()):
+        found[result["image_id"]].append(result)
+    assert sum(map(len, found.values())) > 0
+    paths = [Path(truth["images_dir"]) / image["file_name"] for image in truth["images"]]
+    for image, prediction in zip(truth["images"], predictor.predict(paths), strict=True):
+        assert prediction.to_coco(image["id"]) == found[image["id"]]
+
+
+def test_the_checkpoint_carries_what_the_run_was_made_from(plates_run: Path) -> None:
+    description = read_description(plates_run / "checkpoints" / "refined_student.safetensors")
+    assert description.class_names == ("disc", "square") or description.class_names == ("square", "disc")
+    assert sorted(description.category_ids) == [3, 7] and description.version == sskd_fast.__version__
+    assert description.origins.data == Origin("CC-BY-4.0", "drawn by a test")
+    assert description.origins.teacher == Origin("Apache-2.0", "ships with sskd_fast")
+    rows = json.loads((plates_run / "metrics.json").read_text())["rows"]
+    assert description.figures["rows"] == rows and description.figures["val_images"] == 6
+    assert description.figures["ap"] == next(row["ap"] for row in rows if row["name"] == "refined_student")
+    assert description.facts["stage"] == "refined_student"
+
+
+def test_an_image_may_come_in_any_form(plates_run: Path) -> None:
+    predictor = load(plates_run)
+    path = plates_run.parent / "val" / "plate 1.png"
+    expected = predictor.predict(path)
+    with Image.open(path) as image:
+        array = np.asarray(image)
+        forms = [str(path), image.copy(), array, np.repeat(array[..., None], 3, 2)]
+        assert array.dtype != np.uint8
+    for form in forms:
+        found = predictor.predict(form)
+        assert found.to_coco(1) == expected.to_coco(1)
+    assert expected.file_name == str(path) and predictor.predict(array).file_name == ""
+    shown = predictor.read_image(path)
+    plain = Predictor(predictor.model, dataclasses.replace(predictor.description, stretch=False))
+    assert plain.predict(shown).to_coco(1) == expected.to_coco(1)
+    with pytest.raises(ValueError, match=r"image: found an array of shape \(2, 5, 6, 3\), expected \(H, W\)"):
+        predictor.predict(np.zeros((2, 5, 6, 3)))
+
+
+def test_scores_below_the_threshold_are_left_out(plates_run: Path) -> None:
+    predictor, path = load(plates_run), plates_run.parent / "val" / "plate 2.png"
+    every = predictor.predict(path)
+    middle = sorted(every.scores)[len(every) // 2]
+    assert predictor.predict(path, score=middle).scores == [score for score in every.scores if score >= middle]
+    assert len(predictor.with_inference(max_detections=1).predict(path)) == min(1, len(every))
+
+
+def test_a_saved_predictor_comes_back_with_its_card(plates_run: Path, tmp_path: Path) -> None:
+    predictor = load(plates_run)
+    predictor.save_pretrained(tmp_path / "shared")
+    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    again, path = load(tmp_path / "shared"), plates_run.parent / "val" / "plate 1.png"
+    assert again.description == predictor.description
+    assert (
+        again.predict(path) == predictor.predict(path) == Predictor.from_pretrained(tmp_path / "shared").predict(path)
+    )
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "license_name: several" in card and "library_name: sskd_fast" in card
+    for text in ("| data | CC-BY-4.0 | drawn by a test |", "Refined student", "6 validation images of plates", "AP50"):
+        assert text in card
+
+
+def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:
+    teacher = load(plates_run, stage="adapted_teacher")
+    assert teacher.description.facts["stage"] == "adapted_teacher"
+    with pytest.raises(
+        ModelError, match="has no finished pretrained_student; found adapted_teacher, distilled_student"
+    ):
+        load(plates_run, stage="pretrained_student")
+
+
+def test_places_without_a_model_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere: there is no such file or folder; expected a checkpoint"):
+        load("nowhere")
+    with pytest.raises(ModelError, match=r"holds neither checkpoints/ nor model\.safetensors"):
+        load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ModelError, match=r"found no finished stage; go on with `python -m sskd_fast\.run --output"):
+        load(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a model")
+    with pytest.raises(CheckpointError, match=r"notes\.txt: not a readable safetensors file"):
+        load(tmp_path / "notes.txt")
+    with pytest.raises(ModelError, match=r"missing\.safetensors: there is no such file"):
+        load("models/missing.safetensors")
+
+
+def test_a_hub_that_is_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="owner/name: there is no such folder here, and the hub does not give it"):
+        load("owner/name")
+
+
+def test_evaluate_completes_checkpoints_of_an_earlier_version(plates_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(plates_run, tmp_path / "run")
+    path = run / "checkpoints" / "refined_student.safetensors"
+    before, weights = read_description(path), load_file(str(path))
+    old = {key: json.dumps(vars(before)[key]) for key in ("class_names", "facts")}
+    save_file(weights, str(path), metadata=old | {"model": json.dumps(dataclasses.asdict(before.model))})
+    with pytest.raises(CheckpointError, match=r"lacks category_ids, inference, stretch"):
+        load(run)
+    assert main(["--stage", "evaluate", "--output", str(run)]) == 0
+    assert read_description(path) == before
+    again = load_file(str(path))
+    assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
