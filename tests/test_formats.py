@@ -15,7 +15,7 @@ from sskd_fast.data.formats.labelme import read_labelme, write_labelme
 from sskd_fast.data.formats.own_files import MARKER
 from sskd_fast.data.formats.table import READERS, WRITERS
 from sskd_fast.data.formats.yolo import read_yolo, write_yolo
-from sskd_fast.data.layouts import FORMATS, LabeledSets, LabelFiles, open_sets
+from sskd_fast.data.layouts import FORMATS, LabeledSets, LabelFiles, open_sets, training_images
 from sskd_fast.rle import encode_segmentation
 from tests.coco_builder import encoded
 from tests.format_files import assert_masks, box, masks, problems, task, write_cvat_file, write_labelme_file
@@ -26,9 +26,13 @@ from tests.label_sets import FILES, instances, write_images, write_yolo_root
 def opened(folder: Path, format: str) -> LabeledSets:
     if format == "yolo":
         return open_sets(write_yolo_root(folder), format)
+    return open_sets(label_files(folder, format), format)
+
+
+def label_files(folder: Path, format: str) -> LabelFiles:
     images = write_images(folder / "images")
     train, val = (FILES[format](folder, split) for split in ("train", "val"))
-    return open_sets(LabelFiles(train, images, val, images), format)
+    return LabelFiles(train, images, val, images)
 
 
 def contents(sets: LabeledSets) -> list[Any]:
@@ -50,6 +54,8 @@ def test_every_format_opens_as_the_same_checked_sets(tmp_path: Path, format: str
     assert sets.train.class_names == sets.val.class_names == ["cell", "zebra"]
     assert sets.train.category_ids == sets.val.category_ids == [1, 2]
     assert contents(sets) == contents(opened(tmp_path / "coco", "coco"))
+    files = tmp_path / "own" if format == "yolo" else label_files(tmp_path / "own", format)
+    assert training_images(files, format).file_names == sets.train.file_names
     truth = sets.val.ground_truth()
     assert [a["category_id"] for a in truth["annotations"]] == [1, 2, 1]
 

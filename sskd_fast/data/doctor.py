@@ -40,10 +40,10 @@ def check_dataset(
     """Checks a data set as training will use it; returns warnings, raises DataError with all problems otherwise.
 
     annotations, images: the training set, its labels and its image folder.  val, val_images: the validation set
-    (val_images: by default `images`).  read: from labels to a COCO instances dict (formats.table.READERS).
-     unlabeled: a folder of plain images.  class_names: classes that must exist. group_key: field of the image records
-    that no value of may occur in both sets.  decode: read every image whole, which finds damaged files; False reads
-    the headers only.
+    (val_images: by default `images`).  unlabeled: a folder of plain images.  class_names: classes that must exist.
+    group_key: field of the image records that no value of may occur in both sets.  decode: read every image whole,
+    which finds damaged files; False reads the headers only.  read: from labels to a COCO instances dict, see
+    formats.table.READERS.
 
     Problems: malformed JSON or records; repeated image or category ids; missing, unreadable or differently sized
     images; annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of

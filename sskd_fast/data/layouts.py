@@ -105,3 +105,18 @@ def open_sets(
         content, files.val_images, class_names=classes, name="val", stretch=stretch, cache_bytes=cache_bytes
     )
     return LabeledSets(full, validation, warnings)
+
+
+def training_images(
+    place: LabelFiles | Path, format: str, *, stretch: bool = False, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> LabeledImages:
+    """The training images of a data set without the checks of `open_sets`, whose arguments these are.
+
+    Raises DataError if they cannot be opened.
+    """
+    kind = FOLDER_FORMATS.get(format)
+    if kind is not None and isinstance(place, Path):
+        return kind(place, "train", stretch=stretch, cache_bytes=cache_bytes)
+    files = place if isinstance(place, LabelFiles) else ROOTS[format](place)
+    content = READERS[format](files.train, files.train_images, ())
+    return CocoInstances(content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes)
