@@ -16,9 +16,10 @@ from tqdm import tqdm
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError, Findings, named
+from sskd_fast.data.formats.table import READERS
 from sskd_fast.data.id_map_checks import check_id_maps
 from sskd_fast.data.labeled import LabeledImages
-from sskd_fast.data.layouts import FOLDER_FORMATS
+from sskd_fast.data.layouts import FOLDER_FORMATS, FORMATS, ROOTS
 from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.evaluation import evaluate_masks, official_figures, require_official
 from sskd_fast.files import finite, write_json
@@ -33,8 +34,8 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-class ClassesError(ValueError):
-    """A model and a data set whose classes differ."""
+class EvaluateError(ValueError):
+    """A model and labels that do not fit together, or labels without images."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,11 +46,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("model", help="a run's folder, a checkpoint (.safetensors), or a hub id such as owner/name")
     p.add_argument("--stage", metavar="NAME", help="of a run's folder, whose model (the last student)")
-    p.add_argument(
-        "--val", type=Path, required=True, help="COCO instances file; with another --format, the data set's folder"
-    )
-    p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, for a COCO instances file")
-    p.add_argument("--format", choices=("coco", *FOLDER_FORMATS), default="coco", help="of the labels (coco)")
+    p.add_argument("--val", type=Path, required=True, help="labels to measure on, or the folder of a whole data set")
+    p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, unless --val is a whole data set")
+    p.add_argument("--format", choices=FORMATS, default="coco", help="of the labels (coco)")
     p.add_argument("--ignore-unknown", action="store_true", help="measure the classes that model and labels share")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
     p.add_argument("--batch", type=_count, metavar="N", help="tiles a forward pass (as in training)")
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = measured(arguments)
         if arguments.json is not None:
             write_json(arguments.json, figures)
-    except (ModelError, CheckpointError, DataError, ClassesError, ImportError, OSError) as error:
+    except (ModelError, CheckpointError, DataError, EvaluateError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(figures_text(figures))
@@ -82,17 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures of a command line, as its JSON file holds them.
 
-    Raises ModelError, CheckpointError, DataError, ClassesError, or ImportError if the data set's own evaluation needs
+    Raises ModelError, CheckpointError, DataError, EvaluateError, or ImportError if the data set's own evaluation needs
     a package that is missing.
     """
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     changes = {key: getattr(arguments, key) for key in ("batch", "max_detections")}
     predictor = predictor.with_inference(**{key: value for key, value in changes.items() if value is not None})
-    source = labeled_images(arguments, stretch=predictor.description.stretch)
+    source = labeled_images(arguments, predictor)
     require_official(source)
     classes = shared_classes(predictor, source)
     if classes.differ and not (arguments.ignore_unknown and classes.ids):
-        raise ClassesError(_difference(arguments, predictor, source, classes))
+        raise EvaluateError(_difference(arguments, predictor, source, classes))
     truth = restricted(source.ground_truth(), set(classes.ids.values()))
     results = predictions(predictor, source, classes)
     limit = predictor.inference.max_detections
@@ -107,20 +106,26 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     return about | figures | own
 
 
-def labeled_images(arguments: argparse.Namespace, *, stretch: bool) -> LabeledImages:
-    """The checked images to measure on.  Raises DataError with every problem found."""
-    kind = FOLDER_FORMATS.get(arguments.format)
-    if kind is not None:
-        source = kind(arguments.val, "val", stretch=stretch)
+def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
+    """The checked images to measure on.  Raises DataError with every problem found, EvaluateError without images."""
+    format, place, stretch = arguments.format, arguments.val, predictor.description.stretch
+    if format in FOLDER_FORMATS:
+        source = FOLDER_FORMATS[format](place, "val", stretch=stretch)
         findings = Findings()
         check_id_maps(source, findings, decode=False)
         if findings.problems:
             raise DataError(findings.problems)
         return source
-    if arguments.images is None:
-        raise ClassesError("--val names a COCO instances file: give the folder of its images, --images DIR")
-    check_dataset(arguments.val, arguments.images, decode=False)
-    return CocoInstances(arguments.val, arguments.images, name="val", stretch=stretch)
+    images = arguments.images
+    if images is None:
+        if format not in ROOTS or not place.is_dir():
+            raise EvaluateError(f"--val {place}: give the folder of its images, --images DIR")
+        files = ROOTS[format](place)
+        place, images = files.val, files.val_images
+    # Formats that list no classes have those of the model, as validation labels have those of the training labels.
+    content = READERS[format](place, images, predictor.class_names)
+    check_dataset(place, images, decode=False, read=lambda *_: content)
+    return CocoInstances(content, images, name=str(place), stretch=stretch)
 
 
 @dataclass(frozen=True)

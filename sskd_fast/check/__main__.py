@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sskd_fast.check.findings import MARKS, Place, check, guessed_format
 from sskd_fast.check.words import checked_text
+from sskd_fast.data.layouts import FORMATS, misfit
 from sskd_fast.files import write_json
 
 _EXAMPLE = """examples:
@@ -29,15 +31,15 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "data", nargs="*", type=Path, metavar="DATA",
-        help="a COCO instances file (with --images), the folder of a published data set, or a folder of plain images",
+        help="labels (with --images), the folder of a whole data set, or a folder of plain images",
     )  # fmt: skip
-    p.add_argument("--labeled", type=Path, help="COCO instances file of the labelled images")
+    p.add_argument("--labeled", type=Path, help="labels of the labelled images, a file or a folder")
     p.add_argument("--images", type=Path, help="folder of the labelled images")
-    p.add_argument("--val", type=Path, help="COCO instances file that results are reported on")
+    p.add_argument("--val", type=Path, help="labels that results are reported on")
     p.add_argument("--val-images", type=Path, help="folder of the validation images, if it is not --images")
     p.add_argument("--unlabeled", type=Path, help="folder of plain unlabelled images")
-    p.add_argument("--root", type=Path, help="folder of a published data set as it unpacks")
-    p.add_argument("--format", choices=sorted(MARKS), help="of the data set in --root or DATA; guessed if left out")
+    p.add_argument("--root", type=Path, help="folder of a whole data set")
+    p.add_argument("--format", choices=FORMATS, help="of the labels (coco) or the whole data set (guessed)")
     p.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE as well")
     return p
@@ -60,33 +62,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def places(arguments: argparse.Namespace) -> list[Place]:
     """The data that a command line names.  Raises PlaceError if it names none, or too much, or one is missing."""
     a = arguments
+    labels: dict[str, Any] = {"format": a.format or "coco", "group_key": a.group_key}
     for path in (*a.data, a.labeled, a.images, a.val, a.val_images, a.unlabeled, a.root):
         if path is not None and not path.exists():
             raise PlaceError(f"{path}: there is no such file or folder; correct the path")
     if a.data:
         if a.labeled or a.val or a.unlabeled or a.root:
             raise PlaceError(f"{a.data[0]}: give it alone, or say what it is with --labeled, --root or --unlabeled")
-        return [_positional(path, a) for path in a.data]
+        return [_positional(path, a, labels) for path in a.data]
     if a.root:
         if a.labeled or a.val:
             raise PlaceError("--root holds the whole data set: leave out --labeled and --val, or --root")
-        return [Place(root=a.root, format=_format_of(a.root, a), unlabeled=a.unlabeled, group_key=a.group_key)]
+        return [Place(root=a.root, unlabeled=a.unlabeled, **labels | {"format": _format_of(a.root, a)})]
     if a.labeled and not a.images:
         raise PlaceError("--labeled needs --images, the folder of its images")
     if not a.labeled and (a.val or not a.unlabeled):
         raise PlaceError("give DATA, --labeled with --images, --root, or --unlabeled; --help has examples")
-    return [Place(a.labeled, a.images, a.val, a.val_images, unlabeled=a.unlabeled, group_key=a.group_key)]
+    if a.labeled and (problem := misfit(labels["format"], False, True)):
+        raise PlaceError(problem)
+    return [Place(a.labeled, a.images, a.val, a.val_images, unlabeled=a.unlabeled, **labels)]
 
 
-def _positional(path: Path, arguments: argparse.Namespace) -> Place:
-    """A file of labels, the root of a published data set, or else a folder of plain images."""
-    if path.is_file():
+def _positional(path: Path, arguments: argparse.Namespace, labels: dict[str, Any]) -> Place:
+    """Labels, a whole data set, or else a folder of plain images."""
+    if arguments.images or path.is_file():
         if not arguments.images:
             raise PlaceError(f"{path}: give the folder of its images, --images DIR")
-        return Place(path, arguments.images, group_key=arguments.group_key)
+        if problem := misfit(labels["format"], False, True):
+            raise PlaceError(problem)
+        return Place(path, arguments.images, **labels)
     if not arguments.format and not guessed_format(path):
         return Place(unlabeled=path)
-    return Place(root=path, format=_format_of(path, arguments), group_key=arguments.group_key)
+    return Place(root=path, **labels | {"format": _format_of(path, arguments)})
 
 
 def _format_of(root: Path, arguments: argparse.Namespace) -> str:
@@ -95,6 +102,8 @@ def _format_of(root: Path, arguments: argparse.Namespace) -> str:
         marks = ", ".join(f"{mark} ({format})" for format, mark in MARKS.items())
         found = f"holds those of {' and '.join(guesses)}" if guesses else "holds none of them"
         raise PlaceError(f"{root}: data sets are told by {marks}; it {found}: say which one it is with --format")
+    if problem := misfit(guesses[0], True, False):
+        raise PlaceError(problem)
     return str(guesses[0])
 
 

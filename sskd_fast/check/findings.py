@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -16,23 +17,27 @@ from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
 from sskd_fast.data.doctor import check_dataset, check_folders, check_images, without_known
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.formats.table import READERS
 from sskd_fast.data.labeled import LabeledImages
-from sskd_fast.data.layouts import FOLDER_FORMATS, CocoFiles
+from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import hold_out
 from sskd_fast.settings import Config
 
-# What the folder of a published data set holds, by its format.
-MARKS = {"ade20k": "annotations_instance", "cityscapes": "leftImg8bit", "coco": "annotations/instances_train2017.json"}
+# What the folder of a whole data set holds, by its format.
+MARKS = {
+    "ade20k": "annotations_instance", "cityscapes": "leftImg8bit", "coco": "annotations/instances_train2017.json",
+    "yolo": "data.yaml",
+}  # fmt: skip
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Data to check: COCO files with the folders of their images, or a published data set, or plain images alone.
+    """Data to check: labels with the folders of their images, or a whole data set, or plain images alone.
 
-    format: of the data set in `root`.  unlabeled: a folder of plain images, alone or beside labelled ones.
+    format: of the labels, or of the data set in `root`.  unlabeled: plain images, alone or beside labelled ones.
     """
 
     labeled: Path | None = None
@@ -80,40 +85,52 @@ def guessed_format(root: Path) -> list[str]:
 
 def check(place: Place) -> Checked:
     """Checks a data set as a run would before training, decoding every image."""
-    if place.root is not None and place.format in FOLDER_FORMATS:
-        return _check_published(place, place.root)
     if place.root is not None:
-        files = CocoFiles.below(place.root)
-        return _check_coco(place, files.train, files.train_images, files.val, files.val_images)
+        by_image = place.format in FOLDER_FORMATS
+        return _check_folders(place, place.root) if by_image else _check_root(place, place.root)
     if place.labeled is not None and place.images is not None:
-        return _check_coco(place, place.labeled, place.images, place.val, place.val_images or place.images)
+        return _check_labels(Checked(str(place.labeled)), place, place.labeled, place.images)
     assert place.unlabeled is not None, "a place names labels or plain images"
     folder, checked = place.unlabeled, Checked(str(place.unlabeled))
     checked.attempt(lambda: check_images(folder))
     return _summed_up(checked, place, None, None)
 
 
-def _check_published(place: Place, root: Path) -> Checked:
+def _check_folders(place: Place, root: Path) -> Checked:
     checked, kind = Checked(str(root)), FOLDER_FORMATS[place.format]
     train, val = (checked.attempt(functools.partial(kind, root, split)) for split in ("train", "val"))
     if train is not None and val is not None:
         unlabeled, group_key = place.unlabeled, place.group_key
-        checked.warnings += checked.attempt(
-            lambda: check_folders(train, val, unlabeled=unlabeled, group_key=group_key)
-        ) or []  # fmt: skip
+        found = checked.attempt(lambda: check_folders(train, val, unlabeled=unlabeled, group_key=group_key))
+        checked.warnings += found or []
     return _summed_up(checked, place, train, val)
 
 
-def _check_coco(place: Place, labeled: Path, images: Path, val: Path | None, val_images: Path) -> Checked:
-    checked = Checked(str(place.root or labeled))
-    checked.warnings += checked.attempt(
+def _check_root(place: Place, root: Path) -> Checked:
+    checked = Checked(str(root))
+    files = checked.attempt(lambda: ROOTS[place.format](root))
+    if files is None:
+        return checked
+    with_val = dataclasses.replace(place, val=files.val, val_images=files.val_images)
+    return _check_labels(checked, with_val, files.train, files.train_images)
+
+
+def _check_labels(checked: Checked, place: Place, labeled: Path, images: Path) -> Checked:
+    read, val, val_images = functools.cache(READERS[place.format]), place.val, place.val_images or images
+    found = checked.attempt(
         lambda: check_dataset(
-            labeled, images, val=val, val_images=val_images, unlabeled=place.unlabeled, group_key=place.group_key
+            labeled, images, val=val, val_images=val_images, unlabeled=place.unlabeled, group_key=place.group_key,
+            read=read,
         )
-    ) or []  # fmt: skip
-    train = _opened(lambda: CocoInstances(labeled, images, name=str(labeled)))
-    validation = None if val is None else _opened(lambda: CocoInstances(val, val_images, name=str(val)))
-    return _summed_up(checked, place, train, validation)
+    )  # fmt: skip
+    checked.warnings += found or []
+
+    def opened(file: Path, folder: Path, classes: tuple[str, ...]) -> CocoInstances | None:
+        return _opened(lambda: CocoInstances(read(file, folder, classes), folder, name=str(file)))
+
+    train = opened(labeled, images, ())
+    classes = tuple(train.class_names) if train is not None else ()
+    return _summed_up(checked, place, train, None if val is None else opened(val, val_images, classes))
 
 
 def _opened(work: Callable[[], Result]) -> Result | None:
