@@ -12,6 +12,7 @@ import pytest
 
 from sskd_fast.check.__main__ import main
 from sskd_fast.models.checkpoint import read_description
+from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
 Check = Callable[..., tuple[int, list[dict[str, Any]], str]]
@@ -129,6 +130,20 @@ def test_published_data_sets_are_told_by_their_folders(
     assert check(tmp_path / "data")[0] == 1
 
 
+@pytest.mark.parametrize("format", [*FILES, "yolo"])
+def test_labels_of_every_format_are_read(tmp_path: Path, check: Check, format: str) -> None:
+    if format == "yolo":
+        code, (found,), _ = check(write_yolo_root(tmp_path / "data"))
+    else:
+        files = {f"--{key}": FILES[format](tmp_path, split) for key, split in (("labeled", "train"), ("val", "val"))}
+        flags = [part for pair in files.items() for part in pair]
+        code, (found,), _ = check(*flags, "--images", write_images(tmp_path / "images"), "--format", format)
+    assert code == 0 and found["problems"] == []
+    labeled, val = found["sets"]["labeled"], found["sets"]["val"]
+    assert (labeled["images"], labeled["empty_images"], labeled["classes"]) == (4, 1, {"cell": 6, "zebra": 3})
+    assert (val["images"], val["classes"]) == (2, {"cell": 2, "zebra": 1})
+
+
 def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check, tmp_path: Path) -> None:
     data = plates_run.parent
     for folder in ("both/leftImg8bit", "both/annotations_instance"):
@@ -141,6 +156,8 @@ def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check
         ([data / "plain", "--labeled", data / "train.json"], "give it alone, or say what it is"),
         (["--root", data, "--labeled", data / "train.json"], "leave out --labeled and --val, or --root"),
         (["--root", data], "it holds none of them: say which one it is with --format"),
+        (["--root", data, "--format", "labelme"], "--format labelme needs --labeled, --images and --val"),
+        ([data / "train.json", "--images", data, "--format", "ade20k"], "--format ade20k needs --root (data.root)"),
         ([tmp_path / "both"], "it holds those of ade20k and cityscapes: say which one it is with --format"),
     ):
         code, found, said = check(*arguments)

@@ -15,6 +15,7 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import Description, save_checkpoint
 from sskd_fast.models.inference import PredictConfig
 from sskd_fast.models.segmenter import ModelConfig
+from tests.label_sets import CLASSES, FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes
 
 Measure = Callable[..., dict[str, Any]]
@@ -134,6 +135,18 @@ def test_published_data_sets_are_read_by_their_folder(
         assert figures["ignored"] == {"model": [], "labels": names[len(known) :]} and 0 <= figures["ap"] < 10
         judged = format == "cityscapes" and len(known) == len(names)
         assert ("cityscapes" in figures) == judged == ("Cityscapes AP50" in capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("format", [*FILES, "yolo"])
+def test_labels_of_every_format_are_read(tmp_path: Path, format: str) -> None:
+    model = str(untrained(tmp_path / "model.safetensors", CLASSES[::-1]))
+    if format == "yolo":
+        place = ["--val", str(write_yolo_root(tmp_path / "data"))]
+    else:
+        place = ["--val", str(FILES[format](tmp_path, "val")), "--images", str(write_images(tmp_path / "images"))]
+    assert main([model, *place, "--format", format, "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["images"] == 2 and figures["instances"] == {"cell": 2, "zebra": 1} and figures["ap"] < 10
 
 
 def test_what_cannot_be_measured_is_said_in_a_line(
