@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, unless --val is a whole data set")
     p.add_argument("--format", choices=FORMATS, default="coco", help="of the labels (coco)")
     p.add_argument("--ignore-unknown", action="store_true", help="measure the classes that model and labels share")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     p.add_argument("--batch", type=_count, metavar="N", help="tiles a forward pass (as in training)")
     p.add_argument("--max-detections", type=_count, metavar="N", help="detections an image (as in training)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sskd_fast.data.layouts import FOLDER_FORMATS
 from sskd_fast.evaluate import main
@@ -150,8 +151,9 @@ def test_labels_of_every_format_are_read(tmp_path: Path, format: str) -> None:
 
 
 def test_what_cannot_be_measured_is_said_in_a_line(
-    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     data = plates_run.parent
     labels, images = ["--val", str(data / "val.json")], ["--images", str(data / "val")]
     for command, message in (
@@ -159,6 +161,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(
         ([str(plates_run), *labels], "give the folder of its images, --images DIR"),
         ([str(plates_run), "--val", str(tmp_path / "no.json"), *images], "the annotation file does not exist"),
         ([str(plates_run), *labels, *images, "--stage", "pretrained_student"], "has no finished pretrained_student"),
+        ([str(plates_run), *labels, *images, "--device", "cuda"], "device cuda: PyTorch finds no CUDA device; use cpu"),
         ([str(plates_run), *labels, "--images", str(tmp_path)], "plate 6.png: image 6: the image file does not exist"),
     ):
         assert main(command) == 2

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (RUN/next)")
     p.add_argument("--top", type=_count, metavar="N", help="pre-label the first N images alone (all)")
     p.add_argument("--score", type=_share, metavar="S", help="score from which labels of both count (the run's own)")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     return p
 
 
