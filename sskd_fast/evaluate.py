@@ -109,8 +109,9 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
     """The checked images to measure on.  Raises DataError with every problem found, EvaluateError without images."""
     format, place, stretch = arguments.format, arguments.val, predictor.description.stretch
-    if format in FOLDER_FORMATS:
-        source = FOLDER_FORMATS[format](place, "val", stretch=stretch)
+    kind = FOLDER_FORMATS.get(format)
+    if kind is not None:
+        source = kind(place, "val", stretch=stretch)
         findings = Findings()
         check_id_maps(source, findings, decode=False)
         if findings.problems:
