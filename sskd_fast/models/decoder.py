@@ -156,8 +156,9 @@ def sine_position(cells: Tensor) -> Tensor:
     f, h, w = cells.shape[-3:]
     quarter = (f + 3) // 4
     rate = 100.0 ** (-torch.arange(quarter, dtype=cells.dtype, device=cells.device) / quarter)
-    y = torch.linspace(0, 6.2832, h, dtype=cells.dtype, device=cells.device)[:, None, None] * rate
-    x = torch.linspace(0, 6.2832, w, dtype=cells.dtype, device=cells.device)[None, :, None] * rate
+    # Not torch.linspace, which torch.export takes for a constant.
+    y = torch.arange(h, dtype=cells.dtype, device=cells.device)[:, None, None] * (6.2832 / max(h - 1, 1)) * rate
+    x = torch.arange(w, dtype=cells.dtype, device=cells.device)[None, :, None] * (6.2832 / max(w - 1, 1)) * rate
     code = torch.cat(
         [y.sin().expand(h, w, -1), y.cos().expand(h, w, -1), x.sin().expand(h, w, -1), x.cos().expand(h, w, -1)], -1
     )

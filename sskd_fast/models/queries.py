@@ -68,4 +68,5 @@ def find_peaks(heat: Tensor, count: int) -> Tensor:
     score = torch.where(peak, score, score * 1e-3)
     height, width = score.shape[-2:]
     best = score.flatten(1).topk(min(count, height * width), dim=1).indices
-    return torch.stack([best % width, best // width], dim=-1)
+    y = best // width
+    return torch.stack([best - y * width, y], dim=-1)  # ONNX has no remainder by a size that is not known yet
