@@ -23,8 +23,8 @@ from torch import Tensor
 from benchmarks.marked import marks, replaced
 from benchmarks.report import table
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
-from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.files import write_text
+from sskd_fast.data.folder import ImageFolder
 from sskd_fast.export import Description, export_onnx, export_openvino
 from sskd_fast.export.network import Network
 from sskd_fast.export.parity import machine
@@ -50,13 +50,14 @@ def contenders(folder: Path) -> tuple[Contenders, dict[str, str]]:
     calibration = [images.image(i) for i in range(len(images))]
     network = Network(model)
     found: Contenders = {"PyTorch": network, "torch.compile": torch.compile(network, dynamic=False)}
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     for name, export, suffix in (("ONNX Runtime", export_onnx, ".onnx"), ("OpenVINO", export_openvino, ".xml")):
         for precision in ("fp32", "int8"):
             path = folder / f"student.{precision}{suffix}"
-            file = export(model, description, path, precision=precision, calibration=calibration)  # type: ignore[operator]
+            file = export(model, description, path, precision=precision, calibration=calibration)
             found[f"{name}, {precision}"] = file.encode
-            versions |= dict([file.runtime.split()])
+            runtime, version = file.runtime.split()
+            versions[runtime] = version
     return found, versions
 
 

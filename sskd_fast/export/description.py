@@ -31,9 +31,10 @@ class Description:
     """All that prediction with an exported file needs; the input's mean and standard deviation are in its network.
 
     class_names, category_ids: class index -> name, COCO id.  stretch: images are stretched by percentiles first.
-    inference: tiles, zoom and thresholds.  model: the settings of the network.  stride: pixels a cell of the masks.
-    multiple, smallest: sides of images are multiples of `multiple` and at least `smallest`.  size: the only (H, W) that
-    the network takes, none = any.  precision: of the weights, and of activations except for fp16 under OpenVINO.
+    inference: tiles, zoom and thresholds.  model: the settings of the network.  parameters: how many it has.
+    stride: pixels a cell of the masks.  multiple, smallest: sides of images are multiples of `multiple` and at least
+    `smallest`.  size: the only (H, W) that the network takes, none = any.  precision: see `export_onnx`,
+    `export_openvino`.
     """
 
     class_names: tuple[str, ...]

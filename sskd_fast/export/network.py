@@ -1,4 +1,4 @@
-"""The part of a model that is exported, and its ONNX graph for any image size if the model's code allows it.
+"""The ONNX graph of a model, for images of any size if the model's code allows it.
 
 Shape letters: B images, H x W pixels, K queries, C classes, h x w cells.
 """
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sskd_fast.export.agreement import matched_differences
-from sskd_fast.export.description import Description, require
+from sskd_fast.export.description import Description, Precision, check_precision, require
 from sskd_fast.export.exported import INPUT, OUTPUTS, onnx_runner
+from sskd_fast.export.quantization import quantized, tile_batches
 from sskd_fast.models.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -45,57 +46,69 @@ class Network(nn.Module):
         return predictions.mask_logits, predictions.class_logits
 
 
-def onnx_graph(model: Segmenter, description: Description, *, half: bool) -> tuple[Any, Description]:
-    """The ONNX ModelProto of a model for any batch, and for any size if that gives what the model gives.
+def onnx_graph(
+    model: Segmenter, description: Description, precision: Precision, calibration: Sequence[Tensor], *, half: bool
+) -> tuple[Any, Description]:
+    """The ONNX ModelProto of a model, and the description with its precision and the sizes that it takes.
 
-    Otherwise it takes tiles of `description.inference` only, which is logged and stands in the returned description.
+    It takes any batch, and any size if what it gives is then what the model gives.  half: computes in float16.
+    calibration: uint8 images (3, H, W) for int8.  Raises ExportError for arguments that do not fit.
     """
+    check_precision(precision, calibration)
     network, tile = Network(model, half=half), description.inference.tile
-    height, width = tile[0], tile[1] + description.multiple
-    reason = "its code depends on the size"
-    if min(tile) >= description.smallest:
-        try:
-            graph = _traced(network, (height, width), description)
-            others = ((2 * height, description.smallest), (description.smallest, width + description.multiple))
-            if all(_agrees(graph, network, size) for size in others):
-                return graph, description
-        except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
-    _log.warning("the file takes images of %d x %d pixels only, since the model has no other form: %s", *tile, reason)
-    return _traced(network, tile, None), dataclasses.replace(description, size=tile)
+    description = dataclasses.replace(description, precision=precision)
+    try:
+        graph = _any_size(network, description)
+    except (torch.onnx.OnnxExporterError, SizeDependent) as error:
+        reason = str(error if isinstance(error, SizeDependent) else error.__cause__ or error).splitlines()[0]
+        _log.warning("the file takes images of %d x %d pixels only: %s", *tile, reason)
+        graph, description = _traced(network, tile, {}), dataclasses.replace(description, size=tile)
+    if precision == "int8":
+        graph = quantized(graph, tile_batches(calibration, description.inference))
+    return graph, description
 
 
-def _traced(network: Network, size: Sequence[int], any_size: Description | None) -> Any:
-    """The ONNX graph of a network, traced at one size, for any size that a description allows."""
-    shape: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
-    if any_size is not None:
-        step, least = any_size.multiple, any_size.smallest // any_size.multiple
-        height, width = (torch.export.Dim(side, min=least) for side in ("height", "width"))
-        shape |= {2: step * height, 3: step * width}
+class SizeDependent(ValueError):
+    """A graph that holds for the size alone that it was traced at."""
+
+
+def _any_size(network: Network, description: Description) -> Any:
+    """The graph for any size that the description allows; SizeDependent if it does not hold at sizes not traced."""
+    step, least, (height, width) = description.multiple, description.smallest, description.inference.tile
+    sides = [torch.export.Dim(side, min=least // step) for side in ("height", "width")]
+    graph = _traced(network, (height, width + step), {2: step * sides[0], 3: step * sides[1]})
+    for size in ((2 * height, least), (least, width + 2 * step)):
+        _check(graph, network, size)
+    return graph
+
+
+def _traced(network: Network, size: Sequence[int], sides: dict[int, Any]) -> Any:
+    """The ONNX graph of a network, traced at one size, for any batch; sides: dimensions that are open, too."""
     with _quiet():
         program = torch.onnx.export(
-            network, (torch.rand(2, 3, *size),), dynamo=True, dynamic_shapes=(shape,), input_names=[INPUT],
-            output_names=list(OUTPUTS), verbose=False,
+            network, (torch.rand(2, 3, *size),), dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)} | sides,), verbose=False,
         )  # fmt: skip
     assert program is not None
     return without_traces(program.model_proto)
 
 
-def _agrees(graph: Any, network: Network, size: Sequence[int]) -> bool:
-    """Whether the graph runs at this size and gives what the network gives."""
+def _check(graph: Any, network: Network, size: Sequence[int]) -> None:
+    """Raises SizeDependent unless the graph gives what the network gives at this size."""
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(images)
     try:
-        found = onnx_runner(graph.SerializeToString())(images.numpy())
+        masks, classes = (torch.from_numpy(array) for array in onnx_runner(graph.SerializeToString())(images.numpy()))
     except Exception as error:  # onnxruntime's own errors have no common base
-        _log.debug("the graph does not run at %s: %s", size, error)
-        return False
-    masks, classes = (torch.from_numpy(array) for array in found)
-    if masks.shape != expected[0].shape:
-        return False
-    difference = matched_differences(expected, (masks, classes))
-    return bool(difference.masks.mean() <= _SAME * expected[0].abs().mean())
+        raise SizeDependent("the traced model does not run at another size") from error
+    same_shape = masks.shape == expected[0].shape
+    if not same_shape or _difference(expected, (masks, classes)) > _SAME * expected[0].abs().mean():
+        raise SizeDependent("the traced model predicts something else at another size")
+
+
+def _difference(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> Tensor:
+    return matched_differences(expected, found).masks.mean()
 
 
 def without_traces(graph: Any) -> Any:

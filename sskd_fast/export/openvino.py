@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sskd_fast.export.calibration import Images, calibration_batches
-from sskd_fast.export.description import KEY, Description, ExportError, Precision, check_precision, require
+from sskd_fast.export.description import KEY, Description, ExportError, Precision, require
 from sskd_fast.export.exported import Exported, load_exported
 from sskd_fast.export.network import onnx_graph
 from sskd_fast.models.segmenter import Segmenter
@@ -24,30 +22,19 @@ def export_openvino(
 ) -> Exported:  # fmt: skip
     """Writes a model to an .xml and a .bin file, and returns what they hold; arguments and errors as of `export_onnx`.
 
-    fp16 halves the weights' file; OpenVINO computes in what the device is best at, `load_exported` in float32.
+    fp16 is the weights' alone: OpenVINO computes in what the device is best at, and `load_exported` in float32.
     """
-    check_precision(precision, calibration)
     if path.suffix != ".xml":
         raise ExportError(f"{path}: expected a name that ends in .xml, as OpenVINO's files do")
     runtime = require("openvino")
-    graph, description = onnx_graph(model, dataclasses.replace(description, precision=precision), half=False)
+    graph, description = onnx_graph(model, description, precision, calibration, half=False)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "graph.onnx"
         require("onnx").save(graph, str(source))
         converted = runtime.convert_model(str(source))
-        if precision == "int8":
-            converted = quantized(converted, calibration_batches(calibration, description.inference))
         converted.set_rt_info(description.to_json(), KEY)
         _save(converted, path, half=precision == "fp16")
     return load_exported(path)
-
-
-def quantized(model: Any, batches: Iterator[Images]) -> Any:
-    """The model with its convolutions in int8, scaled by what the batches give; matrix products stay in float32."""
-    nncf = require("nncf")
-    found = list(batches)
-    others = nncf.IgnoredScope(types=["MatMul"], validate=False)
-    return nncf.quantize(model, nncf.Dataset(found), subset_size=len(found), ignored_scope=others)
 
 
 def _save(model: Any, path: Path, *, half: bool) -> None:

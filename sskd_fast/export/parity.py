@@ -17,8 +17,8 @@ from sskd_fast.data.files import write_json
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import MaskAP, evaluate_masks
 from sskd_fast.export.agreement import Differences, matched_differences
-from sskd_fast.export.calibration import calibration_batches
 from sskd_fast.export.exported import Exported
+from sskd_fast.export.quantization import tile_batches
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.segmenter import Segmenter
 
@@ -84,7 +84,7 @@ def parity_report(
     """
     of_model, of_file = (_average_precision(m, source, inference) for m in (model, exported))
     if math.isnan(of_model.ap):
-        raise ValueError(f"source: found {len(source)} images without instances, expected labelled ones to measure AP on")
+        raise ValueError(f"source: found no instances on {len(source)} images, expected some to measure AP on")
     differences = _differences(model, exported, source, inference)
     (mask_max, mask_mean), (class_max, class_mean) = map(_largest_and_mean, (differences.masks, differences.classes))
     return Parity(
@@ -117,7 +117,7 @@ def _differences(
     parts: list[Differences] = []
     device = next(model.parameters()).device
     for rows in _chunks(len(source)):
-        for batch in calibration_batches([source.image(i) for i in rows], inference):
+        for batch in tile_batches([source.image(i) for i in rows], inference):
             tiles = torch.from_numpy(batch)
             pair = [(p.mask_logits.cpu(), p.class_logits.cpu()) for p in (model(tiles.to(device)), exported(tiles))]
             parts.append(matched_differences(pair[0], pair[1], inference.score_floor))
