@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sskd_fast.export.agreement import matched_differences
-from sskd_fast.export.description import Description, Precision, check_precision, require
+from sskd_fast.export.description import Description, ExportError, Precision, check_precision, require
 from sskd_fast.export.exported import INPUT, OUTPUTS, onnx_runner
 from sskd_fast.export.quantization import quantized, tile_batches
 from sskd_fast.models.segmenter import Segmenter
@@ -59,21 +59,16 @@ def onnx_graph(
     description = dataclasses.replace(description, precision=precision)
     try:
         graph = _any_size(network, description)
-    except (torch.onnx.OnnxExporterError, SizeDependent) as error:
-        reason = str(error if isinstance(error, SizeDependent) else error.__cause__ or error).splitlines()[0]
-        _log.warning("the file takes images of %d x %d pixels only: %s", *tile, reason)
+    except ExportError as error:
+        _log.warning("the file takes images of %d x %d pixels only: %s", *tile, error)
         graph, description = _traced(network, tile, {}), dataclasses.replace(description, size=tile)
     if precision == "int8":
         graph = quantized(graph, tile_batches(calibration, description.inference))
     return graph, description
 
 
-class SizeDependent(ValueError):
-    """A graph that holds for the size alone that it was traced at."""
-
-
 def _any_size(network: Network, description: Description) -> Any:
-    """The graph for any size that the description allows; SizeDependent if it does not hold at sizes not traced."""
+    """The graph for any size that the description allows; ExportError if it does not hold at sizes not traced."""
     step, least, (height, width) = description.multiple, description.smallest, description.inference.tile
     sides = [torch.export.Dim(side, min=least // step) for side in ("height", "width")]
     graph = _traced(network, (height, width + step), {2: step * sides[0], 3: step * sides[1]})
@@ -84,31 +79,34 @@ def _any_size(network: Network, description: Description) -> Any:
 
 def _traced(network: Network, size: Sequence[int], sides: dict[int, Any]) -> Any:
     """The ONNX graph of a network, traced at one size, for any batch; sides: dimensions that are open, too."""
-    with _quiet():
-        program = torch.onnx.export(
-            network, (torch.rand(2, 3, *size),), dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS),
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)} | sides,), verbose=False,
-        )  # fmt: skip
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network, (torch.rand(2, 3, *size),), dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)} | sides,), verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ExportError(f"model: torch.onnx.export finds no ONNX form ({reason}); export another model") from error
     assert program is not None
     return without_traces(program.model_proto)
 
 
 def _check(graph: Any, network: Network, size: Sequence[int]) -> None:
-    """Raises SizeDependent unless the graph gives what the network gives at this size."""
+    """Raises ExportError unless the graph gives what the network gives at this size."""
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = network(images)
+    run = onnx_runner(graph.SerializeToString())
     try:
-        masks, classes = (torch.from_numpy(array) for array in onnx_runner(graph.SerializeToString())(images.numpy()))
-    except Exception as error:  # onnxruntime's own errors have no common base
-        raise SizeDependent("the traced model does not run at another size") from error
-    same_shape = masks.shape == expected[0].shape
-    if not same_shape or _difference(expected, (masks, classes)) > _SAME * expected[0].abs().mean():
-        raise SizeDependent("the traced model predicts something else at another size")
-
-
-def _difference(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> Tensor:
-    return matched_differences(expected, found).masks.mean()
+        with torch.inference_mode():
+            expected = network(images)
+        masks, classes = (torch.from_numpy(array) for array in run(images.numpy()))
+    except Exception as error:  # neither models at sizes they are not made for nor onnxruntime have one of their own
+        raise ExportError(f"model: does not run on {size[0]} x {size[1]} pixels once traced at others") from error
+    if masks.shape == expected[0].shape:
+        difference = matched_differences(expected, (masks, classes)).masks.mean()
+        if difference <= _SAME * expected[0].abs().mean():
+            return
+    raise ExportError(f"model: predicts something else on {size[0]} x {size[1]} pixels once traced at others")
 
 
 def without_traces(graph: Any) -> Any:
