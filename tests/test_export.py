@@ -199,6 +199,8 @@ def test_parity_of_openvino_in_int8(
     exported = export_openvino(student, description(student), path, precision="int8", calibration=calibration)
     parity = parity_report(student, exported, scenes, INFERENCE, tolerance=1.0)
     assert parity.passes and parity.precision == "int8" and parity.mask_difference_mean > 1e-3
+    sizes = [path.with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin")]
+    assert json.loads(parity.write(path).read_text())["bytes"] == sum(sizes)
 
 
 @pytest.mark.slow
@@ -333,3 +335,12 @@ def test_calibration_sees_the_tiles_of_prediction() -> None:
     assert [len(batch) for batch in batches] == [3, 1]
     assert batches[0].shape == (3, 3, 64, 64) and batches[0].dtype == np.float32
     assert batches[0][0, 0, :60].min() == 1.0 and batches[0][0, 0, 60:].max() == 0.0
+
+
+def test_speeds_are_ratios_to_the_first_contender() -> None:
+    from benchmarks.inference_speed import COMMAND, PAGE, rows
+    from benchmarks.marked import replaced
+
+    found = rows({"PyTorch": [10.0, 12.0, 11.0], "file": [5.0, 6.0, 5.5]})
+    assert found == [["PyTorch", "11.0 (10.0 to 12.0)", "1.00 x"], ["file", "5.5 (5.0 to 6.0)", "2.00 x"]]
+    assert "| file |" in replaced(PAGE.read_text(encoding="utf-8"), COMMAND, "| file |")

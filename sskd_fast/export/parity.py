@@ -64,7 +64,7 @@ class Parity:
 
     def write(self, path: Path) -> Path:
         """Writes the report beside an exported file, as <its name>.parity.json, and returns where."""
-        files = [file for file in (path, path.with_suffix(".bin")) if file.exists()]
+        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
         content = {
             "file": path.name, "bytes": sum(file.stat().st_size for file in files), **dataclasses.asdict(self),
             "ap_change": self.ap_change, "passes": self.passes,
