@@ -237,20 +237,6 @@ def test_variants_of_the_mask_transformer_take_any_size(settings: dict[str, Any]
         assert max(largest_differences(model, exported, shape)) < ROUNDING
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mask2former", "eomt"])
-def test_universal_models_take_their_tile(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    from tiny_models import save
-
-    save(name, tmp_path / name)
-    config = ModelConfig(kind="universal", foundation=FoundationConfig(universal=str(tmp_path / name)))
-    model = build_segmenter(config, CLASS_NAMES).eval()
-    exported = export_onnx(model, description(model), tmp_path / "model.onnx")
-    assert max(largest_differences(model, exported, (3, 3, 64, 64))) < ROUNDING
-    assert len(exported(torch.rand(2, 3, 64, 64)).class_logits) == 2
-
-
 def test_models_without_a_network_of_their_own_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[]")
     config = ModelConfig(kind="results", foundation=FoundationConfig(results=str(tmp_path / "results.json")))
@@ -258,16 +244,21 @@ def test_models_without_a_network_of_their_own_are_refused(tmp_path: Path) -> No
         description(build_segmenter(config, CLASS_NAMES))
 
 
-def test_a_detector_with_words_is_refused(tmp_path: Path) -> None:
+def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tiny_models import save
 
-    for name in ("mm_grounding_dino", "sam2"):
+    for name in ("mm_grounding_dino", "sam2", "mask2former"):
         save(name, tmp_path / name)
-    parts = FoundationConfig(detector=str(tmp_path / "mm_grounding_dino"), masks=str(tmp_path / "sam2"))
-    model = build_segmenter(ModelConfig(kind="grounded_sam", foundation=parts), CLASS_NAMES)
-    with pytest.raises(ExportError, match=r"'grounded_sam' asks a detector in words .* export the student"):
-        description(model)
+    parts = FoundationConfig(
+        detector=str(tmp_path / "mm_grounding_dino"), masks=str(tmp_path / "sam2"),
+        universal=str(tmp_path / "mask2former"),
+    )  # fmt: skip
+    reasons = {"grounded_sam": "asks a detector in words", "universal": "is a model of transformers"}
+    for kind, reason in reasons.items():
+        model = build_segmenter(ModelConfig(kind=kind, foundation=parts), CLASS_NAMES)  # type: ignore[arg-type]
+        with pytest.raises(ExportError, match=rf"model\.kind: '{kind}' {reason}.*: export the student"):
+            description(model)
 
 
 def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class Description:
 
 REFUSED = {
     "grounded_sam": "asks a detector in words and segments its boxes, which is no single network: export the student",
+    "universal": "is a model of transformers that torch.export does not trace: export the student that learned from it",
     "results": "is a file of predictions without a network: export the student that learned from them",
 }
 
