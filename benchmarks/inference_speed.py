@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for shape in SHAPES:
             head = [f"{shape[0]} x {shape[2]} x {shape[3]} pixels", "ms", "speed"]
             parts.append(table(head, rows(measure(found, shape, options.rounds))))
+            print(parts[-1], flush=True)
     content = "\n\n".join(parts)
-    print(content)
     write_text(options.page, replaced(options.page.read_text(encoding="utf-8"), COMMAND, content))
     return 0
 
