@@ -114,7 +114,7 @@ def overlay_rows(
         columns = {"ground_truth": truth}
         for column, results in predictions.items():
             found = [r for r in results if r["image_id"] == image["id"] and r["score"] >= minimum_score]
-            columns[column] = _results_shown(found, truth, size, names)
+            columns[column] = results_shown(found, truth, size, names)
         rows.append(
             OverlayRow(str(image["file_name"]), _overlays(image["file_name"], pixels, columns, titles), problem)
         )
@@ -125,8 +125,8 @@ def _overlays(
     file_name: str, pixels: NDArray[np.uint8], columns: Mapping[str, list[Shown]], titles: Mapping[str, str]
 ) -> list[Overlay]:
     """The pictures of one image, all in one palette of 256 colours, which makes them a third of the size."""
-    base = _enlarged(pixels)
-    pictures = [_draw(base, shown) for shown in columns.values()]
+    base = enlarged(pixels)
+    pictures = [draw(base, shown) for shown in columns.values()]
     palette = _palette(pictures)
     overlays = []
     for (column, shown), picture in zip(columns.items(), pictures, strict=True):
@@ -157,7 +157,7 @@ def _ground_truth_shown(
     ]
 
 
-def _results_shown(
+def results_shown(
     results: Sequence[Mapping[str, Any]], truth: Sequence[Shown], size: tuple[int, int], names: Mapping[int, str]
 ) -> list[Shown]:
     """The results, highest score first, each with the free object that it overlaps most, if at IoU >= 0.5."""
@@ -184,18 +184,21 @@ def _summary(column: str, shown: Sequence[Shown], objects: int) -> str:
     return ", ".join(parts)
 
 
-def _enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
-    """An RGB picture, dark images lit: long side 320 pixels, or more where the short one would be under 192."""
+def enlarged(pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> Image.Image:
+    """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
+
+    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.
+    """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
         pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).convert("RGB")
-    scale = max(LONG_SIDE / max(image.size), SHORT_SIDE / min(image.size))
+    scale = max(long_side / max(image.size), short_side / min(image.size))
     size = round(image.width * scale), round(image.height * scale)
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _draw(picture: Image.Image, shown: Sequence[Shown]) -> Image.Image:
+def draw(picture: Image.Image, shown: Sequence[Shown]) -> Image.Image:
     """The picture with filled masks, contours, and, where they are few, the numbers of the instances."""
     canvas = picture.copy()
     outlines = [_enlarged_mask(instance.mask, picture.size) for instance in shown]
