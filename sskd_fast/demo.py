@@ -4,46 +4,51 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from PIL import Image
 
-from sskd_fast.data.errors import DataError
+from sskd_fast.data.errors import DataError, named
 from sskd_fast.data.pixels import IMAGE_SUFFIXES
 from sskd_fast.method import STAGES, title_of
 from sskd_fast.models.checkpoint import CheckpointError
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.predictor import ModelError, Prediction, Predictor, load
-from sskd_fast.report.overlays import Shown, draw, enlarged, results_shown
+from sskd_fast.report.overlays import SAME_OBJECT_IOU, Shown, draw, enlarged, results_shown
 from sskd_fast.report.verdict import count_text
 
 if TYPE_CHECKING:
     import gradio as gr
 
+Number = TypeVar("Number", int, float)
 HOST = "127.0.0.1"
 # Pixels of a picture's long side: small images are enlarged to the first, large ones reduced to the second.
-SMALLEST, LARGEST = 640, 1280
+SMALLEST, LARGEST = 540, 960
+# The time of a prediction is the median of so many, or of fewer that have taken so long.
+TIMED, TIMED_SECONDS = 5, 0.5
 EXAMPLE = """example:
   python -m sskd_fast.demo runs/embedded --score 0.4
 """
 STYLE = """
-.gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
-#message { color: var(--error-text-color); background: var(--error-background-fill); font-weight: 600;
+.gradio-container, .gradio-container > main { width: 100% !important; max-width: 1160px !important; margin: 0 auto; }
+#trouble { color: var(--error-text-color); background: var(--error-background-fill); font-weight: 600;
   border-left: 4px solid var(--error-border-color); padding: 10px 14px; overflow-wrap: anywhere; }
-.models { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.models th, .models td { padding: 7px 8px; border: 0; border-bottom: 1px solid var(--border-color-primary);
-  text-align: right; color: var(--body-text-color); }
-.models th:first-child { text-align: left; font-weight: 400; overflow-wrap: anywhere; }
-.models thead th, .models tr.total > * { font-weight: 650; }
+.html-container { padding: 0 !important; }
+.models { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; color: var(--body-text-color); }
+.models th, .models td { padding: 7px 8px; border-bottom: 1px solid var(--border-color-primary); text-align: right; }
+.models th:first-child { text-align: left; font-weight: 400; overflow-wrap: anywhere; min-width: 7em; }
+.models thead th, .models tr.total > * { font-weight: 650 !important; }
 .models tr.class th:first-child { padding-left: 22px; }
-.note { color: var(--body-text-color-subdued); margin: 10px 0 0; max-width: 80ch; }
+.note { color: var(--body-text-color); margin: 14px 0 0; max-width: 80ch; line-height: 1.5; overflow-wrap: anywhere; }
 """
 
 
@@ -61,7 +66,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Found:
-    """All that one model finds in an image. parameters: that inference uses.  milliseconds: of the prediction alone."""
+    """All that one model finds in an image. parameters: those inference uses.  milliseconds: of a warm prediction."""
 
     title: str
     parameters: int
@@ -71,8 +76,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Analysis:
-    """An image as the models see it, and what each finds: enough to draw it anew for another score."""
+    """An image as the models see it, and all that each finds: enough to draw it anew for another score."""
 
+    name: str
     picture: Image.Image
     found: tuple[Found, ...]
 
@@ -95,17 +101,19 @@ def analyse(models: Sequence[Model], image: Path) -> Analysis:
     found = tuple(_find(model, image) for model in models)
     pixels = models[-1].predictor.read_image(image).permute(1, 2, 0).numpy()
     long_side = min(max(*pixels.shape[:2], SMALLEST), LARGEST)
-    return Analysis(enlarged(pixels, short_side=1, long_side=long_side), found)
+    return Analysis(image.name, enlarged(pixels, short_side=1, long_side=long_side), found)
 
 
 def _find(model: Model, image: Path) -> Found:
     predictor = model.predictor
     pixels = predictor.read_image(image)
-    predictor.find([pixels])  # warms up for this size
-    start = time.perf_counter()
-    prediction = predictor.find([pixels])[0]
-    milliseconds = 1000 * (time.perf_counter() - start)
-    return Found(model.title, predictor.model.parameter_count(), milliseconds, prediction)
+    prediction = predictor.find([pixels])[0]  # the warm-up for images of this size, too
+    seconds: list[float] = []
+    while len(seconds) < TIMED and sum(seconds) < TIMED_SECONDS:
+        start = time.perf_counter()
+        predictor.find([pixels])
+        seconds.append(time.perf_counter() - start)
+    return Found(model.title, predictor.model.parameter_count(), 1000 * statistics.median(seconds), prediction)
 
 
 def shown_instances(analysis: Analysis) -> list[list[Shown]]:
@@ -113,12 +121,11 @@ def shown_instances(analysis: Analysis) -> list[list[Shown]]:
     first, *others = [found.prediction for found in analysis.found]
     numbered = zip(first.rles, first.names, first.scores, strict=True)
     reference = [Shown(rle, name, score, i, True) for i, (rle, name, score) in enumerate(numbered, start=1)]
-    return [reference, *(_matched(prediction, reference) for prediction in others)]
+    return [reference, *(results_shown(p.to_coco(0), reference, p.size, _names(p)) for p in others)]
 
 
-def _matched(prediction: Prediction, reference: Sequence[Shown]) -> list[Shown]:
-    names = dict(zip(prediction.category_ids, prediction.class_names, strict=True))
-    return results_shown(prediction.to_coco(0), reference, prediction.size, names)
+def _names(prediction: Prediction) -> dict[int, str]:
+    return dict(zip(prediction.category_ids, prediction.class_names, strict=True))
 
 
 def table(analysis: Analysis) -> str:
@@ -128,7 +135,7 @@ def table(analysis: Analysis) -> str:
     names = [name for name, _ in sum(counts, Counter()).most_common()]
     rows = [
         ("", "Parameters", [count_text(found.parameters) for found in analysis.found]),
-        ("", "Prediction", [_milliseconds_text(found.milliseconds) for found in analysis.found]),
+        ("", "Prediction time", [f"{found.milliseconds:.1f} ms" for found in analysis.found]),
         ("total", "Instances", [str(len(prediction)) for prediction in predictions]),
         *(("class", name, [str(count[name]) for count in counts]) for name in names),
     ]
@@ -140,22 +147,22 @@ def table(analysis: Analysis) -> str:
     return f'<table class="models"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _milliseconds_text(milliseconds: float) -> str:
-    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
-
-
 def note(analysis: Analysis, shown: Sequence[Sequence[Shown]], score: float) -> str:
-    """A sentence on how the two models agree, or on an image without instances."""
+    """Sentences on the image and on how two models agree."""
+    height, width = analysis.found[0].prediction.size
+    image = f"{analysis.name}, {width} x {height} pixels."
     if not any(shown):
-        return f"No instance has a score of {score:.2f} or more: lower the score to see less certain ones."
-    if len(shown) == 1:
-        return ""
-    teacher, student = (found.title for found in analysis.found)
+        return f"{image} No instance has a score of {score:.2f} or more: lower the score to see less certain ones."
+    return f"{image} {_agreement(analysis.found, shown)}" if len(shown) == 2 else image
+
+
+def _agreement(found: Sequence[Found], shown: Sequence[Sequence[Shown]]) -> str:
+    teacher, student = (each.title.lower() for each in found)
     same = sum(instance.number is not None for instance in shown[1])
+    alone = f", and {len(shown[1]) - same} more, in white" if len(shown[1]) > same else ""
     return (
-        f"{same} of {len(shown[0])} instances of the {teacher.lower()} are also found by the {student.lower()} "
-        f"(mask IoU at least 0.5): these have the same colour and number in both pictures. Instances that the "
-        f"{student.lower()} alone finds are white: {len(shown[1]) - same}."
+        f"The {student} finds {same} of the {teacher}'s {len(shown[0])} instances (mask IoU at least "
+        f"{SAME_OBJECT_IOU}), drawn in the same colour{alone}."
     )
 
 
@@ -163,9 +170,8 @@ def view(analysis: Analysis, score: float) -> tuple[list[Image.Image], str]:
     """The pictures, and the table with its note as HTML, of the instances with at least this score."""
     chosen = analysis.above(score)
     shown = shown_instances(chosen)
-    text = note(chosen, shown, score)
     pictures = [draw(analysis.picture, instances) for instances in shown]
-    return pictures, table(chosen) + (f'<p class="note">{escape(text)}</p>' if text else "")
+    return pictures, f'{table(chosen)}<p class="note">{escape(note(chosen, shown, score))}</p>'
 
 
 def trouble(error: DataError) -> str:
@@ -174,46 +180,60 @@ def trouble(error: DataError) -> str:
     name = Path(problem.file).name
     found = problem.found.replace(str(problem.file), name)
     formats = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-    return f'<div id="message" role="alert">{escape(name)}: {escape(found)}. Choose another file ({formats}).</div>'
+    return f'<div id="trouble" role="alert">{escape(name)}: {escape(found)}. Choose another file ({formats}).</div>'
+
+
+def heading(models: Sequence[Model]) -> str:
+    """The top of the page as Markdown: the models, and the classes they find."""
+    titles = " and ".join(model.title if i == 0 else model.title.lower() for i, model in enumerate(models))
+    return f"# {titles}\n\nFinds {escape(named(models[-1].predictor.class_names, 12))}. Images stay on this machine."
 
 
 def build_page(models: Sequence[Model], score: float) -> gr.Blocks:
     """The page, not yet served.  ImportError without gradio."""
     import gradio as gr
 
-    def pictures_and_facts(analysis: Analysis | None, score: float) -> list[Any]:
+    def redraw(analysis: Analysis | None, score: float) -> list[Any]:
         if analysis is None:
-            return [*(gr.Image(value=None, visible=False) for _ in models), ""]
+            return [gr.Column(visible=False), "", *(None for _ in models)]
         pictures, facts = view(analysis, score)
-        return [*(gr.Image(value=picture, visible=True) for picture in pictures), facts]
+        return [gr.Column(visible=True), facts, *pictures]
 
-    def predict(path: str | None, score: float) -> list[Any]:
+    def predict(path: str, score: float) -> list[Any]:
         try:
-            analysis, message = (None if path is None else analyse(models, Path(path))), ""
+            analysis, message = analyse(models, Path(path)), ""
         except DataError as error:
             analysis, message = None, trouble(error)
-        return [analysis, message, *pictures_and_facts(analysis, score)]
+        return [None, analysis, gr.HTML(message, visible=bool(message)), *redraw(analysis, score)]
 
     with gr.Blocks(title="sskd_fast", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(f"# {escape(' and '.join(model.title for model in models))}")
+        gr.Markdown(heading(models))
         with gr.Row(equal_height=True):
             file = gr.File(label="Image", file_types=list(IMAGE_SUFFIXES), elem_id="file", height=150, min_width=300)
-            slider = gr.Slider(0, 1, score, step=0.01, label="Score", elem_id="score", min_width=300,
-                               info="Instances below are left out.")  # fmt: skip
-        message = gr.HTML()
-        with gr.Row():
-            images = [
-                gr.Image(label=model.title, visible=False, interactive=False, format="png", buttons=["fullscreen"],
-                         elem_id=f"picture-{i}", min_width=300) for i, model in enumerate(models)
-            ]  # fmt: skip
-        facts = gr.HTML(elem_id="facts")
+            slider = gr.Slider(0, 1, score, step=0.01, label="Score: instances below are left out",
+                               elem_id="score", min_width=300)  # fmt: skip
+        message = gr.HTML(visible=False)
+        with gr.Column(visible=False) as result:
+            with gr.Row():
+                pictures = [_picture(model.title, f"picture-{i}") for i, model in enumerate(models)]
+            facts = gr.HTML(elem_id="facts", apply_default_css=False)
         analysis = gr.State(None, time_to_live=3600)
-        file.change(predict, [file, slider], [analysis, message, *images, facts], api_visibility="private")
-        slider.input(
-            pictures_and_facts, [analysis, slider], [*images, facts], trigger_mode="always_last",
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+        drawn = [result, facts, *pictures]
+        file.upload(predict, [file, slider], [file, analysis, message, *drawn], api_visibility="private")
+        slider.input(redraw, [analysis, slider], drawn, trigger_mode="always_last", show_progress="hidden",
+                     api_visibility="private")  # fmt: skip
     return page
+
+
+def _picture(title: str, elem_id: str) -> gr.Image:
+    """A picture below its title, which would hide a corner of it otherwise."""
+    import gradio as gr
+
+    with gr.Column(min_width=300):
+        gr.Markdown(f"### {escape(title)}")
+        return gr.Image(
+            show_label=False, interactive=False, format="png", buttons=["fullscreen"], elem_id=elem_id, alt_text=title
+        )
 
 
 def serve(page: gr.Blocks, port: int | None, *, browser: bool) -> None:
@@ -221,11 +241,13 @@ def serve(page: gr.Blocks, port: int | None, *, browser: bool) -> None:
     import gradio as gr
     from gradio.http_server import INITIAL_PORT_VALUE
 
+    # Fonts of the system alone: none is fetched.
+    theme = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, url, _ = page.launch(
             server_name=HOST, server_port=port, share=False, inbrowser=browser, quiet=True, prevent_thread_lock=True,
             footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, show_error=True, css=STYLE,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=theme,
         )  # fmt: skip
     except OSError as error:
         raise DemoError(
@@ -238,22 +260,19 @@ def serve(page: gr.Blocks, port: int | None, *, browser: bool) -> None:
     page.block_thread()
 
 
-def port_number(text: str) -> int:
-    """A TCP port of the command line."""
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a port from 1 to 65535")
-    return int(text)
+def between(low: Number, high: Number) -> Callable[[str], Number]:
+    """A type of argparse: numbers from low to high."""
 
+    def parse(text: str) -> Number:
+        try:
+            value = type(low)(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {low} to {high}")
+        return value
 
-def score_number(text: str) -> float:
-    """A score of the command line."""
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
-    if not 0 <= score <= 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a score from 0 to 1")
-    return score
+    return parse
 
 
 def parser() -> argparse.ArgumentParser:
@@ -263,8 +282,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("run", metavar="RUN", help="a run's folder, a checkpoint (.safetensors), or a hub id (owner/name)")
-    p.add_argument("--port", type=port_number, help="port of the page (the first free one from 7860)")
-    p.add_argument("--score", type=score_number, default=0.5, help="instances below are left out at first (0.5)")
+    p.add_argument("--port", type=between(1, 65535), help="port of the page (the first free one from 7860)")
+    p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="instances below are left out at first (0.5)")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     p.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
     return p
@@ -277,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(arguments.device)
         page = build_page(models_of(arguments.run, arguments.device), arguments.score)
         serve(page, arguments.port, browser=not arguments.no_browser)
-    except (ModelError, CheckpointError, DemoError) as error:
+    except (ModelError, CheckpointError, FoundationError, DemoError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
