@@ -33,6 +33,7 @@ from sskd_fast.report.overlays import COLORS, UNMATCHED
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 120
+ARROW_RIGHT = "\ue014"  # a key, as WebDriver writes it
 
 
 def prediction(*instances: tuple[int, int, int, float]) -> Prediction:
@@ -218,19 +219,20 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def server(plates_run: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """The command on the first free port after one that is taken, and the file it prints to."""
+def server(plates_run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, which shall take the first free port after one that is taken."""
     pytest.importorskip("gradio", reason="needs pip install 'sskd_fast[demo]'")
-    output = tmp_path / "output.txt"
     command = [sys.executable, "-c", SERVER, str(plates_run), "--no-browser", "--score", "0.05"]
-    with listening() as taken, output.open("w") as out:
+    with listening() as taken, (tmp_path / "errors.txt").open("w") as errors:
         environment = {**os.environ, "GRADIO_SERVER_PORT": str(taken), "GRADIO_TEMP_DIR": str(tmp_path / "uploads")}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )  # fmt: skip
         try:
-            yield process, output
+            yield process
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def hosts(browser: Any) -> set[str]:
@@ -252,66 +254,85 @@ def counts(predictions: list[Prediction], score: float) -> list[list[str]]:
     return [["Instances", *(str(c.total()) for c in found)], *([n, *(str(c[n]) for c in found)] for n in names)]
 
 
+class Page:
+    """The page in the browser; every look waits for up to a minute."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        changing = [NoSuchElementException, StaleElementReferenceException]
+        self.browser, self.wait = browser, WebDriverWait(browser, 60, ignored_exceptions=changing)
+        browser.get(url)
+
+    def present(self, selector: str) -> list[Any]:
+        found: list[Any] = self.browser.find_elements("css selector", selector)
+        return found
+
+    def visible(self, selector: str) -> list[Any]:
+        found: list[Any] = self.wait.until(lambda _: [e for e in self.present(selector) if e.is_displayed()])
+        return found
+
+    def upload(self, path: Path) -> None:
+        self.wait.until(lambda _: self.present("#file input[type=file]"))[0].send_keys(str(path))
+
+    def table(self) -> list[list[str]]:
+        return cells(self.browser.find_element("id", "facts").get_attribute("innerHTML"))
+
+    def wait_for(self, rows: list[list[str]], pictures: list[Image.Image]) -> None:
+        """Waits until the table ends in these rows and the pictures are these, pixel by pixel."""
+        self.wait.until(lambda _: self.table()[3:] == rows)
+        self.wait.until(lambda _: [p.tobytes() for p in self.pictures()] == [p.tobytes() for p in pictures])
+
+    def pictures(self) -> list[Image.Image]:
+        sources = [element.get_attribute("src") for element in self.visible("#picture-0 img, #picture-1 img")]
+        return [Image.open(io.BytesIO(urllib.request.urlopen(source).read())) for source in sources]
+
+
+def address_said(process: subprocess.Popen[str]) -> str:
+    """The address that the command prints, after a line on the port that is taken."""
+    assert process.stdout is not None
+    text = process.stdout.readline() + process.stdout.readline()
+    line = r"port (\d+) is taken: the next free one is (\d+)\n(http://127\.0\.0\.1:\2/) shows .*Ctrl-C ends it\n"
+    said = re.fullmatch(line, text)
+    assert said is not None and said[1] != said[2], text
+    return said[3]
+
+
 @pytest.mark.slow
-def test_the_page_in_a_browser(plates_run: Path, server: tuple[Any, Path], browser: Any, tmp_path: Path) -> None:
-    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    process, output = server
-    waiting = WebDriverWait(browser, 60, ignored_exceptions=[NoSuchElementException, StaleElementReferenceException])
-
-    def shown(selector: str) -> Any:
-        return waiting.until(lambda b: [e for e in b.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()])
-
-    def upload(path: Path) -> None:
-        waiting.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#file input[type=file]"))[0].send_keys(str(path))
-
-    def wait_for_counts(score: float) -> None:
-        rows = counts(predictions, score)
-        waiting.until(lambda b: cells(b.find_element(By.ID, "facts").get_attribute("innerHTML"))[3:] == rows)
-
-    def pictures() -> list[Any]:
-        sources = [element.get_attribute("src") for element in shown("#picture-0 img, #picture-1 img")]
-        return [np.asarray(Image.open(io.BytesIO(urllib.request.urlopen(source).read()))) for source in sources]
-
-    waiting.until(lambda _: process.poll() is not None or " shows the page" in output.read_text())
-    said = re.fullmatch(
-        r"port (\d+) is taken: the next free one is (\d+)\n(\S+) shows .*Ctrl-C ends it\n", output.read_text()
-    )
-    assert said is not None, output.read_text()
-    assert said[1] != said[2] and said[3] == f"http://127.0.0.1:{said[2]}/"
-    browser.get(said[3])
-
+def test_the_page_in_a_browser(plates_run: Path, server: subprocess.Popen[str], browser: Any, tmp_path: Path) -> None:
+    url = address_said(server)
+    page = Page(browser, url)
     image = plates_run.parent / "val" / "plate 1.png"
     models = models_of(str(plates_run), "cpu")
     predictions = [model.predictor.predict(image) for model in models]
     analysis = analyse(models, image)
-    upload(image)
-    wait_for_counts(0.05)
-    assert min(len(p.above(0.05)) for p in predictions) > 0
-    for found, drawn in zip(pictures(), view(analysis, 0.05)[0], strict=True):
-        assert found.shape == (demo.SMALLEST, demo.SMALLEST, 3) and np.array_equal(found, np.asarray(drawn))
+    assert min(len(prediction.above(0.05)) for prediction in predictions) > 0
 
+    page.upload(image)
+    page.wait_for(counts(predictions, 0.05), view(analysis, 0.05)[0])
+    assert [picture.size for picture in page.pictures()] == [(demo.SMALLEST, demo.SMALLEST)] * 2
+    assert page.table()[0] == ["", "Adapted teacher", "Refined student"]
+
+    measured = page.table()[2]
     steps = next(n for n in range(1, 96) if counts(predictions, 0.05) != counts(predictions, (5 + n) / 100))
-    shown("#score input[type=range]")[0].send_keys(Keys.ARROW_RIGHT * steps)
-    wait_for_counts((5 + steps) / 100)
-    waiting.until(lambda _: np.array_equal(pictures()[1], np.asarray(view(analysis, (5 + steps) / 100)[0][1])))
+    page.visible("#score input[type=range]")[0].send_keys(ARROW_RIGHT * steps)
+    page.wait_for(counts(predictions, (5 + steps) / 100), view(analysis, (5 + steps) / 100)[0])
+    assert page.table()[2] == measured  # drawn anew, not predicted anew
 
     broken = tmp_path / "broken.png"
     broken.write_text("no image")
-    upload(broken)
-    assert re.fullmatch(
-        r"broken\.png: the image file cannot be read \(.*\)\. Choose another file \(png.*\)\.",
-        shown("#trouble")[0].text,
-    )
-    assert not browser.find_elements(By.ID, "facts")
-    upload(plates_run.parent / "val" / "plate 2.png")
-    waiting.until(lambda b: "plate 2.png, 160 x 160 pixels" in shown("#facts")[0].text)
-    assert not browser.find_elements(By.ID, "trouble")
+    page.upload(broken)
+    message = page.visible("#trouble")[0].text
+    assert re.fullmatch(r"broken\.png: the image file cannot be read \(.*\)\. Choose another file \(png.*\)\.", message)
+    assert not page.present("#facts")
+    page.upload(plates_run.parent / "val" / "plate 2.png")
+    page.wait.until(lambda _: "plate 2.png, 160 x 160 pixels" in page.visible("#facts")[0].text)
+    assert not page.present("#trouble")
 
-    assert hosts(browser) == {f"127.0.0.1:{said[2]}"}
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
-    assert "LEFT THIS MACHINE" not in output.read_text() and "Traceback" not in output.read_text()
+    assert hosts(browser) == {urlsplit(url).netloc}
+    server.send_signal(signal.SIGINT)
+    said_later, _ = server.communicate(timeout=60)
+    assert server.returncode == 0 and "LEFT THIS MACHINE" not in said_later
+    assert "Traceback" not in (tmp_path / "errors.txt").read_text()
+    assert [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()] == []
