@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from PIL import Image
 
+from sskd_fast import _env
 from sskd_fast.data.errors import DataError, named
 from sskd_fast.data.pixels import IMAGE_SUFFIXES
 from sskd_fast.method import STAGES, title_of
@@ -294,8 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         check(arguments.device)
-        page = build_page(models_of(arguments.run, arguments.device), arguments.score)
-        serve(page, arguments.port, browser=not arguments.no_browser)
+        with TemporaryDirectory(prefix="sskd_fast_demo_", ignore_cleanup_errors=True) as uploads:
+            _env.set_default("GRADIO_TEMP_DIR", uploads)
+            page = build_page(models_of(arguments.run, arguments.device), arguments.score)
+            serve(page, arguments.port, browser=not arguments.no_browser)
     except (ModelError, CheckpointError, FoundationError, DemoError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -224,7 +224,7 @@ def server(plates_run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     pytest.importorskip("gradio", reason="needs pip install 'sskd_fast[demo]'")
     command = [sys.executable, "-c", SERVER, str(plates_run), "--no-browser", "--score", "0.05"]
     with listening() as taken, (tmp_path / "errors.txt").open("w") as errors:
-        environment = {**os.environ, "GRADIO_SERVER_PORT": str(taken), "GRADIO_TEMP_DIR": str(tmp_path / "uploads")}
+        environment = {**os.environ, "GRADIO_SERVER_PORT": str(taken), "TMPDIR": str(tmp_path)}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         )  # fmt: skip
@@ -330,9 +330,10 @@ def test_the_page_in_a_browser(plates_run: Path, server: subprocess.Popen[str], 
     page.wait.until(lambda _: "plate 2.png, 160 x 160 pixels" in page.visible("#facts")[0].text)
     assert not page.present("#trouble")
 
+    assert list(tmp_path.glob("sskd_fast_demo_*/*/plate 2.png"))  # gone at the end
     assert hosts(browser) == {urlsplit(url).netloc}
     server.send_signal(signal.SIGINT)
     said_later, _ = server.communicate(timeout=60)
     assert server.returncode == 0 and "LEFT THIS MACHINE" not in said_later
     assert "Traceback" not in (tmp_path / "errors.txt").read_text()
-    assert [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()] == []
+    assert list(tmp_path.glob("sskd_fast_demo_*")) == []
