@@ -45,7 +45,8 @@ STYLE = """
 #trouble { color: var(--error-text-color); background: var(--error-background-fill); font-weight: 600;
   border-left: 4px solid var(--error-border-color); padding: 10px 14px; overflow-wrap: anywhere; }
 .html-container { padding: 0 !important; }
-.models { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; color: var(--body-text-color); }
+.models { width: 100%; max-width: 720px; border-collapse: collapse; font-variant-numeric: tabular-nums;
+  color: var(--body-text-color); }
 .models th, .models td { padding: 7px 8px; border-bottom: 1px solid var(--border-color-primary); text-align: right; }
 .models th:first-child { text-align: left; font-weight: 400; overflow-wrap: anywhere; min-width: 7em; }
 .models thead th, .models tr.total > * { font-weight: 650 !important; }
