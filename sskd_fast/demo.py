@@ -100,7 +100,7 @@ def models_of(place: str, device: str) -> list[Model]:
 
 
 def analyse(models: Sequence[Model], image: Path) -> Analysis:
-    """What the models find in an image file.  Raises DataError for a file that cannot be read."""
+    """Predicts an image file with every model.  Raises DataError for a file that cannot be read."""
     found = tuple(_find(model, image) for model in models)
     pixels = models[-1].predictor.read_image(image).permute(1, 2, 0).numpy()
     long_side = min(max(*pixels.shape[:2], SMALLEST), LARGEST)
@@ -253,9 +253,9 @@ def serve(page: gr.Blocks, port: int | None, *, browser: bool) -> None:
             theme=theme,
         )  # fmt: skip
     except OSError as error:
+        cure = "leave --port out for the first free one" if port else "choose one with --port"
         raise DemoError(
-            f"--port {port}: another program uses it; end that program, choose another port, or leave --port out for "
-            "the first free one"
+            f"port {port or INITIAL_PORT_VALUE}: another program uses it; end that program, or {cure}"
         ) from error
     if port is None and page.server_port != INITIAL_PORT_VALUE:
         print(f"port {INITIAL_PORT_VALUE} is taken: the next free one is {page.server_port}")
