@@ -25,7 +25,8 @@ from sskd_fast.method import STAGES, title_of
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.predictor import ModelError, Prediction, Predictor, load
-from sskd_fast.report.overlays import SAME_OBJECT_IOU, Shown, draw, enlarged, results_shown
+from sskd_fast.report.overlays import SAME_OBJECT_IOU, Shown, draw, results_shown
+from sskd_fast.report.pictures import enlarged
 from sskd_fast.report.verdict import count_text
 
 if TYPE_CHECKING:

@@ -415,15 +415,6 @@ def test_rows_a_little_longer_than_one_do_not_bend_the_law(backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_a_number_that_is_none_is_the_least_hard(backend):
-    candidates = random(5, 3)
-    candidates[2] = math.nan
-    drawn = torch.tensor([[2, 0, 1, 4]])
-    hardest = ops.hardest_negatives(random(1, 3, seed=1), candidates, drawn, 4, backend=backend)
-    assert hardest[0, 3] == 2 and sorted(hardest[0].tolist()) == [0, 1, 2, 4]
-
-
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_second_derivatives_are_refused(backend):
     masks, classes = random(1, 3, 2, 2).requires_grad_(), random(1, 3, 2)
     value = ops.fuse_scores(masks, classes, backend=backend).pow(3).sum()
