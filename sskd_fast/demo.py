@@ -8,7 +8,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -298,9 +299,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         check(arguments.device)
-        with TemporaryDirectory(prefix="sskd_fast_demo_", ignore_cleanup_errors=True) as uploads:
-            _env.set_default("GRADIO_TEMP_DIR", uploads)
-            page = build_page(models_of(arguments.run, arguments.device), arguments.score)
+        models = models_of(arguments.run, arguments.device)
+        with uploads_folder():
+            page = build_page(models, arguments.score)
             serve(page, arguments.port, browser=not arguments.no_browser)
     except (ModelError, CheckpointError, FoundationError, DemoError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -308,6 +309,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     return 0
+
+
+@contextmanager
+def uploads_folder() -> Iterator[None]:
+    """Keeps uploaded images in a folder that is removed at the end, unless GRADIO_TEMP_DIR names another one."""
+    with (
+        TemporaryDirectory(prefix="sskd_fast_demo_", ignore_cleanup_errors=True) as folder,
+        _env.default_within("GRADIO_TEMP_DIR", folder),
+    ):
+        yield
 
 
 def check(device: str) -> None:
