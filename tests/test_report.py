@@ -20,7 +20,8 @@ from sskd_fast.method import ROW_ORDER, STAGE, title_of
 from sskd_fast.pseudo_labels import label_statistics
 from sskd_fast.report import table_text, verdict_words, write_report
 from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, stage_curves
-from sskd_fast.report.overlays import LONG_SIDE, SHORT_SIDE, overlay_rows
+from sskd_fast.report.overlays import overlay_rows
+from sskd_fast.report.pictures import LONG_SIDE, SHORT_SIDE
 from sskd_fast.report.verdict import count_text, difference_text, seconds_text, verdict
 
 AP = dict(zip(ROW_ORDER, (14.9, 22.6, 23.6, 19.6, 24.4, 25.3), strict=True))
@@ -315,7 +316,7 @@ def test_stages_keep_their_order_and_a_repeated_step_counts_once() -> None:
 
 def picture_of(source: str) -> Image.Image:
     head, data = source.split(",")
-    assert head == "data:image/png;base64"
+    assert head == "data:image/webp;base64"
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
 
@@ -403,7 +404,7 @@ def test_report_is_one_accessible_file_without_outside_resources(tmp_path: Path)
     text = write_report(make_run(tmp_path)).read_text(encoding="utf-8")
     page = Page(text)
     assert {name for name, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base", "a"} == set()
-    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in page.attributes("img"))
+    assert all(str(image["src"]).startswith("data:image/webp;base64,") for image in page.attributes("img"))
     assert not re.search(r"https?://|url\(|@import|\son\w+=", text)
     assert len(page.attributes("img")) == 2 * 5 and all(image["alt"] for image in page.attributes("img"))
     assert all(chart["aria-label"] and chart["role"] == "img" for chart in page.attributes("svg"))

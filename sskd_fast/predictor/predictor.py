@@ -89,14 +89,22 @@ class Predictor(
 
     def stream(self, images: Iterable[ImageLike], score: float = 0.0) -> Iterator[Prediction]:
         """The predictions one by one, images read as they are needed; arguments and errors as of `predict`."""
-        d = self.description
-        for group in groups(images):
-            tensors = [self.read_image(image) for image in group]
-            for image, tensor, found in zip(group, tensors, predict(self.model, tensors, d.inference), strict=True):
-                size = (tensor.shape[1], tensor.shape[2])
-                results = to_results(found, 0, size, d.category_ids, d.inference.zoom)
+        read = ((image, self.read_image(image)) for image in images)
+        for group in groups(read, lambda pair: pair[1][0].numel()):
+            for (image, _), found in zip(group, self.find([tensor for _, tensor in group]), strict=True):
                 name = str(image) if isinstance(image, (str, Path)) else ""
-                yield Prediction.of_results(results, size, d.class_names, d.category_ids, name).above(score)
+                yield dataclasses.replace(found.above(score), file_name=name)
+
+    def find(self, images: Sequence[Tensor]) -> list[Prediction]:
+        """The instances of images that `read_image` has read, whose tiles share batches; all are kept in memory."""
+        d = self.description
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return [
+            Prediction.of_results(
+                to_results(found, 0, size, d.category_ids, d.inference.zoom), size, d.class_names, d.category_ids
+            )
+            for size, found in zip(sizes, predict(self.model, images, d.inference), strict=True)
+        ]
 
     def read_image(self, image: ImageLike) -> Tensor:
         """An image as the model's training read it, stretched if it was: (3, H, W) uint8."""

@@ -5,8 +5,6 @@ Shape letters: n instances of the ground truth, m instances shown, H x W pixels 
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image
 from pycocotools import mask as rle
 
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pixels import read_pixels
+from sskd_fast.report.pictures import DARK, Color, badge, data_uri, enlarged, patch
 from sskd_fast.rle import encode_segmentation
-
-Color = tuple[int, int, int]
 
 COLORS: tuple[Color, ...] = (
     (255, 176, 0),
@@ -37,9 +34,7 @@ COLORS: tuple[Color, ...] = (
     (212, 200, 90),
 )
 UNMATCHED: Color = (235, 235, 235)
-SHORT_SIDE, LONG_SIDE = 192, 320
 MOST_NUMBERED = 12
-SMALLEST_NUMBERED = 300
 SAME_OBJECT_IOU = 0.5
 
 
@@ -90,20 +85,21 @@ def overlay_rows(
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     titles: Mapping[str, str],
+    image_ids: Sequence[int] | None = None,
     limit: int = 6,
     minimum_score: float = 0.5,
 ) -> list[OverlayRow]:
-    """Ground truth and predictions drawn on `limit` images spread evenly over `ground_truth`, one row an image.
+    """Ground truth and predictions drawn on images of `ground_truth`, one row an image.
 
     predictions: column name -> COCO results, of which scores under `minimum_score` are left out.
     titles: column name -> title for the alternative texts.
+    image_ids: the images, in this order; if None, `limit` images spread evenly over all.
 
     An image that cannot be read is drawn grey.  Raises ValueError for a mask that does not have the size of its image.
     """
     names = {int(category["id"]): str(category["name"]) for category in ground_truth["categories"]}
     rows = []
-    images = ground_truth["images"]
-    for image in images[:: max(1, len(images) // limit)][:limit]:
+    for image in _chosen(ground_truth["images"], image_ids, limit):
         size = int(image["height"]), int(image["width"])
         try:
             pixels, problem = read_pixels(images_dir / image["file_name"], size), ""
@@ -120,30 +116,26 @@ def overlay_rows(
     return rows
 
 
+def _chosen(
+    images: Sequence[Mapping[str, Any]], image_ids: Sequence[int] | None, limit: int
+) -> Sequence[Mapping[str, Any]]:
+    if image_ids is None:
+        return images[:: max(1, len(images) // limit)][:limit]
+    by_id = {int(image["id"]): image for image in images}
+    return [by_id[image_id] for image_id in image_ids]
+
+
 def _overlays(
     file_name: str, pixels: NDArray[np.uint8], columns: Mapping[str, list[Shown]], titles: Mapping[str, str]
 ) -> list[Overlay]:
-    """The pictures of one image, all in one palette of 256 colours, which makes them a third of the size."""
-    base = _enlarged(pixels)
-    pictures = [_draw(base, shown) for shown in columns.values()]
-    palette = _palette(pictures)
+    base = enlarged(pixels)
     overlays = []
-    for (column, shown), picture in zip(columns.items(), pictures, strict=True):
+    for column, shown in columns.items():
         summary = _summary(column, shown, len(columns["ground_truth"]))
         alt = f"{file_name}, {titles.get(column, column)}: {summary}"
-        buffer = io.BytesIO()
-        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG")
-        source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        overlays.append(Overlay(column, source, picture.width, picture.height, summary, alt, shown))
+        source = data_uri(_draw(base, shown))
+        overlays.append(Overlay(column, source, base.width, base.height, summary, alt, shown))
     return overlays
-
-
-def _palette(pictures: Sequence[Image.Image]) -> Image.Image:
-    """A palette image of 256 colours for all the pictures, from every few of their pixels."""
-    montage = Image.new("RGB", (96 * len(pictures), 96))
-    for position, picture in enumerate(pictures):
-        montage.paste(picture.resize((96, 96), Image.Resampling.NEAREST), (96 * position, 0))
-    return montage.quantize(256)
 
 
 def _ground_truth_shown(
@@ -190,59 +182,16 @@ def _summary(column: str, shown: Sequence[Shown], objects: int) -> str:
     return ", ".join(parts)
 
 
-def _enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
-    """An RGB picture, dark images lit: long side 320 pixels, or more where the short one would be under 192."""
-    top = float(np.percentile(pixels, 99.7))
-    if 0 < top < 128:
-        pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
-    image = Image.fromarray(pixels).convert("RGB")
-    scale = max(LONG_SIDE / max(image.size), SHORT_SIDE / min(image.size))
-    size = round(image.width * scale), round(image.height * scale)
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
 def _draw(picture: Image.Image, shown: Sequence[Shown]) -> Image.Image:
-    """The picture with filled masks, contours, and, where they are few, the numbers of the instances."""
+    """The picture with filled masks, contours, and, if they are few, the numbers of the instances."""
     canvas = picture.copy()
-    outlines = [_enlarged_mask(instance.mask, picture.size) for instance in shown]
-    for instance, (mask, corner) in zip(shown, outlines, strict=True):
-        strength = 0.16 if instance.number is None else 0.34
-        canvas.paste(instance.color, corner, mask.point(lambda value, s=strength: int(value * s)))
-    for instance, (mask, corner) in zip(shown, outlines, strict=True):
-        inner = np.asarray(mask.filter(ImageFilter.MinFilter(5)))
-        outer = np.asarray(mask.filter(ImageFilter.MaxFilter(3)))
-        solid = np.asarray(mask)
-        canvas.paste((12, 14, 20), corner, Image.fromarray((outer - solid) // 255 * 150))
-        canvas.paste(instance.color, corner, Image.fromarray(solid - inner))
+    patches = [patch(instance.mask, picture.size) for instance in shown]
+    for instance, place in zip(shown, patches, strict=True):
+        place.paint(canvas, instance.color, place.solid * (0.16 if instance.number is None else 0.34))
+    for instance, place in zip(shown, patches, strict=True):
+        place.paint(canvas, DARK, place.shadow * (150 / 255))
+        place.paint(canvas, instance.color, place.line)
     if len(shown) <= MOST_NUMBERED:
-        for instance, (mask, corner) in zip(shown, outlines, strict=True):
-            _badge(canvas, mask, corner, instance)
+        for instance, place in zip(shown, patches, strict=True):
+            badge(canvas, place, "?" if instance.number is None else str(instance.number), instance.color)
     return canvas
-
-
-def _enlarged_mask(mask: Mapping[str, Any], size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
-    """A mask at the picture's scale, cut to its surroundings: ("L" image of 0 and 255, its left upper corner)."""
-    height, width = mask["size"]
-    scale_x, scale_y = size[0] / width, size[1] / height
-    left, top, box_width, box_height = rle.toBbox(mask)
-    x0, y0 = max(0, int(left * scale_x) - 6), max(0, int(top * scale_y) - 6)
-    x1 = min(size[0], int((left + box_width) * scale_x) + 6)
-    y1 = min(size[1], int((top + box_height) * scale_y) + 6)
-    full = Image.fromarray(np.asarray(rle.decode(mask)) * np.uint8(255))
-    source = (x0 / scale_x, y0 / scale_y, min(width, x1 / scale_x), min(height, y1 / scale_y))
-    smooth = full.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=source)
-    return smooth.point(lambda value: 255 if value > 127 else 0), (x0, y0)
-
-
-def _badge(canvas: Image.Image, mask: Image.Image, corner: tuple[int, int], instance: Shown) -> None:
-    """The number of the instance on the pixel of its mask nearest to the mask's centre; none where it would hide it."""
-    ys, xs = np.nonzero(np.asarray(mask))
-    if len(xs) < SMALLEST_NUMBERED:
-        return
-    nearest = int(np.argmin((xs - xs.mean()) ** 2 + (ys - ys.mean()) ** 2))
-    x, y = corner[0] + int(xs[nearest]), corner[1] + int(ys[nearest])
-    x, y = min(max(x, 11), canvas.width - 12), min(max(y, 11), canvas.height - 12)
-    draw = ImageDraw.Draw(canvas)
-    draw.ellipse((x - 10, y - 10, x + 10, y + 10), fill=(12, 14, 20), outline=instance.color, width=2)
-    text = "?" if instance.number is None else str(instance.number)
-    draw.text((x, y), text, fill=(255, 255, 255), font=ImageFont.load_default(14), anchor="mm")

@@ -1,0 +1,95 @@
+"""What pictures of instances are made of: an enlarged image, masks at its scale, outlines, numbers, and a data URI.
+
+Shape letters: H x W pixels of an image, h x w of a mask cut to its surroundings at the picture's scale.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from pycocotools import mask as rle
+
+Color = tuple[int, int, int]
+
+SHORT_SIDE, LONG_SIDE = 192, 320
+SMALLEST_NUMBERED = 300
+DARK: Color = (12, 14, 20)
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A mask at a picture's scale, cut to its surroundings. solid: (h, w) uint8 of 0 and 255; left, top: its corner."""
+
+    solid: NDArray[np.uint8]
+    left: int
+    top: int
+
+    @property
+    def line(self) -> NDArray[np.uint8]:
+        """The rim of the mask, two pixels wide, (h, w) uint8 of 0 and 255."""
+        return self.solid - np.asarray(Image.fromarray(self.solid).filter(ImageFilter.MinFilter(5)))
+
+    @property
+    def shadow(self) -> NDArray[np.uint8]:
+        """What lies directly around the mask, (h, w) uint8 of 0 and 255."""
+        return np.asarray(Image.fromarray(self.solid).filter(ImageFilter.MaxFilter(3))) - self.solid
+
+    def paint(self, canvas: Image.Image, color: Color, coverage: NDArray[Any]) -> None:
+        """Colours the canvas; coverage: (h, w), from 0 for the canvas to 255 for the colour."""
+        canvas.paste(color, (self.left, self.top), Image.fromarray(coverage.astype(np.uint8)))
+
+
+def enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
+    """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
+
+    Its long side gets 320 pixels, or more if the short one would have fewer than 192.
+    """
+    top = float(np.percentile(pixels, 99.7))
+    if 0 < top < 128:
+        pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
+    image = Image.fromarray(pixels).convert("RGB")
+    scale = max(LONG_SIDE / max(image.size), SHORT_SIDE / min(image.size))
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def patch(mask: Mapping[str, Any], size: tuple[int, int]) -> Patch:
+    """A compressed RLE mask at the scale of a picture; size: (width, height) of the picture."""
+    height, width = mask["size"]
+    scale_x, scale_y = size[0] / width, size[1] / height
+    left, top, box_width, box_height = rle.toBbox(mask)
+    x0, y0 = max(0, int(left * scale_x) - 6), max(0, int(top * scale_y) - 6)
+    x1 = min(size[0], int((left + box_width) * scale_x) + 6)
+    y1 = min(size[1], int((top + box_height) * scale_y) + 6)
+    full = Image.fromarray(np.asarray(rle.decode(mask)) * np.uint8(255))
+    source = (x0 / scale_x, y0 / scale_y, min(width, x1 / scale_x), min(height, y1 / scale_y))
+    smooth = full.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=source)
+    return Patch(np.where(np.asarray(smooth) > 127, 255, 0).astype(np.uint8), x0, y0)
+
+
+def badge(canvas: Image.Image, place: Patch, text: str, color: Color) -> None:
+    """A number on the pixel of a mask nearest to the mask's centre; none on a mask that it would hide."""
+    ys, xs = np.nonzero(place.solid)
+    if len(xs) < SMALLEST_NUMBERED:
+        return
+    nearest = int(np.argmin((xs - xs.mean()) ** 2 + (ys - ys.mean()) ** 2))
+    x, y = place.left + int(xs[nearest]), place.top + int(ys[nearest])
+    x, y = min(max(x, 11), canvas.width - 12), min(max(y, 11), canvas.height - 12)
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((x - 10, y - 10, x + 10, y + 10), fill=DARK, outline=color, width=2)
+    draw.text((x, y), text, fill=(255, 255, 255), font=ImageFont.load_default(14), anchor="mm")
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as WebP in a data URI: a third of the size of a PNG of 256 colours."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
