@@ -23,14 +23,26 @@ def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -
     model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, or the id of a hub repository
     ("owner/name").  stage: of a run's folder, whose model; by default the last student.  device: "auto" takes a GPU if
     there is one.
-    Raises ModelError if there is no model, CheckpointError if its file cannot be used.
+    Raises ModelError if there is no model or no such device, CheckpointError if its file cannot be used.
     """
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return _found(model, stage).to(chosen)
+    return _found(model, stage).to(_chosen(device))
+
+
+def _chosen(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device={device}: PyTorch cannot use it ({reason}); choose auto, cpu or cuda") from error
+    return torch.device(device)
 
 
 def _found(model: str | Path, stage: str | None) -> Predictor:
     path = Path(model)
+    if stage is not None and not (path / "checkpoints").is_dir():
+        raise ModelError(f"{model}: is no run's folder, and the stage {stage} is one's; leave the stage out")
     if path.is_file():
         return Predictor.read(path)
     if (path / "checkpoints").is_dir():

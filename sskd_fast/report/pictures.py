@@ -47,16 +47,17 @@ class Patch:
         canvas.paste(color, (self.left, self.top), Image.fromarray(coverage.astype(np.uint8)))
 
 
-def enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
+def enlarged(pixels: NDArray[np.uint8], longest: int = LONG_SIDE) -> Image.Image:
     """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
 
-    Its long side gets 320 pixels, or more if the short one would have fewer than 192.
+    Its long side gets at least 320 pixels, or more if the short one would have fewer than 192; one of more than
+    `longest` pixels is made as short as that allows.
     """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
         pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).convert("RGB")
-    scale = max(LONG_SIDE / max(image.size), SHORT_SIDE / min(image.size))
+    scale = max(min(1.0, longest / max(image.size)), LONG_SIDE / max(image.size), SHORT_SIDE / min(image.size))
     size = round(image.width * scale), round(image.height * scale)
     return image.resize(size, Image.Resampling.BICUBIC)
 
