@@ -16,7 +16,7 @@ from sskd_fast.predict.inputs import InputError, find_inputs
 from sskd_fast.predict.work import Work, coco_of
 from sskd_fast.predictor import ModelError, load
 
-EXAMPLES = """writes DIR/predictions.json (COCO: opens anywhere, its annotations are results) and a picture of every image
+EXAMPLES = """writes DIR/predictions.json (COCO: opens anywhere, its annotations are results) and pictures of all images
 to DIR/overlays.  Killed and started again, the same command goes on where it stopped.
 Exit status: 0, 1 if an image could not be read and was skipped, 2 if nothing could be done.
 
