@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sskd_fast.method import ROW_ORDER
+
 FILES = (
     "config.yaml",
     "metrics.json",
@@ -16,22 +18,14 @@ FILES = (
     "ground_truth.json",
     "label_statistics.json",
 )
-ROWS = (
-    "zero_shot_teacher",
-    "supervised_teacher",
-    "adapted_teacher",
-    "supervised_student",
-    "distilled_student",
-    "refined_student",
-)
 
 
 def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
     """What is wrong with the rows of metrics.json and the predictions they stand for."""
     rows = {row["name"]: row for row in metrics["rows"]}
-    if len(metrics["rows"]) != len(ROWS) or set(rows) != set(ROWS):
+    if len(metrics["rows"]) != len(ROW_ORDER) or set(rows) != set(ROW_ORDER):
         found = [row["name"] for row in metrics["rows"]]
-        return [f"metrics.json: rows {found}, expected {list(ROWS)}"]
+        return [f"metrics.json: rows {found}, expected {list(ROW_ORDER)}"]
     problems = []
     for name, row in rows.items():
         for key in ("ap", "ap50"):
@@ -79,7 +73,7 @@ def main() -> int:
     for problem in found:
         print(f"{folder}: {problem}", file=sys.stderr)
     if not found:
-        print(f"{folder}: complete, {len(ROWS)} rows")
+        print(f"{folder}: complete, {len(ROW_ORDER)} rows")
     return 1 if found else 0
 
 

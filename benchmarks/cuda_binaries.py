@@ -27,7 +27,7 @@ DYNAMIC_SHARED = {
     "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,
     "negative_sampling_trials_kernel": 512 * 8 * 4,
     "negative_sampling_race_kernel": 1024 * 12,
-    "hardest_negative_sampling_kernel": 512 * 8 * 4,
+    "hardest_negatives_kernel": 512 * 8 * 4,
     **{
         f"expected_tiles_kernel<{storage}, {result}>": count
         for result, counts in {

@@ -26,7 +26,7 @@ from benchmarks import cuda_binaries
 from benchmarks.cases import QUERIES, TEMPERATURE, WIDTH
 from benchmarks.instruction_work import ANCHORS, MIXED, SCORES, Work, cuda_work, triton_work
 from benchmarks.kernel_binaries import compiled_kernels, compiling_for, listing
-from benchmarks.kernel_report import OPERATORS, triton_launches, versions
+from benchmarks.kernel_report import triton_launches, versions
 from benchmarks.sass_loops import executed
 from sskd_fast import _backend_costs, _native, kernels
 from sskd_fast.ops import _library
@@ -68,7 +68,7 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def triton_counts() -> dict[str, float]:
     """Warp instructions an anchor or pixel by operator. Raises ValueError if the loops are not those declared."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *_backend_costs.OPERATORS)]
     counts = {}
     calls = launches()
     for operator, work in triton_work(settings()).items():

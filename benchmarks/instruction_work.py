@@ -77,7 +77,7 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
         ],
         "hardest_negatives": [
             work(
-                "negative_sampling_hardest_kernel",
+                "hardest_negatives_kernel",
                 "gathered",
                 ANCHORS,
                 loops((0, draws), (0, uses // 4), (0, draws), (1, draws)),
@@ -137,7 +137,7 @@ def cuda_work() -> dict[str, list[Work]]:
     return {
         "score_fusion": _cuda_fusion(),
         "negative_sampling": [Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,))],
-        "hardest_negatives": [Work("hardest_negative_sampling_kernel<float>", ANCHORS, (hardest,))],
+        "hardest_negatives": [Work("hardest_negatives_kernel<float>", ANCHORS, (hardest,))],
         "pixel_contrast": [
             *norms,
             Work("pixel_contrast_forward_kernel<float, true>", ANCHORS, (forward,)),

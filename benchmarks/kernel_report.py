@@ -23,12 +23,12 @@ from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
 from benchmarks.marked import replaced
 from sskd_fast import kernels
+from sskd_fast._backend_costs import OPERATORS
 from sskd_fast.ops import _library
 from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python -m benchmarks.kernel_report"
-OPERATORS = ("score_fusion", "negative_sampling", "pixel_contrast", "expected_pixel_contrast")
 
 
 def triton_launches(

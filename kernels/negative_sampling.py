@@ -18,15 +18,10 @@ from sskd_fast.kernels._tl import (
     STREAM_RACE,
     STREAM_TRIALS,
     device_of,
-    gathered_rows,
     held_already,
-    inverse_norm,
     padded_rows,
-    row_columns,
-    row_sums,
     squared_distances,
     unit_interval,
-    wide,
 )
 
 TRIALS_PER_NEGATIVE = 16
@@ -237,58 +232,5 @@ def negative_sampling_by_tables(
             rows, candidates, weight, order, own_from, own_until, available, seed, picks, held, size, num_negatives,
             lines, SAME=same, SCORED=scored, WEIGHTED=candidate_weight is not None, WIDTH=width,
             COLUMNS=columns, **_tuning.sampling_race(num_negatives),
-        )  # fmt: skip
-    return picks
-
-
-@triton.jit
-def negative_sampling_hardest_kernel(
-    anchors_ptr, candidates_ptr, drawn_ptr, key_ptr, picks_ptr, draws, num_negatives,
-    WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
-):  # fmt: skip
-    """The draws of an anchor ranked by cosine; equal ones in the order drawn, what is no number last, -1 left out."""
-    anchor = tl.program_id(0).to(tl.int64)
-    columns = row_columns(CHUNKS, COLUMNS)
-    slot = tl.arange(0, BLOCK_R)
-    a = wide(tl.load(anchors_ptr + anchor * WIDTH + columns, mask=columns < WIDTH, other=0.0))
-    drawn_ptr += anchor * draws
-    key_ptr += anchor * draws
-    picks_ptr += anchor * num_negatives
-    for begin in range(0, draws, BLOCK_R):
-        inside = begin + slot < draws
-        q = tl.load(drawn_ptr + begin + slot, mask=inside, other=-1)
-        x = gathered_rows(candidates_ptr, q, q >= 0, columns, WIDTH)
-        similarity = row_sums(x * a) * inverse_norm(row_sums(x * x))
-        # A number that is none ranks below every number, and what was not drawn below that.
-        similarity = tl.where(similarity == similarity, similarity, -1e30)
-        tl.store(key_ptr + begin + slot, tl.where(q >= 0, similarity, float("-inf")), mask=inside)
-    for begin in range(0, num_negatives, BLOCK_R):
-        tl.store(picks_ptr + begin + slot, -1, mask=begin + slot < num_negatives)
-    tl.debug_barrier()  # other threads wrote what is read and overwritten from here on
-    for begin in range(0, draws, BLOCK_R):
-        place = begin + slot
-        q = tl.load(drawn_ptr + place, mask=place < draws, other=-1)
-        own = tl.load(key_ptr + place, mask=place < draws, other=float("-inf"))
-        rank = tl.zeros([BLOCK_R], tl.int32)
-        for start in range(0, draws, BLOCK_R):
-            other = start + slot
-            key = tl.load(key_ptr + other, mask=other < draws, other=float("-inf"))[None, :]
-            before = (key > own[:, None]) | ((key == own[:, None]) & (other[None, :] < place[:, None]))
-            rank += tl.sum(before.to(tl.int32), axis=1)
-        tl.store(picks_ptr + rank, q.to(tl.int32), mask=(q >= 0) & (rank < num_negatives))
-
-
-def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
-    """Indices (A, R) int32 of the draws (A, R') most similar to each anchor, most similar first."""
-    count, draws = drawn.shape
-    picks = torch.empty(count, num_negatives, dtype=torch.int32, device=anchors.device)
-    if count == 0:
-        return picks
-    a, c = padded_rows(anchors), padded_rows(candidates)
-    keys = torch.empty(count, draws, dtype=a.dtype, device=a.device)
-    with device_of(a):
-        negative_sampling_hardest_kernel[(count,)](
-            a, c, drawn.contiguous(), keys, picks, draws, num_negatives,
-            WIDTH=a.shape[1], **_tuning.gathered(a.shape[1], a.dtype),
         )  # fmt: skip
     return picks

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from sskd_fast.data.layouts import misfit
 from sskd_fast.data.views import ViewsConfig
 from sskd_fast.losses.contrast import ContrastConfig
 from sskd_fast.losses.set_loss import SetLossConfig
@@ -20,19 +20,21 @@ from sskd_fast.typed_settings import ConfigError
 class DataConfig:
     """Where images and labels come from; without `root` and `labeled`, the embedded data set is drawn.
 
-    format, root: a published data set ("coco", "cityscapes" or "ade20k") and the folder that holds it as it unpacks; or
-    labeled, val: COCO instances files; images, val_images: their folders (val_images defaults to images).  unlabeled: a
-    folder of plain images.  labeled_fraction: hide the labels of all but this share of the training set.  group_key: an
-    image field whose groups stay together in every split; stratify_key: one whose values are all represented;
-    balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the labelled images kept out
-    of all training, for thresholds and for the AP shown while training.  zoom: factor of the images before anything
-    else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers: processes
-    that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for masks.
-    decoded: a folder that keeps decoded images, three bytes a pixel, for all processes and later runs; "" for none.
+    format: one of data.layouts.FORMATS.  root: the folder that holds a whole data set ("coco", "cityscapes" and
+    "ade20k" as they unpack, "yolo" with its data.yaml); or labeled, val: label files or folders of them ("coco",
+    "labelme", "cvat", "label_studio"); images, val_images: the folders of their images (val_images defaults to
+    images).  unlabeled: a folder of plain images.  labeled_fraction: hide the labels of all but this share of the
+    training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
+    are all represented; balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the
+    labelled images kept out of all training, for thresholds and for the AP shown while training.  zoom: factor of the
+    images before anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
+    (microscopy).  workers: processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded
+    images, and as much for masks. decoded: a folder that keeps decoded images, three bytes a pixel, for all processes
+    and later runs; "" for none.
     """
 
     name: str = "embedded"
-    format: Literal["coco", "cityscapes", "ade20k"] = "coco"
+    format: str = "coco"
     root: str = ""
     labeled: str = ""
     images: str = ""
@@ -109,11 +111,11 @@ def check_settings(config: Config) -> None:
 def _check_data(data: DataConfig) -> None:
     if data.root and (data.labeled or data.images or data.val):
         raise ConfigError("--root holds the whole data set: leave out --labeled, --images and --val, or --root")
-    if data.format != "coco" and not data.root:
-        raise ConfigError(f"--format {data.format} needs --root (data.root): the folder that holds the data set")
+    if problem := misfit(data.format, bool(data.root), bool(data.labeled)):
+        raise ConfigError(problem)
     if data.labeled and not (data.images and data.val):
         raise ConfigError(
-            "--labeled needs --images (their folder) and --val (a COCO instances file that results are reported on)"
+            "--labeled needs --images (their folder) and --val (labels of the same format that results are reported on)"
         )
     if not 0 < data.labeled_fraction <= 1:
         raise ConfigError(
@@ -130,7 +132,7 @@ def _check_data(data: DataConfig) -> None:
             "--labeled-fraction hides labels to make unlabelled images; with --unlabeled DIR there are some already"
         )
     if not data.own and (data.images or data.unlabeled or data.val):
-        raise ConfigError("--images, --unlabeled and --val go with --labeled, a COCO instances file")
+        raise ConfigError("--images, --unlabeled and --val go with --labeled, the labels of --images")
     if not data.own and data.labeled_fraction != 1:
         raise ConfigError(
             "--labeled-fraction (data.labeled_fraction) goes with --labeled or --root, which are not given; "

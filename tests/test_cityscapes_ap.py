@@ -12,10 +12,14 @@ import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
+from sskd_fast.data.ade20k import Ade20k
 from sskd_fast.data.cityscapes import CLASSES, Cityscapes
-from sskd_fast.evaluation import evaluate_cityscapes, evaluate_masks
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
+from sskd_fast.evaluation import evaluate_cityscapes, evaluate_masks, official_figures, require_official
 from sskd_fast.evaluation.cityscapes_ap import official_evaluation
-from tests.official_layouts import EGO_VEHICLE, Scene, write_cityscapes
+from sskd_fast.evaluation.official import JUDGES
+from sskd_fast.report.verdict import OFFICIAL
+from tests.official_layouts import EGO_VEHICLE, Scene, write_ade20k, write_cityscapes
 
 SIZE = (64, 128)
 
@@ -121,6 +125,28 @@ def test_a_result_on_another_image_is_refused(val: tuple[Cityscapes, list[Scene]
     stray = result(9, 26, np.ones(SIZE, dtype=bool), 0.5)
     with pytest.raises(ValueError, match="result 0 is on image 9; expected one of 3 images"):
         evaluate_cityscapes(val[0].label_files, [stray])
+
+
+def test_a_data_set_is_judged_by_its_own_evaluation_and_no_other(
+    val: tuple[Cityscapes, list[Scene]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, scenes = val
+    write_ade20k(tmp_path)
+    others = Ade20k(tmp_path, "val")
+    figures = official_figures(source, perfect(scenes))
+    assert list(figures) == ["cityscapes"] and figures["cityscapes"]["ap"] == 100.0
+    assert official_figures(others, []) == {}
+    require_official(source)
+    monkeypatch.setitem(sys.modules, "cityscapesscripts.evaluation", None)
+    require_official(others)
+    with pytest.raises(ImportError, match="cityscapesscripts"):
+        require_official(source)
+
+
+def test_every_judge_gives_the_figures_that_have_titles(val: tuple[Cityscapes, list[Scene]]) -> None:
+    assert set(JUDGES) == set(OFFICIAL_TITLES) == {"cityscapes"}
+    assert set(OFFICIAL_TITLES["cityscapes"]) <= set(official_figures(val[0], [])["cityscapes"])
+    assert OFFICIAL == {"cityscapes_ap": "Cityscapes AP", "cityscapes_ap50": "Cityscapes AP50"}
 
 
 def official_files(folder: Path, source: Cityscapes, results: list[dict[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, boxes_of
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.checkpoint import load_checkpoint, load_weights
+from sskd_fast.models.checkpoint import describe_again, load_checkpoint, load_weights, read_description
 from sskd_fast.models.detector import Detector, build_prompts
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.pretrained import FoundationError, WordTokenizer
@@ -173,7 +173,7 @@ def test_images_of_a_batch_do_not_influence_each_other(tiny_foundation: Folder) 
 
 def test_several_prompts_give_the_classes_of_each_to_their_own_queries(tiny_foundation: Folder) -> None:
     model = grounded(tiny_foundation).eval()
-    detector = Detector(model.detector.model, WordTokenizer(), NAMES)
+    detector = Detector(model.detector.model, build_prompts(NAMES, WordTokenizer(), 32))
     detector.prompts = build_prompts(NAMES, WordTokenizer(), 8)
     for prompt in detector.prompts:
         prompt.tokens.clamp_(max=1110)
@@ -361,7 +361,14 @@ def test_checkpoints_of_every_kind_are_read_back(tiny_foundation: Folder, tmp_pa
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     save_described(tmp_path / "model.safetensors", model, NAMES, steps=1)
+    gone = FoundationConfig(detector="gone", masks="gone", universal="gone")
+    described = read_description(tmp_path / "model.safetensors").model
+    describe_again(tmp_path / "model.safetensors", model=dataclasses.replace(described, foundation=gone))
     again, description = load_checkpoint(tmp_path / "model.safetensors")
+    image = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        ours, theirs = model.eval()(image), again(image)
+    assert torch.equal(ours.mask_logits, theirs.mask_logits) and torch.equal(ours.class_logits, theirs.class_logits)
     assert list(description.class_names) == NAMES and type(again) is type(model) and same(model, again)
     assert same(copy.deepcopy(model), model)
 

@@ -12,11 +12,10 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sskd_fast.mask_matching import Bools
 from sskd_fast.models.inference import (
-    Bools,
     Detection,
     InferenceConfig,
-    iou,
     merge,
     owns,
     predict,
@@ -323,18 +322,6 @@ def test_an_edge_cut_off_by_the_better_scored_tile_is_put_back() -> None:
     merged = merge([view(mask, (0, 0, 64, 64), 0.9), view(mask, (0, 32, 64, 96), 0.8)], TILES)
     assert len(merged) == 1
     assert np.array_equal(full(merged[0], mask.shape), mask)
-
-
-def test_iou_counts_what_both_tiles_saw() -> None:
-    size = (64, 96)
-    first, second = (0, 0, 64, 64), (0, 32, 64, 96)
-    masks = box(size, 0, 0, 10, 40), box(size, 5, 20, 15, 60)
-    both_whole = view(masks[0], first, 0.5), view(masks[1], first, 0.7)
-    assert iou(*both_whole) == pytest.approx(overlap(*masks))
-    apart = view(masks[0], first, 0.5), view(masks[1], second, 0.7)
-    frame = box(size, 0, 32, 64, 64)
-    assert iou(*apart) == pytest.approx(overlap(masks[0] & frame, masks[1] & frame))
-    assert iou(apart[0], view(box(size, 40, 80, 50, 90), second, 0.5)) == 0.0
 
 
 @pytest.mark.parametrize("scores", [(0.9, 0.6), (0.6, 0.9)])

@@ -15,7 +15,7 @@ from sskd_fast.data.ade20k import CLASSES as ADE_CLASSES
 from sskd_fast.data.ade20k import Ade20k
 from sskd_fast.data.cityscapes import Cityscapes
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.layouts import CocoFiles, open_sets
+from sskd_fast.data.layouts import coco_files, open_sets
 from sskd_fast.data.views import Views, draw_views
 from tests.official_layouts import Scene, write_ade20k, write_cityscapes, write_coco
 
@@ -111,7 +111,7 @@ def test_coco_opens_from_its_root(tmp_path: Path) -> None:
     sets = open_sets(tmp_path, "coco")
     assert (len(sets.train), len(sets.val)) == (12, 3) and sets.train.class_names == ["person", "stop sign"]
     assert ["with gaps" in warning for warning in sets.warnings] == [True, True]
-    files = CocoFiles.below(tmp_path)
+    files = coco_files(tmp_path)
     assert open_sets(files, "coco").train.image_ids == sets.train.image_ids
 
 

@@ -300,7 +300,8 @@ def test_the_operators_are_clean_under_sanitizers(tmp_path):
     flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g1"
     preload = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
     env = environment(tmp_path, SSKD_FAST_CXXFLAGS=flags, LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0")
-    files = [f"tests/test_{name}.py" for name in ("operators", "score_fusion", "negative_sampling", "pixel_contrast")]
+    operators = "score_fusion", "negative_sampling", "hardest_negatives", "pixel_contrast"
+    files = [f"tests/test_{name}.py" for name in ("operators", *operators)]
     # Under AddressSanitizer no memory is kept for the next result, so that its use after release is found.
     chosen = "not compile and not schemas and not reference and not given_back"
     command = [sys.executable, "-m", "pytest", "-q", *files, "-k", chosen]

@@ -241,19 +241,6 @@ def test_the_published_size_is_handled():
     assert float(rate) > float(1 - (scores[::16].mean(0) * scores.mean(0)).sum())
 
 
-def test_hardest_negatives_are_the_most_similar_of_those_drawn():
-    anchors, candidates = torch.randn(6, 5, generator=seeded(8)), torch.randn(20, 5, generator=seeded(9))
-    drawn = torch.stack([torch.randperm(20, generator=seeded(i))[:8] for i in range(6)]).int()
-    drawn[0, 5:] = -1
-    drawn[1, :] = -1
-    chosen = ops.hardest_negatives(anchors, candidates, drawn, 6)
-    cosine = F.cosine_similarity(anchors[:, None], candidates[None], dim=-1)
-    for row in range(6):
-        valid = [q for q in drawn[row].tolist() if q >= 0]
-        expected = sorted(valid, key=lambda q, row=row: -float(cosine[row, q]))[:6]
-        assert chosen[row].tolist() == expected + [-1] * (6 - len(expected))
-
-
 GOOD = unit_rows(torch.rand(4, 3, generator=seeded(1)))
 
 
@@ -287,13 +274,6 @@ def test_wrong_arguments_are_named(arguments, error, message):
     good = {"anchor_scores": GOOD, "candidate_scores": GOOD, "num_negatives": 2, "seed": 0}
     with pytest.raises(error, match=message):
         ops.sample_negatives(**{**good, **arguments})
-
-
-def test_hardest_negatives_needs_enough_draws():
-    with pytest.raises(ValueError, match=r"drawn: found shape \(2, 3\), expected at least 4 columns"):
-        ops.hardest_negatives(torch.rand(2, 3), torch.rand(5, 3), torch.zeros(2, 3, dtype=torch.int32), 4)
-    with pytest.raises(ValueError, match=r"drawn: found values in \[0, 9\], expected -1 or an index below 5"):
-        ops.hardest_negatives(torch.rand(2, 3), torch.rand(5, 3), torch.tensor([[0], [9]]), 1)
 
 
 def test_the_environment_replaces_the_automatic_backend(monkeypatch):

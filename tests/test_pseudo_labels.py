@@ -17,7 +17,6 @@ from sskd_fast.pseudo_labels import (
     calibrate_thresholds,
     label_images,
     label_statistics,
-    mask_nms,
     read_labels,
     select_labels,
 )
@@ -141,25 +140,6 @@ def test_calibration_names_an_argument_out_of_range(name: str) -> None:
 def test_calibration_names_a_foreign_image() -> None:
     with pytest.raises(ValueError, match="image 5"):
         calibrated([result(5, 3, OBJECT, 0.9)], truth_of([], 1), target_precision=0.8)
-
-
-def test_mask_nms_keeps_the_best_of_overlapping_masks() -> None:
-    best, shifted, apart = (
-        result(1, 3, (0, 0, 10, 10), 0.9),
-        result(1, 7, (0, 1, 10, 10), 0.95),  # IoU with best: 90 / 110
-        result(1, 3, (20, 20, 5, 5), 0.1),
-    )
-    assert mask_nms([best, shifted, apart], 0.7) == [shifted, apart]
-    assert mask_nms([best, shifted, apart], 0.9) == [shifted, best, apart]
-    assert mask_nms([best, shifted, apart], 0.7, class_aware=True) == [shifted, best, apart]
-    assert mask_nms([], 0.7) == []
-    with pytest.raises(ValueError, match="one image"):
-        mask_nms([best, result(2, 3, OBJECT, 0.5)], 0.7)
-
-
-def test_a_suppressed_mask_suppresses_nothing() -> None:
-    chain = [result(1, 3, (0, 3 * i, 10, 10), 0.9 - 0.1 * i) for i in range(3)]  # IoU 7/13 next, 4/16 after that
-    assert mask_nms(chain, 0.5) == [chain[0], chain[2]]
 
 
 def test_select_labels_applies_class_thresholds_nms_and_the_limit() -> None:

@@ -75,9 +75,9 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert not list((folder / "checkpoints").glob("*.state.pt"))
     html = (folder / "report.html").read_text()
     assert (
-        "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/png" in html
+        "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/webp" in html
     )
-    assert "stage 1 of 6: zero shot teacher, not trained" in result.stderr
+    assert "stage 1 of 6: zero-shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
 

@@ -14,6 +14,7 @@ import pytest
 from sskd_fast.data.splits import read_split
 from sskd_fast.method import ROW_ORDER
 from sskd_fast.run.__main__ import main
+from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -41,6 +42,22 @@ def test_all_stages_run_on_the_official_folders(tmp_path: Path, format: str) -> 
         if official:
             assert 0 <= row["cityscapes_ap"] == details[row["name"]]["cityscapes"]["ap"] <= 100
     assert ("Cityscapes AP" in (folder / "report.html").read_text()) == (format == "cityscapes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["yolo", *FILES])
+def test_all_stages_run_on_every_format_of_labels(tmp_path: Path, format: str) -> None:
+    if format == "yolo":
+        place = ["--root", str(write_yolo_root(tmp_path / "data"))]
+    else:
+        train, val = (FILES[format](tmp_path / "data", split) for split in ("train", "val"))
+        images = write_images(tmp_path / "data" / "images")
+        place = ["--labeled", str(train), "--val", str(val), "--images", str(images)]
+    folder = tmp_path / "run"
+    assert main([*place, "--format", format, "--output", str(folder), *SHORT, "--crop", "32"]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER)
+    assert (metrics["labeled_images"], metrics["unlabeled_images"], metrics["val_images"]) == (2, 2, 2)
 
 
 SPLIT = """
@@ -87,8 +104,15 @@ def test_processes_that_start_together_share_one_split(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--format", "cityscapes"], "--format cityscapes needs --root"),
+        (["--format", "yolo"], "--format yolo needs --root (data.root)"),
+        (["--format", "cvat", "--root", "x"], "--format cvat needs --labeled, --images and --val"),
+        (["--format", "labelme"], "--format labelme needs --labeled, --images and --val"),
+        (["--format", "ade20k", "--labeled", "x"], "--format ade20k needs --root (data.root)"),
         (["--root", "x", "--labeled", "y"], "--root holds the whole data set: leave out --labeled"),
-        (["--root", "x", "--format", "voc"], "data.format: found 'voc', expected one of coco, cityscapes, ade20k"),
+        (
+            ["--root", "x", "--format", "voc"],
+            "data.format: found 'voc', expected one of cityscapes, ade20k, coco, yolo, labelme, cvat",
+        ),
         (["--root", "x"], "there are no unlabelled images"),
         (["--root", "x", "--labeled-fraction", "0.1"], "instances_train2017.json: the annotation file does not exist"),
         (["--crop", "[64,96,96]"], "views.size: found [64, 96, 96], expected a list of 2"),

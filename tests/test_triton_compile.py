@@ -23,6 +23,7 @@ from benchmarks import kernel_report
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
 from benchmarks.marked import marks
 from sskd_fast import kernels
+from sskd_fast._backend_costs import OPERATORS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -48,7 +49,7 @@ KERNELS = {
     "score_fusion_resize_backward_kernel",
     "negative_sampling_trials_kernel",
     "negative_sampling_race_kernel",
-    "negative_sampling_hardest_kernel",
+    "hardest_negatives_kernel",
     "pixel_contrast_forward_kernel",
     "pixel_contrast_rows_backward_kernel",
     "pixel_contrast_candidates_backward_kernel",
@@ -85,7 +86,7 @@ def test_every_kernel_compiles_without_spills(binaries):
 
 def test_kernels_compile_for_one_of_each():
     """Triton makes constants of arguments that are 1, which have less to them than numbers known at run time."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *kernel_report.OPERATORS)]
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
     found = compiled("sm_90", kernel_report.triton_launches(size=1, negatives=1), modules)
     assert {binary.kernel for binary in found} == KERNELS
 

@@ -15,9 +15,11 @@ import torch
 from benchmarks.cases import CASES, Case
 from benchmarks.gpu_steps.calls import operator_calls
 from sskd_fast import ops
+from sskd_fast.reference.score_fusion import Cues
 
 # One past a tile of 64 rows an image, and more candidates than the trials need to be taken.
 ODD, TINY = Case(2, 5, 13), Case(2, 1, 3)
+CUES_BY_SCOPE: dict[str, Cues] = {"all": "fused", "other": "object", "same": "class"}
 
 
 def odd(case: Case, device: torch.device, backend: str) -> None:
@@ -31,7 +33,7 @@ def odd(case: Case, device: torch.device, backend: str) -> None:
 
     group = torch.arange(pixels, device=device) // (pixels // case.images)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        for scope, cues in (("all", "fused"), ("other", "object"), ("same", "class")):
+        for scope, cues in CUES_BY_SCOPE.items():
             masks = random(case.images, 7, case.height, case.width, dtype=dtype)
             classes = random(case.images, 7, 4, dtype=dtype)
             z, p = (random(pixels, width, dtype=dtype) for _ in range(2))

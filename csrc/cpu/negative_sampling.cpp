@@ -1,8 +1,7 @@
-// Negative sampling on the CPU: rejection in linear time, the exact race for what it leaves, and the hardest of a draw.
+// Negative sampling on the CPU: rejection in linear time, and the exact race for what it leaves.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/full.h>
 
 #include <limits>
 #include <memory>
@@ -13,7 +12,6 @@
 
 #include "cpu/compressed_scores.h"
 #include "cpu/first_wrong.h"
-#include "cpu/indices.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/philox_lanes.h"
@@ -356,45 +354,6 @@ at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& 
         candidate_weight ? weight.const_data_ptr<double>() : nullptr, own.const_data_ptr<int64_t>(),
         group.const_data_ptr<int64_t>(), same, even_bound};
     sample(in, num_negatives, *seed.const_data_ptr<int64_t>(), out.mutable_data_ptr<int32_t>());
-  });
-  return out;
-}
-
-// The R of each anchor's draws that are most similar to it by cosine, most similar first; earlier draws win ties.
-at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candidates, const at::Tensor& drawn,
-                             int64_t num_negatives) {
-  const at::Tensor a = anchors.contiguous(), c = candidates.contiguous();
-  const at::Tensor index = checked_indices("drawn", drawn, c.size(0));
-  const int64_t count = index.size(1), width = a.size(1), rows = c.size(0);
-  const at::Tensor out = at::full({a.size(0), num_negatives}, -1, index.options());
-  if (rows == 0) return out;
-  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "hardest_negatives", [&] {
-    using T = scalar_t;
-    const T* candidate = c.const_data_ptr<T>();
-    std::vector<T> inverse(rows);
-    for (int64_t q = 0; q < rows; ++q) {
-      const T* row = candidate + q * width;
-      inverse[q] = 1 / std::max(std::sqrt(dot(row, row, width)), static_cast<T>(1e-12));
-    }
-    at::parallel_for(0, a.size(0), 16, [&](int64_t begin, int64_t end) {
-      std::vector<std::pair<T, int64_t>> order;
-      for (int64_t i = begin; i < end; ++i) {
-        const int32_t* own = index.const_data_ptr<int32_t>() + i * count;
-        order.clear();
-        for (int64_t r = 0; r < count; ++r) {
-          if (r + 8 < count && own[r + 8] >= 0) prefetch_row(candidate + own[r + 8] * width, width);
-          if (own[r] < 0) continue;
-          const T similarity =
-              dot(a.const_data_ptr<T>() + i * width, candidate + own[r] * width, width) * inverse[own[r]];
-          // What is no number is least similar.
-          order.emplace_back(similarity == similarity ? -similarity : std::numeric_limits<T>::infinity(), r);
-        }
-        const int64_t kept = std::min<int64_t>(num_negatives, order.size());
-        std::partial_sort(order.begin(), order.begin() + kept, order.end());
-        int32_t* row = out.mutable_data_ptr<int32_t>() + i * num_negatives;
-        for (int64_t r = 0; r < kept; ++r) row[r] = own[order[r].second];
-      }
-    });
   });
   return out;
 }

@@ -6,23 +6,25 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <optional>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "cpu/buffer.h"
 #include "cpu/embeddings.h"
 #include "cpu/indices.h"
+#include "cpu/inverted_index.h"
 #include "cpu/lanes.h"
+#include "cpu/negatives_by_tile.h"
 #include "cpu/operators.h"
 #include "cpu/recycled.h"
 #include "math/pixel_contrast.h"
 
 namespace sskd_fast {
 namespace {
+
+using Row = NegativesByTile::Row;
 
 // Rows fetched ahead of the one that is read.
 constexpr int64_t kAhead = 12;
@@ -38,103 +40,6 @@ int tile_shift(int64_t width) {
   while ((int64_t{2} << shift) <= rows) ++shift;
   return shift;
 }
-
-// The negatives of one anchor that lie in a tile of the candidates.
-struct Row {
-  const int32_t* candidate;
-  int64_t begin, count;  // begin: place of the first among all negatives of the anchor, by tile
-};
-
-// The negatives of every anchor by tile, those that are ignored left out. They are sorted once where there are several
-// tiles, and copied a row at a time where there is one.
-class NegativesByTile {
- public:
-  // room: for anchors x draws candidates, used where there are several tiles; null to have it allocated. What stands
-  // there for a tile may be overwritten once its row was taken.
-  NegativesByTile(const int32_t* negatives, int64_t anchors, int64_t draws, int64_t candidates, int shift, void* room)
-      : negatives_(negatives), draws_(draws), tiles_(candidates == 0 ? 1 : ((candidates - 1) >> shift) + 1),
-        room_(static_cast<char*>(room)) {
-    if (draws > std::numeric_limits<uint16_t>::max()) tiles_ = 1;
-    if (tiles_ == 1) return;
-    if (room == nullptr) {
-      own_room_ = Buffer<int32_t>(anchors * draws);
-      room_ = reinterpret_cast<char*>(own_room_.data());
-    }
-    column_ = Buffer<uint16_t>(anchors * draws);
-    start_ = Buffer<int32_t>(anchors * (tiles_ + 1));
-    at::parallel_for(0, anchors, 64, [&](int64_t begin, int64_t end) {
-      std::vector<int32_t> sorted(draws);
-      for (int64_t i = begin; i < end; ++i) sort(i, shift, sorted.data());
-    });
-  }
-
-  int64_t tiles() const { return tiles_; }
-
-  Row row(int64_t anchor, int64_t tile, std::vector<int32_t>& scratch) const {
-    if (tiles_ == 1) {
-      const int32_t* index = negatives_ + anchor * draws_;
-      int64_t count = 0;
-      for (int64_t r = 0; r < draws_; ++r) {
-        scratch[count] = index[r];
-        count += index[r] >= 0;
-      }
-      return {scratch.data(), 0, count};
-    }
-    const int32_t* start = start_.data() + anchor * (tiles_ + 1) + tile;
-    const int64_t count = start[1] - start[0];
-    std::memcpy(scratch.data(), room_ + (anchor * draws_ + start[0]) * sizeof(int32_t),
-                count * sizeof(int32_t));
-    return {scratch.data(), start[0], count};
-  }
-
-  // How many negatives an anchor has, whose row in the last tile is `last`.
-  int64_t count(int64_t anchor, const Row& last) const {
-    return tiles_ == 1 ? last.count : start_[anchor * (tiles_ + 1) + tiles_];
-  }
-
-  // out (R) <- what was computed for the negatives of an anchor by tile, in their own columns; 0 for those ignored.
-  template <typename T>
-  void scatter(int64_t anchor, const T* by_tile, int64_t count, T* out) const {
-    if (tiles_ == 1) {
-      const int32_t* index = negatives_ + anchor * draws_;
-      for (int64_t r = 0, next = 0; r < draws_; ++r) {
-        out[r] = index[r] >= 0 ? by_tile[next] : T(0);
-        next += index[r] >= 0 && next + 1 < count;
-      }
-      return;
-    }
-    std::fill_n(out, draws_, T(0));
-    const uint16_t* column = column_.data() + anchor * draws_;
-    for (int64_t r = 0; r < count; ++r) out[column[r]] = by_tile[r];
-  }
-
- private:
-  void sort(int64_t anchor, int shift, int32_t* sorted) {
-    const int32_t* index = negatives_ + anchor * draws_;
-    int32_t* start = start_.data() + anchor * (tiles_ + 1);
-    uint16_t* column = column_.data() + anchor * draws_;
-    std::fill_n(start, tiles_ + 1, 0);
-    for (int64_t r = 0; r < draws_; ++r)
-      if (index[r] >= 0) ++start[index[r] >> shift];
-    int32_t total = 0;
-    for (int64_t t = 0; t <= tiles_; ++t) total += std::exchange(start[t], total);
-    // Each start moves to the end of its tile, which is the start of the next.
-    for (int64_t r = 0; r < draws_; ++r) {
-      if (index[r] < 0) continue;
-      const int32_t place = start[index[r] >> shift]++;
-      sorted[place] = index[r], column[place] = static_cast<uint16_t>(r);
-    }
-    for (int64_t t = tiles_; t > 0; --t) start[t] = start[t - 1];
-    start[0] = 0;
-    std::memcpy(room_ + anchor * draws_ * sizeof(int32_t), sorted, draws_ * sizeof(int32_t));
-  }
-
-  const int32_t* negatives_;
-  int64_t draws_, tiles_;
-  char* room_;
-  Buffer<int32_t> own_room_, start_;
-  Buffer<uint16_t> column_;
-};
 
 // Fetches the row that is read `ahead` rows after the first of `row`; after its last one come those of `next`.
 template <typename S>
@@ -265,56 +170,6 @@ class Forward {
   std::optional<double> margin_;
   Outputs<T> out_;
   std::vector<T> inverse_anchor_, inverse_positive_, inverse_, good_, top_, mass_;
-};
-
-// Every use of the candidates as negatives of a range of anchors, by candidate and then by anchor.
-template <typename T>
-struct InvertedIndex {
-  struct Use {
-    int32_t anchor;
-    T weight;
-  };
-  std::vector<int64_t> start;  // (M + 1)
-  Buffer<Use> uses;
-
-  // A counting sort; each thread has its own part of the anchors and its own place in the list of every candidate.
-  template <typename WeightOf>
-  InvertedIndex(const int32_t* negatives, int64_t draws, int64_t first_anchor, int64_t last_anchor, int64_t candidates,
-                WeightOf weight)
-      : start(candidates + 1, 0) {
-    const int64_t anchors = last_anchor - first_anchor;
-    const int64_t parts = std::clamp<int64_t>(anchors / 64, 1, at::get_num_threads());
-    const auto first = [&](int64_t part) { return first_anchor + anchors * part / parts; };
-    std::vector<int32_t> next(parts * candidates, 0);
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
-        int32_t* own = next.data() + part * candidates;
-        for (int64_t i = first(part) * draws; i < first(part + 1) * draws; ++i)
-          if (negatives[i] >= 0) ++own[negatives[i]];
-      }
-    });
-    int64_t total = 0;
-    for (int64_t q = 0; q < candidates; ++q) {
-      start[q] = total;
-      for (int64_t part = 0; part < parts; ++part) {
-        const int32_t size = next[part * candidates + q];
-        next[part * candidates + q] = static_cast<int32_t>(total - start[q]);
-        total += size;
-      }
-    }
-    start[candidates] = total;
-    uses = Buffer<Use>(total);
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
-        int32_t* own = next.data() + part * candidates;
-        for (int64_t a = first(part); a < first(part + 1); ++a)
-          for (int64_t i = a * draws; i < (a + 1) * draws; ++i) {
-            const int32_t q = negatives[i];
-            if (q >= 0) uses[start[q] + own[q]++] = {static_cast<int32_t>(a), weight(a, i)};
-          }
-      }
-    });
-  }
 };
 
 template <typename S>

@@ -11,6 +11,13 @@
 #include <string>
 #include <type_traits>
 
+namespace sskd_fast::cuda {
+
+// Dynamic shared memory that every launch may have; more has to be asked for.
+constexpr int kSharedBytes = 48 * 1024;
+
+}  // namespace sskd_fast::cuda
+
 #if defined(SSKD_EMULATION)
 
 #include "emulation/cuda.h"
@@ -52,8 +59,7 @@ inline void check_call(cudaError_t status) {
 template <typename... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
             std::type_identity_t<Parameters>... arguments) {
-  constexpr size_t always_there = 48 * 1024;  // more has to be asked for
-  if (shared_bytes > always_there)
+  if (shared_bytes > size_t{kSharedBytes})
     check_call(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(shared_bytes)));
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);

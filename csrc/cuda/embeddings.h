@@ -23,8 +23,7 @@ struct AlignedEmbeddings {
   at::Tensor rows, inverse;
 
   AlignedEmbeddings(const at::Tensor& x, bool normalize, Stream stream)
-      : rows(aligned_rows(x, aligned_width(x))), inverse(at::ones({x.size(0)}, compute_options(x))) {
-    TORCH_CHECK_VALUE(rows.size(1) <= INT32_MAX, "embeddings: found width ", x.size(1), ", expected less than 2^31");
+      : rows(readable_rows("embeddings", x)), inverse(at::ones({x.size(0)}, compute_options(x))) {
     if (normalize)
       with_storage(x.scalar_type(), [&](auto zero) {
         using S = decltype(zero);
@@ -34,7 +33,7 @@ struct AlignedEmbeddings {
 
   template <typename S>
   Embeddings<S> as() const {
-    return {{const_data<S>(rows), rows.size(0), static_cast<int32_t>(rows.size(1))}, const_data<Compute<S>>(inverse)};
+    return {rows_of<S>(rows), const_data<Compute<S>>(inverse)};
   }
 };
 

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
 
 #include "cuda/device.h"
 #include "cuda/numbers.h"
@@ -54,6 +55,28 @@ inline int64_t aligned_width(const at::Tensor& x) {
 inline at::Tensor aligned_rows(const at::Tensor& x, int64_t width) {
   const at::Tensor rows = width == x.size(1) ? x.contiguous() : at::constant_pad_nd(x, {0, width - x.size(1)});
   return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
+}
+
+// A matrix as the kernels read it: aligned rows, fewer than 2^31 numbers wide.
+inline at::Tensor readable_rows(const char* name, const at::Tensor& x) {
+  const at::Tensor rows = aligned_rows(x, aligned_width(x));
+  TORCH_CHECK_VALUE(rows.size(1) <= INT32_MAX, name, ": found width ", x.size(1), ", expected less than 2^31");
+  return rows;
+}
+
+template <typename S>
+Rows<S> rows_of(const at::Tensor& readable) {
+  return {const_data<S>(readable), readable.size(0), static_cast<int32_t>(readable.size(1))};
+}
+
+// Working memory of `count` numbers for each of `rows`; undefined if shared memory has room for it.
+inline at::Tensor scratch(bool is_shared, int64_t rows, int64_t count, const at::TensorOptions& options) {
+  return is_shared ? at::Tensor() : at::empty({rows, count}, options);
+}
+
+template <typename T>
+T* data_or_null(const at::Tensor& x) {
+  return x.defined() ? data<T>(x) : nullptr;
 }
 
 // Indices as the kernels read them. What does not fit becomes another number that no candidate has, so that the kernels

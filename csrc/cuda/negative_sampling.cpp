@@ -21,29 +21,14 @@ const T* table_data(const char* name, const at::Tensor& table, int64_t size) {
   return table.const_data_ptr<T>();
 }
 
-// Working memory of `count` numbers for each of `rows`; none where shared memory has room for it.
-at::Tensor scratch(bool is_shared, int64_t rows, int64_t count, const at::TensorOptions& options) {
-  return is_shared ? at::Tensor() : at::empty({rows, count}, options);
-}
-
-template <typename T>
-T* data_or_null(const at::Tensor& x) {
-  return x.defined() ? data<T>(x) : nullptr;
+// Score vectors that the kernels can read, undefined if there are none.
+at::Tensor score_rows(const char* name, const std::optional<at::Tensor>& scores) {
+  return scores ? readable_rows(name, *scores) : at::Tensor();
 }
 
 template <typename S>
-Rows<S> rows_of(const at::Tensor& x, int64_t count) {
-  if (!x.defined()) return {nullptr, count, 0};
-  return {const_data<S>(x), count, static_cast<int32_t>(x.size(1))};
-}
-
-// Rows that the kernels can read; undefined where there are no scores.
-at::Tensor score_rows(const std::optional<at::Tensor>& scores) {
-  if (!scores) return {};
-  const at::Tensor rows = aligned_rows(*scores, aligned_width(*scores));
-  TORCH_CHECK_VALUE(rows.size(1) <= INT32_MAX, "candidate_scores: found width ", rows.size(1),
-                    ", expected less than 2^31");
-  return rows;
+Rows<S> rows_or_none(const at::Tensor& scores, int64_t count) {
+  return scores.defined() ? rows_of<S>(scores) : Rows<S>{nullptr, count, 0};
 }
 
 }  // namespace
@@ -63,8 +48,8 @@ at::Tensor negative_sampling_by_tables(
   const at::Tensor picks = at::empty({total, wanted}, ints);
   if (total == 0) return picks;
   if (size == 0) return picks.fill_(-1);
-  const at::Tensor candidates = score_rows(candidate_scores);
-  const at::Tensor anchors = candidates.defined() ? score_rows(anchor_scores) : at::Tensor();
+  const at::Tensor candidates = score_rows("candidate_scores", candidate_scores);
+  const at::Tensor anchors = candidates.defined() ? score_rows("anchor_scores", anchor_scores) : at::Tensor();
   const at::Tensor weight = candidate_weight ? candidate_weight->contiguous() : at::Tensor();
   const at::Tensor sets = scratch(drawn_set_is_shared(wanted), total, drawn_set_size(wanted), ints);
   const bool race_is_shared = race_buffer_is_shared(wanted);
@@ -74,8 +59,8 @@ at::Tensor negative_sampling_by_tables(
   const at::Tensor marks = at::zeros({blocks, (size + 31) / 32}, ints);
   with_storage(anchor_scores.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
-    const SamplingTables<S> tables{.anchors = rows_of<S>(anchors, total),
-                                   .candidates = rows_of<S>(candidates, size),
+    const SamplingTables<S> tables{.anchors = rows_or_none<S>(anchors, total),
+                                   .candidates = rows_or_none<S>(candidates, size),
                                    .weight = data_or_null<const double>(weight),
                                    .same = same,
                                    .entries = table_data<int32_t>("entries", entries, -1),
@@ -96,25 +81,6 @@ at::Tensor negative_sampling_by_tables(
                    data_or_null<int32_t>(racers), data<int32_t>(picks), device.stream());
   });
   return picks;
-}
-
-at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candidates, const at::Tensor& drawn,
-                             int64_t num_negatives) {
-  const OnDevice device(anchors);
-  const at::Tensor own = score_rows(anchors), others = score_rows(candidates);
-  const at::Tensor index = narrowed_indices(drawn);
-  const int64_t total = own.size(0), given = index.size(1);
-  if (total == 0) return at::empty({0, num_negatives}, index.options());
-  TORCH_CHECK_VALUE(others.size(0) <= INT32_MAX, "candidates: found ", others.size(0), ", expected fewer than 2^31");
-  const at::Tensor hardest = at::empty({total, num_negatives}, index.options());
-  with_storage(own.scalar_type(), [&](auto zero) {
-    using S = decltype(zero);
-    const at::Tensor similarities = scratch(similarities_are_shared<S>(given), total, given, compute_options(own));
-    launch_hardest<S>(rows_of<S>(own, total), rows_of<S>(others, others.size(0)), const_data<int32_t>(index),
-                      static_cast<int32_t>(given), static_cast<int32_t>(num_negatives),
-                      data_or_null<Compute<S>>(similarities), data<int32_t>(hardest), device.stream());
-  });
-  return hardest;
 }
 
 }  // namespace sskd_fast::cuda

@@ -33,9 +33,6 @@ bool drawn_set_is_shared(int64_t num_negatives);
 // Entries that a block of the race sorts at a time; likewise.
 int64_t race_buffer_size(int64_t num_negatives);
 bool race_buffer_is_shared(int64_t num_negatives);
-// Whether the similarities of a warp to its drawn candidates fit into shared memory.
-template <typename S>
-bool similarities_are_shared(int64_t drawn);
 
 // picks (A, R): up to R candidates by rejection, -1 behind them. sets (A, drawn_set_size), or null where it is shared.
 template <typename S>
@@ -46,10 +43,5 @@ void launch_trials(const SamplingTables<S>& tables, int64_t num_negatives, int32
 template <typename S>
 void launch_race(const SamplingTables<S>& tables, int64_t num_negatives, uint32_t* marks, double* arrivals,
                  int32_t* racers, int32_t* picks, Stream stream);
-
-// hardest (A, R) of drawn (A, R'), R <= R'. similarities (A, R'), or null where they are shared.
-template <typename S>
-void launch_hardest(const Rows<S>& anchors, const Rows<S>& candidates, const int32_t* drawn, int32_t num_drawn,
-                    int32_t num_negatives, Compute<S>* similarities, int32_t* hardest, Stream stream);
 
 }  // namespace sskd_fast::cuda

@@ -1,13 +1,11 @@
 // Launches the kernels of pixel_contrast.cu on tensors.
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/searchsorted.h>
-#include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 
 #include "cuda/embeddings.h"
+#include "cuda/inverted_index.h"
 #include "cuda/launching.h"
 #include "cuda/operators.h"
 #include "cuda/pixel_contrast.h"
@@ -36,18 +34,6 @@ struct Inputs {
             const_data<int32_t>(negatives),
             static_cast<int32_t>(negatives.size(1)),
             const_data<double>(temperature)};
-  }
-};
-
-// Where each candidate is used: all places of the negatives by candidate and then by anchor, and where those of a
-// candidate begin. Sorted by a stable sort, so that the order is the same in every run.
-struct InvertedIndex {
-  at::Tensor start, use;
-
-  InvertedIndex(const at::Tensor& negatives, int64_t candidates) {
-    const auto [sorted, order] = at::sort(negatives.flatten(), /*stable=*/true, /*dim=*/0, /*descending=*/false);
-    use = order;
-    start = at::searchsorted(sorted, at::arange(candidates + 1, negatives.options()), /*out_int32=*/false);
   }
 };
 

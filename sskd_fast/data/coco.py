@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pycocotools.mask as coco_mask
 
 from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.formats.documents import described, format_cure, read_json
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.masks import MaskLayers, pack_layers
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
@@ -127,21 +127,11 @@ class CocoInstances(LabeledImages):
 def read_annotations(path: Path) -> dict[str, Any]:
     """The content of a COCO annotation file with its three lists; DataError where it is missing or malformed."""
     expected = 'a JSON object with the lists "images", "annotations" and "categories"'
-    cure = "Export the annotations in COCO's instance format."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            [Problem(path, "", "the annotation file does not exist", expected, "Correct the path.")]
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError([Problem(path, "", f"the file is no valid JSON ({error})", expected, cure)]) from error
+    cure = "Export the annotations in COCO's instance format, or name theirs with --format."
+    content = read_json(path, expected, cure)
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
-        found = (
-            f"a JSON object with {sorted(content)}" if isinstance(content, dict) else f"a JSON {type(content).__name__}"
-        )
-        raise DataError([Problem(path, "", found, expected, cure)])
+        raise DataError([Problem(path, "", described(content), expected, format_cure(path, content) or cure)])
     return content
 
 

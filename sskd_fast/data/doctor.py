@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sskd_fast.data.coco import read_annotations
 from sskd_fast.data.errors import DataError, Findings, Problem, named
 from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.formats.coco import read_coco
+from sskd_fast.data.formats.table import Reader
 from sskd_fast.data.id_map_checks import check_id_maps
 from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.mask_checks import check_annotations
@@ -34,13 +35,15 @@ def check_dataset(
     class_names: Sequence[str] | None = None,
     group_key: str | None = None,
     decode: bool = True,
+    read: Reader = read_coco,
 ) -> list[str]:
     """Checks a data set as training will use it; returns warnings, raises DataError with all problems otherwise.
 
-    annotations, images: the training set, a COCO instance file and its image folder.  val, val_images: the validation
-    set (val_images: by default `images`).  unlabeled: a folder of plain images.  class_names: classes that must exist.
+    annotations, images: the training set, its labels and its image folder.  val, val_images: the validation set
+    (val_images: by default `images`).  unlabeled: a folder of plain images.  class_names: classes that must exist.
     group_key: field of the image records that no value of may occur in both sets.  decode: read every image whole,
-    which finds damaged files; False reads the headers only.
+    which finds damaged files; False reads the headers only.  read: from labels to a COCO instances dict, see
+    formats.table.READERS.
 
     Problems: malformed JSON or records; repeated image or category ids; missing, unreadable or differently sized
     images; annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of
@@ -49,12 +52,12 @@ def check_dataset(
     masks without a pixel (they are dropped), repeated annotation ids, files listed twice.
     """
     findings = Findings()
-    train = _check_file(Path(annotations), Path(images), findings, class_names, decode)
+    train = _check_file(Path(annotations), Path(images), findings, class_names, decode, read)
     validation = None
     if val is not None:
         wanted = class_names or train.class_names
         before = len(findings.problems)
-        validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode)
+        validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode, read)
         if Path(val_images or images) == Path(images):
             findings.problems[before:] = [_perhaps_elsewhere(problem) for problem in findings.problems[before:]]
         _check_validation_classes(train, validation, findings)
@@ -96,16 +99,17 @@ def _check_together(
 
 
 def _check_file(
-    file: Path, images: Path, findings: Findings, class_names: Sequence[str] | None, decode: bool
+    file: Path, images: Path, findings: Findings, class_names: Sequence[str] | None, decode: bool, read: Reader
 ) -> CheckedFile:
-    """All checks of one annotation file and its images."""
+    """All checks of the labels of one set and its images."""
     checked = CheckedFile(file)
     try:
-        content = read_annotations(file)
+        content = read(file, images, tuple(class_names or ()))
     except DataError as error:
         findings.problems.extend(error.problems)
         return checked
     own = Findings(warnings=findings.warnings)
+    own.warnings.extend(content.get("warnings", ()))
     categories = check_categories(file, content["categories"], own)
     checked.class_names = list(categories.values())
     check_class_names(file, checked.class_names, class_names, own)

@@ -36,7 +36,7 @@ def check_annotations(
             continue
         area = _mask_area(checked, annotation, item, findings)
         if area == 0:
-            empty.append(annotation.get("id"))
+            empty.append(annotation.get("origin", annotation.get("id")))
         elif area is not None and not annotation.get("iscrowd"):
             instances[categories[annotation["category_id"]]] += 1
     _summarize(checked, instances, empty, ids, findings)

@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sskd_fast.data.cityscapes import Cityscapes
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation.cityscapes_ap import evaluate_cityscapes, official_evaluation
 
+Results = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A data set's own evaluation.
+
+    kind: the data set.  figures: images of that kind and a COCO results list -> figures, with those of OFFICIAL_TITLES.
+    require: raises ImportError, with the way out, if a package that it needs is missing.
+    """
+
+    kind: type[LabeledImages]
+    figures: Callable[[Any, Results], dict[str, Any]]
+    require: Callable[[], object]
+
+
+def _cityscapes(source: Cityscapes, results: Results) -> dict[str, Any]:
+    label_files = {image_id: source.label_files[image_id] for image_id in source.image_ids}
+    return dataclasses.asdict(evaluate_cityscapes(label_files, results))
+
+
+JUDGES = {"cityscapes": Judge(Cityscapes, _cityscapes, official_evaluation)}
+
 
 def require_official(source: LabeledImages) -> None:
-    """Raises ImportError, with the way out, where the data set's own evaluation needs a package that is missing."""
-    if isinstance(source, Cityscapes):
-        official_evaluation()
+    """Raises ImportError, with the way out, if the data set's own evaluation needs a package that is missing."""
+    for judge in _judges(source).values():
+        judge.require()
 
 
-def official_figures(source: LabeledImages, results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the data set's own evaluation says of a COCO results list: its name -> its figures, such as ap and ap50 in
-    percent; empty for a data set without one.
+def official_figures(source: LabeledImages, results: Results) -> dict[str, dict[str, Any]]:
+    """Figures of a COCO results list by the data set's own evaluation, such as ap and ap50 in percent, under its name.
 
-    Raises ImportError as `require_official` does.
+    Empty for a data set without one.  Raises ImportError as `require_official` does.
     """
-    if isinstance(source, Cityscapes):
-        label_files = {image_id: source.label_files[image_id] for image_id in source.image_ids}
-        return {"cityscapes": dataclasses.asdict(evaluate_cityscapes(label_files, results))}
-    return {}
+    return {name: judge.figures(source, results) for name, judge in _judges(source).items()}
+
+
+def _judges(source: LabeledImages) -> dict[str, Judge]:
+    return {name: judge for name, judge in JUDGES.items() if isinstance(source, judge.kind)}

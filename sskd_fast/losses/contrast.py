@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from sskd_fast import ops
 from sskd_fast.losses.anchors import Pixels, draw_anchors
 from sskd_fast.losses.memory_bank import MemoryBank
+from sskd_fast.reference.score_fusion import Cues
 
-Cues = Literal["fused", "object", "mask", "class", "uniform"]
+ContrastCues = Literal[Cues, "uniform"]
 Scope = Literal["all", "other", "same"]
 Form = Literal["sampled", "expected"]
 
@@ -58,7 +59,7 @@ class ContrastConfig:
 
     num_negatives: int = 64
     temperature: tuple[float, float] = (0.3, 0.07)
-    cues: Cues = "object"
+    cues: ContrastCues = "object"
     scope: Scope = "all"
     form: Form = "sampled"
     margin: float | None = None
@@ -69,7 +70,7 @@ class ContrastConfig:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, choices in (("cues", Cues), ("scope", Scope), ("form", Form)):
+        for name, choices in (("cues", ContrastCues), ("scope", Scope), ("form", Form)):
             value, known = getattr(self, name), get_args(choices)
             _require(value in known, f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
         _require(self.num_negatives >= 1, f"num_negatives: expected at least 1, found {self.num_negatives}")

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sskd_fast.models.inference import Bools, Box, Detection, InferenceConfig, cut, predict, zoomed_size
+from sskd_fast.mask_matching import Bools, boxes_meet, greedy_groups, mask_iou
+from sskd_fast.models.inference import Detection, InferenceConfig, cut, predict, zoomed_size
 from sskd_fast.models.segmenter import Segmenter
 
 # Detections of one object in several views overlap by more than this.
@@ -115,15 +117,15 @@ def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[
     """
     found = [(number, detection) for number, of_view in enumerate(views) for detection in of_view]
     found.sort(key=lambda pair: -pair[1].score)
-    boxes = np.array([detection.box for _, detection in found]).reshape(-1, 4)
-    free = np.ones(len(found), dtype=np.bool_)
+    boxes = np.array([detection.box for _, detection in found]).reshape(-1, 4).T
+
+    def overlapping(first: int, later: NDArray[np.int64]) -> list[int]:
+        best = found[first][1]
+        near = later[boxes_meet(boxes[:, later], best.box)]
+        return [i for i in near.tolist() if mask_iou(best, found[i][1]) > _SAME_OBJECT]
+
     fused: list[Detection] = []
-    for first, (_, best) in enumerate(found):
-        if not free[first]:
-            continue
-        near = np.flatnonzero(free & _meets(boxes, best.box))
-        members = [i for i in near.tolist() if i == first or mask_iou(best, found[i][1]) > _SAME_OBJECT]
-        free[members] = False
+    for members in greedy_groups(len(found), overlapping):
         fused += _averaged([found[i] for i in members], len(views), config)
     return sorted(fused, key=lambda detection: -detection.score)[: config.max_detections]
 
@@ -145,23 +147,6 @@ def _resized(detection: Detection, size: tuple[int, int], new: tuple[int, int]) 
         for t, left, b, r in detection.tiles
     )
     return None if small is None else replace(small, tiles=tiles)
-
-
-def _meets(boxes: np.ndarray, box: Box) -> np.ndarray:
-    """(n,) bool: which of the boxes (n, 4) share a pixel with a box."""
-    top, left, bottom, right = box
-    meets: np.ndarray = (boxes[:, 0] < bottom) & (boxes[:, 2] > top) & (boxes[:, 1] < right) & (boxes[:, 3] > left)
-    return meets
-
-
-def mask_iou(a: Detection, b: Detection) -> float:
-    """Intersection over union of two masks."""
-    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if top >= bottom or left >= right:
-        return 0.0
-    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
-    shared = int((part_a & part_b).sum())
-    return shared / (int(a.mask.sum()) + int(b.mask.sum()) - shared)
 
 
 def _averaged(members: Sequence[tuple[int, Detection]], views: int, config: InferenceConfig) -> list[Detection]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.mask_transformer import MaskTransformer
@@ -11,10 +12,17 @@ from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter
 
 
-def build_segmenter(config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> Segmenter:
+def build_segmenter(
+    config: ModelConfig,
+    class_names: Sequence[str],
+    *,
+    weights: bool = True,
+    architecture: Mapping[str, Any] | None = None,
+) -> Segmenter:
     """The configured model for these classes.
 
     weights: whether to read the pretrained weights that the configuration names; False where others are loaded next.
+    architecture: what `Segmenter.architecture` gave, in place of the files and names of foundation models.
     Raises FoundationError where a foundation model cannot be had.
     """
     if config.kind == "mask_transformer":
@@ -28,4 +36,4 @@ def build_segmenter(config: ModelConfig, class_names: Sequence[str], *, weights:
 
         return ResultsFile(config)
     kind = GroundedSam if config.kind == "grounded_sam" else UniversalSegmenter
-    return kind(config, class_names, weights=weights)
+    return kind(config, class_names, weights=weights, architecture=architecture)

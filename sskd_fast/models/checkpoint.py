@@ -55,6 +55,7 @@ class Description:
     index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: whether images are stretched
     by percentiles first (`data.intensity`).  origins: licences and sources.  version: of sskd_fast that wrote it.
     figures: on validation images, such as "ap" and "ap50" in percent.  facts: stage, steps, seconds, seed.
+    architecture: of models of transformers, so that neither their files nor a network are needed.
     """
 
     model: ModelConfig
@@ -66,6 +67,7 @@ class Description:
     version: str = __version__
     figures: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
     layout: int = LAYOUT
 
 
@@ -76,7 +78,8 @@ _NEEDED = ("model", "class_names", "category_ids", "inference", "stretch")
 def save_checkpoint(path: Path, model: Segmenter, description: Description) -> None:
     """Writes the weights and their description (safetensors), whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct_tensors(model).items()}
-    metadata = _metadata(dataclasses.replace(description, model=_with_input_statistics(model)))
+    own: dict[str, Any] = {"model": _with_input_statistics(model), "architecture": model.architecture()}
+    metadata = _metadata(dataclasses.replace(description, **own))
     write_atomically(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
 
 
@@ -159,7 +162,9 @@ def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
 def load_checkpoint(path: Path) -> tuple[Segmenter, Description]:
     """The model of a checkpoint, ready to predict, and its description.  Raises CheckpointError."""
     description = read_description(path)
-    model = build_segmenter(description.model, description.class_names, weights=False)
+    model = build_segmenter(
+        description.model, description.class_names, weights=False, architecture=description.architecture
+    )
     load_weights(model, path, description.class_names)
     return model.eval(), description
 

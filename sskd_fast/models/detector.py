@@ -6,7 +6,7 @@ C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,15 @@ class Prompt:
     tokens: Tensor
     classes: list[int]
     spans: Tensor
+
+    def to_lists(self) -> dict[str, Any]:
+        """The prompt as plain data."""
+        return {"tokens": self.tokens.tolist(), "classes": self.classes, "spans": self.spans.tolist()}
+
+    @classmethod
+    def of_lists(cls, written: Mapping[str, Any]) -> Prompt:
+        """The prompt that `to_lists` wrote."""
+        return cls(torch.tensor(written["tokens"]), list(written["classes"]), torch.tensor(written["spans"]))
 
 
 def build_prompts(texts: Sequence[str], tokenizer: Any, limit: int) -> list[Prompt]:
@@ -112,17 +121,18 @@ def _hand_out(
 class Detector(nn.Module):
     """A (MM-)Grounding DINO that looks for given classes.
 
-    texts: what to ask for, one a class.  side: the shorter side that images are resized to; 0 = as they are.
+    prompts: of `build_prompts`, which ask for all classes.  side: the shorter side that images are resized to; 0 = as
+    they are.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, texts: Sequence[str], side: int = 0) -> None:
+    def __init__(self, model: Any, prompts: list[Prompt], side: int = 0) -> None:
         super().__init__()
-        self.model, self.side, self.classes = model, side, len(texts)
+        self.model, self.side, self.prompts = model, side, prompts
+        self.classes = sum(len(prompt.classes) for prompt in prompts)
         # In the training of DETR's kind every decoder layer has the loss; published configurations leave it off.
         model.config.auxiliary_loss = True
         self.own_loss: Callable[..., Any] = model.loss_function
         model.loss_function = _hand_out
-        self.prompts = build_prompts(texts, tokenizer, int(model.config.max_text_len))
 
     def forward(self, images: Tensor) -> Detections:
         """images (B, 3, H, W), normalised -> Detections; Q queries for every prompt, one prompt after the other.

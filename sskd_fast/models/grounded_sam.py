@@ -5,7 +5,7 @@ Shape letters: B images, K boxes kept, G given boxes, C classes, S side of SAM 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.models import pretrained
-from sskd_fast.models.detector import Detections, Detector
+from sskd_fast.models.detector import Detections, Detector, Prompt, build_prompts
 from sskd_fast.models.pixel_decoder import Projection
 from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Answers, ModelConfig, Predictions, Segmenter
 
@@ -69,7 +69,14 @@ class GroundedSam(Segmenter):
     std: Tensor
     stride = 4.0
 
-    def __init__(self, config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        class_names: Sequence[str],
+        *,
+        weights: bool = True,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         foundation = config.foundation
@@ -80,17 +87,32 @@ class GroundedSam(Segmenter):
             )
         weights = weights and foundation.pretrained
         detector = pretrained.load(
-            "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector", weights=weights
+            "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector",
+            weights=weights, architectures=architecture,
+        )  # fmt: skip
+        self.sam: Any = pretrained.load(
+            "Sam2Model", foundation.masks, "foundation.masks", weights=weights, architectures=architecture
         )
-        tokenizer = pretrained.load_tokenizer(foundation.detector, "foundation.detector", weights=weights)
-        self.sam: Any = pretrained.load("Sam2Model", foundation.masks, "foundation.masks", weights=weights)
+        if architecture:
+            prompts = [Prompt.of_lists(written) for written in architecture["foundation.prompts"]]
+        else:
+            tokenizer = pretrained.load_tokenizer(foundation.detector, "foundation.detector", weights=weights)
+            prompts = build_prompts(texts, tokenizer, int(detector.config.max_text_len))
         for model, setting in ((detector, "foundation.detector"), (self.sam, "foundation.masks")):
             pretrained.adapt(model, config, setting)
-        self.detector = Detector(detector, tokenizer, texts, foundation.detector_side)
+        self.detector = Detector(detector, prompts, foundation.detector_side)
         self.projection = Projection(self.sam.hidden_dim, 128, config.embedding)
         self.side: int = self.sam.prompt_encoder.input_image_size
         self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def architecture(self) -> dict[str, Any]:
+        """The configurations of detector and SAM 2, and the prompts as tokens."""
+        return {
+            "foundation.detector": pretrained.architecture(self.detector.model),
+            "foundation.masks": pretrained.architecture(self.sam),
+            "foundation.prompts": [prompt.to_lists() for prompt in self.detector.prompts],
+        }
 
     def encode(self, images: Tensor) -> Encoded:
         """images (B, 3, H, W) in [0, 1] -> SAM 2's features; the detector waits for `decode`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,9 @@ from pycocotools import mask as rle
 from torch import Tensor
 from torch.nn import functional as F
 
+from sskd_fast.mask_matching import Bools, Box, boxes_meet, mask_iou, on_tiles
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.rle import rle_of_box
-
-Bools = NDArray[np.bool_]
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -202,47 +201,26 @@ def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> 
 
 def merge(detections: list[Detection], config: InferenceConfig) -> list[Detection]:
     """Joins what several tiles saw of one object and drops duplicates of a class; best score first."""
-    kept: list[Detection] = []
+    kept: dict[int, Detection] = {}
+    # The box and the label of every detection that is kept, by its key; a union comes after those it was made of.
+    boxes = np.zeros((4, 2 * len(detections)), dtype=np.int64)
+    labels = np.full(2 * len(detections), -1)
+    end = 0
     waiting = sorted(detections, key=lambda d: d.score)
     while waiting:
         candidate = waiting.pop()
-        for i, other in enumerate(kept):
-            if other.label != candidate.label or not boxes_meet(other.box, candidate.box):
-                continue
-            if iou(other, candidate) > config.nms_iou:
+        near = (labels[:end] == candidate.label) & boxes_meet(boxes[:, :end], candidate.box)
+        for key in np.flatnonzero(near).tolist():
+            other = kept[key]
+            if mask_iou(other, candidate, on_common_tiles=True) > config.nms_iou:
                 if candidate.score > other.score or not set(candidate.tiles) <= set(other.tiles):
-                    waiting.append(union(kept.pop(i), candidate))  # may meet further parts of the object
+                    waiting.append(union(kept.pop(key), candidate))  # may meet further parts of the object
+                    labels[key] = -1
                 break
         else:
-            kept.append(candidate)
-    return sorted(kept, key=lambda d: -d.score)
-
-
-def boxes_meet(a: Box, b: Box) -> bool:
-    """Whether two boxes share a pixel."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def iou(a: Detection, b: Detection) -> float:
-    """Intersection over union of two masks where both were in sight: on the tiles they have in common."""
-    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if top >= bottom or left >= right:
-        return 0.0
-    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
-    shared = int((part_a & part_b).sum())
-    if a.tiles == b.tiles:
-        total = int(a.mask.sum()) + int(b.mask.sum())
-    else:
-        total = int((a.mask & seen(b.tiles, a.box)).sum()) + int((b.mask & seen(a.tiles, b.box)).sum())
-    return shared / max(total - shared, 1)
-
-
-def seen(tiles: Sequence[Box], box: Box) -> Bools:
-    """Which pixels of a box lie in one of the tiles."""
-    inside = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
-    for top, left, bottom, right in tiles:
-        inside[max(top - box[0], 0) : max(bottom - box[0], 0), max(left - box[1], 0) : max(right - box[1], 0)] = True
-    return inside
+            kept[end], boxes[:, end], labels[end] = candidate, candidate.box, candidate.label
+            end += 1
+    return sorted(kept.values(), key=lambda d: -d.score)
 
 
 def union(a: Detection, b: Detection) -> Detection:
@@ -251,7 +229,7 @@ def union(a: Detection, b: Detection) -> Detection:
     top, left = min(a.top, b.top), min(a.left, b.left)
     bottom, right = max(a.box[2], b.box[2]), max(a.box[3], b.box[3])
     mask = np.zeros((bottom - top, right - left), dtype=np.bool_)
-    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~seen(
+    mask[other.top - top : other.box[2] - top, other.left - left : other.box[3] - left] = other.mask & ~on_tiles(
         better.tiles, other.box
     )
     mask[better.top - top : better.box[2] - top, better.left - left : better.box[3] - left] |= better.mask
@@ -285,8 +263,15 @@ def to_results(
 
 def _encode_resized(detection: Detection, seen: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
     """The mask of a zoomed image at the image's own size, by the nearest pixel, as compressed RLE."""
-    full = np.zeros(seen, dtype=np.uint8)
-    full[detection.top : detection.box[2], detection.left : detection.box[3]] = detection.mask
-    resized = Image.fromarray(full).resize(size[::-1], Image.Resampling.NEAREST)
-    code: dict[str, Any] = rle.encode(np.asfortranarray(resized))
-    return code
+    top, left, bottom, right = detection.box
+    rows, columns = _nearest(seen[0], size[0]), _nearest(seen[1], size[1])
+    y0, y1 = np.searchsorted(rows, (top, bottom)).tolist()
+    x0, x1 = np.searchsorted(columns, (left, right)).tolist()
+    return rle_of_box(detection.mask[rows[y0:y1] - top][:, columns[x0:x1] - left], y0, x0, *size)
+
+
+@lru_cache(maxsize=64)
+def _nearest(length: int, wanted: int) -> NDArray[np.int64]:
+    """The pixels of a row of `length` that Pillow's nearest-pixel resizing takes for one of `wanted` pixels."""
+    row = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.asarray(row.resize((wanted, 1), Image.Resampling.NEAREST))[0].astype(np.int64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,23 +30,32 @@ def transformers() -> Any:
     return package
 
 
-def load(kind: str, name: str, setting: str, *, weights: bool) -> Any:
+def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Mapping[str, Any] | None = None) -> Any:
     """A model of transformers: `name` is a hub name or a folder that `save_pretrained` wrote.
 
     kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the large
     models of the method are known by name then, so that neither network nor files are needed.  setting: names it in
-    messages.
+    messages.  architectures: what `architecture` gave, by setting; nothing else is needed then.
     Raises FoundationError where the model cannot be had.
     """
     model = getattr(transformers(), kind)
     with _explained(name, setting), _quiet():
         if weights:
             return model.from_pretrained(name, dtype=torch.float32)
-        if _known(name):
+        if architectures and setting in architectures:
+            written = architectures[setting]
+            config = transformers().AutoConfig.for_model(**written)
+        elif _known(name):
             config = ARCHITECTURES[name]()
         else:
             config = (getattr(model, "config_class", None) or transformers().AutoConfig).from_pretrained(name)
         return model.from_config(config) if hasattr(model, "from_config") else model(config)
+
+
+def architecture(model: Any) -> dict[str, Any]:
+    """The configuration of a model of transformers as plain data, from which `load` builds it again."""
+    written: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return written
 
 
 def _known(name: str) -> bool:

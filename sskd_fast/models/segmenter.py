@@ -178,6 +178,10 @@ class Segmenter(nn.Module):
         """Whether the model can say something of any of the images, given as (id, file name)."""
         return True
 
+    def architecture(self) -> dict[str, Any]:
+        """What `build_segmenter` needs beside the settings to build the model without other files, as plain data."""
+        return {}
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that the networks compute in."""
         device = autocast_device(next(self.parameters()).device)

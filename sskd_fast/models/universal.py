@@ -5,7 +5,7 @@ Shape letters: B images, K queries, C classes, F feature channels, h x w cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,23 @@ class UniversalSegmenter(Segmenter):
     std: Tensor
     stride = 4.0
 
-    def __init__(self, config: ModelConfig, class_names: Sequence[str], *, weights: bool = True) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        class_names: Sequence[str],
+        *,
+        weights: bool = True,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         name, setting = config.foundation.universal, "foundation.universal"
         self.model: Any = pretrained.load(
-            "AutoModelForUniversalSegmentation", name, setting, weights=weights and config.foundation.pretrained
+            "AutoModelForUniversalSegmentation",
+            name,
+            setting,
+            weights=weights and config.foundation.pretrained,
+            architectures=architecture,
         )
         if not isinstance(getattr(self.model, "class_predictor", None), nn.Linear):
             raise pretrained.FoundationError(
@@ -64,6 +75,10 @@ class UniversalSegmenter(Segmenter):
         self.projection = Projection(self._feature_channels(), 128, config.embedding)
         self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def architecture(self) -> dict[str, Any]:
+        """The configuration of the model of transformers."""
+        return {"foundation.universal": pretrained.architecture(self.model)}
 
     def _feature_channels(self) -> int:
         config = self.model.config

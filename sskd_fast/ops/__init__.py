@@ -1,4 +1,4 @@
-"""The public operators: score fusion, negative sampling and pixel contrast.
+"""The public operators: score fusion, negative sampling, hardest negatives and pixel contrast.
 
 Backends: "auto", or one of "reference" (PyTorch), "cpu" (C++), "triton", "cuda"; see sskd_fast/_backend.py.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from sskd_fast._native import release_memory
 from sskd_fast.ops.expected_pixel_contrast import expected_pixel_contrast
-from sskd_fast.ops.negative_sampling import hardest_negatives, sample_negatives
+from sskd_fast.ops.hardest_negatives import hardest_negatives
+from sskd_fast.ops.negative_sampling import sample_negatives
 from sskd_fast.ops.pixel_contrast import pixel_contrast
 from sskd_fast.ops.score_fusion import fuse_scores, objectness
 

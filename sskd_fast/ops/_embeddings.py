@@ -1,4 +1,4 @@
-"""What the two forms of pixel contrast share: the checks of embeddings, their storage, and the gradients wanted."""
+"""What the two forms of pixel contrast share: the checks of embeddings, their storage, and how losses are reduced."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         if tensor is not None:
             seen.append(tensor)
     return tuple(result)
-
-
-def needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients that are wanted, None in place of the others."""
-    return tuple(g if need else None for g, need in zip(grads, needs, strict=False))
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:

@@ -25,10 +25,11 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
     operator = name.removesuffix("_backward")
 
     def resolved(*arguments: Any) -> Any:
-        device = next(x.device for x in arguments if isinstance(x, torch.Tensor))
+        *inputs, backend = arguments
+        device = next(x.device for x in inputs if isinstance(x, torch.Tensor))
         # Operators choose their own precision; an autocast region does not reach into them.
         with torch.autocast(device.type, enabled=False):
-            return run(*arguments[:-1], _backend.resolve(arguments[-1], device, operator))
+            return run(*inputs, _backend.resolve(backend, device, operator))
 
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA"):
@@ -41,16 +42,10 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
 def implementation(backend: str, operator: str) -> Callable[..., Any]:
     """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/schemas.h."""
     if backend in _PYTHON:
-        module = importlib.import_module(f"{_PYTHON[backend]}.{_module(operator)}")
+        stem = operator.removesuffix("_backward").removesuffix("_by_tables")
+        module = importlib.import_module(f"{_PYTHON[backend]}.{stem}")
         return getattr(module, operator)
     return getattr(_native.operators(), operator)
 
 
 _PYTHON = {"reference": "sskd_fast.reference", "triton": kernels.__name__}
-
-
-_NEGATIVE_SAMPLING = ("hardest_negatives", "negative_sampling_by_tables")
-
-
-def _module(operator: str) -> str:
-    return "negative_sampling" if operator in _NEGATIVE_SAMPLING else operator.removesuffix("_backward")

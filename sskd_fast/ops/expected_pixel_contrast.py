@@ -20,9 +20,11 @@ from sskd_fast.ops._arguments import (
     check_weight,
     check_weight_values,
 )
-from sskd_fast.ops._embeddings import check_embeddings, compute_dtype, distinct, needed, reduced, stored
+from sskd_fast.ops._embeddings import check_embeddings, compute_dtype, distinct, reduced, stored
+from sskd_fast.ops._gradients import wanted_gradients
 from sskd_fast.ops._library import implementation, register
 from sskd_fast.ops.negative_sampling import SCOPES
+from sskd_fast.reference.expected_pixel_contrast import ExpectedState
 
 
 def expected_pixel_contrast(
@@ -87,19 +89,21 @@ class ExpectedPixelContrastFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        tensors, (same, num_negatives, temperature, normalize, backend) = inputs[:8], inputs[8:]
-        loss, *state = _expected(*tensors, same, num_negatives, temperature, normalize, backend)
-        ctx.save_for_backward(*tensors, *state, temperature)
-        ctx.same, ctx.settings = same, (normalize, any(ctx.needs_input_grad[3:5]), backend)
-        result: Tensor = loss
-        return result
+        *tensors, same, _num_negatives, temperature, normalize, backend = inputs
+        _anchors, _positives, _candidates, needs_anchor_scores, needs_candidate_scores, *_ = ctx.needs_input_grad
+        with_scores = needs_anchor_scores or needs_candidate_scores
+        loss: Tensor
+        loss, pull, log_mass, weight_sum = _expected(*inputs)
+        ctx.save_for_backward(*tensors, pull, log_mass, weight_sum, temperature)
+        ctx.same, ctx.settings = same, (normalize, with_scores, backend)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, state = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        grads = _expected_backward(grad, *tensors, ctx.same, *state, *ctx.settings)
-        return *needed(grads, ctx.needs_input_grad), *[None] * 8
+        *tensors, pull, log_mass, weight_sum, temperature = ctx.saved_tensors
+        state = ctx.same, pull, log_mass, weight_sum, temperature
+        return wanted_gradients(ctx, *_expected_backward(grad, *tensors, *state, *ctx.settings))
 
 
 def _run(anchors: Tensor, positives: Tensor, candidates: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -122,20 +126,22 @@ def _run_backward(
 ) -> tuple[Tensor, ...]:
     *details, backend = rest
     embeddings = stored(backend, anchors, positives, candidates)
-    grads = implementation(backend, "expected_pixel_contrast_backward")(grad, *embeddings, *details)
-    return *(g.to(anchors.dtype) for g in grads[:3]), *grads[3:]
+    run = implementation(backend, "expected_pixel_contrast_backward")
+    grad_anchors, grad_positives, grad_candidates, *of_scores = run(grad, *embeddings, *details)
+    return *(g.to(anchors.dtype) for g in (grad_anchors, grad_positives, grad_candidates)), *of_scores
 
 
 def _fake(anchors: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return tuple(anchors.new_empty(anchors.shape[0], dtype=compute_dtype(anchors)) for _ in range(4))
+    return tuple(anchors.new_empty(anchors.shape[0], dtype=compute_dtype(anchors)) for _ in ExpectedState._fields)
 
 
 def _fake_backward(
     grad: Tensor, anchors: Tensor, positives: Tensor, candidates: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    scores, with_scores = rest[:2], rest[-2]
-    grads = (x.new_empty(x.shape) if x is not None and with_scores else grad.new_empty(0) for x in scores)
-    return *(x.new_empty(x.shape) for x in (anchors, positives, candidates)), *grads
+    anchor_scores, candidate_scores, *_, with_scores, _backend = rest
+    scores = anchor_scores, candidate_scores
+    of_scores = (x.new_empty(x.shape) if x is not None and with_scores else grad.new_empty(0) for x in scores)
+    return *(x.new_empty(x.shape) for x in (anchors, positives, candidates)), *of_scores
 
 
 _INPUTS = (

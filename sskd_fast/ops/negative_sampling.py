@@ -1,4 +1,4 @@
-"""Negative sampling, public functions: score vectors -> indices of negatives; the hardest of a larger draw."""
+"""Negative sampling, public function: score vectors -> indices of negatives."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from sskd_fast.ops._arguments import (
-    CHECK_THEIR_OWN,
     check_choice,
     check_count,
     check_device,
     check_floating,
     check_groups,
-    check_index_values,
-    check_indices,
     check_same,
     check_seed,
     check_unit_rows,
@@ -88,30 +85,6 @@ def sample_negatives(
     return drawn
 
 
-@torch.no_grad()
-def hardest_negatives(
-    anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str = "auto"
-) -> Tensor:
-    """The R most similar, by cosine of the embeddings, of the negatives drawn for each anchor.
-
-    anchors: (A, D), candidates: (M, D) floating point; drawn: (A, R') int32 or int64 indices with R' >= R, -1 ignored.
-    Returns (A, R) int32, most similar first (what is no number last), -1 at the end where fewer than R were drawn. No
-    gradient.
-    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError where an
-    explicit backend cannot run.
-    """
-    check_count("num_negatives", num_negatives)
-    anchors = check_floating("anchors", anchors, ("A", "D")).detach()
-    candidates = check_floating("candidates", candidates, ("M", anchors.shape[1])).detach()
-    check_same("anchors", anchors, candidates=candidates)
-    drawn = check_indices("drawn", drawn, (anchors.shape[0], "R'"))
-    check_device("anchors", anchors, drawn=drawn)
-    if drawn.shape[1] < num_negatives:
-        raise ValueError(f"drawn: found shape {tuple(drawn.shape)}, expected at least {num_negatives} columns")
-    hardest: Tensor = _hardest_negatives(anchors, candidates, drawn, num_negatives, backend)
-    return hardest
-
-
 def _run(
     anchors: Tensor, own: Tensor, scores: Tensor | None, weight: Tensor | None, group: Tensor, *settings: Any
 ) -> Tensor:
@@ -125,7 +98,7 @@ def _run(
     arguments = anchors, own, scores, weight, group, *rest
     if backend not in ("triton", "cuda"):
         return implementation(backend, "negative_sampling")(*arguments)
-    same, num_negatives, _ = rest
+    same, num_negatives, _seed = rest
     if len(anchors) == 0 or len(group) == 0:
         return anchors.new_full((len(anchors), num_negatives), -1, dtype=torch.int32)
     # In PyTorch, since sorting and counting by group is what it does well; the same tables on every backend.
@@ -134,18 +107,8 @@ def _run(
 
 
 def _fake(anchors: Tensor, *rest: Any) -> Tensor:
-    *_, num_negatives, _, _ = rest
+    *_, num_negatives, _seed, _backend = rest
     return anchors.new_empty(anchors.shape[0], num_negatives, dtype=torch.int32)
-
-
-def _run_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    if backend not in CHECK_THEIR_OWN:
-        check_index_values("drawn", drawn, candidates.shape[0])
-    return implementation(backend, "hardest_negatives")(anchors, candidates, drawn, num_negatives)
-
-
-def _fake_hardest(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str) -> Tensor:
-    return drawn.new_empty(drawn.shape[0], num_negatives, dtype=torch.int32)
 
 
 negative_sampling = register(
@@ -153,9 +116,4 @@ negative_sampling = register(
     " Tensor candidate_group, bool same, int num_negatives, Tensor seed, str backend) -> Tensor",
     _run,
     _fake,
-)
-_hardest_negatives = register(
-    "hardest_negatives(Tensor anchors, Tensor candidates, Tensor drawn, int num_negatives, str backend) -> Tensor",
-    _run_hardest,
-    _fake_hardest,
 )

@@ -18,7 +18,8 @@ from sskd_fast.ops._arguments import (
     check_temperature,
     check_temperature_value,
 )
-from sskd_fast.ops._embeddings import check_embeddings, compute_dtype, distinct, needed, reduced, stored
+from sskd_fast.ops._embeddings import check_embeddings, compute_dtype, distinct, reduced, stored
+from sskd_fast.ops._gradients import wanted_gradients
 from sskd_fast.ops._library import implementation, register
 
 REDUCTIONS = ("mean", "none", "sum")
@@ -73,18 +74,18 @@ class PixelContrastFunction(torch.autograd.Function):
         backend: str,
     ) -> Tensor:
         inputs = anchors, positives, candidates, negatives
-        with_grad = any(ctx.needs_input_grad[:3])
-        loss, *state = _pixel_contrast(*inputs, temperature, margin, normalize, with_grad, backend)
-        ctx.save_for_backward(*inputs, *state, temperature)
-        ctx.settings = normalize, *ctx.needs_input_grad[1:3], backend
-        result: Tensor = loss
-        return result
+        with_anchors, with_positives, with_candidates, *_ = ctx.needs_input_grad
+        with_grad = with_anchors or with_positives or with_candidates
+        loss: Tensor
+        loss, share, pull, pulled = _pixel_contrast(*inputs, temperature, margin, normalize, with_grad, backend)
+        ctx.save_for_backward(*inputs, share, pull, pulled, temperature)
+        ctx.settings = normalize, with_positives, with_candidates, backend
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = _pixel_contrast_backward(grad, *ctx.saved_tensors, *ctx.settings)
-        return *needed(grads, ctx.needs_input_grad), None, None, None, None, None
+        return wanted_gradients(ctx, *_pixel_contrast_backward(grad, *ctx.saved_tensors, *ctx.settings))
 
 
 def _run(
@@ -110,17 +111,17 @@ def _run_backward(
 def _fake(
     anchors: Tensor, positives: Tensor, candidates: Tensor, negatives: Tensor, *settings: Any
 ) -> tuple[Tensor, ...]:
-    *_, with_grad, _ = settings
-    (count, width), draws = anchors.shape, negatives.shape[1]
+    *_, with_grad, _backend = settings
+    (count, width), (_, draws) = anchors.shape, negatives.shape
     kept = count if with_grad else 0
-    shapes = (count,), (kept, draws), (count,), (kept, width)
-    return tuple(anchors.new_empty(shape, dtype=compute_dtype(anchors)) for shape in shapes)
+    loss, share, pull, pulled = (count,), (kept, draws), (count,), (kept, width)
+    return tuple(anchors.new_empty(size, dtype=compute_dtype(anchors)) for size in (loss, share, pull, pulled))
 
 
 def _fake_backward(
     grad: Tensor, anchors: Tensor, positives: Tensor, candidates: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    *_, with_positives, with_candidates, _ = rest
+    *_, with_positives, with_candidates, _backend = rest
     kept = anchors, positives[: len(positives) * with_positives], candidates[: len(candidates) * with_candidates]
     return tuple(x.new_empty(x.shape) for x in kept)
 

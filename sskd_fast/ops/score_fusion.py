@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from sskd_fast import _backend
 from sskd_fast.ops._arguments import check_choice, check_finite, check_floating, check_same
+from sskd_fast.ops._gradients import wanted_gradients
 from sskd_fast.ops._library import implementation, register
 from sskd_fast.reference import score_fusion as reference
 
@@ -19,7 +20,7 @@ def fuse_scores(
     class_logits: Tensor,
     size: tuple[int, int] | None = None,
     *,
-    cues: str = "fused",
+    cues: reference.Cues = "fused",
     backend: str = "auto",
 ) -> Tensor:
     """What the predictions say about every pixel, as one vector of unit norm and non-negative entries.
@@ -66,9 +67,8 @@ class ScoreFusionFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = score_fusion_backward(grad, *ctx.saved_tensors, *ctx.settings)
-        needed = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
-        return *needed, None, None, None, None
+        masks, classes = ctx.saved_tensors
+        return wanted_gradients(ctx, *score_fusion_backward(grad, masks, classes, *ctx.settings))
 
 
 def _run(masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:
@@ -86,9 +86,9 @@ def _run_backward(
 
 
 def _fake(masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:
-    queries, class_count = masks.shape[1], classes.shape[2]
+    (images, queries, _, _), (_, _, class_count) = masks.shape, classes.shape
     entries = {"mask": queries, "class": class_count}.get(cues, queries + class_count)
-    return masks.new_empty(masks.shape[0], height * width, entries)
+    return masks.new_empty(images, height * width, entries)
 
 
 def _fake_backward(
@@ -120,4 +120,5 @@ def _checked(
         return masks, classes, (height, width)
     if len(size) != 2 or any(int(x) != x or x < 1 for x in size):
         raise ValueError(f"size: found {size!r}, expected (height, width), whole numbers of at least 1")
-    return masks, classes, (int(size[0]), int(size[1]))
+    height, width = size
+    return masks, classes, (int(height), int(width))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sskd_fast.pseudo_labels.cache import cache_key, label_images, read_labels
 from sskd_fast.pseudo_labels.config import PseudoLabelConfig
-from sskd_fast.pseudo_labels.select import mask_nms, select_labels
+from sskd_fast.pseudo_labels.select import select_labels
 from sskd_fast.pseudo_labels.statistics import LabelStatistics, label_statistics
 from sskd_fast.pseudo_labels.thresholds import calibrate_thresholds
 
@@ -18,7 +18,6 @@ __all__ = [
     "calibrate_thresholds",
     "label_images",
     "label_statistics",
-    "mask_nms",
     "read_labels",
     "select_labels",
 ]

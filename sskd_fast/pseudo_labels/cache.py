@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sskd_fast.files import write_json
 from sskd_fast.journal import Journal, parse_record
-from sskd_fast.pseudo_labels.matching import by_image
+from sskd_fast.mask_matching import by_image
 
 logger = logging.getLogger(__name__)
 

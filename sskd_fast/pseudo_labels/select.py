@@ -5,38 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as rle
-
-from sskd_fast.pseudo_labels.matching import by_image
-
-
-def mask_nms(results: Sequence[dict[str, Any]], iou: float, *, class_aware: bool = False) -> list[dict[str, Any]]:
-    """Greedy non-maximum suppression by mask IoU over the results of one image.
-
-    Highest score first, a result is kept unless its mask overlaps one already kept by more than `iou`.  One object has
-    one class, so results of different classes suppress each other unless `class_aware`.
-
-    Returns the kept results, highest score first.  Raises ValueError if the results are of several images.
-    """
-    images = {result["image_id"] for result in results}
-    if len(images) > 1:
-        raise ValueError(f"mask_nms takes the results of one image, found images {sorted(images)[:5]}")
-    if not results:
-        return []
-    ordered = sorted(results, key=lambda result: -float(result["score"]))
-    masks = [result["segmentation"] for result in ordered]
-    overlap = np.asarray(rle.iou(masks, masks, [0] * len(masks))) > iou
-    if class_aware:
-        classes = np.array([result["category_id"] for result in ordered])
-        overlap &= classes[:, None] == classes[None, :]
-    suppressed = np.zeros(len(ordered), dtype=bool)
-    kept = []
-    for index, result in enumerate(ordered):
-        if not suppressed[index]:
-            kept.append(result)
-            suppressed |= overlap[index]
-    return kept
+from sskd_fast.mask_matching import by_image, mask_nms
 
 
 def select_labels(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sskd_fast.pseudo_labels.matching import match_results
+from sskd_fast.mask_matching import match_results
 
 NEARLY_ALL_EMPTY = 0.9
 

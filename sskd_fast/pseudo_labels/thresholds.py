@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sskd_fast.pseudo_labels.matching import match_results
+from sskd_fast.mask_matching import match_results
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,7 @@ import torch
 from torch import Tensor
 
 from sskd_fast import rng
-from sskd_fast.reference.pixel_contrast import gathered_similarity
 from sskd_fast.reference.proposals import Candidates, Proposals, build_proposals
-from sskd_fast.reference.unit_rows import unit_rows
 
 _TRIALS_PER_NEGATIVE = 16
 # Trials, gathered rows and race entries handled at a time: their temporaries stay in the second-level cache.
@@ -192,11 +190,3 @@ def _race(
     held = (picks >= 0).sum(1, keepdim=True)
     rank = torch.arange(width, device=picks.device) - held
     return torch.where(rank >= 0, winner.gather(1, rank.clamp_min(0)), picks)
-
-
-def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
-    """The R of each anchor's draws (A, R') that are most similar to it by cosine, most similar first, (A, R) int32."""
-    similarity = gathered_similarity(anchors, unit_rows(candidates)[0], drawn)
-    similarity.masked_fill_((drawn < 0) | similarity.isnan(), -math.inf)
-    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :num_negatives]
-    return drawn.gather(1, order).int()

@@ -14,6 +14,8 @@ and the scores are y / ||y||.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,8 @@ from torch import Tensor
 from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
 
 # In the order of the numbers that raw operators take for them.
-CUES = ("fused", "object", "mask", "class")
+Cues = Literal["fused", "object", "mask", "class"]
+CUES: tuple[Cues, ...] = get_args(Cues)
 
 
 def score_fusion(mask_logits: Tensor, class_logits: Tensor, height: int, width: int, cue: int) -> Tensor:
@@ -66,13 +69,13 @@ def objectness(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int])
     return torch.bmm(is_object[:, None], presence)[:, 0].clamp_max(1)
 
 
-def _presence(mask_logits: Tensor, size: tuple[int, int], cues: str) -> Tensor:
+def _presence(mask_logits: Tensor, size: tuple[int, int], cues: Cues) -> Tensor:
     """(B, N, K): softmax over the queries, or for "object" the sigmoid of the resized mask logits."""
     masks = _resized(mask_logits, size).flatten(2).transpose(1, 2)
     return masks.sigmoid() if cues == "object" else masks.softmax(-1)
 
 
-def _scores(presence: Tensor, classes: Tensor, cues: str) -> Tensor:
+def _scores(presence: Tensor, classes: Tensor, cues: Cues) -> Tensor:
     """y (B, N, E) before it is made a unit vector."""
     if cues == "object":
         owner = presence * (1 - classes[:, None, :, -1])

@@ -1,9 +1,10 @@
-"""What a run tells its user: the verdict in words, the table, and report.html."""
+"""Words, table and pages on runs: the verdict, report.html of one run, and several runs side by side."""
 
 from __future__ import annotations
 
 from sskd_fast.report.html import write_report
+from sskd_fast.report.html_comparison import write_comparison
 from sskd_fast.report.run_folder import read_figures
 from sskd_fast.report.verdict import final_student, table_text, verdict_words
 
-__all__ = ["final_student", "read_figures", "table_text", "verdict_words", "write_report"]
+__all__ = ["final_student", "read_figures", "table_text", "verdict_words", "write_comparison", "write_report"]

@@ -40,8 +40,30 @@ class StageCurves:
     parts: dict[str, float]
 
 
-def stage_curves(log: Iterable[Mapping[str, Any]]) -> list[StageCurves]:
-    """One record a stage, in the order of the log.
+@dataclass(frozen=True)
+class StageLog:
+    """What log.jsonl holds of a stage, by rising step: its logged steps and its evaluations on held-out images."""
+
+    steps: list[Mapping[str, Any]]
+    evaluations: list[Mapping[str, Any]]
+
+    @property
+    def loss(self) -> list[Point]:
+        """(step, loss), at most MOST_POINTS of them."""
+        return _thinned([(float(r["step"]), float(r["loss"])) for r in self.steps if _is_real(r.get("loss"))])
+
+    @property
+    def mean_loss(self) -> list[Point]:
+        """(step, running mean of the loss)."""
+        return _running_mean(self.loss)
+
+    def figure(self, key: str) -> list[Point]:
+        """(step, figure of an evaluation); key: "ap" or "ap50"."""
+        return [(float(r["step"]), float(r[key])) for r in self.evaluations if is_number(r.get(key))]
+
+
+def stage_logs(log: Iterable[Mapping[str, Any]]) -> dict[str, StageLog]:
+    """Stage -> its log, in the order of the log.
 
     log: the lines of log.jsonl.  A step that a resumed run has logged twice counts once, as logged last.
     """
@@ -50,15 +72,30 @@ def stage_curves(log: Iterable[Mapping[str, Any]]) -> list[StageCurves]:
         if "stage" in record and "step" in record and record.get("event") in (None, "eval"):
             of_stage = stages.setdefault(str(record["stage"]), {True: {}, False: {}})
             of_stage[record.get("event") == "eval"][int(record["step"])] = record
+    return {
+        stage: StageLog(*([record for _, record in sorted(found[kind].items())] for kind in (False, True)))
+        for stage, found in stages.items()
+    }
+
+
+def stage_curves(log: Iterable[Mapping[str, Any]]) -> list[StageCurves]:
+    """One record a stage, in the order of the log; log: the lines of log.jsonl."""
     curves = []
-    for stage, found in stages.items():
-        evaluations, steps = ([record for _, record in sorted(found[kind].items())] for kind in (True, False))
-        last = steps[-1] if steps else evaluations[-1]
+    for stage, found in stage_logs(log).items():
+        last = found.steps[-1] if found.steps else found.evaluations[-1]
         curves.append(
             StageCurves(
                 stage=stage,
-                loss=_loss_chart(stage, steps),
-                ap=_ap_chart(stage, evaluations),
+                loss=loss_chart(
+                    stage, [Series("logged", found.loss, "faint"), Series("running mean", found.mean_loss, "main")]
+                ),
+                ap=ap_chart(
+                    stage,
+                    [
+                        Series("AP50", found.figure("ap50"), "second", marked=True),
+                        Series("AP", found.figure("ap"), "main", marked=True),
+                    ],
+                ),
                 last_step=int(last["step"]),
                 steps=int(last.get("steps", last["step"])),
                 parts={
@@ -69,26 +106,20 @@ def stage_curves(log: Iterable[Mapping[str, Any]]) -> list[StageCurves]:
     return curves
 
 
-def _loss_chart(stage: str, steps: Sequence[Mapping[str, Any]]) -> str:
-    """Every logged loss as a faint line, their running mean as a strong one."""
-    points = [(float(r["step"]), float(r["loss"])) for r in steps if isinstance(r.get("loss"), int | float)]
-    thinned = _thinned(points)
-    series = [Series("logged", thinned, "faint"), Series("running mean", _running_mean(thinned), "main")]
-    title = f"Loss of {stage} by step"
-    return line_chart(series, title=title, x_label="step", y_label="loss", from_zero=True)
+def loss_chart(stage: str, series: Sequence[Series]) -> str:
+    """Losses of a stage by step; "" if there is none."""
+    return line_chart(series, title=f"Loss of {stage} by step", x_label="step", y_label="loss", from_zero=True)
 
 
-def _ap_chart(stage: str, evaluations: Sequence[Mapping[str, Any]]) -> str:
-    def points(key: str) -> list[Point]:
-        return [(float(r["step"]), float(r[key])) for r in evaluations if is_number(r.get(key))]
+def ap_chart(stage: str, series: Sequence[Series]) -> str:
+    """AP of a stage on held-out images by step; "" if there is none."""
+    title = f"AP of {stage} on held-out images by step"
+    return line_chart(series, title=title, x_label="step", y_label="AP", from_zero=True)
 
-    series = [
-        Series("AP50", points("ap50"), "second", marked=True),
-        Series("AP", points("ap"), "main", marked=True),
-    ]
-    return line_chart(
-        series, title=f"AP of {stage} on held-out images by step", x_label="step", y_label="AP", from_zero=True
-    )
+
+def _is_real(value: object) -> bool:
+    """A number, finite or not: a loss that is not finite breaks the line."""
+    return isinstance(value, int | float)
 
 
 def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str, from_zero: bool = False) -> str:
@@ -160,9 +191,10 @@ class _Frame:
             else:
                 pen = "M"
         drawn = f'<path class="line {line.style}" d="{"".join(pieces)}"><title>{escape(line.name)}</title></path>'
-        if line.marked:
-            placed = [self.place(x, y) for x, y in line.points if math.isfinite(y)]
+        placed = [self.place(x, y) for x, y in line.points if math.isfinite(y)]
+        if line.marked or len(placed) == 1:  # a line through one point is no line to see
             drawn += "".join(f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in placed)
+        if line.marked and placed:
             value = [y for _, y in line.points if math.isfinite(y)][-1]
             x, y = placed[-1]
             drawn += f'<text class="value {line.style}" x="{x + 7:.1f}" y="{y + 4:.1f}">{value:.1f}</text>'

@@ -6,14 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sskd_fast import __version__
 from sskd_fast.files import write_text
 from sskd_fast.method import BASELINE, ROW_ORDER, title_of
+from sskd_fast.report.document import document
+from sskd_fast.report.html_choices import choices_section
 from sskd_fast.report.html_images import images_section
 from sskd_fast.report.html_models import models_section
 from sskd_fast.report.html_training import curves_section, labels_section, target_precision
+from sskd_fast.report.html_worst import worst_section
 from sskd_fast.report.run_folder import RunFolder, read_run
-from sskd_fast.report.style import STYLE
 from sskd_fast.report.verdict import (
     ap_text,
     difference_text,
@@ -23,15 +24,14 @@ from sskd_fast.report.verdict import (
     verdict,
 )
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 
 def write_report(run_folder: Path) -> Path:
     """Write report.html from what a run has left in its folder so far, and return its path.
 
     Reads, where they are there: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
     details.json (AP by size, class and group), ground_truth.json (a COCO dict of the validation images, with
-    "images_dir") and label_statistics.json (the fields of LabelStatistics by the row name of the labels' teacher).
+    "images_dir"), label_statistics.json (the fields of LabelStatistics by the row name of the labels' teacher), its
+    predictions in cache/, its labels in pseudo_labels/, and the images themselves.
     The file is replaced in one step, so that a reader never sees half of it.
 
     Raises ValueError, naming the file, where one of these is not readable.
@@ -44,26 +44,19 @@ def write_report(run_folder: Path) -> Path:
 
 def page(run: RunFolder) -> str:
     """The whole page as text."""
-    dataset = escape(str(run.metrics.get("dataset", run.path.name)))
+    dataset = str(run.metrics.get("dataset", run.path.name))
     sections = [
         _verdict(run.metrics, run.details),
         _warnings(run),
         models_section(run.metrics, run.details),
         images_section(run),
+        worst_section(run),
         curves_section(run.log),
-        labels_section(run.statistics, target_precision(run.configuration)),
+        labels_section(run.statistics, target_precision(run.settings)),
+        choices_section(run),
         _configuration(run.configuration),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{dataset}: distillation report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"{_header(run.metrics, dataset)}\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n"
-        f"<footer>Written by sskd_fast {escape(__version__)}. AP is COCO mask AP in percent, the mean over IoU 0.50 to "
-        "0.95; AP50 counts a mask as right from IoU 0.50.</footer>\n</body>\n</html>\n"
-    )
+    return document(f"{dataset}: distillation report", _header(run.metrics, escape(dataset)), sections)
 
 
 def _header(metrics: dict[str, Any], dataset: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 from sskd_fast.method import title_of
@@ -25,11 +26,17 @@ def images_section(run: RunFolder) -> str:
         "<section><h2>Validation images</h2><p>An object keeps its number and colour in every column. Pale outlines "
         "with a question mark cover no object at IoU 0.5 or more, or one that a higher score has taken; ✗ marks a "
         f"wrong class. Predictions with a score from {SHOWN_SCORE:g} up are drawn; AP counts all. The images are "
-        "spread evenly over the set, not chosen.</p>" + "".join(_image(row, titles) for row in rows) + "</section>"
+        "spread evenly over the set, not cherry-picked.</p>"
+        + "".join(image_figures(row, titles) for row in rows)
+        + "</section>"
     )
 
 
-def _image(row: OverlayRow, titles: dict[str, str]) -> str:
+def image_figures(row: OverlayRow, titles: Mapping[str, str], note: str = "") -> str:
+    """The pictures of an image side by side under its file name; note: a sentence on it, or "".
+
+    titles: column name -> title.
+    """
     problem = f'<p class="soft">{escape(row.problem)}</p>' if row.problem else ""
     figures = "".join(
         f'<figure><img src="{overlay.source}" width="{overlay.width}" height="{overlay.height}" loading="lazy" '
@@ -37,7 +44,10 @@ def _image(row: OverlayRow, titles: dict[str, str]) -> str:
         f"{escape(overlay.summary)}{_chips(overlay)}</figcaption></figure>"
         for overlay in row.overlays
     )
-    return f'<div class="image"><h3>{escape(row.file_name)}</h3>{problem}<div class="columns">{figures}</div></div>'
+    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    return (
+        f'<div class="image"><h3>{escape(row.file_name)}</h3>{said}{problem}<div class="columns">{figures}</div></div>'
+    )
 
 
 def _chips(overlay: Overlay) -> str:

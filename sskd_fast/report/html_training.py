@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import yaml
-
 from sskd_fast.method import title_of
 from sskd_fast.report.curves import StageCurves, stage_curves
 from sskd_fast.report.verdict import is_number
@@ -47,13 +45,9 @@ def _stage(stage: StageCurves) -> str:
     return f'<div class="card"><h3>{title}</h3><p class="soft">{steps}</p>{stage.loss}{stage.ap}{details}</div>'
 
 
-def target_precision(configuration: str) -> float | None:
-    """The precision that the thresholds of the pseudo-labels were chosen for; None where the settings do not say."""
-    try:
-        settings = yaml.safe_load(configuration)
-    except yaml.YAMLError:
-        return None
-    labels = settings.get("pseudo_labels") if isinstance(settings, dict) else None
+def target_precision(settings: Mapping[str, Any]) -> float | None:
+    """The precision that the thresholds of the pseudo-labels were chosen for; None if the settings do not say."""
+    labels = settings.get("pseudo_labels")
     value = labels.get("target_precision") if isinstance(labels, dict) else None
     return float(value) if is_number(value) else None
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle
 
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pixels import read_pixels
+from sskd_fast.mask_matching import greedy_matches, rle_iou
 from sskd_fast.report.pictures import DARK, Color, badge, data_uri, enlarged, patch
 from sskd_fast.rle import encode_segmentation
 
@@ -155,17 +155,10 @@ def _results_shown(
     results = sorted(results, key=lambda result: -float(result["score"]))
     masks = [encode_segmentation(result["segmentation"], *size) for result in results]
     shown = []
-    free = np.ones(len(truth), dtype=bool)
-    overlap = np.zeros((len(masks), len(truth)))
-    if masks and truth:
-        overlap = np.asarray(rle.iou(masks, [t.mask for t in truth], [0] * len(truth)))
-    for result, mask, row in zip(results, masks, overlap, strict=True):
-        name, number = names.get(int(result["category_id"]), f"category {result['category_id']}"), None
-        best = int(np.argmax(np.where(free, row, -1.0))) if len(truth) else 0
-        if len(truth) and free[best] and row[best] >= SAME_OBJECT_IOU:
-            free[best] = False
-            number = truth[best].number
-        right = number is not None and truth[best].name == name
+    matches = greedy_matches(rle_iou(masks, [t.mask for t in truth]), SAME_OBJECT_IOU)
+    for result, mask, match in zip(results, masks, matches, strict=True):
+        name = names.get(int(result["category_id"]), f"category {result['category_id']}")
+        number, right = (None, False) if match is None else (truth[match].number, truth[match].name == name)
         shown.append(Shown(mask, name, float(result["score"]), number, right))
     return shown
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -31,9 +33,32 @@ class RunFolder:
         """The folder of the validation images; a relative one is relative to the run folder."""
         return self.path / str((self.ground_truth or {}).get("images_dir", ""))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run, empty if config.yaml is missing; ValueError if it is not a mapping of settings."""
+        file = self.path / "config.yaml"
+        try:
+            tree = yaml.safe_load(self.configuration) or {}
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{file}: not readable as YAML ({reason}); restore the file") from error
+        if not isinstance(tree, dict):
+            raise ValueError(f"{file}: found a {type(tree).__name__}, expected settings; restore the file")
+        return tree
 
-def read_run(path: Path) -> RunFolder:
+    def teacher_predictions(self, teacher: str) -> list[dict[str, Any]]:
+        """All predictions of a teacher on the unlabelled images, from cache/; empty if they are not kept."""
+        return list((_read_json(self.path / "cache" / f"{teacher}.json", dict) or {}).get("results", []))
+
+    def teacher_labels(self, teacher: str) -> list[dict[str, Any]]:
+        """The predictions of a teacher that became labels or, with "iscrowd": 1, unsure regions; empty if not kept."""
+        return _read_json(self.path / "pseudo_labels" / f"{teacher}.json", list) or []
+
+
+def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
     """Read what is there; a torn last line of the log is left out.
+
+    predictions: read those on the validation images too, the largest part of a folder.
 
     Raises ValueError, naming the file, for a path that is no folder or JSON that cannot be read.
     """
@@ -41,13 +66,14 @@ def read_run(path: Path) -> RunFolder:
         raise ValueError(f"{path}: expected the folder of a run")
     configuration = path / "config.yaml"
     metrics, details = read_figures(path)
+    files = sorted((path / "predictions").glob("*.json")) if predictions else []
     return RunFolder(
         path=path,
         metrics=metrics,
         log=_read_log(path / "log.jsonl"),
-        ground_truth=_read_json(path / "ground_truth.json"),
-        predictions={file.stem: _read_json(file) for file in sorted((path / "predictions").glob("*.json"))},
-        statistics=_read_json(path / "label_statistics.json") or {},
+        ground_truth=_read_json(path / "ground_truth.json", dict),
+        predictions={file.stem: _read_json(file, list) for file in files},
+        statistics=_read_json(path / "label_statistics.json", dict) or {},
         details=details,
         configuration=configuration.read_text(encoding="utf-8") if configuration.exists() else "",
     )
@@ -55,19 +81,21 @@ def read_run(path: Path) -> RunFolder:
 
 def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """metrics.json and details.json of a run's folder, empty where they are missing; ValueError as of `read_run`."""
-    return _read_json(path / "metrics.json") or {"rows": []}, _read_json(path / "details.json") or {}
+    return _read_json(path / "metrics.json", dict) or {"rows": []}, _read_json(path / "details.json", dict) or {}
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, None where it does not exist."""
+def _read_json(path: Path, kind: type) -> Any:
+    """The content of a JSON file, None if it does not exist; ValueError for another kind of content than `kind`."""
     if not path.exists():
         return None
+    cure = "remove it and run the stage that writes it again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{path}: not readable as JSON ({error}); remove it and run the stage that writes it again"
-        ) from error
+        raise ValueError(f"{path}: not readable as JSON ({error}); {cure}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path}: found a JSON {type(content).__name__}, expected a {kind.__name__}; {cure}")
+    return content
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
@@ -81,5 +109,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not readable as JSON ({error})") from error
+                raise ValueError(
+                    f"{path}, line {number}: not readable as JSON ({error}); remove the line and try again"
+                ) from error
     return records

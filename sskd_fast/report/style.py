@@ -71,6 +71,19 @@ td.best { font-weight: 700; }
   background: var(--bar); }
 .teacher { --bar: var(--teacher); --bar-soft: var(--teacher-soft); }
 .student { --bar: var(--student); --bar-soft: var(--student-soft); }
+.apart strong { color: var(--worse); }
+.compared { margin-top: 16px; }
+.compared td { overflow-wrap: anywhere; }
+.compared td, .compared tbody th { padding-top: 5px; padding-bottom: 5px; }
+.compared td.wide { white-space: normal; min-width: 200px; }
+.two > .verdict { margin-top: 0; }
+.verdict .of { margin: 0 0 6px; color: var(--soft); overflow-wrap: anywhere; }
+.compared tbody th { white-space: nowrap; font-weight: 400; }
+.compared tr.model th { padding-top: 18px; font-weight: 650; }
+.compared tr.mean th, .compared tr.mean td { font-weight: 650; border-top-style: dashed; }
+.run0 { --bar: #0f8f82; } .run1 { --bar: #c47a0c; } .run2 { --bar: #4a7fd6; } .run3 { --bar: #d0487f; }
+.run4 { --bar: #7d9a1f; } .run5 { --bar: #9a5fd0; } .run6 { --bar: #c9512c; } .run7 { --bar: #5c7a8c; }
+.chart .line[class*="run"] { stroke: var(--bar); } .chart .dot[class*="run"] { fill: var(--bar); }
 .bars { list-style: none; margin: 14px 0 0; padding: 0; display: grid; gap: 11px; font-size: 0.9rem; }
 .bars .name { display: flex; justify-content: space-between; gap: 12px; }
 .bars .number { font-variant-numeric: tabular-nums; font-weight: 650; }
@@ -82,6 +95,8 @@ td.best { font-weight: 700; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; color: var(--soft); font-size: 0.84rem; }
 .image { margin-top: 26px; }
 .image h3 { color: var(--soft); font-weight: 500; font-size: 0.88rem; overflow-wrap: anywhere; }
+.image .note { margin-top: 2px; font-size: 0.86rem; }
+.two > .image { margin-top: 6px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 18px 14px;
   margin-top: 8px; }
 figure { margin: 0; min-width: 0; }
@@ -95,6 +110,18 @@ figcaption b { display: block; font-size: 0.88rem; }
 }
 .chips i { width: 9px; height: 9px; border-radius: 50%; border: 1px solid #0006; }
 .chips .wrong { border-style: dashed; color: var(--soft); }
+.swatch { display: inline-block; width: 22px; height: 12px; margin-right: 7px; border-radius: 3px; }
+.swatch.kept { background: #00cdaf55; border: 2px solid #00cdaf; }
+.swatch.unsure { background: repeating-linear-gradient(135deg, #ffb000 0 2px, #0000 2px 6px);
+  border: 2px solid #ffb000; }
+.swatch.refused { border: 2px dashed #ff5c7a; }
+.chips .refused { border-style: dashed; color: var(--soft); }
+.gallery { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 28px; }
+.histograms { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px 16px;
+  margin-top: 10px; }
+h4 { margin: 0; font-size: 0.88rem; font-weight: 600; overflow-wrap: anywhere; }
+.chart .bar.kept { fill: #00a890; } .chart .bar.unsure { fill: #e09b00; } .chart .bar.refused { fill: #d9627a; }
+.chart .threshold { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 20px;
   margin-top: 16px; }
 .chart { display: block; width: 100%; height: auto; max-width: 460px; }

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.method import BASELINE, FINAL_STUDENTS, ROW_ORDER, title_of
 
 Metrics = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 # Keys of figures by the evaluations of data sets themselves, and their titles.
-OFFICIAL = {"cityscapes_ap": "Cityscapes AP", "cityscapes_ap50": "Cityscapes AP50"}
+OFFICIAL = {f"{judge}_{key}": title for judge, titles in OFFICIAL_TITLES.items() for key, title in titles.items()}
 
 # What one more seed may change at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5

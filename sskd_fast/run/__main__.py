@@ -17,6 +17,7 @@ import torch
 from sskd_fast.config import dump_yaml, load_config
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.layouts import FORMATS
 from sskd_fast.evaluation import require_official
 from sskd_fast.files import remove_partial, write_json, write_text
 from sskd_fast.method import COMMANDS, STAGE
@@ -62,13 +63,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--preset", help="default, smoke (quick), full (long), paper, pretrain (the shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
-    own = p.add_argument_group("own data (COCO instances, or a published data set)")
-    own.add_argument("--root", help="folder of a published data set as it unpacks; --format says which")
-    own.add_argument("--format", help="coco, cityscapes or ade20k")
-    own.add_argument("--labeled", help="COCO instances file of the labelled images")
+    own = p.add_argument_group("own data (labels and images, or a whole data set)")
+    own.add_argument("--root", help="folder of a whole data set; --format says which")
+    own.add_argument("--format", help=f"format of the labels: {', '.join(FORMATS)} (coco)")
+    own.add_argument("--labeled", help="labels of the labelled images, a file or a folder; COCO instances by default")
     own.add_argument("--images", help="folder of the labelled images")
     own.add_argument("--unlabeled", help="folder of plain unlabelled images")
-    own.add_argument("--val", help="COCO instances file that results are reported on")
+    own.add_argument("--val", help="labels of the same format that results are reported on")
     own.add_argument("--val-images", help="folder of the validation images, where it is not --images")
     own.add_argument("--labeled-fraction", help="hide the labels of all but this share, such as 0.1")
     own.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")

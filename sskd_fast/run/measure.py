@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.evaluation import compare_masks, evaluate_masks, official_figures
 from sskd_fast.method import BASELINE
 from sskd_fast.models.segmenter import Segmenter
@@ -28,7 +29,7 @@ def measure(models: RunModels, name: str, model: Segmenter, seconds: float) -> R
     official = official_figures(source, predictions)
     by_group = _by_group(source, predictions, config.data.balance_key, config.predict.max_detections)
     results.write_details(name, dataclasses.asdict(measured) | by_group | official)
-    own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in ("ap", "ap50")}
+    own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     row = Row(name, measured.ap, measured.ap50, model.parameter_count(), seconds, own)
     results.add_row(row)
     return row

@@ -16,7 +16,7 @@ from sskd_fast.data.embedded import SIZE, write_scenes
 from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.labeled import LabeledImages
-from sskd_fast.data.layouts import CocoFiles, open_sets
+from sskd_fast.data.layouts import LabelFiles, open_sets
 from sskd_fast.data.pseudo_labeled import unlabeled
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import hold_out, kept_split, split_labeled
@@ -152,7 +152,7 @@ def _own_data(
     config: Config, folder: Path
 ) -> tuple[LabeledImages, ImageCollection, LabeledImages, LabeledImages | None, list[str]]:
     data = config.data
-    place = Path(data.root) if data.root else CocoFiles(
+    place = Path(data.root) if data.root else LabelFiles(
         Path(data.labeled), Path(data.images), Path(data.val), Path(data.val_images or data.images)
     )  # fmt: skip
     sets = open_sets(

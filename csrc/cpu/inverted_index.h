@@ -1,0 +1,64 @@
+// The inverted index of the negatives: for every candidate, the anchors that have drawn it.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/buffer.h"
+
+namespace sskd_fast {
+
+// Every use of the candidates as negatives of a range of anchors, by candidate and then by anchor.
+template <typename T>
+struct InvertedIndex {
+  struct Use {
+    int32_t anchor;
+    T weight;
+  };
+  std::vector<int64_t> start;  // (M + 1)
+  Buffer<Use> uses;
+
+  // A counting sort; each thread has its own part of the anchors and its own place in the list of every candidate.
+  template <typename WeightOf>
+  InvertedIndex(const int32_t* negatives, int64_t draws, int64_t first_anchor, int64_t last_anchor, int64_t candidates,
+                WeightOf weight)
+      : start(candidates + 1, 0) {
+    const int64_t anchors = last_anchor - first_anchor;
+    const int64_t parts = std::clamp<int64_t>(anchors / 64, 1, at::get_num_threads());
+    const auto first = [&](int64_t part) { return first_anchor + anchors * part / parts; };
+    std::vector<int32_t> next(parts * candidates, 0);
+    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        int32_t* own = next.data() + part * candidates;
+        for (int64_t i = first(part) * draws; i < first(part + 1) * draws; ++i)
+          if (negatives[i] >= 0) ++own[negatives[i]];
+      }
+    });
+    int64_t total = 0;
+    for (int64_t q = 0; q < candidates; ++q) {
+      start[q] = total;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int32_t size = next[part * candidates + q];
+        next[part * candidates + q] = static_cast<int32_t>(total - start[q]);
+        total += size;
+      }
+    }
+    start[candidates] = total;
+    uses = Buffer<Use>(total);
+    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        int32_t* own = next.data() + part * candidates;
+        for (int64_t a = first(part); a < first(part + 1); ++a)
+          for (int64_t i = a * draws; i < (a + 1) * draws; ++i) {
+            const int32_t q = negatives[i];
+            if (q >= 0) uses[start[q] + own[q]++] = {static_cast<int32_t>(a), weight(a, i)};
+          }
+      }
+    });
+  }
+};
+
+}  // namespace sskd_fast

@@ -1,0 +1,25 @@
+// The inverted index of the negatives: for every candidate, the anchors that have drawn it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/sort.h>
+
+#include <cstdint>
+
+namespace sskd_fast::cuda {
+
+// Where each candidate is used: all places of the negatives by candidate and then by anchor, and where those of a
+// candidate begin. Sorted by a stable sort, so that the order is the same in every run.
+struct InvertedIndex {
+  at::Tensor start, use;
+
+  InvertedIndex(const at::Tensor& negatives, int64_t candidates) {
+    const auto [sorted, order] = at::sort(negatives.flatten(), /*stable=*/true, /*dim=*/0, /*descending=*/false);
+    use = order;
+    start = at::searchsorted(sorted, at::arange(candidates + 1, negatives.options()), /*out_int32=*/false);
+  }
+};
+
+}  // namespace sskd_fast::cuda

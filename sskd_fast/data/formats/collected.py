@@ -1,0 +1,88 @@
+"""A COCO instances dict in the making: images, their instances by class name, and every problem found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pycocotools.mask as coco_mask
+
+from sskd_fast.data.errors import DataError, Findings
+from sskd_fast.data.formats.shapes import union
+from sskd_fast.rle import MaskError
+
+
+@dataclass
+class Collected:
+    """What a reader has found.  classes: names that come first, in this order; others follow by the alphabet."""
+
+    classes: Sequence[str] = ()
+    findings: Findings = field(default_factory=Findings)
+    _images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _origins: dict[str, str] = field(default_factory=dict)
+    _annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    def image(self, file_name: str, size: tuple[int, int], origin: str | Path, extra: Mapping[str, Any] = {}) -> bool:
+        """Adds an image of (height, width); False, and a problem, if another part of the labels has it already.
+
+        origin: the file or record that labels it.  extra: further fields of its record.
+        """
+        if file_name in self._images:
+            found = f"it labels {file_name}, which {self._origins[file_name]} labels too"
+            self.findings.add(origin, "", found, "one set of labels for an image", "Remove one of them.")
+            return False
+        height, width = size
+        own = {"id": 0, "file_name": file_name, "width": width, "height": height}
+        self._images[file_name] = {**extra, **own}
+        self._origins[file_name] = str(origin)
+        return True
+
+    def instance(self, file_name: str, label: str, parts: Sequence[dict[str, Any]], origin: str, **fields: Any) -> None:
+        """Adds an instance, given the compressed RLE of its parts; origin: what to call it in a message."""
+        encoded = union(parts)
+        self._annotations.append(
+            {
+                "file_name": file_name,
+                "label": label,
+                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+                "area": float(coco_mask.area(encoded)),
+                "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
+                "iscrowd": 0,
+                "origin": origin,
+                **fields,
+            }
+        )
+
+    def drawn(self, file: str | Path, item: str, draw: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """The mask that `draw` gives; None, and a problem of this file and item, if it raises MaskError."""
+        try:
+            return draw()
+        except MaskError as error:
+            self.findings.add(file, item, error.found, error.expected, error.cure)
+            return None
+
+    def content(self) -> dict[str, Any]:
+        """The instances dict, images in the order of their names, ids from 1, and `warnings` if there are any.
+
+        Raises DataError with all problems.
+        """
+        if self.findings.problems:
+            raise DataError(self.findings.problems)
+        images = [self._images[name] | {"id": number} for number, name in enumerate(sorted(self._images), 1)]
+        image_ids = {image["file_name"]: image["id"] for image in images}
+        further = {annotation["label"] for annotation in self._annotations} - set(self.classes)
+        category_ids = {name: number for number, name in enumerate([*self.classes, *sorted(further)], 1)}
+        annotations = [
+            {
+                "id": number,
+                "image_id": image_ids[annotation.pop("file_name")],
+                "category_id": category_ids[annotation.pop("label")],
+                **annotation,
+            }
+            for number, annotation in enumerate(self._annotations, 1)
+        ]
+        categories = [{"id": number, "name": name} for name, number in category_ids.items()]
+        warnings = {"warnings": self.findings.warnings} if self.findings.warnings else {}
+        return {"images": images, "annotations": annotations, "categories": categories, **warnings}

@@ -1,0 +1,190 @@
+"""LabelMe: a JSON file an image, of polygons, rectangles, circles and masks; group_id joins the parts of an object."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.formats import shapes
+from sskd_fast.data.formats.collected import Collected
+from sskd_fast.data.formats.contours import is_hole, outlines
+from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json
+from sskd_fast.data.formats.own_files import OwnFiles
+from sskd_fast.data.formats.written import LabeledImage, labeled_images
+from sskd_fast.data.pixels import DECODING_ERRORS, image_size
+from sskd_fast.rle import MaskError, box_of_rle
+
+_DRAWN = {
+    "polygon": shapes.polygon,
+    "oriented_rectangle": shapes.polygon,
+    "rectangle": shapes.rectangle,
+    "circle": shapes.circle,
+}
+_VERSION = "5.5.0"
+
+
+def read_labelme(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """LabelMe's labels as a COCO instances dict.
+
+    place: a JSON file, or a folder of them, with those below it.  images: the folder of the images: each is looked
+    for at the JSON file's place in it, at its `imagePath`, and by its name alone.  classes: names that get the first
+    category ids.  Shapes of the same label and group_id are one instance; without a group_id, each is one.  Raises
+    DataError with all problems.
+    """
+    collected = Collected(classes)
+    for path in label_files(place, ".json", "Name the folder that LabelMe saved its JSON files in."):
+        try:
+            _read_file(path, place, images, collected)
+        except DataError as error:
+            collected.findings.problems.extend(error.problems)
+    return collected.content()
+
+
+def _read_file(path: Path, place: Path, images: Path, collected: Collected) -> None:
+    expected = 'LabelMe\'s JSON object with "shapes" and "imagePath"'
+    cure = "Save it with LabelMe again, or take it out of the folder."
+    content = read_json(path, expected, cure)
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("shapes"), list)
+        or not isinstance(content.get("imagePath"), str)
+    ):
+        raise DataError([Problem(path, "", described(content), expected, format_cure(path, content) or cure)])
+    file_name = _image_name(path, place, images, content["imagePath"])
+    size = _stated_size(content) or image_size(images / file_name)
+    if collected.image(file_name, size, path):
+        _read_shapes(path, content["shapes"], file_name, size, collected)
+
+
+def _stated_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and height > 0 < width else None
+
+
+def _image_name(path: Path, place: Path, images: Path, image_path: str) -> str:
+    """The image of a JSON file, relative to the folder of images; a missing one is expected at the same place."""
+    named = PureWindowsPath(image_path).as_posix()
+    name = PurePosixPath(named).name
+    beside = path.parent.relative_to(place) if place.is_dir() else Path()
+    for candidate in (images / beside / name, path.parent / named, images / name):
+        plain = Path(*candidate.parts) if ".." not in candidate.parts else candidate.resolve()
+        for root in (images, images.resolve()):
+            if plain.is_relative_to(root) and plain.is_file():
+                return plain.relative_to(root).as_posix()
+    return (beside / name).as_posix()
+
+
+def _read_shapes(
+    path: Path, listed: Sequence[Any], file_name: str, size: tuple[int, int], collected: Collected
+) -> None:
+    instances: dict[tuple[str, object], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
+    for number, shape in enumerate(listed):
+        item = f"shapes[{number}]"
+        if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+            expected = "an object with a label, points and a shape_type"
+            collected.findings.add(path, item, f"the value {str(shape)[:80]}", expected, "Save it with LabelMe again.")
+            continue
+        item = f"{item} ({shape['label']})"
+        drawn = collected.drawn(path, item, lambda shape=shape: _draw(shape, *size))  # type: ignore[misc]
+        if drawn is not None:
+            group = shape.get("group_id")
+            instance = (shape["label"], f"shapes[{number}]" if group is None else group)
+            instances.setdefault(instance, []).append((drawn, shape))
+    for (label, _), parts in instances.items():
+        first = parts[0][1]
+        score = {"score": first["score"]} if _is_number(first.get("score")) else {}
+        crowd = int(bool(first.get("iscrowd")))
+        collected.instance(file_name, label, [part for part, _ in parts], f"{path}: {label}", iscrowd=crowd, **score)
+
+
+def _draw(shape: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    kind = shape.get("shape_type") or "polygon"
+    points = _points(shape.get("points"))
+    if kind == "mask":
+        mask = _decoded(shape.get("mask"))
+        if len(points) != 2:
+            found, expected = f"a mask with {len(points)} points", "the corners of its box"
+            raise MaskError(found, expected, "Save it with LabelMe again.")
+        return shapes.bitmap(mask, int(points[0][1]), int(points[0][0]), height, width)
+    if kind not in _DRAWN:
+        cure = "Remove the shape, or annotate the object as a polygon or a mask."
+        raise MaskError(f"a shape of type {kind}, which has no area", f"one of {', '.join([*_DRAWN, 'mask'])}", cure)
+    return _DRAWN[kind](points, height, width)
+
+
+def _points(value: object) -> list[tuple[float, float]]:
+    pairs: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+        raise MaskError(f"the points {str(value)[:80]}", "pairs of numbers [x, y]", "Save it with LabelMe again.")
+    return [(float(x), float(y)) for x, y in pairs]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _decoded(text: object) -> NDArray[np.bool_]:
+    """The PNG picture of a mask shape, (h, w) bool."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(str(text), validate=True))) as picture:
+            return np.asarray(picture.convert("L")) > 0
+    except (binascii.Error, *DECODING_ERRORS) as error:
+        cure = "Save it with LabelMe again."
+        raise MaskError(f"a mask that cannot be read ({error})", "a PNG picture in base64", cure) from error
+
+
+def write_labelme(instances: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes one JSON file an image, named as the image, with sub-folders; returns the files.
+
+    instances: a COCO instances dict; scores and iscrowd are kept as fields of the shapes.  A mask without holes
+    becomes polygons that share a group_id, one with holes a shape of type mask; both give the same pixels back.  Put
+    the files beside the images to open them in LabelMe.  Raises DataError, and writes nothing, if a file is there
+    that this function did not write or that was edited since.
+    """
+    own = OwnFiles(folder)
+    for image in labeled_images(instances):
+        content = {
+            "version": _VERSION,
+            "flags": {"sskd_fast": True},
+            "shapes": [shape for number, a in enumerate(image.annotations, 1) for shape in _shapes(image, a, number)],
+            "imagePath": PurePosixPath(image.file_name).name,
+            "imageData": None,
+            "imageHeight": image.height,
+            "imageWidth": image.width,
+        }
+        own.add(PurePosixPath(image.file_name).with_suffix(".json"), json.dumps(content, ensure_ascii=False, indent=1))
+    return own.write()
+
+
+def _shapes(image: LabeledImage, annotation: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+    mask, top, left = box_of_rle(annotation["segmentation"])
+    loops = outlines(mask)
+    shared = {
+        "label": annotation["category"],
+        "group_id": number if len(loops) > 1 else None,
+        "description": "",
+        "flags": {},
+        **{key: annotation[key] for key in ("score", "iscrowd") if annotation.get(key)},
+    }
+    if any(is_hole(loop, mask) for loop in loops):
+        picture = io.BytesIO()
+        Image.fromarray(mask).save(picture, "PNG")
+        bottom, right = top + mask.shape[0] - 1, left + mask.shape[1] - 1
+        text = base64.b64encode(picture.getvalue()).decode("ascii")
+        box = [[left, top], [right, bottom]]
+        return [{**shared, "group_id": None, "points": box, "shape_type": "mask", "mask": text}]
+    return [
+        {**shared, "points": (loop + np.array([left, top])).tolist(), "shape_type": "polygon", "mask": None}
+        for loop in loops
+    ]

@@ -1,0 +1,65 @@
+"""Label files that are written only where no label of somebody else can be lost."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.files import write_text
+
+MARKER = ".sskd_fast_written"
+
+
+class OwnFiles:
+    """Text files for a folder, written together or not at all.
+
+    The file `.sskd_fast_written` in the folder lists the SHA-256 of everything that was ever written there, in the form
+    of `sha256sum`: a file is replaced only if it still has a content of that list under its name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._texts: dict[str, str] = {}
+        self._problems: list[Problem] = []
+
+    def add(self, name: PurePosixPath, text: str) -> None:
+        """Adds a file, given its path below the folder."""
+        if name.is_absolute() or ".." in name.parts:
+            found, expected = f"the file name {name}", "one below the folder that is written to"
+            self._problems.append(
+                Problem(self.folder, "", found, expected, "Name the images relative to their folder.")
+            )
+        elif str(name) in self._texts:
+            found = f"two images have labels of this name, {name}"
+            cure = "Rename one of the images, or keep them in different folders."
+            self._problems.append(Problem(self.folder, "", found, "a name of its own, but for the suffix", cure))
+        else:
+            self._texts[str(name)] = text
+
+    def write(self) -> list[Path]:
+        """Writes all files, each whole or not at all, and returns them; DataError if one must not be replaced."""
+        marker = self.folder / MARKER
+        known = set(marker.read_text(encoding="utf-8").splitlines()) if marker.exists() else set()
+        problems = self._problems + [problem for name in self._texts if (problem := self._foreign(name, known))]
+        if problems:
+            raise DataError(problems)
+        # Listed first: if this process ends in between, what it did write is known as its own.
+        listed = known | {_line(text.encode(), name) for name, text in self._texts.items()}
+        write_text(marker, "".join(f"{line}\n" for line in sorted(listed)))
+        for name, text in self._texts.items():
+            write_text(self.folder / name, text)
+        return [self.folder / name for name in self._texts]
+
+    def _foreign(self, name: str, known: set[str]) -> Problem | None:
+        path = self.folder / name
+        if not path.exists() or (path.is_file() and _line(path.read_bytes(), name) in known):
+            return None
+        edited = any(line.endswith(f"  {name}") for line in known)
+        found = "a file written here that was edited since" if edited else "a file that sskd_fast did not write"
+        cure = "Write to another folder, or move the file away if it is not needed."
+        return Problem(path, "", found, "no file, or one as sskd_fast left it", cure)
+
+
+def _line(content: bytes, name: str) -> str:
+    return f"{hashlib.sha256(content).hexdigest()}  {name}"

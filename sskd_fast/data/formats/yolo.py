@@ -1,0 +1,292 @@
+"""YOLO segmentation: data.yaml, and a text file an image with a line "class x1 y1 x2 y2 ..." an object, from 0 to 1.
+
+The format has neither holes nor several parts: by custom one polygon runs around all of them, joined by cuts of no
+width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from sskd_fast.data.errors import DataError, Findings, Problem, named
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.formats import shapes
+from sskd_fast.data.formats.collected import Collected
+from sskd_fast.data.formats.contours import joined, outlines
+from sskd_fast.data.formats.own_files import OwnFiles
+from sskd_fast.data.formats.written import LabeledImage, labeled_images
+from sskd_fast.data.pixels import MISSING_IMAGE, image_size, in_threads
+from sskd_fast.rle import MaskError, box_of_rle
+
+_SLACK = 0.01
+_NAMES_CURE = "Write `names:` as a list, or as `0: name` lines; put names such as yes, no, on or 1 in quotes."
+
+
+def yolo_splits(root: Path) -> tuple[Path, Path]:
+    """What `train` and `val` of the data.yaml in a folder stand for: folders of images, or text files that list them.
+
+    `path` of data.yaml is looked for beside that file, then in the working directory.  Raises DataError if it or a
+    split is missing.
+    """
+    file, content = _read_yaml(root)
+    findings = Findings()
+    places = [_split(file, content, key, findings) for key in ("train", "val")]
+    if findings.problems:
+        raise DataError(findings.problems)
+    return places[0], places[1]
+
+
+def read_yolo(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """YOLO's labels as a COCO instances dict; category ids are class indices + 1.
+
+    place: a folder of images with their labels, or a text file that lists images.  images: the folder of data.yaml,
+    which names the classes and which file names are relative to.  The labels of .../images/a.jpg are
+    .../labels/a.txt; without a folder `images`, a.txt beside it.  An empty label file, and none, is an image without
+    objects.  Raises DataError with all problems.
+    """
+    file, content = _read_yaml(images)
+    names = _class_names(file, content)
+    paths = _listed_images(place, images) if place.is_file() else _folder_images(place)
+    collected = Collected(names)
+    labels = _labels_of(paths, collected.findings)
+    if not place.is_file():
+        _check_images_exist(place, labels, collected.findings)
+    for path, size in zip(labels, in_threads(_size, labels), strict=True):
+        name = path.relative_to(images).as_posix() if path.is_relative_to(images) else str(path)
+        if isinstance(size, list):
+            collected.findings.problems.extend(size)
+        elif collected.image(name, size, labels[path]) and labels[path].exists():
+            _read_labels(labels[path], name, size, names, collected)
+    _check_labels_exist(labels, collected.findings)
+    return collected.content()
+
+
+def _read_yaml(root: Path) -> tuple[Path, Mapping[str, Any]]:
+    files = (
+        [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
+    )
+    if len(files) != 1:
+        found = f"{len(files)} YAML files ({named([f.name for f in files])})" if files else "no data.yaml"
+        raise DataError([Problem(root, "", found, "the data.yaml of a YOLO data set", "Correct --root (data.root).")])
+    try:
+        content = yaml.safe_load(files[0].read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        cure = "Correct the file."
+        raise DataError([Problem(files[0], "", f"it cannot be read ({error})", "YAML", cure)]) from error
+    if not isinstance(content, dict):
+        found, expected = f"a YAML {type(content).__name__}", "the keys names, train and val"
+        raise DataError([Problem(files[0], "", found, expected, "Write them.")])
+    return files[0], content
+
+
+def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
+    """The class names by index, from a list or a mapping of all indices."""
+    names = content.get("names")
+    listed = dict(enumerate(names)) if isinstance(names, list) else names if isinstance(names, dict) else {}
+    by_index = {str(index): name for index, name in listed.items()}
+    ordered = [by_index.get(str(index)) for index in range(len(by_index))]
+    problems = []
+    if not listed or not all(isinstance(name, str) and name for name in ordered):
+        expected = "a list of names, or one for each class number from 0 without gaps"
+        problems.append(Problem(file, "names", f"the value {names!r}", expected, _NAMES_CURE))
+    twice = [name for name, count in Counter(ordered).items() if count > 1 and name is not None]
+    if twice:
+        problems.append(Problem(file, "names", f"{named(twice)} more than once", "different names", "Rename them."))
+    if "nc" in content and content["nc"] != len(listed):
+        cure = "Correct one of them, or remove `nc`."
+        problems.append(Problem(file, "nc", f"{content['nc']} classes", f"{len(listed)}, as `names` has", cure))
+    if problems:
+        raise DataError(problems)
+    return [str(name) for name in ordered]
+
+
+def _split(file: Path, content: Mapping[str, Any], key: str, findings: Findings) -> Path:
+    value, root = content.get(key), content.get("path")
+    if not isinstance(value, str):
+        cure = "Give one folder, or a text file that lists the images of several."
+        findings.add(file, key, f"the value {value!r}", "a folder of images or a text file that lists them", cure)
+        return file
+    # Some exports name splits by "../" from a folder below the one that holds data.yaml.
+    bases = [file.parent / str(root), Path(str(root))] if root else [file.parent]
+    tried = [base / part for base in bases for part in (value, value.removeprefix("../"))]
+    found = next((place for place in tried if place.exists()), None)
+    if found is None:
+        cure = f"Correct `{key}` or `path`; without `path`, it is relative to {file.name}."
+        places = named(list(dict.fromkeys(tried)))
+        findings.add(file, key, f"{value!r} is at none of {places}", "a folder of images", cure)
+    return found or file
+
+
+def _folder_images(place: Path) -> list[Path]:
+    return [place / name for name in ImageFolder(place).file_names]
+
+
+def _listed_images(place: Path, root: Path) -> list[Path]:
+    try:
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found, expected = f"it cannot be read ({error})", "a text file that lists images"
+        raise DataError([Problem(place, "", found, expected, "Correct data.yaml.")]) from error
+    paths = []
+    for line in filter(None, map(str.strip, lines)):
+        tried = [base / line for base in (root, place.parent, Path())]
+        paths.append(next((path for path in tried if path.is_file()), tried[0]))
+    return paths
+
+
+def label_path(image: Path) -> Path:
+    """The label file of an image: `labels` in place of the last folder `images`."""
+    parts = list(image.parts)
+    if "images" in parts[:-1]:
+        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _labels_of(paths: Sequence[Path], findings: Findings) -> dict[Path, Path]:
+    """Image -> label file; a problem for images that would share one."""
+    labels: dict[Path, Path] = {}
+    owner: dict[Path, Path] = {}
+    for path in paths:
+        label = label_path(path)
+        if owner.setdefault(label, path) != path:
+            found = f"the images {owner[label].name} and {path.name} share it"
+            findings.add(label, "", found, "one image a label file", "Rename one of the images and its labels.")
+        else:
+            labels[path] = label
+    return labels
+
+
+def _check_images_exist(place: Path, labels: Mapping[Path, Path], findings: Findings) -> None:
+    known = set(labels.values())
+    for label in sorted(label_path(place / "any.png").parent.rglob("*.txt")):
+        if label not in known and label.name != "classes.txt":
+            found, expected = "it has no image", f"one of the same name below {place}"
+            findings.add(label, "", found, expected, "Add the image, or remove the label file.")
+
+
+def _check_labels_exist(labels: Mapping[Path, Path], findings: Findings) -> None:
+    missing = [path.name for path, label in labels.items() if not label.exists()]
+    folder = next(iter(labels.values()), Path()).parent
+    if missing and len(missing) == len(labels):
+        cure = "Put the labels beside a folder called `images`, into one called `labels`."
+        findings.add(folder, "", "no label file of any image", "a text file for each", cure)
+    elif missing:
+        findings.warnings.append(
+            f"{folder}: {len(missing)} of {len(labels)} images have no label file ({named(missing)}) and count as "
+            f"images without objects, as YOLO defines it."
+        )
+
+
+def _size(path: Path) -> tuple[int, int] | list[Problem]:
+    if not path.is_file():
+        cure = "Add the image, or take it out of the list."
+        return [Problem(path, "", MISSING_IMAGE, "a readable image", cure)]
+    try:
+        return image_size(path)
+    except DataError as error:
+        return error.problems
+
+
+def _read_labels(path: Path, file_name: str, size: tuple[int, int], names: Sequence[str], collected: Collected) -> None:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        collected.findings.add(path, "", f"it cannot be read ({error})", "a text file", "Replace the file.")
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        item = f"line {number}"
+        label, *values = line.split()
+        index = _class_index(label)
+        if not 0 <= index < len(names):
+            expected = f"one of the classes 0 to {len(names) - 1} of data.yaml"
+            collected.findings.add(
+                path, item, f"the class {label}", expected, "Correct it, or add the class to `names`."
+            )
+            continue
+        drawn = collected.drawn(path, item, lambda values=values: _draw(values, *size))  # type: ignore[misc]
+        if drawn is not None:
+            collected.instance(file_name, names[index], [drawn], f"{path}: {item}")
+
+
+def _class_index(text: str) -> int:
+    """A class index, also as 1.0, which some tools write; -1 if it is none."""
+    value = _number(text)
+    return int(value) if math.isfinite(value) and value == int(value) else -1
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _draw(values: Sequence[str], height: int, width: int) -> dict[str, Any]:
+    expected = "x and y of at least 3 points"
+    if len(values) == 4:
+        raise MaskError("a box (4 values)", expected, "Annotate masks: boxes alone cannot train instance segmentation.")
+    if len(values) % 2 or len(values) < 6:
+        cure = "Remove what is no coordinate, such as a confidence at the end, or annotate the object again."
+        raise MaskError(f"{len(values)} values after the class", expected, cure)
+    numbers = [_number(value) for value in values]
+    wrong = [text for text, number in zip(values, numbers, strict=True) if not -_SLACK <= number <= 1 + _SLACK]
+    if wrong:
+        cure = "Divide x by the width and y by the height of the image."
+        raise MaskError(f"the coordinates {named(wrong, 3)}", "numbers from 0 to 1", cure)
+    inside = [min(max(number, 0.0), 1.0) for number in numbers]
+    points = [(x * width, y * height) for x, y in zip(inside[::2], inside[1::2], strict=True)]
+    return shapes.polygon(points, height, width)
+
+
+def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes data.yaml and labels/<image>.txt, with sub-folders; returns the files.
+
+    instances: a COCO instances dict; class indices follow the order of the category ids.  Holes and parts are joined
+    to one polygon by cuts of no width: read back here, it gives the same pixels.  Scores are left out, since the
+    format has no place for them.  Put the images into `images` beside `labels`.  A data.yaml with the same classes
+    stays as it is.  Raises DataError, and writes
+    nothing, for crowd regions, and if a file is there that this function did not write or that was edited since.
+    """
+    categories = sorted(instances["categories"], key=lambda category: int(category["id"]))
+    names = [category["name"] for category in categories]
+    index_of = {category["id"]: index for index, category in enumerate(categories)}
+    images = labeled_images(instances)
+    findings = Findings()
+    own = OwnFiles(folder)
+    if not _names_classes(folder / "data.yaml", names):
+        content = {"train": "images", "val": "images", "names": dict(enumerate(names))}
+        own.add(PurePosixPath("data.yaml"), yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    for image in images:
+        for annotation in image.annotations:
+            if annotation.get("iscrowd"):
+                item = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
+                cure = "Leave it out, or write the format coco or labelme."
+                findings.add("instances", item, "a crowd region", "single objects, as YOLO knows no others", cure)
+        lines = [f"{index_of[a['category_id']]} {_line(image, a)}\n" for a in image.annotations]
+        own.add(PurePosixPath("labels", image.file_name).with_suffix(".txt"), "".join(lines))
+    if findings.problems:
+        raise DataError(findings.problems)
+    return own.write()
+
+
+def _names_classes(file: Path, names: Sequence[str]) -> bool:
+    """Whether a data.yaml is there and names these classes."""
+    try:
+        return file.is_file() and _class_names(*_read_yaml(file.parent)) == list(names)
+    except DataError:
+        return False
+
+
+def _line(image: LabeledImage, annotation: Mapping[str, Any]) -> str:
+    mask, top, left = box_of_rle(annotation["segmentation"])
+    corners = joined(outlines(mask)) + np.array([left, top])
+    return " ".join(f"{x / image.width:.8g} {y / image.height:.8g}" for x, y in corners.tolist())

@@ -1,0 +1,197 @@
+"""Masks against masks: IoU, greedy matching of results to ground truth, and suppression of duplicates.
+
+A mask comes cut to its box, as a model sees it in tiles, or as compressed RLE, as results and annotations hold it.
+Shape letters: D results, G objects of the ground truth, n records.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle
+
+from sskd_fast.rle import encode_segmentation
+
+Bools = NDArray[np.bool_]
+Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are exclusive
+
+
+class BoxedMask(Protocol):
+    """A mask (h, w) cut to its box, with first row `top` and first column `left`, and the tiles that it was seen in."""
+
+    mask: Bools
+    top: int
+    left: int
+    tiles: tuple[Box, ...]
+
+    @property
+    def box(self) -> Box:
+        """The box that the mask fills."""
+
+
+def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> float:
+    """Intersection over union of two masks in [0, 1]; 0 if their boxes share no pixel.
+
+    on_common_tiles: count only pixels on tiles of both, because elsewhere one of the masks was out of sight.
+    """
+    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
+    if top >= bottom or left >= right:
+        return 0.0
+    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
+    shared = int((part_a & part_b).sum())
+    mask_a, mask_b = a.mask, b.mask
+    if on_common_tiles and a.tiles != b.tiles:
+        mask_a, mask_b = mask_a & on_tiles(b.tiles, a.box), mask_b & on_tiles(a.tiles, b.box)
+    return shared / max(int(mask_a.sum()) + int(mask_b.sum()) - shared, 1)
+
+
+def on_tiles(tiles: Sequence[Box], box: Box) -> Bools:
+    """(h, w) bool: the pixels of a box that lie on one of the tiles."""
+    inside = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
+    for top, left, bottom, right in tiles:
+        inside[max(top - box[0], 0) : max(bottom - box[0], 0), max(left - box[1], 0) : max(right - box[1], 0)] = True
+    return inside
+
+
+@overload
+def boxes_meet(a: Box, b: Box) -> bool: ...
+@overload
+def boxes_meet(a: NDArray[np.int64], b: Box) -> Bools: ...
+def boxes_meet(a: Any, b: Box) -> Any:
+    """True if a box, or each box of a column of (4, n), shares a pixel with the box `b`."""
+    return (a[0] < b[2]) & (b[0] < a[2]) & (a[1] < b[3]) & (b[1] < a[3])
+
+
+def rle_iou(found: Sequence[Any], wanted: Sequence[Any], crowd: Bools | None = None) -> NDArray[np.float64]:
+    """(D, G) IoU of two lists of compressed RLE masks; for a crowd region, intersection over the area of `found`.
+
+    crowd: (G,) bool; none if left out.
+    """
+    if not found or not wanted:
+        return np.zeros((len(found), len(wanted)))
+    regions = np.zeros(len(wanted), dtype=np.uint8) if crowd is None else crowd.astype(np.uint8)
+    return np.asarray(rle.iou(list(found), list(wanted), regions))
+
+
+def greedy_groups(count: int, overlapping: Callable[[int, NDArray[np.int64]], Iterable[int]]) -> Iterator[list[int]]:
+    """Groups of the records 0 to count - 1, best first: each free record takes the free ones that overlap it.
+
+    overlapping: a record and the free ones after it (n,) int64 -> those that overlap it.
+    Yields each group with the record it is gathered around first.
+    """
+    free = np.ones(count, dtype=np.bool_)
+    for first in range(count):
+        if free[first]:
+            group = [first, *overlapping(first, first + 1 + np.flatnonzero(free[first + 1 :]))]
+            free[group] = False
+            yield group
+
+
+def mask_nms(results: Sequence[dict[str, Any]], iou: float, *, class_aware: bool = False) -> list[dict[str, Any]]:
+    """Greedy non-maximum suppression by mask IoU over the results of one image.
+
+    Highest score first, a result is kept unless its mask overlaps one already kept by more than `iou`.  One object has
+    one class, so results of different classes suppress each other unless `class_aware`.
+
+    Returns the kept results, highest score first.  Raises ValueError if the results are of several images.
+    """
+    images = {result["image_id"] for result in results}
+    if len(images) > 1:
+        raise ValueError(f"mask_nms takes the results of one image, found images {sorted(images)[:5]}")
+    ordered = _best_first(results)
+    masks = [result["segmentation"] for result in ordered]
+    overlap = rle_iou(masks, masks) > iou
+    if class_aware:
+        overlap &= _same_class(ordered, ordered)
+    return [ordered[group[0]] for group in greedy_groups(len(ordered), lambda i, later: later[overlap[i, later]])]
+
+
+def greedy_matches(overlap: NDArray[np.float64], iou: float, allowed: Bools | None = None) -> list[int | None]:
+    """The object of each result, None without one: in their order, each takes the free object it overlaps most.
+
+    overlap: (D, G) IoU, best result first; a match has at least `iou`.  allowed: (G,) bool, objects that can be taken;
+    all if left out.
+    """
+    free = np.ones(overlap.shape[1], dtype=np.bool_) if allowed is None else allowed.copy()
+    taken: list[int | None] = []
+    for row in overlap:
+        best = int(np.argmax(np.where(free, row, -1.0))) if len(row) else None
+        if best is not None and free[best] and row[best] >= iou:
+            free[best] = False
+            taken.append(best)
+        else:
+            taken.append(None)
+    return taken
+
+
+@dataclass(frozen=True)
+class Match:
+    """The fate of one result: matched (to an annotation, at an IoU), or ignored on a crowd region."""
+
+    result: dict[str, Any]
+    annotation: dict[str, Any] | None
+    iou: float
+    ignored: bool
+
+
+def match_results(
+    results: Sequence[dict[str, Any]], ground_truth: dict[str, Any], *, iou: float, class_aware: bool
+) -> list[Match]:
+    """Match each result, highest score first, to the free annotation of its image that it overlaps most, at IoU >= iou.
+
+    class_aware: only annotations of the result's own category count.
+    A result without a match that lies in a crowd region (intersection over own area >= iou) is ignored, as COCO does.
+    Raises ValueError for a result on an image that the ground truth does not have.
+    """
+    sizes = {int(image["id"]): (int(image["height"]), int(image["width"])) for image in ground_truth["images"]}
+    annotations = by_image(ground_truth["annotations"])
+    matches: list[Match] = []
+    for image_id, found in by_image(results).items():
+        if image_id not in sizes:
+            raise ValueError(f"a result is on image {image_id}, not among the {len(sizes)} images of the ground truth")
+        matches += _match_image(_best_first(found), annotations.get(image_id, []), sizes[image_id], iou, class_aware)
+    return matches
+
+
+def by_image(records: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """Results or annotations grouped by image id, in their order."""
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[int(record["image_id"])].append(record)
+    return dict(groups)
+
+
+def _match_image(
+    found: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    size: tuple[int, int],
+    iou: float,
+    class_aware: bool,
+) -> list[Match]:
+    crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=np.bool_)
+    wanted = [encode_segmentation(annotation["segmentation"], *size) for annotation in annotations]
+    overlap = rle_iou([result["segmentation"] for result in found], wanted, crowd)
+    if class_aware:
+        overlap = np.where(_same_class(found, annotations), overlap, 0.0)
+    return [
+        Match(result, None, 0.0, bool((row[crowd] >= iou).any()))
+        if best is None
+        else Match(result, annotations[best], float(row[best]), False)
+        for result, row, best in zip(found, overlap, greedy_matches(overlap, iou, ~crowd), strict=True)
+    ]
+
+
+def _best_first(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(results, key=lambda result: -float(result["score"]))
+
+
+def _same_class(found: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> Bools:
+    """(D, G) bool: pairs of one category."""
+    rows, columns = (np.array([record["category_id"] for record in side]) for side in (found, wanted))
+    same: Bools = rows[:, None] == columns[None, :]
+    return same

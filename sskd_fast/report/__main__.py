@@ -1,0 +1,68 @@
+"""`python -m sskd_fast.report RUNS...`: rewrites the report of a run, or shows several runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sskd_fast.report.html import write_report
+from sskd_fast.report.html_comparison import write_comparison
+
+EXAMPLE = """examples:
+  python -m sskd_fast.report runs/embedded                       rewrites runs/embedded/report.html
+  python -m sskd_fast.report runs/a runs/b runs/c --output abc.html   shows three runs side by side
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m sskd_fast.report", description=__doc__, epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders that sskd_fast.run has written")
+    p.add_argument("--output", type=Path, help="page of several runs (comparison.html)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the page and prints its path; returns the exit status: 0, or 2 with a message for bad input."""
+    arguments = parser().parse_args(argv)
+    try:
+        for run in arguments.runs:
+            check_run(run)
+        if len(arguments.runs) == 1:
+            if arguments.output is not None:
+                raise ValueError("--output is the page of several runs; leave it out, or give more than one folder")
+            print(write_report(arguments.runs[0]))
+        else:
+            print(write_comparison(arguments.runs, check_output(arguments.output or Path("comparison.html"))))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check_run(folder: Path) -> None:
+    """Raises ValueError for a path that is no folder, or a folder without a measured model."""
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: {found}; give the folder of a run, which sskd_fast.run names as its --output")
+    if not (folder / "metrics.json").exists():
+        raise ValueError(
+            f"{folder}: no metrics.json, so no model of this run is measured yet; finish a stage of it with "
+            f"python -m sskd_fast.run --output {folder} --resume"
+        )
+
+
+def check_output(path: Path) -> Path:
+    """The path of a page; ValueError for a folder."""
+    if path.is_dir():
+        raise ValueError(f"--output {path}: is a folder; give the name of a file, such as {path / 'comparison.html'}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

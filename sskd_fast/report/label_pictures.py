@@ -1,0 +1,121 @@
+"""Unlabelled images with a teacher's predictions: labels solid, unsure regions hatched, refused ones dashed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.report.label_choices import Choice, Fate
+from sskd_fast.report.pictures import DARK, Color, Patch, badge, data_uri, enlarged, patch
+from sskd_fast.rle import encode_segmentation
+
+COLORS: dict[Fate, Color] = {"kept": (0, 205, 175), "unsure": (255, 176, 0), "refused": (255, 92, 122)}
+MOST_REFUSED = 6
+_HATCH = 10
+_DASH = 9.0
+
+
+@dataclass(frozen=True)
+class LabelPicture:
+    """One teacher's predictions on an image. source: a data URI; shown: in the order of their numbers, from 1."""
+
+    teacher: str
+    source: str
+    width: int
+    height: int
+    shown: list[Choice]
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """The pictures of one unlabelled image; problem: why its pixels could not be read, or empty."""
+
+    file_name: str
+    pictures: list[LabelPicture]
+    problem: str
+
+
+def label_rows(images: ImageCollection, choices: Mapping[str, Sequence[Choice]], *, limit: int = 6) -> list[LabelRow]:
+    """A picture for each teacher on `limit` images, spread evenly over those that have a label.
+
+    choices: teacher -> the fates of its predictions.  Of the refused on an image, those of the highest scores are
+    drawn; doubled ones are not, since they cover labels.  An image that cannot be read is drawn grey.
+
+    Raises MaskError, a ValueError, for a mask that does not have the size of its image.
+    """
+    by_teacher = {teacher: _by_image(own) for teacher, own in choices.items()}
+    labeled = {int(c.result["image_id"]) for own in choices.values() for c in own if c.fate == "kept"}
+    indices = [index for index, image_id in enumerate(images.image_ids) if image_id in labeled]
+    rows = []
+    for index in indices[:: max(1, len(indices) // limit)][:limit]:
+        record, pixels, problem = images.records[index], np.full((192, 320), 128, dtype=np.uint8), ""
+        try:
+            pixels = images.pixels(index)
+        except DataError as error:
+            problem = str(error)
+        pictures = [
+            _picture(teacher, pixels, _shown(own.get(record.image_id, [])), drawn=not problem)
+            for teacher, own in by_teacher.items()
+        ]
+        rows.append(LabelRow(record.file_name, pictures, problem))
+    return rows
+
+
+def _by_image(choices: Sequence[Choice]) -> dict[int, list[Choice]]:
+    groups: dict[int, list[Choice]] = {}
+    for choice in choices:
+        groups.setdefault(int(choice.result["image_id"]), []).append(choice)
+    return groups
+
+
+def _shown(choices: Sequence[Choice]) -> list[Choice]:
+    """Kept and unsure predictions, then the refused of the highest scores; by falling score each."""
+    ordered = sorted(choices, key=lambda choice: -choice.score)
+    kept, unsure, refused = ([c for c in ordered if c.fate == fate] for fate in ("kept", "unsure", "refused"))
+    return [*kept, *unsure, *refused[:MOST_REFUSED]]
+
+
+def _picture(teacher: str, pixels: NDArray[np.uint8], shown: list[Choice], *, drawn: bool) -> LabelPicture:
+    canvas = enlarged(pixels)
+    if drawn:
+        patches = [patch(_mask(choice, pixels), canvas.size) for choice in shown]
+        for choice, place in [*zip(shown, patches, strict=True)][::-1]:  # labels last, above all
+            place.paint(canvas, DARK, _pattern(place, choice.fate, place.shadow) * 0.6)
+            place.paint(canvas, COLORS[choice.fate], _fill(place, choice.fate))
+            place.paint(canvas, COLORS[choice.fate], _pattern(place, choice.fate, place.line))
+        for number, (choice, place) in enumerate(zip(shown, patches, strict=True), 1):
+            if choice.fate == "kept":
+                badge(canvas, place, str(number), COLORS["kept"])
+    return LabelPicture(teacher, data_uri(canvas), canvas.width, canvas.height, shown)
+
+
+def _mask(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    return encode_segmentation(choice.result["segmentation"], pixels.shape[0], pixels.shape[1])
+
+
+def _fill(place: Patch, fate: Fate) -> NDArray[np.floating[Any]]:
+    """Coverage of the inside of a mask: even for labels, hatched for unsure regions, none for the refused."""
+    if fate == "kept":
+        return place.solid * 0.3
+    if fate == "refused":
+        return place.solid * 0.0
+    rows, columns = np.indices(place.solid.shape)
+    return place.solid * ((rows + columns + place.left + place.top) % _HATCH < 2) * 0.8
+
+
+def _pattern(place: Patch, fate: Fate, line: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A line around a mask, cut into dashes of equal angles about its centre for the refused."""
+    if fate != "refused" or not line.any():
+        return line
+    rows, columns = np.nonzero(line)
+    dashes = max(6, round(np.count_nonzero(place.line) / (4 * _DASH)))
+    angle = np.arctan2(rows - rows.mean(), columns - columns.mean()) / (2 * np.pi) + 0.5
+    dashed = line.copy()
+    dashed[rows, columns] *= (angle * dashes % 1 < 0.55).astype(np.uint8)
+    return dashed

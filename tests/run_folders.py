@@ -1,0 +1,131 @@
+"""Folders as runs leave them, made by hand, and pages taken apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from sskd_fast.method import ROW_ORDER, STAGE
+from sskd_fast.pseudo_labels import label_statistics
+
+AP = dict(zip(ROW_ORDER, (14.9, 22.6, 23.6, 19.6, 24.4, 25.3), strict=True))
+CATEGORIES = {1: "disc", 2: "ring"}
+VOID = {"meta", "img"}
+
+
+def row(name: str, ap: float) -> dict[str, Any]:
+    params = 1_059_000 if STAGE[name].model == "teacher" else 97_700
+    return {"name": name, "ap": ap, "ap50": 1.9 * ap, "params": params, "seconds": 56.4}
+
+
+def metrics_of(aps: dict[str, float], **more: Any) -> dict[str, Any]:
+    rows = [row(name, ap) for name, ap in aps.items()]
+    facts = {"dataset": "shapes", "seed": 0, "labeled_images": 200, "unlabeled_images": 1800, "val_images": 256}
+    return {**facts, "max_detections": 100, "rows": rows, **more}
+
+
+def disc(y: float, x: float, radius: float = 6, size: tuple[int, int] = (48, 64)) -> dict[str, Any]:
+    yy, xx = np.mgrid[: size[0], : size[1]]
+    encoded = rle.encode(np.asfortranarray((yy - y) ** 2 + (xx - x) ** 2 <= radius**2, dtype=np.uint8))
+    return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
+
+
+def truth_of(images: int = 2) -> dict[str, Any]:
+    """Each image has a disc at (12, 12), a ring at (30, 40) and a crowd region."""
+    annotations: list[dict[str, Any]] = []
+    for image in range(1, images + 1):
+        for category, where, crowd in ((1, (12, 12), 0), (2, (30, 40), 0), (1, (10, 50), 1)):
+            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": category})
+            annotations[-1] |= {"segmentation": disc(*where), "iscrowd": crowd}
+    return {
+        "images": [{"id": i, "file_name": f"scene {i}.png", "height": 48, "width": 64} for i in range(1, images + 1)],
+        "categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()],
+        "annotations": annotations,
+        "images_dir": "images",
+    }
+
+
+def result(image: int, category: int, y: float, x: float, score: float) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "segmentation": disc(y, x), "score": score}
+
+
+RESULTS = [
+    result(1, 1, 12, 13, 0.9),  # the disc
+    result(1, 1, 30, 41, 0.8),  # the ring, called a disc
+    result(1, 2, 40, 10, 0.7),  # nothing there
+    result(1, 2, 30, 40, 0.2),  # too low to be shown
+]
+
+
+def save_images(folder: Path, count: int = 2) -> None:
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (count, 48, 64, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise, start=1):
+        Image.fromarray(pixels).save(folder / f"scene {number}.png")
+
+
+def make_run(folder: Path, measured: int = 6) -> Path:
+    """What a run has left after `measured` of its six models."""
+    save_images(folder / "images")
+    names = ROW_ORDER[:measured]
+    (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")
+    if measured:
+        (folder / "metrics.json").write_text(json.dumps(metrics_of({name: AP[name] for name in names})))
+        (folder / "predictions").mkdir()
+        (folder / "ground_truth.json").write_text(json.dumps(truth_of()))
+        figures = {"ap75": 31.5, "ap_small": None, "per_class": {"a<b": 12.5, "c": 13.5}, "by_kind": {"one": 1.0}}
+        (folder / "details.json").write_text(json.dumps({name: figures for name in names}))
+    for name in names:
+        (folder / "predictions" / f"{name}.json").write_text(json.dumps(RESULTS))
+        with (folder / "log.jsonl").open("a") as log:
+            for step in range(1, 41):
+                record = {"stage": name, "step": step, "steps": 40, "lr": 0.1, "loss": 9 / step, "loss_mask": 4 / step}
+                log.write(json.dumps(record) + "\n")
+            log.write(json.dumps({"stage": name, "step": 40, "event": "eval", "ap": 20.0, "ap50": 40.0}) + "\n")
+    if measured > 2:
+        statistics = label_statistics(RESULTS[:2], [1, 2], CATEGORIES, truth_of(), thresholds={1: 0.6, 2: 0.7})
+        (folder / "pseudo_labels").mkdir()
+        (folder / "label_statistics.json").write_text(json.dumps({"supervised_teacher": asdict(statistics)}))
+    return folder
+
+
+class Page(HTMLParser):
+    """A page taken apart; every element must be closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())

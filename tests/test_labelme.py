@@ -1,0 +1,100 @@
+"""LabelMe: shapes, groups, masks, and what is said of faulty files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from sskd_fast.data.formats.labelme import read_labelme
+from tests.format_files import (
+    assert_masks,
+    box,
+    labelme_mask,
+    labelme_shape,
+    masks,
+    picture,
+    problems,
+    ring,
+    turned,
+    write_labelme_file,
+)
+
+
+def test_labelme_shapes_and_groups(tmp_path: Path) -> None:
+    corner = labelme_shape("cat", "polygon", [[0, 0], [8, 0], [8, 8], [0, 8]], group_id=3)
+    shapes = [
+        labelme_mask("dog", ring()),
+        corner,
+        labelme_shape("cat", "rectangle", [[64, 48], [50, 40]], group_id=3),
+        labelme_shape("bird", "polygon", corner["points"], group_id=3),
+        labelme_shape("cat", "circle", [[20, 20], [23, 24]]),
+        labelme_shape("cat", "polygon", [[0, 0], [4, 0], [0, 4], [4, 4]], iscrowd=1, score=0.5),
+    ]
+    write_labelme_file(tmp_path / "labels" / "sub" / "ä.json", "..\\..\\images\\sub\\ä.png", shapes)
+    write_labelme_file(tmp_path / "labels" / "b.json", "b.png", [])
+    picture(tmp_path / "images" / "sub" / "ä.png")
+    picture(tmp_path / "images" / "b.png")
+    content = read_labelme(tmp_path / "labels", tmp_path / "images", ["dog"])
+    assert [c["name"] for c in content["categories"]] == ["dog", "bird", "cat"]
+    assert [image["file_name"] for image in content["images"]] == ["b.png", "sub/ä.png"]
+    assert masks(content, "b.png") == []
+    rows, columns = np.mgrid[:48, :64] + 0.5
+    found = masks(content, "sub/ä.png")
+    corners = box(0, 0, 8, 8)
+    expected = [("dog", ring()), ("cat", corners | box(40, 50, 48, 64)), ("bird", corners)]
+    assert_masks(found[:4], [*expected, ("cat", (rows - 20) ** 2 + (columns - 20) ** 2 <= 25)])
+    assert (content["annotations"][4]["iscrowd"], content["annotations"][4]["score"]) == (1, 0.5)
+
+
+def test_labelme_masks_may_have_a_pixel_more_or_end_at_the_border(tmp_path: Path) -> None:
+    """LabelMe's own masks reach one pixel past the object, unless the image ends there."""
+    shape = labelme_mask("cat", box(40, 50, 48, 64))
+    shape["points"] = [[50, 40], [64, 48]]
+    picture(tmp_path / "a.png")
+    write_labelme_file(tmp_path / "a.json", "a.png", [shape])
+    assert_masks(masks(read_labelme(tmp_path / "a.json", tmp_path)), [("cat", box(40, 50, 48, 64))])
+
+
+def test_labelme_size_comes_from_the_image_if_the_file_does_not_state_it(tmp_path: Path) -> None:
+    turned(tmp_path / "a.jpg")
+    path = write_labelme_file(tmp_path / "a.json", "a.jpg", [labelme_shape("cat", "rectangle", [[0, 0], [64, 9]])])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "imageHeight": None, "imageWidth": None}))
+    assert_masks(masks(read_labelme(tmp_path, tmp_path)), [("cat", box(0, 0, 9, 64))])
+
+
+def test_every_fault_of_labelme_files_is_named_at_once(tmp_path: Path) -> None:
+    wrong_mask = labelme_mask("cat", ring())
+    shapes = [
+        labelme_shape("cat", "point", [[3, 3]]),
+        labelme_shape("cat", "polygon", [[0, 0], [8, 8]]),
+        labelme_shape("cat", "rectangle", [[0, 0], [8, 8], [9, 9]]),
+        labelme_shape("cat", "polygon", [[0, 0], [8, 8], [9, float("nan")]]),
+        labelme_shape("cat", "polygon", [[0, 0], [8, 8], [1e9, 0]]),
+        {**wrong_mask, "mask": "AAAA"},
+        {**wrong_mask, "points": [[60, 0], [64, 9]]},
+        {"points": []},
+    ]
+    write_labelme_file(tmp_path / "a.json", "a.png", shapes)
+    write_labelme_file(tmp_path / "again.json", "a.png", [])
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    picture(tmp_path / "a.png")
+    said = problems(read_labelme, tmp_path, tmp_path)
+    expected = [
+        "shapes[0] (cat): a shape of type point, which has no area",
+        "shapes[1] (cat): a polygon of 2 points",
+        "shapes[2] (cat): a rectangle of 3 points",
+        "shapes[3] (cat): the points [[0, 0], [8, 8], [9, nan]]",
+        "shapes[4] (cat): the point (1e+09, 0); expected points in an image of 48 x 64 pixels",
+        "shapes[5] (cat): a mask that cannot be read",
+        "shapes[6] (cat): a mask of 36 x 45 pixels (height x width) at row 0 and column 60",
+        "shapes[7]: the value {'points': []}",
+        f"again.json: it labels a.png, which {tmp_path / 'a.json'} labels too",
+        "broken.json: the file is no valid JSON",
+        "coco.json: a JSON object with ['annotations', 'categories', 'images']",
+    ]
+    assert len(said) == len(expected) and all(text in found for text, found in zip(expected, said, strict=True)), said
+    assert said[-1].endswith("This looks like another format: --format coco.")
