@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sskd_fast.data.errors import DataError
-from sskd_fast.files import remove_partial, write_json
+from sskd_fast.data.formats.table import WRITERS
+from sskd_fast.files import remove_partial
 from sskd_fast.journal import Journal
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
@@ -25,6 +27,9 @@ examples:
   python -m sskd_fast.predict model.safetensors 'plates/**/*.tif' --score 0   all that the model gives, as AP needs
   python -m sskd_fast.predict owner/name clip.mp4 --every 10 --output clip    every tenth frame of a video
 """
+
+
+FORMATS = ("coco", "yolo", "labelme")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=_count, help="tiles a forward pass; by default as in training")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--every", type=_count, default=1, metavar="N", help="take every Nth frame of a video (1)")
+    p.add_argument(
+        "--format", choices=FORMATS, default="coco", help="write DIR/yolo or DIR/labelme beside predictions.json"
+    )
     p.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True, help="draw pictures (yes)")
     return p
 
@@ -83,24 +91,32 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     predictor = predictor.with_inference(**{name: value for name, value in wanted.items() if value is not None})
     work = Work(predictor, inputs, arguments.score, output / "overlays" if arguments.overlays else None)
-    target = output / "predictions.json"
     with Journal(output / "predictions.json.partial", work.key) as journal:
         remove_partial(output / "overlays")
         records = work.go_on(journal)
         readable = [record for record in records if "results" in record]
         if readable:
-            write_json(target, coco_of(records, work, arguments.model))
+            write_predictions(coco_of(records, work, arguments.model), output, arguments.format)
         journal.remove()
     if not readable:
         raise InputError(f"none of {len(records)} images could be read; see the lines above")
-    print(summary(readable, work, target))
+    print(summary(readable, work, output))
     return 0 if len(readable) == len(records) else 1
 
 
-def summary(records: Sequence[dict[str, object]], work: Work, target: Path) -> str:
+def write_predictions(content: dict[str, Any], output: Path, also: str) -> None:
+    """Writes predictions.json, and a folder `also` in that format; DataError, and no loss, for files edited since."""
+    WRITERS["coco"](content, output / "predictions.json")
+    if also != "coco":
+        WRITERS[also](content, output / also)
+
+
+def summary(records: Sequence[dict[str, object]], work: Work, output: Path) -> str:
     """A line on the predictions, and one on images that may hold more instances than the limit lets through."""
     counts = [len(results) for record in records if isinstance(results := record["results"], list)]
-    text = f"{len(counts)} images, {sum(counts)} instances of score {work.score:g} and more: {target}"
+    text = (
+        f"{len(counts)} images, {sum(counts)} instances of score {work.score:g} and more: {output / 'predictions.json'}"
+    )
     if work.drawings is not None:
         text += f"; pictures: {work.drawings}"
     limit = work.predictor.inference.max_detections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from sskd_fast.report.pictures import DARK, Color, Patch, enlarged, patch
 # Pixels of the long side from which on a picture is made smaller.
 LONGEST_SIDE = 1600
 _FILL = 0.34
-_Box = tuple[float, float, float, float]
 
 
 def draw(image: Tensor, prediction: Prediction) -> Image.Image:
@@ -33,30 +33,42 @@ def draw(image: Tensor, prediction: Prediction) -> Image.Image:
 
 
 def _write_labels(canvas: Image.Image, patches: list[Patch], texts: list[str], colors: list[Color]) -> None:
-    """Labels at the masks' upper ends, best score first; one that would cover another is left out."""
+    """A label at each mask, best score first; one that would hide another label or a small mask is left out."""
     pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(min(20, max(11, canvas.height // 32)))
-    taken: list[_Box] = []
+    font = ImageFont.load_default(_font_size(canvas, patches))
+    masks, labels = (np.zeros((canvas.height, canvas.width), dtype=np.bool_) for _ in range(2))
+    for place in patches:
+        _window(masks, place)[place.solid > 0] = True
     for place, text, color in zip(patches, texts, colors, strict=True):
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        left, top, right, bottom = (round(side) for side in pen.textbbox((0, 0), text, font=font))
         width, height = right - left + 6, bottom - top + 6
-        spot = next((box for box in _spots(place, width, height, canvas.size) if not _meets(box, taken)), None)
-        if spot is not None:
-            taken.append(spot)
-            pen.rectangle(spot, fill=color)
-            pen.text((spot[0] + 3 - left, spot[1] + 3 - top), text, fill=DARK, font=font)
+        for x, y, inside in _spots(place, width, height, canvas.size):
+            spot = np.s_[y : y + height, x : x + width]
+            if not labels[spot].any() and (inside or not masks[spot].any()):
+                labels[spot] = True
+                pen.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+                pen.text((x + 3 - left, y + 3 - top), text, fill=DARK, font=font)
+                break
 
 
-def _spots(place: Patch, width: float, height: float, size: tuple[int, int]) -> list[_Box]:
-    """Boxes for a label above, below and inside a mask, moved into the picture."""
+def _font_size(canvas: Image.Image, patches: list[Patch]) -> int:
+    """Pixels: a third of the middle mask's height, between what can be read and a thirtieth of the picture."""
+    heights = [int(np.count_nonzero(place.solid.any(1))) for place in patches]
+    return max(11, min(20, canvas.height // 30, int(np.median(heights)) // 3 if heights else 20))
+
+
+def _window(field: NDArray[np.bool_], place: Patch) -> NDArray[np.bool_]:
+    height, width = place.solid.shape
+    return field[place.top : place.top + height, place.left : place.left + width]
+
+
+def _spots(place: Patch, width: int, height: int, size: tuple[int, int]) -> list[tuple[int, int, bool]]:
+    """Left upper corners of a label above and below a mask, and inside (True) if the mask has room for several."""
     rows, columns = np.nonzero(place.solid)
-    if not len(rows):
+    if not len(rows) or width > size[0]:
         return []
     top, bottom = place.top + int(rows.min()), place.top + int(rows.max()) + 1
-    x = min(max(0.0, place.left + (int(columns.min()) + int(columns.max()) - width) / 2), max(0.0, size[0] - width))
-    tops = (top - height - 1, bottom + 1, (top + bottom - height) / 2)
-    return [(x, y, x + width, y + height) for y in tops if 0 <= y <= size[1] - height]
-
-
-def _meets(box: _Box, others: list[_Box]) -> bool:
-    return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)
+    x = min(max(0, place.left + (int(columns.min()) + int(columns.max()) - width) // 2), size[0] - width)
+    places = [(top - height - 1, False), (bottom + 1, False)]
+    places += [((top + bottom - height) // 2, True)] * (len(rows) >= 4 * width * height)
+    return [(x, y, inside) for y, inside in places if 0 <= y <= size[1] - height]
