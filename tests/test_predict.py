@@ -74,8 +74,8 @@ def test_the_score_holds_for_everything_that_is_written(plates_run: Path, tmp_pa
 
 
 def test_a_killed_command_goes_on_and_gives_the_same_bytes(plates_run: Path, tmp_path: Path) -> None:
-    write_plates(tmp_path / "plates", 70, 5)  # three groups
-    arguments = [str(plates_run), str(tmp_path / "plates"), "--score", "0.02"]
+    write_plates(tmp_path / "plates", 64, 5)  # two groups
+    arguments = [str(plates_run), str(tmp_path / "plates"), "--score", "0.3"]
     command = [sys.executable, "-m", "sskd_fast.predict", *arguments, "--output", str(tmp_path / "cut")]
     journal = tmp_path / "cut" / "predictions.json.partial"
     process = subprocess.Popen(command, cwd=ROOT)
@@ -85,25 +85,32 @@ def test_a_killed_command_goes_on_and_gives_the_same_bytes(plates_run: Path, tmp
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert journal.exists() and not (tmp_path / "cut" / "predictions.json").exists()
-    shutil.copytree(tmp_path / "cut", tmp_path / "changed")
     assert subprocess.run(command, cwd=ROOT).returncode == 0
     assert predict(*arguments, "--output", tmp_path / "whole") == 0
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
-    assert len(predictions(tmp_path / "cut")["images"]) == 70
+    assert len(predictions(tmp_path / "cut")["images"]) == 64
 
-    journal = tmp_path / "changed" / "predictions.json.partial"
-    key, first, *_ = journal.read_text().splitlines()
-    group = json.loads(first)
+
+def test_images_are_predicted_again_only_if_something_changed(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, output = shutil.copytree(plates_run.parent / "val", tmp_path / "in"), tmp_path / "out"
+    call = (plates_run, images, "--output", output, "--no-overlays", "--score")
+    output.mkdir()
+    (output / "predictions.json").write_text("somebody's")
+    assert predict(*call, 0.02) == 2 and "a file that sskd_fast did not write" in capsys.readouterr().err
+    assert (output / "predictions.json").read_text() == "somebody's"
+    (output / "predictions.json").unlink()
+    journal = output / "predictions.json.partial"
+    key, line = journal.read_text().splitlines()
+    group = json.loads(line)
     group["images"][0]["results"][0]["score"] = 0.123
-    text = f"{key}\n{json.dumps(group)}\n"
-    for score, kept in ((0.02, True), (0.03, False)):
-        journal.write_text(text)
-        assert predict(*arguments[:2], "--score", score, "--output", tmp_path / "changed") == 0
-        assert (predictions(tmp_path / "changed")["annotations"][0]["score"] == 0.123) is kept
-    journal.write_text(text)
-    os.utime(tmp_path / "plates" / "plate 70.png", ns=(0, 0))
-    assert predict(*arguments, "--output", tmp_path / "changed") == 0
-    assert predictions(tmp_path / "changed")["annotations"][0]["score"] != 0.123
+    for changed in ("nothing", "score", "image"):
+        journal.write_text(f"{key}\n{json.dumps(group)}\n")
+        if changed == "image":
+            os.utime(images / "plate 6.png", ns=(0, 0))
+        assert predict(*call, 0.03 if changed == "score" else 0.02) == 0
+        assert (predictions(output)["annotations"][0]["score"] == 0.123) is (changed == "nothing")
 
 
 def test_broken_images_are_named_and_left_out(
