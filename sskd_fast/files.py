@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,12 @@ def write_text(path: Path, text: str, *, keep: bool = False) -> None:
 def write_json(path: Path, content: Any) -> None:
     """JSON, atomically."""
     write_text(path, json.dumps(content))
+
+
+def finite(value: Any) -> Any:
+    """Figures as JSON can hold them: rounded to a thousandth; None for NaN, if there was nothing to measure on."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
+    return value

@@ -171,7 +171,7 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
         (["{data}/val.json", "{data}/val"], "val.json: not a readable safetensors file"),
         (["{data}/run", "{data}/val", "--stage", "best"], "has no finished best; found adapted_teacher,"),
         (["{data}/run/checkpoints/refined_student.safetensors", "{data}/val", "--stage", "x"], "leave the stage out"),
-        (["{data}/run", "{data}/val", "--device", "abacus"], "device=abacus: PyTorch cannot use it"),
+        (["{data}/run", "{data}/val", "--device", "abacus"], "device abacus: PyTorch cannot use it"),
         (["{data}/run", "{data}/none"], "none: there is no such file or folder"),
     ],
 )

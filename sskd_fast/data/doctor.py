@@ -23,6 +23,7 @@ from sskd_fast.data.record_checks import (
     check_image_files,
     check_image_records,
 )
+from sskd_fast.data.source import ImageCollection
 
 
 def check_dataset(
@@ -78,6 +79,14 @@ def check_folders(
     return _check_together(checked, validation, findings, unlabeled, group_key, decode)
 
 
+def check_images(folder: Path, *, decode: bool = True) -> None:
+    """Checks a folder of plain images by itself; raises DataError with every one that cannot be read."""
+    findings = Findings()
+    _check_unlabeled(folder, findings, decode)
+    if findings.problems:
+        raise DataError(findings.problems)
+
+
 def _check_together(
     train: CheckedFile,
     validation: CheckedFile | None,
@@ -94,7 +103,7 @@ def _check_together(
     if unlabeled is not None:
         _check_unlabeled(Path(unlabeled), findings, decode)
     if findings.problems:
-        raise DataError(findings.problems)
+        raise DataError(findings.problems, findings.warnings)
     return findings.warnings
 
 
@@ -159,6 +168,27 @@ def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Pa
     by_hash = dict(zip(in_threads(_content_hash, twins), twins, strict=True))
     hashes = zip(candidates, in_threads(_content_hash, candidates), strict=True)
     return {path: by_hash[digest] for path, digest in hashes if digest in by_hash}
+
+
+def without_known(plain: ImageCollection, known: Iterable[ImageCollection], warnings: list[str]) -> ImageCollection:
+    """The images of `plain` that are in no set of `known`, by content; a warning says which ones are left out.
+
+    Raises DataError if none remains.
+    """
+    twins = same_content(
+        [record.path for source in known for record in source.records], [record.path for record in plain.records]
+    )
+    if twins:
+        warnings.append(
+            f"{plain.images_dir}: {len(twins)} of {len(plain)} images are labelled or validation images too "
+            f"({named([path.name for path in twins])}): they are left out of the unlabelled set."
+        )
+    kept = plain.subset(record.image_id for record in plain.records if record.path not in twins)
+    if not len(kept):
+        cure = "Give a folder with other images, or hide labels with --labeled-fraction."
+        found = f"all {len(plain)} images are labelled or validation images"
+        raise DataError([Problem(plain.images_dir, "", found, "images without labels", cure)])
+    return kept
 
 
 def _content_hash(path: Path) -> str:

@@ -28,10 +28,13 @@ class Problem:
 
 
 class DataError(ValueError):
-    """Data that cannot be used; `problems` holds every finding, the message lists up to 200 of them."""
+    """Data that cannot be used; `problems` holds every finding, the message lists up to 200 of them.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = list(problems)
+    warnings: of what else the same check found.
+    """
+
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
+        self.problems, self.warnings = list(problems), list(warnings)
         if len(self.problems) == 1:
             message = str(self.problems[0])
         else:
@@ -41,8 +44,8 @@ class DataError(ValueError):
             message = "\n".join([f"{len(self.problems)} problems found in the data:", *lines])
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type[DataError], tuple[list[Problem]]]:
-        return type(self), (self.problems,)
+    def __reduce__(self) -> tuple[type[DataError], tuple[list[Problem], list[str]]]:
+        return type(self), (self.problems, self.warnings)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.doctor import check_dataset, check_folders
 from sskd_fast.data.formats.table import READERS
 from sskd_fast.data.formats.yolo import yolo_splits
+from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES
 
-FOLDER_FORMATS = {"cityscapes": Cityscapes, "ade20k": Ade20k}
+# From the root folder and a split, "train" or "val", to its images.
+FOLDER_FORMATS: dict[str, Callable[..., IdMapImages]] = {"cityscapes": Cityscapes, "ade20k": Ade20k}
 
 
 @dataclass(frozen=True)

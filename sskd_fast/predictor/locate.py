@@ -14,7 +14,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class ModelError(ValueError):
-    """A place that holds no model."""
+    """A place that holds no model, or a device that is not there."""
 
 
 def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:
@@ -29,14 +29,17 @@ def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -
 
 
 def _chosen(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.cuda.is_available()
+    if device.startswith("cuda") and not found:
+        raise ModelError(
+            f"device {device}: PyTorch finds no CUDA device; use cpu, or install a CUDA build and a driver"
+        )
+    chosen = device if device != "auto" else "cuda" if found else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        return torch.empty(0, device=chosen).device
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"device={device}: PyTorch cannot use it ({reason}); choose auto, cpu or cuda") from error
-    return torch.device(device)
+        raise ModelError(f"device {device}: PyTorch cannot use it ({reason}); choose auto, cpu or cuda") from error
 
 
 def _found(model: str | Path, stage: str | None) -> Predictor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
-from sskd_fast.files import write_json
+from sskd_fast.files import finite, write_json
 from sskd_fast.method import ROW_ORDER
 from sskd_fast.report import read_figures
 
@@ -76,7 +75,7 @@ class RunResults:
 
     def write_details(self, name: str, details: Mapping[str, Any]) -> None:
         """Puts a row's finer figures into details.json, in place of those it has."""
-        write_json(self.folder / "details.json", self.details | {name: _finite(details)})
+        write_json(self.folder / "details.json", self.details | {name: finite(details)})
 
     def outdate(self, names: Collection[str]) -> None:
         """Removes the rows and unfinished training states of stages whose foundations are made anew."""
@@ -105,12 +104,3 @@ class RunResults:
         path = self.folder / "label_statistics.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         write_json(path, known | {teacher: dict(statistics)})
-
-
-def _finite(value: Any) -> Any:
-    """Rounded figures; null if there is no ground truth to measure on."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, float):
-        return round(value, 3) if math.isfinite(value) else None
-    return value

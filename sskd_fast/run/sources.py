@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.doctor import same_content
-from sskd_fast.data.embedded import SIZE, write_scenes
-from sskd_fast.data.errors import DataError, Problem, named
+from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
+from sskd_fast.data.doctor import without_known
+from sskd_fast.data.embedded import write_scenes
+from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import LabelFiles, open_sets
@@ -22,8 +20,6 @@ from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import hold_out, kept_split, split_labeled
 from sskd_fast.data.views import Views
 from sskd_fast.settings import Config, check_settings
-
-OBJECT_PIXELS = 24.0
 
 
 @dataclass
@@ -93,7 +89,7 @@ def target_sources(config: Config, folder: Path) -> Sources:
     kept_split(splits / "unlabeled.txt", plain, lambda: plain.image_ids)
     kept_split(splits / "val.txt", val, lambda: val.image_ids)
     zoom = data.zoom or natural_zoom(everything)
-    views = resolve_views(config, everything, zoom)
+    views = resolve_views(config.views, everything, zoom)
     queries = config.num_queries or natural_queries(everything, views, zoom)
     return Sources(labeled, holdout, plain, val, hidden, views, zoom, queries, warnings)
 
@@ -133,7 +129,7 @@ def pretraining_sources(config: Config, folder: Path) -> Sources:
     )
     val_path = write_scenes(folder, "source_val", "source", config.data.embedded_source_val, 8)
     val = CocoInstances(val_path, folder / "source_val", name="source_val")
-    views = resolve_views(config, train, 1.0)
+    views = resolve_views(config.views, train, 1.0)
     held = val.subset(val.image_ids[:100])
     return Sources(
         train,
@@ -166,7 +162,7 @@ def _own_data(
             Path(data.unlabeled), name="unlabeled", stretch=data.stretch, cache_bytes=data.cache_mb << 20
         )
         plain.decoded = decoded
-        return full, *_without_labeled(plain, full, val, warnings), None, warnings
+        return full, without_known(plain, (full, val), warnings), val, None, warnings
     labeled_ids = kept_split(folder / "splits" / "fraction.txt", full, lambda: _fraction(config, full))
     known = set(labeled_ids)
     hidden = full.subset(image_id for image_id in full.image_ids if image_id not in known)
@@ -177,62 +173,9 @@ def _own_data(
     return full.subset(labeled_ids), unlabeled(hidden), val, hidden, warnings
 
 
-def _without_labeled(
-    plain: ImageCollection, full: LabeledImages, val: LabeledImages, warnings: list[str]
-) -> tuple[ImageCollection, LabeledImages]:
-    """The unlabelled images less those that are labelled or validation images too (by content), and the latter."""
-    known = [record.path for source in (full, val) for record in source.records]
-    twins = same_content(known, [record.path for record in plain.records])
-    if twins:
-        warnings.append(
-            f"{plain.images_dir}: {len(twins)} of {len(plain)} images are labelled or validation images too "
-            f"({named([path.name for path in twins])}): they are left out of the unlabelled set."
-        )
-    kept = plain.subset(record.image_id for record in plain.records if record.path not in twins)
-    if not len(kept):
-        cure = "Give a folder with other images, or hide labels with --labeled-fraction."
-        found = f"all {len(plain)} images are labelled or validation images"
-        raise DataError([Problem(plain.images_dir, "", found, "images without labels", cure)])
-    return kept, val
-
-
 def _fraction(config: Config, full: LabeledImages) -> list[int]:
     data = config.data
     return split_labeled(
         full, data.labeled_fraction, seed=config.seed,
         group_key=data.group_key or None, stratify_key=data.stratify_key or None,
     )[0]  # fmt: skip
-
-
-def instance_areas(source: LabeledImages, limit: int = 100) -> list[float]:
-    """Mask areas in pixels of the first `limit` images' instances."""
-    sample = source.subset(source.image_ids[:limit])
-    return [float(a["area"]) for a in sample.ground_truth()["annotations"] if not a.get("iscrowd", 0)]
-
-
-def natural_zoom(source: LabeledImages) -> float:
-    """The factor that brings the median instance to at most 24 pixels across: what small nets and crops can take in."""
-    areas = instance_areas(source)
-    return min(1.0, OBJECT_PIXELS / math.sqrt(float(np.median(areas)))) if areas else 1.0
-
-
-def resolve_views(config: Config, source: ImageCollection, zoom: float) -> Views:
-    """The views at this zoom; a crop size of 0 becomes the images' median shorter side, 64 to 128, a multiple of 32."""
-    size = config.views.sides
-    if not min(size):
-        sides = [min(source.size(i)) * zoom for i in range(min(len(source), 200))]
-        side = int(np.clip(round(float(np.median(sides)) / 32) * 32, SIZE, 128))
-        size = side, side
-    return config.views.resolved(size, zoom)
-
-
-def natural_queries(source: LabeledImages, views: Views, zoom: float) -> int:
-    """Queries for a crop: twice the 95th percentile of instances that fall into one, between 16 and 100."""
-    truth = source.subset(source.image_ids[:200]).ground_truth()
-    counts: dict[int, int] = {}
-    for annotation in truth["annotations"]:
-        counts[annotation["image_id"]] = counts.get(annotation["image_id"], 0) + 1
-    crop = views.size[0] * views.size[1]
-    shares = [min(1.0, crop / (r["height"] * r["width"] * zoom**2)) for r in truth["images"]]
-    expected = [counts.get(r["id"], 0) * s for r, s in zip(truth["images"], shares, strict=True)]
-    return int(np.clip(math.ceil(2 * float(np.percentile(expected, 95))), 16, 100))

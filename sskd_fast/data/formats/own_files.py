@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sskd_fast.data.errors import DataError, Problem
@@ -37,19 +38,26 @@ class OwnFiles:
         else:
             self._texts[str(name)] = text
 
-    def write(self) -> list[Path]:
-        """Writes all files, each whole or not at all, and returns them; DataError if one must not be replaced."""
-        marker = self.folder / MARKER
-        known = set(marker.read_text(encoding="utf-8").splitlines()) if marker.exists() else set()
-        problems = self._problems + [problem for name in self._texts if (problem := self._foreign(name, known))]
+    def check(self, names: Iterable[str]) -> None:
+        """Raises DataError if one of these files must not be replaced, as `write` does."""
+        known = self._known()
+        problems = self._problems + [problem for name in names if (problem := self._foreign(name, known))]
         if problems:
             raise DataError(problems)
+
+    def write(self) -> list[Path]:
+        """Writes all files, each whole or not at all, and returns them; DataError if one must not be replaced."""
+        self.check(self._texts)
         # Listed first: if this process ends in between, what it did write is known as its own.
-        listed = known | {_line(text.encode(), name) for name, text in self._texts.items()}
-        write_text(marker, "".join(f"{line}\n" for line in sorted(listed)))
+        listed = self._known() | {_line(text.encode(), name) for name, text in self._texts.items()}
+        write_text(self.folder / MARKER, "".join(f"{line}\n" for line in sorted(listed)))
         for name, text in self._texts.items():
             write_text(self.folder / name, text)
         return [self.folder / name for name in self._texts]
+
+    def _known(self) -> set[str]:
+        marker = self.folder / MARKER
+        return set(marker.read_text(encoding="utf-8").splitlines()) if marker.exists() else set()
 
     def _foreign(self, name: str, known: set[str]) -> Problem | None:
         path = self.folder / name

@@ -1,0 +1,191 @@
+"""The checks of a data set, gathered, and what a run would make of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sskd_fast.config import load_config
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
+from sskd_fast.data.doctor import check_dataset, check_folders, check_images, without_known
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.formats.table import READERS
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.data.splits import hold_out
+from sskd_fast.settings import Config
+
+# What the folder of a whole data set holds, by its format.
+MARKS = {
+    "ade20k": "annotations_instance", "cityscapes": "leftImg8bit", "coco": "annotations/instances_train2017.json",
+    "yolo": "data.yaml",
+}  # fmt: skip
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Data to check: labels with the folders of their images, or a whole data set, or plain images alone.
+
+    format: of the labels, or of the data set in `root`.  unlabeled: plain images, alone or beside labelled ones.
+    """
+
+    labeled: Path | None = None
+    images: Path | None = None
+    val: Path | None = None
+    val_images: Path | None = None
+    root: Path | None = None
+    format: str = "coco"
+    unlabeled: Path | None = None
+    group_key: str | None = None
+
+
+@dataclass
+class Checked:
+    """Findings on a place.
+
+    sets: figures of "labeled", "val" and "unlabeled", those that could be opened (`set_figures`).  derived: what a run
+    would take from the labelled images: "zoom", "crop" (height, width) and "queries"; empty if there are problems.
+    """
+
+    place: str
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict)
+
+    def attempt(self, work: Callable[[], Result]) -> Result | None:
+        """The result of `work`; None if it found problems, which are noted with the warnings beside them."""
+        try:
+            return work()
+        except DataError as error:
+            self.problems += error.problems
+            self.warnings += error.warnings
+            return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings as JSON can hold them."""
+        return asdict(self) | {"problems": [asdict(p) | {"file": str(p.file)} for p in self.problems]}
+
+
+def guessed_format(root: Path) -> list[str]:
+    """The formats whose folders are there."""
+    return [format for format, mark in MARKS.items() if (root / mark).exists()]
+
+
+def check(place: Place) -> Checked:
+    """Checks a data set as a run would before training, decoding every image."""
+    if place.root is not None:
+        by_image = place.format in FOLDER_FORMATS
+        return _check_folders(place, place.root) if by_image else _check_root(place, place.root)
+    if place.labeled is not None and place.images is not None:
+        return _check_labels(Checked(str(place.labeled)), place, place.labeled, place.images)
+    assert place.unlabeled is not None, "a place names labels or plain images"
+    folder, checked = place.unlabeled, Checked(str(place.unlabeled))
+    checked.attempt(lambda: check_images(folder))
+    return _summed_up(checked, place, None, None)
+
+
+def _check_folders(place: Place, root: Path) -> Checked:
+    checked, kind = Checked(str(root)), FOLDER_FORMATS[place.format]
+    train, val = (checked.attempt(functools.partial(kind, root, split)) for split in ("train", "val"))
+    if train is not None and val is not None:
+        unlabeled, group_key = place.unlabeled, place.group_key
+        found = checked.attempt(lambda: check_folders(train, val, unlabeled=unlabeled, group_key=group_key))
+        checked.warnings += found or []
+    return _summed_up(checked, place, train, val)
+
+
+def _check_root(place: Place, root: Path) -> Checked:
+    checked = Checked(str(root))
+    files = checked.attempt(lambda: ROOTS[place.format](root))
+    if files is None:
+        return checked
+    with_val = dataclasses.replace(place, val=files.val, val_images=files.val_images)
+    return _check_labels(checked, with_val, files.train, files.train_images)
+
+
+def _check_labels(checked: Checked, place: Place, labeled: Path, images: Path) -> Checked:
+    read, val, val_images = functools.cache(READERS[place.format]), place.val, place.val_images or images
+    found = checked.attempt(
+        lambda: check_dataset(
+            labeled, images, val=val, val_images=val_images, unlabeled=place.unlabeled, group_key=place.group_key,
+            read=read,
+        )
+    )  # fmt: skip
+    checked.warnings += found or []
+
+    def opened(file: Path, folder: Path, classes: tuple[str, ...]) -> CocoInstances | None:
+        return _opened(lambda: CocoInstances(read(file, folder, classes), folder, name=str(file)))
+
+    train = opened(labeled, images, ())
+    classes = tuple(train.class_names) if train is not None else ()
+    return _summed_up(checked, place, train, None if val is None else opened(val, val_images, classes))
+
+
+def _opened(work: Callable[[], Result]) -> Result | None:
+    """The result of `work`; None if it cannot be had, for problems that are noted already."""
+    with contextlib.suppress(DataError):
+        return work()
+    return None
+
+
+def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, val: LabeledImages | None) -> Checked:
+    """The findings with the figures of each set, and with what only shows in the splits that a run would draw."""
+    folder = place.unlabeled
+    plain = None if folder is None else _opened(lambda: ImageFolder(folder))
+    sets: dict[str, ImageCollection | None] = {"labeled": labeled, "val": val, "unlabeled": plain}
+    for name, source in sets.items():
+        if source is not None and (figures := _opened(functools.partial(set_figures, source))):
+            checked.sets[name] = figures
+    if checked.problems or labeled is None:
+        return checked
+    config = load_config([])
+    checked.attempt(
+        lambda: hold_out(
+            labeled, labeled.image_ids, config.data.holdout_fraction, seed=config.seed, group_key=place.group_key
+        )
+    )
+    if plain is not None:
+        known = [source for source in (labeled, val) if source is not None]
+        checked.attempt(lambda: without_known(plain, known, checked.warnings))
+    if not checked.problems:
+        checked.derived = derived_settings(config, labeled)
+    return checked
+
+
+def set_figures(source: ImageCollection) -> dict[str, Any]:
+    """Images, and (height, width) of the smallest and the largest; of labelled ones instances, crowd regions, images
+    without an instance, and instances by class.  Raises DataError for a size or a mask that cannot be read."""
+    sizes = sorted((source.size(i) for i in range(len(source))), key=lambda size: (size[0] * size[1], size))
+    figures: dict[str, Any] = {"images": len(source), "smallest": sizes[0], "largest": sizes[-1]}
+    if not isinstance(source, LabeledImages):
+        return figures
+    names = dict(zip(source.category_ids, source.class_names, strict=True))
+    classes: Counter[str] = Counter()
+    empty = crowd = 0
+    for index in range(len(source)):
+        annotations = source.annotations(index)
+        single = [names[a["category_id"]] for a in annotations if not a["iscrowd"]]
+        classes.update(single)
+        empty += not single
+        crowd += len(annotations) - len(single)
+    counts = {name: classes[name] for name in source.class_names}
+    return figures | {"instances": classes.total(), "crowd_regions": crowd, "empty_images": empty, "classes": counts}
+
+
+def derived_settings(config: Config, labeled: LabeledImages) -> dict[str, Any]:
+    """Zoom, crop (height, width) and queries that a run with these settings takes from its labelled images."""
+    zoom = config.data.zoom or natural_zoom(labeled)
+    views = resolve_views(config.views, labeled, zoom)
+    return {"zoom": zoom, "crop": views.size, "queries": config.num_queries or natural_queries(labeled, views, zoom)}

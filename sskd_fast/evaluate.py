@@ -1,0 +1,219 @@
+"""`python -m sskd_fast.evaluate MODEL --val val.json --images DIR`: mask AP of a trained model on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.doctor import check_dataset
+from sskd_fast.data.errors import DataError, Findings, named
+from sskd_fast.data.formats.table import READERS
+from sskd_fast.data.id_map_checks import check_id_maps
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.layouts import FOLDER_FORMATS, FORMATS, ROOTS
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
+from sskd_fast.evaluation import evaluate_masks, official_figures, require_official
+from sskd_fast.files import finite, write_json
+from sskd_fast.models.checkpoint import CheckpointError
+from sskd_fast.predictor import ModelError, Predictor, load, predict_source
+from sskd_fast.predictor.collection import groups
+from sskd_fast.report.verdict import ap_text
+
+_EXAMPLE = "example: python -m sskd_fast.evaluate runs/cells --val val.json --images val --json figures.json"
+_COLUMNS = {
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large",
+}  # fmt: skip
+
+
+class EvaluateError(ValueError):
+    """A model and labels that do not fit together, or labels without images."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m sskd_fast.evaluate", description=__doc__, epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    p.add_argument("model", help="a run's folder, a checkpoint (.safetensors), or a hub id such as owner/name")
+    p.add_argument("--stage", metavar="NAME", help="of a run's folder, whose model (the last student)")
+    p.add_argument("--val", type=Path, required=True, help="labels to measure on, or the folder of a whole data set")
+    p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, unless --val is a whole data set")
+    p.add_argument("--format", choices=FORMATS, default="coco", help="of the labels (coco)")
+    p.add_argument("--ignore-unknown", action="store_true", help="measure the classes that model and labels share")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
+    p.add_argument("--batch", type=_count, metavar="N", help="tiles a forward pass (as in training)")
+    p.add_argument("--max-detections", type=_count, metavar="N", help="detections an image (as in training)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    return p
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 with a message for a model, data or classes that do not fit."""
+    arguments = parser().parse_args(argv)
+    try:
+        figures = measured(arguments)
+        if arguments.json is not None:
+            write_json(arguments.json, figures)
+    except (ModelError, CheckpointError, DataError, EvaluateError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(figures_text(figures))
+    return 0
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a command line, as its JSON file holds them.
+
+    Raises ModelError, CheckpointError, DataError, EvaluateError, or ImportError if the data set's own evaluation needs
+    a package that is missing.
+    """
+    predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
+    changes = {key: getattr(arguments, key) for key in ("batch", "max_detections")}
+    predictor = predictor.with_inference(**{key: value for key, value in changes.items() if value is not None})
+    source = labeled_images(arguments, predictor)
+    require_official(source)
+    classes = shared_classes(predictor, source)
+    if classes.differ and not (arguments.ignore_unknown and classes.ids):
+        raise EvaluateError(_difference(arguments, predictor, source, classes))
+    truth = restricted(source.ground_truth(), set(classes.ids.values()))
+    results = predictions(predictor, source, classes)
+    limit = predictor.inference.max_detections
+    figures = finite(dataclasses.asdict(evaluate_masks(truth, results, max_detections=limit)))
+    instances = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
+    about = {
+        "model": str(arguments.model), "stage": predictor.description.facts.get("stage"), "labels": str(arguments.val),
+        "images": len(source), "instances": {c["name"]: instances[c["id"]] for c in truth["categories"]},
+        "ignored": {"model": list(classes.model_only), "labels": list(classes.labels_only)},
+    }  # fmt: skip
+    own = {} if classes.differ else finite(official_figures(source, results))
+    return about | figures | own
+
+
+def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
+    """The checked images to measure on.  Raises DataError with every problem found, EvaluateError without images."""
+    format, place, stretch = arguments.format, arguments.val, predictor.description.stretch
+    kind = FOLDER_FORMATS.get(format)
+    if kind is not None:
+        source = kind(place, "val", stretch=stretch)
+        findings = Findings()
+        check_id_maps(source, findings, decode=False)
+        if findings.problems:
+            raise DataError(findings.problems)
+        return source
+    images = arguments.images
+    if images is None:
+        if format not in ROOTS or not place.is_dir():
+            raise EvaluateError(f"--val {place}: give the folder of its images, --images DIR")
+        files = ROOTS[format](place)
+        place, images = files.val, files.val_images
+    # Formats that list no classes have those of the model, as validation labels have those of the training labels.
+    content = READERS[format](place, images, predictor.class_names)
+    check_dataset(place, images, decode=False, read=lambda *_: content)
+    return CocoInstances(content, images, name=str(place), stretch=stretch)
+
+
+@dataclass(frozen=True)
+class SharedClasses:
+    """Classes by name.  ids: category id of the model -> that of the labels, for those that both have.
+
+    model_only, labels_only: names that the other one lacks.
+    """
+
+    ids: dict[int, int]
+    model_only: tuple[str, ...]
+    labels_only: tuple[str, ...]
+
+    @property
+    def differ(self) -> bool:
+        """True if one has a class that the other lacks."""
+        return bool(self.model_only or self.labels_only)
+
+
+def shared_classes(predictor: Predictor, source: LabeledImages) -> SharedClasses:
+    """The classes of a model and of labels, brought together by name, whatever their order and ids."""
+    theirs = dict(zip(source.class_names, source.category_ids, strict=True))
+    ours = dict(zip(predictor.class_names, predictor.category_ids, strict=True))
+    return SharedClasses(
+        {ours[name]: theirs[name] for name in ours if name in theirs},
+        tuple(name for name in ours if name not in theirs),
+        tuple(name for name in theirs if name not in ours),
+    )
+
+
+def _difference(
+    arguments: argparse.Namespace, predictor: Predictor, source: LabeledImages, classes: SharedClasses
+) -> str:
+    cure = (
+        f"rename them, or measure the shared ones ({len(classes.ids)}) with --ignore-unknown"
+        if classes.ids
+        else "none is shared: give labels of the classes that the model was trained on, under the same names"
+    )
+    labels_only, model_only = (named(names, 20) or "none" for names in (classes.labels_only, classes.model_only))
+    return (
+        f"{arguments.val}: has the classes {named(source.class_names, 20)}; the model {arguments.model} has "
+        f"{named(predictor.class_names, 20)}; only the labels have {labels_only}, only the model has {model_only}: "
+        f"{cure}"
+    )
+
+
+def restricted(truth: dict[str, Any], category_ids: set[int]) -> dict[str, Any]:
+    """A COCO instances dict with these categories and their annotations alone; its images stay."""
+    categories = [c for c in truth["categories"] if c["id"] in category_ids]
+    annotations = [a for a in truth["annotations"] if a["category_id"] in category_ids]
+    return truth | {"categories": categories, "annotations": annotations}
+
+
+def predictions(predictor: Predictor, source: LabeledImages, classes: SharedClasses) -> list[dict[str, Any]]:
+    """COCO results on all images, of the shared classes, with the category ids of the labels."""
+    found: list[dict[str, Any]] = []
+    with tqdm(total=len(source), desc="images", disable=None) as bar:
+        for rows in groups(range(len(source))):
+            found += predict_source(predictor.model, predictor.inference, source, predictor.category_ids, rows)
+            bar.update(len(rows))
+    return [r | {"category_id": classes.ids[r["category_id"]]} for r in found if r["category_id"] in classes.ids]
+
+
+def figures_text(figures: dict[str, Any]) -> str:
+    """The figures as two tables: over all classes, and class by class."""
+    instances = figures["instances"]
+    stage = f" ({figures['stage'].replace('_', ' ')})" if figures["stage"] else ""
+    lines = [
+        f"{figures['model']}{stage} on {figures['images']} images of {figures['labels']}: {sum(instances.values())} "
+        f"instances; mask AP in percent, {figures['max_detections']} detections an image",
+        *_ignored(figures["ignored"]), "",
+        "".join(f"{title:>8}" for title in _COLUMNS.values()),
+        "".join(f"{ap_text(figures[key]):>8}" for key in _COLUMNS), "",
+    ]  # fmt: skip
+    width = max(len(name) for name in ["class", *instances])
+    lines.append(f"{'class':{width}}  instances      AP")
+    lines += [f"{n:{width}}  {count:9}{ap_text(figures['per_class'].get(n)):>8}" for n, count in instances.items()]
+    for judge, titles in OFFICIAL_TITLES.items():
+        if judge in figures:
+            lines += ["", ", ".join(f"{title} {ap_text(figures[judge][key])}" for key, title in titles.items())]
+    return "\n".join(lines)
+
+
+def _ignored(ignored: dict[str, list[str]]) -> list[str]:
+    words = {"model": "classes of the model without labels", "labels": "labelled classes that the model does not know"}
+    return [f"left out, {words[side]}: {named(names, 20)}" for side, names in ignored.items() if names]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

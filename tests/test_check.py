@@ -1,0 +1,164 @@
+"""A data set checked by itself: what is there, what a run would make of it, and what is wrong, with exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sskd_fast.check.__main__ import main
+from sskd_fast.models.checkpoint import read_description
+from tests.label_sets import FILES, write_images, write_yolo_root
+from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
+
+Check = Callable[..., tuple[int, list[dict[str, Any]], str]]
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+    """check(*arguments) -> the exit code, the content of the JSON file ([] if there is none), what was printed."""
+
+    def run(*arguments: object) -> tuple[int, list[dict[str, Any]], str]:
+        file = tmp_path / "found.json"
+        file.unlink(missing_ok=True)
+        code = main([*map(str, arguments), "--json", str(file)])
+        said = capsys.readouterr()
+        return code, json.loads(file.read_text()) if file.exists() else [], said.err if code == 2 else said.out
+
+    return run
+
+
+def test_sound_data_are_summed_up_as_a_run_takes_them(plates_run: Path, check: Check) -> None:
+    data, model = plates_run.parent, read_description(plates_run / "checkpoints" / "refined_student.safetensors")
+    labeled = ["--labeled", data / "train.json", "--images", data / "train"]
+    val = ["--val", data / "val.json", "--val-images", data / "val", "--unlabeled", data / "plain"]
+    code, (found,), printed = check(*labeled, *val)
+    assert code == 0 and found["problems"] == [] and len(found["warnings"]) == 2
+    size = {"smallest": [160, 160], "largest": [160, 160]}
+    assert {name: figures["images"] for name, figures in found["sets"].items()} == {
+        "labeled": 12, "val": 6, "unlabeled": 6,
+    }  # fmt: skip
+    assert found["sets"]["unlabeled"] == {"images": 6, **size}
+    annotations = json.loads((data / "train.json").read_text())["annotations"]
+    counts = {name: sum(a["category_id"] == i for a in annotations) for i, name in ((3, "square"), (7, "disc"))}
+    assert found["sets"]["labeled"] == {
+        "images": 12, **size, "instances": 24, "crowd_regions": 0, "empty_images": 0, "classes": counts,
+    }  # fmt: skip
+    assert found["derived"] == {
+        "zoom": model.inference.zoom, "crop": list(model.inference.tile), "queries": model.model.num_queries,
+    }  # fmt: skip
+    for text in (
+        f"labelled: 12 images of 160 x 160 pixels (height x width), 24 instances (square {counts['square']}, disc ",
+        f"a run would take: zoom {model.inference.zoom:.2f}, crops of 96 x 96 pixels, 16 queries",
+        "2 warnings:\n    1. ", "no problem found",
+    ):  # fmt: skip
+        assert text in printed
+    assert check(data / "train.json", "--images", data / "train")[1][0]["sets"] == {"labeled": found["sets"]["labeled"]}
+
+
+def test_every_problem_comes_with_its_cure_and_the_warnings_beside_it(
+    make_coco: Callable[..., Any], box_mask: Callable[..., Any], check: Check
+) -> None:
+    coco = make_coco("train", {1: "a", 2: "b"})
+    for number in range(3):
+        coco.instance(coco.image((12 + 4 * number, 16)), box_mask(12 + 4 * number, 16, 0, 0, 5, 5))
+    (coco.images / "2.png").write_bytes(b"no image")
+    coco.content["annotations"][0]["category_id"] = 7
+    code, (found,), printed = check(coco.write(), "--images", coco.images)
+    assert code == 1 and [problem["item"] for problem in found["problems"]] == ["image 2", "annotation 1 of image 1"]
+    assert all(problem["cure"] and problem["expected"] for problem in found["problems"]) and found["derived"] == {}
+    assert "2 problems:\n    1. " in printed and "2.png: image 2: the image file cannot be read" in printed
+    assert "Correct its category_id or add the category." in printed and "no problem found" not in printed
+    assert found["warnings"] == [f"{coco.file}: 1 classes have no instance: b."] and "1 warning:" in printed
+    coco.content["annotations"][0]["category_id"] = 1
+    coco.write()
+    code, (found,), _ = check(coco.file, "--images", coco.images)
+    sizes = found["sets"]["labeled"]
+    assert code == 1 and (sizes["smallest"], sizes["largest"], sizes["instances"]) == ([12, 16], [20, 16], 3)
+
+
+def test_what_a_run_refuses_beyond_the_files_is_a_problem(plates_run: Path, check: Check, tmp_path: Path) -> None:
+    data = plates_run.parent
+    labeled = ["--labeled", data / "train.json", "--images", data / "train"]
+    code, (found,), printed = check(*labeled, "--unlabeled", data / "train")
+    assert code == 1 and "all 12 images are labelled or validation images" in printed and len(found["problems"]) == 1
+    code, _, printed = check(*labeled, "--group-key", "city")
+    assert code == 1 and "has no field 'city'" in printed
+    content = json.loads((data / "train.json").read_text())
+    content["images"] = content["images"][:1]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    code, _, printed = check(tmp_path / "one.json", "--images", data / "train")
+    assert code == 1 and "1 images among 1 labelled images" in printed
+    shutil.copytree(data / "plain", tmp_path / "mixed")
+    shutil.copy(data / "train" / "plate 1.png", tmp_path / "mixed" / "again.png")
+    code, (found,), _ = check(*labeled, "--unlabeled", tmp_path / "mixed")
+    assert code == 0 and "(again.png): they are left out of the unlabelled set" in found["warnings"][-1]
+
+
+def test_plain_images_are_all_decoded(plates_run: Path, check: Check, tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    shutil.copytree(plates_run.parent / "plain", folder)
+    code, (found,), printed = check(folder)
+    assert code == 0 and found["sets"] == {"unlabeled": {"images": 6, "smallest": [160, 160], "largest": [160, 160]}}
+    cut = (folder / "plate 3.png").read_bytes()
+    (folder / "plate 3.png").write_bytes(cut[: len(cut) // 2])
+    (folder / "plate 5.png").write_bytes(b"")
+    code, found, printed = check(folder, plates_run.parent / "plain")
+    assert code == 1 and [len(checked["problems"]) for checked in found] == [2, 0]
+    assert "plate 3.png: image 3: the image file cannot be read" in printed and "plate 5.png: image 5:" in printed
+
+
+@pytest.mark.parametrize(
+    ("format", "write"), [("cityscapes", write_cityscapes), ("ade20k", write_ade20k), ("coco", write_coco)]
+)
+def test_published_data_sets_are_told_by_their_folders(
+    tmp_path: Path, check: Check, format: str, write: Callable[[Path], object]
+) -> None:
+    write(tmp_path / "data")
+    code, (found,), printed = check(tmp_path / "data")
+    assert code == 0 and found["problems"] == [] and found["derived"]["zoom"] <= 1
+    assert {name: figures["images"] for name, figures in found["sets"].items()} == {"labeled": 12, "val": 3}
+    assert ("and 12 crowd regions" in printed) == (format != "ade20k")
+    again = check("--root", tmp_path / "data", "--format", format)
+    assert again[0] == 0 and again[1] == [found]
+    next((tmp_path / "data").rglob("*_leftImg8bit.png" if format == "cityscapes" else "*.jpg")).write_bytes(b"")
+    assert check(tmp_path / "data")[0] == 1
+
+
+@pytest.mark.parametrize("format", [*FILES, "yolo"])
+def test_labels_of_every_format_are_read(tmp_path: Path, check: Check, format: str) -> None:
+    if format == "yolo":
+        code, (found,), _ = check(write_yolo_root(tmp_path / "data"))
+    else:
+        files = {f"--{key}": FILES[format](tmp_path, split) for key, split in (("labeled", "train"), ("val", "val"))}
+        flags = [part for pair in files.items() for part in pair]
+        code, (found,), _ = check(*flags, "--images", write_images(tmp_path / "images"), "--format", format)
+    assert code == 0 and found["problems"] == []
+    labeled, val = found["sets"]["labeled"], found["sets"]["val"]
+    assert (labeled["images"], labeled["empty_images"], labeled["classes"]) == (4, 1, {"cell": 6, "zebra": 3})
+    assert (val["images"], val["classes"]) == (2, {"cell": 2, "zebra": 1})
+
+
+def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check, tmp_path: Path) -> None:
+    data = plates_run.parent
+    for folder in ("both/leftImg8bit", "both/annotations_instance"):
+        (tmp_path / folder).mkdir(parents=True)
+    for arguments, message in (
+        ([], "give DATA, --labeled with --images, --root, or --unlabeled"),
+        ([data / "none.json"], "none.json: there is no such file or folder; correct the path"),
+        ([data / "train.json"], "give the folder of its images, --images DIR"),
+        (["--labeled", data / "train.json"], "--labeled needs --images"),
+        ([data / "plain", "--labeled", data / "train.json"], "give it alone, or say what it is"),
+        (["--root", data, "--labeled", data / "train.json"], "leave out --labeled and --val, or --root"),
+        (["--root", data], "it holds none of them: say which one it is with --format"),
+        (["--root", data, "--format", "labelme"], "--format labelme needs --labeled, --images and --val"),
+        ([data / "train.json", "--images", data, "--format", "ade20k"], "--format ade20k needs --root (data.root)"),
+        ([tmp_path / "both"], "it holds those of ade20k and cityscapes: say which one it is with --format"),
+    ):
+        code, found, said = check(*arguments)
+        assert code == 2 and found == [] and message in said and said.count("\n") == 1

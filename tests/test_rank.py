@@ -1,0 +1,211 @@
+"""Which images to label next: the disagreement by hand, the order, and pre-labels that tools and runs take."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from sskd_fast.config import load_config
+from sskd_fast.rank.__main__ import main
+from sskd_fast.rank.disagreement import Comparison, compare
+from sskd_fast.rank.judges import judges_of
+from sskd_fast.rank.prelabels import instances_dict
+from sskd_fast.rank.ranking import RankedImage, open_images, rank_images
+from sskd_fast.rle import encode_segmentation
+from sskd_fast.run.sources import target_sources
+from tests.coco_builder import encoded
+
+SIZE = (10, 12)
+
+
+def label(rows: int, columns: int, score: float, *, left: int = 0, category: int = 3) -> dict[str, Any]:
+    """A label of so many rows and columns from row 0 and column `left` on."""
+    mask = np.zeros(SIZE, dtype=np.bool_)
+    mask[:rows, left : left + columns] = True
+    return {"image_id": 1, "category_id": category, "segmentation": encoded(mask), "score": score}
+
+
+def test_disagreement_is_one_minus_f1_by_score_and_iou() -> None:
+    whole, half, other = label(4, 4, 0.8), label(4, 2, 0.6), label(4, 4, 0.4, left=6)
+    for teacher, student, expected in (
+        ([], [], 0.0),
+        ([whole], [whole], 0.0),
+        ([whole], [], 1.0),
+        ([], [half], 1.0),
+        ([whole], [half], 0.5),  # IoU 8 / 16
+        ([whole, other], [half], 1 - 0.5 * 1.4 / 1.8),
+        ([whole, other], [half, other], 1 - (0.5 * 1.4 + 0.8) / 2.2),
+        ([whole], [half, half], 1 - 0.5 * 1.4 / 2.0),  # one of the two is left without a partner
+        ([whole], [label(4, 4, 0.8, category=7)], 1.0),
+        ([whole], [label(3, 2, 0.6)], 1.0),  # IoU 6 / 16
+    ):
+        assert compare(teacher, student, SIZE).disagreement == pytest.approx(expected)
+
+
+def test_prelabels_are_the_teachers_or_the_better_of_a_pair() -> None:
+    whole, half, other = label(4, 4, 0.5), label(4, 2, 0.6), label(4, 4, 0.4, left=6)
+    assert compare([whole, other], [half], SIZE).prelabels == [half, other]
+    assert compare([other, whole], [label(4, 2, 0.3), label(9, 1, 0.9, left=11)], SIZE).prelabels == [whole, other]
+    assert compare([], [half], SIZE).prelabels == []
+
+
+def drawn(seed: int) -> NDArray[np.bool_]:
+    """A mask of several parts with holes, some of one pixel, some touching at corners or at the border."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random(SIZE) < 0.5
+    mask[2:7, 3:9] = True
+    mask[4, 5:7] = False
+    return mask
+
+
+def test_every_mask_is_one_polygon_with_the_same_pixels() -> None:
+    masks = [drawn(seed) for seed in range(20)]
+    labels = [{"image_id": 1, "category_id": 3, "segmentation": encoded(mask), "score": 0.5} for mask in masks]
+    image = RankedImage("a.png", SIZE, Comparison(labels, [], []))
+    content = json.loads(json.dumps(instances_dict([image], {3: "square"})))
+    assert [set(a) for a in content["annotations"]] == [
+        {"id", "image_id", "category_id", "segmentation", "area", "iscrowd", "score"}
+    ] * 20
+    for annotation, mask in zip(content["annotations"], masks, strict=True):
+        assert len(annotation["segmentation"]) == 1 and annotation["area"] == mask.sum()
+        again = coco_mask.decode(encode_segmentation(annotation["segmentation"], *SIZE)).astype(np.bool_)
+        assert np.array_equal(again, mask)
+
+
+def test_an_image_on_which_the_models_differ_comes_first(plates_run: Path) -> None:
+    """The student is the teacher itself, but blind to what scores less than the best label of one of the images."""
+    source = open_images([plates_run.parent / "plain"], stretch=True)
+    teacher, _ = judges_of(plates_run, device="cpu", score=0.1)
+    assert [image.comparison.disagreement for image in rank_images(source, teacher, teacher)] == [0.0] * 6
+    best = {r.image_id: 0.0 for r in source.records}
+    for found in teacher.labels(source, range(len(source))):
+        best[found["image_id"]] = max(best[found["image_id"]], found["score"])
+    order = sorted(best, key=best.__getitem__)
+    assert 0.1 < best[order[0]] < best[order[-1]]
+    pair = source.subset([order[-1], order[0]])
+    blind = dataclasses.replace(teacher, thresholds=dict.fromkeys(teacher.thresholds, best[order[-1]]))
+    first, second = rank_images(pair, teacher, blind)
+    assert first.file == pair.file_names[1] and first.comparison.disagreement == 1 and not first.comparison.student
+    assert second.comparison.disagreement < 1 and len(second.comparison.pairs) == 1
+
+
+def test_thresholds_are_those_of_the_run(plates_run: Path) -> None:
+    teacher, student = judges_of(plates_run, device="cpu")
+    kept = json.loads((plates_run / "label_statistics.json").read_text())["adapted_teacher"]["thresholds"]
+    assert teacher.thresholds == {3: kept["square"], 7: kept["disc"]} and set(student.thresholds) == {3, 7}
+    assert (teacher.stage, student.stage) == ("adapted_teacher", "refined_student")
+    assert (len(teacher.views), len(student.views)) == (2, 1)
+    assert all(0.01 <= score <= 1 for score in student.thresholds.values())
+
+
+@pytest.fixture
+def ranked(plates_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """ranked(*flags) -> the folder of the results on the run's unlabelled images, at a score that finds some."""
+
+    def rank(*flags: str) -> Path:
+        images = str(plates_run.parent / "plain")
+        assert main([str(plates_run), images, "--output", str(tmp_path / "next"), "--score", "0.2", *flags]) == 0
+        return tmp_path / "next"
+
+    return rank
+
+
+def test_the_ranking_is_written_and_shown(ranked: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ranked()
+    content = json.loads((folder / "ranking.json").read_text())
+    rows = content["ranking"]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5, 6] and len({row["file"] for row in rows}) == 6
+    assert [row["disagreement"] for row in rows] == sorted((row["disagreement"] for row in rows), reverse=True)
+    assert content["teacher"] == {"stage": "adapted_teacher", "thresholds": {"square": 0.2, "disc": 0.2}}
+    with (folder / "ranking.csv").open() as file:
+        assert list(csv.DictReader(file)) == [{key: str(value) for key, value in row.items()} for row in rows]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["rank", "disagreement", "teacher", "student", "file"]
+    assert lines[3].split(maxsplit=4)[4] == rows[0]["file"] and lines[3].split()[1] == f"{rows[0]['disagreement']:.3f}"
+
+
+def test_a_run_takes_the_prelabels_back_unchanged(
+    plates_run: Path, ranked: Callable[..., Path], tmp_path: Path
+) -> None:
+    data, folder = plates_run.parent, ranked()
+    content = json.loads((folder / "prelabels.json").read_text())
+    rows = json.loads((folder / "ranking.json").read_text())["ranking"]
+    assert [image["file_name"] for image in content["images"]] == [row["file"] for row in rows]
+    assert content["categories"] == [{"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
+    counts = [sum(a["image_id"] == image["id"] for a in content["annotations"]) for image in content["images"]]
+    assert counts == [row["teacher"] for row in rows] and sum(counts) > 0
+    settings = {
+        "labeled": folder / "prelabels.json", "images": data / "plain", "unlabeled": data / "train",
+        "val": data / "val.json", "val_images": data / "val", "stretch": "true",
+    }  # fmt: skip
+    sources = target_sources(load_config([], [f"data.{key}={value}" for key, value in settings.items()]), tmp_path)
+    assert len(sources.labeled) + len(sources.holdout) == 6 and sources.classes == ["square", "disc"]
+    truth = [a for part in (sources.labeled, sources.holdout) for a in part.ground_truth()["annotations"]]
+    assert sorted(a["area"] for a in truth) == sorted(a["area"] for a in content["annotations"])
+
+
+def test_only_the_first_images_are_prelabelled(ranked: Callable[..., Path]) -> None:
+    folder = ranked("--top", "2")
+    files = [row["file"] for row in json.loads((folder / "ranking.json").read_text())["ranking"]]
+    assert [i["file_name"] for i in json.loads((folder / "prelabels.json").read_text())["images"]] == files[:2]
+
+
+def test_labels_that_somebody_has_corrected_stay(
+    plates_run: Path, ranked: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ranked()
+    before = (folder / "prelabels.json").read_text()
+    assert (ranked("--top", "1") / "prelabels.json").read_text() != before  # written here: written anew
+    edited = json.loads(before) | {"annotations": []}
+    (folder / "prelabels.json").write_text(json.dumps(edited))
+    capsys.readouterr()
+    images = str(plates_run.parent / "plain")
+    assert main([str(plates_run), images, "--output", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "prelabels.json: a file written here that was edited since" in error
+    assert "Write to another folder" in error and json.loads((folder / "prelabels.json").read_text()) == edited
+
+
+def test_images_are_named_one_by_one_or_by_folder(plates_run: Path) -> None:
+    data = plates_run.parent
+    one = open_images([data / "plain" / "plate 2.png"], stretch=True)
+    assert one.file_names == ["plate 2.png"] and one.images_dir == data / "plain"
+    several = open_images([data / "plain", data / "plain" / "plate 2.png", data / "val" / "plate 1.png"], stretch=True)
+    assert several.images_dir == data and len(several) == 7
+    assert several.file_names[-2:] == ["plain/plate 6.png", "val/plate 1.png"]
+
+
+def test_what_cannot_be_ranked_is_said_in_a_line(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, plain = tmp_path / "run", plates_run.parent / "plain"
+    shutil.copytree(plates_run, run)
+    (run / "predictions" / "refined_student.json").unlink()
+    (tmp_path / "text.png").write_text("no image")
+    for command, message in (
+        ([tmp_path, plain], "is no run's folder, it has no config.yaml; give one such as runs/embedded"),
+        ([run, plain], "refined_student.json: the file is missing, thresholds come from it; give one for both models"),
+        ([plates_run, tmp_path / "none"], "none: the folder does not exist"),
+        ([plates_run, tmp_path / "text.png", "--output", tmp_path / "next"], "text.png: the image file cannot be read"),
+    ):
+        assert main([str(part) for part in command]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    statistics = json.loads((run / "label_statistics.json").read_text())
+    statistics["adapted_teacher"]["thresholds"] = {}
+    (run / "label_statistics.json").write_text(json.dumps(statistics))
+    assert main([str(run), str(plain)]) == 2
+    assert "has no threshold of the adapted teacher for square; give one for both" in capsys.readouterr().err
+    (run / "checkpoints" / "adapted_teacher.safetensors").unlink()
+    assert main([str(run), str(plain)]) == 2
+    assert "has no finished adapted_teacher" in capsys.readouterr().err
