@@ -34,6 +34,11 @@ def groups(items: Iterable[Item], pixels: Callable[[Item], int]) -> Iterator[lis
         yield group
 
 
+def source_groups(source: ImageCollection, indices: Iterable[int] | None = None) -> Iterator[list[int]]:
+    """The images of a source, all by default, in the groups that are predicted together."""
+    return groups(range(len(source)) if indices is None else indices, lambda i: math.prod(source.size(i)))
+
+
 def predict_source(
     model: Segmenter,
     inference: InferenceConfig,
@@ -47,7 +52,7 @@ def predict_source(
     category_ids: of the classes in their order.
     """
     results: list[dict[str, Any]] = []
-    for rows in groups(range(len(source)) if indices is None else indices, lambda i: math.prod(source.size(i))):
+    for rows in source_groups(source, indices):
         found = predict_views(model, [source.image(i) for i in rows], inference, views)
         for i, detections in zip(rows, found, strict=True):
             results += to_results(
