@@ -20,7 +20,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"settings"}),
     frozenset({"train", "predictor"}),
-    frozenset({"report"}),
+    frozenset({"report", "exported"}),
     frozenset({"losses", "pseudo_labels", "evaluation"}),
     frozenset({"models", "data"}),
     frozenset({"ops", "mask_matching"}),

@@ -70,6 +70,12 @@ class Description:
     architecture: dict[str, Any] = field(default_factory=dict)
     layout: int = LAYOUT
 
+    def __post_init__(self) -> None:
+        if len(self.class_names) != len(self.category_ids):
+            raise ValueError(
+                f"category_ids: found {len(self.category_ids)}, expected one for each of {', '.join(self.class_names)}"
+            )
+
 
 # A file without these cannot be applied: nothing else says what they were.
 _NEEDED = ("model", "class_names", "category_ids", "inference", "stretch")

@@ -156,9 +156,16 @@ def sine_position(cells: Tensor) -> Tensor:
     f, h, w = cells.shape[-3:]
     quarter = (f + 3) // 4
     rate = 100.0 ** (-torch.arange(quarter, dtype=cells.dtype, device=cells.device) / quarter)
-    y = torch.linspace(0, 6.2832, h, dtype=cells.dtype, device=cells.device)[:, None, None] * rate
-    x = torch.linspace(0, 6.2832, w, dtype=cells.dtype, device=cells.device)[None, :, None] * rate
+    y, x = evenly_spaced(h, cells)[:, None, None] * rate, evenly_spaced(w, cells)[None, :, None] * rate
     code = torch.cat(
         [y.sin().expand(h, w, -1), y.cos().expand(h, w, -1), x.sin().expand(h, w, -1), x.cos().expand(h, w, -1)], -1
     )
     return code.reshape(h * w, -1)[:, :f]
+
+
+def evenly_spaced(count: int, like: Tensor) -> Tensor:
+    """`count` angles from 0 to 6.2832, both included."""
+    if not torch.compiler.is_compiling():
+        return torch.linspace(0, 6.2832, count, dtype=like.dtype, device=like.device)
+    # The same but for rounding: torch.export takes torch.linspace for a constant of the size that it traces.
+    return torch.arange(count, dtype=like.dtype, device=like.device) * (6.2832 / max(count - 1, 1))

@@ -103,13 +103,12 @@ def predict(model: Segmenter, images: Sequence[Tensor], config: InferenceConfig)
     Coordinates are those of the zoomed image (`zoomed_size`); `to_results` brings them to the image's own.
     """
     model.eval()
-    if config.zoom != 1.0:
-        images = [_zoomed(image, config.zoom) for image in images]
+    images = [zoomed(image, config.zoom) for image in images]
     device = next(model.parameters()).device
     found: list[list[Detection]] = [[] for _ in images]
     pending: list[tuple[int, int, int]] = []
     tiles: list[Tensor] = []
-    for index, top, left, tile in _tiles(images, config):
+    for index, top, left, tile in cut_tiles(images, config):
         pending.append((index, top, left))
         tiles.append(tile)
         if len(tiles) == config.batch:
@@ -125,13 +124,17 @@ def zoomed_size(size: Sequence[int], zoom: float) -> tuple[int, int]:
     return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
 
 
-def _zoomed(image: Tensor, zoom: float) -> Tensor:
+def zoomed(image: Tensor, zoom: float) -> Tensor:
+    """A uint8 image (3, H, W) scaled by `zoom`."""
+    if zoom == 1.0:
+        return image
     size = zoomed_size(image.shape[1:], zoom)
     small = F.interpolate(image.unsqueeze(0).float(), size=size, mode="bilinear", antialias=True)
     return small[0].round().clamp(0, 255).to(torch.uint8)
 
 
-def _tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[int, int, int, Tensor]]:
+def cut_tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[int, int, int, Tensor]]:
+    """(index of the image, top, left, tile) of uint8 images (3, H, W), padded with zeros at the lower right."""
     height, width = config.tile
     for index, image in enumerate(images):
         for top in tile_starts(image.shape[1], height, config.overlap):

@@ -63,9 +63,13 @@ class PeakQueries(nn.Module):
 
 def find_peaks(heat: Tensor, count: int) -> Tensor:
     """heat (B, h, w) logits -> (B, count, 2) int64 x, y of the highest 3 x 3 local maxima."""
-    score = heat.sigmoid()
+    # In float32 at least: a runtime that rounds the scores and not their maxima finds no two equal.
+    score = heat.to(torch.promote_types(heat.dtype, torch.float32)).sigmoid()
     peak = score == F.max_pool2d(score.unsqueeze(1), 3, 1, 1).squeeze(1)
     score = torch.where(peak, score, score * 1e-3)
     height, width = score.shape[-2:]
-    best = score.flatten(1).topk(min(count, height * width), dim=1).indices
-    return torch.stack([best % width, best // width], dim=-1)
+    cells = height * width
+    kept = count if cells >= count else cells  # not min(), which torch.export keeps open if the size is
+    best = score.flatten(1).topk(kept, dim=1).indices
+    y = best // width
+    return torch.stack([best - y * width, y], dim=-1)  # ONNX has no remainder by a size that is not known yet

@@ -10,6 +10,7 @@ from typing import Any
 
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.table import WRITERS
+from sskd_fast.exported import ExportError
 from sskd_fast.files import remove_partial
 from sskd_fast.journal import Journal
 from sskd_fast.models.checkpoint import CheckpointError
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m sskd_fast.predict", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    p.add_argument("model", metavar="MODEL", help="a run's folder, a .safetensors file, a saved folder or a hub id")
+    p.add_argument("model", metavar="MODEL", help="a run's folder, .safetensors, .onnx or .xml, a saved folder, a hub id")
     p.add_argument(
         "images", metavar="IMAGES", nargs="+", help="files, folders with their sub-folders, quoted globs, videos"
     )
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return predict_to_folder(arguments)
-    except (ModelError, CheckpointError, FoundationError, InputError, DataError, OSError, ImportError) as error:
+    except (
+        ModelError, CheckpointError, ExportError, FoundationError, InputError, DataError, OSError, ImportError,
+    ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -90,13 +93,15 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
     wanted = {"batch": arguments.batch, "max_detections": arguments.max_detections}
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     predictor = predictor.with_inference(**{name: value for name, value in wanted.items() if value is not None})
-    work = Work(predictor, inputs, arguments.score, output / "overlays" if arguments.overlays else None)
+    work = Work(
+        arguments.model, predictor, inputs, arguments.score, output / "overlays" if arguments.overlays else None
+    )
     with Journal(output / "predictions.json.partial", work.key) as journal:
         remove_partial(output / "overlays")
         records = work.go_on(journal)
         readable = [record for record in records if "results" in record]
         if readable:
-            write_predictions(coco_of(records, work, arguments.model), output, arguments.format)
+            write_predictions(coco_of(records, work), output, arguments.format)
         journal.remove()
     if not readable:
         raise InputError(f"none of {len(records)} images could be read; see the lines above")

@@ -31,11 +31,12 @@ from sskd_fast.pseudo_labels import cache_key
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that the predictions depend on.  score: instances below are neither written nor drawn.
+    """Everything that the predictions depend on.  model: as the user named it.
 
-    drawings: the folder of the overlays, None for none.
+    score: instances below are neither written nor drawn.  drawings: the folder of the overlays, None for none.
     """
 
+    model: str
     predictor: Predictor
     inputs: Inputs
     score: float
@@ -44,11 +45,14 @@ class Work:
     @property
     def key(self) -> str:
         """A hash that changes with any weight, setting or file."""
-        model = self.predictor.model
+        model, path = self.predictor.model, Path(self.model)
+        # An exported file keeps its weights to itself: .onnx, or .bin beside .xml.
+        files = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]
         description = dataclasses.replace(self.predictor.description, figures={}, facts={})
         settings = {
             "description": dataclasses.asdict(description), "score": self.score, "drawn": self.drawings is not None,
             "device": next(model.parameters()).device.type, "version": __version__, "every": self.inputs.every,
+            "model": [(file.st_size, file.st_mtime_ns) for file in files],
             "folder": str(self.inputs.folder), "files": self.inputs.stamps(),
         }  # fmt: skip
         return cache_key(model.state_dict(), settings)
@@ -106,8 +110,8 @@ def _name_problem(record: dict[str, Any]) -> None:
         tqdm.write(f"skipped {record['problem']}", file=sys.stderr)
 
 
-def coco_of(records: Sequence[dict[str, Any]], work: Work, model: str) -> dict[str, Any]:
-    """The records of readable images as a COCO dict, whose annotations are results as well; model: its name."""
+def coco_of(records: Sequence[dict[str, Any]], work: Work) -> dict[str, Any]:
+    """The records of readable images as a COCO dict, whose annotations are results as well."""
     predictor = work.predictor
     stage = predictor.description.facts.get("stage", "")
     numbered = [(number, record) for number, record in enumerate(records, 1) if "results" in record]
@@ -115,7 +119,7 @@ def coco_of(records: Sequence[dict[str, Any]], work: Work, model: str) -> dict[s
     found = [{**result, "image_id": number} for number, record in numbered for result in record["results"]]
     return {
         "info": {
-            "description": "Instances found by sskd_fast", "model": model, "stage": stage, "version": __version__,
+            "description": "Instances found by sskd_fast", "model": work.model, "stage": stage, "version": __version__,
             "score": work.score, "images_dir": str(work.inputs.folder),
         },
         "images": [{"id": number, **{k: record[k] for k in keys if k in record}} for number, record in numbered],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sskd_fast.exported import Exported, load_exported
 from sskd_fast.method import BASELINE, FINAL_STUDENTS
 from sskd_fast.predictor.predictor import WEIGHTS, Predictor
 
@@ -20,23 +21,22 @@ class ModelError(ValueError):
 def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:
     """The predictor of a trained model.
 
-    model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, or the id of a hub repository
-    ("owner/name").  stage: of a run's folder, whose model; by default the last student.  device: "auto" takes a GPU if
-    there is one.
-    Raises ModelError if there is no model or no such device, CheckpointError if its file cannot be used.
+    model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, an exported file (.onnx, .xml),
+    which runs on the CPU, or the id of a hub repository ("owner/name").  stage: of a run's folder, whose model; by
+    default the last student.  device: "auto" takes a GPU if there is one.
+    Raises ModelError if there is no model or no such device, CheckpointError or ExportError if its file cannot be used.
     """
-    return _found(model, stage).to(_chosen(device))
-
-
-def _chosen(device: str) -> torch.device:
     found = torch.cuda.is_available()
     if device.startswith("cuda") and not found:
         raise ModelError(
             f"device {device}: PyTorch finds no CUDA device; use cpu, or install a CUDA build and a driver"
         )
+    predictor = _found(model, stage)
+    if isinstance(predictor.model, Exported):
+        return predictor
     chosen = device if device != "auto" else "cuda" if found else "cpu"
     try:
-        return torch.empty(0, device=chosen).device
+        return predictor.to(torch.empty(0, device=chosen).device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device}: PyTorch cannot use it ({reason}); choose auto, cpu or cuda") from error
@@ -46,6 +46,9 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
     path = Path(model)
     if stage is not None and not (path / "checkpoints").is_dir():
         raise ModelError(f"{model}: is no run's folder, and the stage {stage} is one's; leave the stage out")
+    if path.suffix in (".onnx", ".xml") and path.is_file():
+        exported = load_exported(path)
+        return Predictor(exported, exported.description.checkpoint)
     if path.is_file():
         return Predictor.read(path)
     if (path / "checkpoints").is_dir():

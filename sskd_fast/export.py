@@ -1,0 +1,135 @@
+"""`python -m sskd_fast.export MODEL --format onnx`: a trained model as a file, with proof that it predicts the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from torch import Tensor
+
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.exported import Exported, ExportError, Parity, Precision, export_onnx, export_openvino, parity_report
+from sskd_fast.exported.parity import TOLERANCE
+from sskd_fast.models.checkpoint import CheckpointError
+from sskd_fast.predictor import ModelError, Predictor, load
+from sskd_fast.report.unlabeled_images import unlabeled_images
+
+EXPORTERS = {"onnx": (export_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
+_EXAMPLE = "example: python -m sskd_fast.export runs/cells --format onnx --precision fp16"
+# Images that int8 is scaled by; more change little.
+_CALIBRATION = 40
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m sskd_fast.export", description=__doc__, epilog=_EXAMPLE)
+    p.add_argument("model", help="a run's folder, a checkpoint (.safetensors), or a hub id such as owner/name")
+    p.add_argument("--stage", metavar="NAME", help="of a run's folder, whose model (the last student)")
+    p.add_argument("--format", choices=tuple(EXPORTERS), default="onnx", help="of the file (onnx)")
+    p.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the network (fp32)")
+    p.add_argument("--output", type=Path, metavar="FILE", help="the file (exported/STAGE.PRECISION.onnx of the run)")
+    p.add_argument("--val", type=Path, metavar="JSON", help="COCO instances to compare on (the run's own)")
+    p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --val")
+    p.add_argument("--calibration", type=Path, metavar="DIR", help="training images that scale int8 (the run's)")
+    p.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"mask AP that may change ({TOLERANCE})")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, 1 if the file's mask AP differs by more than the tolerance, or 2 with a message
+    for a model or images that do not fit."""
+    arguments = parser().parse_args(argv)
+    try:
+        path, parity = export(arguments)
+    except (ModelError, CheckpointError, DataError, ExportError, ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(parity_text(path, parity))
+    return 0 if parity.passes else 1
+
+
+def export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
+    """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names."""
+    predictor = load(arguments.model, stage=arguments.stage, device="cpu")
+    source = validation_images(arguments, predictor)
+    calibration = calibration_images(arguments, predictor) if arguments.precision == "int8" else []
+    write, suffix = EXPORTERS[arguments.format]
+    path = arguments.output or default_path(Path(arguments.model), predictor, arguments.precision, suffix)
+    exported: Exported = write(
+        predictor.model, predictor.description, path, precision=arguments.precision, calibration=calibration
+    )
+    parity = parity_report(predictor.model, exported, source, predictor.inference, arguments.tolerance)
+    parity.write(path)
+    return path, parity
+
+
+def default_path(model: Path, predictor: Predictor, precision: str, suffix: str) -> Path:
+    """The file of a run's model in the run's folder, that of any other beside it or here."""
+    stage = str(predictor.description.facts.get("stage", "model"))
+    folder = model / "exported" if model.is_dir() else model.parent if model.exists() else Path()
+    return folder / f"{stage}.{precision}{suffix}"
+
+
+def validation_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
+    """The labelled images to compare on: those of --val, else the run's own.  Raises ExportError without any."""
+    truth = Path(arguments.model) / "ground_truth.json"
+    if arguments.val is not None:
+        if arguments.images is None:
+            raise ExportError(f"--val {arguments.val}: give the folder of its images, --images DIR")
+        content, images = _read(arguments.val), arguments.images
+    elif truth.is_file():
+        content = _read(truth)
+        images = Path(arguments.model) / content["images_dir"]
+    else:
+        raise ExportError(
+            f"{arguments.model}: holds no validation images to prove the file on; give --val val.json --images DIR"
+        )
+    names = predictor.class_names
+    return CocoInstances(content, images, class_names=names, name="val", stretch=predictor.description.stretch)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(f"{path}: is not JSON ({error}); expected COCO instances") from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{path}: found a {type(content).__name__}, expected COCO instances, a mapping")
+    return content
+
+
+def calibration_images(arguments: argparse.Namespace, predictor: Predictor) -> list[Tensor]:
+    """Some images that int8 is scaled by: of --calibration, else unlabelled ones of the run.  Raises ExportError."""
+    settings = Path(arguments.model) / "config.yaml"
+    if arguments.calibration is not None:
+        source: ImageCollection = ImageFolder(arguments.calibration, stretch=predictor.description.stretch)
+    elif settings.is_file():
+        source = unlabeled_images(settings.parent, yaml.safe_load(settings.read_text(encoding="utf-8"))["data"])
+    else:
+        raise ExportError("--precision int8 is scaled by images of the training set: give --calibration DIR")
+    return [source.image(i) for i in range(min(_CALIBRATION, len(source)))]
+
+
+def parity_text(path: Path, parity: Parity) -> str:
+    """The report in three lines."""
+    verdict = "passes" if parity.passes else "FAILS: use a higher precision, or other calibration images"
+    return (
+        f"{path}: {parity.precision}, run by {parity.runtime} on {parity.images} validation images\n"
+        f"mask AP {parity.ap_file:.2f} instead of {parity.ap_model:.2f} ({parity.ap_change:+.2f}, at most "
+        f"{parity.tolerance:g} allowed: {verdict})\n"
+        f"largest difference of mask logits {parity.mask_difference_max:.2g}, of class logits "
+        f"{parity.class_difference_max:.2g}; all figures in {path.name}.parity.json"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""A model as an ONNX file: float32, float16, or int8 between QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sskd_fast.exported.exported import Exported, load_exported
+from sskd_fast.exported.file_description import KEY, ExportError, FileDescription, Precision, require
+from sskd_fast.exported.network import onnx_graph
+from sskd_fast.files import write_atomically
+from sskd_fast.models.checkpoint import Description
+from sskd_fast.models.segmenter import Segmenter
+
+
+def export_onnx(
+    model: Segmenter, checkpoint: Description, path: Path, *, precision: Precision = "fp32",
+    calibration: Sequence[Tensor] = (),
+) -> Exported:  # fmt: skip
+    """Writes a model to an .onnx file that carries its description, and returns what the file holds.
+
+    Input and outputs are float32 in every precision.  calibration: uint8 training images (3, H, W), which int8 needs.
+    Raises ExportError for arguments that do not fit, ImportError without the extra `export`.
+    """
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path}: expected a name that ends in .onnx")
+    graph, description = onnx_graph(
+        model, FileDescription.of(model, checkpoint), precision, calibration, half=precision == "fp16"
+    )
+    graph.metadata_props.add(key=KEY, value=description.to_json())
+    write_atomically(path, lambda partial: require("onnx").save(graph, str(partial)))
+    return load_exported(path)

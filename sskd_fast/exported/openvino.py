@@ -1,0 +1,48 @@
+"""A model as OpenVINO's intermediate representation: an .xml file with the weights in a .bin file beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sskd_fast.exported.exported import Exported, load_exported
+from sskd_fast.exported.file_description import KEY, ExportError, FileDescription, Precision, require
+from sskd_fast.exported.network import onnx_graph
+from sskd_fast.models.checkpoint import Description
+from sskd_fast.models.segmenter import Segmenter
+
+
+def export_openvino(
+    model: Segmenter, checkpoint: Description, path: Path, *, precision: Precision = "fp32",
+    calibration: Sequence[Tensor] = (),
+) -> Exported:  # fmt: skip
+    """Writes a model to an .xml and a .bin file, and returns what they hold; arguments and errors as of `export_onnx`.
+
+    fp16 is the weights' alone: OpenVINO computes in what the device is best at, and `load_exported` in float32.
+    """
+    if path.suffix != ".xml":
+        raise ExportError(f"{path}: expected a name that ends in .xml, as OpenVINO's files do")
+    runtime = require("openvino")
+    graph, description = onnx_graph(model, FileDescription.of(model, checkpoint), precision, calibration, half=False)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "graph.onnx"
+        require("onnx").save(graph, str(source))
+        converted = runtime.convert_model(str(source))
+        converted.set_rt_info(description.to_json(), KEY)
+        _save(converted, path, half=precision == "fp16")
+    return load_exported(path)
+
+
+def _save(model: Any, path: Path, *, half: bool) -> None:
+    """Writes both files beside their places and moves them there, the weights first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=".partial") as folder:
+        partial = Path(folder) / path.name
+        require("openvino").save_model(model, str(partial), compress_to_fp16=half)
+        for suffix in (".bin", ".xml"):
+            os.replace(partial.with_suffix(suffix), path.with_suffix(suffix))
