@@ -25,7 +25,7 @@ from sskd_fast.evaluation import evaluate_masks, official_figures, require_offic
 from sskd_fast.files import finite, write_json
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load, predict_source
-from sskd_fast.predictor.collection import groups
+from sskd_fast.predictor.collection import source_groups
 from sskd_fast.report.verdict import ap_text
 
 _EXAMPLE = "example: python -m sskd_fast.evaluate runs/cells --val val.json --images val --json figures.json"
@@ -184,7 +184,7 @@ def predictions(predictor: Predictor, source: LabeledImages, classes: SharedClas
     """COCO results on all images, of the shared classes, with the category ids of the labels."""
     found: list[dict[str, Any]] = []
     with tqdm(total=len(source), desc="images", disable=None) as bar:
-        for rows in groups(range(len(source))):
+        for rows in source_groups(source):
             found += predict_source(predictor.model, predictor.inference, source, predictor.category_ids, rows)
             bar.update(len(rows))
     return [r | {"category_id": classes.ids[r["category_id"]]} for r in found if r["category_id"] in classes.ids]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -17,12 +19,20 @@ from sskd_fast._build import BuildError
 _DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 
-def main() -> None:
-    """Prints a table. A backend is got ready in order to know: what is not compiled yet is compiled."""
+EXAMPLE = "example:\n  python -m sskd_fast.info"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a table; returns 0.  A backend is got ready in order to know: what is not compiled yet is compiled."""
+    argparse.ArgumentParser(
+        prog="python -m sskd_fast.info", description=__doc__, epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)  # fmt: skip
     rows = [*versions(), ("", ""), *backends(), *choices(_devices())]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:{width}}  {text}".rstrip())
+    return 0
 
 
 def versions() -> list[tuple[str, str]]:
@@ -116,4 +126,4 @@ def _output(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sskd_fast"
 
 # The rooms of the package, highest first: a room may import from lower lines only, and from itself.
 ROOMS: tuple[frozenset[str], ...] = (
+    frozenset({"__main__"}),
     frozenset({"run", "predict", "evaluate", "check", "rank", "export", "demo", "info"}),
     frozenset({"config"}),
     frozenset({"settings"}),
@@ -24,7 +25,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"models", "data"}),
     frozenset({"ops", "mask_matching"}),
     frozenset({"reference", "kernels", "_native"}),
-    frozenset({"rng", "rle", "_build", "method", "files", "typed_settings"}),
+    frozenset({"rng", "rle", "_build", "method", "files", "journal", "typed_settings"}),
     frozenset({"_backend", "_process"}),
     frozenset({"_backend_costs", "_env"}),
 )

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as rle
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -193,6 +194,19 @@ def test_masks_come_back_at_the_size_of_the_image(zoom: float) -> None:
     assert isinstance(result["segmentation"]["counts"], str)
     assert overlap(rle.decode(result["segmentation"]).astype(bool), mask) > 0.9
     assert 0.9 < result["score"] <= 1
+
+
+@pytest.mark.parametrize(("zoom", "size"), [(0.37, (151, 203)), (0.5, (64, 97)), (1.7, (33, 20))])
+def test_masks_are_resized_as_pillow_resizes_the_whole_image(zoom: float, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    seen = zoomed_size(size, zoom)
+    for top, left in ((0, 0), (3, 5), (seen[0] - 9, seen[1] - 6)):
+        mask = rng.random((9, 6)) < 0.7
+        whole = np.zeros(seen, dtype=np.uint8)
+        whole[top : top + 9, left : left + 6] = mask
+        expected = np.asarray(Image.fromarray(whole).resize(size[::-1], Image.Resampling.NEAREST))
+        result = to_results([Detection(mask, top, left, 0, 0.5, ((0, 0, *seen),))], 1, size, [3], zoom)[0]
+        assert result["segmentation"]["counts"].encode() == rle.encode(np.asfortranarray(expected))["counts"]
 
 
 def test_images_smaller_than_the_tile() -> None:

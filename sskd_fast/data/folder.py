@@ -25,13 +25,18 @@ class ImageFolder(ImageCollection):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         folder = Path(folder)
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_image(path, folder))
+        names = image_files(folder)
         if not names:
             found = "no image file in the folder" if folder.is_dir() else "the folder does not exist"
             cure = "Correct the path, or convert the images to PNG."
             raise DataError([Problem(folder, "", found, f"files ending in {', '.join(IMAGE_SUFFIXES)}", cure)])
         records = [ImageRecord(number, name, folder / name) for number, name in enumerate(names, 1)]
         super().__init__(records, folder, name=name, stretch=stretch, cache_bytes=cache_bytes)
+
+
+def image_files(folder: Path) -> list[str]:
+    """The image files below a folder, as sorted paths relative to it; hidden files and folders are skipped."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_image(path, folder))
 
 
 def _is_image(path: Path, folder: Path) -> bool:

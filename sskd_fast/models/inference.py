@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 from torch import Tensor
@@ -202,20 +204,26 @@ def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> 
 
 def merge(detections: list[Detection], config: InferenceConfig) -> list[Detection]:
     """Joins what several tiles saw of one object and drops duplicates of a class; best score first."""
-    kept: list[Detection] = []
+    kept: dict[int, Detection] = {}
+    # The box and the label of every detection that is kept, by its key; a union comes after those it was made of.
+    boxes = np.zeros((4, 2 * len(detections)), dtype=np.int64)
+    labels = np.full(2 * len(detections), -1)
+    end = 0
     waiting = sorted(detections, key=lambda d: d.score)
     while waiting:
         candidate = waiting.pop()
-        for i, other in enumerate(kept):
-            if other.label != candidate.label or not boxes_meet(other.box, candidate.box):
-                continue
+        near = (labels[:end] == candidate.label) & boxes_meet(boxes[:, :end], candidate.box)
+        for key in np.flatnonzero(near).tolist():
+            other = kept[key]
             if mask_iou(other, candidate, on_common_tiles=True) > config.nms_iou:
                 if candidate.score > other.score or not set(candidate.tiles) <= set(other.tiles):
-                    waiting.append(union(kept.pop(i), candidate))  # may meet further parts of the object
+                    waiting.append(union(kept.pop(key), candidate))  # may meet further parts of the object
+                    labels[key] = -1
                 break
         else:
-            kept.append(candidate)
-    return sorted(kept, key=lambda d: -d.score)
+            kept[end], boxes[:, end], labels[end] = candidate, candidate.box, candidate.label
+            end += 1
+    return sorted(kept.values(), key=lambda d: -d.score)
 
 
 def union(a: Detection, b: Detection) -> Detection:
@@ -258,8 +266,15 @@ def to_results(
 
 def _encode_resized(detection: Detection, seen: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
     """The mask of a zoomed image at the image's own size, by the nearest pixel, as compressed RLE."""
-    full = np.zeros(seen, dtype=np.uint8)
-    full[detection.top : detection.box[2], detection.left : detection.box[3]] = detection.mask
-    resized = Image.fromarray(full).resize(size[::-1], Image.Resampling.NEAREST)
-    code: dict[str, Any] = rle.encode(np.asfortranarray(resized))
-    return code
+    top, left, bottom, right = detection.box
+    rows, columns = _nearest(seen[0], size[0]), _nearest(seen[1], size[1])
+    y0, y1 = np.searchsorted(rows, (top, bottom)).tolist()
+    x0, x1 = np.searchsorted(columns, (left, right)).tolist()
+    return rle_of_box(detection.mask[rows[y0:y1] - top][:, columns[x0:x1] - left], y0, x0, *size)
+
+
+@lru_cache(maxsize=64)
+def _nearest(length: int, wanted: int) -> NDArray[np.int64]:
+    """The pixels of a row of `length` that Pillow's nearest-pixel resizing takes for one of `wanted` pixels."""
+    row = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.asarray(row.resize((wanted, 1), Image.Resampling.NEAREST))[0].astype(np.int64)

@@ -34,11 +34,18 @@ def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -
     predictor = _found(model, stage)
     if isinstance(predictor.model, Exported):
         return predictor
-    return predictor.to(device if device != "auto" else "cuda" if found else "cpu")
+    chosen = device if device != "auto" else "cuda" if found else "cpu"
+    try:
+        return predictor.to(torch.empty(0, device=chosen).device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device}: PyTorch cannot use it ({reason}); choose auto, cpu or cuda") from error
 
 
 def _found(model: str | Path, stage: str | None) -> Predictor:
     path = Path(model)
+    if stage is not None and not (path / "checkpoints").is_dir():
+        raise ModelError(f"{model}: is no run's folder, and the stage {stage} is one's; leave the stage out")
     if path.suffix in (".onnx", ".xml") and path.is_file():
         exported = load_exported(path)
         return Predictor(exported, exported.description.checkpoint)

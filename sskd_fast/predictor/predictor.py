@@ -89,11 +89,11 @@ class Predictor(
 
     def stream(self, images: Iterable[ImageLike], score: float = 0.0) -> Iterator[Prediction]:
         """The predictions one by one, images read as they are needed; arguments and errors as of `predict`."""
-        for group in groups(images):
-            found = self.find([self.read_image(image) for image in group])
-            for image, prediction in zip(group, found, strict=True):
+        read = ((image, self.read_image(image)) for image in images)
+        for group in groups(read, lambda pair: pair[1][0].numel()):
+            for (image, _), found in zip(group, self.find([tensor for _, tensor in group]), strict=True):
                 name = str(image) if isinstance(image, (str, Path)) else ""
-                yield dataclasses.replace(prediction.above(score), file_name=name)
+                yield dataclasses.replace(found.above(score), file_name=name)
 
     def find(self, images: Sequence[Tensor]) -> list[Prediction]:
         """The instances of images that `read_image` has read, whose tiles share batches; all are kept in memory."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,10 @@ import torch
 from torch import Tensor
 
 from sskd_fast.files import write_json
+from sskd_fast.journal import Journal, parse_record
 from sskd_fast.mask_matching import by_image
 
 logger = logging.getLogger(__name__)
-
-SYNC_SECONDS = 1.0
 
 
 def cache_key(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
@@ -58,13 +55,12 @@ def label_images(
         if finished is not None and finished["key"] == key and finished["image_ids"] == ids:
             return list(finished["results"])
         logger.info("%s was made by another teacher, with other settings or of other images: labelling again", path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    done = _continue_partial(partial, key)
-    _predict_missing(predict, ids, partial, done, chunk, progress)
-    results = [result for image_id in ids for result in done[image_id]]
-    write_json(path, {"key": key, "image_ids": ids, "results": results})
-    partial.unlink()
+    with Journal(path.with_name(path.name + ".partial"), key) as journal:
+        done = {int(record["image_id"]): record["results"] for record in journal.records}
+        _predict_missing(predict, ids, journal, done, chunk, progress)
+        results = [result for image_id in ids for result in done[image_id]]
+        write_json(path, {"key": key, "image_ids": ids, "results": results})
+        journal.remove()
     return results
 
 
@@ -79,62 +75,25 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
 def _predict_missing(
     predict: Callable[[Sequence[int]], list[dict[str, Any]]],
     ids: list[int],
-    partial: Path,
+    journal: Journal,
     done: dict[int, list[dict[str, Any]]],
     chunk: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Add to `done` and to the partial file what they lack; a crash loses about a second and a chunk at most."""
-    synced = time.monotonic()
+    """Adds to `done` and to the journal what they lack; a crash loses about a second and a chunk at most."""
     missing = [image_id for image_id in ids if image_id not in done]
-    with partial.open("a", encoding="utf-8") as file:
-        for start in range(0, len(missing), chunk):
-            asked = missing[start : start + chunk]
-            found = by_image(predict(asked))
-            foreign = set(found) - set(asked)
-            if foreign:
-                raise ValueError(f"predict returned a result on image {min(foreign)}, asked for {asked}")
-            for image_id in asked:
-                done[image_id] = found.get(image_id, [])
-                file.write(json.dumps({"image_id": image_id, "results": done[image_id]}) + "\n")
-            file.flush()
-            if time.monotonic() - synced > SYNC_SECONDS:
-                os.fsync(file.fileno())
-                synced = time.monotonic()
-            if progress is not None:
-                progress(len(ids) - len(missing) + start + len(asked), len(ids))
-
-
-def _continue_partial(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
-    """What the partial file holds under this key; the file is cut to its sound lines, or started anew."""
-    done: dict[int, list[dict[str, Any]]] = {}
-    sound = 0
-    if partial.exists():
-        header, *lines = partial.read_bytes().split(b"\n")[:-1] or [b""]
-        if _parsed(header) == {"key": key}:
-            sound = len(header) + 1
-            for line in lines:
-                record = _parsed(line)
-                if record is None or "image_id" not in record:
-                    break
-                done[int(record["image_id"])] = record["results"]
-                sound += len(line) + 1
-    if sound:
-        os.truncate(partial, sound)
-        logger.info("%s: continuing after %d images", partial, len(done))
-    else:
-        partial.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
-    return done
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+    for start in range(0, len(missing), chunk):
+        asked = missing[start : start + chunk]
+        found = by_image(predict(asked))
+        foreign = set(found) - set(asked)
+        if foreign:
+            raise ValueError(f"predict returned a result on image {min(foreign)}, asked for {asked}")
+        done.update({image_id: found.get(image_id, []) for image_id in asked})
+        journal.append({"image_id": image_id, "results": done[image_id]} for image_id in asked)
+        if progress is not None:
+            progress(len(ids) - len(missing) + start + len(asked), len(ids))
 
 
 def _finished(path: Path) -> dict[str, Any] | None:
-    record = _parsed(path.read_bytes())
+    record = parse_record(path.read_bytes())
     return record if record is not None and {"key", "image_ids", "results"} <= set(record) else None

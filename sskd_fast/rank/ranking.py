@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.source import ImageCollection, ImageRecord
 from sskd_fast.mask_matching import by_image
-from sskd_fast.predictor.collection import groups
+from sskd_fast.predictor.collection import source_groups
 from sskd_fast.rank.disagreement import Comparison, compare
 from sskd_fast.rank.judges import Judge
 
@@ -57,7 +57,7 @@ def rank_images(source: ImageCollection, teacher: Judge, student: Judge) -> list
     """
     ranked: list[RankedImage] = []
     with tqdm(total=len(source), desc="images", disable=None) as bar:
-        for rows in groups(range(len(source))):
+        for rows in source_groups(source):
             ours, theirs = (by_image(judge.labels(source, rows)) for judge in (teacher, student))
             for row in rows:
                 record, size = source.records[row], source.size(row)

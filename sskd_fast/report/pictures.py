@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as rle
+
+from sskd_fast.rle import box_of_rle
 
 Color = tuple[int, int, int]
 
@@ -47,16 +50,19 @@ class Patch:
         canvas.paste(color, (self.left, self.top), Image.fromarray(coverage.astype(np.uint8)))
 
 
-def enlarged(pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> Image.Image:
+def enlarged(
+    pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE, longest: int = 0
+) -> Image.Image:
     """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
 
-    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.
+    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.  An image keeps
+    its own size up to `longest` pixels.
     """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
         pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).convert("RGB")
-    scale = max(long_side / max(image.size), short_side / min(image.size))
+    scale = max(long_side / max(image.size), short_side / min(image.size), min(1.0, longest / max(image.size)))
     size = round(image.width * scale), round(image.height * scale)
     return image.resize(size, Image.Resampling.BICUBIC)
 
@@ -69,10 +75,22 @@ def patch(mask: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     x0, y0 = max(0, int(left * scale_x) - 6), max(0, int(top * scale_y) - 6)
     x1 = min(size[0], int((left + box_width) * scale_x) + 6)
     y1 = min(size[1], int((top + box_height) * scale_y) + 6)
-    full = Image.fromarray(np.asarray(rle.decode(mask)) * np.uint8(255))
-    source = (x0 / scale_x, y0 / scale_y, min(width, x1 / scale_x), min(height, y1 / scale_y))
-    smooth = full.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=source)
+    # Six pixels of the picture, two more that the bicubic filter looks at, and what rounding takes.
+    near, x, y = _surroundings(mask, math.ceil(9 / min(scale_x, scale_y)) + 3)
+    source = (x0 / scale_x - x, y0 / scale_y - y, min(width, x1 / scale_x) - x, min(height, y1 / scale_y) - y)
+    smooth = near.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=source)
     return Patch(np.where(np.asarray(smooth) > 127, 255, 0).astype(np.uint8), x0, y0)
+
+
+def _surroundings(mask: Mapping[str, Any], margin: int) -> tuple[Image.Image, int, int]:
+    """The part of a mask that is less than `margin` pixels from its box, 0 and 255, and its first column and row."""
+    solid, top, left = box_of_rle(mask)
+    height, width = mask["size"]
+    y, x = max(0, top - margin), max(0, left - margin)
+    bottom, right = top + solid.shape[0], left + solid.shape[1]
+    part = np.zeros((min(height, bottom + margin) - y, min(width, right + margin) - x), dtype=np.uint8)
+    part[top - y : bottom - y, left - x : right - x] = solid * np.uint8(255)
+    return Image.fromarray(part), x, y
 
 
 def badge(canvas: Image.Image, place: Patch, text: str, color: Color) -> None:

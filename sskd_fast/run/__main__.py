@@ -45,9 +45,19 @@ FLAGS = {
 }  # fmt: skip
 
 
+EXAMPLES = """examples:
+  python -m sskd_fast.run --stage all                                  the data set and teacher that ship with sskd_fast
+  python -m sskd_fast.run --labeled labels.json --images DIR --unlabeled DIR --val val.json            your own data
+  python -m sskd_fast.run --output runs/embedded --resume                                     after an interruption
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m sskd_fast.run", description=__doc__)
+    p = argparse.ArgumentParser(
+        prog="python -m sskd_fast.run", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )

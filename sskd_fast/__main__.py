@@ -1,0 +1,93 @@
+"""`sskd COMMAND`, the same as `python -m sskd_fast COMMAND`: every command of the package under one name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from sskd_fast import __version__
+
+# Name -> module below sskd_fast with a `main(argv) -> int`, and a summary.  Modules are imported when they are called.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("run", "adapt a teacher, distil it into a student, refine and compare"),
+    "predict": ("predict", "find instances in images and videos"),
+    "evaluate": ("evaluate", "measure a trained model on labelled images"),
+    "export": ("export", "write a trained model for other runtimes"),
+    "check": ("check", "look for faults in a data set"),
+    "rank": ("rank", "rank unlabelled images by what labels would teach"),
+    "report": ("report", "write a run's report anew, or compare runs"),
+    "demo": ("demo", "try a trained model in the browser"),
+    "info": ("info", "show versions and the backends that run here"),
+}
+# Packages that are imported under another name.
+_IMPORTED_AS = {"cv2": "opencv-python-headless"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calls a command; returns its exit status, 2 for an unknown one or one that lacks a package."""
+    name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name == "--version":
+        print(f"sskd_fast {__version__}")
+    elif name not in COMMANDS:
+        print(f"error: {unknown(name)}", file=sys.stderr)
+        return 2
+    else:
+        return _call(name, rest)
+    return 0
+
+
+def usage() -> str:
+    """The commands, ten lines."""
+    lines = [f"  sskd {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(["usage: sskd COMMAND ... (`sskd COMMAND --help` for its options)", *lines])
+
+
+def unknown(name: str) -> str:
+    """A message that guesses the command that was meant and lists all."""
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{name}: there is no such command; {guess}expected one of {', '.join(COMMANDS)}"
+
+
+def _call(name: str, argv: Sequence[str]) -> int:
+    try:
+        return _entry(COMMANDS[name][0])(argv)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "sskd_fast"):
+            raise
+        package = _IMPORTED_AS.get(package, package)
+        print(f"error: sskd {name} needs the package {package}: pip install {wanted(package)}", file=sys.stderr)
+        return 2
+
+
+def _entry(module: str) -> Callable[[Sequence[str]], int]:
+    """The `main` of a module, or of a package's __main__."""
+    spec = importlib.util.find_spec(f"sskd_fast.{module}")
+    inner = ".__main__" if spec is not None and spec.submodule_search_locations is not None else ""
+    entry: Callable[[Sequence[str]], int] = importlib.import_module(f"sskd_fast.{module}{inner}").main
+    return entry
+
+
+def wanted(package: str) -> str:
+    """What pip installs a package by: an extra of sskd_fast that has it, else its own name."""
+    try:
+        requirements = importlib.metadata.requires("sskd_fast") or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    for requirement in requirements:
+        found = re.fullmatch(r"""([\w.-]+).*\bextra == ["']([\w-]+)["'].*""", requirement)
+        if found and found[1].lower().replace("_", "-") == package.lower().replace("_", "-") and found[2] != "test":
+            return f"'sskd_fast[{found[2]}]'"
+    return package
+
+
+if __name__ == "__main__":
+    sys.exit(main())

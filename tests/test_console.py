@@ -1,0 +1,104 @@
+"""The command `sskd`, as a user types it: commands by name, loaded when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import sskd_fast
+from sskd_fast.__main__ import COMMANDS, main, wanted
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def sskd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "sskd_fast", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def python(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_alone_it_says_what_to_type() -> None:
+    done = sskd()
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and done.stderr == "" and len(lines) <= 10
+    assert [line.split()[1] for line in lines[1:]] == list(COMMANDS)
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = sskd("--version")
+    assert (done.returncode, done.stdout) == (0, f"sskd_fast {sskd_fast.__version__}\n")
+
+
+def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predcit", "x"]) == 2
+    known = "expected one of train, predict, evaluate, export, check, rank, report, demo, info"
+    assert capsys.readouterr().err == f"error: predcit: there is no such command; did you mean predict? {known}\n"
+    assert main(["zzz"]) == 2
+    assert capsys.readouterr().err == f"error: zzz: there is no such command; {known}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_ends_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if find_spec(f"sskd_fast.{COMMANDS[name][0]}") is None:
+        pytest.skip(f"{name} is not part of this version")
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    options, example = capsys.readouterr().out.rsplit("\nexample", 1)
+    assert "--help" in options
+    commands = [line for line in example.splitlines() if line.strip("s:")]
+    assert commands and all("python -m sskd_fast." in line for line in commands)
+
+
+def test_a_command_has_the_exit_status_of_its_module() -> None:
+    done = sskd("train", "--labeled", "missing.json")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert sskd("info", "--unknown").returncode == 2
+
+
+def test_nothing_heavy_is_loaded_for_the_list_of_commands() -> None:
+    done = python("import sys\nfrom sskd_fast.__main__ import main\nmain([])\nprint('torch' in sys.modules)")
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_threads_of_training_are_set_up_before_torch() -> None:
+    done = python("""
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("spins", os.environ.get("GOMP_SPINCOUNT"))
+sys.meta_path.insert(0, Watch())
+os.environ.pop("GOMP_SPINCOUNT", None)
+os.environ.pop("OMP_WAIT_POLICY", None)
+from sskd_fast.__main__ import main
+main(["train", "--help"])
+""")
+    assert done.returncode == 0 and done.stdout.startswith("spins 10000\nusage: python -m sskd_fast.run")
+
+
+def test_a_missing_package_is_named_with_its_cure() -> None:
+    done = python("""
+import sys
+sys.modules["pycocotools"] = None
+from sskd_fast.__main__ import main
+sys.exit(main(["train", "--help"]))
+""")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: sskd train needs the package pycocotools: pip install pycocotools\n"
+    assert wanted("timm") == "'sskd_fast[models]'" and wanted("nowhere_else") == "nowhere_else"
+
+
+def test_the_console_script_calls_the_same_function() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, name = scripts["sskd"].split(":")
+    assert getattr(importlib.import_module(module), name) is main
