@@ -111,3 +111,15 @@ def set_default(name: str, value: str, unless: tuple[str, ...] = ()) -> None:
     """Sets a variable for libraries that are loaded later, where neither it nor one of `unless` is set."""
     if not any_set((name, *unless)):
         os.environ[name] = value
+
+
+@contextmanager
+def default_within(name: str, value: str) -> Iterator[None]:
+    """Sets a variable for the time of the block, unless it is set already."""
+    was_set = name in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if not was_set:
+            os.environ.pop(name, None)

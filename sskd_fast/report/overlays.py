@@ -109,7 +109,7 @@ def overlay_rows(
         columns = {"ground_truth": truth}
         for column, results in predictions.items():
             found = [r for r in results if r["image_id"] == image["id"] and r["score"] >= minimum_score]
-            columns[column] = _results_shown(found, truth, size, names)
+            columns[column] = results_shown(found, truth, size, names)
         rows.append(
             OverlayRow(str(image["file_name"]), _overlays(image["file_name"], pixels, columns, titles), problem)
         )
@@ -133,7 +133,7 @@ def _overlays(
     for column, shown in columns.items():
         summary = _summary(column, shown, len(columns["ground_truth"]))
         alt = f"{file_name}, {titles.get(column, column)}: {summary}"
-        source = data_uri(_draw(base, shown))
+        source = data_uri(draw(base, shown))
         overlays.append(Overlay(column, source, base.width, base.height, summary, alt, shown))
     return overlays
 
@@ -148,7 +148,7 @@ def _ground_truth_shown(
     ]
 
 
-def _results_shown(
+def results_shown(
     results: Sequence[Mapping[str, Any]], truth: Sequence[Shown], size: tuple[int, int], names: Mapping[int, str]
 ) -> list[Shown]:
     """The results, highest score first, each with the free object that it overlaps most, if at IoU >= 0.5."""
@@ -175,7 +175,7 @@ def _summary(column: str, shown: Sequence[Shown], objects: int) -> str:
     return ", ".join(parts)
 
 
-def _draw(picture: Image.Image, shown: Sequence[Shown]) -> Image.Image:
+def draw(picture: Image.Image, shown: Sequence[Shown]) -> Image.Image:
     """The picture with filled masks, contours, and, if they are few, the numbers of the instances."""
     canvas = picture.copy()
     patches = [patch(instance.mask, picture.size) for instance in shown]

@@ -50,17 +50,19 @@ class Patch:
         canvas.paste(color, (self.left, self.top), Image.fromarray(coverage.astype(np.uint8)))
 
 
-def enlarged(pixels: NDArray[np.uint8], longest: int = LONG_SIDE) -> Image.Image:
+def enlarged(
+    pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE, kept: int = 0
+) -> Image.Image:
     """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
 
-    Its long side gets at least 320 pixels, or more if the short one would have fewer than 192; one of more than
-    `longest` pixels is made as short as that allows.
+    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.  kept: an image
+    whose long side has up to so many pixels is not made smaller, a larger one no smaller than that.
     """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
         pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).convert("RGB")
-    scale = max(min(1.0, longest / max(image.size)), LONG_SIDE / max(image.size), SHORT_SIDE / min(image.size))
+    scale = max(min(1.0, kept / max(image.size)), long_side / max(image.size), short_side / min(image.size))
     size = round(image.width * scale), round(image.height * scale)
     return image.resize(size, Image.Resampling.BICUBIC)
 

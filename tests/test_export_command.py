@@ -1,0 +1,71 @@
+"""python -m sskd_fast.export on a finished run: the file, its report, what it predicts, and messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip install 'sskd_fast[export]'")
+
+from sskd_fast.export import main
+from sskd_fast.exported import load_exported
+from sskd_fast.predictor import load
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "name"), [("onnx", "refined_student.fp32.onnx"), ("openvino", "m.xml")])
+def test_a_runs_model_becomes_a_file_that_predicts_the_same(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, name: str
+) -> None:
+    path = plates_run / "exported" / name if format == "onnx" else tmp_path / name
+    place = [] if format == "onnx" else ["--output", str(path)]
+    assert main([str(plates_run), "--format", format, *place]) == 0
+    report = json.loads(path.with_name(f"{name}.parity.json").read_text())
+    rows = {row["name"]: row for row in json.loads((plates_run / "metrics.json").read_text())["rows"]}
+    assert report["passes"] and report["images"] == 6 and abs(report["ap_change"]) <= 0.3
+    assert report["ap_model"] == pytest.approx(rows["refined_student"]["ap"], abs=1e-3)
+    assert f"mask AP {report['ap_file']:.2f} instead of {report['ap_model']:.2f}" in capsys.readouterr().out
+
+    described = load_exported(path).description.checkpoint
+    predictor, original = load(path), load(plates_run)
+    assert described.inference == original.inference and described.stretch and described.origins.data.licence
+    image = plates_run.parent / "val" / "plate 1.png"
+    found, expected = predictor.predict(image), original.predict(image)
+    assert len(found) == len(expected) and found.names == expected.names
+    assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_file_beyond_the_tolerance_fails(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """int8 is scaled by unlabelled images of the run; no change at all is allowed here, and none is not to be had."""
+    path = tmp_path / "m.onnx"
+    assert main([str(plates_run), "--precision", "int8", "--output", str(path), "--tolerance", "-1"]) == 1
+    report = json.loads((tmp_path / "m.onnx.parity.json").read_text())
+    assert report["precision"] == "int8" and not report["passes"] and "FAILS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such file or folder; expected a checkpoint"),
+        (["CHECKPOINT"], "holds no validation images to prove the file on; give --val val.json --images DIR"),
+        (["CHECKPOINT", "--val", "VAL"], "give the folder of its images, --images DIR"),
+        (["CHECKPOINT", "--val", "VAL", "--images", "IMAGES", "--precision", "int8"], "give --calibration DIR"),
+        (["RUN", "--output", "m.txt"], "m.txt: expected a name that ends in .onnx"),
+        (["RUN", "--stage", "first_teacher"], "has no finished first_teacher; found adapted_teacher"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    plates_run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    places = {
+        "RUN": plates_run, "CHECKPOINT": plates_run / "checkpoints" / "refined_student.safetensors",
+        "VAL": plates_run.parent / "val.json", "IMAGES": plates_run.parent / "val",
+    }  # fmt: skip
+    assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and len(printed.splitlines()) == 1
