@@ -18,7 +18,7 @@ _FILL = 0.34
 
 def draw(image: Tensor, prediction: Prediction) -> Image.Image:
     """The picture of an image (3, H, W) uint8: large ones made smaller, small and dark ones enlarged and lit."""
-    canvas = enlarged(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), longest=LONGEST_SIDE)
+    canvas = enlarged(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), kept=LONGEST_SIDE)
     patches = [patch(mask, canvas.size) for mask in prediction.rles]
     colors = [COLORS[label % len(COLORS)] for label in prediction.labels]
     worst_first = list(zip(patches, colors, strict=True))[::-1]

@@ -51,18 +51,18 @@ class Patch:
 
 
 def enlarged(
-    pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE, longest: int = 0
+    pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE, kept: int = 0
 ) -> Image.Image:
     """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
 
-    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.  An image keeps
-    its own size up to `longest` pixels.
+    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.  kept: an image
+    whose long side has up to so many pixels is not made smaller, a larger one no smaller than that.
     """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
         pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).convert("RGB")
-    scale = max(long_side / max(image.size), short_side / min(image.size), min(1.0, longest / max(image.size)))
+    scale = max(min(1.0, kept / max(image.size)), long_side / max(image.size), short_side / min(image.size))
     size = round(image.width * scale), round(image.height * scale)
     return image.resize(size, Image.Resampling.BICUBIC)
 
