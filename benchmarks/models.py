@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import torch
 
-from sskd_fast.config import load_config
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.run.dry_run import dry_run
 from sskd_fast.settings import Config
+from sskd_fast.yaml_settings import load_config
 
 NAMES: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
 

@@ -26,7 +26,6 @@ import torch
 
 from benchmarks.timed_steps import PARTS, timed_steps
 from sskd_fast import _process
-from sskd_fast.config import load_config
 from sskd_fast.data.instances import Batch
 from sskd_fast.method import STAGE
 from sskd_fast.run.models import RunModels
@@ -35,6 +34,7 @@ from sskd_fast.run.sources import target_sources
 from sskd_fast.run.stages import stage_batches, stage_budget, stage_objective
 from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule
+from sskd_fast.yaml_settings import load_config
 
 # Spins of a waiting thread, and whether freed memory is kept.
 USUAL_SPINS = 300_000  # libgomp's own number

@@ -1,4 +1,4 @@
-"""The settings of a run: what their consumers own, composed; config.py fills them from YAML files and overrides."""
+"""The settings of a run: what their consumers own, composed; yaml_settings.py fills them from YAML files and overrides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.checkpoint import Origins
 from sskd_fast.models.inference import PredictConfig
 from sskd_fast.models.segmenter import ModelConfig
-from sskd_fast.pseudo_labels.config import PseudoLabelConfig
+from sskd_fast.pseudo_labels.settings import PseudoLabelConfig
 from sskd_fast.train.schedule import StageConfig, TrainConfig
 from sskd_fast.typed_settings import ConfigError
 

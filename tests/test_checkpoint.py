@@ -33,7 +33,8 @@ from sskd_fast.models.checkpoint import (
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.train.checkpoint import TrainingState
-from sskd_fast.train.loop import build_optimizer, train, update_average
+from sskd_fast.train.loop import build_optimizer, train
+from sskd_fast.train.moving_average import update_average
 from sskd_fast.train.progress import Log, Progress
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
 from tests.described import save_described

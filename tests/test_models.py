@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sskd_fast.config import load_config
 from sskd_fast.models.backbones import ConvBackbone, norm
 from sskd_fast.models.decoder import Attention, DecoderLayer, MaskHead, attention_mask, ellipse_prior, sine_position
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.queries import PeakQueries, find_peaks
 from sskd_fast.models.segmenter import ModelConfig, Predictions
+from sskd_fast.yaml_settings import load_config
 
 TINY = ModelConfig(
     channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=2, heads=2, feedforward=24, num_queries=5,

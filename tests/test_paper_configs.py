@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sskd_fast.config import load_config
 from sskd_fast.method import ROW_ORDER
 from sskd_fast.run.__main__ import main
 from sskd_fast.settings import check_settings
+from sskd_fast.yaml_settings import load_config
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

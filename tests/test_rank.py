@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from sskd_fast.config import load_config
 from sskd_fast.rank.__main__ import main
 from sskd_fast.rank.disagreement import Comparison, compare
 from sskd_fast.rank.judges import judges_of
@@ -23,6 +22,7 @@ from sskd_fast.rank.prelabels import instances_dict
 from sskd_fast.rank.ranking import RankedImage, open_images, rank_images
 from sskd_fast.rle import encode_segmentation
 from sskd_fast.run.sources import target_sources
+from sskd_fast.yaml_settings import load_config
 from tests.coco_builder import encoded
 
 SIZE = (10, 12)

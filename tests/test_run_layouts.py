@@ -63,7 +63,7 @@ def test_all_stages_run_on_every_format_of_labels(tmp_path: Path, format: str) -
 SPLIT = """
 import sys
 from pathlib import Path
-from sskd_fast.config import load_config
+from sskd_fast.yaml_settings import load_config
 from sskd_fast.run.sources import target_sources
 root, folder = sys.argv[1:]
 config = load_config([], [f"data.root={root}", "data.format=cityscapes", "data.labeled_fraction=0.3",

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sskd_fast.config import load_config
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
@@ -23,6 +22,7 @@ from sskd_fast.run.stages import part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
+from sskd_fast.yaml_settings import load_config
 
 
 def test_the_table_is_the_method() -> None:

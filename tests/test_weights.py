@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sskd_fast.config import load_config
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
 from sskd_fast.evaluation import evaluate_masks
@@ -17,6 +16,7 @@ from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.run.models import SHIPPED
 from sskd_fast.typed_settings import build
+from sskd_fast.yaml_settings import load_config
 
 # Source-domain AP on the first 100 scenes of seed 8, as docs/embedded.md states it.
 SOURCE_AP = {"teacher": 52.47, "student": 62.06}

@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.gpu_steps.record import ROOT, Record, reason
 from benchmarks.timed_steps import PARTS, timed_steps
-from sskd_fast.config import load_config
 from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.objective import Objective
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.run.objective import objective_of
 from sskd_fast.settings import Config
 from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule
+from sskd_fast.yaml_settings import load_config
 
 _CLASSES, _INSTANCES = 8, 10
 _WARM_UP, _STEPS, _WATCHED_STEPS = 3, 10, 2
@@ -86,7 +86,7 @@ def one_variant(variant: str, dry: bool) -> dict[str, Any]:
     student = dataclasses.replace(config.student, num_queries=config.num_queries or config.student.num_queries)
     torch.manual_seed(0)
     model = build_segmenter(student, [f"class{i}" for i in range(_CLASSES)], weights=False).to(device)
-    objective = objective_of(config, lam_semi=1.0, lam_pxl=VARIANTS[variant])
+    objective = Objective.of(config.loss, config.contrast, lam_semi=1.0, lam_pxl=VARIANTS[variant])
     budget = config.stages.distilled_student
     size = config.views.size if isinstance(config.views.size, int) else config.views.size[0]
     labeled, unlabeled = (batch(count, size, device) for count in (budget.labeled_batch, budget.unlabeled_batch))

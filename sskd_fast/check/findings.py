@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sskd_fast.config import load_config
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
 from sskd_fast.data.doctor import check_dataset, check_folders, check_images, without_known
@@ -23,6 +22,7 @@ from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import hold_out
 from sskd_fast.settings import Config
+from sskd_fast.yaml_settings import load_config
 
 # What the folder of a whole data set holds, by its format.
 MARKS = {

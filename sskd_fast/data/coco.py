@@ -8,6 +8,7 @@ from typing import Any
 
 import pycocotools.mask as coco_mask
 
+from sskd_fast.data.classes import ordered_categories
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats.documents import described, format_cure, read_json
 from sskd_fast.data.labeled import LabeledImages
@@ -41,7 +42,7 @@ class CocoInstances(LabeledImages):
     ) -> None:
         content = annotations if isinstance(annotations, Mapping) else read_annotations(Path(annotations))
         self.file = name or "annotations" if isinstance(annotations, Mapping) else str(annotations)
-        self._categories = _ordered_categories(content, class_names, self.file)
+        self._categories = ordered_categories(content, class_names, self.file)
         super().__init__(
             _image_records(content, Path(images), self.file),
             images,
@@ -133,20 +134,6 @@ def read_annotations(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise DataError([Problem(path, "", described(content), expected, format_cure(path, content) or cure)])
     return content
-
-
-def _ordered_categories(
-    content: Mapping[str, Any], class_names: Sequence[str] | None, file: str
-) -> list[Mapping[str, Any]]:
-    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    if class_names is None:
-        return categories
-    by_name = {str(category["name"]): category for category in categories}
-    missing = [name for name in class_names if name not in by_name]
-    if missing:
-        cure = "Correct the class names, or add the categories (they may have no annotation)."
-        raise DataError([Problem(file, "categories", f"no category named {missing}", f"{sorted(by_name)}", cure)])
-    return [by_name[name] for name in class_names]
 
 
 def _image_records(content: Mapping[str, Any], folder: Path, file: str) -> list[ImageRecord]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Batch, Instances
-from sskd_fast.losses.contrast import InstancePixelContrast
-from sskd_fast.losses.set_loss import SetLoss, SetLossOutput
+from sskd_fast.losses.contrast import ContrastConfig, InstancePixelContrast
+from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
 from sskd_fast.models.segmenter import Predictions, Segmenter
 
 
@@ -41,6 +41,15 @@ class Objective:
     label_pool: int = 1
     semi_fade: float = 0.0
     semi_masks: float = 1.0
+
+    @classmethod
+    def of(
+        cls, loss: SetLossConfig, contrast: ContrastConfig, *, lam_semi: float, lam_pxl: float, label_pool: int = 1,
+        semi_fade: float = 0.0, semi_masks: float = 1.0,
+    ) -> Objective:  # fmt: skip
+        """J from settings; the contrast is built if its weight is above 0."""
+        pixel = InstancePixelContrast(contrast) if lam_pxl > 0 else None
+        return cls(SetLoss(loss), pixel, lam_semi, lam_pxl, label_pool, semi_fade, semi_masks)
 
     def semi_weight(self, progress: float) -> float:
         """lam_semi when a share `progress` of the stage is over."""

@@ -6,8 +6,8 @@ Predictions and labels travel as a COCO results list, ground truth as a COCO ins
 from __future__ import annotations
 
 from sskd_fast.pseudo_labels.cache import cache_key, label_images, read_labels
-from sskd_fast.pseudo_labels.config import PseudoLabelConfig
 from sskd_fast.pseudo_labels.select import select_labels
+from sskd_fast.pseudo_labels.settings import PseudoLabelConfig
 from sskd_fast.pseudo_labels.statistics import LabelStatistics, label_statistics
 from sskd_fast.pseudo_labels.thresholds import calibrate_thresholds
 

@@ -14,7 +14,6 @@ from sskd_fast import _process  # isort: split
 
 import torch
 
-from sskd_fast.config import dump_yaml, load_config
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.layouts import FORMATS
@@ -34,6 +33,7 @@ from sskd_fast.run.stages import Run, evaluate_finished, run_stages
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
+from sskd_fast.yaml_settings import dump_yaml, load_config
 
 FLAGS = {
     "format": "data.format", "root": "data.root", "labeled": "data.labeled",

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from sskd_fast import _backend
-from sskd_fast.config import load_config
 from sskd_fast.settings import Config, DataConfig
 from sskd_fast.typed_settings import ConfigError
+from sskd_fast.yaml_settings import load_config
 
 
 def run_folder(config: Config) -> Path:

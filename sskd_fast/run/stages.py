@@ -23,7 +23,6 @@ from sskd_fast.report import write_report
 from sskd_fast.run.labels import TeacherLabels, teacher_labels
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.objective import objective_of
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
 from sskd_fast.train.checkpoint import TrainingState
@@ -155,7 +154,10 @@ def stage_budget(config: Config, stage: Stage) -> StageConfig:
 def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Objective:
     """J with the stage's weights; label_pool: how much coarser than the model's masks the pseudo-labels are."""
     lam_pxl = config.train.lam_pxl * stage.pixel
-    return objective_of(config, lam_semi=semi_weight(config, stage), lam_pxl=lam_pxl, label_pool=label_pool)
+    return Objective.of(
+        config.loss, config.contrast, lam_semi=semi_weight(config, stage), lam_pxl=lam_pxl, label_pool=label_pool,
+        semi_fade=config.train.semi_fade, semi_masks=config.train.semi_masks,
+    )  # fmt: skip
 
 
 def semi_weight(config: Config, stage: Stage) -> float:

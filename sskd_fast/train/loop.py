@@ -13,6 +13,7 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.moving_average import update_average
 from sskd_fast.train.progress import Progress
 from sskd_fast.train.schedule import Schedule
 
@@ -91,14 +92,6 @@ def build_optimizer(model: Segmenter, schedule: Schedule) -> torch.optim.AdamW:
         lr=schedule.lr,
         betas=schedule.train.betas,
     )
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are the model's."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

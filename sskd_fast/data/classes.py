@@ -1,0 +1,27 @@
+"""The classes of a data set: which categories they are, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sskd_fast.data.errors import DataError, Problem
+
+
+def ordered_categories(
+    content: Mapping[str, Any], class_names: Sequence[str] | None, file: str
+) -> list[Mapping[str, Any]]:
+    """The categories of a COCO dict in the order of the class indices.
+
+    class_names: that order, by name; None for the order of the category ids.  Categories of other names are left out.
+    Raises DataError, naming `file`, for a class that has no category.
+    """
+    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
+    if class_names is None:
+        return categories
+    by_name = {str(category["name"]): category for category in categories}
+    missing = [name for name in class_names if name not in by_name]
+    if missing:
+        cure = "Correct the class names, or add the categories (they may have no annotation)."
+        raise DataError([Problem(file, "categories", f"no category named {missing}", f"{sorted(by_name)}", cure)])
+    return [by_name[name] for name in class_names]
