@@ -1,4 +1,4 @@
-"""The settings of a run: what their consumers own, composed; yaml_settings.py fills them from YAML files and overrides."""
+"""The settings of a run: what their consumers own, composed; yaml_settings.py fills them from files and overrides."""
 
 from __future__ import annotations
 

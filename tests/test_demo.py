@@ -25,9 +25,22 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sskd_fast import demo
 from sskd_fast.data.errors import DataError
-from sskd_fast.demo import Analysis, Found, analyse, main, models_of, note, shown_instances, table, trouble, view
+from sskd_fast.demo import page as demo_page
+from sskd_fast.demo.__main__ import main
+from sskd_fast.demo.analysis import (
+    SMALLEST,
+    Analysis,
+    Found,
+    analyse,
+    heading,
+    models_of,
+    note,
+    shown_instances,
+    table,
+    trouble,
+    view,
+)
 from sskd_fast.predictor import Prediction
 from sskd_fast.report.overlays import COLORS, UNMATCHED
 
@@ -113,13 +126,13 @@ def test_a_run_gives_two_columns_and_a_checkpoint_one(plates_run: Path) -> None:
         assert found.milliseconds > 0 and found.parameters == model.predictor.model.parameter_count()
     single = models_of(str(plates_run / "checkpoints" / "distilled_student.safetensors"), "cpu")
     assert [model.title for model in single] == ["Distilled student"] and len(analyse(single, image).found) == 1
-    assert demo.heading(single) == "# Distilled student\n\nFinds square, disc. Images stay on this machine."
+    assert heading(single) == "# Distilled student\n\nFinds square, disc. Images stay on this machine."
 
 
 def test_a_picture_shows_the_image_as_the_model_sees_it(plates_run: Path) -> None:
     """The plates are dim 16-bit images; read with 8 bits they would be black."""
     picture = analyse(models_of(str(plates_run), "cpu"), plates_run.parent / "val" / "plate 1.png").picture
-    assert picture.size == (demo.SMALLEST, demo.SMALLEST)
+    assert picture.size == (SMALLEST, SMALLEST)
     assert np.percentile(np.asarray(picture), 99) > 120
 
 
@@ -166,12 +179,12 @@ def test_without_gradio_one_line_says_what_to_install() -> None:
 
 def test_a_taken_port_is_named(plates_run: Path) -> None:
     pytest.importorskip("gradio")
-    page = demo.build_page(models_of(str(plates_run), "cpu"), 0.5)
+    page = demo_page.build_page(models_of(str(plates_run), "cpu"), 0.5)
     with (
         listening() as taken,
-        pytest.raises(demo.DemoError, match=rf"port {taken}: another program uses it; end .* leave"),
+        pytest.raises(demo_page.DemoError, match=rf"port {taken}: another program uses it; end .* leave"),
     ):
-        demo.serve(page, taken, browser=False)
+        demo_page.serve(page, taken, browser=False)
 
 
 @contextmanager
@@ -314,7 +327,7 @@ def test_the_page_in_a_browser(plates_run: Path, server: subprocess.Popen[str], 
 
     page.upload(image)
     page.wait_for(counts(predictions, 0.05), view(analysis, 0.05)[0])
-    assert [picture.size for picture in page.pictures()] == [(demo.SMALLEST, demo.SMALLEST)] * 2
+    assert [picture.size for picture in page.pictures()] == [(SMALLEST, SMALLEST)] * 2
     assert page.table()[0] == ["", "Adapted teacher", "Refined student"]
 
     measured = page.table()[2]
