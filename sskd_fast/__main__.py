@@ -77,7 +77,7 @@ def _entry(module: str) -> Callable[[Sequence[str]], int]:
 
 
 def wanted(package: str) -> str:
-    """What pip installs a package by: an extra of sskd_fast that has it, else its own name."""
+    """The name that pip installs a package by: an extra of sskd_fast that has it, else its own."""
     try:
         requirements = importlib.metadata.requires("sskd_fast") or []
     except importlib.metadata.PackageNotFoundError:

@@ -18,7 +18,7 @@ from sskd_fast.typed_settings import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images and labels come from; without `root` and `labeled`, the embedded data set is drawn.
+    """Sources of images and labels; without `root` and `labeled`, the embedded data set is drawn.
 
     format: one of data.layouts.FORMATS.  root: the folder that holds a whole data set ("coco", "cityscapes" and
     "ade20k" as they unpack, "yolo" with its data.yaml); or labeled, val: label files or folders of them ("coco",
@@ -59,7 +59,7 @@ class DataConfig:
 
     @property
     def own(self) -> bool:
-        """Whether the data are the user's, not the embedded ones."""
+        """True if the data are the user's, not the embedded ones."""
         return bool(self.labeled or self.root)
 
 

@@ -54,7 +54,7 @@ FORMATS = (*FOLDER_FORMATS, *READERS)
 
 
 def misfit(format: str, root: bool, labeled: bool) -> str | None:
-    """What is wrong with a format and the settings that say where its files are; None if nothing."""
+    """The fault of a format and the settings that say where its files are; None if nothing."""
     if format not in FORMATS:
         return f"data.format: found {format!r}, expected one of {', '.join(FORMATS)}"
     by_root, by_files = format in FOLDER_FORMATS or format in ROOTS, format in READERS

@@ -61,7 +61,7 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class Views(ViewsConfig):
-    """How views are drawn: the settings with their size (H, W) and scale resolved.
+    """Resolved settings of views: those of `ViewsConfig` with their size (H, W) and scale resolved.
 
     Raises ValueError for a setting out of range.
     """

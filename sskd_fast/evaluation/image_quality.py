@@ -1,4 +1,4 @@
-"""How well the objects of each single image are found: panoptic quality at IoU 0.5, and the counts behind it."""
+"""Quality of the objects found in each single image: panoptic quality at IoU 0.5, and the counts behind it."""
 
 from __future__ import annotations
 

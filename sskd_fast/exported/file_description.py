@@ -1,4 +1,4 @@
-"""What an exported file says of itself: JSON beside the network, with all that prediction needs."""
+"""Description of an exported file: JSON beside the network, with all that prediction needs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class FileDescription:
         return build(cls, json.loads(text), str(path))
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
+        """The JSON that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
 
     def check_size(self, size: Sequence[int]) -> None:

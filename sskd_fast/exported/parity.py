@@ -59,7 +59,7 @@ class Parity:
 
     @property
     def passes(self) -> bool:
-        """Whether mask AP changes by no more than the tolerance."""
+        """True if mask AP changes by no more than the tolerance."""
         return abs(self.ap_change) <= self.tolerance
 
     def write(self, path: Path) -> Path:

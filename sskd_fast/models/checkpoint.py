@@ -117,7 +117,7 @@ def describe_again(path: Path, **changes: Any) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a file says of its weights, by field of `Description`; older files have fewer.
+    """The description of a file's weights, by field of `Description`; older files have fewer.
 
     Raises CheckpointError if the file is missing, no checkpoint, truncated, or written by a later version.
     """

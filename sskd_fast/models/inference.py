@@ -41,7 +41,7 @@ class PredictConfig:
     batch: int = 32
 
     def resolved(self, crop: tuple[int, int], zoom: float) -> InferenceConfig:
-        """How a model that was trained on crops (height, width) of images at `zoom` is applied."""
+        """The way to apply a model that was trained on crops (height, width) of images at `zoom` is applied."""
         tile = self.tile if min(self.tile) else crop
         own = {field.name: getattr(self, field.name) for field in fields(PredictConfig)}
         return InferenceConfig(**own | {"tile": tile, "overlap": min(self.overlap, min(tile) // 2)}, zoom=zoom)
@@ -49,7 +49,7 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig(PredictConfig):
-    """How a model is applied: the settings with their tile resolved, and the zoom.
+    """Resolved settings of prediction: those of `PredictConfig` with their tile, and the zoom.
 
     zoom: factor the images are scaled by first; masks come back at the images' own size.
     Raises ValueError for a tile without pixels, an overlap that leaves none, or a zoom that is not above 0.

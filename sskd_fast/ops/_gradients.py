@@ -1,4 +1,4 @@
-"""What the backward passes return."""
+"""Gradients that the backward passes return."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PseudoLabelConfig:
-    """Which predictions become labels.
+    """Choice of the predictions that become labels.
 
     views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
     = the image as it is); they take turns at the `zooms`.  target_precision: what the per-class thresholds reach on the

@@ -78,7 +78,7 @@ def comparison_page(runs: Sequence[ComparedRun]) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    """Why figures do not compare, in bold, to stand beside them."""
+    """Reasons why figures do not compare, in bold, to stand beside them."""
     return "".join(f'<p class="apart"><strong>{escape(note)}</strong></p>' for note in notes)
 
 

@@ -1,4 +1,4 @@
-"""What became of a teacher's predictions on the unlabelled images: kept as labels, unsure, or refused."""
+"""The fate of a teacher's predictions on the unlabelled images: kept as labels, unsure, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pictures of instances are made of: an enlarged image, masks at its scale, outlines, numbers, and a data URI.
+"""Parts of pictures of instances: an enlarged image, masks at its scale, outlines, numbers, and a data URI.
 
 Shape letters: H x W pixels of an image, h x w of a mask cut to its surroundings at the picture's scale.
 """
@@ -42,7 +42,7 @@ class Patch:
 
     @property
     def shadow(self) -> NDArray[np.uint8]:
-        """What lies directly around the mask, (h, w) uint8 of 0 and 255."""
+        """The pixels directly around the mask, (h, w) uint8 of 0 and 255."""
         return np.asarray(Image.fromarray(self.solid).filter(ImageFilter.MaxFilter(3))) - self.solid
 
     def paint(self, canvas: Image.Image, color: Color, coverage: NDArray[Any]) -> None:

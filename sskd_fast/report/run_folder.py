@@ -1,4 +1,4 @@
-"""What a run has left in its folder so far, read for the report; any part may still be missing."""
+"""The content of a run's folder so far, read for the report; any part may still be missing."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def run(config: Config, command: str, resume: bool) -> None:
 
 
 def results_header(config: Config, sources: Sources) -> dict[str, Any]:
-    """What metrics.json says of a run beside its rows."""
+    """The facts of a run that metrics.json holds beside its rows."""
     return {
         "dataset": config.data.name, "seed": config.seed,
         "labeled_images": len(sources.labeled) + len(sources.holdout), "unlabeled_images": len(sources.unlabeled),

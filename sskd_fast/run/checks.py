@@ -1,4 +1,4 @@
-"""What can be said of a run before it starts: settings, device, operators, and the folder it goes to."""
+"""Checks of a run before it starts: settings, device, operators, and the folder it goes to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sskd_fast.yaml_settings import load_config
 
 
 def run_folder(config: Config) -> Path:
-    """Where the run's files go."""
+    """The folder of the run's files."""
     return Path(config.output or f"runs/{config.data.name}")
 
 

@@ -1,4 +1,4 @@
-"""What a run would cost: parameters, FLOPs, memory and time of teacher and student, without data or weights.
+"""Costs of a run: parameters, FLOPs, memory and time of teacher and student, without data or weights.
 
 Models are built and run on PyTorch's meta device: shapes are computed, numbers are not.  FLOPs are those of
 torch.utils.flop_counter (two for a multiplication with its addition; matrix products, convolutions and attention).

@@ -130,7 +130,7 @@ class RunModels:
 
     @cached_property
     def inference(self) -> InferenceConfig:
-        """How models are applied in this run: tiles of the training crop if no other size is set."""
+        """The inference settings of this run: tiles of the training crop if no other size is set."""
         return self.config.predict.resolved(self.sources.views.size, self.sources.zoom)
 
     def predict(

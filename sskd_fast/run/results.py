@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: paths of weights and labels, rows of figures, predictions."""
+"""Results of a run in its folder: paths of weights and labels, rows of figures, predictions."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class RunResults:
         write_json(self.folder / "metrics.json", {**self.header, "rows": rows})
 
     def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
-        """What `write_predictions` has written of a row; None if the file is missing."""
+        """The predictions that `write_predictions` has written of a row; None if the file is missing."""
         path = self.folder / "predictions" / f"{name}.json"
         return list(json.loads(path.read_text())) if path.exists() else None
 

@@ -24,7 +24,7 @@ from sskd_fast.settings import Config, check_settings
 
 @dataclass
 class Sources:
-    """What the stages read.
+    """The image sets that the stages read.
 
     labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while
     training). hidden: the unlabelled images with their labels where they exist, for statistics, and for training under

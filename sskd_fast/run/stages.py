@@ -33,7 +33,10 @@ from sskd_fast.train.schedule import Schedule, StageConfig
 
 @dataclass(frozen=True)
 class Run:
-    """What running stages takes.  resume: unfinished stages go on from their saved state, finished ones are kept."""
+    """Everything that running stages takes.
+
+    resume: unfinished stages go on from their saved state, finished ones are kept.
+    """
 
     models: RunModels
     log: Log
@@ -126,7 +129,7 @@ def evaluate_finished(run: Run) -> None:
 
 
 def nothing_to_do(models: RunModels, stage: Stage) -> str:
-    """Why a stage is left out, "" for one that is not: a teacher that is a file of predictions cannot be trained, nor
+    """The reason to leave a stage out, "" for none: a teacher that is a file of predictions cannot be trained, nor
     measured on images that it says nothing of."""
     config: ModelConfig = getattr(models.config, stage.model)
     if config.trainable:
@@ -166,7 +169,7 @@ def semi_weight(config: Config, stage: Stage) -> float:
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
-    """What each logged loss part counts for when parts are compared: its weight in J, for L_pxl without lam_pxl, which
+    """Weights of the logged loss parts when they are compared: a part's weight in J, for L_pxl without lam_pxl, which
     makes it small by design."""
     loss, t = config.loss, config.train
     weights = {

@@ -14,7 +14,7 @@ from sskd_fast.files import write_atomically
 
 @dataclass
 class TrainingState:
-    """Where an unfinished stage keeps all it needs to go on after an interruption as if there had been none.
+    """Keeps all that an unfinished stage needs to go on after an interruption as if there had been none.
 
     key: what the stage depends on; a state under another key is not taken up.  seconds: training time before the
     interruption.

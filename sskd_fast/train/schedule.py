@@ -1,4 +1,4 @@
-"""How long and how fast a stage trains."""
+"""Length and learning rate of a stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
+    """Settings that all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
     backbone's lr.
 
     semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'

@@ -16,7 +16,7 @@ from sskd_fast.rle import MaskError
 
 @dataclass
 class Collected:
-    """What a reader has found.  classes: names that come first, in this order; others follow by the alphabet."""
+    """Everything a reader has found.  classes: names that come first, in this order; others follow by the alphabet."""
 
     classes: Sequence[str] = ()
     findings: Findings = field(default_factory=Findings)

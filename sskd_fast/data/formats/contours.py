@@ -58,7 +58,7 @@ def _corners(mask: NDArray[np.bool_]) -> tuple[Loop, Loop, NDArray[np.bool_]]:
 
 
 def is_hole(loop: Loop, mask: NDArray[np.bool_]) -> bool:
-    """Whether an outline of `outlines` runs around a hole: the pixel inside its uppermost left corner is not set."""
+    """True if an outline of `outlines` runs around a hole: the pixel inside its uppermost left corner is not set."""
     x, y = min(loop.tolist(), key=lambda corner: (corner[1], corner[0]))
     return not mask[y, x]
 

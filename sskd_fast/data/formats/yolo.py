@@ -30,7 +30,7 @@ _NAMES_CURE = "Write `names:` as a list, or as `0: name` lines; put names such a
 
 
 def yolo_splits(root: Path) -> tuple[Path, Path]:
-    """What `train` and `val` of the data.yaml in a folder stand for: folders of images, or text files that list them.
+    """Resolves `train` and `val` of the data.yaml in a folder: folders of images, or text files that list them.
 
     `path` of data.yaml is looked for beside that file, then in the working directory.  Raises DataError if it or a
     split is missing.
@@ -279,7 +279,7 @@ def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _names_classes(file: Path, names: Sequence[str]) -> bool:
-    """Whether a data.yaml is there and names these classes."""
+    """True if a data.yaml is there and names these classes."""
     try:
         return file.is_file() and _class_names(*_read_yaml(file.parent)) == list(names)
     except DataError:
