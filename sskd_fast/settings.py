@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from sskd_fast.data.layouts import misfit
 from sskd_fast.data.views import ViewsConfig
@@ -56,6 +58,12 @@ class DataConfig:
     embedded_val: int = 300
     embedded_source: int = 12000
     embedded_source_val: int = 300
+
+    def with_absolute_paths(self) -> DataConfig:
+        """The same with every path absolute, so that it means the same from any working directory."""
+        names = ("root", "labeled", "images", "unlabeled", "val", "val_images", "decoded")
+        given: dict[str, Any] = {name: str(Path(value).resolve()) for name in names if (value := getattr(self, name))}
+        return replace(self, **given)
 
     @property
     def own(self) -> bool:
@@ -138,6 +146,8 @@ def _check_data(data: DataConfig) -> None:
             "--labeled-fraction (data.labeled_fraction) goes with --labeled or --root, which are not given; "
             "the embedded data set has data.embedded_labeled images with labels"
         )
+    if data.zoom < 0:
+        raise ConfigError(f"data.zoom: found {data.zoom}, expected a factor above 0, or 0 to take it from the data")
     if not 0 < data.holdout_fraction < 1:
         raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
 

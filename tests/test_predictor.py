@@ -17,8 +17,10 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import load_file, save_file
 
 import sskd_fast
-from sskd_fast.models.checkpoint import CheckpointError, Origin, read_description
+from sskd_fast.models.checkpoint import CheckpointError, Description, Origin, Origins, read_description
 from sskd_fast.predictor import ModelError, Prediction, Predictor, load
+from sskd_fast.predictor.card import card_text
+from sskd_fast.report import verdict_words
 from sskd_fast.run.__main__ import main
 
 SIZE = (8, 10)
@@ -64,6 +66,8 @@ def test_a_prediction_becomes_supervisions_detections(prediction: Prediction) ->
 
 def test_the_predictor_gives_the_runs_own_validation_predictions(plates_run: Path) -> None:
     predictor = sskd_fast.load(plates_run)
+    layout = next(p for p in predictor.model.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1)
+    assert layout.is_contiguous(memory_format=torch.channels_last)
     assert predictor.inference.zoom != 1 and predictor.inference.overlap == 24 and predictor.description.stretch
     truth = json.loads((plates_run / "ground_truth.json").read_text())
     found = defaultdict(list)
@@ -77,8 +81,8 @@ def test_the_predictor_gives_the_runs_own_validation_predictions(plates_run: Pat
 
 def test_the_checkpoint_carries_what_the_run_was_made_from(plates_run: Path) -> None:
     description = read_description(plates_run / "checkpoints" / "refined_student.safetensors")
-    assert description.class_names == ("disc", "square") or description.class_names == ("square", "disc")
-    assert sorted(description.category_ids) == [3, 7] and description.version == sskd_fast.__version__
+    assert dict(zip(description.category_ids, description.class_names, strict=True)) == {3: "square", 7: "disc"}
+    assert description.version == sskd_fast.__version__
     assert description.origins.data == Origin("CC-BY-4.0", "drawn by a test")
     assert description.origins.teacher == Origin("Apache-2.0", "ships with sskd_fast")
     rows = json.loads((plates_run / "metrics.json").read_text())["rows"]
@@ -112,6 +116,9 @@ def test_scores_below_the_threshold_are_left_out(plates_run: Path) -> None:
     middle = sorted(every.scores)[len(every) // 2]
     assert predictor.predict(path, score=middle).scores == [score for score in every.scores if score >= middle]
     assert len(predictor.with_inference(max_detections=1).predict(path)) == min(1, len(every))
+    for wrong in ({"batch": 0}, {"max_detections": -1}, {"nms_iou": -1.0}, {"score_floor": 2.0}, {"overlap": 999}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            predictor.with_inference(**wrong)
 
 
 def test_a_saved_predictor_comes_back_with_its_card(plates_run: Path, tmp_path: Path) -> None:
@@ -124,9 +131,43 @@ def test_a_saved_predictor_comes_back_with_its_card(plates_run: Path, tmp_path: 
         again.predict(path) == predictor.predict(path) == Predictor.from_pretrained(tmp_path / "shared").predict(path)
     )
     card = (tmp_path / "shared" / "README.md").read_text()
-    assert "license_name: several" in card and "library_name: sskd_fast" in card
+    assert "license_name: see-the-table" in card and "library_name: sskd_fast" in card
+    rows = predictor.description.figures["rows"]
+    verdict = verdict_words({**predictor.description.figures, "rows": rows}, {})
     for text in ("| data | CC-BY-4.0 | drawn by a test |", "Refined student", "6 validation images of plates", "AP50"):
         assert text in card
+    assert verdict.split(".")[0] in card
+
+
+def test_a_card_is_written_anew_unless_somebody_edited_it(plates_run: Path, tmp_path: Path) -> None:
+    student, teacher = load(plates_run), load(plates_run, stage="adapted_teacher")
+    card = tmp_path / "README.md"
+    student.save_pretrained(tmp_path)
+    teacher.save_pretrained(tmp_path)
+    assert "The adapted teacher of a run" in card.read_text()
+    card.write_text("My notes.\n" + card.read_text())
+    student.save_pretrained(tmp_path)
+    assert card.read_text().startswith("My notes.") and "The adapted teacher" in card.read_text()
+    assert load(tmp_path).description == student.description
+    assert 'load("me/cells")' in str(student.generate_model_card(name="me/cells"))
+
+
+def with_origins(description: Description, *licences: str) -> Description:
+    return dataclasses.replace(description, origins=Origins(*(Origin(licence) for licence in licences)))
+
+
+def test_a_card_claims_no_licence_that_is_not_stated(plates_run: Path) -> None:
+    stated = load(plates_run).description
+
+    def header(*licences: str) -> str:
+        return card_text(with_origins(stated, *licences)).split("---")[1]
+
+    assert "license: mit\n" in header("MIT", "MIT", "mit")
+    assert "license" not in header("", "", "")
+    for partly in (("Apache-2.0", "Apache-2.0", ""), ("in-house, ask",) * 3):
+        assert "license: other\nlicense_name: see-the-table\n" in header(*partly)
+    unmeasured = dataclasses.replace(stated, figures={"ap": 1.0})
+    assert "Not measured on validation images of a run." in card_text(unmeasured)
 
 
 def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:
@@ -151,6 +192,11 @@ def test_places_without_a_model_are_named(tmp_path: Path) -> None:
         load(tmp_path / "notes.txt")
     with pytest.raises(ModelError, match=r"missing\.safetensors: there is no such file"):
         load("models/missing.safetensors")
+    for typo in (tmp_path / "exp--2", tmp_path / ".." / "x"):
+        with pytest.raises(ModelError, match="there is no such file or folder"):
+            load(typo)
+    with pytest.raises(ModelError, match="no--where/x--y: there is no such folder here"):
+        load("no--where/x--y")
 
 
 def test_a_hub_that_is_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,7 +206,10 @@ def test_a_hub_that_is_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch, tm
         load("owner/name")
 
 
-def test_evaluate_completes_checkpoints_of_an_earlier_version(plates_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["--stage", "evaluate"], ["--resume"]])
+def test_evaluating_and_resuming_complete_checkpoints_of_an_earlier_version(
+    plates_run: Path, tmp_path: Path, command: list[str]
+) -> None:
     run = shutil.copytree(plates_run, tmp_path / "run")
     path = run / "checkpoints" / "refined_student.safetensors"
     before, weights = read_description(path), load_file(str(path))
@@ -168,7 +217,7 @@ def test_evaluate_completes_checkpoints_of_an_earlier_version(plates_run: Path, 
     save_file(weights, str(path), metadata=old | {"model": json.dumps(dataclasses.asdict(before.model))})
     with pytest.raises(CheckpointError, match=r"lacks category_ids, inference, stretch"):
         load(run)
-    assert main(["--stage", "evaluate", "--output", str(run)]) == 0
+    assert main([*command, "--output", str(run)]) == 0
     assert read_description(path) == before
     again = load_file(str(path))
     assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)

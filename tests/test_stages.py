@@ -131,14 +131,15 @@ def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Pa
     assert statistics["precision"] == statistics["recall"] == statistics["mean_iou"] == 1
 
 
-def test_training_states_that_build_on_an_outdated_model_are_dropped(tmp_path: Path) -> None:
+def test_all_that_builds_on_an_outdated_model_is_dropped(tmp_path: Path) -> None:
     results = RunResults(tmp_path, {})
-    independent, dependent = (results.state_path(name) for name in ("supervised_student", "refined_student"))
-    dependent.parent.mkdir()
-    for state in (independent, dependent):
-        state.touch()
+    places = (results.state_path, results.weights_path, results.predictions_path)
+    independent, dependent = ([place(n) for place in places] for n in ("supervised_student", "refined_student"))
+    for path in (*independent, *dependent):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     results.outdate(dependents(STAGE["adapted_teacher"]))
-    assert independent.exists() and not dependent.exists()
+    assert all(path.exists() for path in independent) and not any(path.exists() for path in dependent)
 
 
 def test_true_labels_need_hidden_ones(own_data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,18 +135,24 @@ def read_metadata(path: Path) -> dict[str, Any]:
             f"{path}: not a readable safetensors file, or cut off ({error}); copy it again, or run the stage that "
             "writes it again"
         ) from error
-    if found.get("layout", 1) > LAYOUT:
+    layout = found.get("layout", 1)
+    if not isinstance(layout, int) or layout > LAYOUT:
         raise CheckpointError(
-            f"{path}: written by sskd_fast {found.get('version', '?')} in layout {found['layout']}, expected at most "
+            f"{path}: written by sskd_fast {found.get('version', '?')} in layout {layout}, expected at most "
             f"{LAYOUT}: install that version or a later one (pip install -U sskd_fast)"
         )
     return found
 
 
+def missing_fields(metadata: Mapping[str, Any]) -> list[str]:
+    """Fields without which a file cannot be applied, and that its metadata lack."""
+    return [name for name in _NEEDED if name not in metadata]
+
+
 def read_description(path: Path) -> Description:
     """The description of a checkpoint.  Raises CheckpointError as `read_metadata` does, and if the file lacks some."""
     metadata = read_metadata(path)
-    missing = [name for name in _NEEDED if name not in metadata]
+    missing = missing_fields(metadata)
     if missing:
         raise CheckpointError(
             f"{path}: lacks {', '.join(missing)}: it is not a checkpoint of sskd_fast, or one of an earlier version; "

@@ -31,6 +31,7 @@ class PredictConfig:
     share.  score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the
     better-scored stays.  max_detections: the best-scored detections of an image that are kept, and that AP counts for
     each class.  batch: tiles a forward pass.
+    Raises ValueError for a setting out of range.
     """
 
     tile: tuple[int, int] = (0, 0)
@@ -39,6 +40,19 @@ class PredictConfig:
     nms_iou: float = 0.6
     max_detections: int = 100
     batch: int = 32
+
+    def __post_init__(self) -> None:
+        expected = {
+            "tile": (min(self.tile) >= 0 and (min(self.tile) > 0 or not any(self.tile)), "two sides, or 0, 0"),
+            "overlap": (self.overlap >= 0, "0 pixels or more"),
+            "score_floor": (0 <= self.score_floor < 1, "a score of 0 or more, below 1"),
+            "nms_iou": (0 <= self.nms_iou <= 1, "an IoU from 0 to 1"),
+            "max_detections": (self.max_detections >= 1, "at least 1"),
+            "batch": (self.batch >= 1, "at least 1"),
+        }
+        for name, (fits, wanted) in expected.items():
+            if not fits:
+                raise ValueError(f"{name}={getattr(self, name)}: expected {wanted}")
 
     def resolved(self, crop: tuple[int, int], zoom: float) -> InferenceConfig:
         """The way to apply a model that was trained on crops (height, width) of images at `zoom` is applied."""
@@ -59,6 +73,7 @@ class InferenceConfig(PredictConfig):
     zoom: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.tile) < 1:
             raise ValueError(f"tile={self.tile}: expected height and width in pixels, at least 1 each")
         if not 0 <= self.overlap < min(self.tile):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
 
 from sskd_fast.exported import Exported, load_exported
 from sskd_fast.method import BASELINE, FINAL_STUDENTS
@@ -60,7 +61,7 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
             f"{path}: holds neither checkpoints/ nor {WEIGHTS}; expected a run's folder, a folder of save_pretrained "
             "or a .safetensors file"
         )
-    if not _HUB_ID.fullmatch(str(model)) or path.suffix == ".safetensors":
+    if not _HUB_ID.fullmatch(str(model)) or path.suffix == ".safetensors" or path.parent.is_dir():
         raise ModelError(
             f"{model}: there is no such file or folder; expected a checkpoint (.safetensors), a run's folder such as "
             "runs/embedded, or a hub id such as owner/name"
@@ -71,7 +72,7 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
 def _from_hub(model: str) -> Predictor:
     try:
         return Predictor.from_pretrained(model)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"{model}: there is no such folder here, and the hub does not give it ({reason}); check the path, the id "

@@ -20,7 +20,7 @@ from sskd_fast.files import write_json
 from sskd_fast.models.checkpoint import Description, load_checkpoint, save_checkpoint
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.predictor.card import card_text
+from sskd_fast.predictor.card import card_text, is_own_card
 from sskd_fast.predictor.collection import groups
 from sskd_fast.predictor.prediction import Prediction
 
@@ -38,7 +38,7 @@ class Predictor(
     """
 
     def __init__(self, model: Segmenter, description: Description) -> None:
-        self.model, self.description = model.eval(), description
+        self.model, self.description = model.eval().to(memory_format=torch.channels_last), description
 
     @classmethod
     def read(cls, checkpoint: Path) -> Predictor:
@@ -117,7 +117,20 @@ class Predictor(
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card: verdict, data, licences, use."""
-        return ModelCard(card_text(self.description))
+        return ModelCard(card_text(self.description, **kwargs))
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Writes model.safetensors, config.json and the model card README.md to a folder; a card that somebody has
+        written or edited stays.  options: those of huggingface_hub's mixin."""
+        card = Path(save_directory) / "README.md"
+        if is_own_card(card):
+            card.unlink()
+        return super().save_pretrained(save_directory, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads what `save_pretrained` writes to a hub repository, whose name the card's example has."""
+        options["model_card_kwargs"] = {"name": repo_id} | (options.get("model_card_kwargs") or {})
+        return super().push_to_hub(repo_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(save_directory / WEIGHTS, self.model, self.description)

@@ -160,7 +160,7 @@ def run(config: Config, command: str, resume: bool) -> None:
             require_official(sources.val)
         except ImportError as error:
             raise ConfigError(str(error)) from error
-    config = dataclasses.replace(config, output=str(folder))
+    config = dataclasses.replace(config, output=str(folder), data=config.data.with_absolute_paths())
     nothing_there = resume and not (folder / "config.yaml").exists()
     write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)

@@ -22,6 +22,8 @@ from sskd_fast.models.checkpoint import (
     Origins,
     describe_again,
     load_weights,
+    missing_fields,
+    read_metadata,
     save_checkpoint,
 )
 from sskd_fast.models.inference import InferenceConfig
@@ -100,6 +102,13 @@ class RunModels:
         )
         save_checkpoint(self.results.weights_path(stage), model, description)
 
+    def complete(self, stage: str) -> None:
+        """Writes a stage's checkpoint anew if it is of an earlier version, which wrote less of it."""
+        path = self.results.weights_path(stage)
+        metadata = read_metadata(path)
+        if missing_fields(metadata):
+            self.save(stage, self.load(stage), metadata.get("facts", {}))
+
     @property
     def origins(self) -> Origins:
         """Licences and sources as the settings state them, with what is known of the embedded weights and images."""
@@ -116,14 +125,16 @@ class RunModels:
         return stated == Origin() and weights is not None and weights.parent == SHIPPED
 
     def add_figures(self, stages: Iterable[str]) -> None:
-        """Writes the figures that the run has so far into the checkpoints of these stages."""
+        """Writes the figures, inference settings and origins that the run has so far into these stages' checkpoints."""
         rows = {row["name"]: row for row in self.results.rows}
         for stage in stages:
             path = self.results.weights_path(stage)
             if stage in rows and path.exists():
+                self.complete(stage)
                 figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
                 gain = self.results.details.get(stage, {}).get("gain")
-                describe_again(path, figures=figures | {"rows": list(rows.values()), "gain": gain})
+                figures |= {"rows": list(rows.values()), "gain": gain}
+                describe_again(path, figures=figures, inference=self.inference, origins=self.origins)
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -57,6 +57,10 @@ class RunResults:
         """All predictions that a teacher's pseudo-labels are selected from."""
         return self.folder / "cache" / f"{teacher}.json"
 
+    def predictions_path(self, stage: str) -> Path:
+        """Predictions of a stage's model on the validation images."""
+        return self.folder / "predictions" / f"{stage}.json"
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows measured so far."""
@@ -78,9 +82,10 @@ class RunResults:
         write_json(self.folder / "details.json", self.details | {name: finite(details)})
 
     def outdate(self, names: Collection[str]) -> None:
-        """Removes the rows and unfinished training states of stages whose foundations are made anew."""
+        """Removes rows, weights, predictions and training states of stages whose foundations are made anew."""
         for name in names:
-            self.state_path(name).unlink(missing_ok=True)
+            for path in (self.state_path(name), self.weights_path(name), self.predictions_path(name)):
+                path.unlink(missing_ok=True)
         rows = self.rows
         if any(row["name"] in names for row in rows):
             self._write_rows([row for row in rows if row["name"] not in names])
@@ -90,13 +95,15 @@ class RunResults:
 
     def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
         """The predictions that `write_predictions` has written of a row; None if the file is missing."""
-        path = self.folder / "predictions" / f"{name}.json"
+        path = self.predictions_path(name)
         return list(json.loads(path.read_text())) if path.exists() else None
 
     def write_predictions(self, name: str, results: list[dict[str, Any]], source: LabeledImages) -> None:
         """predictions/<name>.json and the ground truth that the report shows them against."""
-        write_json(self.folder / "predictions" / f"{name}.json", results)
-        truth = source.ground_truth() | {"images_dir": str(source.images_dir.resolve())}
+        write_json(self.predictions_path(name), results)
+        images, folder = source.images_dir.resolve(), self.folder.resolve()
+        within = images.is_relative_to(folder)  # stays true if the folder is moved
+        truth = source.ground_truth() | {"images_dir": str(images.relative_to(folder) if within else images)}
         write_json(self.folder / "ground_truth.json", truth)
 
     def add_label_statistics(self, teacher: str, statistics: Mapping[str, Any]) -> None:

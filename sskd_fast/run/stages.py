@@ -17,7 +17,6 @@ from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.losses.objective import Objective
 from sskd_fast.method import STAGES, Stage, dependents, stages_of
-from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.run.labels import TeacherLabels, teacher_labels
@@ -122,9 +121,6 @@ def evaluate_finished(run: Run) -> None:
     for stage in STAGES:
         if stage.name in rows:
             model = models.load(stage.name) if stage.budget else models.start(stage)
-            path = results.weights_path(stage.name)
-            if path.exists():  # written again, since an earlier version wrote less of it
-                models.save(stage.name, model, read_metadata(path).get("facts", {}))
             measure_aloud(run, stage, model, rows[stage.name]["seconds"])
 
 
