@@ -9,7 +9,7 @@ found, expected = json.load(open(sys.argv[2]))["ap"], rows["refined_student"]["a
 assert found == expected, f"sskd evaluate: found {found} AP, expected {expected} as in metrics.json"
 END
 sskd check "$run/data/labeled.json" --images "$run/data/labeled"
-sskd rank "$run" "$run/data/unlabeled" --top 20 --output "$folder/next"
+sskd rank "$run" "$run/data/val" --top 20 --output "$folder/next"
 test -s "$folder/next/prelabels.json"
 sskd report "$run"
 sskd info

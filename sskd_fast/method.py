@@ -68,10 +68,11 @@ STAGES = (
 STAGE = {stage.name: stage for stage in (*PRETRAINING, *STAGES)}
 # What `--stage` takes: a stage's command, all of the method, or measuring anew.
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
-# Results are shown so that every student stands after the teachers and the baseline before what it is compared with.
+# Results are shown as the table goes, the baseline before the students that are compared with it.
 ROW_ORDER = (
-    "zero_shot_teacher", "supervised_teacher", "adapted_teacher", BASELINE, "distilled_student", "refined_student",
-)  # fmt: skip
+    *(stage.name for stage in STAGES if stage.model == "teacher"),
+    *sorted((stage.name for stage in STAGES if stage.model == "student"), key=lambda name: name != BASELINE),
+)
 
 
 def dependents(stage: Stage) -> set[str]:

@@ -72,7 +72,7 @@ def save_images(folder: Path, count: int = 2) -> None:
 
 
 def make_run(folder: Path, measured: int = 6) -> Path:
-    """What a run has left after `measured` of its six models."""
+    """A folder as a run leaves it after `measured` of its six models."""
     save_images(folder / "images")
     names = ROW_ORDER[:measured]
     (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")

@@ -252,7 +252,7 @@ def server(plates_run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def hosts(browser: Any) -> set[str]:
-    """Where the page has sent requests to: "host:port" of all URLs but those that hold their data."""
+    """The hosts that the page has sent requests to: "host:port" of all URLs but those that hold their data."""
     found = set()
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]

@@ -1,4 +1,4 @@
-"""Which images to label next: the disagreement by hand, the order, and pre-labels that tools and runs take."""
+"""The images to label next: the disagreement by hand, the order, and pre-labels that tools and runs take."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class MemoryBank(nn.Module):
         self.pixels: Pixels | None = None
 
     def extend(self, candidates: Pixels) -> Pixels:
-        """The candidates, then the pixels kept; without them where the predictions have changed their width."""
+        """The candidates, then the pixels kept; without them if the predictions have changed their width."""
         if self.pixels is None or self.pixels.widths() != candidates.widths():
             return candidates
         return candidates.join(self.pixels.map(lambda rows: rows.to(candidates.image.device)))
@@ -40,7 +40,7 @@ class MemoryBank(nn.Module):
         self.pixels = self.extend(new).map(lambda rows: rows[: self.size])
 
     def get_extra_state(self) -> dict[str, Tensor | None]:
-        """The pixels kept, by name; empty where there are none."""
+        """The pixels kept, by name; empty if there are none."""
         return {} if self.pixels is None else self.pixels._asdict()
 
     def set_extra_state(self, state: Any) -> None:

@@ -70,12 +70,12 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--images", help="folder of the labelled images")
     own.add_argument("--unlabeled", help="folder of plain unlabelled images")
     own.add_argument("--val", help="labels of the same format that results are reported on")
-    own.add_argument("--val-images", help="folder of the validation images, where it is not --images")
+    own.add_argument("--val-images", help="folder of the validation images, if it is not --images")
     own.add_argument("--labeled-fraction", help="hide the labels of all but this share, such as 0.1")
     own.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
-    own.add_argument("--num-queries", help="mask queries of a crop; from the data where not given")
+    own.add_argument("--num-queries", help="mask queries of a crop; from the data if not given")
     own.add_argument(
-        "--crop", help="side of the training crop in pixels, or [height,width]; from the data where not given"
+        "--crop", help="side of the training crop in pixels, or [height,width]; from the data if not given"
     )
     own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
     p.add_argument("--output", help="run folder (runs/NAME)")
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_costs(config: Config, path: Path | None) -> None:
-    """Prints what the run's models and steps cost, and writes it to a JSON file where one is wanted."""
+    """Prints what the run's models and steps cost, and writes it to a JSON file if one is wanted."""
     height, width = config.views.sides
     costs = dry_run(config, (height or SIZE, width or SIZE))
     print(cost_text(costs))

@@ -63,7 +63,7 @@ def prepare_operators(config: Config, device: torch.device) -> None:
 def free_folder(folder: Path, fresh: bool) -> Iterator[None]:
     """The run folder, made for what prepares a run. fresh: an earlier run in it is moved out of the way.
 
-    Where the preparation fails, the earlier run is moved back, and a folder that was not there is there no more.
+    If the preparation fails, the earlier run is moved back, and a folder that was made for it is removed.
     """
     aside = keep_aside(folder) if fresh else None
     made = not folder.exists()
@@ -81,7 +81,7 @@ def free_folder(folder: Path, fresh: bool) -> Iterator[None]:
 
 
 def keep_aside(folder: Path) -> Path | None:
-    """Moves the folder of an earlier run out of the way; returns where to, None where there is none."""
+    """Moves the folder of an earlier run out of the way; returns its new place, None if there is none."""
     if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
         return None
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())

@@ -40,7 +40,7 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
 
     They are the teacher's, or with `pseudo_labels.truth` the hidden true ones.  Written to
     pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.  None
-    where no prediction is sure enough: there is nothing to learn then, background least of all.
+    if no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
     thresholds: dict[int, float] | None = None

@@ -27,7 +27,7 @@ class Sources:
     """The image sets that the stages read.
 
     labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while
-    training). hidden: the unlabelled images with their labels where they exist, for statistics, and for training under
+    training). hidden: the unlabelled images with their labels if they exist, for statistics, and for training under
     `pseudo_labels.truth` alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the
     data.
     """
@@ -49,7 +49,7 @@ class Sources:
 
     @cached_property
     def hidden_truth(self) -> dict[str, Any] | None:
-        """Annotations of the unlabelled images (a COCO dict), read at first use; None where there are none."""
+        """Annotations of the unlabelled images (a COCO dict), read at first use; None if there are none."""
         return None if self.hidden is None else self.hidden.ground_truth()
 
     def summary(self, name: str) -> str:
@@ -64,7 +64,7 @@ class Sources:
 
 
 def target_sources(config: Config, folder: Path) -> Sources:
-    """The sets of the three stages; splits are written to `folder`/splits and read back where they exist.
+    """The sets of the three stages; splits are written to `folder`/splits and read back if they exist.
 
     Raises ConfigError for settings that contradict one another, DataError with every problem of the user's files.
     """
@@ -95,7 +95,7 @@ def target_sources(config: Config, folder: Path) -> Sources:
 
 
 def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
-    """Refuses `pseudo_labels.truth` where no labels are hidden, and warns what its figures are."""
+    """Refuses `pseudo_labels.truth` if no labels are hidden, and warns what its figures are."""
     if hidden is None:
         cure = "Hide labels of a labelled set with --labeled-fraction, or set pseudo_labels.truth=false."
         raise DataError([Problem(place, "", "images that never had labels", "hidden ones (pseudo_labels.truth)", cure)])

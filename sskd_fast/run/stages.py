@@ -160,7 +160,7 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
 
 
 def semi_weight(config: Config, stage: Stage) -> float:
-    """lam_semi of a stage: how much its pseudo-labels count; 0 where it has none."""
+    """lam_semi of a stage: how much its pseudo-labels count; 0 if it has none."""
     return config.train.lam_semi * stage_budget(config, stage).semi_factor if stage.semi else 0.0
 
 
@@ -180,7 +180,7 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
 def stage_batches(
     config: Config, sources: Sources, budget: StageConfig, labels: TeacherLabels | None, step: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
-    """Labelled batches and, where there are pseudo-labels, unlabelled ones beside them, from a step on."""
+    """Labelled batches and, if there are pseudo-labels, unlabelled ones beside them, from a step on."""
     key = config.data.balance_key
 
     def stream(source: Any, size: int, seed: int) -> Iterator[Batch]:
