@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -29,7 +30,18 @@ _IMPORTED_AS = {"cv2": "opencv-python-headless"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calls a command; returns its exit status, 2 for an unknown one or one that lacks a package."""
+    """Calls a command; returns its exit status, 2 for an unknown one or one that lacks a package, 141 if what reads the
+    output has ended, as `head` does."""
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help"):
         print(usage())

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: bool = False) -> None:
     """Lets `write` fill a file beside `path`, flushes it to disk and puts it in place: readers see the old file or the
@@ -21,6 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: bool = F
     partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
     try:
         write(partial)
+        partial.chmod(0o666 & ~_UMASK)  # what open() gives; some writers keep their files to themselves
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         if keep:

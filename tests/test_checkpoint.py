@@ -166,7 +166,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"student\.safetensors: .*(12|16).*the model has"):
         load_weights(model(width=16, mask_width=8), path, ["a", "b", "c"])
     with pytest.raises(
-        ValueError, match=r"student\.safetensors: lacks decoder\.layers\.1\..* more tensors of the model"
+        ValueError, match=r"student\.safetensors: lacks decoder\.layers\.1\..* and \d+ more of the model"
     ):
         load_weights(model(layers=2), path, ["a", "b", "c"])
     with pytest.raises(ValueError, match=r"decoder\.layers\.0\..* the model has no such tensor"):

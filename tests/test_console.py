@@ -102,3 +102,10 @@ def test_the_console_script_calls_the_same_function() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, name = scripts["sskd"].split(":")
     assert getattr(importlib.import_module(module), name) is main
+
+
+def test_a_reader_that_ends_early_is_no_fault() -> None:
+    """As `sskd --help | head -1`."""
+    command = f"{sys.executable} -m sskd_fast --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode in (0, 141) and done.stderr == ""

@@ -162,6 +162,10 @@ def test_what_cannot_be_measured_is_said_in_a_line(
         ([str(plates_run), "--val", str(tmp_path / "no.json"), *images], "the annotation file does not exist"),
         ([str(plates_run), *labels, *images, "--stage", "pretrained_student"], "has no finished pretrained_student"),
         ([str(plates_run), *labels, *images, "--device", "cuda"], "device cuda: PyTorch finds no CUDA device; use cpu"),
+        (
+            [str(plates_run), *labels, "--images", "nowhere"],
+            "nowhere: the folder does not exist; expected the images of",
+        ),
         ([str(plates_run), *labels, "--images", str(tmp_path)], "plate 6.png: image 6: the image file does not exist"),
     ):
         assert main(command) == 2

@@ -115,6 +115,9 @@ def test_scores_below_the_threshold_are_left_out(plates_run: Path) -> None:
     every = predictor.predict(path)
     middle = sorted(every.scores)[len(every) // 2]
     assert predictor.predict(path, score=middle).scores == [score for score in every.scores if score >= middle]
+    with pytest.raises(ValueError, match="score=50: expected a score from 0 to 1"):
+        predictor.predict(path, score=50)
+    assert "refined_student, 1" in repr(predictor) and "square" in repr(predictor) and "counts" not in repr(every)
     assert len(predictor.with_inference(max_detections=1).predict(path)) == min(1, len(every))
     for wrong in ({"batch": 0}, {"max_detections": -1}, {"nms_iou": -1.0}, {"score_floor": 2.0}, {"overlap": 999}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -125,6 +128,8 @@ def test_a_saved_predictor_comes_back_with_its_card(plates_run: Path, tmp_path: 
     predictor = load(plates_run)
     predictor.save_pretrained(tmp_path / "shared")
     assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "shared").iterdir()}
+    assert len(modes) == 1
     again, path = load(tmp_path / "shared"), plates_run.parent / "val" / "plate 1.png"
     assert again.description == predictor.description
     assert (

@@ -61,6 +61,16 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path) -> None:
     assert second.spread("refined_student", "ap") is None and first.spread("adapted_teacher", "ap") is None
 
 
+def test_the_same_run_twice_is_no_second_seed(tmp_path: Path) -> None:
+    folders = [a_run(tmp_path / name, seed=0, lr=0.1) for name in ("a", "copy")]
+    groups = seed_groups(compared(*folders))
+    assert [[run.name for run in group.runs] for group in groups] == [["a"], ["copy"]]
+    assert all(group.spread("refined_student", "ap") is None for group in groups)
+    assert incomparable(groups) == [
+        "a, copy have the same settings and the same seed 0: together they are one run, not several."
+    ]
+
+
 def test_runs_without_settings_stay_alone(tmp_path: Path) -> None:
     folders = [a_run(tmp_path / name, seed=0) for name in "ab"]
     for folder in folders:

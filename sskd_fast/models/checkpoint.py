@@ -203,7 +203,11 @@ def load_weights(
             )
     missing = sorted(n for n in own if n not in wanted and (not parts or n.startswith(parts)))
     if missing and required:
-        raise CheckpointError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more tensors of the model")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(
+            f"{path}: lacks {missing[0]}{more} of the model's {len(own)} tensors; copy it again, or run the stage that "
+            "writes it again"
+        )
     model.load_state_dict(wanted, strict=False)
 
 

@@ -6,7 +6,7 @@ Shape letters: n instances, H x W pixels of the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Prediction:
     """
 
     size: tuple[int, int]
-    rles: list[dict[str, Any]]
+    rles: list[dict[str, Any]] = field(repr=False)
     labels: list[int]
     scores: list[float]
     class_names: tuple[str, ...]

@@ -40,6 +40,10 @@ class Predictor(
     def __init__(self, model: Segmenter, description: Description) -> None:
         self.model, self.description = model.eval().to(memory_format=torch.channels_last), description
 
+    def __repr__(self) -> str:
+        stage = self.description.facts.get("stage", "model")
+        return f"Predictor({stage}, {self.model.parameter_count()} parameters, classes: {', '.join(self.class_names)})"
+
     @classmethod
     def read(cls, checkpoint: Path) -> Predictor:
         """The predictor of a checkpoint file.  Raises CheckpointError."""
@@ -81,8 +85,10 @@ class Predictor(
 
         images: paths, PIL images, arrays (H, W) or (H, W, 3) in RGB of any integer dtype or floats in [0, 1], or uint8
         tensors (3, H, W).  score: leave out instances below.  Raises DataError for a file that cannot be read,
-        ValueError for an array of another shape.
+        ValueError for an array of another shape, or a score outside.
         """
+        if not 0 <= score <= 1:
+            raise ValueError(f"score={score}: expected a score from 0 to 1")
         if isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor)):
             return next(self.stream([images], score))
         return list(self.stream(images, score))

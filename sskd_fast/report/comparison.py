@@ -92,12 +92,33 @@ def different_settings(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
 
 
 def seed_groups(runs: Sequence[ComparedRun]) -> list[RunGroup]:
-    """The runs by all settings but the seed, in the order of the first of each; a run without settings stays alone."""
+    """The runs by all settings but the seed, in the order of the first of each.
+
+    A run without settings stays alone, and so does one whose seed its group has already: it adds nothing to a mean.
+    """
     groups: dict[Hashable, list[ComparedRun]] = {}
     for run in runs:
-        others = frozenset(item for item in run.settings.items() if item[0] not in IRRELEVANT | {"seed"})
-        groups.setdefault(others or run.name, []).append(run)
+        key = _settings_but_seed(run) or run.name
+        known = run.seed in {other.seed for other in groups.get(key, [])}
+        groups.setdefault(run.name if known else key, []).append(run)
     return [RunGroup(group) for group in groups.values()]
+
+
+def _settings_but_seed(run: ComparedRun) -> frozenset[Any]:
+    return frozenset(item for item in run.settings.items() if item[0] not in IRRELEVANT | {"seed"})
+
+
+def _repeated(groups: Sequence[RunGroup]) -> list[str]:
+    """On runs with the same settings and seed."""
+    same: dict[tuple[frozenset[Any], str], list[str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        if run.settings:
+            same.setdefault((_settings_but_seed(run), run.seed), []).append(run.name)
+    return [
+        f"{named(names, 4)} have the same settings and the same seed {seed}: together they are one run, not several."
+        for (_, seed), names in same.items()
+        if len(names) > 1
+    ]
 
 
 def incomparable(groups: Sequence[RunGroup]) -> list[str]:
@@ -112,7 +133,7 @@ def incomparable(groups: Sequence[RunGroup]) -> list[str]:
     ):
         sentences += _told_apart(groups, f"{words}, so their AP is not comparable", what)
     sentences += _sets_apart(groups)
-    return sentences
+    return sentences + _repeated(groups)
 
 
 def _told_apart(groups: Sequence[RunGroup], words: str, what: Callable[[ComparedRun], str]) -> list[str]:
