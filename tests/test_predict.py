@@ -192,13 +192,19 @@ def test_options_out_of_range_are_refused(option: tuple[str, str], capsys: pytes
     assert ended.value.code == 2 and option[0] in capsys.readouterr().err
 
 
-def test_every_nth_frame_of_a_video_is_an_image(plates_run: Path, tmp_path: Path) -> None:
+def write_clip(path: Path, frames: int) -> None:
+    """A video of noise, 96 x 64 pixels."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(3)
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
-    for _ in range(7):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(frames):
         writer.write(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
     writer.release()
+
+
+def test_every_nth_frame_of_a_video_is_an_image(plates_run: Path, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    write_clip(tmp_path / "clip.avi", 7)
     assert predict(plates_run, tmp_path / "clip.avi", "--every", 3, "--score", 0, "--output", tmp_path / "out") == 0
     found = predictions(tmp_path / "out")
     assert found["images"][2] == {
@@ -213,6 +219,20 @@ def test_every_nth_frame_of_a_video_is_an_image(plates_run: Path, tmp_path: Path
     assert [{k: a[k] for k in keys} for a in found["annotations"]] == expected
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     assert predict(plates_run, tmp_path / "broken.mp4", "--output", tmp_path / "none") == 2
+
+
+def test_a_video_cut_in_the_middle_is_named(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "clip.avi"
+    write_clip(clip, 40)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert predict(plates_run, clip, "--every", 10, "--output", tmp_path / "out") == 1
+    assert f"skipped {clip}: ends after 20 of 40 frames; expected a whole, readable video. Copy it" in (
+        capsys.readouterr().err
+    )
+    names = [image["file_name"] for image in predictions(tmp_path / "out")["images"]]
+    assert names == ["clip.avi/000000.png", "clip.avi/000010.png"]
 
 
 def test_a_video_without_opencv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

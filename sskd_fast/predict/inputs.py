@@ -124,6 +124,7 @@ def _frames(path: Path, name: str, every: int) -> Iterator[Picture]:
     import cv2
 
     capture, number = cv2.VideoCapture(str(path)), 0
+    stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     try:
         while capture.grab():
             if number % every == 0:
@@ -135,6 +136,8 @@ def _frames(path: Path, name: str, every: int) -> Iterator[Picture]:
         capture.release()
     if number == 0:
         yield Picture(name, name, partial(_refuse, path, "", "no frame that can be read"))
+    elif number < stated:
+        yield Picture(name, name, partial(_refuse, path, "", f"ends after {number} of {stated} frames"))
 
 
 def _frame(capture: Any, path: Path, number: int) -> ImageLike:
@@ -144,7 +147,8 @@ def _frame(capture: Any, path: Path, number: int) -> ImageLike:
 
 
 def _refuse(path: Path, item: str, found: str) -> ImageLike:
-    raise DataError([Problem(path, item, found, "a readable video", "Convert it again, for example to H.264 in MP4.")])
+    cure = "Copy it again, or convert it, for example to H.264 in MP4."
+    raise DataError([Problem(path, item, found, "a whole, readable video", cure)])
 
 
 def _frame_count(path: Path, every: int) -> int:
