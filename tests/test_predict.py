@@ -145,6 +145,9 @@ def test_overlays_keep_the_suffix_only_if_they_must() -> None:
     assert overlay_names(["a.jpg", "b/a.jpg", "b/a.png"]) == {
         "a.jpg": "a.png", "b/a.jpg": "b/a.jpg.png", "b/a.png": "b/a.png.png",
     }  # fmt: skip
+    assert overlay_names(["a.jpg", "a.tif", "a.jpg.png"]) == {
+        "a.jpg": "a.jpg.png", "a.tif": "a.tif.png", "a.jpg.png": "a.jpg.png.png",
+    }  # fmt: skip
 
 
 def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:

@@ -82,10 +82,13 @@ def find_inputs(places: Sequence[str], *, every: int = 1, skip: Path | None = No
 
 
 def overlay_names(files: Sequence[str]) -> dict[str, str]:
-    """A PNG name for each file; files that differ in their suffix alone keep it: a.jpg.png beside a.tif.png."""
-    plain = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in files}
-    taken = Counter(plain.values())
-    return {name: short if taken[short] == 1 else f"{name}.png" for name, short in plain.items()}
+    """A PNG name for each file, all different; the suffix stays if another file could have the short name.
+
+    a.jpg.png and a.tif.png for a.jpg and a.tif.
+    """
+    short = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in files}
+    claims = Counter(claim for name in short for claim in {short[name], f"{name}.png"})
+    return {name: found if claims[found] == 1 else f"{name}.png" for name, found in short.items()}
 
 
 def _files(place: str, skip: Path | None) -> list[Path]:
