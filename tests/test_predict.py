@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from trained_run import write_plates
 
+from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 from sskd_fast.predict.drawing import draw
 from sskd_fast.predict.inputs import InputError, find_inputs, overlay_names
@@ -95,12 +96,12 @@ def test_images_are_predicted_again_only_if_something_changed(
     plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, output = shutil.copytree(plates_run.parent / "val", tmp_path / "in"), tmp_path / "out"
-    call = (plates_run, images, "--output", output, "--no-overlays", "--score")
-    output.mkdir()
-    (output / "predictions.json").write_text("somebody's")
+    call = (plates_run, images, "--output", output, "--no-overlays", "--format", "labelme", "--score")
+    (output / "labelme").mkdir(parents=True)
+    (output / "labelme" / "plate 1.json").write_text("somebody's")
     assert predict(*call, 0.02) == 2 and "a file that sskd_fast did not write" in capsys.readouterr().err
-    assert (output / "predictions.json").read_text() == "somebody's"
-    (output / "predictions.json").unlink()
+    assert (output / "labelme" / "plate 1.json").read_text() == "somebody's"
+    (output / "labelme" / "plate 1.json").unlink()
     journal = output / "predictions.json.partial"
     key, line = journal.read_text().splitlines()
     group = json.loads(line)
@@ -111,6 +112,33 @@ def test_images_are_predicted_again_only_if_something_changed(
             os.utime(images / "plate 6.png", ns=(0, 0))
         assert predict(*call, 0.03 if changed == "score" else 0.02) == 0
         assert (predictions(output)["annotations"][0]["score"] == 0.123) is (changed == "nothing")
+
+
+def test_predictions_that_somebody_has_edited_are_found_before_the_work(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "predictions.json").write_text("somebody's")
+    assert predict(plates_run, plates_run.parent / "val", "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "predictions.json: a file that sskd_fast did not write" in error and error.count("\n") == 1
+    assert files(tmp_path) == {"predictions.json": b"somebody's"}
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "overlays" / ".a.png.7.partial").write_bytes(b"half a picture")
+    with Journal(tmp_path / "predictions.json.partial", "theirs") as theirs:
+        theirs.append([{"images": []}])
+        before = files(tmp_path)
+        assert predict(plates_run, plates_run.parent / "val", "--output", tmp_path) == 2
+        assert files(tmp_path) == before
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: another process is writing to this folder (it holds predictions.json.partial); expected "
+        "one at a time; wait until it ends, or choose another folder\n"
+    )
+    assert predict(plates_run, plates_run.parent / "val", "--output", tmp_path, "--no-overlays") == 0
 
 
 def test_broken_images_are_named_and_left_out(
@@ -283,6 +311,7 @@ def test_a_large_image_stays_within_the_stated_memory(plates_run: Path, tmp_path
     small = plates_run.parent / "val" / "plate 1.png"
     script = f"""
 import resource
+from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 for image in ({str(small)!r}, {str(tmp_path / "large.png")!r}):
     assert main([{str(plates_run)!r}, image, "--output", {str(tmp_path / "out")!r}]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.table import WRITERS
 from sskd_fast.exported import ExportError
 from sskd_fast.files import remove_partial
@@ -31,6 +32,7 @@ examples:
 
 
 FORMATS = ("coco", "yolo", "labelme")
+PREDICTIONS = "predictions.json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict_to_folder(arguments: argparse.Namespace) -> int:
     """Predicts, writes everything below the output folder and says what is there; returns the exit status."""
     output: Path = arguments.output
+    OwnFiles(output).check([PREDICTIONS])
     inputs = find_inputs(arguments.images, every=arguments.every, skip=output / "overlays")
     wanted = {"batch": arguments.batch, "max_detections": arguments.max_detections}
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
@@ -96,7 +99,7 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
     work = Work(
         arguments.model, predictor, inputs, arguments.score, output / "overlays" if arguments.overlays else None
     )
-    with Journal(output / "predictions.json.partial", work.key) as journal:
+    with Journal(output / f"{PREDICTIONS}.partial", work.key) as journal:
         remove_partial(output / "overlays")
         records = work.go_on(journal)
         readable = [record for record in records if "results" in record]
@@ -111,7 +114,7 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
 
 def write_predictions(content: dict[str, Any], output: Path, also: str) -> None:
     """Writes predictions.json, and a folder `also` in that format; DataError, and no loss, for files edited since."""
-    WRITERS["coco"](content, output / "predictions.json")
+    WRITERS["coco"](content, output / PREDICTIONS)
     if also != "coco":
         WRITERS[also](content, output / also)
 
