@@ -19,10 +19,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from trained_run import write_plates
 
+from sskd_fast.data.places import InputError
 from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 from sskd_fast.predict.drawing import draw
-from sskd_fast.predict.inputs import InputError, find_inputs, overlay_names
+from sskd_fast.predict.inputs import find_inputs, overlay_names
 from sskd_fast.predictor import Prediction, groups, load
 from sskd_fast.report.overlays import COLORS
 
@@ -188,7 +189,7 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for place, said in (
         ("empty", "empty: holds no image; expected files ending in .png,"),
-        ("a/*.bmp", r"a/\*.bmp: matches no image or video"),
+        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected \.png, .*\.mp4, .*; check the pattern"),
         ("nowhere.png", "nowhere.png: there is no such file or folder; correct the path"),
     ):
         with pytest.raises(InputError, match=said):
@@ -311,6 +312,7 @@ def test_a_large_image_stays_within_the_stated_memory(plates_run: Path, tmp_path
     small = plates_run.parent / "val" / "plate 1.png"
     script = f"""
 import resource
+from sskd_fast.data.places import InputError
 from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 for image in ({str(small)!r}, {str(tmp_path / "large.png")!r}):

@@ -11,12 +11,13 @@ from typing import Any
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.table import WRITERS
+from sskd_fast.data.places import InputError
 from sskd_fast.exported import ExportError
 from sskd_fast.files import remove_partial
 from sskd_fast.journal import Journal
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.predict.inputs import InputError, find_inputs
+from sskd_fast.predict.inputs import find_inputs
 from sskd_fast.predict.work import Work, coco_of
 from sskd_fast.predictor import ModelError, load
 
