@@ -6,7 +6,6 @@ import importlib
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,8 +47,6 @@ def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_every_command_ends_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if find_spec(f"sskd_fast.{COMMANDS[name][0]}") is None:
-        pytest.skip(f"{name} is not part of this version")
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -57,6 +54,27 @@ def test_the_help_of_every_command_ends_with_an_example(name: str, capsys: pytes
     assert "--help" in options
     commands = [line for line in example.splitlines() if line.strip("s:")]
     assert commands and all("python -m sskd_fast." in line for line in commands)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict m i --score abc", "--score: found 'abc', expected a number from 0 to 1"),
+        ("predict m i --score nan", "--score: found 'nan', expected a number from 0 to 1"),
+        ("rank r i --score 1.5", "--score: found '1.5', expected a number from 0 to 1"),
+        ("demo r --port 0", "--port: found '0', expected a whole number from 1 to 65535"),
+        ("predict m i --every 0", "--every: found '0', expected a whole number of at least 1"),
+        ("rank r i --top 1.5", "--top: found '1.5', expected a whole number of at least 1"),
+        ("evaluate m --val v --batch x", "--batch: found 'x', expected a whole number of at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_named_with_the_range(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {message}\n")
 
 
 def test_a_command_has_the_exit_status_of_its_module() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.table import WRITERS
@@ -48,30 +49,18 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="(predictions)")
     p.add_argument("--stage", help="whose model to take from a run's folder; by default the last student's")
-    p.add_argument("--score", type=_share, default=0.5, help="instances below are neither written nor drawn (0.5)")
-    p.add_argument("--max-detections", type=_count, help="instances an image at most; by default as in training")
-    p.add_argument("--batch", type=_count, help="tiles a forward pass; by default as in training")
+    p.add_argument(
+        "--score", type=between(0.0, 1.0), default=0.5, help="instances below are neither written nor drawn (0.5)"
+    )
+    p.add_argument("--max-detections", type=at_least(1), help="instances an image at most; by default as in training")
+    p.add_argument("--batch", type=at_least(1), help="tiles a forward pass; by default as in training")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--every", type=_count, default=1, metavar="N", help="take every Nth frame of a video (1)")
+    p.add_argument("--every", type=at_least(1), default=1, metavar="N", help="take every Nth frame of a video (1)")
     p.add_argument(
         "--format", choices=FORMATS, default="coco", help="write DIR/yolo or DIR/labelme beside predictions.json"
     )
     p.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True, help="draw pictures (yes)")
     return p
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a score from 0 to 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

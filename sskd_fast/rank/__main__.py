@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.places import InputError
@@ -42,24 +43,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     p.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders with their sub-folders, quoted globs")
     p.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (RUN/next)")
-    p.add_argument("--top", type=_count, metavar="N", help="pre-label the first N images alone (all)")
-    p.add_argument("--score", type=_share, metavar="S", help="score from which labels of both count (the run's own)")
+    p.add_argument("--top", type=at_least(1), metavar="N", help="pre-label the first N images alone (all)")
+    p.add_argument(
+        "--score", type=between(0.0, 1.0), metavar="S", help="score from which labels of both count (the run's own)"
+    )
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     return p
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a score above 0 and at most 1")
-    return number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
