@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +14,7 @@ import pytest
 
 import sskd_fast
 from sskd_fast.__main__ import COMMANDS, main, wanted
+from tests.test_imports import imported_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,6 +117,18 @@ sys.exit(main(["train", "--help"]))
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: sskd train needs the package pycocotools: pip install pycocotools\n"
     assert wanted("timm") == "'sskd_fast[models]'" and wanted("nowhere_else") == "nowhere_else"
+
+
+def test_every_package_that_is_imported_can_be_installed_by_the_name_given() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {f"'sskd_fast[{extra}]'" for extra in project["optional-dependencies"]}
+    installable = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]} | extras
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "sskd_fast").rglob("*.py")]
+    named = {name for tree in trees for _, name, _ in imported_names(tree, "sskd_fast", is_package=True)}
+    foreign = {name.partition(".")[0] for name in named} - sys.stdlib_module_names - {"sskd_fast", "triton"}
+    assert {"PIL", "yaml", "cv2", "torch"} <= foreign
+    assert {module: wanted(module) for module in foreign if wanted(module) not in installable} == {}
+    assert [wanted(module) for module in ("PIL", "yaml", "cv2")] == ["pillow", "pyyaml", "'sskd_fast[video]'"]
 
 
 def test_the_console_script_calls_the_same_function() -> None:
