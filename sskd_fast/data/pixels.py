@@ -90,7 +90,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 class _AnySize:
-    """Lifts Pillow's limit on pixels, which is one for the process, while any thread opens a file by `_opened`."""
+    """Lifts Pillow's limit on pixels, a global of the process, until the last thread that asked for it is done."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -115,7 +115,7 @@ _any_size = _AnySize()
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file of any size, which its user has named; DataError if it, or what is done with it, is unreadable."""
+    """An image file of any size, since its user has named it; DataError if opening or decoding it fails."""
     try:
         with _any_size, Image.open(path) as image:
             yield image
