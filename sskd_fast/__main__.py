@@ -25,8 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "try a trained model in the browser"),
     "info": ("info", "show versions and the backends that run here"),
 }
-# Packages that are imported under another name.
-_IMPORTED_AS = {"cv2": "opencv-python-headless"}
+# Modules that pip installs under another name.
+_INSTALLED_AS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,11 +72,10 @@ def _call(name: str, argv: Sequence[str]) -> int:
     try:
         return _entry(COMMANDS[name][0])(argv)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "sskd_fast"):
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "sskd_fast"):
             raise
-        package = _IMPORTED_AS.get(package, package)
-        print(f"error: sskd {name} needs the package {package}: pip install {wanted(package)}", file=sys.stderr)
+        print(f"error: sskd {name} needs the package {module}: pip install {wanted(module)}", file=sys.stderr)
         return 2
 
 
@@ -88,8 +87,9 @@ def _entry(module: str) -> Callable[[Sequence[str]], int]:
     return entry
 
 
-def wanted(package: str) -> str:
-    """The name that pip installs a package by: an extra of sskd_fast that has it, else its own."""
+def wanted(module: str) -> str:
+    """The name by which pip installs a module: the extra of sskd_fast that has it, else the package's own."""
+    package = _INSTALLED_AS.get(module, module)
     try:
         requirements = importlib.metadata.requires("sskd_fast") or []
     except importlib.metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sskd_fast.arguments import at_least
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError, Findings, named
@@ -51,17 +52,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--format", choices=FORMATS, default="coco", help="of the labels (coco)")
     p.add_argument("--ignore-unknown", action="store_true", help="measure the classes that model and labels share")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
-    p.add_argument("--batch", type=_count, metavar="N", help="tiles a forward pass (as in training)")
-    p.add_argument("--max-detections", type=_count, metavar="N", help="detections an image (as in training)")
+    p.add_argument("--batch", type=at_least(1), metavar="N", help="tiles a forward pass (as in training)")
+    p.add_argument("--max-detections", type=at_least(1), metavar="N", help="detections an image (as in training)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     return p
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
-    return number
 
 
 def main(argv: Sequence[str] | None = None) -> int:

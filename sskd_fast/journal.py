@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 logger = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0
+
+
+class JournalInUse(OSError):
+    """A journal that another process writes."""
 
 
 class Journal:
@@ -20,18 +25,20 @@ class Journal:
 
     records: what an earlier process wrote under the same key, without a line torn by a crash.  The file of another key
     is started anew.  Losing power costs the records of about a second; a killed process loses none.
+    The file is locked until it is closed: raises JournalInUse if another process has it.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _locked(path)
         self.records, sound = _sound_records(path, key)
+        self._file.truncate(sound)
         if sound:
-            os.truncate(path, sound)
             logger.info("%s: continuing after %d records", path, len(self.records))
         else:
-            path.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+            self._file.write(json.dumps({"key": key}) + "\n")
+            self._file.flush()
         self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
@@ -49,9 +56,27 @@ class Journal:
             self._synced = time.monotonic()
 
     def remove(self) -> None:
-        """Closes and deletes the file: the work is done and its result is in place."""
-        self._file.close()
+        """Deletes and closes the file: the work is done and its result is in place."""
         self.path.unlink()
+        self._file.close()
+
+
+def _locked(path: Path) -> TextIO:
+    """The file, opened for appending and locked."""
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise JournalInUse(
+            f"{path.parent}: another process is writing to this folder (it holds {path.name}); expected one at a "
+            "time; wait until it ends, or choose another folder"
+        ) from None
+    if os.fstat(file.fileno()).st_nlink:
+        return file
+    # Another process has finished and deleted the file since it was opened here.
+    file.close()
+    return _locked(path)
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:

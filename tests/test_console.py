@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import sskd_fast
 from sskd_fast.__main__ import COMMANDS, main, wanted
+from tests.test_imports import imported_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,8 +50,6 @@ def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_every_command_ends_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if find_spec(f"sskd_fast.{COMMANDS[name][0]}") is None:
-        pytest.skip(f"{name} is not part of this version")
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -57,6 +57,27 @@ def test_the_help_of_every_command_ends_with_an_example(name: str, capsys: pytes
     assert "--help" in options
     commands = [line for line in example.splitlines() if line.strip("s:")]
     assert commands and all("python -m sskd_fast." in line for line in commands)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict m i --score abc", "--score: found 'abc', expected a number from 0 to 1"),
+        ("predict m i --score nan", "--score: found 'nan', expected a number from 0 to 1"),
+        ("rank r i --score 1.5", "--score: found '1.5', expected a number from 0 to 1"),
+        ("demo r --port 0", "--port: found '0', expected a whole number from 1 to 65535"),
+        ("predict m i --every 0", "--every: found '0', expected a whole number of at least 1"),
+        ("rank r i --top 1.5", "--top: found '1.5', expected a whole number of at least 1"),
+        ("evaluate m --val v --batch x", "--batch: found 'x', expected a whole number of at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_named_with_the_range(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {message}\n")
 
 
 def test_a_command_has_the_exit_status_of_its_module() -> None:
@@ -96,6 +117,18 @@ sys.exit(main(["train", "--help"]))
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: sskd train needs the package pycocotools: pip install pycocotools\n"
     assert wanted("timm") == "'sskd_fast[models]'" and wanted("nowhere_else") == "nowhere_else"
+
+
+def test_every_package_that_is_imported_can_be_installed_by_the_name_given() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {f"'sskd_fast[{extra}]'" for extra in project["optional-dependencies"]}
+    installable = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]} | extras
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "sskd_fast").rglob("*.py")]
+    named = {name for tree in trees for _, name, _ in imported_names(tree, "sskd_fast", is_package=True)}
+    foreign = {name.partition(".")[0] for name in named} - sys.stdlib_module_names - {"sskd_fast", "triton"}
+    assert {"PIL", "yaml", "cv2", "torch"} <= foreign
+    assert {module: wanted(module) for module in foreign if wanted(module) not in installable} == {}
+    assert [wanted(module) for module in ("PIL", "yaml", "cv2")] == ["pillow", "pyyaml", "'sskd_fast[video]'"]
 
 
 def test_the_console_script_calls_the_same_function() -> None:

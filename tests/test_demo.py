@@ -147,9 +147,9 @@ def test_an_image_that_cannot_be_read_gets_a_message_with_the_cure(plates_run: P
 
 def test_bad_input_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for option, problem in (
-        (["--port", "70000"], "found '70000', expected 1 to 65535"),
-        (["--score", "2"], "found '2', expected 0.0 to 1.0"),
-        (["--score", "high"], "found 'high', expected 0.0 to 1.0"),
+        (["--port", "70000"], "found '70000', expected a whole number from 1 to 65535"),
+        (["--score", "2"], "found '2', expected a number from 0 to 1"),
+        (["--score", "high"], "found 'high', expected a number from 0 to 1"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main([str(tmp_path), *option])

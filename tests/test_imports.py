@@ -25,7 +25,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"models", "data"}),
     frozenset({"ops", "mask_matching"}),
     frozenset({"reference", "kernels", "_native"}),
-    frozenset({"rng", "rle", "_build", "method", "files", "journal", "typed_settings"}),
+    frozenset({"rng", "rle", "_build", "method", "files", "journal", "arguments", "typed_settings"}),
     frozenset({"_backend", "_process"}),
     frozenset({"_backend_costs", "_env"}),
 )

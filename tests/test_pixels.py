@@ -13,7 +13,7 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
-from sskd_fast.data.pixels import ByteBudgetCache, image_size, read_pixels
+from sskd_fast.data.pixels import ByteBudgetCache, image_size, in_threads, read_pixels
 from sskd_fast.data.pseudo_labeled import unlabeled
 
 
@@ -70,6 +70,24 @@ def test_missing_damaged_and_wrong_sized_images_are_named(make_coco):
     ):
         with pytest.raises(DataError, match=message):
             source[index]
+
+
+def test_images_of_any_size_are_read_and_pillows_limit_stays(tmp_path, monkeypatch):
+    pixels = np.arange(600, dtype=np.uint16).astype(np.uint8).reshape(20, 30)
+    for name in "abcdefgh":
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.png")
+    assert in_threads(image_size, [tmp_path / f"{name}.png" for name in "abcdefgh" * 20]) == [(20, 30)] * 160
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), pixels)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_an_unreadable_image_need_not_have_a_record(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"expected a readable image\. Replace the file, or leave the image out\.$"):
+        read_pixels(tmp_path / "a.png")
 
 
 def test_stretch_uses_the_whole_range_and_makes_objects_bright():

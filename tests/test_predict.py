@@ -19,9 +19,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from trained_run import write_plates
 
+from sskd_fast.data.places import InputError
+from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 from sskd_fast.predict.drawing import draw
-from sskd_fast.predict.inputs import InputError, find_inputs, overlay_names
+from sskd_fast.predict.inputs import find_inputs, overlay_names
 from sskd_fast.predictor import Prediction, groups, load
 from sskd_fast.report.overlays import COLORS
 
@@ -95,12 +97,12 @@ def test_images_are_predicted_again_only_if_something_changed(
     plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, output = shutil.copytree(plates_run.parent / "val", tmp_path / "in"), tmp_path / "out"
-    call = (plates_run, images, "--output", output, "--no-overlays", "--score")
-    output.mkdir()
-    (output / "predictions.json").write_text("somebody's")
+    call = (plates_run, images, "--output", output, "--no-overlays", "--format", "labelme", "--score")
+    (output / "labelme").mkdir(parents=True)
+    (output / "labelme" / "plate 1.json").write_text("somebody's")
     assert predict(*call, 0.02) == 2 and "a file that sskd_fast did not write" in capsys.readouterr().err
-    assert (output / "predictions.json").read_text() == "somebody's"
-    (output / "predictions.json").unlink()
+    assert (output / "labelme" / "plate 1.json").read_text() == "somebody's"
+    (output / "labelme" / "plate 1.json").unlink()
     journal = output / "predictions.json.partial"
     key, line = journal.read_text().splitlines()
     group = json.loads(line)
@@ -111,6 +113,33 @@ def test_images_are_predicted_again_only_if_something_changed(
             os.utime(images / "plate 6.png", ns=(0, 0))
         assert predict(*call, 0.03 if changed == "score" else 0.02) == 0
         assert (predictions(output)["annotations"][0]["score"] == 0.123) is (changed == "nothing")
+
+
+def test_predictions_that_somebody_has_edited_are_found_before_the_work(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "predictions.json").write_text("somebody's")
+    assert predict(plates_run, plates_run.parent / "val", "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "predictions.json: a file that sskd_fast did not write" in error and error.count("\n") == 1
+    assert files(tmp_path) == {"predictions.json": b"somebody's"}
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "overlays" / ".a.png.7.partial").write_bytes(b"half a picture")
+    with Journal(tmp_path / "predictions.json.partial", "theirs") as theirs:
+        theirs.append([{"images": []}])
+        before = files(tmp_path)
+        assert predict(plates_run, plates_run.parent / "val", "--output", tmp_path) == 2
+        assert files(tmp_path) == before
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: another process is writing to this folder (it holds predictions.json.partial); expected "
+        "one at a time; wait until it ends, or choose another folder\n"
+    )
+    assert predict(plates_run, plates_run.parent / "val", "--output", tmp_path, "--no-overlays") == 0
 
 
 def test_broken_images_are_named_and_left_out(
@@ -145,6 +174,9 @@ def test_overlays_keep_the_suffix_only_if_they_must() -> None:
     assert overlay_names(["a.jpg", "b/a.jpg", "b/a.png"]) == {
         "a.jpg": "a.png", "b/a.jpg": "b/a.jpg.png", "b/a.png": "b/a.png.png",
     }  # fmt: skip
+    assert overlay_names(["a.jpg", "a.tif", "a.jpg.png"]) == {
+        "a.jpg": "a.jpg.png", "a.tif": "a.tif.png", "a.jpg.png": "a.jpg.png.png",
+    }  # fmt: skip
 
 
 def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
@@ -157,7 +189,7 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for place, said in (
         ("empty", "empty: holds no image; expected files ending in .png,"),
-        ("a/*.bmp", r"a/\*.bmp: matches no image or video"),
+        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected \.png, .*\.mp4, .*; check the pattern"),
         ("nowhere.png", "nowhere.png: there is no such file or folder; correct the path"),
     ):
         with pytest.raises(InputError, match=said):
@@ -192,13 +224,19 @@ def test_options_out_of_range_are_refused(option: tuple[str, str], capsys: pytes
     assert ended.value.code == 2 and option[0] in capsys.readouterr().err
 
 
-def test_every_nth_frame_of_a_video_is_an_image(plates_run: Path, tmp_path: Path) -> None:
+def write_clip(path: Path, frames: int) -> None:
+    """A video of noise, 96 x 64 pixels."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(3)
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
-    for _ in range(7):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(frames):
         writer.write(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
     writer.release()
+
+
+def test_every_nth_frame_of_a_video_is_an_image(plates_run: Path, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    write_clip(tmp_path / "clip.avi", 7)
     assert predict(plates_run, tmp_path / "clip.avi", "--every", 3, "--score", 0, "--output", tmp_path / "out") == 0
     found = predictions(tmp_path / "out")
     assert found["images"][2] == {
@@ -213,6 +251,20 @@ def test_every_nth_frame_of_a_video_is_an_image(plates_run: Path, tmp_path: Path
     assert [{k: a[k] for k in keys} for a in found["annotations"]] == expected
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     assert predict(plates_run, tmp_path / "broken.mp4", "--output", tmp_path / "none") == 2
+
+
+def test_a_video_cut_in_the_middle_is_named(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "clip.avi"
+    write_clip(clip, 40)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert predict(plates_run, clip, "--every", 10, "--output", tmp_path / "out") == 1
+    assert f"skipped {clip}: ends after 20 of 40 frames; expected a whole, readable video. Copy it" in (
+        capsys.readouterr().err
+    )
+    names = [image["file_name"] for image in predictions(tmp_path / "out")["images"]]
+    assert names == ["clip.avi/000000.png", "clip.avi/000010.png"]
 
 
 def test_a_video_without_opencv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +312,8 @@ def test_a_large_image_stays_within_the_stated_memory(plates_run: Path, tmp_path
     small = plates_run.parent / "val" / "plate 1.png"
     script = f"""
 import resource
+from sskd_fast.data.places import InputError
+from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 for image in ({str(small)!r}, {str(tmp_path / "large.png")!r}):
     assert main([{str(plates_run)!r}, image, "--output", {str(tmp_path / "out")!r}]) == 0

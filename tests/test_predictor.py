@@ -226,3 +226,16 @@ def test_evaluating_and_resuming_complete_checkpoints_of_an_earlier_version(
     assert read_description(path) == before
     again = load_file(str(path))
     assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize("name", ["student.onnx", "student.xml"])
+def test_an_exported_file_on_a_gpu_is_refused(tmp_path: Path, name: str, device: str) -> None:
+    """Without a GPU as well: the file runs on none."""
+    (tmp_path / name).touch()
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path / name, device=device)
+    assert str(caught.value) == (
+        f"device {device}: {tmp_path / name} is an exported file, which runs on the CPU; choose auto or cpu, or give "
+        "the checkpoint that it was made from"
+    )

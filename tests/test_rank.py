@@ -84,7 +84,7 @@ def test_every_mask_is_one_polygon_with_the_same_pixels() -> None:
 
 def test_an_image_on_which_the_models_differ_comes_first(plates_run: Path) -> None:
     """The student is the teacher itself, but blind to what scores less than the best label of one of the images."""
-    source = open_images([plates_run.parent / "plain"], stretch=True)
+    source = open_images([str(plates_run.parent / "plain")], stretch=True)
     teacher, _ = judges_of(plates_run, device="cpu", score=0.1)
     assert [image.comparison.disagreement for image in rank_images(source, teacher, teacher)] == [0.0] * 6
     best = {r.image_id: 0.0 for r in source.records}
@@ -176,13 +176,28 @@ def test_labels_that_somebody_has_corrected_stay(
     assert "Write to another folder" in error and json.loads((folder / "prelabels.json").read_text()) == edited
 
 
-def test_images_are_named_one_by_one_or_by_folder(plates_run: Path) -> None:
-    data = plates_run.parent
-    one = open_images([data / "plain" / "plate 2.png"], stretch=True)
-    assert one.file_names == ["plate 2.png"] and one.images_dir == data / "plain"
-    several = open_images([data / "plain", data / "plain" / "plate 2.png", data / "val" / "plate 1.png"], stretch=True)
-    assert several.images_dir == data and len(several) == 7
+def test_images_are_named_one_by_one_by_folder_or_by_glob(plates_run: Path) -> None:
+    data = str(plates_run.parent)
+    one = open_images([f"{data}/plain/plate 2.png"], stretch=True)
+    assert one.file_names == ["plate 2.png"] and one.images_dir == plates_run.parent / "plain"
+    several = open_images([f"{data}/plain", f"{data}/plain/plate 2.png", f"{data}/val/plate 1.png"], stretch=True)
+    assert several.images_dir == plates_run.parent and len(several) == 7
     assert several.file_names[-2:] == ["plain/plate 6.png", "val/plate 1.png"]
+    matching = open_images([f"{data}/*/plate [12].png"], stretch=True)
+    assert matching.file_names == [f"{folder}/plate {n}.png" for folder in ("plain", "train", "val") for n in (1, 2)]
+
+
+def test_broken_images_are_named_and_left_out(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(plates_run.parent / "plain", tmp_path / "in") / "plate 2.png"
+    broken.write_bytes(broken.read_bytes()[:2000])  # its header is whole
+    command = [str(plates_run), str(tmp_path / "in"), "--score", "0.2", "--output", str(tmp_path / "next")]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"skipped {broken}: the image file cannot be read") and captured.err.count("\n") == 1
+    found = json.loads((tmp_path / "next" / "ranking.json").read_text())["ranking"]
+    assert sorted(row["file"] for row in found) == [f"plate {number}.png" for number in (1, 3, 4, 5, 6)]
 
 
 def test_what_cannot_be_ranked_is_said_in_a_line(
@@ -195,17 +210,27 @@ def test_what_cannot_be_ranked_is_said_in_a_line(
     for command, message in (
         ([tmp_path, plain], "is no run's folder, it has no config.yaml; give one such as runs/embedded"),
         ([run, plain], "refined_student.json: the file is missing, thresholds come from it; give one for both models"),
-        ([plates_run, tmp_path / "none"], "none: the folder does not exist"),
-        ([plates_run, tmp_path / "text.png", "--output", tmp_path / "next"], "text.png: the image file cannot be read"),
+        ([plates_run, tmp_path / "none"], "none: there is no such file or folder; correct the path"),
+        ([plates_run, tmp_path / "*.tif"], "*.tif: matches nothing that can be read; expected .png, .jpg"),
     ):
         assert main([str(part) for part in command]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+    command = [plates_run, tmp_path / "text.png", "--output", tmp_path / "next"]
+    assert main([str(part) for part in command]) == 2
+    skipped, error = capsys.readouterr().err.splitlines()
+    assert "text.png: the image file cannot be read" in skipped and not (tmp_path / "next").exists()
+    assert error == "error: none of 1 images could be read; see the lines above"
     statistics = json.loads((run / "label_statistics.json").read_text())
     statistics["adapted_teacher"]["thresholds"] = {}
     (run / "label_statistics.json").write_text(json.dumps(statistics))
     assert main([str(run), str(plain)]) == 2
     assert "has no threshold of the adapted teacher for square; give one for both" in capsys.readouterr().err
+    (run / "label_statistics.json").write_text('{"adapted_teacher": {')
+    assert main([str(run), str(plain)]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {run}/label_statistics.json: the file is damaged (" in error and error.count("\n") == 1
+    assert error.endswith("thresholds come from it; give one for both models, --score 0.5\n")
     (run / "checkpoints" / "adapted_teacher.safetensors").unlink()
     assert main([str(run), str(plain)]) == 2
     assert "has no finished adapted_teacher" in capsys.readouterr().err

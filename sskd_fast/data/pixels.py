@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -76,7 +78,7 @@ class ByteBudgetCache(Generic[Value]):
 
 
 def _unreadable(path: Path, cause: str) -> DataError:
-    cure = "Replace the file, or remove its record from the annotations."
+    cure = "Replace the file, or leave the image out."
     return DataError([Problem(path, "", cause, "a readable image", cure)])
 
 
@@ -87,19 +89,50 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(_ORIENTATION_TAG, 1))
 
 
+class _AnySize:
+    """Lifts Pillow's limit on pixels, a global of the process, until the last thread that asked for it is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_any_size = _AnySize()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file of any size, since its user has named it; DataError if opening or decoding it fails."""
+    try:
+        with _any_size, Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise _unreadable(path, MISSING_IMAGE) from None
+    except DECODING_ERRORS as error:
+        raise _unreadable(path, f"the image file cannot be read ({error})") from error
+
+
 def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """(height, width) that `read_pixels` gives an image file, from its header alone; DataError if unreadable.
 
     size: the (height, width) that the annotations state, or None.
     """
-    try:
-        with Image.open(path) as image:
-            stored = (image.height, image.width)
-            return stored[::-1] if _turned(image, size) else stored
-    except FileNotFoundError:
-        raise _unreadable(path, MISSING_IMAGE) from None
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, f"the image file cannot be read ({error})") from error
+    with _opened(path) as image:
+        stored = (image.height, image.width)
+        return stored[::-1] if _turned(image, size) else stored
 
 
 def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
@@ -149,13 +182,8 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
     size: the (height, width) that the annotations state, or None.  Raises DataError, naming the file, where it is
     missing, unreadable or of another size.
     """
-    try:
-        with Image.open(path) as image:
-            array = image_pixels(image, size, stretch=stretch)
-    except FileNotFoundError:
-        raise _unreadable(path, MISSING_IMAGE) from None
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, f"the image file cannot be read ({error})") from error
+    with _opened(path) as image:
+        array = image_pixels(image, size, stretch=stretch)
     if size is not None and array.shape[:2] != tuple(size):
         found = f"the image is {array.shape[0]} x {array.shape[1]} pixels (height x width)"
         cure = "Correct `height` and `width` of its record, or use the image that was annotated."

@@ -5,37 +5,21 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from sskd_fast import _env
+from sskd_fast.arguments import between
 from sskd_fast.demo.analysis import models_of
 from sskd_fast.demo.page import DemoError, build_page, serve
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.predictor import ModelError
 
-Number = TypeVar("Number", int, float)
 EXAMPLE = """example:
   python -m sskd_fast.demo runs/embedded --score 0.4
 """
-
-
-def between(low: Number, high: Number) -> Callable[[str], Number]:
-    """A type of argparse: numbers from low to high."""
-
-    def parse(text: str) -> Number:
-        try:
-            value = type(low)(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected {low} to {high}")
-        return value
-
-    return parse
 
 
 def parser() -> argparse.ArgumentParser:

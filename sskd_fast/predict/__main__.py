@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.table import WRITERS
+from sskd_fast.data.places import InputError
 from sskd_fast.exported import ExportError
 from sskd_fast.files import remove_partial
 from sskd_fast.journal import Journal
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.predict.inputs import InputError, find_inputs
+from sskd_fast.predict.inputs import find_inputs
 from sskd_fast.predict.work import Work, coco_of
 from sskd_fast.predictor import ModelError, load
 
@@ -31,6 +34,7 @@ examples:
 
 
 FORMATS = ("coco", "yolo", "labelme")
+PREDICTIONS = "predictions.json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,30 +49,18 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="(predictions)")
     p.add_argument("--stage", help="whose model to take from a run's folder; by default the last student's")
-    p.add_argument("--score", type=_share, default=0.5, help="instances below are neither written nor drawn (0.5)")
-    p.add_argument("--max-detections", type=_count, help="instances an image at most; by default as in training")
-    p.add_argument("--batch", type=_count, help="tiles a forward pass; by default as in training")
+    p.add_argument(
+        "--score", type=between(0.0, 1.0), default=0.5, help="instances below are neither written nor drawn (0.5)"
+    )
+    p.add_argument("--max-detections", type=at_least(1), help="instances an image at most; by default as in training")
+    p.add_argument("--batch", type=at_least(1), help="tiles a forward pass; by default as in training")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--every", type=_count, default=1, metavar="N", help="take every Nth frame of a video (1)")
+    p.add_argument("--every", type=at_least(1), default=1, metavar="N", help="take every Nth frame of a video (1)")
     p.add_argument(
         "--format", choices=FORMATS, default="coco", help="write DIR/yolo or DIR/labelme beside predictions.json"
     )
     p.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True, help="draw pictures (yes)")
     return p
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a score from 0 to 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict_to_folder(arguments: argparse.Namespace) -> int:
     """Predicts, writes everything below the output folder and says what is there; returns the exit status."""
     output: Path = arguments.output
+    OwnFiles(output).check([PREDICTIONS])
     inputs = find_inputs(arguments.images, every=arguments.every, skip=output / "overlays")
     wanted = {"batch": arguments.batch, "max_detections": arguments.max_detections}
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
@@ -96,7 +89,7 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
     work = Work(
         arguments.model, predictor, inputs, arguments.score, output / "overlays" if arguments.overlays else None
     )
-    with Journal(output / "predictions.json.partial", work.key) as journal:
+    with Journal(output / f"{PREDICTIONS}.partial", work.key) as journal:
         remove_partial(output / "overlays")
         records = work.go_on(journal)
         readable = [record for record in records if "results" in record]
@@ -111,7 +104,7 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
 
 def write_predictions(content: dict[str, Any], output: Path, also: str) -> None:
     """Writes predictions.json, and a folder `also` in that format; DataError, and no loss, for files edited since."""
-    WRITERS["coco"](content, output / "predictions.json")
+    WRITERS["coco"](content, output / PREDICTIONS)
     if also != "coco":
         WRITERS[also](content, output / also)
 

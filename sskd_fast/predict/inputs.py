@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.folder import image_files
-from sskd_fast.data.pixels import IMAGE_SUFFIXES
+from sskd_fast.data.places import InputError, find_files
 from sskd_fast.predictor import ImageLike
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-
-
-class InputError(ValueError):
-    """A command line that names no image that can be read."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +59,12 @@ class Inputs:
 
 
 def find_inputs(places: Sequence[str], *, every: int = 1, skip: Path | None = None) -> Inputs:
-    """The images of files, folders with their sub-folders, and globs; each once, in the order of the places.
+    """The images and videos of places, skip: see `find_files`.
 
-    Videos are taken if they are named or match a glob.  skip: a folder whose files are left out.  Raises InputError
-    for a place without an image, and for a video without OpenCV.
+    Videos are taken if they are named or match a glob.  Raises InputError for a place without an image, and for a
+    video without OpenCV.
     """
-    left_out = Path(os.path.abspath(skip)) if skip is not None else None
-    paths = list(dict.fromkeys(path for place in places for path in _files(place, left_out)))
-    folder = Path(os.path.commonpath([path.parent for path in paths]))
-    files = tuple(path.relative_to(folder).as_posix() for path in paths)
+    folder, files = find_files(places, also=VIDEO_SUFFIXES, skip=skip)
     videos = [name for name in files if _is_video(name)]
     if videos and find_spec("cv2") is None:
         raise InputError(f"{videos[0]}: videos are read by OpenCV, which is missing: pip install 'sskd_fast[video]'")
@@ -82,48 +72,24 @@ def find_inputs(places: Sequence[str], *, every: int = 1, skip: Path | None = No
 
 
 def overlay_names(files: Sequence[str]) -> dict[str, str]:
-    """A PNG name for each file; files that differ in their suffix alone keep it: a.jpg.png beside a.tif.png."""
-    plain = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in files}
-    taken = Counter(plain.values())
-    return {name: short if taken[short] == 1 else f"{name}.png" for name, short in plain.items()}
+    """A PNG name for each file, all different; the suffix stays if another file could have the short name.
 
-
-def _files(place: str, skip: Path | None) -> list[Path]:
-    path = Path(os.path.abspath(place))
-    if path.is_dir():
-        found = [path / name for name in image_files(path)]
-    elif path.is_file():
-        found = [path]
-    else:
-        matches = sorted(glob.glob(place, recursive=True))
-        found = [Path(os.path.abspath(match)) for match in matches if _is_media(match)]
-    found = [file for file in found if skip is None or skip not in file.parents]
-    if not found:
-        raise InputError(_nothing(place, path))
-    return found
-
-
-def _nothing(place: str, path: Path) -> str:
-    suffixes = ", ".join(IMAGE_SUFFIXES)
-    if path.is_dir():
-        return f"{place}: holds no image; expected files ending in {suffixes}; name videos one by one"
-    if glob.has_magic(place):
-        return f"{place}: matches no image or video; expected files ending in {suffixes}; check the pattern"
-    return f"{place}: there is no such file or folder; correct the path"
+    a.jpg.png and a.tif.png for a.jpg and a.tif.
+    """
+    short = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in files}
+    claims = Counter(claim for name in short for claim in {short[name], f"{name}.png"})
+    return {name: found if claims[found] == 1 else f"{name}.png" for name, found in short.items()}
 
 
 def _is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_SUFFIXES)
 
 
-def _is_media(name: str) -> bool:
-    return name.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)) and os.path.isfile(name)
-
-
 def _frames(path: Path, name: str, every: int) -> Iterator[Picture]:
     import cv2
 
     capture, number = cv2.VideoCapture(str(path)), 0
+    stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     try:
         while capture.grab():
             if number % every == 0:
@@ -135,6 +101,8 @@ def _frames(path: Path, name: str, every: int) -> Iterator[Picture]:
         capture.release()
     if number == 0:
         yield Picture(name, name, partial(_refuse, path, "", "no frame that can be read"))
+    elif number < stated:
+        yield Picture(name, name, partial(_refuse, path, "", f"ends after {number} of {stated} frames"))
 
 
 def _frame(capture: Any, path: Path, number: int) -> ImageLike:
@@ -144,7 +112,8 @@ def _frame(capture: Any, path: Path, number: int) -> ImageLike:
 
 
 def _refuse(path: Path, item: str, found: str) -> ImageLike:
-    raise DataError([Problem(path, item, found, "a readable video", "Convert it again, for example to H.264 in MP4.")])
+    cure = "Copy it again, or convert it, for example to H.264 in MP4."
+    raise DataError([Problem(path, item, found, "a whole, readable video", cure)])
 
 
 def _frame_count(path: Path, every: int) -> int:

@@ -27,6 +27,11 @@ def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -
     default the last student.  device: "auto" takes a GPU if there is one.
     Raises ModelError if there is no model or no such device, CheckpointError or ExportError if its file cannot be used.
     """
+    if device not in ("auto", "cpu") and _is_exported(Path(model)):
+        raise ModelError(
+            f"device {device}: {model} is an exported file, which runs on the CPU; choose auto or cpu, or give the "
+            "checkpoint that it was made from"
+        )
     found = torch.cuda.is_available()
     if device.startswith("cuda") and not found:
         raise ModelError(
@@ -47,7 +52,7 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
     path = Path(model)
     if stage is not None and not (path / "checkpoints").is_dir():
         raise ModelError(f"{model}: is no run's folder, and the stage {stage} is one's; leave the stage out")
-    if path.suffix in (".onnx", ".xml") and path.is_file():
+    if _is_exported(path):
         exported = load_exported(path)
         return Predictor(exported, exported.description.checkpoint)
     if path.is_file():
@@ -67,6 +72,10 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
             "runs/embedded, or a hub id such as owner/name"
         )
     return _from_hub(str(model))
+
+
+def _is_exported(path: Path) -> bool:
+    return path.suffix in (".onnx", ".xml") and path.is_file()
 
 
 def _from_hub(model: str) -> Predictor:

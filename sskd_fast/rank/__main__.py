@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.own_files import OwnFiles
+from sskd_fast.data.places import InputError
 from sskd_fast.method import STAGE
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError
@@ -24,7 +26,10 @@ from sskd_fast.rank.prelabels import instances_dict
 from sskd_fast.rank.ranking import RankedImage, open_images, rank_images
 from sskd_fast.typed_settings import ConfigError
 
-_EXAMPLE = "example: python -m sskd_fast.rank runs/cells unlabelled --top 50 --output next"
+_EXAMPLE = """Exit status: 0, 1 if an image could not be read and was skipped, 2 if nothing could be done.
+
+example: python -m sskd_fast.rank runs/cells unlabelled --top 50 --output next
+"""
 _SHOWN = 10
 PRELABELS, RANKING, TABLE = "prelabels.json", "ranking.json", "ranking.csv"
 
@@ -36,30 +41,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    p.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders of them")
+    p.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders with their sub-folders, quoted globs")
     p.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (RUN/next)")
-    p.add_argument("--top", type=_count, metavar="N", help="pre-label the first N images alone (all)")
-    p.add_argument("--score", type=_share, metavar="S", help="score from which labels of both count (the run's own)")
+    p.add_argument("--top", type=at_least(1), metavar="N", help="pre-label the first N images alone (all)")
+    p.add_argument(
+        "--score", type=between(0.0, 1.0), metavar="S", help="score from which labels of both count (the run's own)"
+    )
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     return p
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a score above 0 and at most 1")
-    return number
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 with a message for a run, images or a folder that cannot be used."""
+    """Runs the command line; returns the exit status: 0, 1 if images were skipped, 2 if nothing could be done."""
     arguments = parser().parse_args(argv)
     output = arguments.output or arguments.run / "next"
     try:
@@ -68,18 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         judges = judges_of(arguments.run, device=arguments.device, score=arguments.score)
         source = open_images(arguments.images, stretch=judges[0].predictor.description.stretch)
         ranked = rank_images(source, *judges)
+        if not ranked:
+            raise InputError(f"none of {len(source)} images could be read; see the lines above")
         chosen = ranked[: arguments.top]
         for name, text in contents(ranked, chosen, judges, source.images_dir).items():
             own.add(PurePosixPath(name), text)
         own.write()
-    except (ModelError, CheckpointError, ConfigError, DataError, OSError) as error:
+    except (ModelError, CheckpointError, ConfigError, DataError, InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(ranking_text(ranked, judges))
     labels = sum(len(image.comparison.prelabels) for image in chosen)
     print(f"\n{output}: {TABLE}, {RANKING}, and {labels} pre-labels on {len(chosen)} images in {PRELABELS}")
     print(f"correct them, then train on them: --labeled {output / PRELABELS} --images {source.images_dir}")
-    return 0
+    return 0 if len(ranked) == len(source) else 1
 
 
 def contents(

@@ -91,6 +91,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(
-            f"{path}: the file is missing, thresholds come from it; give one for both models, --score 0.5"
-        ) from None
+        found = "the file is missing"
+    except ValueError as error:
+        found = f"the file is damaged ({error})"
+    raise ModelError(f"{path}: {found}, thresholds come from it; give one for both models, --score 0.5")

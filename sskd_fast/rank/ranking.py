@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.places import find_files
 from sskd_fast.data.source import ImageCollection, ImageRecord
 from sskd_fast.mask_matching import by_image
 from sskd_fast.predictor.collection import source_groups
@@ -35,29 +35,24 @@ class RankedImage:
         }  # fmt: skip
 
 
-def open_images(places: Sequence[Path], *, stretch: bool) -> ImageCollection:
-    """The images named, and those below the folders named, each once; DataError if a place holds none.
+def open_images(places: Sequence[str], *, stretch: bool) -> ImageCollection:
+    """The images of files, folders and globs, each once; InputError if a place holds none.
 
-    Their folder is the one named, or the one that holds all of them.
+    Their folder is the one that all of them share.
     """
-    paths: list[Path] = []
-    for place in places:
-        paths += [place] if place.is_file() else [record.path for record in ImageFolder(place).records]
-    folders = [place if place.is_dir() else place.parent for place in places]
-    root = folders[0] if len(folders) == 1 else Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    names = dict.fromkeys(Path(os.path.relpath(path, root)).as_posix() for path in paths)
-    records = [ImageRecord(number, name, root / name) for number, name in enumerate(names, 1)]
-    return ImageCollection(records, root, stretch=stretch)
+    folder, names = find_files(places)
+    records = [ImageRecord(number, name, folder / name) for number, name in enumerate(names, 1)]
+    return ImageCollection(records, folder, stretch=stretch)
 
 
 def rank_images(source: ImageCollection, teacher: Judge, student: Judge) -> list[RankedImage]:
     """The images of a source, those with the largest disagreement first, equal ones by name.
 
-    Raises DataError for an image that cannot be read.
+    An image that cannot be read is named on stderr and left out.
     """
     ranked: list[RankedImage] = []
     with tqdm(total=len(source), desc="images", disable=None) as bar:
-        for rows in source_groups(source):
+        for rows in source_groups(source, _readable(source)):
             ours, theirs = (by_image(judge.labels(source, rows)) for judge in (teacher, student))
             for row in rows:
                 record, size = source.records[row], source.size(row)
@@ -65,3 +60,14 @@ def rank_images(source: ImageCollection, teacher: Judge, student: Judge) -> list
                 ranked.append(RankedImage(record.file_name, size, found))
             bar.update(len(rows))
     return sorted(ranked, key=lambda image: (-image.comparison.disagreement, image.file))
+
+
+def _readable(source: ImageCollection) -> Iterator[int]:
+    """The images that can be decoded; the source keeps their pixels for the models."""
+    for row in range(len(source)):
+        try:
+            source.pixels(row)
+        except DataError as error:
+            tqdm.write(f"skipped {error}", file=sys.stderr)
+        else:
+            yield row
