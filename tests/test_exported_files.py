@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip install 'sskd_fast[export]'")
 
@@ -16,11 +20,13 @@ from models_to_export import INFERENCE, description, of_file, tiny
 from sskd_fast.data.embedded import CLASS_NAMES
 from sskd_fast.exported import ExportError, export_onnx, export_openvino, load_exported
 from sskd_fast.exported.agreement import matched_differences
-from sskd_fast.exported.file_description import FileDescription, smallest_side
+from sskd_fast.exported.file_description import KEY, FileDescription, smallest_side
 from sskd_fast.exported.quantization import tile_batches
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.checkpoint import LAYOUT
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
+from sskd_fast.predict.__main__ import main as predict_command
 
 
 def test_models_without_a_network_of_their_own_are_refused(tmp_path: Path) -> None:
@@ -80,6 +86,64 @@ def test_a_file_of_one_size_says_so() -> None:
     with pytest.raises(ExportError, match="found 64 x 64 pixels, expected 64 x 48, the only size of this file"):
         one.check_size((64, 64))
     assert FileDescription.from_json(one.to_json(), Path("model.onnx")) == one
+
+
+def of_a_later_layout(content: dict[str, Any]) -> None:
+    content["checkpoint"] |= {"layout": LAYOUT + 1, "version": "9.9"}
+
+
+def with_a_field_more(content: dict[str, Any]) -> None:
+    content["colour"] = "red"
+
+
+def with_a_field_less(content: dict[str, Any]) -> None:
+    del content["stride"]
+
+
+def without_its_checkpoint(content: dict[str, Any]) -> None:
+    content["checkpoint"] = None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (of_a_later_layout, rf"written by sskd_fast 9\.9 in layout {LAYOUT + 1}, expected at most {LAYOUT}: install"),
+        (with_a_field_more, r"none that sskd_fast \S+ reads \(.*colour: no such setting.*\); export the model again"),
+        (with_a_field_less, r"none that sskd_fast \S+ reads \(.*stride.*\); export the model again"),
+        (without_its_checkpoint, r"none that sskd_fast \S+ reads \(.*\); export the model again"),
+    ],
+)
+def test_descriptions_of_other_versions_are_refused(change: Callable[[dict[str, Any]], None], message: str) -> None:
+    content = json.loads(of_file(tiny()).to_json())
+    change(content)
+    with pytest.raises(ExportError, match=rf"model\.onnx: .*{message}") as raised:
+        FileDescription.from_json(json.dumps(content), Path("model.onnx"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ['{"checkpoint": ', "[]", "3"])
+def test_a_broken_description_is_refused(text: str) -> None:
+    with pytest.raises(ExportError, match=r"model\.onnx: its description is none that .*; export the model again"):
+        FileDescription.from_json(text, Path("model.onnx"))
+
+
+def test_prediction_names_a_file_of_a_later_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An ONNX file whose network is fine and whose description is not."""
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+    values = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("images", "mask_logits")]
+    graph = make_graph([make_node("Identity", ["images"], ["mask_logits"])], "network", values[:1], values[1:])
+    model = make_model(graph, ir_version=10, opset_imports=[make_opsetid("", 18)])
+    content = json.loads(of_file(tiny()).to_json())
+    of_a_later_layout(content)
+    model.metadata_props.add(key=KEY, value=json.dumps(content))
+    onnx.save(model, tmp_path / "later.onnx")
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    place = ["--output", str(tmp_path / "found")]
+    assert predict_command([str(tmp_path / "later.onnx"), str(tmp_path / "image.png"), *place]) == 2
+    printed = capsys.readouterr().err
+    assert "later.onnx: written by sskd_fast 9.9" in printed and len(printed.splitlines()) == 1
 
 
 def test_the_smallest_image_has_a_cell_for_every_query() -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from sskd_fast.models.checkpoint import Description
+from sskd_fast import __version__
+from sskd_fast.models.checkpoint import CheckpointError, Description, check_layout
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.typed_settings import build
@@ -66,10 +67,20 @@ class FileDescription:
 
     @classmethod
     def from_json(cls, text: str | None, path: Path) -> Self:
-        """The description that a file carries; ExportError if it has none."""
+        """The description that a file carries; ExportError if it has none, or one that this version cannot read."""
         if text is None:
             raise ExportError(f"{path}: has no description of its model; expected a file that sskd_fast.exported wrote")
-        return build(cls, json.loads(text), str(path))
+        try:
+            content = json.loads(text)
+            check_layout(content["checkpoint"], path)
+            return build(cls, content, "")
+        except CheckpointError as error:
+            raise ExportError(str(error)) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # broken JSON, or fields of another version
+            reason = f"{type(error).__name__}: {error}"
+            raise ExportError(
+                f"{path}: its description is none that sskd_fast {__version__} reads ({reason}); export the model again"
+            ) from error
 
     def to_json(self) -> str:
         """The JSON that `from_json` reads."""
