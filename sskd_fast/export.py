@@ -18,6 +18,7 @@ from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.exported import Exported, ExportError, Parity, Precision, export_onnx, export_openvino, parity_report
+from sskd_fast.exported.exported import require_model
 from sskd_fast.exported.parity import TOLERANCE
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
     """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names."""
     predictor = load(arguments.model, stage=arguments.stage, device="cpu")
+    require_model(predictor.model)
     source = validation_images(arguments, predictor)
     calibration = calibration_images(arguments, predictor) if arguments.precision == "int8" else []
     write, suffix = EXPORTERS[arguments.format]

@@ -18,6 +18,7 @@ pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip 
 from models_to_export import INFERENCE, description, of_file, tiny
 
 from sskd_fast.data.embedded import CLASS_NAMES
+from sskd_fast.export import main as export_command
 from sskd_fast.exported import ExportError, export_onnx, export_openvino, load_exported
 from sskd_fast.exported.agreement import matched_differences
 from sskd_fast.exported.file_description import KEY, FileDescription, smallest_side
@@ -127,18 +128,32 @@ def test_a_broken_description_is_refused(text: str) -> None:
         FileDescription.from_json(text, Path("model.onnx"))
 
 
-def test_prediction_names_a_file_of_a_later_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An ONNX file whose network is fine and whose description is not."""
+def write_network(path: Path, description: str) -> None:
+    """An ONNX file with this description, whose network gives its images back."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
     values = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("images", "mask_logits")]
     graph = make_graph([make_node("Identity", ["images"], ["mask_logits"])], "network", values[:1], values[1:])
     model = make_model(graph, ir_version=10, opset_imports=[make_opsetid("", 18)])
+    model.metadata_props.add(key=KEY, value=description)
+    onnx.save(model, path)
+
+
+def test_an_exported_file_is_not_exported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_network(tmp_path / "a.onnx", of_file(tiny()).to_json())
+    exported = load_exported(tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match=r"model: is an exported file already; give the checkpoint"):
+        export_onnx(exported, exported.description.checkpoint, tmp_path / "b.onnx")
+    assert export_command([str(tmp_path / "a.onnx")]) == 2
+    assert "model: is an exported file already; give the checkpoint" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_prediction_names_a_file_of_a_later_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(of_file(tiny()).to_json())
     of_a_later_layout(content)
-    model.metadata_props.add(key=KEY, value=json.dumps(content))
-    onnx.save(model, tmp_path / "later.onnx")
+    write_network(tmp_path / "later.onnx", json.dumps(content))
     Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
     place = ["--output", str(tmp_path / "found")]
     assert predict_command([str(tmp_path / "later.onnx"), str(tmp_path / "image.png"), *place]) == 2
