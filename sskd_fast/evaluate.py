@@ -24,9 +24,9 @@ from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.evaluation import evaluate_masks, official_figures, require_official
 from sskd_fast.files import finite, write_json
 from sskd_fast.models.checkpoint import CheckpointError
-from sskd_fast.predictor import ModelError, Predictor, load, predict_source
-from sskd_fast.predictor.collection import source_groups
+from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.report.verdict import ap_text
+from sskd_fast.source_prediction import predict_source, source_groups
 
 _EXAMPLE = "example: python -m sskd_fast.evaluate runs/cells --val val.json --images val --json figures.json"
 _COLUMNS = {
