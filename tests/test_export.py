@@ -17,7 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip install 'sskd_fast[export]'")
 
-from models_to_export import IDS, INFERENCE, description, of_file, tiny
+from models_to_export import IDS, INFERENCE, description, of_file, shipped_student, tiny
 
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
@@ -31,20 +31,13 @@ from sskd_fast.exported import (
 )  # fmt: skip
 from sskd_fast.exported.agreement import matched_differences
 from sskd_fast.exported.file_description import KEY
-from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.checkpoint import load_weights, read_metadata
 from sskd_fast.models.inference import predict
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
-from sskd_fast.run.models import SHIPPED
-from sskd_fast.typed_settings import build
+from sskd_fast.models.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
 def student() -> Segmenter:
-    metadata = read_metadata(SHIPPED / "student.safetensors")
-    model = build_segmenter(build(ModelConfig, metadata["model"], "model"), metadata["class_names"])
-    load_weights(model, SHIPPED / "student.safetensors", metadata["class_names"])
-    return model.eval()
+    return shipped_student()
 
 
 @pytest.fixture(scope="module")
