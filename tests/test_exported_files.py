@@ -19,9 +19,10 @@ from models_to_export import INFERENCE, description, of_file, tiny
 
 from sskd_fast.data.embedded import CLASS_NAMES
 from sskd_fast.export import main as export_command
-from sskd_fast.exported import ExportError, export_onnx, export_openvino, load_exported
+from sskd_fast.exported import ExportError, Parity, export_onnx, export_openvino, load_exported
 from sskd_fast.exported.agreement import matched_differences
 from sskd_fast.exported.file_description import KEY, FileDescription, smallest_side
+from sskd_fast.exported.parity import TOLERANCE
 from sskd_fast.exported.quantization import tile_batches
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import LAYOUT
@@ -180,6 +181,16 @@ def test_only_queries_over_the_floor_are_compared() -> None:
     classes = torch.tensor([[[4.0, 0.0], [0.0, 4.0]]])
     found = matched_differences((torch.zeros(1, 2, 3, 3), classes), (torch.zeros(1, 2, 3, 3), classes + 1), 0.5)
     assert found.classes.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(("change", "passes"), [(0.31, False), (-0.31, False), (0.29, True), (-0.29, True)])
+def test_a_file_passes_within_the_tolerance_on_either_side(change: float, passes: bool) -> None:
+    parity = Parity(
+        precision="int8", runtime="", images=1, queries=1, mask_difference_max=0.0, mask_difference_mean=0.0,
+        class_difference_max=0.0, class_difference_mean=0.0, ap_model=60.0, ap_file=60.0 + change, ap50_model=80.0,
+        ap50_file=80.0, tolerance=TOLERANCE, machine="", versions={},
+    )  # fmt: skip
+    assert parity.passes == passes and parity.ap_change == pytest.approx(change)
 
 
 def test_calibration_sees_the_tiles_of_prediction() -> None:
