@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.exported import Exported, ExportError, Parity, Precision, export_onnx, export_openvino, parity_report
 from sskd_fast.exported.exported import require_model
-from sskd_fast.exported.parity import TOLERANCE
+from sskd_fast.exported.file_description import check_suffix, files_of
+from sskd_fast.exported.parity import TOLERANCE, report_of
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.predictor.shared_classes import difference_text, shared_classes
@@ -60,19 +62,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
-    """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names."""
+    """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names.
+
+    It is called NAME.failed until it has passed, and stays so if it fails; a file that an earlier call proved stays.
+    """
     predictor = load(arguments.model, stage=arguments.stage, device="cpu")
     require_model(predictor.model)
-    source = validation_images(arguments, predictor)
-    calibration = calibration_images(arguments, predictor) if arguments.precision == "int8" else []
     write, suffix = EXPORTERS[arguments.format]
     path = arguments.output or default_path(Path(arguments.model), predictor, arguments.precision, suffix)
+    check_suffix(path, suffix)
+    source = validation_images(arguments, predictor)
+    calibration = calibration_images(arguments, predictor) if arguments.precision == "int8" else []
+    unproven = path.with_name(f"{path.stem}.failed{suffix}")
+    report_of(unproven).unlink(missing_ok=True)
     exported: Exported = write(
-        predictor.model, predictor.description, path, precision=arguments.precision, calibration=calibration
+        predictor.model, predictor.description, unproven, precision=arguments.precision, calibration=calibration
     )
     parity = parity_report(predictor.model, exported, source, predictor.inference, arguments.tolerance)
-    parity.write(path)
-    return path, parity
+    written = _renamed(unproven, path) if parity.passes else unproven
+    parity.write(written)
+    return written, parity
+
+
+def _renamed(old: Path, new: Path) -> Path:
+    """Gives an exported file another name; returns it."""
+    for there, here in zip(files_of(old), files_of(new), strict=True):
+        os.replace(there, here)
+    return new
 
 
 def default_path(model: Path, predictor: Predictor, precision: str, suffix: str) -> Path:
@@ -143,13 +159,15 @@ def calibration_images(arguments: argparse.Namespace, predictor: Predictor) -> l
 
 def parity_text(path: Path, parity: Parity) -> str:
     """The report in three lines."""
-    verdict = "passes" if parity.passes else "FAILS: use a higher precision, or other calibration images"
+    verdict = (
+        "passes" if parity.passes else "FAILS, hence its name: use a higher precision, or other calibration images"
+    )
     return (
         f"{path}: {parity.precision}, run by {parity.runtime} on {parity.images} validation images\n"
         f"mask AP {parity.ap_file:.2f} instead of {parity.ap_model:.2f} ({parity.ap_change:+.2f}, at most "
         f"{parity.tolerance:g} allowed: {verdict})\n"
         f"largest difference of mask logits {parity.mask_difference_max:.2g}, of class logits "
-        f"{parity.class_difference_max:.2g}; all figures in {path.name}.parity.json"
+        f"{parity.class_difference_max:.2g}; all figures in {report_of(path).name}"
     )
 
 

@@ -117,6 +117,17 @@ def check_precision(precision: str, calibration: Sequence[Any]) -> None:
         raise ExportError("calibration: found no images, expected some of the training set: int8 is scaled by them")
 
 
+def check_suffix(path: Path, suffix: str) -> None:
+    """Raises ExportError unless the name of a file ends as those of its format do."""
+    if path.suffix != suffix:
+        raise ExportError(f"{path}: expected a name that ends in {suffix}")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an exported model consists of: itself, after the weights beside it if they have their own."""
+    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
+
+
 def require(name: str) -> Any:
     """A package of the extra `export`; ImportError with the way out if it is not installed."""
     try:

@@ -16,6 +16,7 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import MaskAP, evaluate_masks
 from sskd_fast.exported.agreement import Differences, matched_differences
 from sskd_fast.exported.exported import Exported
+from sskd_fast.exported.file_description import files_of
 from sskd_fast.exported.quantization import tile_batches
 from sskd_fast.files import write_json
 from sskd_fast.models.inference import InferenceConfig
@@ -62,14 +63,17 @@ class Parity:
 
     def write(self, path: Path) -> Path:
         """Writes the report beside an exported file, as <its name>.parity.json, and returns where."""
-        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
         content = {
-            "file": path.name, "bytes": sum(file.stat().st_size for file in files), **dataclasses.asdict(self),
+            "file": path.name, "bytes": sum(file.stat().st_size for file in files_of(path)), **dataclasses.asdict(self),
             "ap_change": self.ap_change, "passes": self.passes,
         }  # fmt: skip
-        report = path.with_name(f"{path.name}.parity.json")
-        write_json(report, content)
-        return report
+        write_json(report_of(path), content)
+        return report_of(path)
+
+
+def report_of(path: Path) -> Path:
+    """The parity report of an exported file."""
+    return path.with_name(f"{path.name}.parity.json")
 
 
 def parity_report(
