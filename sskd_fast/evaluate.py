@@ -7,7 +7,6 @@ import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.evaluation import evaluate_masks, official_figures, require_official
 from sskd_fast.files import finite, write_json
 from sskd_fast.models.checkpoint import CheckpointError
-from sskd_fast.predictor import ModelError, Predictor, load, predict_source
-from sskd_fast.predictor.collection import source_groups
+from sskd_fast.predictor import ModelError, Predictor, load
+from sskd_fast.predictor.shared_classes import SharedClasses, difference_text, shared_classes
 from sskd_fast.report.verdict import ap_text
+from sskd_fast.source_prediction import predict_source, source_groups
 
 _EXAMPLE = "example: python -m sskd_fast.evaluate runs/cells --val val.json --images val --json figures.json"
 _COLUMNS = {
@@ -123,34 +123,6 @@ def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> Label
     return CocoInstances(content, images, name=str(place), stretch=stretch)
 
 
-@dataclass(frozen=True)
-class SharedClasses:
-    """Classes by name.  ids: category id of the model -> that of the labels, for those that both have.
-
-    model_only, labels_only: names that the other one lacks.
-    """
-
-    ids: dict[int, int]
-    model_only: tuple[str, ...]
-    labels_only: tuple[str, ...]
-
-    @property
-    def differ(self) -> bool:
-        """True if one has a class that the other lacks."""
-        return bool(self.model_only or self.labels_only)
-
-
-def shared_classes(predictor: Predictor, source: LabeledImages) -> SharedClasses:
-    """The classes of a model and of labels, brought together by name, whatever their order and ids."""
-    theirs = dict(zip(source.class_names, source.category_ids, strict=True))
-    ours = dict(zip(predictor.class_names, predictor.category_ids, strict=True))
-    return SharedClasses(
-        {ours[name]: theirs[name] for name in ours if name in theirs},
-        tuple(name for name in ours if name not in theirs),
-        tuple(name for name in theirs if name not in ours),
-    )
-
-
 def _difference(
     arguments: argparse.Namespace, predictor: Predictor, source: LabeledImages, classes: SharedClasses
 ) -> str:
@@ -159,12 +131,7 @@ def _difference(
         if classes.ids
         else "none is shared: give labels of the classes that the model was trained on, under the same names"
     )
-    labels_only, model_only = (named(names, 20) or "none" for names in (classes.labels_only, classes.model_only))
-    return (
-        f"{arguments.val}: has the classes {named(source.class_names, 20)}; the model {arguments.model} has "
-        f"{named(predictor.class_names, 20)}; only the labels have {labels_only}, only the model has {model_only}: "
-        f"{cure}"
-    )
+    return f"{difference_text(arguments.val, source, arguments.model, predictor, classes)}: {cure}"
 
 
 def restricted(truth: dict[str, Any], category_ids: set[int]) -> dict[str, Any]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from torch import Tensor
 
-from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.coco import CocoInstances, read_annotations
+from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.exported import Exported, ExportError, Parity, Precision, export_onnx, export_openvino, parity_report
-from sskd_fast.exported.parity import TOLERANCE
+from sskd_fast.exported.exported import require_model
+from sskd_fast.exported.file_description import check_suffix, files_of
+from sskd_fast.exported.parity import TOLERANCE, report_of
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load
+from sskd_fast.predictor.shared_classes import difference_text, shared_classes
+from sskd_fast.report.run_folder import RunFolder, read_run
 from sskd_fast.report.unlabeled_images import unlabeled_images
 
 EXPORTERS = {"onnx": (export_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
@@ -58,18 +62,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
-    """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names."""
+    """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names.
+
+    It is called NAME.failed until it has passed, and stays so if it fails; a file that an earlier call proved stays.
+    """
     predictor = load(arguments.model, stage=arguments.stage, device="cpu")
-    source = validation_images(arguments, predictor)
-    calibration = calibration_images(arguments, predictor) if arguments.precision == "int8" else []
+    require_model(predictor.model)
     write, suffix = EXPORTERS[arguments.format]
     path = arguments.output or default_path(Path(arguments.model), predictor, arguments.precision, suffix)
+    check_suffix(path, suffix)
+    source = validation_images(arguments, predictor)
+    calibration = calibration_images(arguments, predictor) if arguments.precision == "int8" else []
+    unproven = path.with_name(f"{path.stem}.failed{suffix}")
+    report_of(unproven).unlink(missing_ok=True)
     exported: Exported = write(
-        predictor.model, predictor.description, path, precision=arguments.precision, calibration=calibration
+        predictor.model, predictor.description, unproven, precision=arguments.precision, calibration=calibration
     )
     parity = parity_report(predictor.model, exported, source, predictor.inference, arguments.tolerance)
-    parity.write(path)
-    return path, parity
+    written = _renamed(unproven, path) if parity.passes else unproven
+    parity.write(written)
+    return written, parity
+
+
+def _renamed(old: Path, new: Path) -> Path:
+    """Gives an exported file another name; returns it."""
+    for there, here in zip(files_of(old), files_of(new), strict=True):
+        os.replace(there, here)
+    return new
 
 
 def default_path(model: Path, predictor: Predictor, precision: str, suffix: str) -> Path:
@@ -80,54 +99,75 @@ def default_path(model: Path, predictor: Predictor, precision: str, suffix: str)
 
 
 def validation_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
-    """The labelled images to compare on: those of --val, else the run's own.  Raises ExportError without any."""
-    truth = Path(arguments.model) / "ground_truth.json"
+    """The checked images to compare on, in the model's order of classes: those of --val, else the run's own.
+
+    Raises ExportError without any or for other classes than the model's, DataError with every problem found.
+    """
+    labels, images, content = _labels(arguments)
+    check_dataset(labels, images, decode=False, read=lambda *_: content)
+    found = CocoInstances(content, images, name=str(labels))
+    classes = shared_classes(predictor, found)
+    if classes.differ:
+        raise ExportError(
+            f"{difference_text(labels, found, arguments.model, predictor, classes)}: give labels of the classes that "
+            "the model was trained on, under the same names"
+        )
+    stretch = predictor.description.stretch
+    return CocoInstances(content, images, class_names=predictor.class_names, name=str(labels), stretch=stretch)
+
+
+def _labels(arguments: argparse.Namespace) -> tuple[Path, Path, dict[str, Any]]:
+    """The labels to compare on: their file, the folder of their images, and their content."""
     if arguments.val is not None:
         if arguments.images is None:
             raise ExportError(f"--val {arguments.val}: give the folder of its images, --images DIR")
-        content, images = _read(arguments.val), arguments.images
-    elif truth.is_file():
-        content = _read(truth)
-        images = Path(arguments.model) / content["images_dir"]
-    else:
+        return arguments.val, arguments.images, read_annotations(arguments.val)
+    run = _run(arguments)
+    if run is None or run.ground_truth is None:
         raise ExportError(
             f"{arguments.model}: holds no validation images to prove the file on; give --val val.json --images DIR"
         )
-    names = predictor.class_names
-    return CocoInstances(content, images, class_names=names, name="val", stretch=predictor.description.stretch)
+    labels = run.path / "ground_truth.json"
+    names = [str(image["file_name"]) for image in run.ground_truth.get("images", [])]
+    gone = [name for name in names if not (run.images_dir / name).is_file()]
+    if gone:
+        raise ExportError(
+            f"{labels}: {len(gone)} of its images are gone, such as {run.images_dir / gone[0]}; give --val val.json "
+            "--images DIR"
+        )
+    return labels, run.images_dir, run.ground_truth
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExportError(f"{path}: is not JSON ({error}); expected COCO instances") from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path}: found a {type(content).__name__}, expected COCO instances, a mapping")
-    return content
+def _run(arguments: argparse.Namespace) -> RunFolder | None:
+    """The content of the model's folder, if it has one."""
+    place = Path(arguments.model)
+    return read_run(place, predictions=False) if place.is_dir() else None
 
 
 def calibration_images(arguments: argparse.Namespace, predictor: Predictor) -> list[Tensor]:
     """Some images that int8 is scaled by: of --calibration, else unlabelled ones of the run.  Raises ExportError."""
-    settings = Path(arguments.model) / "config.yaml"
     if arguments.calibration is not None:
         source: ImageCollection = ImageFolder(arguments.calibration, stretch=predictor.description.stretch)
-    elif settings.is_file():
-        source = unlabeled_images(settings.parent, yaml.safe_load(settings.read_text(encoding="utf-8"))["data"])
     else:
-        raise ExportError("--precision int8 is scaled by images of the training set: give --calibration DIR")
+        run = _run(arguments)
+        data = run.settings.get("data") if run is not None else None
+        if run is None or not isinstance(data, dict):
+            raise ExportError("--precision int8 is scaled by images of the training set: give --calibration DIR")
+        source = unlabeled_images(run.path, data)
     return [source.image(i) for i in range(min(_CALIBRATION, len(source)))]
 
 
 def parity_text(path: Path, parity: Parity) -> str:
     """The report in three lines."""
-    verdict = "passes" if parity.passes else "FAILS: use a higher precision, or other calibration images"
+    verdict = (
+        "passes" if parity.passes else "FAILS, hence its name: use a higher precision, or other calibration images"
+    )
     return (
         f"{path}: {parity.precision}, run by {parity.runtime} on {parity.images} validation images\n"
         f"mask AP {parity.ap_file:.2f} instead of {parity.ap_model:.2f} ({parity.ap_change:+.2f}, at most "
         f"{parity.tolerance:g} allowed: {verdict})\n"
         f"largest difference of mask logits {parity.mask_difference_max:.2g}, of class logits "
-        f"{parity.class_difference_max:.2g}; all figures in {path.name}.parity.json"
+        f"{parity.class_difference_max:.2g}; all figures in {report_of(path).name}"
     )
 
 

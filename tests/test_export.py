@@ -17,11 +17,12 @@ from torch import Tensor
 
 pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip install 'sskd_fast[export]'")
 
+from models_to_export import IDS, INFERENCE, description, of_file, shipped_student, tiny
+
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
 from sskd_fast.exported import (
     Exported,
-    ExportError,
     Precision,
     export_onnx,
     export_openvino,
@@ -29,27 +30,14 @@ from sskd_fast.exported import (
     parity_report,
 )  # fmt: skip
 from sskd_fast.exported.agreement import matched_differences
-from sskd_fast.exported.file_description import KEY, FileDescription, smallest_side
-from sskd_fast.exported.quantization import tile_batches
-from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.checkpoint import Description, load_weights, read_metadata
-from sskd_fast.models.inference import InferenceConfig, predict
-from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
-from sskd_fast.run.models import SHIPPED
-from sskd_fast.typed_settings import build
-
-INFERENCE = InferenceConfig(tile=(64, 64), overlap=16, score_floor=0.05)
-IDS = (3, 5, 8, 13)
-TINY = ModelConfig(channels=(8, 8), blocks=(1, 1), width=8, mask_width=4, layers=1, feedforward=8, num_queries=3)
+from sskd_fast.exported.file_description import KEY
+from sskd_fast.models.inference import predict
+from sskd_fast.models.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
 def student() -> Segmenter:
-    metadata = read_metadata(SHIPPED / "student.safetensors")
-    model = build_segmenter(build(ModelConfig, metadata["model"], "model"), metadata["class_names"])
-    load_weights(model, SHIPPED / "student.safetensors", metadata["class_names"])
-    return model.eval()
+    return shipped_student()
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +54,6 @@ def scenes(folder: Path) -> CocoInstances:
 def calibration(folder: Path) -> list[Tensor]:
     source = CocoInstances(write_scenes(folder, "train", "source", 30, seed=3), folder / "train")
     return [source.image(i) for i in range(len(source))]
-
-
-def description(model: Segmenter, inference: InferenceConfig = INFERENCE) -> Description:
-    return Description(model.config, CLASS_NAMES, IDS, inference, stretch=True)
-
-
-def of_file(model: Segmenter, inference: InferenceConfig = INFERENCE) -> FileDescription:
-    return FileDescription.of(model, description(model, inference))
-
-
-def tiny(**settings: Any) -> MaskTransformer:
-    torch.manual_seed(0)
-    model = build_segmenter(dataclasses.replace(TINY, **settings), CLASS_NAMES).eval()
-    assert isinstance(model, MaskTransformer)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -242,95 +215,6 @@ def test_variants_of_the_mask_transformer_take_any_size(settings: dict[str, Any]
     model.config = dataclasses.replace(model.config, precision="float32")  # files compute in their own precision
     for shape in [(2, 3, 36, 52), (1, 3, 64, 64)]:
         assert max(largest_differences(model, exported, shape)) < ROUNDING
-
-
-def test_models_without_a_network_of_their_own_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("[]")
-    config = ModelConfig(kind="results", foundation=FoundationConfig(results=str(tmp_path / "results.json")))
-    with pytest.raises(ExportError, match=r"model\.kind: 'results' is a file of predictions .* export the student"):
-        of_file(build_segmenter(config, CLASS_NAMES))
-
-
-def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    from tiny_models import save
-
-    for name in ("mm_grounding_dino", "sam2", "mask2former"):
-        save(name, tmp_path / name)
-    parts = FoundationConfig(
-        detector=str(tmp_path / "mm_grounding_dino"), masks=str(tmp_path / "sam2"),
-        universal=str(tmp_path / "mask2former"),
-    )  # fmt: skip
-    reasons = {"grounded_sam": "asks a detector in words", "universal": "is a model of transformers"}
-    for kind, reason in reasons.items():
-        model = build_segmenter(ModelConfig(kind=kind, foundation=parts), CLASS_NAMES)  # type: ignore[arg-type]
-        with pytest.raises(ExportError, match=rf"model\.kind: '{kind}' {reason}.*: export the student"):
-            of_file(model)
-
-
-def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    model = tiny()
-    with pytest.raises(ExportError, match="precision: found 'int4', expected one of fp32, fp16, int8"):
-        export_onnx(model, description(model), tmp_path / "m.onnx", precision="int4")  # type: ignore[arg-type]
-    with pytest.raises(ExportError, match="calibration: found no images"):
-        export_openvino(model, description(model), tmp_path / "m.xml", precision="int8")
-    with pytest.raises(ExportError, match=r"m\.xml: expected a name that ends in \.onnx"):
-        export_onnx(model, description(model), tmp_path / "m.xml")
-    with pytest.raises(ExportError, match=r"m\.onnx: expected a name that ends in \.xml"):
-        export_openvino(model, description(model), tmp_path / "m.onnx")
-    with pytest.raises(ExportError, match="images: found 66 x 64 pixels, expected multiples of 4 from 32 on"):
-        of_file(model, dataclasses.replace(INFERENCE, tile=(66, 64)))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_files_that_are_no_exported_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"model\.pt: expected a file \.onnx"):
-        load_exported(tmp_path / "model.pt")
-    with pytest.raises(ExportError, match=r"model\.onnx does not exist"):
-        load_exported(tmp_path / "model.onnx")
-    (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(ExportError, match=r"model\.onnx: not readable as ONNX"):
-        load_exported(tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match=r"model\.onnx: has no description of its model"):
-        FileDescription.from_json(None, tmp_path / "model.onnx")
-
-
-def test_a_file_of_one_size_says_so() -> None:
-    one = dataclasses.replace(of_file(tiny()), size=(64, 48))
-    one.check_size((64, 48))
-    with pytest.raises(ExportError, match="found 64 x 64 pixels, expected 64 x 48, the only size of this file"):
-        one.check_size((64, 64))
-    assert FileDescription.from_json(one.to_json(), Path("model.onnx")) == one
-
-
-def test_the_smallest_image_has_a_cell_for_every_query() -> None:
-    assert smallest_side(tiny()) == 32
-    assert smallest_side(tiny(num_queries=300)) == 36  # 18 x 18 cells of 2 pixels; 17 x 17 are too few
-    assert smallest_side(tiny(num_queries=300, queries="learned")) == 32
-
-
-def test_queries_are_matched_before_they_are_compared() -> None:
-    generator = torch.Generator().manual_seed(0)
-    masks, classes = torch.randn(2, 5, 4, 6, generator=generator), torch.randn(2, 5, 3, generator=generator)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    found = matched_differences((masks, classes), (masks[:, order] + 0.25, classes[:, order]))
-    assert found.masks.shape == (10, 4, 6) and found.classes.shape == (10, 3)
-    assert found.masks.numpy() == pytest.approx(0.25, abs=1e-6) and float(found.classes.max()) == 0
-
-
-def test_only_queries_over_the_floor_are_compared() -> None:
-    classes = torch.tensor([[[4.0, 0.0], [0.0, 4.0]]])
-    found = matched_differences((torch.zeros(1, 2, 3, 3), classes), (torch.zeros(1, 2, 3, 3), classes + 1), 0.5)
-    assert found.classes.tolist() == [[1.0, 1.0]]
-
-
-def test_calibration_sees_the_tiles_of_prediction() -> None:
-    image = torch.full((3, 30, 50), 255, dtype=torch.uint8)
-    config = InferenceConfig(tile=(64, 64), overlap=16, zoom=2.0)
-    batches = list(tile_batches([image, image], config, batch=3))
-    assert [len(batch) for batch in batches] == [3, 1]
-    assert batches[0].shape == (3, 3, 64, 64) and batches[0].dtype == np.float32
-    assert batches[0][0, 0, :60].min() == 1.0 and batches[0][0, 0, 60:].max() == 0.0
 
 
 def test_speeds_are_ratios_to_the_first_contender() -> None:

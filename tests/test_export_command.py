@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip install 'sskd_fast[export]'")
 
+from models_to_export import shipped_student, tiny, write_run
+
+from sskd_fast.data.embedded import CLASS_NAMES
 from sskd_fast.export import main
 from sskd_fast.exported import load_exported
 from sskd_fast.predictor import load
@@ -38,14 +42,31 @@ def test_a_runs_model_becomes_a_file_that_predicts_the_same(
 
 
 @pytest.mark.slow
-def test_a_file_beyond_the_tolerance_fails(
-    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("format", "suffixes"), [("onnx", [".onnx"]), ("openvino", [".bin", ".xml"])])
+def test_a_file_that_fails_does_not_get_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, suffixes: list[str]
 ) -> None:
-    """int8 is scaled by unlabelled images of the run; no change at all is allowed here, and none is not to be had."""
-    path = tmp_path / "m.onnx"
-    assert main([str(plates_run), "--precision", "int8", "--output", str(path), "--tolerance", "-1"]) == 1
-    report = json.loads((tmp_path / "m.onnx.parity.json").read_text())
-    assert report["precision"] == "int8" and not report["passes"] and "FAILS" in capsys.readouterr().out
+    """int8 that is scaled by black images has no room for what bright ones give, and loses most of AP."""
+    if format == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO's files need openvino: pip install 'sskd_fast[export]'")
+    run = write_run(tmp_path / "run", shipped_student(), 6)
+    (tmp_path / "black").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "black" / "image.png")
+    place = tmp_path / "files" / f"m{suffixes[-1]}"
+    bad = [str(run), "--format", format, "--output", str(place), "--precision", "int8"]
+    assert main([*bad, "--calibration", str(tmp_path / "black")]) == 1
+    printed = capsys.readouterr().out
+    assert f"m.failed{suffixes[-1]}: int8" in printed and "allowed: FAILS, hence its name: use a higher" in printed
+    failed = {f"m.failed{suffix}" for suffix in suffixes}
+    report = place.with_name(f"m.failed{suffixes[-1]}.parity.json")
+    assert {path.name for path in place.parent.iterdir()} == {*failed, report.name}
+    content = json.loads(report.read_text())
+    assert content["file"] == f"m.failed{suffixes[-1]}" and not content["passes"] and content["ap_change"] < -5
+
+    assert main([str(run), "--format", format, "--output", str(place)]) == 0
+    proven = {f"m{suffix}" for suffix in suffixes}
+    assert {path.name for path in place.parent.iterdir()} == {*proven, f"m{suffixes[-1]}.parity.json"}
+    assert load_exported(place).description.precision == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -69,3 +90,64 @@ def test_what_does_not_fit_is_named(
     assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
     printed = capsys.readouterr().err
     assert message in printed and len(printed.splitlines()) == 1
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> Path:
+    """A run's folder with a tiny untrained student and two validation images."""
+    return write_run(tmp_path / "run", tiny(), 2)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a command line is refused with, before a file is written."""
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    return printed
+
+
+def test_labels_of_other_classes_are_named_beside_the_models(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = json.loads((tiny_run / "ground_truth.json").read_text())
+    truth["categories"][0]["name"] = "bolt"
+    labels = tiny_run / "other.json"
+    labels.write_text(json.dumps(truth))
+    printed = refusal(capsys, tiny_run, "--val", labels, "--images", tiny_run / "val")
+    theirs, lost = [c["name"] for c in truth["categories"]], CLASS_NAMES[0]
+    assert (
+        f"other.json: has the classes {', '.join(theirs)}; the model {tiny_run} has {', '.join(CLASS_NAMES)}" in printed
+    )
+    assert f"only the labels have bolt, only the model has {lost}: give labels of the classes that" in printed
+
+
+def test_labels_are_checked_before_they_are_compared_on(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = json.loads((tiny_run / "ground_truth.json").read_text())
+    truth["annotations"][0] |= {"segmentation": []}
+    labels = tiny_run / "boxes.json"
+    labels.write_text(json.dumps(truth))
+    printed = refusal(capsys, tiny_run, "--val", labels, "--images", tiny_run / "val")
+    assert f"boxes.json: annotation {truth['annotations'][0]['id']}" in printed
+    assert not (tiny_run / "exported").exists()
+
+
+def test_validation_images_that_are_gone_are_named(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = sorted((tiny_run / "val").iterdir())[0]
+    first.unlink()
+    printed = refusal(capsys, tiny_run)
+    assert f"ground_truth.json: 1 of its images are gone, such as {first}; give --val val.json --images DIR" in printed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("data: [", "config.yaml: not readable as YAML"),
+        ("plain text", "config.yaml: found a str, expected settings; restore the file"),
+        ("seed: 1", "--precision int8 is scaled by images of the training set: give --calibration DIR"),
+    ],
+)
+def test_settings_that_name_no_training_images_are_named(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str], settings: str, message: str
+) -> None:
+    (tiny_run / "config.yaml").write_text(settings)
+    assert message in refusal(capsys, tiny_run, "--precision", "int8")

@@ -24,8 +24,9 @@ from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 from sskd_fast.predict.drawing import draw
 from sskd_fast.predict.inputs import find_inputs, overlay_names
-from sskd_fast.predictor import Prediction, groups, load
+from sskd_fast.predictor import Prediction, load
 from sskd_fast.report.overlays import COLORS
+from sskd_fast.source_prediction import groups
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -58,6 +58,14 @@ class Exported(Segmenter):
         return self.description.parameters
 
 
+def require_model(model: Segmenter) -> None:
+    """Raises ExportError for an exported file, which has no code to export from."""
+    if isinstance(model, Exported):
+        raise ExportError(
+            "model: is an exported file already; give the checkpoint (.safetensors) or the run's folder that it is from"
+        )
+
+
 def load_exported(path: Path) -> Exported:
     """The network of an .onnx file in ONNX Runtime, or of an .xml file in OpenVINO, on the CPU.
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from sskd_fast.models.checkpoint import Description
+from sskd_fast import __version__
+from sskd_fast.models.checkpoint import CheckpointError, Description, check_layout
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.typed_settings import build
@@ -66,10 +67,20 @@ class FileDescription:
 
     @classmethod
     def from_json(cls, text: str | None, path: Path) -> Self:
-        """The description that a file carries; ExportError if it has none."""
+        """The description that a file carries; ExportError if it has none, or one that this version cannot read."""
         if text is None:
             raise ExportError(f"{path}: has no description of its model; expected a file that sskd_fast.exported wrote")
-        return build(cls, json.loads(text), str(path))
+        try:
+            content = json.loads(text)
+            check_layout(content["checkpoint"], path)
+            return build(cls, content, "")
+        except CheckpointError as error:
+            raise ExportError(str(error)) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # broken JSON, or fields of another version
+            reason = f"{type(error).__name__}: {error}"
+            raise ExportError(
+                f"{path}: its description is none that sskd_fast {__version__} reads ({reason}); export the model again"
+            ) from error
 
     def to_json(self) -> str:
         """The JSON that `from_json` reads."""
@@ -104,6 +115,17 @@ def check_precision(precision: str, calibration: Sequence[Any]) -> None:
         raise ExportError(f"precision: found {precision!r}, expected one of {', '.join(get_args(Precision))}")
     if precision == "int8" and not calibration:
         raise ExportError("calibration: found no images, expected some of the training set: int8 is scaled by them")
+
+
+def check_suffix(path: Path, suffix: str) -> None:
+    """Raises ExportError unless the name of a file ends as those of its format do."""
+    if path.suffix != suffix:
+        raise ExportError(f"{path}: expected a name that ends in {suffix}")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an exported model consists of: itself, after the weights beside it if they have their own."""
+    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
 
 
 def require(name: str) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sskd_fast.exported.agreement import matched_differences
-from sskd_fast.exported.exported import INPUT, OUTPUTS, onnx_runner
+from sskd_fast.exported.exported import INPUT, OUTPUTS, onnx_runner, require_model
 from sskd_fast.exported.file_description import ExportError, FileDescription, Precision, check_precision, require
 from sskd_fast.exported.quantization import quantized, tile_batches
 from sskd_fast.models.segmenter import Segmenter
@@ -54,6 +54,7 @@ def onnx_graph(
     It takes any batch, and any size if what it gives is then what the model gives.  half: computes in float16.
     calibration: uint8 images (3, H, W) for int8.  Raises ExportError for arguments that do not fit.
     """
+    require_model(model)
     check_precision(precision, calibration)
     network, tile = Network(model, half=half), description.inference.tile
     description = dataclasses.replace(description, precision=precision)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sskd_fast.exported.exported import Exported, load_exported
-from sskd_fast.exported.file_description import KEY, ExportError, FileDescription, Precision, require
+from sskd_fast.exported.file_description import KEY, FileDescription, Precision, check_suffix, require
 from sskd_fast.exported.network import onnx_graph
 from sskd_fast.files import write_atomically
 from sskd_fast.models.checkpoint import Description
@@ -24,8 +24,7 @@ def export_onnx(
     Input and outputs are float32 in every precision.  calibration: uint8 training images (3, H, W), which int8 needs.
     Raises ExportError for arguments that do not fit, ImportError without the extra `export`.
     """
-    if path.suffix != ".onnx":
-        raise ExportError(f"{path}: expected a name that ends in .onnx")
+    check_suffix(path, ".onnx")
     graph, description = onnx_graph(
         model, FileDescription.of(model, checkpoint), precision, calibration, half=precision == "fp16"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sskd_fast.exported.exported import Exported, load_exported
-from sskd_fast.exported.file_description import KEY, ExportError, FileDescription, Precision, require
+from sskd_fast.exported.file_description import KEY, FileDescription, Precision, check_suffix, files_of, require
 from sskd_fast.exported.network import onnx_graph
 from sskd_fast.models.checkpoint import Description
 from sskd_fast.models.segmenter import Segmenter
@@ -25,8 +25,7 @@ def export_openvino(
 
     fp16 is the weights' alone: OpenVINO computes in what the device is best at, and `load_exported` in float32.
     """
-    if path.suffix != ".xml":
-        raise ExportError(f"{path}: expected a name that ends in .xml, as OpenVINO's files do")
+    check_suffix(path, ".xml")
     runtime = require("openvino")
     graph, description = onnx_graph(model, FileDescription.of(model, checkpoint), precision, calibration, half=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -44,5 +43,5 @@ def _save(model: Any, path: Path, *, half: bool) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=".partial") as folder:
         partial = Path(folder) / path.name
         require("openvino").save_model(model, str(partial), compress_to_fp16=half)
-        for suffix in (".bin", ".xml"):
-            os.replace(partial.with_suffix(suffix), path.with_suffix(suffix))
+        for old, new in zip(files_of(partial), files_of(path), strict=True):
+            os.replace(old, new)

@@ -8,7 +8,6 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +16,15 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import MaskAP, evaluate_masks
 from sskd_fast.exported.agreement import Differences, matched_differences
 from sskd_fast.exported.exported import Exported
+from sskd_fast.exported.file_description import files_of
 from sskd_fast.exported.quantization import tile_batches
 from sskd_fast.files import write_json
-from sskd_fast.models.inference import InferenceConfig, predict, to_results
+from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.source_prediction import predict_source, source_groups
 
 # Mask AP, in percent, that a file may differ by from its model.
 TOLERANCE = 0.3
-# Images that are decoded at a time.
-_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,17 @@ class Parity:
 
     def write(self, path: Path) -> Path:
         """Writes the report beside an exported file, as <its name>.parity.json, and returns where."""
-        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
         content = {
-            "file": path.name, "bytes": sum(file.stat().st_size for file in files), **dataclasses.asdict(self),
+            "file": path.name, "bytes": sum(file.stat().st_size for file in files_of(path)), **dataclasses.asdict(self),
             "ap_change": self.ap_change, "passes": self.passes,
         }  # fmt: skip
-        report = path.with_name(f"{path.name}.parity.json")
-        write_json(report, content)
-        return report
+        write_json(report_of(path), content)
+        return report_of(path)
+
+
+def report_of(path: Path) -> Path:
+    """The parity report of an exported file."""
+    return path.with_name(f"{path.name}.parity.json")
 
 
 def parity_report(
@@ -97,17 +99,8 @@ def parity_report(
 
 
 def _average_precision(model: Segmenter, source: LabeledImages, inference: InferenceConfig) -> MaskAP:
-    results: list[dict[str, Any]] = []
-    for rows in _chunks(len(source)):
-        found = predict(model, [source.image(i) for i in rows], inference)
-        for i, detections in zip(rows, found, strict=True):
-            image_id, size = source.records[i].image_id, source.size(i)
-            results += to_results(detections, image_id, size, source.category_ids, inference.zoom)
+    results = predict_source(model, inference, source, source.category_ids)
     return evaluate_masks(source.ground_truth(), results, max_detections=inference.max_detections)
-
-
-def _chunks(count: int) -> list[range]:
-    return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
 
 @torch.inference_mode()
@@ -116,7 +109,7 @@ def _differences(
 ) -> Differences:
     parts: list[Differences] = []
     device = next(model.parameters()).device
-    for rows in _chunks(len(source)):
+    for rows in source_groups(source):
         for batch in tile_batches([source.image(i) for i in rows], inference):
             tiles = torch.from_numpy(batch)
             pair = [(p.mask_logits.cpu(), p.class_logits.cpu()) for p in (model(tiles.to(device)), exported(tiles))]

@@ -135,13 +135,18 @@ def read_metadata(path: Path) -> dict[str, Any]:
             f"{path}: not a readable safetensors file, or cut off ({error}); copy it again, or run the stage that "
             "writes it again"
         ) from error
-    layout = found.get("layout", 1)
+    check_layout(found, path)
+    return found
+
+
+def check_layout(description: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError if a description, by field of `Description`, is of a layout later than this version's."""
+    layout = description.get("layout", 1)
     if not isinstance(layout, int) or layout > LAYOUT:
         raise CheckpointError(
-            f"{path}: written by sskd_fast {found.get('version', '?')} in layout {layout}, expected at most "
+            f"{path}: written by sskd_fast {description.get('version', '?')} in layout {layout}, expected at most "
             f"{LAYOUT}: install that version or a later one (pip install -U sskd_fast)"
         )
-    return found
 
 
 def missing_fields(metadata: Mapping[str, Any]) -> list[str]:

@@ -25,8 +25,9 @@ from sskd_fast.files import write_atomically
 from sskd_fast.journal import Journal
 from sskd_fast.predict.drawing import draw
 from sskd_fast.predict.inputs import Inputs, Picture
-from sskd_fast.predictor import Predictor, groups
+from sskd_fast.predictor import Predictor
 from sskd_fast.pseudo_labels import cache_key
+from sskd_fast.source_prediction import groups
 
 
 @dataclass(frozen=True)

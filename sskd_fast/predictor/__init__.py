@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sskd_fast.predictor.collection import groups, predict_source
 from sskd_fast.predictor.locate import ModelError, load
 from sskd_fast.predictor.prediction import Prediction
 from sskd_fast.predictor.predictor import ImageLike, Predictor
 
-__all__ = ["ImageLike", "ModelError", "Prediction", "Predictor", "groups", "load", "predict_source"]
+__all__ = ["ImageLike", "ModelError", "Prediction", "Predictor", "load"]

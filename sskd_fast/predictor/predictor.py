@@ -21,8 +21,8 @@ from sskd_fast.models.checkpoint import Description, load_checkpoint, save_check
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.predictor.card import card_text, is_own_card
-from sskd_fast.predictor.collection import groups
 from sskd_fast.predictor.prediction import Prediction
+from sskd_fast.source_prediction import groups
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 WEIGHTS = "model.safetensors"

@@ -11,10 +11,11 @@ from typing import Any
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.method import FINAL_STUDENTS, STAGE
 from sskd_fast.models.augmented import IDENTITY, Augmentation, augmentations
-from sskd_fast.predictor import ModelError, Predictor, load, predict_source
+from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.predictor.locate import checkpoint_of
 from sskd_fast.pseudo_labels import calibrate_thresholds, select_labels
 from sskd_fast.settings import Config
+from sskd_fast.source_prediction import predict_source
 from sskd_fast.yaml_settings import load_config
 
 # The teacher that the students learn from.

@@ -13,9 +13,9 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.data.places import find_files
 from sskd_fast.data.source import ImageCollection, ImageRecord
 from sskd_fast.mask_matching import by_image
-from sskd_fast.predictor.collection import source_groups
 from sskd_fast.rank.disagreement import Comparison, compare
 from sskd_fast.rank.judges import Judge
+from sskd_fast.source_prediction import source_groups
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from sskd_fast.models.checkpoint import (
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
-from sskd_fast.predictor import predict_source
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
+from sskd_fast.source_prediction import predict_source
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 
