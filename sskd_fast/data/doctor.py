@@ -112,7 +112,7 @@ def _check_file(
 ) -> CheckedFile:
     """All checks of the labels of one set and its images."""
     checked = CheckedFile(file)
-    if not images.is_dir():
+    if file.exists() and not images.is_dir():
         findings.add(images, "", "the folder does not exist", f"the images of {file}", "Correct its path.")
         return checked
     try:
