@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sskd_fast.settings import Config
-from sskd_fast.typed_settings import ConfigError, build, number
+from sskd_fast.typed_settings import ConfigError, build, number, overlay
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -86,16 +86,6 @@ def _type_of(key: str) -> Any:
     for name in key.split("."):
         hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
     return hint
-
-
-def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the settings of `top` in place of its own, section by section."""
-    merged = dict(base)
-    for key, value in top.items():
-        below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = overlay(below, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def dump_yaml(config: Config) -> str:

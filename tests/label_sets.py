@@ -62,6 +62,7 @@ def by_image(content: dict[str, Any]) -> list[tuple[str, list[tuple[str, Mask]]]
 
 def _coco(folder: Path, split: str) -> Path:
     path = folder / f"{split}.json"
+    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(instances(split)), encoding="utf-8")
     return path
 

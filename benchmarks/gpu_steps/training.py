@@ -15,21 +15,26 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from benchmarks.gpu_steps.record import ROOT, Record, reason
 from benchmarks.timed_steps import PARTS, timed_steps
 from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.contrast import ContrastConfig
 from sskd_fast.losses.objective import Objective
+from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.settings import Config
+from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.train.progress import Log
-from sskd_fast.train.schedule import Schedule
-from sskd_fast.yaml_settings import load_config
+from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
+from sskd_fast.typed_settings import build, overlay
 
+_PRESETS = ROOT / "sskd_fast" / "presets"
 _CLASSES, _INSTANCES = 8, 10
 _WARM_UP, _STEPS, _WATCHED_STEPS = 3, 10, 2
 VARIANTS = {"contrast on": 0.1, "contrast off": 0.0}
@@ -56,12 +61,31 @@ def measure(record: Record) -> None:
         raise RuntimeError(f"{' and '.join(failures)}: failed; the record says why")
 
 
-def settings(dry: bool) -> Config:
-    """The paper's preset, or the smallest student on the CPU."""
-    if dry:
-        batches = [f"stages.distilled_student.{kind}_batch=1" for kind in ("labeled", "unlabeled")]
-        return load_config([], [*batches, "views.size=64", "num_queries=8"], "default")
-    return load_config([], [], "paper")
+@dataclass(frozen=True)
+class Settings:
+    """What a step of the student takes from a run's settings."""
+
+    student: ModelConfig = field(default_factory=ModelConfig)
+    loss: SetLossConfig = field(default_factory=SetLossConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    budget: StageConfig = field(default_factory=StageConfig)
+    size: int = 64
+    num_queries: int = 8
+
+
+def settings(dry: bool) -> Settings:
+    """The paper's preset, or the smallest student on the CPU.
+
+    They are read from the presets themselves: `settings.Config` composes rooms that need pycocotools.
+    """
+    tree: dict[str, Any] = {}
+    for name in ["default"] if dry else ["default", "paper"]:
+        tree = overlay(tree, yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
+    kept = {name: tree[name] for name in ("student", "loss", "contrast", "train") if name in tree}
+    budget = tree["stages"]["distilled_student"] | ({"labeled_batch": 1, "unlabeled_batch": 1} if dry else {})
+    sizes = {} if dry else {"size": tree["views"]["size"], "num_queries": tree["num_queries"]}
+    return build(Settings, kept | sizes | {"budget": budget}, "")
 
 
 def batch(count: int, size: int, device: torch.device) -> Batch:
@@ -83,12 +107,11 @@ def batch(count: int, size: int, device: torch.device) -> Batch:
 def one_variant(variant: str, dry: bool) -> dict[str, Any]:
     """The findings of a variant, measured in this process."""
     device, config = torch.device("cpu" if dry else "cuda"), settings(dry)
-    student = dataclasses.replace(config.student, num_queries=config.num_queries or config.student.num_queries)
+    student = dataclasses.replace(config.student, num_queries=config.num_queries)
     torch.manual_seed(0)
     model = build_segmenter(student, [f"class{i}" for i in range(_CLASSES)], weights=False).to(device)
     objective = Objective.of(config.loss, config.contrast, lam_semi=1.0, lam_pxl=VARIANTS[variant])
-    budget = config.stages.distilled_student
-    size = config.views.size if isinstance(config.views.size, int) else config.views.size[0]
+    budget, size = config.budget, config.size
     labeled, unlabeled = (batch(count, size, device) for count in (budget.labeled_batch, budget.unlabeled_batch))
 
     def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
