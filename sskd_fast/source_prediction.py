@@ -56,6 +56,6 @@ def predict_source(
         found = predict_views(model, [source.image(i) for i in rows], inference, views)
         for i, detections in zip(rows, found, strict=True):
             results += to_results(
-                detections, source.records[i].image_id, source.size(i), category_ids, inference.zoom
+                detections, source.records[i].image_id, source.size(i), category_ids, inference.zoom_of(source.size(i))
             )  # fmt: skip
     return results

@@ -55,6 +55,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(
                 f"{where}: found {value!r}, expected a list{'' if options[-1] is Ellipsis else f' of {len(options)}'}"
             )
+        if options[0] is str:  # an id such as 17 in a list of names
+            value = [str(v) if type(v) is int else v for v in value]
         return tuple(_convert(options[0], v, where) for v in value)
     value = number(value) if hint in (float, int) else value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

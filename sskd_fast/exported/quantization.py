@@ -42,6 +42,7 @@ def quantized(graph: Any, batches: Iterator[Floats]) -> Any:
 
 def tile_batches(images: Sequence[Tensor], inference: InferenceConfig, batch: int = 8) -> Iterator[Floats]:
     """Tiles (B, 3, T, T) in [0, 1] of uint8 images (3, H, W), cut as prediction cuts them."""
-    tiles = [tile for _, _, _, tile in cut_tiles([zoomed(image, inference.zoom) for image in images], inference)]
+    seen = [zoomed(image, inference.zoom_of(image.shape[1:])) for image in images]
+    tiles = [tile for _, _, _, tile in cut_tiles(seen, inference)]
     for start in range(0, len(tiles), batch):
         yield (torch.stack(tiles[start : start + batch]).float() / 255).numpy()

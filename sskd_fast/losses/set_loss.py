@@ -7,7 +7,7 @@ P mask pixels or sampled points, h x w cells of the mask map.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
 from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets
+from sskd_fast.models.dense_maps import DenseMaps
 from sskd_fast.models.segmenter import Predictions
 
 
@@ -26,7 +28,7 @@ class SetLossConfig:
     masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a
     share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
     all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
-    crops).
+    crops).  dense: of models with dense queries, which take none of the others.
     """
 
     class_weight: float = 2.0
@@ -39,6 +41,7 @@ class SetLossConfig:
     oversample: float = 3.0
     importance: float = 0.75
     normalizer: Literal["area", "pixels"] = "area"
+    dense: DenseLossConfig = field(default_factory=DenseLossConfig)
 
 
 @dataclass
@@ -75,6 +78,8 @@ class SetLoss:
     ) -> SetLossOutput:
         if predictions.promptable:
             return self._answered(predictions, instances, valid, label_pool, semi_masks)
+        if predictions.dense is not None:
+            return self._dense(predictions.dense, instances, valid, semi_masks)
         config = self.config
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
@@ -95,6 +100,15 @@ class SetLoss:
             parts["heat"] = heat_loss(predictions.heat, finest)
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds)
+
+    def _dense(
+        self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float
+    ) -> SetLossOutput:
+        """The loss of dense queries, which are not matched one to one."""
+        config = self.config.dense
+        parts, matched = dense_loss(config, maps, instances, valid)
+        masks = config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"]
+        return SetLossOutput(config.class_weight * parts["class"] + semi_masks * masks, parts, matched, 0.0)
 
     def _answered(
         self, predictions: Predictions, instances: list[Instances], valid: Tensor, label_pool: int, semi_masks: float

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sskd_fast.mask_matching import Bools, boxes_meet, greedy_groups, mask_iou
-from sskd_fast.models.inference import Detection, InferenceConfig, cut, predict, zoomed_size
+from sskd_fast.models.inference import Detection, InferenceConfig, cut, predict
 from sskd_fast.models.segmenter import Segmenter
 
 # Detections of one object in several views overlap by more than this.
@@ -101,7 +101,7 @@ def predict_views(
     for view in views:
         turned, seen = [view.apply(image) for image in images], view.seen(config, model.max_stride)
         for of_image, image, detections in zip(found, turned, predict(model, turned, seen), strict=True):
-            size, zoomed = zoomed_size(image.shape[1:], config.zoom), zoomed_size(image.shape[1:], seen.zoom)
+            size, zoomed = config.seen_size(image.shape[1:]), seen.seen_size(image.shape[1:])
             back = [view.undo(detection, size, zoomed) for detection in detections]
             of_image.append([detection for detection in back if detection is not None])
     return [fuse(of_image, config) for of_image in found]

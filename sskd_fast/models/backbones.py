@@ -1,19 +1,14 @@
-"""Backbones: image -> feature maps of rising stride. Small convolutional ones for the embedded preset, timm's by name.
+"""A small convolutional backbone: image -> feature maps of rising stride.
 
 Shape letters: B images, H x W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from sskd_fast.models.pretrained import FoundationError
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -69,73 +64,3 @@ class ConvBackbone(nn.Module):
             x = level(x)
             maps.append(x)
         return maps
-
-
-class TimmBackbone(nn.Module):
-    """A timm model as feature maps; weights by name when online, or from a local file of timm's or the authors' layout.
-
-    Networks with stages give a map a stage.  Plain vision transformers give four maps of one stride, normalised, from
-    evenly spaced layers; they see the image resized to whole patches, so that it may have any size.
-    """
-
-    def __init__(
-        self, name: str, *, pretrained: bool = False, checkpoint: str = "", gradient_checkpointing: bool = False
-    ) -> None:
-        super().__init__()
-        try:
-            import timm
-        except ImportError as error:
-            raise ImportError(
-                f"model.backbone: 'timm/{name}' needs the timm package: pip install 'sskd_fast[models]'"
-            ) from error
-        if checkpoint and not Path(checkpoint).is_file():
-            raise FileNotFoundError(f"model.backbone_checkpoint: {checkpoint} does not exist; give a file of weights")
-        weights: dict[str, Any] = {"pretrained": pretrained or bool(checkpoint)}
-        if checkpoint:
-            weights["pretrained_cfg_overlay"] = {"file": checkpoint}
-        create = _explained(timm.create_model, name)
-        with torch.device("meta"):
-            probe = create(features_only=True).feature_info
-        plain = len(probe.reduction()) > 1 and len(set(probe.reduction())) == 1
-        self.channels: list[int] = list(probe.channels())
-        self.strides: list[float] = [float(s) for s in probe.reduction()]
-        if plain:
-            self.body: Any = create(num_classes=0, dynamic_img_size=True, **weights)
-            self.body.set_grad_checkpointing(gradient_checkpointing)
-            depth = len(self.body.blocks)
-            self.layers = [depth * (i + 1) // 4 - 1 for i in range(4)]
-            self.channels, self.strides = self.channels[:1] * 4, self.strides[:1] * 4
-        else:
-            self.body = create(features_only=True, **weights)
-            if gradient_checkpointing:
-                raise FoundationError(
-                    f"model.gradient_checkpointing: 'timm/{name}' has none as feature maps; leave it out"
-                )
-        self.patch = int(self.strides[0]) if plain else 0
-        self.multiple = 1 if plain else int(self.strides[-1])
-        self.mean, self.std = tuple(self.body.pretrained_cfg["mean"]), tuple(self.body.pretrained_cfg["std"])
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> the model's maps, finest first."""
-        if not self.patch:
-            return list(self.body(images))
-        size = [-(-side // self.patch) * self.patch for side in images.shape[-2:]]
-        if size != list(images.shape[-2:]):
-            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        return list(self.body.forward_intermediates(images, indices=self.layers, norm=True, intermediates_only=True))
-
-
-def _explained(create: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """timm's way to build a model, with a FoundationError that names the setting where it cannot be had."""
-
-    def build(**arguments: Any) -> Any:
-        try:
-            return create(name, **arguments)
-        except Exception as error:  # whatever a name, the network or a file of weights can do
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise FoundationError(
-                f"model.backbone: 'timm/{name}' cannot be had ({first}); give the name of a model of timm, and its "
-                "weights as a file (backbone_checkpoint) where the Hugging Face hub is out of reach"
-            ) from error
-
-    return build

@@ -6,10 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sskd_fast.models.dense import DenseSegmenter
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter
+
+# This package's own models.
+OWN: dict[str, type[PyramidSegmenter]] = {"mask_transformer": MaskTransformer, "dense": DenseSegmenter}
 
 
 def build_segmenter(
@@ -25,10 +30,10 @@ def build_segmenter(
     architecture: what `Segmenter.architecture` gave, in place of the files and names of foundation models.
     Raises FoundationError where a foundation model cannot be had.
     """
-    if config.kind == "mask_transformer":
+    if config.kind in OWN:
         if not weights:
             config = dataclasses.replace(config, backbone_pretrained=False, backbone_checkpoint="")
-        return MaskTransformer(config, len(class_names))
+        return OWN[config.kind](config, len(class_names))
     if config.kind == "results":
         from sskd_fast.models.results_file import (
             ResultsFile,  # reads masks with pycocotools, which no other model needs

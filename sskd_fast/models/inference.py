@@ -28,7 +28,8 @@ class PredictConfig:
     """Settings of prediction by tiles.
 
     tile: height and width of the window the network sees, 0 = the training crop.  overlap: pixels that neighbours
-    share.  score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the
+    share.  fit: the image is scaled so that all of it just fits into one tile, instead of by the zoom (photographs of
+    any size).  score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the
     better-scored stays.  max_detections: the best-scored detections of an image that are kept, and that AP counts for
     each class.  batch: tiles a forward pass.
     Raises ValueError for a setting out of range.
@@ -36,6 +37,7 @@ class PredictConfig:
 
     tile: tuple[int, int] = (0, 0)
     overlap: int = 32
+    fit: bool = False
     score_floor: float = 0.02
     nms_iou: float = 0.6
     max_detections: int = 100
@@ -65,7 +67,7 @@ class PredictConfig:
 class InferenceConfig(PredictConfig):
     """Resolved settings of prediction: those of `PredictConfig` with their tile, and the zoom.
 
-    zoom: factor the images are scaled by first; masks come back at the images' own size.
+    zoom: factor the images are scaled by first, unless they are to fit; masks come back at the images' own size.
     Raises ValueError for a tile without pixels, an overlap that leaves none, or a zoom that is not above 0.
     """
 
@@ -80,6 +82,16 @@ class InferenceConfig(PredictConfig):
             raise ValueError(f"overlap={self.overlap}: expected 0 to {min(self.tile) - 1} pixels for tile={self.tile}")
         if not self.zoom > 0:
             raise ValueError(f"zoom={self.zoom}: expected a factor above 0")
+
+    def zoom_of(self, size: Sequence[int]) -> float:
+        """The factor that an image of this height and width is scaled by."""
+        if not self.fit:
+            return self.zoom
+        return min(side / own for side, own in zip(self.tile, size, strict=True))
+
+    def seen_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of an image of this size as the model sees it."""
+        return zoomed_size(size, self.zoom_of(size))
 
 
 @dataclass
@@ -115,10 +127,10 @@ def predict(model: Segmenter, images: Sequence[Tensor], config: InferenceConfig)
     """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an
     image.
 
-    Coordinates are those of the zoomed image (`zoomed_size`); `to_results` brings them to the image's own.
+    Coordinates are those of the zoomed image (`seen_size`); `to_results` brings them to the image's own.
     """
     model.eval()
-    images = [zoomed(image, config.zoom) for image in images]
+    images = [zoomed(image, config.zoom_of(image.shape[1:])) for image in images]
     device = next(model.parameters()).device
     found: list[list[Detection]] = [[] for _ in images]
     pending: list[tuple[int, int, int]] = []

@@ -1,4 +1,4 @@
-"""A teacher that is a file: predictions made elsewhere, as COCO results."""
+"""A teacher that is a file, or several: predictions made elsewhere, as COCO results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,17 @@ class ResultsFile(Segmenter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        path = Path(config.foundation.results)
+        self.place = ", ".join(config.foundation.results_files)
+        self.by_image: dict[int | str, list[dict[str, Any]]] = {}
+        digest = hashlib.sha256(",".join(config.foundation.source_classes).encode())
+        for name in config.foundation.results_files:
+            digest.update(self._read(Path(name)))
+        # What names these predictions in caches, in the place of weights.
+        self.register_buffer("digest", torch.tensor(list(digest.digest()), dtype=torch.uint8))
+
+    def _read(self, path: Path) -> bytes:
+        """Adds the results of a file that are of a wanted source class; returns the file's content."""
+        source = self.config.foundation
         try:
             content = path.read_bytes()
             results = json.loads(content)
@@ -38,22 +48,28 @@ class ResultsFile(Segmenter):
             raise FoundationError(f"foundation.results: {path} cannot be read ({error}); give COCO results") from error
         if not isinstance(results, list):
             raise FoundationError(f"foundation.results: {path} holds a {type(results).__name__}, expected a list")
-        self.by_image: dict[int | str, list[dict[str, Any]]] = {}
         for number, result in enumerate(results):
             key = "file_name" if "file_name" in result else "image_id"
-            missing = {key, *_FIELDS} - set(result)
+            missing = {key, *_FIELDS, *([source.source_key] if source.source_key else [])} - set(result)
             if missing:
                 raise FoundationError(f"foundation.results: {path}: result {number} lacks {', '.join(sorted(missing))}")
+            if source.source_classes and str(result[source.source_key]) not in source.source_classes:
+                continue
             mask = {"segmentation": _compressed(result["segmentation"], f"{path}: result {number}")}
             self.by_image.setdefault(result[key], []).append(result | mask)
-        # What names these predictions in caches, in the place of weights.
-        digest = list(hashlib.sha256(content).digest())
-        self.register_buffer("digest", torch.tensor(digest, dtype=torch.uint8))
+        return content
 
     def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]]:
         """The results of one image under the run's image id; none where the file says nothing of it."""
+        fields = self._kept_fields
         found = self.by_image.get(file_name, self.by_image.get(image_id, []))
-        return [{"image_id": image_id, **{name: result[name] for name in _FIELDS}} for result in found]
+        return [{"image_id": image_id, **{name: result[name] for name in fields}} for result in found]
+
+    @property
+    def _kept_fields(self) -> tuple[str, ...]:
+        """Fields of the results; with a source class that is still to be chosen, the class too."""
+        source = self.config.foundation
+        return (*_FIELDS, source.source_key) if source.source_key and not source.source_classes else _FIELDS
 
     def check_images(self, images: Iterable[tuple[int, str]]) -> None:
         """FoundationError where results stand for several of a run's images, whose sets may number them alike."""
@@ -62,7 +78,7 @@ class ResultsFile(Segmenter):
         if twice:
             kind = "file_name" if isinstance(twice[0], str) else "image_id"
             raise FoundationError(
-                f"foundation.results: {self.config.foundation.results}: the {kind} {twice[0]!r} stands for "
+                f"foundation.results: {self.place}: the {kind} {twice[0]!r} stands for "
                 f"{claims[twice[0]]} images of this data set; give every result a file_name that one image alone has"
             )
 

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sskd_fast.models.dense_maps import DenseMaps
+
 # What nearly all published models were trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,7 +24,10 @@ class FoundationConfig:
     """Models of transformers, by hub name or by a folder that `save_pretrained` wrote, and how they are adapted.
 
     detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  universal: of kind "universal": any
-    universal-segmentation model (Mask2Former, MaskFormer, EoMT).  results: of kind "results": a COCO results file.
+    universal-segmentation model (Mask2Former, MaskFormer, EoMT).  results: of kind "results", or to warm-start from: a
+    COCO results file, or several.  source_key: a field of its results that names the class they were seen as, where a
+    model with other classes made them; source_classes: its values that are taken, none = the choice with the highest AP
+    on the labelled images.
     pretrained: False for the architecture with random weights.  detector_side: the shorter side in pixels that crops
     are resized to for the detector, 0 = as they are.  prompts: what to ask the detector for, one text a class in the
     order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank beside
@@ -32,33 +37,53 @@ class FoundationConfig:
     detector: str = "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg"
     masks: str = "facebook/sam2.1-hiera-large"
     universal: str = "facebook/mask2former-swin-large-coco-instance"
-    results: str = ""
+    results: str | tuple[str, ...] = ""
+    source_key: str = ""
+    source_classes: tuple[str, ...] = ()
     pretrained: bool = True
     detector_side: int = 0
     prompts: tuple[str, ...] = ()
     lora_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source_classes and not self.source_key:
+            raise ValueError(
+                f"source_classes={list(self.source_classes)}: name the field of the results that has them (source_key)"
+            )
+
+    @property
+    def results_files(self) -> tuple[str, ...]:
+        """The results files, however many."""
+        return (self.results,) if isinstance(self.results, str) else self.results
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """How a model is built.
 
-    kind: "mask_transformer" (this package's own), or one of `foundation`: "grounded_sam", "universal", "results".
+    kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "universal",
+    "results".
     precision: what the networks compute in; parameters and losses stay in float32.  gradient_checkpointing: computes
     activations of the backbones' layers again in the backward pass instead of keeping them.
 
-    Of the mask transformer: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
-    (backbone_pretrained, needs the network) or from a file (backbone_checkpoint).  pixel_decoder: "fpn" or "dpt".
-    queries: "peaks" of a heat map or "learned".  mask_level: level (0 = finest) of the masks and of the pixel features.
-    reach: how far, in pixels, seeded queries attend to one another.  mean, std: of the input; none = the backbone's.
+    Of this package's own: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
+    (backbone_pretrained, needs the network), from a file, or with "package" from the Python package that carries them
+    (backbone_checkpoint).  backbone_levels: levels of a timm backbone that are used, finest first, 0 = all; the layers
+    behind them are left out.  backbone_frozen: its first levels whose weights stay as they are; with any, the batch
+    statistics of all levels stay, too.  pixel_decoder: "fpn" or "dpt".  mask_level: level (0 = finest) of the masks and
+    of the pixel features.  mean, std: of the input; none = the backbone's.  layers: of the decoder.
+    Of the mask transformer alone: queries: "peaks" of a heat map or "learned".  reach: how far, in pixels, seeded
+    queries attend to one another.
     """
 
-    kind: Literal["mask_transformer", "grounded_sam", "universal", "results"] = "mask_transformer"
+    kind: Literal["mask_transformer", "dense", "grounded_sam", "universal", "results"] = "mask_transformer"
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     backbone: str = "conv"
     backbone_pretrained: bool = False
     backbone_checkpoint: str = ""
+    backbone_levels: int = 0
+    backbone_frozen: int = 0
     channels: tuple[int, ...] = (12, 24, 48)
     blocks: tuple[int, ...] = (1, 1, 1)
     pixel_decoder: Literal["fpn", "dpt"] = "fpn"
@@ -98,6 +123,7 @@ class Predictions:
     """mask_logits (B, K, h, w), class_logits (B, K, C+1) with no-object last, pixel_features (B, F, h', w').
 
     auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
+    dense: what every cell of a pyramid says, of models whose queries are its best cells; else None.
     promptable: queries are not matched to instances; `answer` is asked instead.
     """
 
@@ -107,6 +133,7 @@ class Predictions:
     pixel_features: Tensor
     auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     heat: Tensor | None = None
+    dense: DenseMaps | None = None
 
     def part(self, rows: slice) -> Predictions:
         """The predictions of some images of the batch."""
@@ -129,6 +156,7 @@ class Predictions:
             pixel_features=change(self.pixel_features),
             auxiliary=[(change(m), change(c)) for m, c in self.auxiliary],
             heat=None if self.heat is None else change(self.heat),
+            dense=None if self.dense is None else self.dense.map(change),
         )
 
 

@@ -94,7 +94,8 @@ def _origins(description: Description) -> str:
 def _inference(description: Description) -> str:
     i = description.inference
     stretch = "stretched by percentiles, " if description.stretch else ""
-    return (
-        f"Images are {stretch}scaled by {i.zoom:.3g} and seen in tiles of {i.tile[0]} x {i.tile[1]} pixels that share "
-        f"{i.overlap}; at most {i.max_detections} instances an image."
-    )
+    if i.fit:
+        seen = f"scaled until they just fit into {i.tile[0]} x {i.tile[1]} pixels"
+    else:
+        seen = f"scaled by {i.zoom:.3g} and seen in tiles of {i.tile[0]} x {i.tile[1]} pixels that share {i.overlap}"
+    return f"Images are {stretch}{seen}; at most {i.max_detections} instances an image."

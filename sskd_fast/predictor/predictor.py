@@ -107,8 +107,9 @@ class Predictor(
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return [
             Prediction.of_results(
-                to_results(found, 0, size, d.category_ids, d.inference.zoom), size, d.class_names, d.category_ids
-            )
+                to_results(found, 0, size, d.category_ids, d.inference.zoom_of(size)),
+                size, d.class_names, d.category_ids,
+            )  # fmt: skip
             for size, found in zip(sizes, predict(self.model, images, d.inference), strict=True)
         ]
 

@@ -165,7 +165,7 @@ class RunModels:
         foreign = sorted({result["category_id"] for result in known} - set(ids))
         if foreign:
             raise FoundationError(
-                f"foundation.results: {model.config.foundation.results} has results of category {foreign[0]}; expected "
+                f"foundation.results: {named(model.config.foundation.results_files)} has results of category {foreign[0]}; expected "
                 f"the data set's own ids, {named(ids)}: map them, or leave those results out"
             )
         return known + predict_source(model, self.inference, source, ids, unknown, views)

@@ -131,11 +131,11 @@ def nothing_to_do(models: RunModels, stage: Stage) -> str:
     if config.trainable:
         return ""
     if stage.budget:
-        return f"the predictions in {config.foundation.results} cannot be trained"
+        return f"the predictions in {', '.join(config.foundation.results_files)} cannot be trained"
     val = models.sources.val
     if models.start(stage).covers(zip(val.image_ids, val.file_names, strict=True)):
         return ""
-    return f"{config.foundation.results} says nothing of the validation images"
+    return f"{', '.join(config.foundation.results_files)} says nothing of the validation images"
 
 
 def stage_budget(config: Config, stage: Stage) -> StageConfig:

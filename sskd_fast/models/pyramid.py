@@ -1,0 +1,78 @@
+"""A backbone with a pixel decoder: what the models of this package share, whatever reads instances from it.
+
+Shape letters: B images, H x W pixels, D embedding width, F feature channels, h x w cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sskd_fast.models.backbones import ConvBackbone
+from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
+from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.timm_backbone import TimmBackbone
+
+
+class PyramidSegmenter(Segmenter):
+    """Backbone + pixel decoder + projection; `decode` is the subclass's.
+
+    strides: of the decoder's maps, finest first, those finer than the mask level included.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _backbone(config)
+        self.strides = self.backbone.strides
+        if config.pixel_decoder == "dpt":
+            self.pixel_decoder: PixelDecoder | ReassembledPixelDecoder = ReassembledPixelDecoder(
+                self.backbone.channels, self.strides, config.width, config.mask_level
+            )
+            self.strides = self.pixel_decoder.strides
+        else:
+            self.pixel_decoder = PixelDecoder(self.backbone.channels, config.width, config.mask_level)
+        self.stride, self.max_stride = self.strides[config.mask_level], self.backbone.multiple
+        self.projection = Projection(config.width, 128, config.embedding)
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(config, name) or getattr(self.backbone, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) in [0, 1], H and W multiples of `max_stride` -> decoder maps from the mask level on."""
+        h, w = images.shape[-2:]
+        if h % self.max_stride or w % self.max_stride:
+            raise ValueError(f"images: found {h} x {w} pixels, expected multiples of {self.max_stride}: pad them")
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            levels: list[Tensor] = self.pixel_decoder(self.backbone(x))
+        return levels
+
+    def embed(self, levels: list[Tensor]) -> Tensor:
+        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map one level above the masks."""
+        with self.autocast():
+            embeddings: Tensor = self.projection(embedding_level(levels))
+        return embeddings.float()
+
+
+def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
+    if config.backbone == "conv" and (config.backbone_levels or config.backbone_frozen):
+        raise FoundationError("model.backbone_levels, backbone_frozen: go with a backbone of timm, found 'conv'")
+    if config.backbone == "conv":
+        return ConvBackbone(config.channels, config.blocks)
+    if config.backbone.startswith("timm/"):
+        return TimmBackbone(
+            config.backbone[5:], pretrained=config.backbone_pretrained, checkpoint=config.backbone_checkpoint,
+            gradient_checkpointing=config.gradient_checkpointing, levels=config.backbone_levels,
+            frozen=config.backbone_frozen,
+        )  # fmt: skip
+    raise FoundationError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
+
+
+def embedding_level(levels: list[Tensor]) -> Tensor:
+    """The map that the embeddings live on: one level coarser than the masks where there is one."""
+    return levels[min(1, len(levels) - 1)]
