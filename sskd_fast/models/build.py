@@ -9,12 +9,11 @@ from typing import Any
 from sskd_fast.models.dense import DenseSegmenter
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter
 
 # This package's own models.
-OWN: dict[str, type[PyramidSegmenter]] = {"mask_transformer": MaskTransformer, "dense": DenseSegmenter}
+OWN: dict[str, type[MaskTransformer] | type[DenseSegmenter]] = {"mask_transformer": MaskTransformer, "dense": DenseSegmenter}
 
 
 def build_segmenter(

