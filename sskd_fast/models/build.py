@@ -13,7 +13,10 @@ from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter
 
 # This package's own models.
-OWN: dict[str, type[MaskTransformer] | type[DenseSegmenter]] = {"mask_transformer": MaskTransformer, "dense": DenseSegmenter}
+OWN: dict[str, type[MaskTransformer] | type[DenseSegmenter]] = {
+    "mask_transformer": MaskTransformer,
+    "dense": DenseSegmenter,
+}
 
 
 def build_segmenter(
