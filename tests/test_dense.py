@@ -114,7 +114,9 @@ def test_cells_near_a_centre_learn_the_instance_on_the_level_of_its_size() -> No
     maps = random_maps()
     config = DenseLossConfig(radius=0.75, sizes=(1.5, 3.0))
     small, large = square(16, 3, 3, 3), square(16, 4, 4, 10)  # sides 3 and 10 cells; centres 4 and 8.5
-    targets = pad_targets([instances(small, large), instances(small)], torch.ones(2, 16, 16, dtype=torch.bool), (16, 16))
+    targets = pad_targets(
+        [instances(small, large), instances(small)], torch.ones(2, 16, 16, dtype=torch.bool), (16, 16)
+    )
     found = assign(config, maps, targets)
     by = {(i, g): [] for i, g in ((0, 0), (0, 1), (1, 0))}
     for image, cell, instance in zip(found.image.tolist(), found.cell.tolist(), found.instance.tolist(), strict=True):
@@ -123,7 +125,9 @@ def test_cells_near_a_centre_learn_the_instance_on_the_level_of_its_size() -> No
     near = [y * 8 + x for y in range(8) for x in range(8) if max(abs(2 * x + 0.5 - 4), abs(2 * y + 0.5 - 4)) < 1.5]
     assert by[0, 0] == by[1, 0] == near
     # Side 10: above 3 x 2 for the finer level, so the coarser alone; cells less than 3 from 8.5.
-    wide = [64 + y * 4 + x for y in range(4) for x in range(4) if max(abs(4 * x + 1.5 - 8.5), abs(4 * y + 1.5 - 8.5)) < 3]
+    wide = [
+        64 + y * 4 + x for y in range(4) for x in range(4) if max(abs(4 * x + 1.5 - 8.5), abs(4 * y + 1.5 - 8.5)) < 3
+    ]
     assert by[0, 1] == wide
 
 
@@ -145,7 +149,9 @@ def test_a_draw_keeps_the_limits_an_instance_and_an_image() -> None:
     cells = Cells(torch.zeros(12).long(), torch.arange(12), torch.tensor([0] * 9 + [1] * 3))
     drawn = drawn_cells(DenseLossConfig(masks_an_instance=2, masks_an_image=50), cells, 1)
     assert sorted(drawn.instance.tolist()) == [0, 0, 1, 1] and len(set(drawn.cell.tolist())) == 4
-    assert all((cell < 9) == (owner == 0) for cell, owner in zip(drawn.cell.tolist(), drawn.instance.tolist(), strict=True))
+    assert all(
+        (cell < 9) == (owner == 0) for cell, owner in zip(drawn.cell.tolist(), drawn.instance.tolist(), strict=True)
+    )
     assert len(drawn_cells(DenseLossConfig(masks_an_instance=2, masks_an_image=3), cells, 1)) == 3
 
 

@@ -29,7 +29,9 @@ def test_fewer_levels_are_the_first_ones_without_the_layers_behind(name: str) ->
     images = torch.rand(1, 3, 64, 64)
     maps = part(images)
     assert [m.shape[1] for m in maps] == part.channels and maps[-1].shape[-1] == 8
-    used = torch.autograd.grad(maps[-1].sum() + maps[0].sum() + maps[1].sum(), list(part.parameters()), allow_unused=True)
+    used = torch.autograd.grad(
+        maps[-1].sum() + maps[0].sum() + maps[1].sum(), list(part.parameters()), allow_unused=True
+    )
     assert all(gradient is not None for gradient in used)  # nothing is carried along for maps that are left out
 
 
@@ -51,7 +53,9 @@ def test_frozen_levels_and_batch_statistics_stay(name: str) -> None:
 
 
 def test_levels_that_a_backbone_has_not_are_named() -> None:
-    with pytest.raises(FoundationError, match=r"model\.backbone_levels: found 9, expected 0 to 5 levels of 'timm/resnet18'"):
+    with pytest.raises(
+        FoundationError, match=r"model\.backbone_levels: found 9, expected 0 to 5 levels of 'timm/resnet18'"
+    ):
         TimmBackbone("resnet18", levels=9)
     with pytest.raises(FoundationError, match=r"model\.backbone_frozen: found 3, expected 0 to 2 levels"):
         TimmBackbone("resnet18", levels=2, frozen=3)
@@ -60,7 +64,9 @@ def test_levels_that_a_backbone_has_not_are_named() -> None:
 
 
 def test_a_model_without_a_package_of_weights_is_named() -> None:
-    with pytest.raises(FoundationError, match=r"found 'package', which 'timm/resnet18' has not; only efficientnet_lite0 has"):
+    with pytest.raises(
+        FoundationError, match=r"found 'package', which 'timm/resnet18' has not; only efficientnet_lite0 has"
+    ):
         TimmBackbone("resnet18", checkpoint="package")
 
 
