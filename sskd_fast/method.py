@@ -32,6 +32,11 @@ class Stage:
         return title_of(self.name)
 
     @property
+    def teaches(self) -> bool:
+        """True if the stage's model labels the unlabelled images for another."""
+        return any(stage.labels_from == self.name for stage in STAGES)
+
+    @property
     def words(self) -> str:
         """The name within a sentence: "refined student"."""
         return _words(self.name)

@@ -27,9 +27,8 @@ class DataConfig:
     "labelme", "cvat", "label_studio"); images, val_images: the folders of their images (val_images defaults to
     images).  unlabeled: a folder of plain images.  labeled_fraction: hide the labels of all but this share of the
     training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
-    are all represented; balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the
-    labelled images kept out of all training, for thresholds and for the AP shown while training.  zoom: factor of the
-    images before anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
+    are all represented; balance_key: one whose values are drawn evenly in training.  zoom: factor of the images before
+    anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
     (microscopy).  workers: processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded
     images, and as much for masks. decoded: a folder that keeps decoded images, three bytes a pixel, for all processes
     and later runs; "" for none.
@@ -47,7 +46,6 @@ class DataConfig:
     group_key: str = ""
     stratify_key: str = ""
     balance_key: str = ""
-    holdout_fraction: float = 0.3
     zoom: float = 0.0
     stretch: bool = False
     workers: int = 0
@@ -148,8 +146,6 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.zoom < 0:
         raise ConfigError(f"data.zoom: found {data.zoom}, expected a factor above 0, or 0 to take it from the data")
-    if not 0 < data.holdout_fraction < 1:
-        raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
 
 
 def _check_views(views: ViewsConfig) -> None:

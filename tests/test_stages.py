@@ -18,7 +18,7 @@ from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.stages import part_weights, stage_budget, stage_objective
+from sskd_fast.run.training import part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
@@ -92,23 +92,23 @@ def test_labelled_and_validation_images_leave_the_unlabelled_set(own_data: Path,
 
 
 def test_splits_are_drawn_once_and_differ_by_seed(own_data: Path, tmp_path: Path) -> None:
-    def held(seed: int, folder: str) -> list[int]:
+    def folds(seed: int, folder: str) -> list[list[int]]:
         config = settings(own_data, f"data.unlabeled={own_data / 'plain'}", f"seed={seed}")
-        return target_sources(config, tmp_path / folder).holdout.image_ids
+        return target_sources(config, tmp_path / folder).folds
 
-    first = held(0, "a")
-    assert held(0, "b") == first and held(5, "a") == first, "a folder keeps its splits"
-    assert held(5, "c") != first
+    first = folds(0, "a")
+    assert folds(0, "b") == first and folds(5, "a") == first, "a folder keeps its splits"
+    assert folds(5, "c") != first
 
 
 def test_sizes_come_from_the_data(own_data: Path, tmp_path: Path) -> None:
     sources = target_sources(settings(own_data, "data.labeled_fraction=0.5"), tmp_path / "run")
     assert sources.views.size == (64, 64) and sources.zoom == 1.0 and 16 <= sources.num_queries <= 40
-    assert len(sources.labeled) + len(sources.holdout) == len(sources.unlabeled) == 6
+    assert len(sources.labeled) == len(sources.unlabeled) == 6
     assert sources.hidden_truth is not None and sources.unlabeled[0].instances is None
     hidden = {record["id"] for record in sources.hidden_truth["images"]}
     assert hidden == set(sources.unlabeled.image_ids)
-    assert not hidden & {*sources.labeled.image_ids, *sources.holdout.image_ids}
+    assert not hidden & set(sources.labeled.image_ids)
 
 
 def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Path) -> None:
@@ -154,9 +154,12 @@ def test_a_missing_field_is_named_before_training(own_data: Path, tmp_path: Path
         target_sources(config, tmp_path / "run")
 
 
-def test_one_labelled_image_cannot_be_split(own_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 images among 1 labelled images; expected at least 2"):
-        target_sources(settings(own_data, "data.labeled_fraction=0.05"), tmp_path / "run")
+def test_one_labelled_image_is_trained_on_without_folds(own_data: Path, tmp_path: Path) -> None:
+    sources = target_sources(settings(own_data, "data.labeled_fraction=0.05"), tmp_path / "run")
+    assert len(sources.labeled) == 1 and sources.folds == []
+    assert any("the labels are those of one image" in w and "stay at 0.50" in w for w in sources.warnings)
+    two = target_sources(settings(own_data, "data.labeled_fraction=0.17"), tmp_path / "two")
+    assert sorted(map(len, two.folds)) == [1, 1] and not two.warnings
 
 
 def test_a_run_is_named_by_its_data_unless_told(own_data: Path, tmp_path: Path) -> None:
