@@ -31,7 +31,7 @@ from sskd_fast.method import STAGE
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.training import Training, stage_budget, stage_objective, training_batches
+from sskd_fast.run.training import stage_objective, stage_training, training_batches
 from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule
 from sskd_fast.yaml_settings import load_config
@@ -55,7 +55,7 @@ def measure(model: str, steps: int, threads: int, device: torch.device) -> dict[
         config, folder = load_config([], sizes, "default"), Path(place)
         sources, log = target_sources(config, folder), Log(folder)
         models, stage = RunModels(config, sources, RunResults(folder, {}), device), STAGE[f"supervised_{model}"]
-        training, found = Training(stage, sources.labeled, stage_budget(config, stage)), {}
+        training, found = stage_training(models, stage), {}
         network, objective = models.start(stage), stage_objective(config, stage)
 
         def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:

@@ -71,7 +71,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StagesConfig:
-    """Budgets by stage; the supervised student has that of the distilled and the refined student together."""
+    """Budgets by stage; the matched student has that of the distilled and the refined student together."""
 
     pretrained_teacher: StageConfig = field(default_factory=StageConfig)
     pretrained_student: StageConfig = field(default_factory=StageConfig)
@@ -79,6 +79,31 @@ class StagesConfig:
     adapted_teacher: StageConfig = field(default_factory=StageConfig)
     distilled_student: StageConfig = field(default_factory=StageConfig)
     refined_student: StageConfig = field(default_factory=StageConfig)
+    supervised_student: StageConfig = field(default_factory=StageConfig)
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """The supervised student's views, and the search for them and for its number of steps.
+
+    strength: of the changes in its views, relative to `views` (see ViewsConfig.at_strength).  folds: 0 trains it at
+    this strength in the steps of `stages.supervised_student`; from 2 on, every one of `steps` with every one of
+    `strengths` is cross-validated on the labelled images in so many folds, and the best is trained on all of them.
+    """
+
+    strength: float = 1.0
+    folds: int = 0
+    steps: tuple[int, ...] = (150, 300, 600, 1000)
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5)
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds: expected 0 for no search, or at least 2, found {self.folds}")
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"steps: expected at least one number of steps, each above 0, found {list(self.steps)}")
+        strengths = (*self.strengths, self.strength)
+        if not self.strengths or min(strengths) < 0:
+            raise ValueError(f"strength, strengths: expected factors from 0 up, found {list(strengths)}")
 
 
 @dataclass(frozen=True)
@@ -105,6 +130,7 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     origins: Origins = field(default_factory=Origins)
 
 

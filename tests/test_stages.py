@@ -22,7 +22,10 @@ from sskd_fast.run.training import part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
-from sskd_fast.yaml_settings import load_config
+from sskd_fast.yaml_settings import PRESETS, load_config
+
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def test_the_table_is_the_method() -> None:
@@ -31,16 +34,33 @@ def test_the_table_is_the_method() -> None:
     assert table["adapted_teacher"] == ("teacher", "pretrained", "supervised_teacher", True, True)
     assert table["distilled_student"] == ("student", "backbone", "adapted_teacher", True, True)
     assert table["refined_student"] == ("student", "distilled_student", None, False, False)
-    assert table["supervised_student"][1:] == ("backbone", None, False, False)
+    assert table["supervised_student"] == table["matched_student"] == ("student", "backbone", None, False, False)
 
 
 @pytest.mark.parametrize("limit", [0, 7, 200])
-def test_supervised_student_has_the_budget_of_both_student_stages(limit: int) -> None:
+def test_matched_student_has_the_budget_of_both_student_stages(limit: int) -> None:
     config = load_config([], [f"train.max_steps={limit}"])
     parts = [stage_budget(config, STAGE[name]) for name in ("distilled_student", "refined_student")]
-    alone = stage_budget(config, STAGE["supervised_student"])
+    alone = stage_budget(config, STAGE["matched_student"])
     assert alone.steps == sum(part.steps for part in parts)
     assert alone.labeled_batch == parts[0].labeled_batch + parts[0].unlabeled_batch and alone.unlabeled_batch == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [*(f"--preset {name}" for name in NAMES), *(f"--config {path}" for path in sorted(CONFIGS.iterdir()))]
+)
+def test_both_trained_teachers_have_equal_steps(settings: str) -> None:
+    kind, value = settings.split()
+    config = load_config([], [], value) if kind == "--preset" else load_config([Path(value)])
+    supervised, adapted = (stage_budget(config, STAGE[f"{name}_teacher"]) for name in ("supervised", "adapted"))
+    assert supervised.steps == adapted.steps and supervised.lr_factor == adapted.lr_factor
+    assert supervised.labeled_batch == adapted.labeled_batch + adapted.unlabeled_batch
+
+
+def test_supervised_student_has_a_budget_of_its_own() -> None:
+    config = load_config([], ["stages.supervised_student.steps=77", "stages.supervised_student.labeled_batch=5"])
+    alone = stage_budget(config, STAGE["supervised_student"])
+    assert (alone.steps, alone.labeled_batch, alone.unlabeled_batch) == (77, 5, 0)
 
 
 def test_objective_has_the_weights_of_the_stage() -> None:

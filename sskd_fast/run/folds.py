@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import evaluate_masks
@@ -18,15 +19,15 @@ from sskd_fast.run.training import Run, Training, stage_training, train_model, t
 def fold_trainings(models: RunModels, stage: Stage, labels: TeacherLabels | None) -> list[Training]:
     """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps."""
     whole, share = stage_training(models, stage, labels), models.config.pseudo_labels.fold_steps
-    short = replace(whole, budget=replace(whole.budget, steps=max(1, round(share * whole.budget.steps))))
-    return [without_fold(short, fold, number) for number, fold in enumerate(models.sources.folds, 1)]
+    budget = replace(whole.budget, steps=max(1, round(share * whole.budget.steps)))
+    return [without_fold(whole, fold, number, budget=budget) for number, fold in enumerate(models.sources.folds, 1)]
 
 
-def without_fold(whole: Training, fold: Sequence[int], number: int) -> Training:
-    """The same training without the labelled images of a fold, by their ids."""
+def without_fold(whole: Training, fold: Sequence[int], number: int, **changes: Any) -> Training:
+    """The same training, but for changes of other fields, without the labelled images of a fold, by their ids."""
     left_out = set(fold)
     others = whole.labeled.subset(i for i in whole.labeled.image_ids if i not in left_out)
-    return replace(whole, labeled=others, fold=number)
+    return replace(whole, labeled=others, fold=number, **changes)
 
 
 def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None) -> None:

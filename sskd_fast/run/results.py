@@ -61,6 +61,11 @@ class RunResults:
         """All predictions of a teacher or of a fold model on the "labeled" or the "unlabeled" images."""
         return self.folder / "cache" / images / f"{model}.json"
 
+    @property
+    def baseline_path(self) -> Path:
+        """The choice of the supervised student's steps and views."""
+        return self.folder / "baseline.json"
+
     def predictions_path(self, stage: str) -> Path:
         """Predictions of a stage's model on the validation images."""
         return self.folder / "predictions" / f"{stage}.json"

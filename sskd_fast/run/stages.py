@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sskd_fast.method import STAGES, Stage, dependents, stages_of
+from sskd_fast.method import BASELINE, STAGES, Stage, dependents, stages_of
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
+from sskd_fast.run.baseline import best_supervised
 from sskd_fast.run.folds import train_folds
 from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.measure import measure
@@ -38,6 +39,8 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
     seconds = 0.0
     if stage.budget:
         training = stage_training(models, stage, labels)
+        if stage.name == BASELINE:
+            training = best_supervised(run, training, title)
         state = training_state(run, training, stage.name)
         model, facts = train_model(run, training, title, state)
         models.save(stage.name, model, facts)

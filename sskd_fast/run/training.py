@@ -15,8 +15,9 @@ from sskd_fast.data.batches import balance_weights, batches
 from sskd_fast.data.instances import Batch
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
+from sskd_fast.data.views import Views
 from sskd_fast.losses.objective import Objective
-from sskd_fast.method import Stage
+from sskd_fast.method import BASELINE, Stage
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.run.labels import TeacherLabels
 from sskd_fast.run.models import RunModels
@@ -44,19 +45,29 @@ class Run:
 class Training:
     """A stage's model in training: on all labelled images, or a fold model on those outside its fold.
 
-    labels: pseudo-labels that stand beside them.  fold: number of the fold that is left out, from 1 on; 0 for none.
+    views: of its images.  labels: pseudo-labels beside those of `labeled`.  fold: number of the fold that is left out,
+    from 1 on; 0 for none.
     """
 
     stage: Stage
     labeled: LabeledImages
     budget: StageConfig
+    views: Views
     labels: TeacherLabels | None = None
     fold: int = 0
 
 
 def stage_training(models: RunModels, stage: Stage, labels: TeacherLabels | None = None) -> Training:
     """The training of a stage's own model, on every labelled image."""
-    return Training(stage, models.sources.labeled, stage_budget(models.config, stage), labels)
+    config, sources = models.config, models.sources
+    views = views_at(models, config.baseline.strength) if stage.name == BASELINE else sources.views
+    return Training(stage, sources.labeled, stage_budget(config, stage), views, labels)
+
+
+def views_at(models: RunModels, strength: float) -> Views:
+    """The run's views with changes of another strength (see ViewsConfig.at_strength)."""
+    sources = models.sources
+    return models.config.views.at_strength(strength).resolved(sources.views.size, sources.zoom)
 
 
 def training_state(run: Run, training: Training, name: str) -> TrainingState:
@@ -146,7 +157,7 @@ def training_batches(
         known = key and all(key in record.extra for record in source.records)
         weights = balance_weights(source.image_field(key), damped=True) if known else None
         return batches(
-            source, size, sources.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights
+            source, size, training.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights
         )
 
     if labels is None or budget.unlabeled_batch == 0:
@@ -163,10 +174,10 @@ def training_batches(
 def state_key(config: Config, training: Training) -> str:
     """A hash of the training and of every setting it depends on; a state saved under another is not used."""
     settings = dataclasses.asdict(config)
-    for irrelevant in ("output", "device", "predict", "stages", "origins"):
+    for irrelevant in ("output", "device", "predict", "stages", "baseline", "origins"):
         settings.pop(irrelevant)
     for irrelevant in ("workers", "cache_mb", "decoded"):
         settings["data"].pop(irrelevant)
-    of_training = [dataclasses.asdict(part) for part in (training.stage, training.budget)]
+    of_training = [dataclasses.asdict(part) for part in (training.stage, training.budget, training.views)]
     content = [*of_training, training.labeled.image_ids, settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
