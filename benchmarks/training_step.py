@@ -31,7 +31,7 @@ from sskd_fast.method import STAGE
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.stages import stage_batches, stage_budget, stage_objective
+from sskd_fast.run.training import stage_objective, stage_training, training_batches
 from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule
 from sskd_fast.yaml_settings import load_config
@@ -55,14 +55,14 @@ def measure(model: str, steps: int, threads: int, device: torch.device) -> dict[
         config, folder = load_config([], sizes, "default"), Path(place)
         sources, log = target_sources(config, folder), Log(folder)
         models, stage = RunModels(config, sources, RunResults(folder, {}), device), STAGE[f"supervised_{model}"]
-        budget, found = stage_budget(config, stage), {}
+        training, found = stage_training(models, stage), {}
         network, objective = models.start(stage), stage_objective(config, stage)
 
         def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
-            return stage_batches(config, sources, budget, None, step)
+            return training_batches(config, sources, training, step)
 
         for count in (WARM_UP, steps):
-            plan = Schedule(config.train, dataclasses.replace(budget, steps=count))
+            plan = Schedule(config.train, dataclasses.replace(training.budget, steps=count))
             found = timed_steps(network, objective, draw, plan, log, folder)
         log.close()
         return found

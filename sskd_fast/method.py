@@ -32,6 +32,11 @@ class Stage:
         return title_of(self.name)
 
     @property
+    def teaches(self) -> bool:
+        """True if the stage's model labels the unlabelled images for another."""
+        return any(stage.labels_from == self.name for stage in STAGES)
+
+    @property
     def words(self) -> str:
         """The name within a sentence: "refined student"."""
         return _words(self.name)
@@ -47,7 +52,8 @@ def title_of(name: str) -> str:
 
 
 # fmt: off
-BASELINE = "supervised_student"
+# The best student of the labels alone, and one trained as long and on the same views as the student's own stages.
+BASELINE, MATCHED_BASELINE = "supervised_student", "matched_student"
 # The student's own stages, last first.
 FINAL_STUDENTS = ("refined_student", "distilled_student")
 PRETRAINING = (
@@ -62,16 +68,17 @@ STAGES = (
     Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
     Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
     Stage("refined_student",    "refine",  "student", "distilled_student", None,                 False, False, ("refined_student",)),
-    Stage(BASELINE,             "distill", "student", "backbone",          None,                 False, False, FINAL_STUDENTS[::-1]),
+    Stage(BASELINE,             "distill", "student", "backbone",          None,                 False, False, (BASELINE,)),
+    Stage(MATCHED_BASELINE,     "distill", "student", "backbone",          None,                 False, False, FINAL_STUDENTS[::-1]),
 )
 # fmt: on
 STAGE = {stage.name: stage for stage in (*PRETRAINING, *STAGES)}
 # What `--stage` takes: a stage's command, all of the method, or measuring anew.
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
-# Results are shown as the table goes, the baseline before the students that are compared with it.
+# Results are shown as the table goes, the baselines before the students that are compared with them.
 ROW_ORDER = (
     *(stage.name for stage in STAGES if stage.model == "teacher"),
-    *sorted((stage.name for stage in STAGES if stage.model == "student"), key=lambda name: name != BASELINE),
+    *sorted((stage.name for stage in STAGES if stage.model == "student"), key=lambda name: name in FINAL_STUDENTS),
 )
 
 

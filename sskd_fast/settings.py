@@ -27,9 +27,8 @@ class DataConfig:
     "labelme", "cvat", "label_studio"); images, val_images: the folders of their images (val_images defaults to
     images).  unlabeled: a folder of plain images.  labeled_fraction: hide the labels of all but this share of the
     training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
-    are all represented; balance_key: one whose values are drawn evenly in training.  holdout_fraction: share of the
-    labelled images kept out of all training, for thresholds and for the AP shown while training.  zoom: factor of the
-    images before anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
+    are all represented; balance_key: one whose values are drawn evenly in training.  zoom: factor of the images before
+    anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
     (microscopy).  workers: processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded
     images, and as much for masks. decoded: a folder that keeps decoded images, three bytes a pixel, for all processes
     and later runs; "" for none.
@@ -47,7 +46,6 @@ class DataConfig:
     group_key: str = ""
     stratify_key: str = ""
     balance_key: str = ""
-    holdout_fraction: float = 0.3
     zoom: float = 0.0
     stretch: bool = False
     workers: int = 0
@@ -73,7 +71,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StagesConfig:
-    """Budgets by stage; the supervised student has that of the distilled and the refined student together."""
+    """Budgets by stage; the matched student has that of the distilled and the refined student together."""
 
     pretrained_teacher: StageConfig = field(default_factory=StageConfig)
     pretrained_student: StageConfig = field(default_factory=StageConfig)
@@ -81,6 +79,31 @@ class StagesConfig:
     adapted_teacher: StageConfig = field(default_factory=StageConfig)
     distilled_student: StageConfig = field(default_factory=StageConfig)
     refined_student: StageConfig = field(default_factory=StageConfig)
+    supervised_student: StageConfig = field(default_factory=StageConfig)
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """The supervised student's views, and the search for them and for its number of steps.
+
+    strength: of the changes in its views, relative to `views` (see ViewsConfig.at_strength).  folds: 0 trains it at
+    this strength in the steps of `stages.supervised_student`; from 2 on, every one of `steps` with every one of
+    `strengths` is cross-validated on the labelled images in so many folds, and the best is trained on all of them.
+    """
+
+    strength: float = 1.0
+    folds: int = 0
+    steps: tuple[int, ...] = (150, 300, 600, 1000)
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5)
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds: expected 0 for no search, or at least 2, found {self.folds}")
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"steps: expected at least one number of steps, each above 0, found {list(self.steps)}")
+        strengths = (*self.strengths, self.strength)
+        if not self.strengths or min(strengths) < 0:
+            raise ValueError(f"strength, strengths: expected factors from 0 up, found {list(strengths)}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +130,7 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     origins: Origins = field(default_factory=Origins)
 
 
@@ -148,8 +172,6 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.zoom < 0:
         raise ConfigError(f"data.zoom: found {data.zoom}, expected a factor above 0, or 0 to take it from the data")
-    if not 0 < data.holdout_fraction < 1:
-        raise ConfigError(f"data.holdout_fraction: found {data.holdout_fraction}, expected a share between 0 and 1")
 
 
 def _check_views(views: ViewsConfig) -> None:

@@ -105,7 +105,7 @@ def test_a_killed_composite_teacher_goes_on_as_if_it_had_not_been(
     result = run(killed, "--stage", "adapt", "--resume")
     assert result.returncode == 0 and result.stderr.count("is finished, kept") == 2, result.stderr
     assert sorted(p.name for p in (killed / "checkpoints").iterdir()) == [
-        "adapted_teacher.safetensors", "supervised_teacher.safetensors"
+        "adapted_teacher.safetensors", "folds", "supervised_teacher.safetensors"
     ]  # fmt: skip
     first, second = (load_file(folder / "checkpoints" / "adapted_teacher.safetensors") for folder in (whole, killed))
     assert first.keys() == second.keys()

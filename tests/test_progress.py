@@ -61,12 +61,12 @@ def test_a_resumed_stage_goes_on_counting(log: Log) -> None:
     assert [(r["step"], r["steps"]) for r in lines(log)] == [(4, 6), (6, 6)]
 
 
-def test_ap_on_held_out_images_is_an_event_of_its_own(log: Log) -> None:
-    progress = Progress(log, "s", "s", 10, {})
+def test_ap_of_a_fold_model_is_an_event_of_its_own(log: Log) -> None:
+    progress = Progress(log, "s", "s", 10, {}, fold=2)
     progress.begin(0, 10)
     progress.measured(4, {"ap": 12.5, "ap50": 30.0})
     progress.end()
-    assert lines(log) == [{"stage": "s", "step": 5, "event": "eval", "ap": 12.5, "ap50": 30.0}]
+    assert lines(log) == [{"stage": "s", "fold": 2, "step": 5, "event": "eval", "ap": 12.5, "ap50": 30.0}]
 
 
 def test_measuring_does_not_count_as_training_time(log: Log) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from pycocotools import mask as rle
 from sskd_fast.pseudo_labels import (
     cache_key,
     calibrate_thresholds,
+    equally_many,
     label_images,
     label_statistics,
     read_labels,
@@ -90,7 +92,8 @@ def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(capl
     with caplog.at_level(logging.WARNING):
         thresholds = calibrated(results, truth, target_precision=0.95, minimum_matches=1)
     assert thresholds[3] == 0.7
-    assert "no score gives precision 0.95 on the held-out images; the threshold 0.70 gives 0.67" in caplog.text
+    assert "no score gives precision 0.95 on labelled images that the model has not seen" in caplog.text
+    assert "the threshold 0.70 gives 0.67" in caplog.text
 
 
 def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
@@ -110,10 +113,23 @@ def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
 def test_without_evidence_the_threshold_stays_at_a_half_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert calibrated([], truth_of([], 1), target_precision=0.8) == {3: 0.5, 7: 0.5}
-    assert "pseudo_labels.minimum_matches = 10" in caplog.text and "hold out more labelled images" in caplog.text
+    assert "pseudo_labels.minimum_matches = 10" in caplog.text and "label more images" in caplog.text
     caplog.clear()
     calibrated([], truth_of([], 1), target_precision=0.8, quiet=True)
     assert caplog.text == ""
+
+
+def test_thresholds_of_equal_rank_by_hand() -> None:
+    def of(category: int, *scores: float) -> list[dict[str, Any]]:
+        return [{"category_id": category, "score": score} for score in scores]
+
+    own = [*of(3, 0.9, 0.99, 0.95, 0.3), *of(7, 0.8, 0.7)]
+    folds = [[*of(3, 0.6, 0.5, 0.4), *of(7, 0.4)], of(3, 0.7, 0.45), of(3, 0.5, 0.5, 0.5, 0.5)]
+    # Of class 3 the fold models keep 2, 1 and 4 at 0.5, of class 7 none.
+    assert equally_many({3: 0.5, 7: 0.5}, own, folds, floor=0.1) == {3: 0.95, 7: math.nextafter(0.8, 1)}
+    assert equally_many({3: 0.4, 7: 0.9}, own, folds, floor=0.1) == {3: 0.9, 7: 0.9}
+    assert equally_many({3: 0.5}, own[-2:], folds, floor=0.1) == {3: 0.1}, "fewer results than are wanted: all of them"
+    assert equally_many({9: 0.5}, own, folds, floor=0.1) == {9: 0.5}, "a class that nobody finds"
 
 
 def test_no_threshold_is_under_the_floor() -> None:

@@ -149,8 +149,8 @@ def test_a_run_takes_the_prelabels_back_unchanged(
         "val": data / "val.json", "val_images": data / "val", "stretch": "true",
     }  # fmt: skip
     sources = target_sources(load_config([], [f"data.{key}={value}" for key, value in settings.items()]), tmp_path)
-    assert len(sources.labeled) + len(sources.holdout) == 6 and sources.classes == ["square", "disc"]
-    truth = [a for part in (sources.labeled, sources.holdout) for a in part.ground_truth()["annotations"]]
+    assert len(sources.labeled) == 6 and sources.classes == ["square", "disc"]
+    truth = sources.labeled.ground_truth()["annotations"]
     assert sorted(a["area"] for a in truth) == sorted(a["area"] for a in content["annotations"])
 
 

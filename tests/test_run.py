@@ -23,7 +23,7 @@ from sskd_fast.method import ROW_ORDER
 TINY = [
     "--preset", "smoke",
     "data.embedded_labeled=16", "data.embedded_unlabeled=24", "data.embedded_val=12",
-    "stages.supervised_teacher.steps=8", "stages.adapted_teacher.steps=6", "stages.distilled_student.steps=12",
+    "stages.supervised_teacher.steps=8", "stages.adapted_teacher.steps=10", "stages.distilled_student.steps=12",
     "stages.refined_student.steps=6", "train.save_every=2", "train.log_every=2",
 ]  # fmt: skip
 
@@ -72,7 +72,10 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["stages"]["distilled_student"]["steps"] == 12 and config["train"]["lam_pxl"] == 0.1
     assert list((folder / "tensorboard").iterdir()) and not list(folder.rglob("*.partial"))
-    assert not list((folder / "checkpoints").glob("*.state.pt"))
+    assert not list((folder / "checkpoints").rglob("*.state.pt"))
+    folds = sorted(path.name for path in (folder / "checkpoints" / "folds").iterdir())
+    kinds = ("adapted", "supervised")
+    assert folds == [f"{kind}_teacher_{fold}_of_3.safetensors" for kind in kinds for fold in (1, 2, 3)]
     html = (folder / "report.html").read_text()
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/webp" in html
@@ -90,7 +93,8 @@ def test_log_has_every_part(finished: tuple[Path, subprocess.CompletedProcess[st
     assert parts | seconds <= set(distilled[-1])
     refined = next(line for line in lines if line.get("stage") == "refined_student" and "loss" in line)
     assert "semi_class" not in refined and "pxl" not in refined
-    assert any(line.get("event") == "eval" and line["stage"] == "supervised_student" for line in lines)
+    evaluated = {(line["stage"], line["fold"]) for line in lines if line.get("event") == "eval"}
+    assert evaluated == {(f"{kind}_teacher", fold) for kind in ("supervised", "adapted") for fold in (1, 2, 3)}
 
 
 def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -98,17 +102,18 @@ def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[s
         lines = (finished[0] / "splits" / f"{name}.txt").read_text().splitlines()
         return {line for line in lines if line and not line.startswith("#")}
 
-    labeled, holdout = ids("labeled"), ids("holdout")
-    assert labeled and holdout and not labeled & holdout and len(labeled | holdout) == 16
+    folds = [ids(f"fold_{number}_of_3") for number in (1, 2, 3)]
+    assert len(ids("labeled")) == 16 == sum(map(len, folds)) and set().union(*folds) == ids("labeled")
     assert len(ids("unlabeled")) == 24 and len(ids("val")) == 12
 
 
+@pytest.mark.parametrize("killed_in", ["distilled_student", "folds/adapted_teacher_2_of_3"])
 def test_killed_and_resumed_run_repeats_the_finished_one(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, killed_in: str
 ) -> None:
-    """The same seed gives the same metrics.json, even with a SIGKILL in the middle of a stage."""
+    """The same seed gives the same figures and thresholds, even with a SIGKILL in the middle of a stage or a fold."""
     folder = tmp_path / "again"
-    state = folder / "checkpoints" / "distilled_student.state.pt"
+    state = folder / "checkpoints" / f"{killed_in}.state.pt"
     process = subprocess.Popen(
         command("--stage", "all", "--output", str(folder), *TINY), stderr=subprocess.PIPE, text=True
     )
@@ -118,11 +123,13 @@ def test_killed_and_resumed_run_repeats_the_finished_one(
     assert state.exists(), process.communicate()[1]
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not (folder / "checkpoints" / "distilled_student.safetensors").exists()
+    assert not (folder / "checkpoints" / f"{killed_in}.safetensors").exists()
     result = call("--stage", "all", "--output", str(folder), "--resume")
     assert result.returncode == 0, result.stderr
-    assert "adapted teacher is finished, kept" in result.stderr
+    assert "supervised teacher is finished, kept" in result.stderr
     assert metrics_of(folder) == metrics_of(finished[0])
+    statistics = [json.loads((place / "label_statistics.json").read_text()) for place in (folder, finished[0])]
+    assert statistics[0] == statistics[1] and statistics[0]["adapted_teacher"]["thresholds"]
 
 
 def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:

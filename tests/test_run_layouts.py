@@ -69,7 +69,7 @@ root, folder = sys.argv[1:]
 config = load_config([], [f"data.root={root}", "data.format=cityscapes", "data.labeled_fraction=0.3",
     "data.zoom=1", "num_queries=8", "views.size=64", "seed=5"])
 sources = target_sources(config, Path(folder))
-print(sources.labeled.image_ids, sources.holdout.image_ids, sources.unlabeled.image_ids)
+print(sources.labeled.image_ids, sources.folds, sources.unlabeled.image_ids)
 """
 
 
@@ -91,11 +91,13 @@ def test_processes_that_start_together_share_one_split(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0] * 3, outputs
     assert len({said for said, _ in outputs}) == 1
     files = sorted(path.name for path in (tmp_path / "run" / "splits").iterdir())
-    assert files == ["fraction.txt", "holdout.txt", "labeled.txt", "unlabeled.txt", "val.txt"]
+    folds = [f"fold_{number}_of_3.txt" for number in (1, 2, 3)]
+    assert files == [*folds, "labeled.txt", "unlabeled.txt", "val.txt"]
     ids = {name: set(read_split(tmp_path / "run" / "splits" / name)) for name in files}
-    assert len(ids["fraction.txt"]) == 6 and ids["fraction.txt"] == ids["labeled.txt"] | ids["holdout.txt"]
-    assert not ids["labeled.txt"] & ids["holdout.txt"] and not ids["unlabeled.txt"] & ids["fraction.txt"]
-    assert ids["unlabeled.txt"] | ids["fraction.txt"] == set(range(1, 21))
+    assert len(ids["labeled.txt"]) == 6 == sum(len(ids[name]) for name in folds)
+    assert ids["labeled.txt"] == set().union(*(ids[name] for name in folds))
+    assert not ids["unlabeled.txt"] & ids["labeled.txt"]
+    assert ids["unlabeled.txt"] | ids["labeled.txt"] == set(range(1, 21))
     for name in files:
         assert (tmp_path / "run" / "splits" / name).read_bytes() == (tmp_path / "later" / "splits" / name).read_bytes()
 

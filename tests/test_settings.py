@@ -142,6 +142,8 @@ def test_dumped_settings_read_back_identical(preset: str, tmp_path: Path) -> Non
         ("train.lr.x=5", r"train\.lr: found \{'x': 5\}, expected float"),
         ("contrast.margin=wide", r"contrast\.margin: found 'wide', expected float"),
         ("train.lr", r"override 'train\.lr': expected section\.setting=value, such as train\.lr=1e-4"),
+        ("pseudo_labels.folds=1", r"pseudo_labels: folds: expected at least 2, found 1"),
+        ("pseudo_labels.fold_steps=0", r"pseudo_labels: fold_steps: expected a share in \(0, 1\], .* found 0"),
         ("=3", r"override '=3': expected section\.setting=value"),
     ],
 )
@@ -223,7 +225,6 @@ def test_resumed_and_later_stages_take_the_settings_of_the_run_folder(tmp_path: 
             r"--labeled-fraction hides labels",
         ),
         (["data.images=i"], r"--images, --unlabeled and --val go with --labeled"),
-        (["data.holdout_fraction=1.0"], r"data\.holdout_fraction: found 1\.0, expected a share between 0 and 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:

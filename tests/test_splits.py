@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
 
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.source import ImageCollection, ImageRecord
-from sskd_fast.data.splits import hold_out, kept_split, read_split, split_labeled, write_split
+from sskd_fast.data.splits import fold_ids, group_count, kept_split, read_split, split_labeled, write_split
 
 
 def collection(tmp_path, extras):
@@ -60,26 +63,46 @@ def test_fraction_outside_its_range_is_refused(tmp_path, fraction):
         split_labeled(collection(tmp_path, [{}] * 4), fraction, seed=0)
 
 
-def test_held_out_images_come_from_the_labelled_ones_in_whole_groups(tmp_path):
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_folds_are_disjoint_cover_the_set_and_keep_groups_whole(tmp_path, count, seed):
     dataset = grouped(tmp_path)
-    labeled, _ = split_labeled(dataset, 0.5, seed=0, group_key="group")
-    train, held = hold_out(dataset, labeled, 0.2, seed=0, group_key="group")
-    group = dict(zip(dataset.image_ids, dataset.image_field("group"), strict=True))
-    assert sorted(train + held) == labeled and len(held) == 12
-    assert not {group[i] for i in train} & {group[i] for i in held}
+    folds = fold_ids(dataset, count, seed=seed, group_key="group", stratify_key="kind")
+    assert len(folds) == count
+    assert sorted(i for fold in folds for i in fold) == dataset.image_ids
+    assert all(fold == sorted(fold) for fold in folds)
+    field = {key: dict(zip(dataset.image_ids, dataset.image_field(key), strict=True)) for key in ("group", "kind")}
+    groups = [{field["group"][i] for i in fold} for fold in folds]
+    assert sum(map(len, groups)) == 40
+    rare = [sum(field["kind"][i] == "rare" for i in fold) for fold in folds]
+    assert max(rare) - min(rare) <= 3 and max(map(len, folds)) - min(map(len, folds)) <= 3  # a group
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
-def test_both_sides_of_a_hold_out_get_an_image(tmp_path, fraction):
+def test_folds_differ_by_seed_alone(tmp_path):
+    dataset = grouped(tmp_path)
+    assert fold_ids(dataset, 3, seed=1) == fold_ids(dataset, 3, seed=1) != fold_ids(dataset, 3, seed=2)
+
+
+def test_there_are_no_more_folds_than_groups(tmp_path):
     dataset = collection(tmp_path, [{"group": "a"}] * 9 + [{"group": "b"}])
-    train, held = hold_out(dataset, dataset.image_ids, fraction, seed=0, group_key="group")
-    assert train and held and len(train) + len(held) == 10
+    assert fold_ids(dataset, 3, seed=0, group_key="group") == [list(range(10, 19)), [19]]
+    assert group_count(dataset, "group") == 2 and group_count(dataset, None) == 10
+    with pytest.raises(ValueError, match="count=0: expected at least 1 fold"):
+        fold_ids(dataset, 0, seed=0)
 
 
-def test_hold_out_of_a_single_group_says_the_way_out(tmp_path):
-    dataset = collection(tmp_path, [{"group": "a"}] * 9)
-    with pytest.raises(ValueError, match="train: 1 groups of 'group' among 9 labelled images; expected at least 2"):
-        hold_out(dataset, dataset.image_ids, 0.2, seed=0, group_key="group")
+def test_a_rare_class_spreads_over_the_folds(tmp_path):
+    """Scenes whose instances are of one class each: the rare one is on three images, one a fold."""
+    write_scenes(tmp_path, "train", "target", 12, seed=3)
+    content = json.loads((tmp_path / "train.json").read_text())
+    rare = {image["id"] for image in content["images"][:3]}
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 2 if annotation["image_id"] in rare else 1
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    labeled = CocoInstances(tmp_path / "train.json", tmp_path / "train")
+    for seed in range(5):
+        folds = fold_ids(labeled, 3, seed=seed)
+        assert [len(rare & set(fold)) for fold in folds] == [1, 1, 1] and [len(fold) for fold in folds] == [4, 4, 4]
 
 
 def test_split_file_is_read_back_and_leaves_no_other_file(tmp_path):

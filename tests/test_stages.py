@@ -18,11 +18,14 @@ from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.stages import part_weights, stage_budget, stage_objective
+from sskd_fast.run.training import part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
-from sskd_fast.yaml_settings import load_config
+from sskd_fast.yaml_settings import PRESETS, load_config
+
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def test_the_table_is_the_method() -> None:
@@ -31,16 +34,33 @@ def test_the_table_is_the_method() -> None:
     assert table["adapted_teacher"] == ("teacher", "pretrained", "supervised_teacher", True, True)
     assert table["distilled_student"] == ("student", "backbone", "adapted_teacher", True, True)
     assert table["refined_student"] == ("student", "distilled_student", None, False, False)
-    assert table["supervised_student"][1:] == ("backbone", None, False, False)
+    assert table["supervised_student"] == table["matched_student"] == ("student", "backbone", None, False, False)
 
 
 @pytest.mark.parametrize("limit", [0, 7, 200])
-def test_supervised_student_has_the_budget_of_both_student_stages(limit: int) -> None:
+def test_matched_student_has_the_budget_of_both_student_stages(limit: int) -> None:
     config = load_config([], [f"train.max_steps={limit}"])
     parts = [stage_budget(config, STAGE[name]) for name in ("distilled_student", "refined_student")]
-    alone = stage_budget(config, STAGE["supervised_student"])
+    alone = stage_budget(config, STAGE["matched_student"])
     assert alone.steps == sum(part.steps for part in parts)
     assert alone.labeled_batch == parts[0].labeled_batch + parts[0].unlabeled_batch and alone.unlabeled_batch == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [*(f"--preset {name}" for name in NAMES), *(f"--config {path}" for path in sorted(CONFIGS.iterdir()))]
+)
+def test_both_trained_teachers_have_equal_steps(settings: str) -> None:
+    kind, value = settings.split()
+    config = load_config([], [], value) if kind == "--preset" else load_config([Path(value)])
+    supervised, adapted = (stage_budget(config, STAGE[f"{name}_teacher"]) for name in ("supervised", "adapted"))
+    assert supervised.steps == adapted.steps and supervised.lr_factor == adapted.lr_factor
+    assert supervised.labeled_batch == adapted.labeled_batch + adapted.unlabeled_batch
+
+
+def test_supervised_student_has_a_budget_of_its_own() -> None:
+    config = load_config([], ["stages.supervised_student.steps=77", "stages.supervised_student.labeled_batch=5"])
+    alone = stage_budget(config, STAGE["supervised_student"])
+    assert (alone.steps, alone.labeled_batch, alone.unlabeled_batch) == (77, 5, 0)
 
 
 def test_objective_has_the_weights_of_the_stage() -> None:
@@ -92,23 +112,23 @@ def test_labelled_and_validation_images_leave_the_unlabelled_set(own_data: Path,
 
 
 def test_splits_are_drawn_once_and_differ_by_seed(own_data: Path, tmp_path: Path) -> None:
-    def held(seed: int, folder: str) -> list[int]:
+    def folds(seed: int, folder: str) -> list[list[int]]:
         config = settings(own_data, f"data.unlabeled={own_data / 'plain'}", f"seed={seed}")
-        return target_sources(config, tmp_path / folder).holdout.image_ids
+        return target_sources(config, tmp_path / folder).folds
 
-    first = held(0, "a")
-    assert held(0, "b") == first and held(5, "a") == first, "a folder keeps its splits"
-    assert held(5, "c") != first
+    first = folds(0, "a")
+    assert folds(0, "b") == first and folds(5, "a") == first, "a folder keeps its splits"
+    assert folds(5, "c") != first
 
 
 def test_sizes_come_from_the_data(own_data: Path, tmp_path: Path) -> None:
     sources = target_sources(settings(own_data, "data.labeled_fraction=0.5"), tmp_path / "run")
     assert sources.views.size == (64, 64) and sources.zoom == 1.0 and 16 <= sources.num_queries <= 40
-    assert len(sources.labeled) + len(sources.holdout) == len(sources.unlabeled) == 6
+    assert len(sources.labeled) == len(sources.unlabeled) == 6
     assert sources.hidden_truth is not None and sources.unlabeled[0].instances is None
     hidden = {record["id"] for record in sources.hidden_truth["images"]}
     assert hidden == set(sources.unlabeled.image_ids)
-    assert not hidden & {*sources.labeled.image_ids, *sources.holdout.image_ids}
+    assert not hidden & set(sources.labeled.image_ids)
 
 
 def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Path) -> None:
@@ -154,9 +174,12 @@ def test_a_missing_field_is_named_before_training(own_data: Path, tmp_path: Path
         target_sources(config, tmp_path / "run")
 
 
-def test_one_labelled_image_cannot_be_split(own_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 images among 1 labelled images; expected at least 2"):
-        target_sources(settings(own_data, "data.labeled_fraction=0.05"), tmp_path / "run")
+def test_one_labelled_image_is_trained_on_without_folds(own_data: Path, tmp_path: Path) -> None:
+    sources = target_sources(settings(own_data, "data.labeled_fraction=0.05"), tmp_path / "run")
+    assert len(sources.labeled) == 1 and sources.folds == []
+    assert any("the labels are those of one image" in w and "stay at 0.50" in w for w in sources.warnings)
+    two = target_sources(settings(own_data, "data.labeled_fraction=0.17"), tmp_path / "two")
+    assert sorted(map(len, two.folds)) == [1, 1] and not two.warnings
 
 
 def test_a_run_is_named_by_its_data_unless_told(own_data: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from sskd_fast.data.formats.table import READERS
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.data.splits import hold_out
+from sskd_fast.data.splits import group_count
+from sskd_fast.pseudo_labels import uncalibrated_warning
 from sskd_fast.settings import Config
 from sskd_fast.yaml_settings import load_config
 
@@ -151,11 +152,8 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
     if checked.problems or labeled is None:
         return checked
     config = load_config([])
-    checked.attempt(
-        lambda: hold_out(
-            labeled, labeled.image_ids, config.data.holdout_fraction, seed=config.seed, group_key=place.group_key
-        )
-    )
+    if group_count(labeled, place.group_key) < 2:
+        checked.warnings.append(uncalibrated_warning(labeled.name or str(labeled.images_dir), place.group_key or ""))
     if plain is not None:
         known = [source for source in (labeled, val) if source is not None]
         checked.attempt(lambda: without_known(plain, known, checked.warnings))

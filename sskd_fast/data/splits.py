@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sskd_fast.data.errors import DataError, Problem, named
+from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.files import write_text
 
@@ -45,43 +46,55 @@ def split_labeled(
     return labeled, [image_id for image_id in dataset.image_ids if image_id not in chosen]
 
 
-def hold_out(
+def group_count(dataset: ImageCollection, group_key: str | None) -> int:
+    """The number of groups that a split keeps whole: values of the field `group_key`, without one every image."""
+    return len(set(dataset.image_field(group_key))) if group_key else len(dataset)
+
+
+def fold_ids(
     dataset: ImageCollection,
-    ids: Sequence[int],
-    fraction: float,
+    count: int,
     *,
     seed: int,
     group_key: str | None = None,
-) -> tuple[list[int], list[int]]:
-    """Of the labelled `ids`, those to train on and about `fraction` held out for calibration, each in the set's order.
+    stratify_key: str | None = None,
+) -> list[list[int]]:
+    """Image ids of `count` disjoint folds of nearly equal size that cover the set, each in the set's order.
 
-    Whole groups of `group_key` stay on one side; both sides get at least one image.  Raises ValueError for a fraction
-    outside (0, 1), DataError where there are fewer than two groups.
+    group_key: field whose values stay together in one fold.  stratify_key: field whose values (by the majority in a
+    group) spread evenly over the folds; of labelled images by default their rarest class.  There are as many folds as
+    groups if those are fewer.  Raises ValueError for a count below 1.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction}: expected a share of the labelled images in (0, 1)")
-    labeled = dataset.subset(ids)
-    groups = len(set(labeled.image_field(group_key))) if group_key else len(labeled)
-    if groups < 2:
-        kind = f"groups of {group_key!r}" if group_key else "images"
-        found, expected = (
-            f"{groups} {kind} among {len(ids)} labelled images",
-            "at least 2: one to train on, one to hold out",
-        )
-        cure = "Label more images, or hide the labels of fewer."
-        raise DataError([Problem(dataset.name or dataset.images_dir, "", found, expected, cure)])
-    held_out, rest = split_labeled(labeled, fraction, seed=seed, group_key=group_key)
-    if not rest:
-        held_out, rest = split_labeled(labeled, 0.5 / groups, seed=seed, group_key=group_key)
-    return rest, held_out
+    if count < 1:
+        raise ValueError(f"count={count}: expected at least 1 fold")
+    strata = _groups_by_stratum(dataset, group_key, stratify_key, _rarest_classes(dataset))
+    generator = torch.Generator().manual_seed(seed)
+    folds: list[set[int]] = [set() for _ in range(min(count, sum(map(len, strata.values()))))]
+    for _, groups in sorted(strata.items(), key=lambda item: (sum(map(len, item[1])), item[0])):
+        in_stratum = [0] * len(folds)
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        for group in sorted((groups[place] for place in order), key=len, reverse=True):
+            place = min(range(len(folds)), key=lambda n: (in_stratum[n], len(folds[n])))
+            folds[place].update(group)
+            in_stratum[place] += len(group)
+    return [[image_id for image_id in dataset.image_ids if image_id in fold] for fold in folds]
+
+
+def _rarest_classes(dataset: ImageCollection) -> list[str]:
+    """By image, the class of its instances that the fewest images have; "" for an image without labels."""
+    if not isinstance(dataset, LabeledImages):
+        return [""] * len(dataset)
+    classes = [set(dataset.mask_layers(index).labels) for index in range(len(dataset))]
+    images = Counter(label for of_image in classes for label in of_image)
+    return [str(min(of_image, key=lambda label: (images[label], label), default="")) for of_image in classes]
 
 
 def _groups_by_stratum(
-    dataset: ImageCollection, group_key: str | None, stratify_key: str | None
+    dataset: ImageCollection, group_key: str | None, stratify_key: str | None, otherwise: Sequence[str] | None = None
 ) -> dict[str, list[list[int]]]:
-    """Stratum -> its groups, each a list of image ids."""
+    """Stratum -> its groups, each a list of image ids; otherwise: the strata by image without a key, one by default."""
     names = dataset.image_field(group_key) if group_key else [str(image_id) for image_id in dataset.image_ids]
-    kinds = dataset.image_field(stratify_key) if stratify_key else [""] * len(names)
+    kinds = dataset.image_field(stratify_key) if stratify_key else otherwise or [""] * len(names)
     members: dict[str, list[int]] = defaultdict(list)
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for image_id, name, kind in zip(dataset.image_ids, names, kinds, strict=True):

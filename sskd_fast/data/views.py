@@ -51,6 +51,14 @@ class ViewsConfig:
         """Height and width; 0 for one that comes from the data."""
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
+    def at_strength(self, strength: float) -> ViewsConfig:
+        """Views whose changes of zoom and weak colour are as many times as large: 0 for none, 1 for these.
+
+        The ends of `scale` are taken to that power.
+        """
+        scale = (self.scale[0] ** strength, self.scale[1] ** strength)
+        return replace(self, scale=scale, weak_color=min(1.0, strength * self.weak_color))
+
     def resolved(self, size: tuple[int, int], zoom: float) -> Views:
         """The views of this size, (H, W), of images that are zoomed; with `fit` the size alone sets the zoom."""
         factor = 1.0 if self.fit else zoom

@@ -9,15 +9,17 @@ from sskd_fast.pseudo_labels.cache import cache_key, label_images, read_labels
 from sskd_fast.pseudo_labels.select import select_labels
 from sskd_fast.pseudo_labels.settings import PseudoLabelConfig
 from sskd_fast.pseudo_labels.statistics import LabelStatistics, label_statistics
-from sskd_fast.pseudo_labels.thresholds import calibrate_thresholds
+from sskd_fast.pseudo_labels.thresholds import calibrate_thresholds, equally_many, uncalibrated_warning
 
 __all__ = [
     "LabelStatistics",
     "PseudoLabelConfig",
     "cache_key",
     "calibrate_thresholds",
+    "equally_many",
     "label_images",
     "label_statistics",
     "read_labels",
     "select_labels",
+    "uncalibrated_warning",
 ]

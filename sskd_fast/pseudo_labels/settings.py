@@ -10,8 +10,10 @@ class PseudoLabelConfig:
     """Choice of the predictions that become labels.
 
     views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
-    = the image as it is); they take turns at the `zooms`.  target_precision: what the per-class thresholds reach on the
-    held-out labelled images.  unsure_precision: predictions between the threshold of this precision and the first one
+    = the image as it is); they take turns at the `zooms`.  folds: the labelled images are divided into so many; for
+    each, a fold model is trained like the teacher on the others, for a share `fold_steps` of its steps, and predicts
+    the images it has not seen.  target_precision: what the per-class thresholds reach on these predictions.
+    unsure_precision: predictions between the threshold of this precision and the first one
     are neither object nor background in training (0 = none).  truth: train on the hidden true labels of the unlabelled
     images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
     upper bound of what labels, however good, can give with the other settings.
@@ -19,6 +21,8 @@ class PseudoLabelConfig:
 
     views: int = 4
     zooms: tuple[float, ...] = (1.0, 1.25)
+    folds: int = 3
+    fold_steps: float = 0.5
     target_precision: float = 0.7
     unsure_precision: float = 0.4
     iou: float = 0.5
@@ -27,3 +31,9 @@ class PseudoLabelConfig:
     max_per_image: int = 300
     weigh_by_score: bool = True
     truth: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds: expected at least 2, found {self.folds}")
+        if not 0 < self.fold_steps <= 1:
+            raise ValueError(f"fold_steps: expected a share in (0, 1], such as 0.5, found {self.fold_steps}")

@@ -1,9 +1,10 @@
-"""Score thresholds by class, calibrated for a wanted precision on held-out labelled images."""
+"""Score thresholds by class, calibrated for a wanted precision on labelled images that the model has not seen."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ def calibrate_thresholds(
 ) -> dict[int, float]:
     """For each category, the lowest score from which on the labels kept are right with at least `target_precision`.
 
-    results: the teacher's predictions on held-out images, low scores included; ground_truth: the annotations of those
-    images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score first.
+    results: the teacher's predictions on images it has not seen, low scores included; ground_truth: the annotations of
+    those images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score
+    first.
     A threshold counts only if it keeps at least `minimum_matches` right labels; a class that does not reach the target
     with one takes the threshold pooled over all classes.  Where these do not reach it either, their most precise
     threshold is taken, where even they are too few, 0.5; both are logged, unless `quiet`.
@@ -56,6 +58,42 @@ def calibrate_thresholds(
         own = _lowest_score(scores[of_class], right[of_class], target_precision, minimum_matches)
         thresholds[int(category["id"])] = max(floor, pooled if own is None else own)
     return thresholds
+
+
+def uncalibrated_warning(place: str, group_key: str) -> str:
+    """The warning that nothing can be calibrated, since all labelled images are one image, or one group of a field."""
+    what = f"one group of {group_key!r}" if group_key else "one image"
+    return (
+        f"{place}: the labels are those of {what}, so no model can be tested on labels that it has not seen; the "
+        f"thresholds of the pseudo-labels stay at {UNCALIBRATED_THRESHOLD:.2f}. Label more images."
+    )
+
+
+def equally_many(
+    thresholds: Mapping[int, float],
+    results: Sequence[dict[str, Any]],
+    of_folds: Sequence[Sequence[dict[str, Any]]],
+    *,
+    floor: float,
+) -> dict[int, float]:
+    """Thresholds with which a model keeps as many results of each category as the fold models keep with theirs.
+
+    A model trained on more labels, or for longer, gives other scores: the ranks of its results compare, not the scores.
+    thresholds: {category_id: score} of the fold models.  results, of_folds: results of the model and of each fold model
+    on the same images, low scores included.  The number to keep is the mean over the fold models.
+
+    Returns {category_id: score}, not under `floor`; if nothing is to be kept, a score that no result reaches.
+    """
+    mapped = {}
+    for category, threshold in thresholds.items():
+        kept = sum(r["score"] >= threshold for of_fold in of_folds for r in of_fold if r["category_id"] == category)
+        wanted = round(kept / len(of_folds))
+        scores = sorted((float(r["score"]) for r in results if r["category_id"] == category), reverse=True)
+        if wanted == 0:
+            mapped[category] = max(threshold, math.nextafter(scores[0], math.inf)) if scores else threshold
+        else:
+            mapped[category] = max(floor, scores[wanted - 1] if wanted <= len(scores) else floor)
+    return mapped
 
 
 def _usable(scores: np.ndarray, right: np.ndarray, minimum_matches: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,11 +125,11 @@ def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_
     if len(usable):
         best = int(np.argmax(precision))
         return float(usable[best]), (
-            f"no score gives precision {target:.2f} on the held-out images; the threshold {usable[best]:.2f} gives "
-            f"{precision[best]:.2f}"
+            f"no score gives precision {target:.2f} on labelled images that the model has not seen; the threshold "
+            f"{usable[best]:.2f} gives {precision[best]:.2f}"
         )
     return UNCALIBRATED_THRESHOLD, (
-        f"the held-out images hold {int(right.sum())} right predictions, fewer than pseudo_labels.minimum_matches = "
-        f"{minimum_matches}: thresholds stay at {UNCALIBRATED_THRESHOLD:.2f}; hold out more labelled images or train "
-        "the teacher longer"
+        f"the predictions on unseen labelled images hold {int(right.sum())} right ones, fewer than "
+        f"pseudo_labels.minimum_matches = {minimum_matches}: thresholds stay at {UNCALIBRATED_THRESHOLD:.2f}; "
+        "label more images or train the teacher longer"
     )

@@ -67,7 +67,7 @@ def judges_of(run: Path, *, device: str, score: float | None = None) -> tuple[Ju
 
 
 def _kept_thresholds(run: Path, teacher: Predictor) -> dict[int, float]:
-    """The thresholds of the teacher's pseudo-labels, calibrated on held-out images."""
+    """The thresholds of the teacher's pseudo-labels, as its run calibrated them."""
     of_teacher = _read(run / "label_statistics.json").get(TEACHER, {}).get("thresholds", {})
     missing = [name for name in teacher.class_names if name not in of_teacher]
     if missing:

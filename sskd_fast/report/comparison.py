@@ -186,10 +186,10 @@ def validation_digest(run: ComparedRun) -> str:
 
 
 def labeled_digest(run: ComparedRun) -> str:
-    """A hash of the labelled images: of the split files and, for the embedded data set, of what was drawn."""
+    """A hash of the labelled images: of the split file and, for the embedded data set, of what was drawn."""
     drawn = run.folder.path / "data" / "labeled.json"
     annotations = drawn.read_text(encoding="utf-8") if drawn.exists() else ""
-    return _hash(_split(run, "labeled"), _split(run, "holdout"), annotations)
+    return _hash(_split(run, "labeled"), annotations)
 
 
 def _split(run: ComparedRun, name: str) -> str:

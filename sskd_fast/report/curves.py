@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +16,7 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 40, 14, 40
 MOST_POINTS = 240
-NOT_LOSS_PARTS = {"stage", "step", "steps", "lr", "loss", "event"}
+NOT_LOSS_PARTS = {"stage", "step", "steps", "lr", "loss", "event", "fold"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class StageCurves:
 
 @dataclass(frozen=True)
 class StageLog:
-    """What log.jsonl holds of a stage, by rising step: its logged steps and its evaluations on held-out images."""
+    """What log.jsonl holds of a stage, by rising step: its logged steps, and the evaluations of its fold models, each
+    on the labelled images that it was not trained on."""
 
     steps: list[Mapping[str, Any]]
     evaluations: list[Mapping[str, Any]]
@@ -58,8 +60,12 @@ class StageLog:
         return _running_mean(self.loss)
 
     def figure(self, key: str) -> list[Point]:
-        """(step, figure of an evaluation); key: "ap" or "ap50"."""
-        return [(float(r["step"]), float(r[key])) for r in self.evaluations if is_number(r.get(key))]
+        """(step, mean of a figure over the fold models); key: "ap" or "ap50"."""
+        found: dict[float, list[float]] = {}
+        for record in self.evaluations:
+            if is_number(record.get(key)):
+                found.setdefault(float(record["step"]), []).append(float(record[key]))
+        return [(step, statistics.mean(values)) for step, values in found.items()]
 
 
 def stage_logs(log: Iterable[Mapping[str, Any]]) -> dict[str, StageLog]:
@@ -67,11 +73,12 @@ def stage_logs(log: Iterable[Mapping[str, Any]]) -> dict[str, StageLog]:
 
     log: the lines of log.jsonl.  A step that a resumed run has logged twice counts once, as logged last.
     """
-    stages: dict[str, dict[bool, dict[int, Mapping[str, Any]]]] = {}
+    stages: dict[str, dict[bool, dict[tuple[int, int], Mapping[str, Any]]]] = {}
     for record in log:
-        if "stage" in record and "step" in record and record.get("event") in (None, "eval"):
+        kind, fold = record.get("event"), int(record.get("fold", 0))
+        if "stage" in record and "step" in record and (kind == "eval" or (kind is None and not fold)):
             of_stage = stages.setdefault(str(record["stage"]), {True: {}, False: {}})
-            of_stage[record.get("event") == "eval"][int(record["step"])] = record
+            of_stage[kind == "eval"][int(record["step"]), fold] = record
     return {
         stage: StageLog(*([record for _, record in sorted(found[kind].items())] for kind in (False, True)))
         for stage, found in stages.items()
@@ -112,8 +119,8 @@ def loss_chart(stage: str, series: Sequence[Series]) -> str:
 
 
 def ap_chart(stage: str, series: Sequence[Series]) -> str:
-    """AP of a stage on held-out images by step; "" if there is none."""
-    title = f"AP of {stage} on held-out images by step"
+    """AP of a stage's fold models on their folds by step; "" if there is none."""
+    title = f"AP of {stage} on unseen labelled images by step"
     return line_chart(series, title=title, x_label="step", y_label="AP", from_zero=True)
 
 

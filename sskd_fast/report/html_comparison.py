@@ -176,7 +176,7 @@ def _verdicts(groups: Sequence[RunGroup]) -> str:
 
 
 def _curves(groups: Sequence[RunGroup]) -> str:
-    """Loss and held-out AP of each stage, a line a run, in the colour of its group."""
+    """Loss of each stage and AP of its fold models, a line a run, in the colour of its group."""
     logs = [(n, run.name, stage_logs(run.folder.log)) for n, group in enumerate(groups) for run in group.runs]
     cards = []
     for stage in dict.fromkeys(stage for _, _, log in logs for stage in log):
@@ -190,7 +190,8 @@ def _curves(groups: Sequence[RunGroup]) -> str:
         f'<span><span class="key run{n % COLORS}"></span>{escape(group.name)}</span>' for n, group in enumerate(groups)
     )
     return (
-        "<section><h2>Training</h2><p>Running mean of the loss, and AP on the labelled images held out of training.</p>"
+        "<section><h2>Training</h2><p>Running mean of the loss, and AP of fold models on the labelled images that they "
+        "were not trained on.</p>"
         f'<p class="legend">{legend}</p><div class="charts">{"".join(cards)}</div></section>'
     )
 

@@ -14,13 +14,14 @@ MOST_COLUMNS = 24
 
 
 def curves_section(log: Sequence[Mapping[str, Any]]) -> str:
-    """Loss and held-out AP of each stage that has been logged; "" before any."""
+    """Loss of each stage that has been logged, and AP of its fold models; "" before any."""
     stages = stage_curves(log)
     if not stages:
         return ""
     legend = (
-        "<p>Loss: faint as logged, strong as running mean. AP is measured on the labelled images held out of training: "
-        "few images, so its trend counts, and its level is not that of the validation AP above.</p>"
+        "<p>Loss: faint as logged, strong as running mean. AP is the mean of a teacher's fold models, each on the "
+        "labelled images that it was not trained on: few images and short trainings, so its trend counts, and its "
+        "level is not that of the validation AP above.</p>"
         '<p class="legend"><span class="student"><span class="key"></span>AP</span>'
         '<span class="teacher"><span class="key"></span>AP50</span></p>'
     )
@@ -55,16 +56,14 @@ def target_precision(settings: Mapping[str, Any]) -> float | None:
 def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | None = None) -> str:
     """Pseudo-label statistics, one card for each record; "" where there is none.
 
-    target: the precision that the thresholds aim at on the held-out images.
+    target: the precision that the thresholds aim at.
     """
     if not statistics:
         return ""
     first = next(iter(statistics.values()))["by_class"]
     order = sorted(first, key=lambda name: -first[name])
     cards = "".join(_labels(title, record, order) for title, record in statistics.items())
-    aim = (
-        "" if target is None else f" The thresholds aim at a precision of {target:.2f} on the held-out labelled images."
-    )
+    aim = "" if target is None else f" The thresholds aim at a precision of {target:.2f}."
     return (
         "<section><h2>Pseudo-labels</h2><p>What the teacher wrote on the unlabelled images, after thresholds and "
         f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown where the unlabelled images have annotations, "

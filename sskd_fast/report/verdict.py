@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 from sskd_fast.data.official_titles import OFFICIAL_TITLES
-from sskd_fast.method import BASELINE, FINAL_STUDENTS, ROW_ORDER, title_of
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE, ROW_ORDER, title_of
 
 Metrics = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -33,7 +33,8 @@ TRAINED_ON = {
     "zero_shot_teacher": "as pretrained; has seen no label of this data set",
     "supervised_teacher": "fine-tuned on the labelled images",
     "adapted_teacher": "labelled images and its own pseudo-labels",
-    BASELINE: "the baseline: labelled images alone, as many steps as both student stages",
+    BASELINE: "the baseline: labelled images alone, in steps and views of its own",
+    MATCHED_BASELINE: "labelled images alone, in the steps and views of both student stages",
     "distilled_student": "labelled images and the adapted teacher's pseudo-labels",
     "refined_student": "distilled, then the labelled images once more",
 }

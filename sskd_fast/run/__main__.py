@@ -29,7 +29,8 @@ from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
-from sskd_fast.run.stages import Run, evaluate_finished, run_stages
+from sskd_fast.run.stages import evaluate_finished, run_stages
+from sskd_fast.run.training import Run
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
@@ -191,7 +192,7 @@ def results_header(config: Config, sources: Sources) -> dict[str, Any]:
     """The facts of a run that metrics.json holds beside its rows."""
     return {
         "dataset": config.data.name, "seed": config.seed,
-        "labeled_images": len(sources.labeled) + len(sources.holdout), "unlabeled_images": len(sources.unlabeled),
+        "labeled_images": len(sources.labeled), "unlabeled_images": len(sources.unlabeled),
         "val_images": len(sources.val), "max_detections": config.predict.max_detections,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels of a run: a stage's model labels the unlabelled images, thresholds come from the held-out ones."""
+"""Pseudo-labels of a run: a stage's model labels the unlabelled images, thresholds come from its fold models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views
 from sskd_fast.files import write_json
-from sskd_fast.method import STAGE
 from sskd_fast.models.augmented import Augmentation, augmentations
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.pseudo_labels import (
@@ -18,6 +19,7 @@ from sskd_fast.pseudo_labels import (
     PseudoLabelConfig,
     cache_key,
     calibrate_thresholds,
+    equally_many,
     label_images,
     label_statistics,
     select_labels,
@@ -25,6 +27,9 @@ from sskd_fast.pseudo_labels import (
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
 from sskd_fast.train.progress import Log
+
+# Unlabelled images on which a teacher and its fold models are compared.
+MAPPED_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -71,26 +76,62 @@ def _true_labels(sources: Sources) -> list[dict[str, Any]]:
 
 def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, Any]], dict[int, float], float]:
     """The teacher's labels, the score per category from which they are sure, the stride they were drawn at."""
-    config, sources = models.config.pseudo_labels, models.sources
-    model, views = models.load(teacher), label_views(config, sources.views)
-    raw = _raw_predictions(models, model, teacher, views)
-    held = models.predict(model, sources.holdout, views=views)
-    truth = sources.holdout.ground_truth()
-
-    def thresholds(precision: float, quiet: bool) -> dict[int, float]:
-        return calibrate_thresholds(
-            held, truth, target_precision=precision, iou=config.iou, minimum_matches=config.minimum_matches,
-            floor=models.config.predict.score_floor, quiet=quiet,
-        )  # fmt: skip
-
+    config, model = models.config.pseudo_labels, models.load(teacher)
+    raw = _cached_predictions(models, model, teacher, models.sources.unlabeled)
+    thresholds = Thresholds.of(models, model, teacher, raw)
     limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.max_per_image}
-    sure_from = thresholds(config.target_precision, quiet=False)
+    sure_from = thresholds.at(config.target_precision)
     labels = [r | {"iscrowd": 0} for r in select_labels(raw, sure_from, **limits)]
     if config.unsure_precision > 0:
-        unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds(config.unsure_precision, quiet=True).items()}
+        unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds.at(config.unsure_precision, quiet=True).items()}
         every = select_labels(raw, unsure_from, **limits)
         labels += [r | {"iscrowd": 1} for r in every if r["score"] < sure_from[r["category_id"]]]
     return labels, sure_from, model.stride
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a teacher's thresholds come from.
+
+    unseen: predictions on every labelled image by a model that was not trained on it.  sample, of_folds: predictions of
+    the teacher and of each fold model on the same unlabelled images; none if the teacher is the model of `unseen`.
+    """
+
+    models: RunModels
+    unseen: list[dict[str, Any]]
+    sample: list[dict[str, Any]]
+    of_folds: list[list[dict[str, Any]]]
+
+    @classmethod
+    def of(cls, models: RunModels, model: Segmenter, teacher: str, raw: list[dict[str, Any]]) -> Thresholds:
+        """Those of a teacher; raw: its predictions on the unlabelled images.
+
+        A file of predictions has seen no label.  Any other teacher has fold models: FileNotFoundError if they are not
+        there.
+        """
+        labeled, plain, folds = models.sources.labeled, models.sources.unlabeled, models.sources.folds
+        if not model.config.trainable:
+            return cls(models, _cached_predictions(models, model, teacher, labeled), [], [])
+        few = plain.subset(plain.image_ids[:: -(-len(plain) // MAPPED_IMAGES)])
+        unseen, of_folds = [], []
+        for number, fold in enumerate(folds, 1):
+            name = models.results.fold_name(teacher, number, len(folds))
+            fold_model = models.load_fold(teacher, name)
+            unseen += _cached_predictions(models, fold_model, name, labeled.subset(fold))
+            of_folds.append(_cached_predictions(models, fold_model, name, few))
+        chosen = set(few.image_ids)
+        return cls(models, unseen, [r for r in raw if r["image_id"] in chosen], of_folds)
+
+    def at(self, precision: float, quiet: bool = False) -> dict[int, float]:
+        """{category_id: score} from which on the teacher's labels are right with this precision."""
+        config, floor = self.models.config.pseudo_labels, self.models.config.predict.score_floor
+        thresholds = calibrate_thresholds(
+            self.unseen, self.models.sources.labeled.ground_truth(), target_precision=precision, iou=config.iou,
+            minimum_matches=config.minimum_matches, floor=floor, quiet=quiet,
+        )  # fmt: skip
+        if not self.of_folds:
+            return thresholds
+        return equally_many(thresholds, self.sample, self.of_folds, floor=floor)
 
 
 def label_views(config: PseudoLabelConfig, views: Views) -> list[Augmentation]:
@@ -98,23 +139,27 @@ def label_views(config: PseudoLabelConfig, views: Views) -> list[Augmentation]:
     return augmentations(config.views, config.zooms, hflip=views.hflip, vflip=views.vflip, rot90=views.rot90)
 
 
-def _raw_predictions(
-    models: RunModels, model: Segmenter, teacher: str, views: list[Augmentation]
+def _cached_predictions(
+    models: RunModels, model: Segmenter, name: str, source: ImageCollection
 ) -> list[dict[str, Any]]:
-    """All scored predictions of the teacher on the unlabelled images, cached and resumable."""
-    plain = models.sources.unlabeled
-    index_of = {image_id: i for i, image_id in enumerate(plain.image_ids)}
+    """All scored predictions of a model on the images of a source, averaged over the label views; cached, resumable.
+
+    name: of the model; its predictions on labelled and on unlabelled images are two files.
+    """
+    views = label_views(models.config.pseudo_labels, models.sources.views)
+    index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
     settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
     key = cache_key(model.state_dict(), settings)
-    with tqdm(total=len(plain), desc=f"pseudo-labels of the {STAGE[teacher].words}", mininterval=1.0) as bar:
+    images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
+    with tqdm(total=len(source), desc=f"{images} images by {name.replace('_', ' ')}", mininterval=1.0) as bar:
 
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
         return label_images(
-            lambda ids: models.predict(model, plain, [index_of[i] for i in ids], views),
-            plain.image_ids,
-            models.results.raw_labels_path(teacher),
+            lambda ids: models.predict(model, source, [index_of[i] for i in ids], views),
+            source.image_ids,
+            models.results.cache_path(name, images),
             key=key,
             progress=show,
         )

@@ -65,7 +65,7 @@ class RunModels:
         config: ModelConfig = getattr(self.config, model)
         config = dataclasses.replace(config, num_queries=self.sources.num_queries)
         built, s = build_segmenter(config, self.sources.classes, weights=weights), self.sources
-        every = [r for part in (s.labeled, s.holdout, s.unlabeled, s.val) for r in part.records]
+        every = [r for part in (s.labeled, s.unlabeled, s.val) for r in part.records]
         built.check_images((record.image_id, record.file_name) for record in every)
         return built
 
@@ -86,6 +86,18 @@ class RunModels:
         model = self.build(STAGE[stage].model, weights=False)
         if model.config.trainable:
             load_weights(model, self.results.weights_path(stage), self.sources.classes)
+        return self._placed(model)
+
+    def load_fold(self, stage: str, name: str) -> Segmenter:
+        """A fold model of a stage.  FileNotFoundError if it was not trained with so many folds."""
+        path = self.results.weights_path(name)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist: leave pseudo_labels.folds as it was, or train the {STAGE[stage].words} anew "
+                "with --stage adapt"
+            )
+        model = self.build(STAGE[stage].model, weights=False)
+        load_weights(model, path, self.sources.classes)
         return self._placed(model)
 
     def save(self, stage: str, model: Segmenter, facts: Mapping[str, Any]) -> None:

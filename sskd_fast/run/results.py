@@ -49,13 +49,22 @@ class RunResults:
         """Training state of an unfinished stage."""
         return self.folder / "checkpoints" / f"{stage}.state.pt"
 
+    def fold_name(self, stage: str, number: int, count: int) -> str:
+        """The name under which fold model `number` of `count` of a stage has weights, state and predictions."""
+        return f"folds/{stage}_{number}_of_{count}"
+
     def labels_path(self, teacher: str) -> Path:
         """Pseudo-labels of a teacher."""
         return self.folder / "pseudo_labels" / f"{teacher}.json"
 
-    def raw_labels_path(self, teacher: str) -> Path:
-        """All predictions that a teacher's pseudo-labels are selected from."""
-        return self.folder / "cache" / f"{teacher}.json"
+    def cache_path(self, model: str, images: str) -> Path:
+        """All predictions of a teacher or of a fold model on the "labeled" or the "unlabeled" images."""
+        return self.folder / "cache" / images / f"{model}.json"
+
+    @property
+    def baseline_path(self) -> Path:
+        """The choice of the supervised student's steps and views."""
+        return self.folder / "baseline.json"
 
     def predictions_path(self, stage: str) -> Path:
         """Predictions of a stage's model on the validation images."""
@@ -84,7 +93,8 @@ class RunResults:
     def outdate(self, names: Collection[str]) -> None:
         """Removes rows, weights, predictions and training states of stages whose foundations are made anew."""
         for name in names:
-            for path in (self.state_path(name), self.weights_path(name), self.predictions_path(name)):
+            own = (self.state_path(name), self.weights_path(name), self.predictions_path(name))
+            for path in (*own, *(self.folder / "checkpoints" / "folds").glob(f"{name}_*")):
                 path.unlink(missing_ok=True)
         rows = self.rows
         if any(row["name"] in names for row in rows):

@@ -1,9 +1,9 @@
-"""The image sets of a run, assembled from its configuration: labelled, held-out, unlabelled and validation images."""
+"""The image sets of a run, assembled from its configuration: labelled, unlabelled and validation images, folds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import LabelFiles, open_sets
 from sskd_fast.data.pseudo_labeled import unlabeled
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.data.splits import hold_out, kept_split, split_labeled
+from sskd_fast.data.splits import fold_ids, group_count, kept_split, split_labeled
 from sskd_fast.data.views import Views
+from sskd_fast.pseudo_labels import uncalibrated_warning
 from sskd_fast.settings import Config, check_settings
 
 
@@ -26,14 +27,14 @@ from sskd_fast.settings import Config, check_settings
 class Sources:
     """The image sets that the stages read.
 
-    labeled: ground truth for training; holdout: labelled images that are never trained on (thresholds, AP while
-    training). hidden: the unlabelled images with their labels if they exist, for statistics, and for training under
-    `pseudo_labels.truth` alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the
-    data.
+    labeled: ground truth for training, all of it for every model of the run.  folds: ids of labelled images, each in
+    one of them; a fold model trains on the others.  None at all if there is but one image or group.  hidden: the
+    unlabelled images with their labels if they exist, for statistics, and for training under `pseudo_labels.truth`
+    alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.
     """
 
     labeled: LabeledImages
-    holdout: LabeledImages
+    folds: list[list[int]]
     unlabeled: ImageCollection
     val: LabeledImages
     hidden: LabeledImages | None
@@ -57,8 +58,8 @@ class Sources:
         height, width = self.views.size
         crop = f"{height}" if height == width else f"{height} x {width}"
         return (
-            f"{name}: {len(self.labeled)} labelled + {len(self.holdout)} held-out images, "
-            f"{len(self.unlabeled)} unlabelled, {len(self.val)} for validation; {len(self.classes)} classes; "
+            f"{name}: {len(self.labeled)} labelled images, {len(self.unlabeled)} unlabelled, {len(self.val)} for "
+            f"validation; {len(self.classes)} classes; "
             f"crops of {crop} px, zoom {self.zoom:.2f}, {self.num_queries} queries"
         )
 
@@ -78,20 +79,18 @@ def target_sources(config: Config, folder: Path) -> Sources:
     if config.pseudo_labels.truth:
         _check_truth(data.unlabeled, hidden, warnings)
     splits = folder / "splits"
-    held_ids = kept_split(splits / "holdout.txt", everything, lambda: _held_out(config, everything))
-    held_out = set(held_ids)
-    train_ids = kept_split(
-        splits / "labeled.txt", everything, lambda: [i for i in everything.image_ids if i not in held_out]
-    )
-    labeled, holdout = everything.subset(train_ids), everything.subset(held_ids)
+    labeled = everything.subset(kept_split(splits / "labeled.txt", everything, lambda: everything.image_ids))
+    folds = kept_folds(config, labeled, splits, config.pseudo_labels.folds)
+    if not folds:
+        warnings.append(uncalibrated_warning(labeled.name or str(labeled.images_dir), data.group_key))
     if data.balance_key:
         labeled.image_field(data.balance_key)
     kept_split(splits / "unlabeled.txt", plain, lambda: plain.image_ids)
     kept_split(splits / "val.txt", val, lambda: val.image_ids)
-    zoom = data.zoom or natural_zoom(everything)
-    views = resolve_views(config.views, everything, zoom)
-    queries = config.num_queries or natural_queries(everything, views, zoom)
-    return Sources(labeled, holdout, plain, val, hidden, views, zoom, queries, warnings)
+    zoom = data.zoom or natural_zoom(labeled)
+    views = resolve_views(config.views, labeled, zoom)
+    queries = config.num_queries or natural_queries(labeled, views, zoom)
+    return Sources(labeled, folds, plain, val, hidden, views, zoom, queries, warnings)
 
 
 def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
@@ -105,11 +104,22 @@ def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) 
     )
 
 
-def _held_out(config: Config, everything: LabeledImages) -> list[int]:
-    data = config.data
-    return hold_out(
-        everything, everything.image_ids, data.holdout_fraction, seed=config.seed, group_key=data.group_key or None
-    )[1]
+def kept_folds(config: Config, labeled: LabeledImages, splits: Path, count: int) -> list[list[int]]:
+    """Ids of the labelled images in `count` folds, or in as many as there are images or groups; none if there is one.
+
+    They are drawn once and kept in `splits`, a file each.
+    """
+    data, key = config.data, config.data.group_key or None
+    count = min(count, group_count(labeled, key))
+    if count < 2:
+        return []
+
+    @cache
+    def drawn() -> list[list[int]]:
+        return fold_ids(labeled, count, seed=config.seed, group_key=key, stratify_key=data.stratify_key or None)
+
+    files = [splits / f"fold_{number}_of_{count}.txt" for number in range(1, count + 1)]
+    return [kept_split(file, labeled, partial(lambda n: drawn()[n], n)) for n, file in enumerate(files)]
 
 
 def _embedded_data(config: Config, folder: Path) -> tuple[LabeledImages, ImageCollection, LabeledImages, LabeledImages]:
@@ -130,10 +140,9 @@ def pretraining_sources(config: Config, folder: Path) -> Sources:
     val_path = write_scenes(folder, "source_val", "source", config.data.embedded_source_val, 8)
     val = CocoInstances(val_path, folder / "source_val", name="source_val")
     views = resolve_views(config.views, train, 1.0)
-    held = val.subset(val.image_ids[:100])
     return Sources(
         train,
-        held,
+        [],
         unlabeled(train),
         val,
         None,
@@ -163,7 +172,7 @@ def _own_data(
         )
         plain.decoded = decoded
         return full, without_known(plain, (full, val), warnings), val, None, warnings
-    labeled_ids = kept_split(folder / "splits" / "fraction.txt", full, lambda: _fraction(config, full))
+    labeled_ids = kept_split(folder / "splits" / "labeled.txt", full, lambda: _fraction(config, full))
     known = set(labeled_ids)
     hidden = full.subset(image_id for image_id in full.image_ids if image_id not in known)
     if not len(hidden):

@@ -32,7 +32,7 @@ def train(
     judged by.
 
     draw(step): the batches (labelled, unlabelled) from a step on, so that an interrupted stage goes on with the same
-    ones.  state: where progress is saved and, if it holds any, taken up.  evaluate: AP on held-out images.
+    ones.  state: where progress is saved and, if it holds any, taken up.  evaluate: AP on images that it does not draw.
     Raises FloatingPointError where the loss is not finite.
     """
     average = copy.deepcopy(model).requires_grad_(False)

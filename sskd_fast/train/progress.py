@@ -32,9 +32,10 @@ class Log:
             file.write(json.dumps(clean) + "\n")
         stage, step = record.get("stage"), record.get("step")
         if stage is not None and step is not None:
+            fold = f"/fold {record['fold']}" if "fold" in record else ""
             for name, value in clean.items():
                 if isinstance(value, float):
-                    self.board.add_scalar(f"{stage}/{name}", value, step)
+                    self.board.add_scalar(f"{stage}{fold}/{name}", value, step)
 
     def say(self, message: str) -> None:
         """Prints a line above the live one."""
@@ -46,13 +47,17 @@ class Log:
 
 
 class Progress:
-    """Follows one stage: call begin, then step for every step, measured for every AP, end."""
+    """Follows one training: call begin, then step for every step, measured for every AP, end.
+
+    fold: number of the fold that a fold model's training leaves out, 0 for none.
+    """
 
     def __init__(
-        self, log: Log, stage: str, title: str, every: int, weights: Mapping[str, float], seconds: float = 0.0
+        self, log: Log, stage: str, title: str, every: int, weights: Mapping[str, float], *, fold: int = 0
     ) -> None:
         self.log, self.stage, self.title, self.every, self.weights = log, stage, title, every, weights
-        self.seconds = seconds
+        self._names = {"stage": stage} | ({"fold": fold} if fold else {})
+        self.seconds = 0.0
         self._sums: dict[str, float] = {}
         self._steps = 0
         self._warned: set[str] = set()
@@ -105,7 +110,7 @@ class Progress:
         self._sums = {}
         self._check(step, means)
         self.log.write(
-            {"stage": self.stage, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.seconds}
+            {**self._names, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.seconds}
         )
         if self._bar is not None:
             shown = [
@@ -135,13 +140,13 @@ class Progress:
     def _warn(self, step: int, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            self.log.write({"stage": self.stage, "step": step + 1, "event": "warning", "message": message})
+            self.log.write({**self._names, "step": step + 1, "event": "warning", "message": message})
             self.log.say(f"warning ({self.stage}): {message}")
 
     def measured(self, step: int, result: Mapping[str, float]) -> None:
-        """Takes in an AP on held-out images."""
-        self._ap = f" | held-out AP {result['ap']:.1f}"
-        self.log.write({"stage": self.stage, "step": step + 1, "event": "eval", **result})
+        """Takes in an AP on the fold that is left out."""
+        self._ap = f" | AP {result['ap']:.1f}"
+        self.log.write({**self._names, "step": step + 1, "event": "eval", **result})
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -14,8 +14,8 @@ class TrainConfig:
 
     semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
     masks beside their classes.  schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every
-    stage (0 = no).  evaluations: how often a stage measures AP on held-out images while it trains.  threads: 0 = all
-    cores.
+    stage (0 = no).  evaluations: how often a fold model measures AP on its fold while it trains.  threads: 0 =
+    all cores.
     """
 
     lr: float = 4e-3

@@ -1,0 +1,57 @@
+"""Fold models: short trainings like a stage's own, each without one fold of the labelled images, to be tested on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.evaluation import evaluate_masks
+from sskd_fast.method import Stage
+from sskd_fast.models.checkpoint import read_metadata
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.run.labels import TeacherLabels
+from sskd_fast.run.models import RunModels
+from sskd_fast.run.training import Run, Training, stage_training, train_model, training_state
+
+
+def fold_trainings(models: RunModels, stage: Stage, labels: TeacherLabels | None) -> list[Training]:
+    """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps."""
+    whole, share = stage_training(models, stage, labels), models.config.pseudo_labels.fold_steps
+    budget = replace(whole.budget, steps=max(1, round(share * whole.budget.steps)))
+    return [without_fold(whole, fold, number, budget=budget) for number, fold in enumerate(models.sources.folds, 1)]
+
+
+def without_fold(whole: Training, fold: Sequence[int], number: int, **changes: Any) -> Training:
+    """The same training, but for changes of other fields, without the labelled images of a fold, by their ids."""
+    left_out = set(fold)
+    others = whole.labeled.subset(i for i in whole.labeled.image_ids if i not in left_out)
+    return replace(whole, labeled=others, fold=number, **changes)
+
+
+def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None) -> None:
+    """Trains the fold models of a stage and writes their weights; with resume, those that are finished are kept."""
+    models, results, count = run.models, run.models.results, len(run.models.sources.folds)
+    for training, fold in zip(fold_trainings(models, stage, labels), models.sources.folds, strict=True):
+        name = results.fold_name(stage.name, training.fold, count)
+        path, state = results.weights_path(name), training_state(run, training, name)
+        if run.resume and path.exists() and read_metadata(path)["facts"]["key"] == state.key:
+            continue
+        own = models.sources.labeled.subset(fold)
+        model, facts = train_model(
+            run, training, f"{title}, fold {training.fold} of {count}", state, mask_ap(models, own)
+        )
+        models.save(name, model, facts | {"fold": training.fold, "key": state.key})
+        state.clear()
+
+
+def mask_ap(models: RunModels, source: LabeledImages) -> Callable[[Segmenter], dict[str, float]]:
+    """A function model -> its AP and AP50 on labelled images."""
+    truth, limit = source.ground_truth(), models.config.predict.max_detections
+
+    def evaluate(model: Segmenter) -> dict[str, float]:
+        result = evaluate_masks(truth, models.predict(model, source), max_detections=limit)
+        return {"ap": result.ap, "ap50": result.ap50}
+
+    return evaluate

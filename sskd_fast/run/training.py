@@ -1,0 +1,183 @@
+"""One training by a row of the method's table: its images, budget, objective and batches, and the model it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sskd_fast.data.batches import balance_weights, batches
+from sskd_fast.data.instances import Batch
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.pseudo_labeled import PseudoLabeled
+from sskd_fast.data.views import Views
+from sskd_fast.losses.objective import Objective
+from sskd_fast.method import BASELINE, Stage
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.run.labels import TeacherLabels
+from sskd_fast.run.models import RunModels
+from sskd_fast.run.sources import Sources
+from sskd_fast.settings import Config
+from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.loop import train
+from sskd_fast.train.progress import Log, Progress
+from sskd_fast.train.schedule import Schedule, StageConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that running stages takes.
+
+    resume: unfinished stages go on from their saved state, finished ones are kept.
+    """
+
+    models: RunModels
+    log: Log
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """A stage's model in training: on all labelled images, or a fold model on those outside its fold.
+
+    views: of its images.  labels: pseudo-labels beside those of `labeled`.  fold: number of the fold that is left out,
+    from 1 on; 0 for none.
+    """
+
+    stage: Stage
+    labeled: LabeledImages
+    budget: StageConfig
+    views: Views
+    labels: TeacherLabels | None = None
+    fold: int = 0
+
+
+def stage_training(models: RunModels, stage: Stage, labels: TeacherLabels | None = None) -> Training:
+    """The training of a stage's own model, on every labelled image."""
+    config, sources = models.config, models.sources
+    views = views_at(models, config.baseline.strength) if stage.name == BASELINE else sources.views
+    return Training(stage, sources.labeled, stage_budget(config, stage), views, labels)
+
+
+def views_at(models: RunModels, strength: float) -> Views:
+    """The run's views with changes of another strength (see ViewsConfig.at_strength)."""
+    sources = models.sources
+    return models.config.views.at_strength(strength).resolved(sources.views.size, sources.zoom)
+
+
+def training_state(run: Run, training: Training, name: str) -> TrainingState:
+    """The state in which an unfinished training is kept under a name and, with resume, taken up."""
+    key = state_key(run.models.config, training)
+    return TrainingState(run.models.results.state_path(name), key, run.resume)
+
+
+def train_model(
+    run: Run,
+    training: Training,
+    title: str,
+    state: TrainingState,
+    evaluate: Callable[[Segmenter], dict[str, float]] | None = None,
+) -> tuple[Segmenter, dict[str, Any]]:
+    """The trained model, and the facts of its training: stage, steps, seconds, seed.
+
+    evaluate: AP of a fold model on its fold.
+    """
+    models, config = run.models, run.models.config
+    stage, budget, labels = training.stage, training.budget, training.labels
+    torch.manual_seed(config.seed)
+    model = models.start(stage)
+    progress = Progress(
+        run.log, stage.name, title, config.train.log_every, part_weights(config, stage), fold=training.fold
+    )
+    label_pool = 1 if labels is None else max(1, round(labels.stride / model.stride))
+
+    def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
+        return training_batches(config, models.sources, training, step)
+
+    model = train(
+        model, stage_objective(config, stage, label_pool), draw, Schedule(config.train, budget), state, progress,
+        evaluate, config.seed,
+    )  # fmt: skip
+    seconds = round(state.seconds + progress.seconds, 1)
+    facts = {"stage": stage.name, "steps": budget.steps, "seconds": seconds, "seed": config.seed}
+    return model, facts
+
+
+def stage_budget(config: Config, stage: Stage) -> StageConfig:
+    """The stage's budget: that of its first entry with the steps of all added up; a stage without unlabelled images
+    draws labelled ones in their place, so that budgets compare image by image."""
+    parts: list[StageConfig] = [getattr(config.stages, name) for name in stage.budget]
+    limit = config.train.max_steps
+    steps = sum(min(part.steps, limit) if limit else part.steps for part in parts)
+    first = parts[0]
+    if stage.labels_from is None:
+        first = dataclasses.replace(first, labeled_batch=first.labeled_batch + first.unlabeled_batch, unlabeled_batch=0)
+    return dataclasses.replace(first, steps=steps)
+
+
+def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Objective:
+    """J with the stage's weights; label_pool: how much coarser than the model's masks the pseudo-labels are."""
+    lam_pxl = config.train.lam_pxl * stage.pixel
+    return Objective.of(
+        config.loss, config.contrast, lam_semi=semi_weight(config, stage), lam_pxl=lam_pxl, label_pool=label_pool,
+        semi_fade=config.train.semi_fade, semi_masks=config.train.semi_masks,
+    )  # fmt: skip
+
+
+def semi_weight(config: Config, stage: Stage) -> float:
+    """lam_semi of a stage: how much its pseudo-labels count; 0 if it has none."""
+    return config.train.lam_semi * stage_budget(config, stage).semi_factor if stage.semi else 0.0
+
+
+def part_weights(config: Config, stage: Stage) -> dict[str, float]:
+    """Weights of the logged loss parts when they are compared: a part's weight in J, for L_pxl without lam_pxl, which
+    makes it small by design."""
+    loss, t = config.loss, config.train
+    weights = {
+        "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
+        "detector": 1.0,
+    }  # fmt: skip
+    parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
+    semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
+    return parts | ({f"semi_{n}": w * semi_weight(config, stage) for n, w in semi.items()} if stage.semi else {})
+
+
+def training_batches(
+    config: Config, sources: Sources, training: Training, step: int
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """Labelled batches and, if there are pseudo-labels, unlabelled ones beside them, from a step on."""
+    key, budget, labels = config.data.balance_key, training.budget, training.labels
+
+    def stream(source: Any, size: int, seed: int) -> Iterator[Batch]:
+        known = key and all(key in record.extra for record in source.records)
+        weights = balance_weights(source.image_field(key), damped=True) if known else None
+        return batches(
+            source, size, training.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights
+        )
+
+    if labels is None or budget.unlabeled_batch == 0:
+        size = budget.labeled_batch + budget.unlabeled_batch
+        return ((batch, None) for batch in stream(training.labeled, size, config.seed))
+    labeled = stream(training.labeled, budget.labeled_batch, config.seed)
+    source = PseudoLabeled(
+        sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes,
+        name="pseudo-labels",
+    )  # fmt: skip
+    return zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
+
+
+def state_key(config: Config, training: Training) -> str:
+    """A hash of the training and of every setting it depends on; a state saved under another is not used."""
+    settings = dataclasses.asdict(config)
+    for irrelevant in ("output", "device", "predict", "stages", "baseline", "origins"):
+        settings.pop(irrelevant)
+    for irrelevant in ("workers", "cache_mb", "decoded"):
+        settings["data"].pop(irrelevant)
+    of_training = [dataclasses.asdict(part) for part in (training.stage, training.budget, training.views)]
+    content = [*of_training, training.labeled.image_ids, settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
