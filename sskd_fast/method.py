@@ -51,6 +51,8 @@ def title_of(name: str) -> str:
     return _words(name).capitalize()
 
 
+# The model that is fitted to the predictions of a teacher that cannot be trained, and stands for a pretrained one then.
+FITTED = "fitted_teacher"
 # fmt: off
 # The best student of the labels alone, and one trained as long and on the same views as the student's own stages.
 BASELINE, MATCHED_BASELINE = "supervised_student", "matched_student"
@@ -64,6 +66,7 @@ PRETRAINING = (
 STAGES = (
     #     name                  command    model      start                labels from           semi   pixel  budget
     Stage("zero_shot_teacher",  "adapt",   "teacher", "pretrained",        None,                 False, False, ()),
+    Stage(FITTED,               "adapt",   "teacher", "pretrained",        "zero_shot_teacher",  True,  False, (FITTED,)),
     Stage("supervised_teacher", "adapt",   "teacher", "pretrained",        None,                 False, True,  ("supervised_teacher",)),
     Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
     Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
@@ -85,9 +88,12 @@ ROW_ORDER = (
 def dependents(stage: Stage) -> set[str]:
     """The names of the stages that build on a stage's model, directly or not: its results outdate theirs."""
     direct = [s for s in STAGES if stage.name in (s.start, s.labels_from)]
+    if stage.name == FITTED:
+        direct += [s for s in STAGES if s.start == "pretrained" and s.budget and s != stage]
     return {s.name for s in direct}.union(*(dependents(s) for s in direct))
 
 
-def stages_of(command: str) -> tuple[Stage, ...]:
-    """The stages that a command runs, in the table's order."""
-    return STAGES if command == "all" else tuple(s for s in (*PRETRAINING, *STAGES) if s.command == command)
+def stages_of(command: str, *, fitted: bool = True) -> tuple[Stage, ...]:
+    """The stages that a command runs, in the table's order; fitted: if the teacher is fitted to predictions first."""
+    of_command = STAGES if command == "all" else [s for s in (*PRETRAINING, *STAGES) if s.command == command]
+    return tuple(s for s in of_command if fitted or s.name != FITTED)

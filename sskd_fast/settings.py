@@ -75,6 +75,7 @@ class StagesConfig:
 
     pretrained_teacher: StageConfig = field(default_factory=StageConfig)
     pretrained_student: StageConfig = field(default_factory=StageConfig)
+    fitted_teacher: StageConfig = field(default_factory=StageConfig)
     supervised_teacher: StageConfig = field(default_factory=StageConfig)
     adapted_teacher: StageConfig = field(default_factory=StageConfig)
     distilled_student: StageConfig = field(default_factory=StageConfig)

@@ -79,7 +79,7 @@ def balance_weights(labels: Sequence[str], *, damped: bool = False) -> list[floa
     return [share[label] / (counts[label] * total) for label in labels]
 
 
-def _derived_seed(*parts: int) -> int:
+def derived_seed(*parts: int) -> int:
     """A 63-bit seed from integers, well mixed: neighbouring seeds and steps give unrelated streams."""
     packed = struct.pack(f"<{len(parts)}q", *parts)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
@@ -142,7 +142,7 @@ class _Steps(Dataset[_Packed]):
         valid = torch.empty((len(indices), *self.views.size), dtype=torch.bool)
         targets: list[Instances] = []
         for slot, index in enumerate(indices):
-            seed = _derived_seed(self.seed, _VIEW, step, slot)
+            seed = derived_seed(self.seed, _VIEW, step, slot)
             images[0, slot], images[1, slot], valid[slot], instances = draw_views(self.source, index, self.views, seed)
             targets.append(instances)
         return _Packed(
@@ -157,7 +157,7 @@ class _Steps(Dataset[_Packed]):
 
     def _indices(self, step: int) -> list[int]:
         if self.cumulative is not None:
-            generator = torch.Generator().manual_seed(_derived_seed(self.seed, _DRAW, step))
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, _DRAW, step))
             draws = torch.rand(self.batch_size, generator=generator, dtype=torch.float64) * self.cumulative[-1]
             last = len(self.cumulative) - 1
             return [min(bisect.bisect_right(self.cumulative, draw), last) for draw in draws.tolist()]
@@ -167,6 +167,6 @@ class _Steps(Dataset[_Packed]):
 
     def _order(self, epoch: int) -> list[int]:
         if self._epoch[0] != epoch:
-            generator = torch.Generator().manual_seed(_derived_seed(self.seed, _ORDER, epoch))
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, _ORDER, epoch))
             self._epoch = (epoch, torch.randperm(len(self.image_ids), generator=generator).tolist())
         return self._epoch[1]

@@ -43,6 +43,6 @@ def natural_queries(source: LabeledImages, views: Views, zoom: float) -> int:
     for annotation in truth["annotations"]:
         counts[annotation["image_id"]] = counts.get(annotation["image_id"], 0) + 1
     crop = views.size[0] * views.size[1]
-    shares = [min(1.0, crop / (r["height"] * r["width"] * zoom**2)) for r in truth["images"]]
+    shares = [1.0 if views.fit else min(1.0, crop / (r["height"] * r["width"] * zoom**2)) for r in truth["images"]]
     expected = [counts.get(r["id"], 0) * s for r, s in zip(truth["images"], shares, strict=True)]
     return int(np.clip(math.ceil(2 * float(np.percentile(expected, 95))), 16, 100))

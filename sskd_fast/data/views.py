@@ -29,7 +29,8 @@ class ViewsConfig:
     (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
     strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
     view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
-    the strong view.  min_pixels: instances with fewer pixels in the view are dropped.
+    the strong view.  min_pixels: instances with fewer pixels in the view are dropped.  paste: probability that a view
+    gets labelled instances of another one pasted on (see `copy_paste`).
     """
 
     size: int | tuple[int, int] = 0
@@ -45,6 +46,7 @@ class ViewsConfig:
     blur_p: float = 0.5
     noise: float = 0.0
     min_pixels: int = 12
+    paste: float = 0.0
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -64,7 +64,7 @@ IDENTITY = (Augmentation(),)
 
 def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: bool, rot90: bool) -> list[Augmentation]:
     """At most `count` of the views that flips and quarter turns generate, the image itself first, then those without
-    odd turns; they take turns at the zooms.
+    odd turns; they take turns at the zooms, and each comes again at another zoom if there are fewer than `count`.
 
     Raises ValueError for a count below 1, and without zooms or for one that is not above 0.
     """
@@ -83,7 +83,10 @@ def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: boo
         ((3, True), rot90 and (hflip or vflip)),
     ]
     kept = [view for view, possible in allowed if possible][:count]
-    return [Augmentation(*view, zoom=zooms[i % len(zooms)]) for i, view in enumerate(kept)]
+    count = min(count, len(kept) * len(zooms))
+    return [
+        Augmentation(*kept[i % len(kept)], zoom=zooms[(i + i // len(kept)) % len(zooms)]) for i in range(count)
+    ]  # fmt: skip
 
 
 def predict_views(

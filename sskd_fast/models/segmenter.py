@@ -63,6 +63,8 @@ class ModelConfig:
 
     kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "universal",
     "results".
+    warm_start: "results" first fits the model to the predictions in `foundation.results`, of a teacher that cannot be
+    trained itself, and takes the fitted model for the pretrained one.
     precision: what the networks compute in; parameters and losses stay in float32.  gradient_checkpointing: computes
     activations of the backbones' layers again in the backward pass instead of keeping them.
 
@@ -77,6 +79,7 @@ class ModelConfig:
     """
 
     kind: Literal["mask_transformer", "dense", "grounded_sam", "universal", "results"] = "mask_transformer"
+    warm_start: Literal["", "results"] = ""
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     backbone: str = "conv"
@@ -100,6 +103,10 @@ class ModelConfig:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     foundation: FoundationConfig = field(default_factory=FoundationConfig)
+
+    def __post_init__(self) -> None:
+        if self.warm_start and not all(self.foundation.results_files):
+            raise ValueError('warm_start="results": name a file of predictions (foundation.results)')
 
     @property
     def trainable(self) -> bool:

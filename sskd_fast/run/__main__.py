@@ -28,6 +28,7 @@ from sskd_fast.run.dry_run import cost_text, dry_run
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
+from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
 from sskd_fast.run.stages import evaluate_finished, run_stages
 from sskd_fast.run.training import Run
@@ -163,8 +164,9 @@ def run(config: Config, command: str, resume: bool) -> None:
             raise ConfigError(str(error)) from error
     config = dataclasses.replace(config, output=str(folder), data=config.data.with_absolute_paths())
     nothing_there = resume and not (folder / "config.yaml").exists()
-    write_text(folder / "config.yaml", dump_yaml(config))
     log = Log(folder)
+    config = with_source_classes(config, sources.labeled, log)
+    write_text(folder / "config.yaml", dump_yaml(config))
     log.say(f"{sources.summary(config.data.name)}; {device.type}; seed {config.seed}; everything goes to {folder}")
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")

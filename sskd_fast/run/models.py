@@ -13,7 +13,7 @@ import torch
 
 from sskd_fast.data.errors import named
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.method import STAGE, Stage
+from sskd_fast.method import FITTED, STAGE, Stage
 from sskd_fast.models.augmented import IDENTITY, Augmentation
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import (
@@ -51,7 +51,7 @@ class RunModels:
         settings name.  FileNotFoundError if the file is missing."""
         value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
         config: ModelConfig = getattr(self.config, model)
-        if not value or (value == "embedded" and config.kind != "mask_transformer"):
+        if not value or (value == "embedded" and (config.kind, config.backbone) != ("mask_transformer", "conv")):
             return None
         path = SHIPPED / f"{model}.safetensors" if value == "embedded" else Path(value)
         if not path.exists():
@@ -60,10 +60,21 @@ class RunModels:
             )
         return path
 
-    def build(self, model: Literal["teacher", "student"], *, weights: bool = True) -> Segmenter:
-        """The teacher or the student for the run's classes and queries; weights: with those its settings name."""
-        config: ModelConfig = getattr(self.config, model)
-        config = dataclasses.replace(config, num_queries=self.sources.num_queries)
+    def config_of(self, stage: Stage) -> ModelConfig:
+        """The settings of a stage's model: of a zero-shot teacher that another is fitted to, those of its file."""
+        config: ModelConfig = getattr(self.config, stage.model)
+        if config.warm_start and stage.start == "pretrained" and not stage.budget:
+            return dataclasses.replace(config, kind=config.warm_start, warm_start="")
+        return config
+
+    def build(
+        self, model: Literal["teacher", "student"], *, weights: bool = True, config: ModelConfig | None = None
+    ) -> Segmenter:
+        """The teacher or the student for the run's classes and queries; weights: with those its settings name.
+
+        config: other settings than the run's for it.
+        """
+        config = dataclasses.replace(config or getattr(self.config, model), num_queries=self.sources.num_queries)
         built, s = build_segmenter(config, self.sources.classes, weights=weights), self.sources
         every = [r for part in (s.labeled, s.unlabeled, s.val) for r in part.records]
         built.check_images((record.image_id, record.file_name) for record in every)
@@ -71,9 +82,11 @@ class RunModels:
 
     def start(self, stage: Stage) -> Segmenter:
         """The stage's model with the weights it starts from, on the run's device."""
-        model, classes = self.build(stage.model), self.sources.classes
-        weights = self.foundation_weights(stage.model)
-        if stage.start == "pretrained" and weights is not None:
+        config, classes = self.config_of(stage), self.sources.classes
+        model, weights = self.build(stage.model, config=config), self.foundation_weights(stage.model)
+        if stage.start == "pretrained" and config.warm_start and stage.name != FITTED:
+            load_weights(model, self.results.weights_path(FITTED), classes)
+        elif stage.start == "pretrained" and weights is not None and config.trainable:
             load_weights(model, weights, classes, required=False)
         elif stage.start == "backbone" and weights is not None:
             load_weights(model, weights, classes, parts=model.reusable_parts, required=False)
@@ -83,7 +96,7 @@ class RunModels:
 
     def load(self, stage: str) -> Segmenter:
         """The finished model of a stage; of a teacher that no stage can train, the teacher itself."""
-        model = self.build(STAGE[stage].model, weights=False)
+        model = self.build(STAGE[stage].model, weights=False, config=self.config_of(STAGE[stage]))
         if model.config.trainable:
             load_weights(model, self.results.weights_path(stage), self.sources.classes)
         return self._placed(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sskd_fast.method import BASELINE, STAGES, Stage, dependents, stages_of
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.run.baseline import best_supervised
 from sskd_fast.run.folds import train_folds
@@ -15,7 +15,7 @@ from sskd_fast.run.training import Run, stage_training, train_model, training_st
 
 def run_stages(run: Run, command: str) -> None:
     """The stages of a command, in the table's order; with resume, those that are finished are kept."""
-    chosen = stages_of(command)
+    chosen = stages_of(command, fitted=bool(run.models.config.teacher.warm_start))
     finished = {row["name"] for row in run.models.results.rows} if run.resume else set()
     if any(s.model == "student" and s.name not in finished for s in chosen):
         # Its turn comes after the teacher's training and labelling: what cannot be had is said now.
@@ -83,7 +83,7 @@ def evaluate_finished(run: Run) -> None:
 def nothing_to_do(models: RunModels, stage: Stage) -> str:
     """The reason to leave a stage out, "" for none: a teacher that is a file of predictions cannot be trained, nor
     measured on images that it says nothing of."""
-    config: ModelConfig = getattr(models.config, stage.model)
+    config = models.config_of(stage)
     if config.trainable:
         return ""
     if stage.budget:

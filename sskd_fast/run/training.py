@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from sskd_fast.data.batches import balance_weights, batches
+from sskd_fast.data.batches import balance_weights, batches, derived_seed
+from sskd_fast.data.copy_paste import paste_instances
 from sskd_fast.data.instances import Batch
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
@@ -138,6 +139,11 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     """Weights of the logged loss parts when they are compared: a part's weight in J, for L_pxl without lam_pxl, which
     makes it small by design."""
     loss, t = config.loss, config.train
+    if getattr(config, stage.model).kind == "dense":
+        loss = dataclasses.replace(
+            loss, class_weight=loss.dense.class_weight, mask_weight=loss.dense.mask_weight,
+            dice_weight=loss.dense.dice_weight,
+        )  # fmt: skip
     weights = {
         "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
         "detector": 1.0,
@@ -162,13 +168,29 @@ def training_batches(
 
     if labels is None or budget.unlabeled_batch == 0:
         size = budget.labeled_batch + budget.unlabeled_batch
-        return ((batch, None) for batch in stream(training.labeled, size, config.seed))
+        alone = ((batch, None) for batch in stream(training.labeled, size, config.seed))
+        return _pasted(alone, training.views, config.seed, step)
     labeled = stream(training.labeled, budget.labeled_batch, config.seed)
     source = PseudoLabeled(
         sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes,
         name="pseudo-labels",
     )  # fmt: skip
-    return zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
+    both = zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
+    return _pasted(both, training.views, config.seed, step)
+
+
+def _pasted(
+    pairs: Iterator[tuple[Batch, Batch | None]], views: Views, seed: int, step: int
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """The batches of steps from `step` on, with labelled instances pasted on some views if the settings say so."""
+    if not views.paste:
+        yield from pairs
+    for number, (labeled, unlabeled) in enumerate(pairs, step):
+        own, other = derived_seed(seed, number, 0), derived_seed(seed, number, 1)
+        yield (
+            paste_instances(labeled, labeled, views.paste, views.min_pixels, own),
+            unlabeled and paste_instances(unlabeled, labeled, views.paste, views.min_pixels, other),
+        )
 
 
 def state_key(config: Config, training: Training) -> str:

@@ -1,0 +1,64 @@
+"""The classes of someone else's model that are taken for one's own, chosen on the labelled images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.evaluation import evaluate_masks
+from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.results_file import ResultsFile
+from sskd_fast.settings import Config
+from sskd_fast.train.progress import Log
+
+
+def with_source_classes(config: Config, labeled: LabeledImages, log: Log) -> Config:
+    """The configuration with `teacher.foundation.source_classes`, chosen if its results name source classes and no
+    setting says which ones count; otherwise as it is.
+
+    Raises FoundationError if the results say nothing of the labelled images.
+    """
+    foundation = config.teacher.foundation
+    of_results = config.teacher.kind == "results" or config.teacher.warm_start == "results"
+    if not of_results or not foundation.source_key or foundation.source_classes:
+        return config
+    model = ResultsFile(config.teacher)
+    results = [r for record in labeled.records for r in model.results_of(record.image_id, record.file_name)]
+    if not results:
+        raise FoundationError(
+            f"foundation.source_key: {model.place} says nothing of the labelled images, on which its classes are "
+            "chosen; name those to take (teacher.foundation.source_classes)"
+        )
+    classes, ap = best_classes(results, labeled.ground_truth(), foundation.source_key, config.predict.max_detections)
+    log.say(
+        f"{foundation.source_key} {', '.join(classes)} of {model.place} are taken for the classes of the labels: AP "
+        f"{ap:.1f} on the {len(labeled)} labelled images"
+    )
+    foundation = dataclasses.replace(foundation, source_classes=classes)
+    return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, foundation=foundation))
+
+
+def best_classes(
+    results: list[dict[str, Any]], truth: dict[str, Any], key: str, max_detections: int
+) -> tuple[tuple[str, ...], float]:
+    """Source classes, by the field `key` of the results, and the mask AP of their results.
+
+    One by one, the class that raises AP most is added, until none does.
+    """
+    left = sorted({str(r[key]) for r in results})
+    chosen: list[str] = []
+    best = 0.0
+    while left:
+        gains = {}
+        for name in left:
+            kept = {*chosen, name}
+            found = [{k: v for k, v in r.items() if k != key} for r in results if str(r[key]) in kept]
+            gains[name] = evaluate_masks(truth, found, max_detections=max_detections).ap
+        name = max(left, key=lambda name: gains[name])
+        if chosen and gains[name] <= best:
+            break
+        best = gains[name]
+        chosen.append(name)
+        left.remove(name)
+    return tuple(chosen), best
