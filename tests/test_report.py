@@ -108,7 +108,7 @@ def test_verdict_of_an_unfinished_run_says_what_is_missing() -> None:
     assert verdict(metrics_of({})).tone == "open"
     partly = {name: AP[name] for name in ("zero_shot_teacher", "supervised_teacher", "distilled_student")}
     words = verdict_words(metrics_of(partly))
-    assert words.startswith("No verdict yet: 3 of 6 models are measured. Best so far: distilled student with 24.4 AP.")
+    assert words.startswith("No verdict yet: 3 of 7 models are measured. Best so far: distilled student with 24.4 AP.")
     assert "Not measured yet: adapted teacher, supervised student, refined student." in words
     unmeasured = metrics_of({**AP, "refined_student": math.nan})
     assert "The distilled student reaches 24.4 AP" in verdict_words(unmeasured)

@@ -80,7 +80,7 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/webp" in html
     )
-    assert "stage 1 of 6: zero-shot teacher, not trained" in result.stderr
+    assert "stage 1 of 7: zero-shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
 
@@ -146,7 +146,7 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     ]
     distilled, refined = "distilled_student", "refined_student"
     for stage, rows, compared in (
-        ("adapt", 3, []), ("distill", 5, [distilled]), ("refine", 6, [distilled, refined]), ("evaluate", 6, [refined]),
+        ("adapt", 3, []), ("distill", 6, [distilled]), ("refine", 7, [distilled, refined]), ("evaluate", 7, [refined]),
     ):  # fmt: skip
         if stage == "evaluate":  # what it writes anew may be gone
             (folder / "details.json").unlink()
