@@ -149,7 +149,8 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
     settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
     key = cache_key(model.state_dict(), settings)
     images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
-    with tqdm(total=len(source), desc=f"{images} images by {name.replace('_', ' ')}", mininterval=1.0) as bar:
+    words = name.removeprefix("folds/").replace("_", " ")
+    with tqdm(total=len(source), desc=f"{images} images by the {words}", mininterval=1.0) as bar:
 
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
