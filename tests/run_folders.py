@@ -71,8 +71,8 @@ def save_images(folder: Path, count: int = 2) -> None:
         Image.fromarray(pixels).save(folder / f"scene {number}.png")
 
 
-def make_run(folder: Path, measured: int = 6) -> Path:
-    """A folder as a run leaves it after `measured` of its six models."""
+def make_run(folder: Path, measured: int = 7) -> Path:
+    """A folder as a run leaves it after `measured` of its seven models."""
     save_images(folder / "images")
     names = ROW_ORDER[:measured]
     (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")
