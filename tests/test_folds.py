@@ -77,5 +77,5 @@ def test_a_teacher_keeps_as_many_labels_as_its_fold_models(untrained_run: RunMod
 
 
 def test_other_folds_than_those_of_the_teacher_are_refused(untrained_run: RunModels) -> None:
-    with pytest.raises(FileNotFoundError, match=r"adapted_teacher_fold_1_of_3.safetensors does not exist: leave pseudo_lab"):
+    with pytest.raises(FileNotFoundError, match=r"teacher_fold_1_of_3.safetensors does not exist: leave pseudo_lab"):
         untrained_run.load_fold("adapted_teacher", untrained_run.results.fold_name("adapted_teacher", 1, 3))
