@@ -31,6 +31,8 @@ from sskd_fast import _backend, _build, _env, _native
 if TYPE_CHECKING:
     from coco_builder import CocoBuilder
 
+    from sskd_fast.run.models import RunModels
+
 DATA_ROOT = Path(os.environ.get("SSKD_FAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -53,6 +55,14 @@ def plates_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trained_run import train_on_plates
 
     return train_on_plates(tmp_path_factory.mktemp("plates"))
+
+
+@pytest.fixture
+def untrained_run(tmp_path: Path) -> RunModels:
+    """The models of a run on 11 labelled and 4 unlabelled scenes, in which no stage has run."""
+    from small_run import models_of_scenes
+
+    return models_of_scenes(tmp_path)
 
 
 @pytest.fixture(params=["reference", "cpu"])

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import pytest
-import torch
 
-from sskd_fast.data.embedded import write_scenes
 from sskd_fast.method import STAGE, STAGES
 from sskd_fast.run.folds import fold_trainings
 from sskd_fast.run.labels import TeacherLabels, Thresholds
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.results import RunResults
-from sskd_fast.run.sources import target_sources
 from sskd_fast.run.training import Training, stage_training, state_key, training_batches
-from sskd_fast.yaml_settings import load_config
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> RunModels:
-    folder = tmp_path_factory.mktemp("folds")
-    for seed, (name, count) in enumerate((("train", 11), ("val", 2), ("plain", 4))):
-        write_scenes(folder, name, "target", count, seed=60 + seed)
-    files = [f"data.labeled={folder / 'train.json'}", f"data.images={folder / 'train'}"]
-    files += [f"data.val={folder / 'val.json'}", f"data.val_images={folder / 'val'}"]
-    more = [f"data.unlabeled={folder / 'plain'}", "pseudo_labels.minimum_matches=1", "pseudo_labels.fold_steps=0.25"]
-    config = load_config([], [*files, *more], "smoke")
-    return RunModels(config, target_sources(config, folder), RunResults(folder, {}), torch.device("cpu"))
 
 
 def drawn(models: RunModels, training: Training, steps: int = 12) -> set[int]:
@@ -38,25 +20,25 @@ def drawn(models: RunModels, training: Training, steps: int = 12) -> set[int]:
     return {image_id for labeled, _ in batches for image_id in labeled.image_ids}
 
 
-def test_a_fold_model_never_sees_its_fold(models: RunModels) -> None:
-    everything = set(models.sources.labeled.image_ids)
+def test_a_fold_model_never_sees_its_fold(untrained_run: RunModels) -> None:
+    everything = set(untrained_run.sources.labeled.image_ids)
     for stage, labels in (("supervised_teacher", None), ("adapted_teacher", TeacherLabels([], 4.0))):
-        trainings = fold_trainings(models, STAGE[stage], labels)
-        assert len(trainings) == 3 == len(models.sources.folds)
-        for number, (training, fold) in enumerate(zip(trainings, models.sources.folds, strict=True), 1):
-            assert drawn(models, training) == everything - set(fold) and training.fold == number
-            whole = stage_training(models, STAGE[stage], labels)
+        trainings = fold_trainings(untrained_run, STAGE[stage], labels)
+        assert len(trainings) == 3 == len(untrained_run.sources.folds)
+        for number, (training, fold) in enumerate(zip(trainings, untrained_run.sources.folds, strict=True), 1):
+            assert drawn(untrained_run, training) == everything - set(fold) and training.fold == number
+            whole = stage_training(untrained_run, STAGE[stage], labels)
             assert training.budget.steps == max(1, round(whole.budget.steps / 4)) and training.labels is labels
-        assert len({state_key(models.config, t) for t in [*trainings, whole]}) == 4
+        assert len({state_key(untrained_run.config, t) for t in [*trainings, whole]}) == 4
 
 
-def test_every_model_of_a_run_draws_every_labelled_image(models: RunModels) -> None:
-    assert len(models.sources.labeled) == 11
+def test_every_model_of_a_run_draws_every_labelled_image(untrained_run: RunModels) -> None:
+    assert len(untrained_run.sources.labeled) == 11
     for stage in STAGES:
         if stage.budget:
             labels = TeacherLabels([], 4.0) if stage.labels_from else None
-            training = stage_training(models, stage, labels)
-            assert drawn(models, training) == set(models.sources.labeled.image_ids), stage.name
+            training = stage_training(untrained_run, stage, labels)
+            assert drawn(untrained_run, training) == set(untrained_run.sources.labeled.image_ids), stage.name
 
 
 def graded(models: RunModels, grades: str) -> list[dict[str, Any]]:
@@ -72,30 +54,28 @@ def graded(models: RunModels, grades: str) -> list[dict[str, Any]]:
     return results
 
 
-def test_thresholds_of_unseen_predictions_by_hand(models: RunModels) -> None:
+def test_thresholds_of_unseen_predictions_by_hand(untrained_run: RunModels) -> None:
     """Precision by rank: 1, 1/2, 2/3, 3/4. With two right ones at least, the pooled 0.7 holds down to the fourth."""
-    ids, pooled = models.sources.labeled.category_ids, 0.6
-    unseen = graded(models, "rwrr")
-    config = replace(models.config, pseudo_labels=replace(models.config.pseudo_labels, minimum_matches=2))
-    thresholds = Thresholds(replace(models, config=config), unseen, [], [])
+    ids, pooled = untrained_run.sources.labeled.category_ids, 0.6
+    unseen = graded(untrained_run, "rwrr")
+    thresholds = Thresholds(untrained_run, unseen, [], [])
     assert thresholds.at(0.7) == dict.fromkeys(ids, pooled)
     assert thresholds.at(0.9, quiet=True) == dict.fromkeys(ids, pooled)  # the most precise
 
 
-def test_a_teacher_keeps_as_many_labels_as_its_fold_models(models: RunModels) -> None:
-    """Fold models keep 2 and 3 of a class from 0.6 on, so the teacher keeps its first 2 (2.5, to even)."""
-    ids = models.sources.labeled.category_ids
-    config = replace(models.config, pseudo_labels=replace(models.config.pseudo_labels, minimum_matches=2))
+def test_a_teacher_keeps_as_many_labels_as_its_fold_models(untrained_run: RunModels) -> None:
+    """Fold untrained_run keep 2 and 3 of a class from 0.6 on, so the teacher keeps its first 2 (2.5, to even)."""
+    ids = untrained_run.sources.labeled.category_ids
 
     def of_class(*scores: float) -> list[dict[str, Any]]:
         return [{"image_id": 1, "category_id": ids[0], "score": score} for score in scores]
 
     folds = [of_class(0.9, 0.6, 0.5), of_class(0.8, 0.7, 0.6)]
     sample = of_class(0.2, 0.95, 0.97, 0.85)
-    thresholds = Thresholds(replace(models, config=config), graded(models, "rwrr"), sample, folds)
+    thresholds = Thresholds(untrained_run, graded(untrained_run, "rwrr"), sample, folds)
     assert thresholds.at(0.7) == {ids[0]: 0.95, **dict.fromkeys(ids[1:], 0.6)}
 
 
-def test_other_folds_than_those_of_the_teacher_are_refused(models: RunModels) -> None:
-    with pytest.raises(FileNotFoundError, match=r"adapted_teacher_1_of_3.safetensors does not exist: leave pseudo_lab"):
-        models.load_fold("adapted_teacher", models.results.fold_name("adapted_teacher", 1, 3))
+def test_other_folds_than_those_of_the_teacher_are_refused(untrained_run: RunModels) -> None:
+    with pytest.raises(FileNotFoundError, match=r"teacher_fold_1_of_3.safetensors does not exist: leave pseudo_lab"):
+        untrained_run.load_fold("adapted_teacher", untrained_run.results.fold_name("adapted_teacher", 1, 3))

@@ -18,7 +18,7 @@ from run_folders import AP, CATEGORIES, RESULTS, Page, disc, make_run, metrics_o
 from sskd_fast.method import ROW_ORDER, title_of
 from sskd_fast.pseudo_labels import label_statistics
 from sskd_fast.report import table_text, verdict_words, write_report
-from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, stage_curves
+from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, stage_curves, stage_logs
 from sskd_fast.report.overlays import overlay_rows
 from sskd_fast.report.pictures import LONG_SIDE, SHORT_SIDE
 from sskd_fast.report.verdict import count_text, difference_text, seconds_text, verdict
@@ -108,8 +108,8 @@ def test_verdict_of_an_unfinished_run_says_what_is_missing() -> None:
     assert verdict(metrics_of({})).tone == "open"
     partly = {name: AP[name] for name in ("zero_shot_teacher", "supervised_teacher", "distilled_student")}
     words = verdict_words(metrics_of(partly))
-    assert words.startswith("No verdict yet: 3 of 6 models are measured. Best so far: distilled student with 24.4 AP.")
-    assert "Not measured yet: adapted teacher, supervised student, refined student." in words
+    assert words.startswith("No verdict yet: 3 of 7 models are measured. Best so far: distilled student with 24.4 AP.")
+    assert "Not measured yet: adapted teacher, supervised student, matched student, refined student." in words
     unmeasured = metrics_of({**AP, "refined_student": math.nan})
     assert "The distilled student reaches 24.4 AP" in verdict_words(unmeasured)
     assert "was not measured, so" in verdict_words(metrics_of({"supervised_student": 1.0, "refined_student": 2.0}))
@@ -259,20 +259,31 @@ def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path: Path) -> Non
 # The page
 
 
-@pytest.mark.parametrize("measured", range(7))
+@pytest.mark.parametrize("measured", range(8))
 def test_report_of_a_run_at_any_stage(tmp_path: Path, measured: int) -> None:
     run = make_run(tmp_path / "run", measured)
     path = write_report(run)
     assert path == run / "report.html"
     assert not list(run.glob("*.tmp"))
     page = Page(path.read_text(encoding="utf-8"))
-    state = "complete" if measured == 6 else f"running, {measured} of 6 models measured"
+    state = "complete" if measured == 7 else f"running, {measured} of 7 models measured"
     assert state in page.text
-    assert ("Distillation helped" in page.text) == (measured == 6 or measured == 5)
+    assert ("Distillation helped" in page.text) == (measured >= 6)
     for name in ROW_ORDER:
         assert title_of(name) in page.text
     assert ("Validation images" in page.text) == (measured > 0)
     assert ("labels on 2 images" in page.text) == (measured > 2)
+
+
+def test_evaluations_of_fold_models_are_averaged_by_step() -> None:
+    """Their losses are another training's, so the loss of the stage is drawn without them."""
+    log: list[dict[str, Any]] = [{"stage": "s", "step": 10, "loss": 3.0}]
+    for fold, ap in ((1, 10.0), (2, 30.0)):
+        log.append({"stage": "s", "fold": fold, "step": 10, "loss": 100.0})
+        log.append({"stage": "s", "fold": fold, "step": 10, "event": "eval", "ap": ap, "ap50": 2 * ap})
+    found = stage_logs(log)["s"]
+    assert found.figure("ap") == [(10.0, 20.0)] and found.figure("ap50") == [(10.0, 40.0)]
+    assert found.loss == [(10.0, 3.0)]
 
 
 def test_report_shows_finer_figures(tmp_path: Path) -> None:
@@ -280,7 +291,7 @@ def test_report_shows_finer_figures(tmp_path: Path) -> None:
     table = text[text.index("AP75, AP by size") :]
     table = table[: table.index("</table>")]
     assert '<th scope="col">a&lt;b</th><th scope="col">c</th></tr>' in table, "one group alone is no column"
-    assert table.count("<td>31.5</td><td>-</td><td>-</td><td>-</td><td>12.5</td><td>13.5</td>") == 6
+    assert table.count("<td>31.5</td><td>-</td><td>-</td><td>-</td><td>12.5</td><td>13.5</td>") == 7
 
 
 def test_report_is_one_accessible_file_without_outside_resources(tmp_path: Path) -> None:

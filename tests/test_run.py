@@ -24,7 +24,7 @@ TINY = [
     "--preset", "smoke",
     "data.embedded_labeled=16", "data.embedded_unlabeled=24", "data.embedded_val=12",
     "stages.supervised_teacher.steps=8", "stages.adapted_teacher.steps=10", "stages.distilled_student.steps=12",
-    "stages.refined_student.steps=6", "train.save_every=2", "train.log_every=2",
+    "stages.refined_student.steps=6", "pseudo_labels.fold_steps=0.5", "train.save_every=2", "train.log_every=2",
 ]  # fmt: skip
 
 
@@ -75,12 +75,12 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert not list((folder / "checkpoints").rglob("*.state.pt"))
     folds = sorted(path.name for path in (folder / "checkpoints" / "folds").iterdir())
     kinds = ("adapted", "supervised")
-    assert folds == [f"{kind}_teacher_{fold}_of_3.safetensors" for kind in kinds for fold in (1, 2, 3)]
+    assert folds == [f"{kind}_teacher_fold_{fold}_of_3.safetensors" for kind in kinds for fold in (1, 2, 3)]
     html = (folder / "report.html").read_text()
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/webp" in html
     )
-    assert "stage 1 of 6: zero-shot teacher, not trained" in result.stderr
+    assert "stage 1 of 7: zero-shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
 
@@ -107,7 +107,7 @@ def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[s
     assert len(ids("unlabeled")) == 24 and len(ids("val")) == 12
 
 
-@pytest.mark.parametrize("killed_in", ["distilled_student", "folds/adapted_teacher_2_of_3"])
+@pytest.mark.parametrize("killed_in", ["distilled_student", "folds/adapted_teacher_fold_2_of_3"])
 def test_killed_and_resumed_run_repeats_the_finished_one(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, killed_in: str
 ) -> None:
@@ -146,7 +146,7 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     ]
     distilled, refined = "distilled_student", "refined_student"
     for stage, rows, compared in (
-        ("adapt", 3, []), ("distill", 5, [distilled]), ("refine", 6, [distilled, refined]), ("evaluate", 6, [refined]),
+        ("adapt", 3, []), ("distill", 6, [distilled]), ("refine", 7, [distilled, refined]), ("evaluate", 7, [refined]),
     ):  # fmt: skip
         if stage == "evaluate":  # what it writes anew may be gone
             (folder / "details.json").unlink()

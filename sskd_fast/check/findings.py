@@ -152,7 +152,7 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
     if checked.problems or labeled is None:
         return checked
     config = load_config([])
-    if group_count(labeled, place.group_key) < 2:
+    if checked.attempt(lambda: group_count(labeled, place.group_key)) == 1:
         checked.warnings.append(uncalibrated_warning(labeled.name or str(labeled.images_dir), place.group_key or ""))
     if plain is not None:
         known = [source for source in (labeled, val) if source is not None]

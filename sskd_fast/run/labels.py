@@ -77,7 +77,7 @@ def _true_labels(sources: Sources) -> list[dict[str, Any]]:
 def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, Any]], dict[int, float], float]:
     """The teacher's labels, the score per category from which they are sure, the stride they were drawn at."""
     config, model = models.config.pseudo_labels, models.load(teacher)
-    raw = _cached_predictions(models, model, teacher, models.sources.unlabeled)
+    raw = cached_predictions(models, model, teacher, models.sources.unlabeled)
     thresholds = Thresholds.of(models, model, teacher, raw)
     limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.max_per_image}
     sure_from = thresholds.at(config.target_precision)
@@ -111,14 +111,14 @@ class Thresholds:
         """
         labeled, plain, folds = models.sources.labeled, models.sources.unlabeled, models.sources.folds
         if not model.config.trainable:
-            return cls(models, _cached_predictions(models, model, teacher, labeled), [], [])
+            return cls(models, cached_predictions(models, model, teacher, labeled), [], [])
         few = plain.subset(plain.image_ids[:: -(-len(plain) // MAPPED_IMAGES)])
         unseen, of_folds = [], []
         for number, fold in enumerate(folds, 1):
             name = models.results.fold_name(teacher, number, len(folds))
             fold_model = models.load_fold(teacher, name)
-            unseen += _cached_predictions(models, fold_model, name, labeled.subset(fold))
-            of_folds.append(_cached_predictions(models, fold_model, name, few))
+            unseen += cached_predictions(models, fold_model, name, labeled.subset(fold))
+            of_folds.append(cached_predictions(models, fold_model, name, few))
         chosen = set(few.image_ids)
         return cls(models, unseen, [r for r in raw if r["image_id"] in chosen], of_folds)
 
@@ -139,9 +139,7 @@ def label_views(config: PseudoLabelConfig, views: Views) -> list[Augmentation]:
     return augmentations(config.views, config.zooms, hflip=views.hflip, vflip=views.vflip, rot90=views.rot90)
 
 
-def _cached_predictions(
-    models: RunModels, model: Segmenter, name: str, source: ImageCollection
-) -> list[dict[str, Any]]:
+def cached_predictions(models: RunModels, model: Segmenter, name: str, source: ImageCollection) -> list[dict[str, Any]]:
     """All scored predictions of a model on the images of a source, averaged over the label views; cached, resumable.
 
     name: of the model; its predictions on labelled and on unlabelled images are two files.
@@ -151,7 +149,8 @@ def _cached_predictions(
     settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
     key = cache_key(model.state_dict(), settings)
     images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
-    with tqdm(total=len(source), desc=f"{images} images by {name.replace('_', ' ')}", mininterval=1.0) as bar:
+    words = name.removeprefix("folds/").replace("_", " ")
+    with tqdm(total=len(source), desc=f"{images} images by the {words}", mininterval=1.0) as bar:
 
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)

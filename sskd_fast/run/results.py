@@ -51,7 +51,7 @@ class RunResults:
 
     def fold_name(self, stage: str, number: int, count: int) -> str:
         """The name under which fold model `number` of `count` of a stage has weights, state and predictions."""
-        return f"folds/{stage}_{number}_of_{count}"
+        return f"folds/{stage}_fold_{number}_of_{count}"
 
     def labels_path(self, teacher: str) -> Path:
         """Pseudo-labels of a teacher."""
