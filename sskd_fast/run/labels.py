@@ -142,9 +142,11 @@ def label_views(config: PseudoLabelConfig, views: Views) -> list[Augmentation]:
 def cached_predictions(models: RunModels, model: Segmenter, name: str, source: ImageCollection) -> list[dict[str, Any]]:
     """All scored predictions of a model on the images of a source, averaged over the label views; cached, resumable.
 
+    Of several on one object the best-scored stays, also of a file that holds them all: precision counts objects.
     name: of the model; its predictions on labelled and on unlabelled images are two files.
     """
-    views = label_views(models.config.pseudo_labels, models.sources.views)
+    config = models.config.pseudo_labels
+    views = label_views(config, models.sources.views)
     index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
     settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
     key = cache_key(model.state_dict(), settings)
@@ -155,13 +157,14 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
         def show(done: int, _: int) -> None:
             bar.update(done - bar.n)
 
-        return label_images(
+        found = label_images(
             lambda ids: models.predict(model, source, [index_of[i] for i in ids], views),
             source.image_ids,
             models.results.cache_path(name, images),
             key=key,
             progress=show,
         )
+    return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=config.max_per_image)
 
 
 def _say(log: Log, teacher: str, found: LabelStatistics) -> None:
