@@ -16,7 +16,9 @@ import torch
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.folder import image_files
 from sskd_fast.data.layouts import FORMATS
+from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official
 from sskd_fast.files import remove_partial, write_json, write_text
 from sskd_fast.method import COMMANDS, STAGE
@@ -32,7 +34,7 @@ from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
 from sskd_fast.run.stages import evaluate_finished, run_stages
 from sskd_fast.run.training import Run
-from sskd_fast.settings import Config, check_settings
+from sskd_fast.settings import Config, DataConfig, check_settings
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import dump_yaml, load_config
@@ -63,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
-    p.add_argument("--preset", help="default, smoke (quick), full (long), paper, pretrain (the shipped weights)")
+    p.add_argument("--preset", help="default, photos, smoke (quick), full (long), paper, pretrain (shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (labels and images, or a whole data set)")
     own.add_argument("--root", help="folder of a whole data set; --format says which")
@@ -107,11 +109,21 @@ def resolve(arguments: argparse.Namespace) -> Config:
         config = load_config(arguments.config, overrides, preset)
     kept = run_folder(config) / "config.yaml"
     if not kept.exists() or not (arguments.resume or arguments.stage not in ("all", "pretrain")):
-        return config
+        if arguments.preset or arguments.config or not shows_photographs(config.data):
+            return config
+        say = "the images are JPEG files in colour, taken for photographs: --preset photos (--preset default to refuse)"
+        print(say, file=sys.stderr)
+        return load_config([], overrides, "photos")
     if not arguments.preset:
         config = load_config([kept, *arguments.config], overrides)
     check_kept(config, kept)
     return config
+
+
+def shows_photographs(data: DataConfig) -> bool:
+    """True if a run's own labelled images are photographs."""
+    folder = Path(data.images or data.root)
+    return data.own and folder.is_dir() and are_photographs([folder / name for name in image_files(folder)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
