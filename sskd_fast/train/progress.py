@@ -122,7 +122,7 @@ class Progress:
 
     def _check(self, step: int, means: Mapping[str, float]) -> None:
         """A loss part that dwarfs another, and instances that no query is matched to."""
-        weighted = {n: w * means[n] for n, w in self.weights.items() if means.get(n, 0.0) > 0}
+        weighted = {n: w * means[n] for n, w in self.weights.items() if w * means.get(n, 0.0) > 0}
         if weighted:
             high, low = max(weighted, key=lambda n: weighted[n]), min(weighted, key=lambda n: weighted[n])
             if weighted[high] > 100 * weighted[low] and step > self.every:
