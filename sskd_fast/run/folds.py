@@ -17,7 +17,10 @@ from sskd_fast.run.training import Run, Training, stage_training, train_model, t
 
 
 def fold_trainings(models: RunModels, stage: Stage, labels: TeacherLabels | None) -> list[Training]:
-    """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps."""
+    """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps.
+
+    The pseudo-labels are on other images, but their teacher has seen the labels of every fold.
+    """
     whole, share = stage_training(models, stage, labels), models.config.pseudo_labels.fold_steps
     budget = replace(whole.budget, steps=max(1, round(share * whole.budget.steps)))
     return [without_fold(whole, fold, number, budget=budget) for number, fold in enumerate(models.sources.folds, 1)]
