@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,17 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.losses.objective import Objective
-from sskd_fast.method import STAGES, Stage, dependents, stages_of
+from sskd_fast.method import STAGES, Stage, dependents, stages_of, views_rows, words_of
+from sskd_fast.models.augmented import IDENTITY
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
-from sskd_fast.run.labels import TeacherLabels, teacher_labels
+from sskd_fast.run.labels import TeacherLabels, label_views, teacher_labels
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
 from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.cost import COST_KEYS, Cost
 from sskd_fast.train.loop import train
 from sskd_fast.train.progress import Log, Progress
 from sskd_fast.train.schedule import Schedule, StageConfig
@@ -63,17 +66,20 @@ def run_stages(run: Run, command: str) -> None:
 def run_stage(run: Run, stage: Stage, title: str) -> None:
     """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
     models, results = run.models, run.models.results
-    results.outdate(dependents(stage))
+    results.outdate({*dependents(stage), *views_rows([stage.name])})
+    clock = time.perf_counter()
     labels = None if stage.labels_from is None else teacher_labels(models, run.log, stage.labels_from)
+    label_seconds = 0.0 if stage.labels_from is None else time.perf_counter() - clock
     torch.manual_seed(models.config.seed)
     model = models.start(stage)
-    state = TrainingState(results.state_path(stage.name), state_key(models.config, stage), run.resume)
-    seconds = 0.0
+    key = state_key(models.config, stage)
+    state = TrainingState(results.state_path(stage.name), key, run.resume, Cost(label_seconds=label_seconds))
+    cost = Cost()
     if stage.budget:
-        model, seconds = train_stage(run, stage, title, model, labels, state)
+        model, cost = train_stage(run, stage, title, model, labels, state)
     else:
         run.log.say(f"{title}, not trained")
-    measure_aloud(run, stage, model, seconds)
+    measure_aloud(run, stage, model, dataclasses.asdict(cost))
     models.add_figures([stage.name])
     state.clear()
     write_report(results.folder)
@@ -81,8 +87,8 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
 
 def train_stage(
     run: Run, stage: Stage, title: str, model: Segmenter, labels: TeacherLabels | None, state: TrainingState
-) -> tuple[Segmenter, float]:
-    """The model that a stage's training makes of `model`, its weights saved, and the seconds it took."""
+) -> tuple[Segmenter, Cost]:
+    """The model that a stage's training makes of `model`, its weights saved, and what it cost."""
     models, config = run.models, run.models.config
     budget = stage_budget(config, stage)
     progress = Progress(run.log, stage.name, title, config.train.log_every, part_weights(config, stage))
@@ -95,22 +101,29 @@ def train_stage(
         model, stage_objective(config, stage, label_pool), draw, Schedule(config.train, budget), state, progress,
         held_out_ap(models), config.seed,
     )  # fmt: skip
-    seconds = state.seconds + progress.seconds
-    facts = {"stage": stage.name, "steps": budget.steps, "seconds": round(seconds, 1), "seed": config.seed}
+    cost = state.cost + progress.cost
+    facts = {"stage": stage.name, "steps": budget.steps, "seconds": round(cost.seconds, 1), "seed": config.seed}
     models.save(stage.name, model, facts)
-    return model, seconds
+    return model, cost
 
 
-def measure_aloud(run: Run, stage: Stage, model: Segmenter, seconds: float) -> None:
-    """Measures a stage's model on the validation images, and says its figures."""
-    row = measure(run.models, stage.name, model, seconds)
-    beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
-    images = len(run.models.sources.val)
-    run.log.say(f"  {stage.words}: AP {row.ap:.1f}, AP50 {row.ap50:.1f}{beside} on {images} images")
+def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, float]) -> None:
+    """Measures a stage's model on the validation images, a teacher that labels also as it labels, and says the figures.
+
+    The stage's own row comes last: a stage that has it is finished.
+    """
+    config, sources = run.models.config, run.models.sources
+    views = label_views(config.pseudo_labels, sources.views)
+    as_it_labels = [(name, views) for name in views_rows([stage.name]) if len(views) > 1]
+    for name, seen in [*as_it_labels, (stage.name, IDENTITY)]:
+        row = measure(run.models, name, model, cost, seen)
+        beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
+        images = f"{len(sources.val)} images" + (f", {row.views} views of each" if row.views > 1 else "")
+        run.log.say(f"  {words_of(name)}: AP {row.ap:.1f}, AP50 {row.ap50:.1f}{beside} on {images}")
 
 
 def evaluate_finished(run: Run) -> None:
-    """Predicts and measures every model that has a row, and rewrites its row; training seconds stay.
+    """Predicts and measures every model that has a row, and rewrites its row; what it cost stays.
 
     Raises FileNotFoundError if the folder has no row yet.
     """
@@ -121,7 +134,8 @@ def evaluate_finished(run: Run) -> None:
     for stage in STAGES:
         if stage.name in rows:
             model = models.load(stage.name) if stage.budget else models.start(stage)
-            measure_aloud(run, stage, model, rows[stage.name]["seconds"])
+            row = rows[stage.name]
+            measure_aloud(run, stage, model, {key: row[key] for key in COST_KEYS if key in row})
 
 
 def nothing_to_do(models: RunModels, stage: Stage) -> str:
