@@ -84,6 +84,12 @@ ROW_ORDER = tuple(
     for stage in sorted(STAGES, key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES))
     for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
 )
+# Rows of results whose AP is compared, with an interval: a model, and the one that it is held against.
+COMPARISONS = (
+    *((student, row) for student in FINAL_STUDENTS for row in ROW_ORDER if row not in FINAL_STUDENTS),
+    FINAL_STUDENTS,
+    ("adapted_teacher", "supervised_teacher"),
+)
 
 
 def stage_of(row: str) -> Stage | None:

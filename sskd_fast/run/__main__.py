@@ -177,7 +177,7 @@ def run(config: Config, command: str, resume: bool) -> None:
             evaluate_finished(current)
         else:
             run_stages(current, command)
-        compare_students(config, sources.val, results)
+        compare_students(current.models)
         current.models.add_figures(STAGE)
     finally:
         log.close()

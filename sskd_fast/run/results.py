@@ -19,8 +19,9 @@ class Row:
     """One row of metrics.json.
 
     ap, ap50: in percent.  params: of the network.  stride: pixels of the image as the network sees it that a cell of
-    its masks covers.  cost: of the stage's own training; empty if it is not known.  views: over how many the predictions
-    are averaged, 1 for the image as it is.  official: figures of the data set's own evaluation if it has one.
+    its masks covers.  cost: of the stage's own training, the fields of `Cost`; fewer if they are not known.
+    views: over how many the predictions are averaged, 1 for the image as it is.  official: figures of the data set's
+    own evaluation if it has one.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Row:
             **({"views": self.views} if self.views > 1 else {}),
             **{key: round(value, 3) for key, value in self.official.items()},
         }  # fmt: skip
+
+
+def spanning_rows(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of details.json that does not belong to one row: gains of one over another, ceilings of strides."""
+    return {key: details[key] for key in ("gains", "ceilings") if key in details}
 
 
 @dataclass(frozen=True)

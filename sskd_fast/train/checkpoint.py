@@ -37,7 +37,8 @@ class TrainingState:
         content = {
             "key": self.key, "step": step,
             "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
-            "optimizer": optimizer.state_dict(), "cost": dataclasses.asdict(self.cost + cost), "rng": torch.get_rng_state(),
+            "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
+            "cost": dataclasses.asdict(self.cost + cost),
         }  # fmt: skip
         write_atomically(self.path, lambda partial: torch.save(content, partial))
 

@@ -118,8 +118,9 @@ class Progress:
         means = {n: v / self._sums["#" + n] for n, v in self._sums.items() if not n.startswith("#")}
         self._sums = {}
         self._check(step, means)
+        seconds = self.cost.seconds
         self.log.write(
-            {"stage": self.stage, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.cost.seconds}
+            {"stage": self.stage, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": seconds}
         )
         if self._bar is not None:
             shown = [
