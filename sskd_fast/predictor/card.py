@@ -71,7 +71,7 @@ def _figures(description: Description) -> str:
     if "rows" not in figures:
         return "Not measured on validation images of a run."
     metrics = {key: value for key, value in figures.items() if key not in ("ap", "ap50", "gains", "ceilings")}
-    details = {key: figures[key] for key in ("gains", "ceilings") if key in figures}
+    details: dict[str, Any] = {key: figures[key] for key in ("gains", "ceilings") if key in figures}
     keys = ("val_images", "dataset", "labeled_images", "unlabeled_images", "seed")
     facts = {key: figures.get(key, "?") for key in keys}
     return (

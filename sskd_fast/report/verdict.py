@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sskd_fast.method import BASELINES, FINAL_STUDENTS, ROW_ORDER, STAGE, chain_of, words_of
+from sskd_fast.method import BASELINES, FINAL_STUDENTS, ROW_ORDER, STAGE, chain_of, stage_of, words_of
 from sskd_fast.report.numbers import ap_text, count_text, difference_text, is_number, seconds_text
 from sskd_fast.report.table import Metrics, Row, final_student, images_of, measured_rows, parameter_ratio, recipe_of
 
@@ -139,7 +139,10 @@ def _training_sentence(figures: Figures, student: str) -> str:
     for name in (student, *BASELINES[::-1], teacher):
         if name is not None and name in figures.rows:
             recipe = recipe_of(name, figures.rows[name])
-            described = f"the {words_of(name)}" + (f" ({recipe})" if recipe and name != student else "")
+            stage = stage_of(name)
+            described = f"the {words_of(name) if stage is None else stage.words}" + (
+                f" ({recipe})" if recipe and name != student else ""
+            )
             groups.setdefault(images_of(name, figures.metrics), []).append(described)
     parts = [f"{' and '.join(names)} on {images}" for images, names in groups.items()]
     return f"Trained: {'; '.join(parts)}."
@@ -215,8 +218,9 @@ def _cost_text(rows: Sequence[Row]) -> str:
     keys = ("steps", "labeled_seen", "unlabeled_seen", "seconds", "cpu_seconds", "label_seconds")
     steps, labeled, unlabeled, seconds, cpu, labelling = (sum(row[key] for row in rows) for key in keys)
     seen = f"{count_text(labeled)} labelled" + (f" and {count_text(unlabeled)} unlabelled" if unlabeled else "")
-    text = f"{count_text(steps)} steps, {seen} images seen, {seconds_text(seconds)} of training ({seconds_text(cpu)} of CPU)"
-    return text + (f" and {seconds_text(labelling)} of labelling" if labelling else "")
+    time = f"{seconds_text(seconds)} of training ({seconds_text(cpu)} of CPU)"
+    time += f" and {seconds_text(labelling)} of labelling" if labelling else ""
+    return f"{count_text(steps)} steps, {seen} images seen, {time}"
 
 
 def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) -> str:
