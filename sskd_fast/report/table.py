@@ -1,9 +1,9 @@
 """The rows of metrics.json: their titles, what their models were trained on, what that cost, and a table in plain text.
 
-metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections",
+metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections", "zoom",
 "rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.  A row may have
 "stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, and figures of the data set's own
-evaluation (OFFICIAL); runs of earlier versions lack them.
+evaluation (OFFICIAL).  Runs of earlier versions have none of these but the last, and no zoom.
 """
 
 from __future__ import annotations

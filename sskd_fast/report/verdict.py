@@ -134,16 +134,14 @@ def _finding(gain: Difference, few: bool) -> tuple[Tone, str]:
 
 def _training_sentence(figures: Figures, student: str) -> str:
     """The images that each compared model was trained on, those of the same images together."""
-    teacher = figures.teacher
     groups: dict[str, list[str]] = {}
-    for name in (student, *BASELINES[::-1], teacher):
-        if name is not None and name in figures.rows:
-            recipe = recipe_of(name, figures.rows[name])
-            stage = stage_of(name)
-            described = f"the {words_of(name) if stage is None else stage.words}" + (
-                f" ({recipe})" if recipe and name != student else ""
-            )
-            groups.setdefault(images_of(name, figures.metrics), []).append(described)
+    for name in (student, *BASELINES[::-1], figures.teacher):
+        stage = None if name is None else stage_of(name)
+        if name is None or stage is None or name not in figures.rows:
+            continue
+        recipe = "" if name == student else recipe_of(name, figures.rows[name])
+        described = f"the {stage.words}" + (f" ({recipe})" if recipe else "")
+        groups.setdefault(images_of(name, figures.metrics), []).append(described)
     parts = [f"{' and '.join(names)} on {images}" for images, names in groups.items()]
     return f"Trained: {'; '.join(parts)}."
 

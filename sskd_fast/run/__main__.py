@@ -192,7 +192,7 @@ def results_header(config: Config, sources: Sources) -> dict[str, Any]:
     return {
         "dataset": config.data.name, "seed": config.seed,
         "labeled_images": len(sources.labeled) + len(sources.holdout), "unlabeled_images": len(sources.unlabeled),
-        "val_images": len(sources.val), "max_detections": config.predict.max_detections,
+        "val_images": len(sources.val), "max_detections": config.predict.max_detections, "zoom": sources.zoom,
     }  # fmt: skip
 
 

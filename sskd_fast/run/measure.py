@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.official_titles import OFFICIAL_TITLES
-from sskd_fast.evaluation import at_stride, drawn_ap, evaluate_masks, gain_of, official_figures, stride_ceiling
+from sskd_fast.evaluation import evaluate_masks, gain_of, official_figures, stride_ceiling
+from sskd_fast.evaluation.pairs import compared_pairs, drawn_pairs, image_groups
 from sskd_fast.method import COMPARISONS
 from sskd_fast.models.augmented import IDENTITY, Augmentation
 from sskd_fast.models.segmenter import Segmenter
@@ -46,22 +44,15 @@ def _by_group(
     source: LabeledImages, predictions: list[dict[str, Any]], key: str, limit: int
 ) -> dict[str, dict[str, float]]:
     """AP of the images of each value of an image field, if all images have it."""
-    groups = _groups(source, key)
+    truth = source.ground_truth()
+    groups = image_groups(truth, key)
     if groups is None:
         return {}
-    truth = source.ground_truth()
     ap = {}
     for value in sorted(set(groups.values())):
         images = [i for i, v in groups.items() if v == value]
         ap[value] = evaluate_masks(truth, predictions, max_detections=limit, image_ids=images).ap
     return {f"by_{key}": ap}
-
-
-def _groups(source: LabeledImages, key: str) -> dict[int, str] | None:
-    """The value of an image field by image id; None if there is no such field or an image lacks it."""
-    if not key or not all(key in record.extra for record in source.records):
-        return None
-    return dict(zip(source.image_ids, source.image_field(key), strict=True))
 
 
 def compare_students(models: RunModels) -> None:
@@ -73,46 +64,20 @@ def compare_students(models: RunModels) -> None:
     finer than the other's, a second entry has them at the coarser one's stride.
     ceilings: stride as text -> AP of perfect masks that are drawn at it, for the strides of all rows.
     """
+    source, config, zoom = models.sources.val, models.config, models.inference.zoom
+    truth, limit = source.ground_truth(), config.predict.max_detections
     strides = {row["name"]: row.get("stride") for row in models.results.rows}
     results = {name: found for name in strides if (found := models.results.read_predictions(name)) is not None}
-    plan = []
-    for model, against in COMPARISONS:
-        if model in results and against in results:
-            plan += [(model, against, stride) for stride in (None, _coarser(strides[model], strides[against]))]
-    plan = list(dict.fromkeys(plan))
-    aps = _drawn(models, results, {(n, _reduced(strides[n], stride)) for *pair, stride in plan for n in pair})
+    pairs = compared_pairs(strides, [pair for pair in COMPARISONS if set(pair) <= set(results)])
+    drawn = drawn_pairs(
+        truth, results, strides, pairs, zoom=zoom, max_detections=limit, group_key=config.data.group_key
+    )  # fmt: skip
     gains = []
-    for model, against, stride in plan:
-        ours, theirs = (aps[name, _reduced(strides[name], stride)] for name in (model, against))
+    for (model, against, stride), (ours, theirs) in zip(pairs, drawn, strict=True):
         figures = {"model_ap": float(ours[0]), "against_ap": float(theirs[0])}
         gain = dataclasses.asdict(gain_of(ours - theirs))
         gains.append({"model": model, "against": against, "stride": stride} | figures | gain)
     models.results.write_details("gains", gains)
-    truth, limit = models.sources.val.ground_truth(), models.config.predict.max_detections
     drawn_at = sorted({stride for stride in strides.values() if stride is not None})
-    ceilings = {f"{stride:g}": stride_ceiling(truth, stride, models.inference.zoom, limit) for stride in drawn_at}
+    ceilings = {f"{stride:g}": stride_ceiling(truth, stride, zoom, limit) for stride in drawn_at}
     models.results.write_details("ceilings", ceilings)
-
-
-def _coarser(stride: float | None, other: float | None) -> float | None:
-    """The larger of two strides; None if they are equal, or one is not known."""
-    return None if stride is None or other is None or stride == other else max(stride, other)
-
-
-def _reduced(stride: float | None, to: float | None) -> float | None:
-    """The stride that masks have to be brought to; None if they stay as they are."""
-    return to if to is not None and stride is not None and stride < to else None
-
-
-def _drawn(
-    models: RunModels, results: Mapping[str, list[dict[str, Any]]], wanted: Collection[tuple[str, float | None]]
-) -> dict[tuple[str, float | None], NDArray[np.float64]]:
-    """AP on the validation images and on draws of them, by row and by the stride that its masks are brought to."""
-    keys, source, zoom = sorted(wanted, key=str), models.sources.val, models.inference.zoom
-    found = drawn_ap(
-        source.ground_truth(),
-        [results[name] if to is None else at_stride(results[name], to, zoom) for name, to in keys],
-        max_detections=models.config.predict.max_detections,
-        groups=_groups(source, models.config.data.group_key),
-    )
-    return dict(zip(keys, found, strict=True))
