@@ -152,9 +152,9 @@ def test_the_page_shows_figures_settings_verdicts_curves_and_labels(tmp_path: Pa
     assert "Supervised teacher first 2 1.0 50% 0.85 0.50 0.25 0.50 " in page.text
     assert "disc 0.60, ring 0.70" in page.text
     charts = page.attributes("svg")
-    assert len(charts) == 2 * 6 and charts[1]["aria-label"] == "AP of zero_shot_teacher on held-out images by step"
+    assert len(charts) == 2 * 7 and charts[1]["aria-label"] == "AP of zero_shot_teacher on held-out images by step"
     lines = [path for path in page.attributes("path") if (path["class"] or "").startswith("line run")]
-    assert len(lines) == 2 * 2 * 6 and {line["class"] for line in lines} == {"line run0"}  # one group, one colour
+    assert len(lines) == 2 * 2 * 7 and {line["class"] for line in lines} == {"line run0"}  # one group, one colour
     assert {name for name, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base", "a"} == set()
 
 

@@ -43,9 +43,7 @@ def write_summary(folder: Path, seeds: Sequence[int] | None = None) -> dict[str,
     runs = {seed: read_run(seed_folder(folder, seed)) for seed in seeds}
     for run in runs.values():
         if not measured_rows(run.metrics):
-            raise ValueError(
-                f"{run.path / 'metrics.json'}: no measured model; go on with --seeds and --resume"
-            )
+            raise ValueError(f"{run.path / 'metrics.json'}: no measured model; go on with --seeds and --resume")
     summary: dict[str, Any] = finite(summarize(runs))
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", markdown(summary))
