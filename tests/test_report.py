@@ -49,7 +49,8 @@ def said(details: dict[str, Any] | None = None, **aps: float) -> str:
 
 def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
     gains = [
-        gain(REFINED, BEST, 5.7, 3.1, 8.0), gain(REFINED, MATCHED, 7.2, 4.0, 9.5), gain(REFINED, TEACHER, 1.7, -0.4, 3.9),
+        gain(REFINED, BEST, 5.7, 3.1, 8.0), gain(REFINED, MATCHED, 7.2, 4.0, 9.5),
+        gain(REFINED, TEACHER, 1.7, -0.4, 3.9),
     ]  # fmt: skip
     words = said({"gains": gains})
     assert words.startswith(
@@ -60,8 +61,8 @@ def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
         "the adapted teacher on 200 labelled + 1800 unlabelled images with pseudo-labels of the supervised teacher. "
     )
     assert (
-        "The refined student reaches 25.3 AP on 256 validation images: +5.7 AP (95 % interval +3.1 to +8.0) against the "
-        "supervised student (19.6 AP); +7.2 AP (95 % interval +4.0 to +9.5) against the matched student (18.1 AP); "
+        "The refined student reaches 25.3 AP on 256 validation images: +5.7 AP (95 % interval +3.1 to +8.0) against "
+        "the supervised student (19.6 AP); +7.2 AP (95 % interval +4.0 to +9.5) against the matched student (18.1 AP); "
         "+1.7 AP (95 % interval -0.4 to +3.9, no difference shown) against the adapted teacher, as it labels (23.6 AP, "
         "6 views of an image). Intervals are over the choice of validation images, for these trained models."
     ) in words
@@ -119,16 +120,17 @@ def test_verdict_says_what_refining_and_adapting_changed() -> None:
     gains = [gain(REFINED, "distilled_student", -0.6, -0.7, -0.5)]
     words = said({"gains": gains}, refined_student=23.8)
     assert (
-        "Refining the student on the labelled images: -0.6 AP (95 % interval -0.7 to -0.5) against the distilled student."
+        "Refining the student on the labelled images: -0.6 AP (95 % interval -0.7 to -0.5) against the distilled "
+        "student."
     ) in words
     assert "Adapting the teacher with pseudo-labels: +0.6 AP against the supervised teacher." in words
 
 
 def test_verdict_says_what_the_chain_cost_against_the_supervised_student() -> None:
     assert (
-        "Cost of the chain up to the refined student: 400 steps, 3.2 k labelled and 3.2 k unlabelled images seen, 226 s of "
-        "training (400 s of CPU) and 40 s of labelling; of the supervised student: 100 steps, 800 labelled images seen, "
-        "56 s of training (100 s of CPU)."
+        "Cost of the chain up to the refined student: 400 steps, 3.2 k labelled and 3.2 k unlabelled images seen, "
+        "226 s of training (400 s of CPU) and 40 s of labelling; of the supervised student: 100 steps, 800 labelled "
+        "images seen, 56 s of training (100 s of CPU)."
     ) in said()
 
 
