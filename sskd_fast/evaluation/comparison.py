@@ -50,7 +50,7 @@ class SeedGain:
     high: float
     t_low: float
     t_high: float
-    by_seed: tuple[float, ...]
+    by_seed: list[float]
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,12 @@ def gain_over_seeds(
     generator = np.random.default_rng(seed)
     drawn_seeds = generator.integers(0, seeds, (draws, seeds))
     drawn_images = generator.integers(0, of_images, (draws, 1 if same_images else seeds)) + 1
-    low, high = _interval(table[drawn_seeds, drawn_images].mean(axis=1))
+    drawn = table[drawn_seeds, drawn_images].mean(axis=1) if seeds > 1 else table[0, 1:]
+    low, high = _interval(drawn)
     values = table[:, 0]
     mean, sd = float(values.mean()), float(values.std(ddof=1)) if seeds > 1 else math.nan
     half = float(student_t.ppf((1 + _LEVEL) / 2, seeds - 1)) * sd / math.sqrt(seeds) if seeds > 1 else math.nan
-    return SeedGain(mean, sd, low, high, mean - half, mean + half, tuple(values.tolist()))
+    return SeedGain(mean, sd, low, high, mean - half, mean + half, values.tolist())
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

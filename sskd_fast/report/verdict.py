@@ -101,7 +101,7 @@ def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdi
     """
     figures = Figures(metrics, details or {}, measured_rows(metrics))
     student = final_student(figures.rows)
-    baselines = [name for name in BASELINES if name in figures.rows]
+    baselines = [name for name in reversed(BASELINES) if name in figures.rows]
     if student is None or not baselines:
         return _open_verdict(figures)
     # The better of both is the one to beat.
@@ -111,7 +111,7 @@ def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdi
     over = "over" if tone == "better" else "against"
     sentences = [
         _training_sentence(figures, student),
-        _gains_sentence(figures, student, [*reversed(baselines), figures.teacher]),
+        _gains_sentence(figures, student, [*baselines, figures.teacher]),
         _equal_stride_sentence(figures, student),
         _size_sentence(figures, student),
         *_stage_sentences(figures),

@@ -114,7 +114,7 @@ def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, f
     """
     config, sources = run.models.config, run.models.sources
     views = label_views(config.pseudo_labels, sources.views)
-    as_it_labels = [(name, views) for name in views_rows([stage.name]) if len(views) > 1]
+    as_it_labels = [(name, views) for name in views_rows([stage.name]) if tuple(views) != tuple(IDENTITY)]
     for name, seen in [*as_it_labels, (stage.name, IDENTITY)]:
         row = measure(run.models, name, model, cost, seen)
         beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
