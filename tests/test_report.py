@@ -109,9 +109,9 @@ def test_verdict_compares_at_equal_stride_where_strides_differ() -> None:
     entry = gain(REFINED, TEACHER, -7.2, -9.0, -5.0, stride=4.0) | {"model_ap": 23.8, "against_ap": 31.0}
     words = said({"gains": [entry], "ceilings": {"2": 87.5, "4": 48.0}})
     assert (
-        "At the teacher's stride 4, to which the student's masks are brought, the student has 23.8 AP and the adapted "
-        "teacher, as it labels 31.0: -7.2 AP (95 % interval -9.0 to -5.0). Perfect masks reach 87.5 AP at stride 2 and "
-        "48.0 AP at stride 4."
+        "At the teacher's stride 4, to which the student's masks are brought, the student has 23.8 AP, against 31.0 "
+        "of the adapted teacher, as it labels: -7.2 AP (95 % interval -9.0 to -5.0). Perfect masks reach 87.5 AP at "
+        "stride 2 and 48.0 AP at stride 4."
     ) in words
     assert "+1.7 AP against the adapted teacher, as it labels" in words  # as the masks are, without an interval
 

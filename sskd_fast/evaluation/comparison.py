@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from sskd_fast.evaluation.coco_ap import matched_masks
 
@@ -172,7 +172,7 @@ def gain_over_seeds(
     low, high = _interval(drawn)
     values = table[:, 0]
     mean, sd = float(values.mean()), float(values.std(ddof=1)) if seeds > 1 else math.nan
-    half = float(student_t.ppf((1 + _LEVEL) / 2, seeds - 1)) * sd / math.sqrt(seeds) if seeds > 1 else math.nan
+    half = float(stdtrit(seeds - 1, (1 + _LEVEL) / 2)) * sd / math.sqrt(seeds) if seeds > 1 else math.nan
     return SeedGain(mean, sd, low, high, mean - half, mean + half, values.tolist())
 
 

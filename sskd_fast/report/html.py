@@ -95,7 +95,8 @@ def _verdict(metrics: dict[str, Any], details: dict[str, Any]) -> str:
         f'<div class="card verdict {result.tone}" role="region" aria-label="Verdict"><p class="eyebrow">Verdict</p>'
         f"<h2>{escape(result.headline)}</h2>"
         + (f'<dl class="tiles">{cells}</dl>' if cells else "")
-        + f"<p>{escape(' '.join(result.sentences))}</p></div>"
+        + "".join(f"<p>{escape(sentence)}</p>" for sentence in result.sentences)
+        + "</div>"
     )
 
 

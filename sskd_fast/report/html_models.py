@@ -48,7 +48,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
         "<thead><tr>"
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
-    return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div>{_details(details)}</section>'
+    return f'<section><h2>Models</h2>{table}<div class="two">{_bars(rows)}</div>{_details(details)}</section>'
 
 
 def _kind(name: str) -> str:

@@ -173,7 +173,7 @@ def _equal_stride_sentence(figures: Figures, student: str) -> str:
     limits = [f"{ap_text(ap)} AP at stride {text}" for text, ap in ceilings.items()]
     return (
         f"At the {whose}'s stride {stride:g}, to which the {finer}'s masks are brought, the student has "
-        f"{ap_text(found['model_ap'])} AP and the {words_of(teacher)} {ap_text(found['against_ap'])}: "
+        f"{ap_text(found['model_ap'])} AP, against {ap_text(found['against_ap'])} of the {words_of(teacher)}: "
         f"{difference_of(found, figures.few).text}."
         + (f" Perfect masks reach {' and '.join(limits)}." if limits else "")
     )
