@@ -48,6 +48,14 @@ def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None
         state.clear()
 
 
+def fold_seconds(models: RunModels, teacher: str) -> float:
+    """The training seconds of a teacher's fold models, which serve its labels alone; 0 if it has none."""
+    results, count = models.results, len(models.sources.folds)
+    names = [results.fold_name(teacher, number, count) for number in range(1, count + 1)]
+    paths = [path for name in names if (path := results.weights_path(name)).exists()]
+    return sum(float(read_metadata(path)["facts"]["seconds"]) for path in paths)
+
+
 def mask_ap(models: RunModels, source: LabeledImages) -> Callable[[Segmenter], dict[str, float]]:
     """A function model -> its AP and AP50 on labelled images."""
     truth, limit = source.ground_truth(), models.config.predict.max_detections

@@ -11,7 +11,7 @@ from sskd_fast.models.augmented import IDENTITY
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.run.baseline import best_supervised
-from sskd_fast.run.folds import train_folds
+from sskd_fast.run.folds import fold_seconds, train_folds
 from sskd_fast.run.labels import label_views, teacher_labels
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
@@ -41,9 +41,11 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
     """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
     models, results = run.models, run.models.results
     results.outdate({*dependents(stage), *views_rows([stage.name])})
-    clock = time.perf_counter()
-    labels = None if stage.labels_from is None else teacher_labels(models, run.log, stage.labels_from)
-    label_seconds = 0.0 if stage.labels_from is None else time.perf_counter() - clock
+    labels, label_seconds = None, 0.0
+    if stage.labels_from is not None:
+        clock = time.perf_counter()
+        labels = teacher_labels(models, run.log, stage.labels_from)
+        label_seconds = time.perf_counter() - clock + fold_seconds(models, stage.labels_from)
     cost = Cost()
     if stage.budget:
         training = stage_training(models, stage, labels)

@@ -14,8 +14,8 @@ class Cost:
 
     labeled_seen, unlabeled_seen: images in the batches, an image as often as it was drawn.  seconds, cpu_seconds: of
     training, on the wall's clock and of all threads and loader processes; measuring AP on the way counts in neither.
-    label_seconds: of making the pseudo-labels that the stage learns from, on the wall's clock.  Steps that an
-    interruption undid do not count.
+    label_seconds: of making the pseudo-labels that the stage learns from, on the wall's clock, with the training of the
+    fold models that their thresholds come from.  Steps that an interruption undid do not count.
     """
 
     steps: int = 0
