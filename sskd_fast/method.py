@@ -69,10 +69,11 @@ PRETRAINING = (
     Stage("pretrained_teacher", "pretrain", "teacher", "scratch", None,        False, False, ("pretrained_teacher",)),
     Stage("pretrained_student", "pretrain", "student", "scratch", None,        False, False, ("pretrained_student",)),
 )
+# Of runs alone whose teacher is fitted to predictions; comes after the zero-shot teacher.
+FITTING = Stage(FITTED,         "adapt",   "teacher", "pretrained",        "zero_shot_teacher",  True,  False, (FITTED,))
 STAGES = (
     #     name                  command    model      start                labels from           semi   pixel  budget
     Stage("zero_shot_teacher",  "adapt",   "teacher", "pretrained",        None,                 False, False, ()),
-    Stage(FITTED,               "adapt",   "teacher", "pretrained",        "zero_shot_teacher",  True,  False, (FITTED,)),
     Stage("supervised_teacher", "adapt",   "teacher", "pretrained",        None,                 False, True,  ("supervised_teacher",)),
     Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
     Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
@@ -81,16 +82,18 @@ STAGES = (
     Stage(BASELINE,             "distill", "student", "backbone",          None,                 False, False, (BASELINE,)),
 )
 # fmt: on
-STAGE = {stage.name: stage for stage in (*PRETRAINING, *STAGES)}
+STAGE = {stage.name: stage for stage in (*PRETRAINING, FITTING, *STAGES)}
 # What `--stage` takes: a stage's command, all of the method, or measuring anew.
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
+# The stages that every run has; others have rows where they took place.
+EVERY_RUN = frozenset(stage.name for stage in STAGES)
 # Trained teachers that label images have a second row of results: measured over the views that their labels are averaged
 # over.
 AS_IT_LABELS = {f"{s.labels_from}_views": s.labels_from for s in STAGES if s.labels_from and STAGE[s.labels_from].budget}
 # Results are shown as the table goes, the baselines before the students that are compared with them.
 ROW_ORDER = tuple(
     name
-    for stage in sorted(STAGES, key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES))
+    for stage in sorted((STAGES[0], FITTING, *STAGES[1:]), key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES))
     for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
 )
 # Rows of results whose AP is compared, with an interval: a model, and the one that it is held against.
@@ -113,23 +116,23 @@ def views_rows(stages: Collection[str]) -> set[str]:
 
 def dependents(stage: Stage) -> set[str]:
     """The names of the stages that build on a stage's model, directly or not: its results outdate theirs."""
-    direct = [s for s in STAGES if stage.name in _parents(s)]
+    direct = [s for s in (FITTING, *STAGES) if stage.name in _parents(s)]
     return {s.name for s in direct}.union(*(dependents(s) for s in direct))
 
 
 def chain_of(stage: Stage) -> set[str]:
-    """The names of a stage and of all that it builds on, directly or not."""
-    return {stage.name}.union(*(chain_of(STAGE[name]) for name in _parents(stage)))
+    """The names of a stage and of all trained ones that it builds on, directly or not."""
+    return {stage.name}.union(*(chain_of(STAGE[name]) for name in _parents(stage) if STAGE[name].budget))
 
 
 def _parents(stage: Stage) -> set[str]:
-    """The names of the stages that a stage builds on directly, the fitted teacher where it may stand in."""
+    """The names of the stages that a stage builds on directly, the fitted teacher among them where there may be one."""
     stands_in = stage.start == "pretrained" and bool(stage.budget) and stage.name != FITTED
     named = (stage.start, stage.labels_from, FITTED if stands_in else None)
     return {name for name in named if name in STAGE}
 
 
-def stages_of(command: str, *, fitted: bool = True) -> tuple[Stage, ...]:
+def stages_of(command: str, *, fitted: bool = False) -> tuple[Stage, ...]:
     """The stages that a command runs, in the table's order; fitted: if the teacher is fitted to predictions first."""
-    of_command = STAGES if command == "all" else [s for s in (*PRETRAINING, *STAGES) if s.command == command]
-    return tuple(s for s in of_command if fitted or s.name != FITTED)
+    of_run = (STAGES[0], FITTING, *STAGES[1:]) if fitted else STAGES
+    return of_run if command == "all" else tuple(s for s in (*PRETRAINING, *of_run) if s.command == command)

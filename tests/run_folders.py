@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from sskd_fast.method import AS_IT_LABELS, ROW_ORDER, STAGE, stage_of
+from sskd_fast.method import AS_IT_LABELS, EVERY_RUN, ROW_ORDER, STAGE, stage_of
 from sskd_fast.pseudo_labels import label_statistics
 
 AP = {
@@ -98,7 +98,7 @@ def save_images(folder: Path, count: int = 2) -> None:
 def make_run(folder: Path, measured: int = 7) -> Path:
     """A folder as a run leaves it after `measured` of its seven models, teachers as they label among their rows."""
     save_images(folder / "images")
-    stages = [name for name in ROW_ORDER if name in STAGE][:measured]
+    stages = [name for name in ROW_ORDER if name in EVERY_RUN][:measured]
     names = [name for name in ROW_ORDER if name in stages or AS_IT_LABELS.get(name) in stages]
     (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")
     if measured:

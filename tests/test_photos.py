@@ -154,9 +154,9 @@ def test_settings_of_predictions_that_do_not_fit_are_named() -> None:
 
 
 def test_a_fitted_teacher_stands_before_all_that_builds_on_it() -> None:
-    names = [stage.name for stage in stages_of("adapt")]
+    names = [stage.name for stage in stages_of("adapt", fitted=True)]
     assert names == ["zero_shot_teacher", FITTED, "supervised_teacher", "adapted_teacher"]
-    assert FITTED not in [stage.name for stage in stages_of("all", fitted=False)]
+    assert FITTED not in [stage.name for stage in stages_of("all")]
     assert {"supervised_teacher", "adapted_teacher", "distilled_student", "refined_student"} <= dependents(
         STAGE[FITTED]
     )

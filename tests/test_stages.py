@@ -12,7 +12,7 @@ import torch
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
-from sskd_fast.method import ROW_ORDER, STAGE, STAGES, chain_of, dependents, stage_of, words_of
+from sskd_fast.method import FITTED, ROW_ORDER, STAGE, STAGES, chain_of, dependents, stage_of, words_of
 from sskd_fast.run.__main__ import parser, resolve
 from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
@@ -82,14 +82,16 @@ def test_a_new_teacher_outdates_what_builds_on_it() -> None:
     later = {"adapted_teacher", "distilled_student", "refined_student"}
     assert dependents(STAGE["supervised_teacher"]) == later
     assert dependents(STAGE["distilled_student"]) == {"refined_student"}
-    assert dependents(STAGE["supervised_student"]) == dependents(STAGE["zero_shot_teacher"]) == set()
-    assert chain_of(STAGE["refined_student"]) == {*later, "supervised_teacher"}
+    assert dependents(STAGE["supervised_student"]) == set()
+    fitted = {FITTED, "supervised_teacher", *later}
+    assert dependents(STAGE["zero_shot_teacher"]) == fitted  # by way of the teacher that is fitted to it
+    assert chain_of(STAGE["refined_student"]) == fitted
     assert chain_of(STAGE["matched_student"]) == {"matched_student"}
 
 
 def test_rows_of_teachers_as_they_label_stand_beside_their_stages() -> None:
     assert ROW_ORDER == (
-        "zero_shot_teacher", "supervised_teacher", "supervised_teacher_views", "adapted_teacher",
+        "zero_shot_teacher", FITTED, "supervised_teacher", "supervised_teacher_views", "adapted_teacher",
         "adapted_teacher_views", "matched_student", "supervised_student", "distilled_student", "refined_student",
     )  # fmt: skip
     assert stage_of("adapted_teacher_views") == STAGE["adapted_teacher"] and stage_of("other") is None

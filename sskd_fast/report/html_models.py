@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from sskd_fast.method import AS_IT_LABELS, ROW_ORDER, stage_of, title_of
+from sskd_fast.method import EVERY_RUN, ROW_ORDER, stage_of, title_of
 from sskd_fast.report.curves import nice_ticks
 from sskd_fast.report.numbers import ap_text, is_number
 from sskd_fast.report.table import cost_columns, figure_columns, images_of, measured_rows, recipe_of, row_title
@@ -26,7 +26,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
     best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in figures}
     lines = []
     # A teacher whose labels come from one view has no row of its own for them.
-    shown = {name: rows.get(name, {}) for name in (*ROW_ORDER, *rows) if name in rows or name not in AS_IT_LABELS}
+    shown = {name: rows.get(name, {}) for name in (*ROW_ORDER, *rows) if name in rows or name in EVERY_RUN}
     costs = cost_columns(shown)
     for number, (name, row) in enumerate(shown.items()):
         note = escape("; ".join(filter(None, (images_of(name, metrics), recipe_of(name, row)))))

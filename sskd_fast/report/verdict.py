@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sskd_fast.method import BASELINES, FINAL_STUDENTS, ROW_ORDER, STAGE, chain_of, stage_of, words_of
+from sskd_fast.method import BASELINES, EVERY_RUN, FINAL_STUDENTS, ROW_ORDER, STAGE, chain_of, stage_of, words_of
 from sskd_fast.report.numbers import ap_text, count_text, difference_text, is_number, seconds_text
 from sskd_fast.report.table import Metrics, Row, final_student, images_of, measured_rows, parameter_ratio, recipe_of
 
@@ -231,7 +231,7 @@ def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) ->
 
 
 def _open_verdict(figures: Figures) -> Verdict:
-    stages = [name for name in ROW_ORDER if name in STAGE]
+    stages = [name for name in ROW_ORDER if name in EVERY_RUN]
     missing = [words_of(name) for name in stages if name not in figures.rows]
     sentences = []
     if figures.rows:
