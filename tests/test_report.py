@@ -134,6 +134,15 @@ def test_verdict_says_what_the_chain_cost_against_the_supervised_student() -> No
     ) in said()
 
 
+def test_without_a_sure_pseudo_label_no_unlabelled_image_is_claimed() -> None:
+    metrics = metrics_of(AP)
+    for found in metrics["rows"]:
+        found["unlabeled_seen"] = 0
+    words = verdict_words(metrics)
+    assert "and the adapted teacher on 200 labelled images (no pseudo-label was sure enough);" in words
+    assert "unlabelled" not in words
+
+
 def test_figures_of_an_earlier_version_are_still_told() -> None:
     names = ("zero_shot_teacher", "supervised_teacher", "adapted_teacher", BEST, "distilled_student", REFINED)
     metrics = metrics_of({}) | {"rows": [old_row(name, AP[name]) for name in names]}

@@ -43,7 +43,8 @@ def interval_words(summary: Summary) -> str:
 
 def _facts(summary: Summary) -> dict[str, Any]:
     """The summary as the metrics of one run."""
-    return {**summary, "rows": [{"name": row["name"]} for row in summary["rows"]]}
+    seen = {row["name"]: row.get("unlabeled_seen", {}).get("mean") for row in summary["rows"]}
+    return {**summary, "rows": [{"name": name, "unlabeled_seen": mean} for name, mean in seen.items()]}
 
 
 def _against(gain: Mapping[str, Any]) -> str:

@@ -61,11 +61,13 @@ def images_of(row: str, metrics: Metrics) -> str:
     if stage is None or not stage.budget:
         return "no image of this data set" if stage is not None else ""
     labeled, unlabeled = (metrics.get(f"{kind}_images", "the") for kind in ("labeled", "unlabeled"))
-    learned = [part.labels_from for part in (stage, STAGE.get(stage.start)) if part and part.labels_from]
+    learned = [part for part in (stage, STAGE.get(stage.start)) if part and part.labels_from]
     if not learned:
         return f"{labeled} labelled images"
-    known = any(r["name"] == learned[0] for r in metrics.get("rows", []))
-    teacher = words_of(learned[0]) if known else "teacher"
+    rows = {r["name"]: r for r in metrics.get("rows", [])}
+    if rows.get(learned[0].name, {}).get("unlabeled_seen") == 0:
+        return f"{labeled} labelled images (no pseudo-label was sure enough)"
+    teacher = words_of(str(learned[0].labels_from)) if learned[0].labels_from in rows else "teacher"
     return f"{labeled} labelled + {unlabeled} unlabelled images with pseudo-labels of the {teacher}"
 
 
