@@ -71,8 +71,9 @@ class MaskTransformer(Segmenter):
         finest, memory = levels[0], levels[1:] or levels
         with self.autocast():
             queries = self.queries(finest)
-            *auxiliary, (masks, classes) = self.decoder(queries, finest, memory)
-        return Predictions(masks, classes, embedding_level(levels), auxiliary, queries.heat).float()
+            features = self.decoder.mask_features(finest)
+            *auxiliary, (masks, classes) = self.decoder(queries, features, memory)
+        return Predictions(masks, classes, embedding_level(levels), auxiliary, queries.heat, features).float()
 
 
 def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:

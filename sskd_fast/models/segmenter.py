@@ -98,6 +98,7 @@ class Predictions:
     """mask_logits (B, K, h, w), class_logits (B, K, C+1) with no-object last, pixel_features (B, F, h', w').
 
     auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
+    mask_features: (B, P, h, w), whose products with the queries make the mask logits; None if a model shows none.
     promptable: queries are not matched to instances; `answer` is asked instead.
     """
 
@@ -107,6 +108,7 @@ class Predictions:
     pixel_features: Tensor
     auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     heat: Tensor | None = None
+    mask_features: Tensor | None = None
 
     def part(self, rows: slice) -> Predictions:
         """The predictions of some images of the batch."""
@@ -129,6 +131,7 @@ class Predictions:
             pixel_features=change(self.pixel_features),
             auxiliary=[(change(m), change(c)) for m, c in self.auxiliary],
             heat=None if self.heat is None else change(self.heat),
+            mask_features=None if self.mask_features is None else change(self.mask_features),
         )
 
 
