@@ -68,18 +68,30 @@ class BoundaryContrast(nn.Module):
             return ContrastOutput(nothing, dict.fromkeys(DIAGNOSTICS, weights.new_tensor(math.nan)))
         anchors, usable = cells.select(index), valid.flatten(1)
         strong = F.normalize(rows_of(embeddings_strong.detach()), dim=-1).view(*shape, -1)
-        negatives = draw_near(cells, index, usable, instance_ids.shape[-1], config, seed)
         own = (cells.label.view(shape)[anchors.image] == anchors.label[:, None]) & usable[anchors.image]
-        attraction = _by_image(_products, anchors.embedding, anchors.image, strong)
-        repulsion = _by_image(_products, anchors.embedding, anchors.image, cells.embedding.view(*shape, -1))
-        positive = (attraction / temperature).masked_fill(~own, -math.inf).logsumexp(1) - own.sum(1).log()
-        drawn = (repulsion.gather(1, negatives.clamp_min(0)) / temperature).masked_fill(negatives < 0, -math.inf)
+        negatives = draw_near(cells, index, usable, instance_ids.shape[-1], config, seed)
+        loss = anchor_losses(anchors, own, negatives, cells.embedding.view(*shape, -1), strong, temperature)
         weight = weights.flatten()[index]
-        loss = (F.softplus(drawn.logsumexp(1) - positive) * weight).sum() / weight.sum()
         with torch.no_grad():
             mean = own.to(strong.dtype)[:, None] @ strong[anchors.image] / own.sum(1)[:, None, None]
             at = torch.where(negatives >= 0, negatives + anchors.image[:, None] * shape[1], -1)
-            return ContrastOutput(loss, diagnose(anchors, mean.squeeze(1), cells, at))
+            diagnostics = diagnose(anchors, mean.squeeze(1), cells, at)
+        return ContrastOutput((loss * weight).sum() / weight.sum(), diagnostics)
+
+
+def anchor_losses(
+    anchors: Pixels, own: Tensor, negatives: Tensor, weak: Tensor, strong: Tensor, temperature: float
+) -> Tensor:
+    """(A,) loss of each anchor.
+
+    own (A, N) bool: cells of its instance; negatives (A, R) int64: cells of its image, -1 for none; weak, strong (B, N,
+    D): unit embeddings of all cells.
+    """
+    attraction = _by_image(_products, anchors.embedding, anchors.image, strong) / temperature
+    repulsion = _by_image(_products, anchors.embedding, anchors.image, weak) / temperature
+    positive = attraction.masked_fill(~own, -math.inf).logsumexp(1) - own.sum(1).to(attraction.dtype).log()
+    drawn = repulsion.gather(1, negatives.clamp_min(0)).masked_fill(negatives < 0, -math.inf)
+    return torch.cat([positive[:, None], drawn], 1).logsumexp(1) - positive
 
 
 def near_another(instance_ids: Tensor, reach: int) -> Tensor:
