@@ -61,9 +61,9 @@ class MaskTransformer(Segmenter):
         return levels
 
     def embed(self, levels: list[Tensor]) -> Tensor:
-        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map one level above the masks."""
+        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map of `embedding_level`."""
         with self.autocast():
-            embeddings: Tensor = self.projection(embedding_level(levels))
+            embeddings: Tensor = self.projection(self._embedded(levels))
         return embeddings.float()
 
     def decode(self, levels: list[Tensor]) -> Predictions:
@@ -73,7 +73,11 @@ class MaskTransformer(Segmenter):
             queries = self.queries(finest)
             features = self.decoder.mask_features(finest)
             *auxiliary, (masks, classes) = self.decoder(queries, features, memory)
-        return Predictions(masks, classes, embedding_level(levels), auxiliary, queries.heat, features).float()
+        return Predictions(masks, classes, self._embedded(levels), auxiliary, queries.heat, features).float()
+
+    def _embedded(self, levels: list[Tensor]) -> Tensor:
+        """The map that the embeddings live on."""
+        return levels[min(self.config.embedding_level, len(levels) - 1)]
 
 
 def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
@@ -85,8 +89,3 @@ def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
             gradient_checkpointing=config.gradient_checkpointing,
         )  # fmt: skip
     raise FoundationError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
-
-
-def embedding_level(levels: list[Tensor]) -> Tensor:
-    """The map that the embeddings live on: one level coarser than the masks where there is one."""
-    return levels[min(1, len(levels) - 1)]

@@ -49,8 +49,9 @@ class ModelConfig:
 
     Of the mask transformer: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
     (backbone_pretrained, needs the network) or from a file (backbone_checkpoint).  pixel_decoder: "fpn" or "dpt".
-    queries: "peaks" of a heat map or "learned".  mask_level: level (0 = finest) of the masks and of the pixel features.
-    reach: how far, in pixels, seeded queries attend to one another.  mean, std: of the input; none = the backbone's.
+    queries: "peaks" of a heat map or "learned".  mask_level: level (0 = finest) of the masks.  embedding_level: of
+    the pixel features and the embeddings, counted from that of the masks and at most the coarsest.  reach: how far, in
+    pixels, seeded queries attend to one another.  mean, std: of the input; none = the backbone's.
     """
 
     kind: Literal["mask_transformer", "grounded_sam", "universal", "results"] = "mask_transformer"
@@ -72,9 +73,14 @@ class ModelConfig:
     num_queries: int = 16
     reach: float = 64.0
     embedding: int = 64
+    embedding_level: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     foundation: FoundationConfig = field(default_factory=FoundationConfig)
+
+    def __post_init__(self) -> None:
+        if self.embedding_level < 0:
+            raise ValueError(f"embedding_level: expected 0, the masks' level, or more, found {self.embedding_level}")
 
     @property
     def trainable(self) -> bool:
