@@ -53,10 +53,14 @@ class PyramidSegmenter(Segmenter):
         return levels
 
     def embed(self, levels: list[Tensor]) -> Tensor:
-        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map one level above the masks."""
+        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map of `embedding_level`."""
         with self.autocast():
-            embeddings: Tensor = self.projection(embedding_level(levels))
+            embeddings: Tensor = self.projection(self.embedded(levels))
         return embeddings.float()
+
+    def embedded(self, levels: list[Tensor]) -> Tensor:
+        """The one of the decoder maps that the embeddings live on."""
+        return levels[min(self.config.embedding_level, len(levels) - 1)]
 
 
 def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
@@ -71,8 +75,3 @@ def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
             frozen=config.backbone_frozen,
         )  # fmt: skip
     raise FoundationError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
-
-
-def embedding_level(levels: list[Tensor]) -> Tensor:
-    """The map that the embeddings live on: one level coarser than the masks where there is one."""
-    return levels[min(1, len(levels) - 1)]
