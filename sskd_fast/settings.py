@@ -8,7 +8,7 @@ from typing import Any
 
 from sskd_fast.data.layouts import misfit
 from sskd_fast.data.views import ViewsConfig
-from sskd_fast.losses.contrast import ContrastConfig
+from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.checkpoint import Origins
 from sskd_fast.models.inference import PredictConfig

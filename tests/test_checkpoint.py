@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.files import remove_partial, write_atomically, write_json
 from sskd_fast.losses.contrast import InstancePixelContrast
+from sskd_fast.losses.gradient_share import GradientShare
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.checkpoint import (
@@ -262,7 +263,7 @@ def run(
     log = Log(tmp_path)
     progress = Progress(log, "stage", "stage", 2, {})
     try:
-        objective = Objective(SetLoss(config), contrast, 1.0, 0.1)
+        objective = Objective(SetLoss(config), contrast, 1.0, 0.1, gradient_share=GradientShare(0.15))
         average = train(net, objective, draw, schedule, state, progress, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
     finally:
         progress.end()
@@ -271,7 +272,7 @@ def run(
 
 
 def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
-    """Bit by bit, with points drawn from the global generator and a memory bank."""
+    """Bit by bit, with points drawn from the global generator, a memory bank, and a weight by its gradient's share."""
     straight, drawn = run(tmp_path / "a", TrainingState(tmp_path / "a" / "state.pt", "k", False))
     assert drawn == [0, 1, 2, 3, 4, 5]
     path = tmp_path / "b" / "state.pt"

@@ -34,6 +34,19 @@ def perturb(model: torch.nn.Module, scale: float = 0.1) -> None:
             parameter.add_(scale * torch.randn_like(parameter))
 
 
+@pytest.mark.parametrize(("level", "stride"), [(0, 2), (1, 4), (2, 8), (3, 16)])
+def test_embeddings_lie_on_the_level_that_is_asked_for(level: int, stride: int) -> None:
+    net = tiny(embedding_level=level)
+    encoded = net.encode(torch.rand(2, 3, 32, 64))
+    assert net.embed(encoded).shape == (2, 6, 32 // stride, 64 // stride)
+    assert net.decode(encoded).pixel_features.shape[-2:] == (32 // stride, 64 // stride)
+
+
+def test_a_level_below_the_masks_is_refused() -> None:
+    with pytest.raises(ValueError, match="embedding_level: expected 0, the masks' level, or more, found -1"):
+        tiny(embedding_level=-1)
+
+
 @pytest.mark.parametrize("queries", ["peaks", "learned"])
 @pytest.mark.parametrize("size", [(32, 32), (64, 40), (24, 96)])
 def test_prediction_shapes(queries: str, size: tuple[int, int]) -> None:
@@ -322,7 +335,7 @@ def test_embeddings_live_one_level_above_the_masks() -> None:
     levels = model.encode(torch.rand(2, 3, 32, 48))
     assert model.embed(levels).shape == (2, 6, 8, 12)
     coarsest = tiny(mask_level=2)
-    assert coarsest.embed(coarsest.encode(torch.rand(2, 3, 32, 48))).shape == (2, 6, 4, 6)
+    assert coarsest.embed(coarsest.encode(torch.rand(2, 3, 32, 48))).shape == (2, 6, 2, 3)
 
 
 def test_projection_does_not_count_as_a_parameter_of_inference() -> None:

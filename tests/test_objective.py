@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from sskd_fast.data.instances import Batch, Instances
-from sskd_fast.losses.contrast import ContrastOutput, InstancePixelContrast
-from sskd_fast.losses.objective import Objective, ObjectiveOutput, instance_map
+from sskd_fast.losses.contrast import InstancePixelContrast
+from sskd_fast.losses.contrast_settings import ContrastOutput
+from sskd_fast.losses.objective import Objective, ObjectiveOutput
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
+from sskd_fast.losses.training_step import instance_map
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig, Predictions
 

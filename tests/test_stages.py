@@ -12,6 +12,7 @@ import torch
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
+from sskd_fast.losses.mask_ownership import MaskOwnership
 from sskd_fast.method import STAGE, STAGES, dependents
 from sskd_fast.run.__main__ import parser, resolve
 from sskd_fast.run.labels import teacher_labels
@@ -76,6 +77,15 @@ def test_objective_has_the_weights_of_the_stage() -> None:
     assert part_weights(config, STAGE["adapted_teacher"])["semi_dice"] == 1.25
     assert part_weights(config, STAGE["distilled_student"])["semi_dice"] == 0.625
     assert "pxl" not in part_weights(config, STAGE["refined_student"])
+
+
+def test_the_share_of_the_gradient_goes_to_stages_with_the_contrast() -> None:
+    config = load_config([], ["train.pxl_gradient_share=0.15", "contrast.form=ownership"])
+    adapted, refined = (stage_objective(config, STAGE[name]) for name in ("adapted_teacher", "refined_student"))
+    assert adapted.gradient_share is not None and adapted.gradient_share.share == 0.15
+    assert isinstance(adapted.contrast, MaskOwnership)
+    assert refined.gradient_share is None and refined.contrast is None
+    assert stage_objective(load_config([]), STAGE["adapted_teacher"]).gradient_share is None
 
 
 def test_a_new_teacher_outdates_what_builds_on_it() -> None:

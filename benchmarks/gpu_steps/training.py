@@ -25,7 +25,7 @@ import yaml
 from benchmarks.gpu_steps.record import ROOT, Record, reason
 from benchmarks.timed_steps import PARTS, timed_steps
 from sskd_fast.data.instances import Batch, Instances
-from sskd_fast.losses.contrast import ContrastConfig
+from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter

@@ -7,8 +7,9 @@ from sskd_fast.evaluation.coco_ap import MaskAP, evaluate_masks
 from sskd_fast.evaluation.comparison import Gain, compare_masks
 from sskd_fast.evaluation.image_quality import ImageQualities, ImageQuality, image_qualities
 from sskd_fast.evaluation.official import official_figures, require_official
+from sskd_fast.evaluation.touching import evaluate_touching
 
 __all__ = [
     "CityscapesAP", "Gain", "ImageQualities", "ImageQuality", "MaskAP", "compare_masks", "evaluate_cityscapes",
-    "evaluate_masks", "image_qualities", "official_figures", "require_official",
+    "evaluate_masks", "evaluate_touching", "image_qualities", "official_figures", "require_official",
 ]  # fmt: skip

@@ -10,8 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from sskd_fast import rng
+from sskd_fast import ops, rng
+from sskd_fast.losses.contrast_settings import ContrastCues
+
+# Candidates on objects are drawn up to 1 / _LEAST_OBJECTNESS times as often as surely empty background.
+_LEAST_OBJECTNESS = 0.03
 
 
 class Pixels(NamedTuple):
@@ -70,3 +75,37 @@ def draw_anchors(
     order = words.argsort(dim=1, stable=True)[:, :max_anchors]
     index = (order + every[:images, None] * pixels).flatten()
     return index if valid is None else index[valid.flatten()[index]]
+
+
+def pixel_rows(
+    mask_logits: Tensor, class_logits: Tensor, embeddings: Tensor, instance_ids: Tensor | None, *, cues: ContrastCues,
+    weighted: bool, backend: str,
+) -> Pixels:  # fmt: skip
+    """Every pixel of a view, image by image.
+
+    mask_logits (B, K, H, W) and class_logits (B, K, C+1), read without gradient, give the scores by `cues` (none for
+    "uniform") and, if weighted, the weights: objectness, at least 0.03.  embeddings (B, D, h, w); instance_ids (B, h,
+    w) int64: 0 background, -1 unknown, None for all unknown.
+    """
+    images, _, height, width = embeddings.shape
+    size = (height, width)
+    masks, classes = mask_logits.detach(), class_logits.detach()
+    scores = weight = None
+    if cues != "uniform":
+        scores = ops.fuse_scores(masks, classes, size, cues=cues, backend=backend).flatten(0, 1)
+    if weighted:
+        weight = ops.objectness(masks, classes, size, backend=backend).flatten()
+        weight = weight.mul_(1 - _LEAST_OBJECTNESS).add_(_LEAST_OBJECTNESS)
+    image = torch.arange(images, device=embeddings.device).repeat_interleave(height * width)
+    if instance_ids is None:
+        label = torch.full_like(image, -1)
+    else:
+        label = instance_ids.flatten().long()
+        label = torch.where(label > 0, label + ((image + 1) << 32), label)
+    return Pixels(F.normalize(rows_of(embeddings), dim=-1), scores, weight, image, label)
+
+
+def rows_of(embeddings: Tensor) -> Tensor:
+    """(B, D, h, w) as (B * h * w, D), float32 or wider."""
+    rows = embeddings.flatten(2).transpose(1, 2).flatten(0, 1)
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows

@@ -6,94 +6,29 @@ Shape letters: B images, K queries, C classes, D embedding width, A anchors, M c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sskd_fast import ops
-from sskd_fast.losses.anchors import Pixels, draw_anchors
+from sskd_fast.losses.anchors import Pixels, draw_anchors, pixel_rows, rows_of
+from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput, require
 from sskd_fast.losses.memory_bank import MemoryBank
-from sskd_fast.reference.score_fusion import Cues
-
-ContrastCues = Literal[Cues, "uniform"]
-Scope = Literal["all", "other", "same"]
-Form = Literal["sampled", "expected"]
+from sskd_fast.losses.training_step import TrainingStep
 
 # The hardest negatives are the most similar of this many times as many draws.
 _DRAWS_PER_HARD = 4
-# Candidates on objects are drawn up to 1 / _LEAST_OBJECTNESS times as often as surely empty background.
-_LEAST_OBJECTNESS = 0.03
 # Diagnostics look at this many anchors and, in the expected form, draw this many negatives for them.
 _WATCHED_ANCHORS = 128
 _WATCHED_NEGATIVES = 32
 
 
-@dataclass(frozen=True)
-class ContrastOutput:
-    """The loss, with gradient, and what to watch while training, 0-dimensional tensors without.
-
-    diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background",
-    share of the negatives on the instance of their anchor (background counts as one instance, of all images); and
-    "other_instance_share", share of a foreground anchor's negatives on another instance. NaN where nothing is known.
-    """
-
-    loss: Tensor
-    diagnostics: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ContrastConfig:
-    """Settings of the contrastive loss.
-
-    num_negatives: R.  temperature: (at progress 0, at progress 1), linear in between.  cues: what tells instances
-    apart, see `ops.fuse_scores`; "uniform" ignores the predictions.  scope: candidates of all images, of the other
-    images or of the anchor's own.  form: drawn negatives, or their expectation.  margin: similarity below which
-    negatives do not push.  hard_share: share of the negatives taken as the most similar of a larger draw.  max_anchors:
-    anchors an image, drawn without replacement; 0 for every pixel.  objectness: prefer candidates that lie on objects.
-    memory_bank: pixels of earlier steps kept as further candidates.  backend: of the operators.
-    Raises ValueError naming a setting out of range or a combination without a meaning.
-    """
-
-    num_negatives: int = 64
-    temperature: tuple[float, float] = (0.3, 0.07)
-    cues: ContrastCues = "object"
-    scope: Scope = "all"
-    form: Form = "sampled"
-    margin: float | None = None
-    hard_share: float = 0.0
-    max_anchors: int = 24
-    objectness: bool = False
-    memory_bank: int = 0
-    backend: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name, choices in (("cues", ContrastCues), ("scope", Scope), ("form", Form)):
-            value, known = getattr(self, name), get_args(choices)
-            _require(value in known, f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
-        _require(self.num_negatives >= 1, f"num_negatives: expected at least 1, found {self.num_negatives}")
-        _require(
-            len(self.temperature) == 2 and min(self.temperature) > 0,
-            f"temperature: expected two > 0, found {self.temperature}",
-        )
-        _require(0 <= self.hard_share <= 1, f"hard_share: expected a share in [0, 1], found {self.hard_share}")
-        _require(self.max_anchors >= 0, f"max_anchors: expected a number, 0 for every pixel, found {self.max_anchors}")
-        _require(self.memory_bank >= 0, f"memory_bank: expected a number of pixels, found {self.memory_bank}")
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        _require(
-            not self.memory_bank or self.scope != "same",
-            "memory_bank: pixels of earlier steps are never in scope 'same'",
-        )
-        if self.form == "expected":
-            _require(
-                self.cues != "uniform", "form='expected' needs cues that tell the pixels apart, found cues='uniform'"
-            )
-            _require(self.margin is None, "form='expected' has no margin")
-            _require(self.hard_share == 0, "form='expected' has no draws of which to take the hardest (hard_share)")
+DIAGNOSTICS = ("margin", "fnr", "fnr_foreground", "fnr_background", "other_instance_share")
+# The forms of ContrastConfig that InstancePixelContrast computes.
+FORMS = ("sampled", "expected")
 
 
 class InstancePixelContrast(nn.Module):
@@ -107,14 +42,23 @@ class InstancePixelContrast(nn.Module):
     def __init__(self, config: ContrastConfig | None = None, **settings: Any) -> None:
         super().__init__()
         self.config = replace(config or ContrastConfig(), **settings)
+        found = self.config.form
+        require(found in FORMS, f"form: InstancePixelContrast is one of {', '.join(FORMS)}, found {found!r}")
         self.num_hard = round(self.config.hard_share * self.config.num_negatives)
         self.bank = MemoryBank(self.config.memory_bank) if self.config.memory_bank else None
 
     def temperature(self, progress: float) -> float:
         """The temperature at `progress` of the training, in [0, 1]. Raises ValueError outside."""
-        _require(0 <= progress <= 1, f"progress: expected a number in [0, 1], found {progress}")
-        start, end = self.config.temperature
-        return start + (end - start) * progress
+        return self.config.temperature_at(progress)
+
+    def of_step(self, step: TrainingStep) -> ContrastOutput:
+        """The loss of a training step: between its views, the strong one without gradient."""
+        weak, strong = step.embeddings()
+        size = (weak.shape[-2], weak.shape[-1])
+        return self(
+            step.predictions.mask_logits, step.predictions.class_logits, weak, strong, progress=step.progress,
+            seed=step.seed, valid=step.valid(size), instance_ids=step.true_instances(size),
+        )  # fmt: skip
 
     def forward(
         self,
@@ -137,9 +81,12 @@ class InstancePixelContrast(nn.Module):
         Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         temperature = self.temperature(progress)
-        shape = _check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
-        candidates = self._pixels(mask_logits, class_logits, embeddings_weak, instance_ids)
-        strong = _rows(embeddings_strong.detach())
+        shape = check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
+        candidates = pixel_rows(
+            mask_logits, class_logits, embeddings_weak, instance_ids, cues=self.config.cues,
+            weighted=self.config.objectness, backend=self.config.backend,
+        )  # fmt: skip
+        strong = rows_of(embeddings_strong.detach())
         anchor_index = draw_anchors(shape, valid, self.config.max_anchors, seed, strong.device)
         anchors = candidates.select(anchor_index)
         positives = F.normalize(strong.index_select(0, anchor_index), dim=-1)
@@ -174,29 +121,6 @@ class InstancePixelContrast(nn.Module):
             if self.bank is not None and self.training:
                 self.bank.add(fresh, own, seed)
         return output
-
-    def _pixels(
-        self, mask_logits: Tensor, class_logits: Tensor, embeddings: Tensor, instance_ids: Tensor | None
-    ) -> Pixels:
-        """Every pixel of the weak view."""
-        images, _, height, width = embeddings.shape
-        size = (height, width)
-        masks, classes = mask_logits.detach(), class_logits.detach()
-        scores = weight = None
-        if self.config.cues != "uniform":
-            scores = ops.fuse_scores(masks, classes, size, cues=self.config.cues, backend=self.config.backend).flatten(
-                0, 1
-            )
-        if self.config.objectness:
-            weight = ops.objectness(masks, classes, size, backend=self.config.backend).flatten()
-            weight = weight.mul_(1 - _LEAST_OBJECTNESS).add_(_LEAST_OBJECTNESS)
-        image = torch.arange(images, device=embeddings.device).repeat_interleave(height * width)
-        if instance_ids is None:
-            label = torch.full_like(image, -1)
-        else:
-            label = instance_ids.flatten().long()
-            label = torch.where(label > 0, label + ((image + 1) << 32), label)
-        return Pixels(F.normalize(_rows(embeddings), dim=-1), scores, weight, image, label)
 
     def _negatives(self, anchors: Pixels, candidates: Pixels, seed: int, own: Tensor) -> Tensor:
         """(A, R) indices of negatives: drawn, and where asked for partly the hardest of further draws."""
@@ -269,30 +193,19 @@ def diagnose(anchors: Pixels, positives: Tensor, candidates: Pixels, negatives: 
     }
 
 
-def _rows(embeddings: Tensor) -> Tensor:
-    """(B, D, h, w) as (B * h * w, D), float32 or wider."""
-    rows = embeddings.flatten(2).transpose(1, 2).flatten(0, 1)
-    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-
-
-def _check_shapes(
+def check_shapes(
     mask_logits: Tensor, weak: Tensor, strong: Tensor, valid: Tensor | None, instance_ids: Tensor | None
 ) -> tuple[int, int]:
     """(B, N). Raises ValueError or TypeError."""
-    _require(weak.dim() == 4, f"embeddings_weak: found shape {tuple(weak.shape)}, expected (B, D, h, w)")
+    require(weak.dim() == 4, f"embeddings_weak: found shape {tuple(weak.shape)}, expected (B, D, h, w)")
     images, _, height, width = weak.shape
     wanted = (images, height, width)
     found = tuple(strong.shape)
-    _require(found == tuple(weak.shape), f"embeddings_strong: found shape {found}, expected {tuple(weak.shape)}")
-    _require(len(mask_logits) == images, f"mask_logits: found {len(mask_logits)} images, expected {images}")
+    require(found == tuple(weak.shape), f"embeddings_strong: found shape {found}, expected {tuple(weak.shape)}")
+    require(len(mask_logits) == images, f"mask_logits: found {len(mask_logits)} images, expected {images}")
     for name, value in (("valid", valid), ("instance_ids", instance_ids)):
         if value is not None:
-            _require(tuple(value.shape) == wanted, f"{name}: found shape {tuple(value.shape)}, expected {wanted}")
+            require(tuple(value.shape) == wanted, f"{name}: found shape {tuple(value.shape)}, expected {wanted}")
     if valid is not None and valid.dtype != torch.bool:
         raise TypeError(f"valid: expected bool, found {valid.dtype}")
     return images, height * width
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sskd_fast.data.instances import Batch, Instances
-from sskd_fast.losses.contrast import ContrastConfig, InstancePixelContrast
+from sskd_fast.data.instances import Batch
+from sskd_fast.losses.boundary_contrast import BoundaryContrast
+from sskd_fast.losses.contrast import InstancePixelContrast
+from sskd_fast.losses.contrast_settings import ContrastConfig
+from sskd_fast.losses.gradient_share import GradientShare
+from sskd_fast.losses.mask_ownership import MaskOwnership
+from sskd_fast.losses.mask_prototypes import MaskPrototypes
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
-from sskd_fast.models.segmenter import Predictions, Segmenter
+from sskd_fast.losses.training_step import Part, TrainingStep
+from sskd_fast.models.segmenter import Segmenter
+
+PixelLoss: TypeAlias = InstancePixelContrast | BoundaryContrast | MaskPrototypes | MaskOwnership
+# L_pxl by `contrast.form`; the forms that are not named are InstancePixelContrast's.
+_FORMS: dict[str, type[PixelLoss]] = {
+    "boundary": BoundaryContrast,
+    "prototypes": MaskPrototypes,
+    "ownership": MaskOwnership,
+}
 
 
 @dataclass
@@ -31,25 +44,31 @@ class Objective:
 
     label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).  semi_fade:
     share of the stage, at its end, over which lam_semi falls linearly to 0, so that the labels have the last word.
-    semi_masks: weight of the pseudo-labels' masks relative to their classes .
+    semi_masks: weight of the pseudo-labels' masks relative to their classes.  gradient_share: finds the weight of L_pxl
+    in place of lam_pxl.
     """
 
     set_loss: SetLoss
-    contrast: InstancePixelContrast | None
+    contrast: PixelLoss | None
     lam_semi: float
     lam_pxl: float
     label_pool: int = 1
     semi_fade: float = 0.0
     semi_masks: float = 1.0
+    gradient_share: GradientShare | None = None
 
     @classmethod
     def of(
         cls, loss: SetLossConfig, contrast: ContrastConfig, *, lam_semi: float, lam_pxl: float, label_pool: int = 1,
-        semi_fade: float = 0.0, semi_masks: float = 1.0,
+        semi_fade: float = 0.0, semi_masks: float = 1.0, pxl_gradient_share: float = 0.0,
     ) -> Objective:  # fmt: skip
-        """J from settings; the contrast is built if its weight is above 0."""
-        pixel = InstancePixelContrast(contrast) if lam_pxl > 0 else None
-        return cls(SetLoss(loss), pixel, lam_semi, lam_pxl, label_pool, semi_fade, semi_masks)
+        """J from settings; L_pxl is built if lam_pxl is above 0.
+
+        pxl_gradient_share: the share of the rest's gradient that L_pxl's shall have, 0 for the fixed weight lam_pxl.
+        """
+        pixel = _FORMS.get(contrast.form, InstancePixelContrast)(contrast) if lam_pxl > 0 else None
+        share = GradientShare(pxl_gradient_share) if pixel is not None and pxl_gradient_share > 0 else None
+        return cls(SetLoss(loss), pixel, lam_semi, lam_pxl, label_pool, semi_fade, semi_masks, share)
 
     def semi_weight(self, progress: float) -> float:
         """lam_semi when a share `progress` of the stage is over."""
@@ -69,57 +88,35 @@ class Objective:
         forward = time.perf_counter()
 
         count = len(labeled.weak)
-        sup = self.set_loss(predictions.part(slice(0, count)), labeled.targets, labeled.valid)
+        sure = predictions.part(slice(0, count))
+        sup = self.set_loss(sure, labeled.targets, labeled.valid)
+        step = TrainingStep(model, encoded, predictions, [Part(labeled, sure, True, sup)], progress, seed)
         loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
-        if unlabeled is not None and self.lam_semi > 0:
-            semi = self.set_loss(
-                predictions.part(slice(count, None)), unlabeled.targets, unlabeled.valid,
-                label_pool=self.label_pool, semi_masks=self.semi_masks,
-            )  # fmt: skip
-            loss, matching = loss + self.semi_weight(progress) * semi.loss, matching + semi.seconds
-            parts |= _named(semi, "semi")
+        if unlabeled is not None:
+            unsure, semi, weight = predictions.part(slice(count, None)), None, self.semi_weight(progress)
+            if self.lam_semi > 0:
+                semi = self.set_loss(
+                    unsure, unlabeled.targets, unlabeled.valid, label_pool=self.label_pool, semi_masks=self.semi_masks
+                )
+                loss, matching = loss + weight * semi.loss, matching + semi.seconds
+                parts |= _named(semi, "semi")
+            step.parts.append(Part(unlabeled, unsure, False, semi, weight, self.label_pool))
         losses = time.perf_counter()
 
         if self.contrast is not None and self.lam_pxl > 0:
-            pixel, diagnostics = self._contrast(self.contrast, model, encoded, predictions, both, progress, seed)
-            loss = loss + self.lam_pxl * pixel
-            parts |= {"pxl": pixel} | diagnostics
+            pixel = self.contrast.of_step(step)
+            parts |= {"pxl": pixel.loss} | pixel.diagnostics
+            weight = self.lam_pxl
+            if self.gradient_share is not None:
+                parts |= self.gradient_share(loss, pixel.loss, model.parameters())
+                weight = self.gradient_share.weight
+            loss = loss + weight * pixel.loss
         end = time.perf_counter()
         seconds = {
             "forward": forward - start, "matching": matching, "losses": losses - forward - matching,
             "contrast": end - losses,
         }  # fmt: skip
         return ObjectiveOutput(loss, parts, seconds)
-
-    @staticmethod
-    def _contrast(
-        contrast: InstancePixelContrast, model: Segmenter, encoded: Any, predictions: Predictions,
-        both: list[Batch], progress: float, seed: int,
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-        """L_pxl between the views; the strong view's pass and projection carry no gradient."""
-        weak = model.embed(encoded)
-        with torch.no_grad():
-            strong = model.embed(model.encode(torch.cat([batch.strong for batch in both])))
-        size = (weak.shape[-2], weak.shape[-1])
-        valid = (
-            F.interpolate(torch.cat([batch.valid for batch in both]).float().unsqueeze(1), size=size, mode="area") > 0.5
-        )
-        ids = [instance_map(t, size, weak.device) for t in both[0].targets]
-        ids += [torch.full(size, -1, dtype=torch.int64, device=weak.device) for b in both[1:] for _ in b.targets]
-        output = contrast(
-            predictions.mask_logits, predictions.class_logits, weak, strong, progress=progress, seed=seed,
-            valid=valid.squeeze(1), instance_ids=torch.stack(ids),
-        )  # fmt: skip
-        return output.loss, output.diagnostics
-
-
-def instance_map(instances: Instances, size: tuple[int, int], device: torch.device) -> Tensor:
-    """(h, w) int64: 1 + index of the instance that covers most of the cell, 0 where background covers half of it."""
-    if not len(instances):
-        return torch.zeros(size, dtype=torch.int64, device=device)
-    share = F.interpolate(instances.masks.to(device).float().unsqueeze(0), size=size, mode="area")[0]
-    best, index = share.max(0)
-    return torch.where(best >= 0.5, index + 1, 0)
 
 
 def _named(output: SetLossOutput, prefix: str) -> dict[str, Tensor]:

@@ -47,12 +47,14 @@ class SetLossConfig:
 @dataclass
 class SetLossOutput:
     """loss: weighted sum of the parts; parts: unweighted, over all layers; matched: share of instances with a query;
-    seconds: time spent in the matching."""
+    seconds: time spent in the matching; assigned (B, G): the query of each instance after the last layer, -1 for none;
+    None of a promptable model."""
 
     loss: Tensor
     parts: dict[str, Tensor]
     matched: Tensor
     seconds: float
+    assigned: Tensor | None = None
 
 
 class SetLoss:
@@ -84,12 +86,12 @@ class SetLoss:
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
         parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
-        seconds, matched = 0.0, parts["class"]
+        seconds, matched, assigned = 0.0, parts["class"], None
         for masks, classes in layers:
             output = self._layer(pooled(masks, label_pool), classes, targets)
             for name in parts:
                 parts[name] = parts[name] + output.parts[name]
-            seconds, matched = seconds + output.seconds, output.matched
+            seconds, matched, assigned = seconds + output.seconds, output.matched, output.assigned
         loss = (
             config.class_weight * parts["class"]
             + semi_masks * config.mask_weight * parts["mask"]
@@ -99,7 +101,7 @@ class SetLoss:
             finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if label_pool > 1 else targets
             parts["heat"] = heat_loss(predictions.heat, finest)
             loss = loss + config.heat_weight * parts["heat"]
-        return SetLossOutput(loss, parts, matched, seconds)
+        return SetLossOutput(loss, parts, matched, seconds, assigned)
 
     def _dense(
         self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float
@@ -139,7 +141,8 @@ class SetLoss:
         inside = matching.inside if config.masks == "dense" else inside_everywhere(mask_logits, targets.valid)
         classes = self._class_loss(class_logits, targets, assigned, inside)
         parts = {"class": classes} | self._mask_parts(logits, pixels, valid, normalizer, assigned, targets)
-        return SetLossOutput(classes, parts, (assigned >= 0).sum() / targets.present.sum().clamp(min=1), seconds)
+        matched = (assigned >= 0).sum() / targets.present.sum().clamp(min=1)
+        return SetLossOutput(classes, parts, matched, seconds, assigned)
 
     def _normalizer(self, mask_logits: Tensor, pixels: Tensor, valid: Tensor) -> Tensor:
         """(B, G): what the cross-entropy of an instance's mask, summed over the places, is divided by."""

@@ -128,9 +128,9 @@ class MaskDecoder(nn.Module):
         self.mask_features = nn.Conv2d(width, mask_width, 1)
         self.reach = reach
 
-    def forward(self, queries: Queries, finest: Tensor, memory: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """finest (B, F, h, w), memory (B, F, h_i, w_i) coarsest last -> (mask logits, class logits) a prediction."""
-        features = self.mask_features(finest)
+    def forward(self, queries: Queries, features: Tensor, memory: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """features (B, P, h, w) of `mask_features`, memory (B, F, h_i, w_i) coarsest last -> (mask logits, class
+        logits) a prediction."""
         x, points = queries.content, queries.points
         near = None if points is None else (points.unsqueeze(2) - points.unsqueeze(1)).abs().amax(-1) <= self.reach
         predictions = [self.head(x, features, points)]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size
 from sskd_fast.models.pixel_decoder import separable
-from sskd_fast.models.pyramid import PyramidSegmenter, embedding_level
+from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.segmenter import ModelConfig, Predictions
 
 # The class logits start at the odds of one cell in a hundred.
@@ -46,7 +46,7 @@ class DenseSegmenter(PyramidSegmenter):
         image = torch.arange(len(cells), device=cells.device).repeat_interleave(cells.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # training reads `dense` instead
             masks = maps.masks(image, cells.flatten()).unflatten(0, cells.shape)
-        return Predictions(masks, F.pad(classes, (0, 1)), embedding_level(levels).float(), dense=maps)
+        return Predictions(masks, F.pad(classes, (0, 1)), self.embedded(levels).float(), dense=maps)
 
 
 class DenseHead(nn.Module):

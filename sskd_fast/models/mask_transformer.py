@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sskd_fast.models.decoder import MaskDecoder
-from sskd_fast.models.pyramid import PyramidSegmenter, embedding_level
+from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.queries import LearnedQueries, PeakQueries
 from sskd_fast.models.segmenter import ModelConfig, Predictions
 
@@ -36,5 +36,8 @@ class MaskTransformer(PyramidSegmenter):
         finest, memory = levels[0], levels[1:] or levels
         with self.autocast():
             queries = self.queries(finest)
-            *auxiliary, (masks, classes) = self.decoder(queries, finest, memory)
-        return Predictions(masks, classes, embedding_level(levels), auxiliary, queries.heat).float()
+            features = self.decoder.mask_features(finest)
+            *auxiliary, (masks, classes) = self.decoder(queries, features, memory)
+        return Predictions(
+            masks, classes, self.embedded(levels), auxiliary, queries.heat, mask_features=features
+        ).float()

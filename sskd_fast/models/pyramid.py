@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sskd_fast.models.backbones import ConvBackbone
 from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
@@ -53,10 +54,15 @@ class PyramidSegmenter(Segmenter):
         return levels
 
     def embed(self, levels: list[Tensor]) -> Tensor:
-        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map one level above the masks."""
+        """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map of `embedding_level`."""
         with self.autocast():
-            embeddings: Tensor = self.projection(embedding_level(levels))
+            embeddings: Tensor = self.projection(self.embedded(levels))
         return embeddings.float()
+
+    def embedded(self, levels: list[Tensor]) -> Tensor:
+        """The decoder map (B, F, h', w') that the embeddings live on; the coarsest averaged for a level beyond it."""
+        level, coarsest = self.config.embedding_level, len(levels) - 1
+        return F.avg_pool2d(levels[-1], 2 ** (level - coarsest)) if level > coarsest else levels[level]
 
 
 def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
@@ -71,8 +77,3 @@ def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
             frozen=config.backbone_frozen,
         )  # fmt: skip
     raise FoundationError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")
-
-
-def embedding_level(levels: list[Tensor]) -> Tensor:
-    """The map that the embeddings live on: one level coarser than the masks where there is one."""
-    return levels[min(1, len(levels) - 1)]

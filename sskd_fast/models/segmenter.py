@@ -72,8 +72,10 @@ class ModelConfig:
     (backbone_pretrained, needs the network), from a file, or with "package" from the Python package that carries them
     (backbone_checkpoint).  backbone_levels: levels of a timm backbone that are used, finest first, 0 = all; the layers
     behind them are left out.  backbone_frozen: its first levels whose weights stay as they are; with any, the batch
-    statistics of all levels stay, too.  pixel_decoder: "fpn" or "dpt".  mask_level: level (0 = finest) of the masks and
-    of the pixel features.  mean, std: of the input; none = the backbone's.  layers: of the decoder.
+    statistics of all levels stay, too.  pixel_decoder: "fpn" or "dpt".  mask_level: level (0 = finest) of the masks.
+    embedding_level: of the pixel features and the embeddings, counted from that of the masks; each level doubles the
+    stride, and beyond the coarsest map that one is averaged.  mean, std: of the input; none = the backbone's.  layers:
+    of the decoder.
     Of the mask transformer alone: queries: "peaks" of a heat map or "learned".  reach: how far, in pixels, seeded
     queries attend to one another.
     """
@@ -100,6 +102,7 @@ class ModelConfig:
     num_queries: int = 16
     reach: float = 64.0
     embedding: int = 64
+    embedding_level: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     foundation: FoundationConfig = field(default_factory=FoundationConfig)
@@ -107,6 +110,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.warm_start and not all(self.foundation.results_files):
             raise ValueError('warm_start="results": name a file of predictions (foundation.results)')
+        if self.embedding_level < 0:
+            raise ValueError(f"embedding_level: expected 0, the masks' level, or more, found {self.embedding_level}")
 
     @property
     def trainable(self) -> bool:
@@ -131,6 +136,7 @@ class Predictions:
 
     auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
     dense: what every cell of a pyramid says, of models whose queries are its best cells; else None.
+    mask_features: (B, P, h, w), whose products with the queries make the mask logits; None if a model shows none.
     promptable: queries are not matched to instances; `answer` is asked instead.
     """
 
@@ -141,6 +147,7 @@ class Predictions:
     auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     heat: Tensor | None = None
     dense: DenseMaps | None = None
+    mask_features: Tensor | None = None
 
     def part(self, rows: slice) -> Predictions:
         """The predictions of some images of the batch."""
@@ -164,6 +171,7 @@ class Predictions:
             auxiliary=[(change(m), change(c)) for m, c in self.auxiliary],
             heat=None if self.heat is None else change(self.heat),
             dense=None if self.dense is None else self.dense.map(change),
+            mask_features=None if self.mask_features is None else change(self.mask_features),
         )
 
 

@@ -127,6 +127,7 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
     return Objective.of(
         config.loss, config.contrast, lam_semi=semi_weight(config, stage), lam_pxl=lam_pxl, label_pool=label_pool,
         semi_fade=config.train.semi_fade, semi_masks=config.train.semi_masks,
+        pxl_gradient_share=config.train.pxl_gradient_share,
     )  # fmt: skip
 
 

@@ -37,7 +37,9 @@ def train(
     """
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = build_optimizer(model, schedule)
-    modules = {"model": model, "average": average, "contrast": objective.contrast}
+    modules = {
+        "model": model, "average": average, "contrast": objective.contrast, "gradient_share": objective.gradient_share,
+    }  # fmt: skip
     start = state.restore(modules, optimizer)
     measure_at = {
         round(schedule.steps * (i + 1) / schedule.train.evaluations) for i in range(schedule.train.evaluations)

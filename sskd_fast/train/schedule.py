@@ -13,9 +13,10 @@ class TrainConfig:
     backbone's lr.
 
     semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
-    masks beside their classes.  schedule: "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every
-    stage (0 = no).  evaluations: how often a fold model measures AP on its fold while it trains.  threads: 0 =
-    all cores.
+    masks beside their classes.  lam_pxl: weight of L_pxl, 0 to leave it out; pxl_gradient_share: if above 0, the weight
+    is kept such that L_pxl's gradient is this share of the rest's, and lam_pxl only says that it takes part.  schedule:
+    "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations: how often a
+    fold model measures AP on its fold while it trains.  threads: 0 = all cores.
     """
 
     lr: float = 4e-3
@@ -30,11 +31,17 @@ class TrainConfig:
     semi_fade: float = 0.0
     semi_masks: float = 1.0
     lam_pxl: float = 0.1
+    pxl_gradient_share: float = 0.0
     max_steps: int = 0
     log_every: int = 10
     save_every: int = 200
     evaluations: int = 3
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.pxl_gradient_share >= 0:
+            found = self.pxl_gradient_share
+            raise ValueError(f"pxl_gradient_share: expected a share of the rest's gradient, 0 for none, found {found}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""L_pxl where instances meet: anchors beside another instance, instance positives, near negatives.
+
+Ours, beyond the paper, whose anchors are all pixels and whose positive is the same pixel of the other view.
+Shape letters: B images, N cells an image, A anchors, D embedding width, R negatives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sskd_fast import rng
+from sskd_fast.losses.anchors import Pixels, draw_anchors, pixel_rows, rows_of
+from sskd_fast.losses.contrast import DIAGNOSTICS, check_shapes, diagnose
+from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput
+from sskd_fast.losses.training_step import TrainingStep
+
+
+class BoundaryContrast(nn.Module):
+    """L = -mean over anchors a of log[P / (P + sum_r exp(s(a, q_r)))].
+
+    P is the mean of exp(s+(a, p)) over the cells p of a's instance in the strong view.
+    s and s+ are cosine similarities over the temperature, in the weak view and between the views.  Anchors lie within
+    `reach` cells of another instance.  R negatives q of the same image are drawn without replacement with weights
+    s_deb(a, q) (0.03 + 0.97 objectness(q)) exp(-|a - q|^2 / 2 spread^2), distances in cells.  The mean is weighted.
+    A plain PyTorch pass over anchors x cells, for maps of a few thousand cells.
+    """
+
+    def __init__(self, config: ContrastConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def of_step(self, step: TrainingStep) -> ContrastOutput:
+        """The loss of a training step, with its labels and pseudo-labels as instances."""
+        weak, strong = step.embeddings()
+        size = (weak.shape[-2], weak.shape[-1])
+        instances, weights = step.instances(size)
+        return self(
+            step.predictions.mask_logits, step.predictions.class_logits, weak, strong, instances, weights,
+            valid=step.valid(size), progress=step.progress, seed=step.seed,
+        )  # fmt: skip
+
+    def forward(
+        self, mask_logits: Tensor, class_logits: Tensor, embeddings_weak: Tensor, embeddings_strong: Tensor,
+        instance_ids: Tensor, weights: Tensor, *, valid: Tensor, progress: float, seed: int,
+    ) -> ContrastOutput:  # fmt: skip
+        """The loss of a batch of image pairs, two views of one geometry; 0 without anchors.
+
+        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, read without gradient; embeddings_weak
+        (B, D, h, w), with gradient; embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0
+        background.  weights (B, h, w) float: of the anchors, 0 for none.  valid (B, h, w) bool: False for cells that
+        take no part.  Raises ValueError or TypeError naming an argument of the wrong shape or range.
+        """
+        config, temperature = self.config, self.config.temperature_at(progress)
+        shape = check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
+        cells = pixel_rows(
+            mask_logits, class_logits, embeddings_weak, instance_ids, cues=config.cues, weighted=True,
+            backend=config.backend,
+        )  # fmt: skip
+        beside = near_another(instance_ids.where(valid, 0), config.reach) & valid & (weights > 0)
+        index = draw_anchors(shape, beside, config.max_anchors, seed, weights.device)
+        if not len(index):
+            nothing = embeddings_weak.sum() * 0
+            return ContrastOutput(nothing, dict.fromkeys(DIAGNOSTICS, weights.new_tensor(math.nan)))
+        anchors, usable = cells.select(index), valid.flatten(1)
+        strong = F.normalize(rows_of(embeddings_strong.detach()), dim=-1).view(*shape, -1)
+        own = (cells.label.view(shape)[anchors.image] == anchors.label[:, None]) & usable[anchors.image]
+        negatives = draw_near(cells, index, usable, instance_ids.shape[-1], config, seed)
+        loss = anchor_losses(anchors, own, negatives, cells.embedding.view(*shape, -1), strong, temperature)
+        weight = weights.flatten()[index]
+        with torch.no_grad():
+            mean = own.to(strong.dtype)[:, None] @ strong[anchors.image] / own.sum(1)[:, None, None]
+            at = torch.where(negatives >= 0, negatives + anchors.image[:, None] * shape[1], -1)
+            diagnostics = diagnose(anchors, mean.squeeze(1), cells, at)
+        return ContrastOutput((loss * weight).sum() / weight.sum(), diagnostics)
+
+
+def anchor_losses(
+    anchors: Pixels, own: Tensor, negatives: Tensor, weak: Tensor, strong: Tensor, temperature: float
+) -> Tensor:
+    """(A,) loss of each anchor.
+
+    own (A, N) bool: cells of its instance; negatives (A, R) int64: cells of its image, -1 for none; weak, strong (B, N,
+    D): unit embeddings of all cells.
+    """
+    attraction = _by_image(_products, anchors.embedding, anchors.image, strong) / temperature
+    repulsion = _by_image(_products, anchors.embedding, anchors.image, weak) / temperature
+    positive = attraction.masked_fill(~own, -math.inf).logsumexp(1) - own.sum(1).to(attraction.dtype).log()
+    drawn = repulsion.gather(1, negatives.clamp_min(0)).masked_fill(negatives < 0, -math.inf)
+    return torch.cat([positive[:, None], drawn], 1).logsumexp(1) - positive
+
+
+def near_another(instance_ids: Tensor, reach: int) -> Tensor:
+    """(B, h, w) bool: cells of an instance with a cell of another one at most `reach` rows and columns away.
+
+    instance_ids (B, h, w) int64: 0 background, -1 unknown; neither is an instance.
+    """
+    ids = instance_ids.double().unsqueeze(1)
+    inside, none = ids > 0, ids.max() + 1
+
+    def highest(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2 * reach + 1, stride=1, padding=reach)
+
+    lowest = -highest(-torch.where(inside, ids, none))
+    return (inside & ((highest(ids) != ids) | (lowest != ids))).squeeze(1)
+
+
+@torch.no_grad()
+def draw_near(cells: Pixels, index: Tensor, usable: Tensor, width: int, config: ContrastConfig, seed: int) -> Tensor:
+    """(A, R) int64 cells of the anchors' images in the order drawn, -1 where fewer have a positive weight.
+
+    cells: with scores and weights, image by image; index (A,): the anchors among them, image by image.  usable (B, N)
+    bool.  width: cells a row.  The law is successive sampling, by an exponential race (see
+    `reference.negative_sampling`).
+    """
+    images, count = usable.shape
+    assert cells.scores is not None and cells.weight is not None
+    image, place = cells.image[index], index % count
+    scores = cells.scores.double()
+    weight = _by_image(_half_squared_distances, scores[index], image, scores.view(images, count, -1))
+    every = torch.arange(count, device=index.device)
+    rows, columns = (place // width)[:, None] - every // width, (place % width)[:, None] - every % width
+    weight *= torch.exp((rows.square() + columns.square()) / (-2 * config.spread**2))
+    weight *= cells.weight.double().view(images, count)[image] * usable[image]
+    words = rng.random_words(rng.seed_key(seed, index.device), index[:, None], every, rng.STREAM_RACE)[0]
+    arrival = rng.unit_interval(words).log_().neg_().div_(weight)
+    first, drawn = arrival.topk(min(config.num_negatives, count), largest=False, sorted=True)
+    return drawn.masked_fill(first.isinf(), -1)
+
+
+def _by_image(pairs: Callable[[Tensor, Tensor], Tensor], rows: Tensor, image: Tensor, cells: Tensor) -> Tensor:
+    """(A, N): `pairs` of the rows (A, D), image by image, with the cells (B, N, D) of their image."""
+    counts = torch.bincount(image, minlength=len(cells)).tolist()
+    return torch.cat([pairs(some, all_) for some, all_ in zip(rows.split(counts), cells, strict=True)])
+
+
+def _products(rows: Tensor, cells: Tensor) -> Tensor:
+    return rows @ cells.T
+
+
+def _half_squared_distances(rows: Tensor, cells: Tensor) -> Tensor:
+    # Not by matrix product, which loses the digits of nearly equal rows.
+    return torch.cdist(rows, cells, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(0.5)

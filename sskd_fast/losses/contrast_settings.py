@@ -1,0 +1,111 @@
+"""Settings of L_pxl, whatever its form, and what a form gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from sskd_fast.reference.score_fusion import Cues
+
+ContrastCues = Literal[Cues, "uniform"]
+Scope = Literal["all", "other", "same"]
+Form = Literal["sampled", "expected", "boundary", "prototypes", "ownership"]
+
+
+@dataclass(frozen=True)
+class ContrastOutput:
+    """The loss, with gradient, and what to watch while training, 0-dimensional tensors without.
+
+    diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background",
+    share of the negatives on the instance of their anchor (background counts as one instance, of all images); and
+    "other_instance_share", share of a foreground anchor's negatives on another instance. NaN where nothing is known.
+    Forms that draw no negatives have none of these.
+    """
+
+    loss: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """Settings of the contrastive loss.
+
+    form: "sampled", drawn negatives, or "expected", their expectation (the method's); this project's own "boundary"
+    (anchors beside another instance, see `BoundaryContrast`), "prototypes" (of the mask features, see `MaskPrototypes`)
+    and "ownership" (queries that compete for a pixel, see `MaskOwnership`).  num_negatives: R.  temperature: (at
+    progress 0, at progress 1), linear in between.  cues: what tells instances apart, see `ops.fuse_scores`; "uniform"
+    ignores the predictions.  scope: candidates of all images, of the other images or of the anchor's own.  margin:
+    similarity below which negatives do not push.  hard_share: share of the negatives taken as the most similar of a
+    larger draw.  max_anchors: anchors an image, drawn without replacement; 0 for every pixel.  objectness: prefer
+    candidates that lie on objects.  memory_bank: pixels of earlier steps kept as further candidates.  backend: of the
+    operators.
+
+    reach: of form "boundary": how many cells away another instance may lie from an anchor.  spread: rho of form
+    "boundary": negatives are drawn with exp(-distance^2 / 2 rho^2), in cells.  The temperature of "prototypes" is the
+    first of `temperature`.
+    Raises ValueError naming a setting out of range or a combination without a meaning.
+    """
+
+    num_negatives: int = 64
+    temperature: tuple[float, float] = (0.3, 0.07)
+    cues: ContrastCues = "object"
+    scope: Scope = "all"
+    form: Form = "sampled"
+    margin: float | None = None
+    hard_share: float = 0.0
+    max_anchors: int = 24
+    objectness: bool = False
+    memory_bank: int = 0
+    backend: str = "auto"
+    reach: int = 2
+    spread: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("cues", ContrastCues), ("scope", Scope), ("form", Form)):
+            value, known = getattr(self, name), get_args(choices)
+            require(value in known, f"{name}={value!r} is unknown; expected one of {', '.join(known)}")
+        require(self.num_negatives >= 1, f"num_negatives: expected at least 1, found {self.num_negatives}")
+        require(
+            len(self.temperature) == 2 and min(self.temperature) > 0,
+            f"temperature: expected two > 0, found {self.temperature}",
+        )
+        require(0 <= self.hard_share <= 1, f"hard_share: expected a share in [0, 1], found {self.hard_share}")
+        require(self.max_anchors >= 0, f"max_anchors: expected a number, 0 for every pixel, found {self.max_anchors}")
+        require(self.memory_bank >= 0, f"memory_bank: expected a number of pixels, found {self.memory_bank}")
+        require(self.reach >= 1, f"reach: expected at least 1 cell, found {self.reach}")
+        require(self.spread > 0, f"spread: expected cells > 0, found {self.spread}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        require(
+            not self.memory_bank or self.scope != "same",
+            "memory_bank: pixels of earlier steps are never in scope 'same'",
+        )
+        form = f"form={self.form!r}"
+        if self.form in ("expected", "boundary"):
+            require(self.cues != "uniform", f"{form} needs cues that tell the pixels apart, found cues='uniform'")
+        if self.form != "sampled":
+            require(self.margin is None, f"{form} has no margin")
+            require(self.hard_share == 0, f"{form} has no draws of which to take the hardest (hard_share)")
+        if self.form not in ("sampled", "expected"):
+            require(not self.memory_bank, f"{form} takes no pixels of earlier steps (memory_bank)")
+            require(not self.objectness, f"{form} has no choice of objectness: leave it out")
+        if self.form == "boundary":
+            require(
+                self.scope == "same",
+                f"{form} draws negatives near the anchor, in its own image: set scope='same', found {self.scope!r}",
+            )
+
+    def temperature_at(self, progress: float) -> float:
+        """The temperature at `progress` of the training, in [0, 1]. Raises ValueError outside."""
+        require(0 <= progress <= 1, f"progress: expected a number in [0, 1], found {progress}")
+        start, end = self.temperature
+        return start + (end - start) * progress
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,91 @@
+"""One training step as L_pxl sees it: the model, what it says of the batches, and their labels.
+
+Shape letters: B images, G padded instances, D embedding width, H x W pixels, h x w cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.set_loss import SetLossOutput
+from sskd_fast.models.segmenter import Predictions, Segmenter
+
+
+@dataclass(frozen=True)
+class Part:
+    """One batch of a step.
+
+    predictions: of its weak view.  true: labels are ground truth, not pseudo-labels.  set_loss: of this batch, None if
+    it was not computed.  weight: of its labels relative to ground truth.  label_pool: how many times coarser than the
+    model's masks the labels are.
+    """
+
+    batch: Batch
+    predictions: Predictions
+    true: bool
+    set_loss: SetLossOutput | None
+    weight: float = 1.0
+    label_pool: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The batches of a step and the model's answers.
+
+    encoded, predictions: of the weak views of all parts, in their order.  progress: share of the stage that is over.
+    seed: of the step's random choices.
+    """
+
+    model: Segmenter
+    encoded: Any
+    predictions: Predictions
+    parts: list[Part]
+    progress: float
+    seed: int
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, D, h, w) of the weak views, and of the strong ones without gradient."""
+        weak = self.model.embed(self.encoded)
+        with torch.no_grad():
+            strong = self.model.embed(self.model.encode(torch.cat([part.batch.strong for part in self.parts])))
+        return weak, strong
+
+    def valid(self, size: tuple[int, int]) -> Tensor:
+        """(B, h, w) bool: cells that are mostly valid."""
+        valid = torch.cat([part.batch.valid for part in self.parts])
+        return F.interpolate(valid.float().unsqueeze(1), size=size, mode="area").squeeze(1) > 0.5
+
+    def true_instances(self, size: tuple[int, int]) -> Tensor:
+        """(B, h, w) int64 instances of the ground truth as `instance_map` gives them; -1 on pseudo-labelled images."""
+        device = self.predictions.mask_logits.device
+        unknown = torch.full(size, -1, dtype=torch.int64, device=device)
+        return torch.stack(
+            [instance_map(t, size, device) if p.true else unknown for p in self.parts for t in p.batch.targets]
+        )
+
+    def instances(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, h, w) int64 instances of labels and pseudo-labels as `instance_map` gives them, and (B, h, w) float
+        weights of the cells: score of the instance, 1 on background, times the weight of the part."""
+        device = self.predictions.mask_logits.device
+        ids, weights = [], []
+        for part in self.parts:
+            for record in part.batch.targets:
+                ids.append(instance_map(record, size, device))
+                scores = torch.cat([torch.ones(1), record.scores.float()]).to(device)
+                weights.append(part.weight * scores[ids[-1]])
+        return torch.stack(ids), torch.stack(weights)
+
+
+def instance_map(instances: Instances, size: tuple[int, int], device: torch.device) -> Tensor:
+    """(h, w) int64: 1 + index of the instance that covers most of the cell, 0 where background covers half of it."""
+    if not len(instances):
+        return torch.zeros(size, dtype=torch.int64, device=device)
+    share = F.interpolate(instances.masks.to(device).float().unsqueeze(0), size=size, mode="area")[0]
+    best, index = share.max(0)
+    return torch.where(best >= 0.5, index + 1, 0)
