@@ -1,9 +1,9 @@
-"""How far the difference in AP between two models rests on which images they were measured on: a paired bootstrap.
+"""How far the difference in AP between two models rests on which images, and which seeds, they were measured on.
 
-Images, or groups of images that belong together, are drawn with replacement, the same for both models, and AP is
-computed anew for every draw.  An image drawn n times counts as n images (but for the order of detections with equal
-scores); what was matched on it stays matched, so that a draw costs two cumulative sums a class.  A class without an
-object in a draw does not count in it.
+A paired bootstrap: images, or groups of images that belong together, are drawn with replacement, the same for both
+models, and AP is computed anew for every draw.  An image drawn n times counts as n images (but for the order of
+detections with equal scores); what was matched on it stays matched, so that a draw costs two cumulative sums a class.
+A class without an object in a draw does not count in it.
 
 Shape letters: T IoU thresholds, R recall levels, D detections of a class, I images.
 """
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
+from scipy.special import stdtrit
 
 from sskd_fast.evaluation.coco_ap import matched_masks
 
@@ -32,6 +34,23 @@ class Gain:
     ap: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class SeedGain:
+    """The mean gain of several seeds in percent, its sample standard deviation, and 95 % confidence intervals.
+
+    low, high: over seeds and images.  t_low, t_high: by Student's t, over seeds alone.  by_seed: the gain of each.
+    sd, t_low and t_high are nan for one seed.
+    """
+
+    ap: float
+    sd: float
+    low: float
+    high: float
+    t_low: float
+    t_high: float
+    by_seed: list[float]
 
 
 @dataclass(frozen=True)
@@ -75,29 +94,95 @@ def compare_masks(
 ) -> Gain:
     """By how much `results` are better than `others`, in COCO mask AP, and how well the images tell.
 
-    Arguments and errors as of `evaluate_masks`; draws: how often images are drawn; seed: of the draws.  groups: image
-    id -> what it belongs to (slide, video, city), where images of a group are alike: whole groups are drawn then, since
-    images drawn one by one would make the interval too narrow.  Source of the interval: the percentile bootstrap
-    (Efron).  All three are nan where there is no ground truth.  Raises ValueError for an image without a group.
+    Arguments and errors as of `evaluate_masks`; draws, seed, groups: as of `drawn_ap`.  Source of the interval: the
+    percentile bootstrap (Efron).  All three are nan where there is no ground truth.
+    """
+    ours, theirs = drawn_ap(
+        ground_truth, [results, others], max_detections=max_detections, draws=draws, seed=seed, groups=groups
+    )
+    return gain_of(ours - theirs)
+
+
+def drawn_ap(
+    ground_truth: dict[str, Any],
+    models: Sequence[Sequence[dict[str, Any]]],
+    *,
+    max_detections: int = 100,
+    draws: int = 400,
+    seed: int = 0,
+    groups: Mapping[int, object] | None = None,
+) -> list[NDArray[np.float64]]:
+    """For each model's results, their AP in percent, (1 + draws,): on the images as they are, then on each draw.
+
+    The draws are the same for all models.  seed: of the draws.  groups: image id -> what it belongs to (slide, video,
+    city), where images of a group are alike: whole groups are drawn then, since images drawn one by one would make an
+    interval too narrow.  nan for a draw without ground truth.  Raises ValueError for an image without a group.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
-    ours, theirs = (matched_masks(ground_truth, r, max_detections=max_detections) for r in (results, others))
-    matches, levels = [_matches_by_class(evaluation) for evaluation in (ours, theirs)], ours.params.recThrs
-    group_of, count = _groups(ours.params.imgIds, groups)
+    evaluations = [matched_masks(ground_truth, results, max_detections=max_detections) for results in models]
+    if not evaluations:
+        return []
+    group_of, count = _groups(evaluations[0].params.imgIds, groups)
     generator = np.random.default_rng(seed)
+    times = [np.ones(len(group_of))]
+    for _ in range(draws):
+        drawn = np.bincount(generator.integers(0, count, count) if count else np.zeros(0, int), minlength=count)
+        times.append(drawn[group_of])
+    return [_ap_of_draws(evaluation, times) for evaluation in evaluations]
 
-    def gain(times: np.ndarray) -> float:
-        aps = [np.array([of_class.ap(times, levels) for of_class in of_model]) for of_model in matches]
-        measured = np.isfinite(aps[0])
-        return 100.0 * float((aps[0] - aps[1])[measured].mean()) if measured.any() else math.nan
 
-    def drawn() -> np.ndarray:
-        return np.bincount(generator.integers(0, count, count), minlength=count)[group_of]
+def _ap_of_draws(evaluation: COCOeval, draws: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """AP in percent over the classes with an object, for each draw of images; draws: times that each image counts."""
+    classes, levels = _matches_by_class(evaluation), evaluation.params.recThrs
+    aps = np.full(len(draws), math.nan)
+    for number, times in enumerate(draws):
+        of_classes = np.array([of_class.ap(times, levels) for of_class in classes])
+        if np.isfinite(of_classes).any():
+            aps[number] = 100.0 * np.nanmean(of_classes)
+    return aps
 
-    gains = [value for _ in range(draws if count else 0) if math.isfinite(value := gain(drawn()))]
-    low, high = np.quantile(gains, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]) if gains else (math.nan, math.nan)
-    return Gain(gain(np.ones(len(group_of))), float(low), float(high))
+
+def gain_of(differences: NDArray[np.float64]) -> Gain:
+    """The gain that differences of `drawn_ap` (1 + draws,) show, with its percentile interval over the draws."""
+    low, high = _interval(differences[1:])
+    return Gain(float(differences[0]), low, high)
+
+
+def gain_over_seeds(
+    differences: Sequence[NDArray[np.float64]], *, same_images: bool, draws: int = 2000, seed: int = 0
+) -> SeedGain:
+    """The mean of the gains of several seeds, with its interval over seeds and images.
+
+    differences: of `drawn_ap`, (1 + draws,) for each seed.  same_images: the seeds have been measured on the same
+    images, drawn by the same seed: then a draw has the same images for all, since their choice does not average out.
+
+    Source: the hierarchical bootstrap (Davison and Hinkley, 1997, section 3.8): seeds are drawn with replacement, and
+    for each of them one of its draws of images.  Of one seed the interval is that over images.  Raises ValueError
+    without a seed.
+    """
+    if not differences:
+        raise ValueError("differences: found no seed, expected at least 1")
+    table = np.stack(differences)  # (seeds, 1 + draws)
+    seeds, of_images = len(table), table.shape[1] - 1
+    generator = np.random.default_rng(seed)
+    drawn_seeds = generator.integers(0, seeds, (draws, seeds))
+    drawn_images = generator.integers(0, of_images, (draws, 1 if same_images else seeds)) + 1
+    drawn = table[drawn_seeds, drawn_images].mean(axis=1) if seeds > 1 else table[0, 1:]
+    low, high = _interval(drawn)
+    values = table[:, 0]
+    mean, sd = float(values.mean()), float(values.std(ddof=1)) if seeds > 1 else math.nan
+    half = float(stdtrit(seeds - 1, (1 + _LEVEL) / 2)) * sd / math.sqrt(seeds) if seeds > 1 else math.nan
+    return SeedGain(mean, sd, low, high, mean - half, mean + half, values.tolist())
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The quantiles between which the finite values lie at the level; nan without any."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return math.nan, math.nan
+    low, high = np.quantile(finite, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _groups(image_ids: Sequence[int], groups: Mapping[int, object] | None) -> tuple[np.ndarray, int]:
