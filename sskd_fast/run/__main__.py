@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,19 @@ def show_costs(config: Config, path: Path | None) -> None:
 
 def run(config: Config, command: str, resume: bool) -> None:
     """Runs the stages of a command in the run folder and prints the verdict."""
+    folder = run_in_folder(config, command, resume)
+    if command != "pretrain":
+        metrics, details = read_figures(folder)
+        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+
+
+def run_in_folder(
+    config: Config, command: str, resume: bool, *, only: Collection[str] = (), deadline: float = math.inf
+) -> Path:
+    """Runs the stages of a command, writes the report, and returns the run folder.
+
+    only: names of stages; the command's others are left out.  deadline: see `Run`, raises PieceOver.
+    """
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
     _process.keep_freed_memory()
     if config.train.threads:
@@ -174,20 +188,18 @@ def run(config: Config, command: str, resume: bool) -> None:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})
     results = RunResults(folder, results_header(config, sources))
-    current = Run(RunModels(config, sources, results, device), log, resume)
+    current = Run(RunModels(config, sources, results, device), log, resume, deadline)
     try:
         if command == "evaluate":
             evaluate_finished(current)
         else:
-            run_stages(current, command)
+            run_stages(current, command, only)
         compare_students(config, sources.val, results)
         current.models.add_figures(STAGE)
     finally:
         log.close()
     write_report(folder)
-    if command != "pretrain":
-        metrics, details = read_figures(folder)
-        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+    return folder
 
 
 def results_header(config: Config, sources: Sources) -> dict[str, Any]:

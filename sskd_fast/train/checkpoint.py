@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +14,38 @@ from torch import nn
 from sskd_fast.files import write_atomically
 
 
+class PieceOver(Exception):
+    """The time that a run may take in one piece is over; with resume, it goes on from the saved state."""
+
+
 @dataclass
 class TrainingState:
     """Keeps all that an unfinished stage needs to go on after an interruption as if there had been none.
 
     key: what the stage depends on; a state under another key is not taken up.  seconds: training time before the
-    interruption.
+    interruption.  deadline: on the clock of time.monotonic; the first state saved after it ends the piece.
     """
 
     path: Path
     key: str
     resume: bool
     seconds: float = 0.0
+    deadline: float = math.inf
 
     def save(
         self, step: int, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer, seconds: float
     ) -> None:
-        """Writes the state after `step` steps; modules by name, None for one that the stage has not."""
+        """Writes the state after `step` steps; modules by name, None for one that the stage has not.
+
+        Raises PieceOver once the deadline is over.
+        """
         content = {
             "key": self.key, "step": step,
             "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
             "optimizer": optimizer.state_dict(), "seconds": self.seconds + seconds, "rng": torch.get_rng_state(),
         }  # fmt: skip
         write_atomically(self.path, lambda partial: torch.save(content, partial))
+        end_piece(self.deadline)
 
     def restore(self, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
         """The step to go on from: 0, or that of a saved state, which is then loaded."""
@@ -54,3 +65,9 @@ class TrainingState:
     def clear(self) -> None:
         """Removes the state once the stage's weights are written."""
         self.path.unlink(missing_ok=True)
+
+
+def end_piece(deadline: float) -> None:
+    """Raises PieceOver if a deadline on time.monotonic's clock is over."""
+    if time.monotonic() > deadline:
+        raise PieceOver
