@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "write a trained model for other runtimes"),
     "check": ("check", "look for faults in a data set"),
     "rank": ("rank", "rank unlabelled images by what labels would teach"),
+    "study": ("study", "train the rows of a study with several seeds, and sum them up"),
     "report": ("report", "write a run's report anew, or compare runs"),
     "demo": ("demo", "try a trained model in the browser"),
     "info": ("info", "show versions and the backends that run here"),

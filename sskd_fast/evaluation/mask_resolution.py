@@ -1,0 +1,87 @@
+"""Masks as a network that draws them on a coarser map would at best: what that costs, and models at equal resolution.
+
+Shape letters: H x W pixels of an image, h x w of a mask's box, M x N cells of the map that the box touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sskd_fast.evaluation.coco_ap import evaluate_masks
+from sskd_fast.models.inference import zoomed_size
+from sskd_fast.rle import box_of_rle, encode_segmentation, rle_of_box
+
+
+def at_stride(results: Sequence[dict[str, Any]], stride: float, zoom: float = 1.0) -> list[dict[str, Any]]:
+    """COCO results with their masks drawn on a map of so many pixels a cell, without those that vanish there.
+
+    A cell belongs to a mask that covers at least half of it, and a pixel to the cell in which its centre lies.
+    zoom: factor by which the network's images are scaled; the stride is counted in pixels of those.
+    """
+    drawn = ((result, _drawn(result["segmentation"], stride, zoom)) for result in results)
+    return [{**result, "segmentation": code} for result, code in drawn if code is not None]
+
+
+def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.0, max_detections: int = 100) -> float:
+    """The mask AP, in percent, of results that are the objects themselves, drawn at a stride; see `at_stride`."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    perfect = [
+        {
+            "image_id": a["image_id"], "category_id": a["category_id"], "score": 1.0,
+            "segmentation": encode_segmentation(a["segmentation"], *sizes[a["image_id"]]),
+        }
+        for a in ground_truth["annotations"] if not a.get("iscrowd", 0)
+    ]  # fmt: skip
+    return evaluate_masks(ground_truth, at_stride(perfect, stride, zoom), max_detections=max_detections).ap
+
+
+def _drawn(code: dict[str, Any], stride: float, zoom: float) -> dict[str, Any] | None:
+    """The mask on the map and back, as compressed RLE with text counts; None if no cell is left."""
+    mask, top, left = box_of_rle(code)
+    if not mask.size:
+        return None
+    height, width = code["size"]
+    rows, first_row = _cell_edges(top, mask.shape[0], height, stride, zoom)
+    columns, first_column = _cell_edges(left, mask.shape[1], width, stride, zoom)
+    covered = _sums(_sums(mask.astype(np.float64), rows - top).T, columns - left).T  # (M, N), pixels
+    cells = covered >= 0.5 * np.outer(np.diff(rows), np.diff(columns))
+    if not cells.any():
+        return None
+    of_row, y = _pixels(first_row, rows, height, stride, zoom)
+    of_column, x = _pixels(first_column, columns, width, stride, zoom)
+    back = rle_of_box(cells[of_row][:, of_column], y, x, height, width)
+    return {"size": [height, width], "counts": back["counts"].decode("ascii")}
+
+
+def _cell_edges(start: int, length: int, side: int, stride: float, zoom: float) -> tuple[NDArray[np.float64], int]:
+    """The edges of the cells that pixels start .. start + length touch, (M + 1,) in pixels of the image, and the
+    number of the first of these cells."""
+    seen = zoomed_size((side, side), zoom)[0]
+    scale = side / seen
+    first = int(start / scale / stride)
+    last = int(np.ceil((start + length) / scale / stride))
+    return np.minimum(np.arange(first, last + 1) * stride, seen) * scale, first
+
+
+def _sums(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of rows (h, w) between edges (M + 1,) in rows, a row cut in two by an edge by its parts: (M, w)."""
+    total = np.vstack([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    edges = edges.clip(0, len(values))
+    whole = np.minimum(edges.astype(np.int64), len(values) - 1)
+    sums: NDArray[np.float64] = np.diff(total[whole] + (edges - whole)[:, None] * values[whole], axis=0)
+    return sums
+
+
+def _pixels(
+    first: int, edges: NDArray[np.float64], side: int, stride: float, zoom: float
+) -> tuple[NDArray[np.int64], int]:
+    """The cell of each pixel whose centre lies between the outer edges, counted from the first, and the first pixel."""
+    scale = side / zoomed_size((side, side), zoom)[0]
+    start, end = (int(np.ceil(edge - 0.5)) for edge in (edges[0], edges[-1]))
+    centres = np.arange(start, min(end, side)) + 0.5
+    cells = (centres / scale / stride).astype(np.int64) - first
+    return cells.clip(0, len(edges) - 2), start
