@@ -90,10 +90,8 @@ def total_seconds(folder: Path, result: str, config: Config) -> float:
         stages = {name for name in stages if STAGE[name].model == "student"}
     checkpoints = folder / "checkpoints"
     files = [checkpoints / f"{stage}.safetensors" for stage in stages]
-    folds = [
-        path for stage in stages - {result} for path in (checkpoints / "folds").glob(f"{stage}_fold_*.safetensors")
-    ]
-    trained = sum(_seconds(path for path in (*files, *folds) if path.exists()))
+    files += [path for stage in stages - {result} for path in (checkpoints / "folds").glob(f"{stage}_fold_*")]
+    trained = sum(_seconds(path for path in files if path.exists()))
     rows = [row for row in read_figures(folder)[0]["rows"] if row["name"] in stages]
     return trained + sum(float(row.get("label_seconds", 0.0)) for row in rows)
 

@@ -75,9 +75,8 @@ class Study:
     def left(self) -> str:
         """The rows that are not measured yet, in words."""
         missing = self.summary()["unfinished"]
-        return (
-            f"{len(missing)} of {len(self.rows) * len(self.seeds)} rows are left, next {missing[0]}" if missing else ""
-        )
+        (name, seed), count = missing[0], len(self.rows) * len(self.seeds)
+        return f"{len(missing)} of {count} rows are left, first {name} with seed {seed}"
 
     def summary(self) -> dict[str, Any]:
         """What is measured so far; see `summarize`."""
