@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sskd_fast.method import ROW_ORDER
+from sskd_fast.method import COMPARISONS, ROW_ORDER
+from sskd_fast.train.cost import COST_KEYS
 
 FILES = (
     "config.yaml",
     "metrics.json",
+    "details.json",
     "log.jsonl",
     "report.html",
     "ground_truth.json",
@@ -23,7 +25,7 @@ FILES = (
 def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
     """What is wrong with the rows of metrics.json and the predictions they stand for."""
     rows = {row["name"]: row for row in metrics["rows"]}
-    if len(metrics["rows"]) != len(ROW_ORDER) or set(rows) != set(ROW_ORDER):
+    if [row["name"] for row in metrics["rows"]] != list(ROW_ORDER):
         found = [row["name"] for row in metrics["rows"]]
         return [f"metrics.json: rows {found}, expected {list(ROW_ORDER)}"]
     problems = []
@@ -31,11 +33,21 @@ def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
         for key in ("ap", "ap50"):
             if not (math.isfinite(row[key]) and 0 <= row[key] <= 100):
                 problems.append(f"metrics.json: {name}: {key} is {row[key]}, expected a percentage")
-        for key in ("params", "seconds"):
-            if not (math.isfinite(row[key]) and row[key] >= 0):
-                problems.append(f"metrics.json: {name}: {key} is {row[key]}, expected a number from 0 up")
+        for key in ("params", "stride", *COST_KEYS):
+            if not (math.isfinite(row.get(key, math.nan)) and row[key] >= 0):
+                problems.append(f"metrics.json: {name}: {key} is {row.get(key)}, expected a number from 0 up")
         if not (folder / "predictions" / f"{name}.json").is_file():
             problems.append(f"predictions/{name}.json is missing")
+    return problems
+
+
+def gain_problems(details: dict[str, Any]) -> list[str]:
+    """What is wrong with the gains of details.json: pairs of rows without one, or without an interval."""
+    gains = {(gain["model"], gain["against"]): gain for gain in details.get("gains", []) if gain["stride"] is None}
+    problems = [f"details.json: no gain of {pair[0]} against {pair[1]}" for pair in COMPARISONS if pair not in gains]
+    for (model, against), gain in gains.items():
+        if any(gain[key] is None for key in ("ap", "low", "high")):
+            problems.append(f"details.json: the gain of {model} against {against} has no interval")
     return problems
 
 
@@ -61,6 +73,7 @@ def problems(folder: Path) -> list[str]:
     if absent:
         return [f"{name} is missing or empty" for name in absent]
     found = row_problems(folder, json.loads((folder / "metrics.json").read_text()))
+    found += gain_problems(json.loads((folder / "details.json").read_text()))
     found += log_problems(folder / "log.jsonl")
     if "</html>" not in (folder / "report.html").read_text():
         found.append("report.html ends before </html>")

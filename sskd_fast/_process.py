@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 from sskd_fast import _env
@@ -32,3 +33,9 @@ def keep_freed_memory() -> bool:
     # No allocation gets a mapping of its own, none is given back, and the heap grows by 64 MB at a time.
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def cpu_seconds() -> float:
+    """The CPU seconds that this process, with all of its threads, and its child processes that have ended have used."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -26,7 +26,7 @@ from sskd_fast.files import finite, write_json
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.predictor.shared_classes import SharedClasses, difference_text, shared_classes
-from sskd_fast.report.verdict import ap_text
+from sskd_fast.report.numbers import ap_text
 from sskd_fast.source_prediction import predict_source, source_groups
 
 _EXAMPLE = "example: python -m sskd_fast.evaluate runs/cells --val val.json --images val --json figures.json"

@@ -56,6 +56,8 @@ def finite(value: Any) -> Any:
     """Figures as JSON can hold them: rounded to a thousandth; None for NaN, if there was nothing to measure on."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
     if isinstance(value, float):
         return round(value, 3) if math.isfinite(value) else None
     return value

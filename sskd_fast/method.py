@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,23 +40,28 @@ class Stage:
     @property
     def words(self) -> str:
         """The name within a sentence: "refined student"."""
-        return _words(self.name)
+        return words_of(self.name)
 
 
-def _words(name: str) -> str:
-    return name.replace("zero_shot", "zero-shot").replace("_", " ")
+def words_of(name: str) -> str:
+    """The name of a stage, or of any other row of results, within a sentence: "adapted teacher, as it labels"."""
+    return name.replace("zero_shot", "zero-shot").replace("_views", ", as it labels").replace("_", " ")
 
 
 def title_of(name: str) -> str:
     """The title of a stage, or of any other row of results: "refined_student" -> "Refined student"."""
-    return _words(name).capitalize()
+    text = words_of(name)
+    return text[:1].upper() + text[1:]
 
 
 # The model that is fitted to the predictions of a teacher that cannot be trained, and stands for a pretrained one then.
 FITTED = "fitted_teacher"
 # fmt: off
-# The best student of the labels alone, and one trained as long and on the same views as the student's own stages.
-BASELINE, MATCHED_BASELINE = "supervised_student", "matched_student"
+# The best supervised student: its own steps and augmentation.
+BASELINE = "supervised_student"
+# The supervised student with the steps and the augmentation of the student's own stages.
+MATCHED_BASELINE = "matched_student"
+BASELINES = (MATCHED_BASELINE, BASELINE)
 # The student's own stages, last first.
 FINAL_STUDENTS = ("refined_student", "distilled_student")
 PRETRAINING = (
@@ -63,37 +69,70 @@ PRETRAINING = (
     Stage("pretrained_teacher", "pretrain", "teacher", "scratch", None,        False, False, ("pretrained_teacher",)),
     Stage("pretrained_student", "pretrain", "student", "scratch", None,        False, False, ("pretrained_student",)),
 )
+# Of runs alone whose teacher is fitted to predictions; comes after the zero-shot teacher.
+FITTING = Stage(FITTED,         "adapt",   "teacher", "pretrained",        "zero_shot_teacher",  True,  False, (FITTED,))
 STAGES = (
     #     name                  command    model      start                labels from           semi   pixel  budget
     Stage("zero_shot_teacher",  "adapt",   "teacher", "pretrained",        None,                 False, False, ()),
-    Stage(FITTED,               "adapt",   "teacher", "pretrained",        "zero_shot_teacher",  True,  False, (FITTED,)),
     Stage("supervised_teacher", "adapt",   "teacher", "pretrained",        None,                 False, True,  ("supervised_teacher",)),
     Stage("adapted_teacher",    "adapt",   "teacher", "pretrained",        "supervised_teacher", True,  True,  ("adapted_teacher",)),
     Stage("distilled_student",  "distill", "student", "backbone",          "adapted_teacher",    True,  True,  ("distilled_student",)),
     Stage("refined_student",    "refine",  "student", "distilled_student", None,                 False, False, ("refined_student",)),
-    Stage(BASELINE,             "distill", "student", "backbone",          None,                 False, False, (BASELINE,)),
     Stage(MATCHED_BASELINE,     "distill", "student", "backbone",          None,                 False, False, FINAL_STUDENTS[::-1]),
+    Stage(BASELINE,             "distill", "student", "backbone",          None,                 False, False, (BASELINE,)),
 )
 # fmt: on
-STAGE = {stage.name: stage for stage in (*PRETRAINING, *STAGES)}
+STAGE = {stage.name: stage for stage in (*PRETRAINING, FITTING, *STAGES)}
 # What `--stage` takes: a stage's command, all of the method, or measuring anew.
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
+# The stages that every run has; others have rows where they took place.
+EVERY_RUN = frozenset(stage.name for stage in STAGES)
+# Trained teachers that label images have a second row of results: measured over the views that their labels are averaged
+# over.
+AS_IT_LABELS = {f"{s.labels_from}_views": s.labels_from for s in STAGES if s.labels_from and STAGE[s.labels_from].budget}
 # Results are shown as the table goes, the baselines before the students that are compared with them.
-ROW_ORDER = (
-    *(stage.name for stage in STAGES if stage.model == "teacher"),
-    *sorted((stage.name for stage in STAGES if stage.model == "student"), key=lambda name: name in FINAL_STUDENTS),
+ROW_ORDER = tuple(
+    name
+    for stage in sorted((STAGES[0], FITTING, *STAGES[1:]), key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES))
+    for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
 )
+# Rows of results whose AP is compared, with an interval: a model, and the one that it is held against.
+COMPARISONS = (
+    *((student, row) for student in FINAL_STUDENTS for row in ROW_ORDER if row not in FINAL_STUDENTS),
+    FINAL_STUDENTS,
+    ("adapted_teacher", "supervised_teacher"),
+)
+
+
+def stage_of(row: str) -> Stage | None:
+    """The stage whose model a row of results measures; None for a row of another name."""
+    return STAGE.get(AS_IT_LABELS.get(row, row))
+
+
+def views_rows(stages: Collection[str]) -> set[str]:
+    """The rows that measure these stages' models as they label."""
+    return {row for row, teacher in AS_IT_LABELS.items() if teacher in stages}
 
 
 def dependents(stage: Stage) -> set[str]:
     """The names of the stages that build on a stage's model, directly or not: its results outdate theirs."""
-    direct = [s for s in STAGES if stage.name in (s.start, s.labels_from)]
-    if stage.name == FITTED:
-        direct += [s for s in STAGES if s.start == "pretrained" and s.budget and s != stage]
+    direct = [s for s in (FITTING, *STAGES) if stage.name in _parents(s)]
     return {s.name for s in direct}.union(*(dependents(s) for s in direct))
 
 
-def stages_of(command: str, *, fitted: bool = True) -> tuple[Stage, ...]:
+def chain_of(stage: Stage) -> set[str]:
+    """The names of a stage and of all trained ones that it builds on, directly or not."""
+    return {stage.name}.union(*(chain_of(STAGE[name]) for name in _parents(stage) if STAGE[name].budget))
+
+
+def _parents(stage: Stage) -> set[str]:
+    """The names of the stages that a stage builds on directly, the fitted teacher among them where there may be one."""
+    stands_in = stage.start == "pretrained" and bool(stage.budget) and stage.name != FITTED
+    named = (stage.start, stage.labels_from, FITTED if stands_in else None)
+    return {name for name in named if name in STAGE}
+
+
+def stages_of(command: str, *, fitted: bool = False) -> tuple[Stage, ...]:
     """The stages that a command runs, in the table's order; fitted: if the teacher is fitted to predictions first."""
-    of_command = STAGES if command == "all" else [s for s in (*PRETRAINING, *STAGES) if s.command == command]
-    return tuple(s for s in of_command if fitted or s.name != FITTED)
+    of_run = (STAGES[0], FITTING, *STAGES[1:]) if fitted else STAGES
+    return of_run if command == "all" else tuple(s for s in (*PRETRAINING, *of_run) if s.command == command)

@@ -34,6 +34,7 @@ from sskd_fast.models.checkpoint import (
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import build_optimizer, train
 from sskd_fast.train.moving_average import update_average
 from sskd_fast.train.progress import Log, Progress
@@ -282,7 +283,9 @@ def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(tmp_path
     resumed, drawn = run(tmp_path / "b", state)
     assert drawn == [3, 4, 5]
     assert same(resumed, straight)
-    assert state.seconds > 0
+    assert state.cost.seconds > 0 and state.cost.cpu_seconds > 0
+    counts = state.cost.steps, state.cost.labeled_seen, state.cost.unlabeled_seen
+    assert counts == (3, 6, 6)  # the two steps after the saved one were made again
 
 
 def test_without_resume_or_under_another_key_a_stage_starts_anew(tmp_path: Path) -> None:
@@ -294,21 +297,21 @@ def test_without_resume_or_under_another_key_a_stage_starts_anew(tmp_path: Path)
         before = copy.deepcopy(net)
         optimizer = torch.optim.AdamW(net.parameters())
         assert state.restore({"model": net, "average": copy.deepcopy(net), "contrast": None}, optimizer) == 0
-        assert same(net, before) and not optimizer.state and state.seconds == 0
+        assert same(net, before) and not optimizer.state and state.cost == Cost()
     assert TrainingState(tmp_path / "absent.pt", "k", True).restore({}, torch.optim.SGD([torch.zeros(1)])) == 0
 
 
-def test_seconds_of_all_sessions_add_up(tmp_path: Path) -> None:
+def test_costs_of_all_sessions_add_up(tmp_path: Path) -> None:
     net = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(net.parameters())
     path = tmp_path / "state.pt"
     for total in (10.0, 20.0, 30.0):
         state = TrainingState(path, "k", True)
         state.restore({"model": net}, optimizer)
-        state.save(1, {"model": net}, optimizer, 10.0)
+        state.save(1, {"model": net}, optimizer, Cost(steps=2, labeled_seen=16, seconds=10.0))
         again = TrainingState(path, "k", True)
         again.restore({"model": net}, optimizer)
-        assert again.seconds == total
+        assert again.cost == Cost(steps=int(total) // 5, labeled_seen=8 * int(total) // 5, seconds=total)
 
 
 def test_a_finished_stage_leaves_no_state(tmp_path: Path) -> None:
@@ -379,7 +382,9 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     log = Log(tmp_path)
     plan = schedule(steps=40, lr=1e-2, backbone_lr=1.0, evaluations=0)
     state = TrainingState(tmp_path / "state.pt", "k", False)
-    average = train(net, objective, draw, plan, state, Progress(log, "s", "s", 10, {}), None, seed=0)
+    progress = Progress(log, "s", "s", 10, {})
+    average = train(net, objective, draw, plan, state, progress, None, seed=0)
     log.close()
+    assert (progress.cost.steps, progress.cost.labeled_seen, progress.cost.unlabeled_seen) == (40, 80, 0)
     assert loss(average) < 0.6 * before
     assert not any(p.requires_grad for p in average.parameters())

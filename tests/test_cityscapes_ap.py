@@ -18,7 +18,7 @@ from sskd_fast.data.official_titles import OFFICIAL_TITLES
 from sskd_fast.evaluation import evaluate_cityscapes, evaluate_masks, official_figures, require_official
 from sskd_fast.evaluation.cityscapes_ap import official_evaluation
 from sskd_fast.evaluation.official import JUDGES
-from sskd_fast.report.verdict import OFFICIAL
+from sskd_fast.report.table import OFFICIAL
 from tests.official_layouts import EGO_VEHICLE, Scene, write_ade20k, write_cityscapes
 
 SIZE = (64, 128)

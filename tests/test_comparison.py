@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from sskd_fast.evaluation import compare_masks, evaluate_masks
+from sskd_fast.evaluation import compare_masks, drawn_ap, evaluate_masks, gain_of, gain_over_seeds
 from sskd_fast.evaluation.coco_ap import matched_masks
 from sskd_fast.evaluation.comparison import _matches_by_class
 
@@ -117,6 +117,31 @@ def test_the_interval_is_that_of_draws_made_by_hand(size: int) -> None:
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(gains, [0.025, 0.975])), abs=1e-9)
     if size == 1:
         assert found == compare_masks(truth, good, bad, draws=40, seed=5)
+
+
+def test_seeds_are_drawn_and_images_within_each() -> None:
+    """Toy draws: the gain of a seed is a constant, or two values that its images decide between."""
+    certain = [np.full(11, value) for value in (1.0, 2.0, 6.0)]
+    found = gain_over_seeds(certain, same_images=False)
+    assert (found.ap, found.by_seed) == (3.0, [1.0, 2.0, 6.0]) and found.sd == pytest.approx(7**0.5)
+    # Of 27 equally likely draws of three seeds one has the smallest mean and one the largest: 3.7 % each, above 2.5 %.
+    assert (found.low, found.high) == (1.0, 6.0)
+    half = 4.302653 * (7 / 3) ** 0.5  # Student's t of two degrees of freedom
+    assert (found.t_low, found.t_high) == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    uncertain = [np.array([0.0, *[-1.0, 1.0] * 5])] * 8
+    apart, same = (gain_over_seeds(uncertain, same_images=shared) for shared in (False, True))
+    assert (same.low, same.high) == (-1.0, 1.0)  # what the images decide is the same for all seeds
+    assert -0.8 < apart.low < -0.4 and 0.4 < apart.high < 0.8  # and averages out if each has its own
+
+
+def test_of_one_seed_the_interval_is_that_over_images() -> None:
+    truth = scenes(12)
+    ours, theirs = drawn_ap(truth, [guesses(truth, 2, 0.1, 1), guesses(truth, 4, 0.3, 2)])
+    found, alone = gain_over_seeds([ours - theirs], same_images=True), gain_of(ours - theirs)
+    assert found.ap == alone.ap and np.isnan([found.sd, found.t_low, found.t_high]).all()
+    assert (found.low, found.high) == (alone.low, alone.high)
+    with pytest.raises(ValueError, match="found no seed"):
+        gain_over_seeds([], same_images=True)
 
 
 def test_every_image_needs_a_group() -> None:

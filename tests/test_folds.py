@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sskd_fast.method import STAGE, STAGES
-from sskd_fast.run.folds import fold_trainings
+from sskd_fast.run.folds import fold_seconds, fold_trainings
 from sskd_fast.run.labels import TeacherLabels, Thresholds
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.training import Training, stage_training, state_key, training_batches
@@ -79,3 +79,13 @@ def test_a_teacher_keeps_as_many_labels_as_its_fold_models(untrained_run: RunMod
 def test_other_folds_than_those_of_the_teacher_are_refused(untrained_run: RunModels) -> None:
     with pytest.raises(FileNotFoundError, match=r"teacher_fold_1_of_3.safetensors does not exist: leave pseudo_lab"):
         untrained_run.load_fold("adapted_teacher", untrained_run.results.fold_name("adapted_teacher", 1, 3))
+
+
+def test_the_training_of_fold_models_counts_as_labelling(untrained_run: RunModels) -> None:
+    assert fold_seconds(untrained_run, "adapted_teacher") == 0
+    model = untrained_run.start(STAGE["adapted_teacher"])
+    for number, seconds in ((1, 10.0), (2, 2.5), (3, 4.0)):
+        name = untrained_run.results.fold_name("adapted_teacher", number, 3)
+        untrained_run.save(name, model, {"stage": "adapted_teacher", "seconds": seconds})
+    assert fold_seconds(untrained_run, "adapted_teacher") == 16.5
+    assert fold_seconds(untrained_run, "supervised_teacher") == 0

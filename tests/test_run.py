@@ -18,7 +18,8 @@ import yaml
 from safetensors import safe_open
 
 from sskd_fast.data.embedded import write_scenes
-from sskd_fast.method import ROW_ORDER
+from sskd_fast.evaluation import at_stride, compare_masks
+from sskd_fast.method import AS_IT_LABELS, COMPARISONS, FITTED, ROW_ORDER, STAGE
 
 TINY = [
     "--preset", "smoke",
@@ -40,7 +41,8 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     """metrics.json without the seconds, which no two runs share."""
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     for row in metrics["rows"]:
-        del row["seconds"]
+        for key in ("seconds", "cpu_seconds", "label_seconds"):
+            del row[key]
     return metrics
 
 
@@ -55,16 +57,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, result = finished
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER)
+    assert [row["name"] for row in metrics["rows"]] == [name for name in ROW_ORDER if name != FITTED]
     assert (metrics["labeled_images"], metrics["unlabeled_images"], metrics["val_images"]) == (16, 24, 12)
     assert metrics["max_detections"] == 100 and metrics["seed"] == 0 and metrics["dataset"] == "embedded"
     by_name = {row["name"]: row for row in metrics["rows"]}
     assert by_name["adapted_teacher"]["params"] >= 11 * by_name["refined_student"]["params"]
     assert by_name["zero_shot_teacher"]["seconds"] == 0 < by_name["supervised_student"]["seconds"]
-    for name in ROW_ORDER:
+    for name in (name for name in ROW_ORDER if name != FITTED):
         results = json.loads((folder / "predictions" / f"{name}.json").read_text())
         assert all(set(r) == {"image_id", "category_id", "segmentation", "score"} for r in results)
-        if name != "zero_shot_teacher":
+        if name not in ("zero_shot_teacher", *AS_IT_LABELS):
             with safe_open(str(folder / "checkpoints" / f"{name}.safetensors"), "pt") as file:
                 assert json.loads(file.metadata()["class_names"]) == ["disc", "triangle", "cross", "ring"]
     for teacher in ("supervised_teacher", "adapted_teacher"):
@@ -80,8 +82,59 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/webp" in html
     )
+    assert {path.stem for path in (folder / "checkpoints").glob("*.*")} == set(STAGE) - {
+        "pretrained_teacher", "pretrained_student", "zero_shot_teacher",
+    }  # fmt: skip
     assert "stage 1 of 7: zero-shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
+
+
+def test_rows_say_what_they_cost_and_where_their_masks_are_drawn(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    rows = {row["name"]: row for row in json.loads((finished[0] / "metrics.json").read_text())["rows"]}
+    keys = ("steps", "labeled_seen", "unlabeled_seen")
+    counts = {name: tuple(row[key] for key in keys) for name, row in rows.items()}
+    assert counts["zero_shot_teacher"] == (0, 0, 0)
+    assert counts["adapted_teacher"] == counts["adapted_teacher_views"] == (6, 6 * 4, 6 * 8)
+    assert counts["distilled_student"] == (12, 12 * 4, 12 * 8)
+    assert counts["matched_student"] == (18, 18 * 12, 0)
+    for name, row in rows.items():
+        learned = row["steps"] > 0
+        assert (row["cpu_seconds"] > 0) == (row["seconds"] > 0) == learned
+        assert (row["label_seconds"] > 0) == (row["unlabeled_seen"] > 0)
+        assert row.get("views", 1) == (2 if name in AS_IT_LABELS else 1)
+    assert rows["refined_student"]["stride"] == 2
+    assert rows["adapted_teacher"]["stride"] == rows["adapted_teacher_views"]["stride"]
+    assert rows["adapted_teacher"]["ap"] != rows["adapted_teacher_views"]["ap"]
+
+
+def test_gains_are_those_of_compare_masks(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder = finished[0]
+    details = json.loads((folder / "details.json").read_text())
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    rows = {row["name"]: row for row in json.loads((folder / "metrics.json").read_text())["rows"]}
+
+    def predictions(name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((folder / "predictions" / f"{name}.json").read_text())
+        return found
+
+    gains = {(gain["model"], gain["against"], gain["stride"]): gain for gain in details["gains"]}
+    assert {pair[:2] for pair in gains} == set(COMPARISONS)
+    for against in ("supervised_student", "matched_student", "adapted_teacher_views", "distilled_student"):
+        found = gains["refined_student", against, None]
+        expected = compare_masks(truth, predictions("refined_student"), predictions(against))
+        assert (found["ap"], found["low"], found["high"]) == pytest.approx(
+            (expected.ap, expected.low, expected.high), abs=1e-3
+        )
+        assert found["model_ap"] == pytest.approx(rows["refined_student"]["ap"], abs=1e-3)
+    coarse = rows["adapted_teacher_views"]["stride"]
+    assert set(details["ceilings"]) == {f"{row['stride']:g}" for row in rows.values()}
+    for name in ("adapted_teacher", "adapted_teacher_views"):
+        if coarse != 2:
+            brought = at_stride(predictions("refined_student"), coarse)
+            expected = compare_masks(truth, brought, predictions(name))
+            assert gains["refined_student", name, coarse]["ap"] == pytest.approx(expected.ap, abs=1e-3)
 
 
 def test_log_has_every_part(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -146,7 +199,8 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     ]
     distilled, refined = "distilled_student", "refined_student"
     for stage, rows, compared in (
-        ("adapt", 3, []), ("distill", 6, [distilled]), ("refine", 7, [distilled, refined]), ("evaluate", 7, [refined]),
+        ("adapt", 5, []), ("distill", 8, [distilled]), ("refine", 9, [distilled, refined]),
+        ("evaluate", 9, [distilled, refined]),
     ):  # fmt: skip
         if stage == "evaluate":  # what it writes anew may be gone
             (folder / "details.json").unlink()
@@ -155,7 +209,8 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert len(metrics_of(folder)["rows"]) == rows
         details = json.loads((folder / "details.json").read_text())
-        assert [name for name in (distilled, refined) if "gain" in details.get(name, {})] == compared
+        students = {gain["model"] for gain in details["gains"]}
+        assert [name for name in (distilled, refined) if name in students] == compared
     other = call("--stage", "refine", *short, "--seed", "3")
     assert other.returncode == 2 and "holds a run with another seed or other data" in other.stderr
 
@@ -228,9 +283,10 @@ def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
     details = json.loads((tmp_path / "run" / "details.json").read_text())
     assert set(details["refined_student"]["per_class"]) == {"my disc", "my triangle", "my cross", "my ring"}
     ap = {row["name"]: row["ap"] for row in metrics["rows"]}
-    gain = details["refined_student"]["gain"]
-    assert gain["ap"] == pytest.approx(ap["refined_student"] - ap["supervised_student"], abs=2e-3)
-    assert gain["low"] <= gain["high"] and "gain" not in details["distilled_student"]
+    for gain in details["gains"]:
+        if gain["stride"] is None:
+            assert gain["ap"] == pytest.approx(ap[gain["model"]] - ap[gain["against"]], abs=2e-3)
+        assert gain["low"] <= gain["high"]
 
 
 def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
@@ -296,7 +352,8 @@ def test_coco_mini_runs_through_all_stages(real_data: Callable[[str], Path], tmp
     assert result.returncode == 0, result.stderr
     assert "run holds no run to go on with: this one starts from the beginning" in result.stderr
     metrics = metrics_of(tmp_path / "run")
-    assert [row["name"] for row in metrics["rows"]] == list(ROW_ORDER) and metrics["val_images"] == 27
+    assert [row["name"] for row in metrics["rows"]] == [name for name in ROW_ORDER if name != FITTED]
+    assert metrics["val_images"] == 27
 
 
 def first_groups(annotations: Path, images: int, target: Path) -> Path:

@@ -37,9 +37,11 @@ def test_presets_load_and_differ() -> None:
     assert configs["smoke"].stages.distilled_student.steps < configs["default"].stages.distilled_student.steps
     assert configs["default"].stages.distilled_student.steps < configs["full"].stages.distilled_student.steps
     assert configs["pretrain"].teacher_weights == "" and configs["default"].teacher_weights == "embedded"
-    for name in set(NAMES) - {"paper"}:
+    for name in set(NAMES) - {"paper", "photos"}:
         config = configs[name]
         assert config.teacher == configs["default"].teacher and config.student == configs["default"].student
+    photos = configs["photos"]
+    assert photos.teacher.kind == photos.student.kind == "dense" and photos.views.fit and photos.predict.fit
     paper = configs["paper"]
     assert (paper.teacher.kind, paper.student.layers, paper.num_queries) == ("grounded_sam", 9, 100)
     train = paper.train
@@ -56,7 +58,7 @@ def test_a_file_may_stand_on_a_preset(tmp_path: Path) -> None:
 
 
 def test_unknown_preset_lists_those_there_are() -> None:
-    message = r"--preset: found 'huge', expected one of default, full, paper, pretrain, smoke"
+    message = r"--preset: found 'huge', expected one of default, full, paper, photos, pretrain, smoke"
     with pytest.raises(ConfigError, match=message):
         load_config([], preset="huge")
 

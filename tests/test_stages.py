@@ -13,11 +13,11 @@ from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.losses.mask_ownership import MaskOwnership
-from sskd_fast.method import STAGE, STAGES, dependents
+from sskd_fast.method import FITTED, ROW_ORDER, STAGE, STAGES, chain_of, dependents, stage_of, words_of
 from sskd_fast.run.__main__ import parser, resolve
 from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.results import RunResults
+from sskd_fast.run.results import Row, RunResults
 from sskd_fast.run.sources import target_sources
 from sskd_fast.run.training import part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
@@ -92,7 +92,20 @@ def test_a_new_teacher_outdates_what_builds_on_it() -> None:
     later = {"adapted_teacher", "distilled_student", "refined_student"}
     assert dependents(STAGE["supervised_teacher"]) == later
     assert dependents(STAGE["distilled_student"]) == {"refined_student"}
-    assert dependents(STAGE["supervised_student"]) == dependents(STAGE["zero_shot_teacher"]) == set()
+    assert dependents(STAGE["supervised_student"]) == set()
+    fitted = {FITTED, "supervised_teacher", *later}
+    assert dependents(STAGE["zero_shot_teacher"]) == fitted  # by way of the teacher that is fitted to it
+    assert chain_of(STAGE["refined_student"]) == fitted
+    assert chain_of(STAGE["matched_student"]) == {"matched_student"}
+
+
+def test_rows_of_teachers_as_they_label_stand_beside_their_stages() -> None:
+    assert ROW_ORDER == (
+        "zero_shot_teacher", FITTED, "supervised_teacher", "supervised_teacher_views", "adapted_teacher",
+        "adapted_teacher_views", "matched_student", "supervised_student", "distilled_student", "refined_student",
+    )  # fmt: skip
+    assert stage_of("adapted_teacher_views") == STAGE["adapted_teacher"] and stage_of("other") is None
+    assert "adapted_teacher_views" not in STAGE and words_of("adapted_teacher_views") == "adapted teacher, as it labels"
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +176,16 @@ def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Pa
 
 def test_all_that_builds_on_an_outdated_model_is_dropped(tmp_path: Path) -> None:
     results = RunResults(tmp_path, {})
+    as_it_labels = results.predictions_path("adapted_teacher_views")
+    as_it_labels.parent.mkdir()
+    as_it_labels.touch()
+    for name in ("supervised_teacher", "adapted_teacher_views"):
+        results.add_row(Row(name, 1.0, 2.0, 3, 4.0, {"seconds": 5.0}))
+    results.write_details("gains", [{"model": "adapted_teacher", "against": "supervised_teacher"}])
+    results.outdate(dependents(STAGE["supervised_teacher"]))
+    assert not as_it_labels.exists() and [row["name"] for row in results.rows] == ["supervised_teacher"]
+    results.add_row(Row("supervised_teacher", 1.5, 2.0, 3, 4.0, {"seconds": 5.0}))
+    assert results.details["gains"] == [], "gains of another model of that name"
     places = (results.state_path, results.weights_path, results.predictions_path)
     independent, dependent = ([place(n) for place in places] for n in ("supervised_student", "refined_student"))
     for path in (*independent, *dependent):

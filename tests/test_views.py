@@ -58,9 +58,11 @@ def test_crowd_regions_are_no_instances_and_not_valid(scene):
     assert int((~valid).sum()) == 160
 
 
-def test_small_remainders_are_dropped(scene):
-    kept = [len(draw_views(scene, 0, drawn_as((32, 32), **PLAIN, min_pixels=n), 0)[3]) for n in (6, 7, 100, 101)]
-    assert kept == [2, 1, 1, 0]
+def test_small_remainders_are_neither_object_nor_background(scene):
+    found = [draw_views(scene, 0, drawn_as((32, 32), **PLAIN, min_pixels=n), 0)[2:] for n in (6, 7, 100, 101)]
+    assert [len(instances) for _, instances in found] == [2, 1, 1, 0]
+    # 160 pixels of the crowd; then the 6 of the small instance too, then the 100 of the large one.
+    assert [int((~valid).sum()) for valid, _ in found] == [160, 166, 166, 266]
 
 
 @pytest.mark.parametrize("seed", range(12))

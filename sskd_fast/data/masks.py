@@ -35,19 +35,16 @@ class MaskLayers:
         return int(self.ids.nbytes + 21 * len(self.labels))
 
     def window(
-        self,
-        rows: NDArray[np.int64] | slice,
-        columns: NDArray[np.int64] | slice,
-        min_pixels: int = 1,
+        self, rows: NDArray[np.int64] | slice, columns: NDArray[np.int64] | slice
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The instances seen through a grid of pixels.
 
-        rows, columns: the h rows and w columns of the grid, indices or slices.  Returns the instances with at least
-        `min_pixels` pixels on the grid, in order, (m,) int64, and their masks (m, h, w) bool.
+        rows, columns: the h rows and w columns of the grid, indices or slices.  Returns the instances with a pixel on
+        the grid, in order, (m,) int64, and their masks (m, h, w) bool.
         """
         grid = self.ids[:, rows][:, :, columns]
         count = np.bincount(grid.ravel(), minlength=len(self.labels) + 1)[1:]
-        kept = np.flatnonzero(count >= max(min_pixels, 1))
+        kept = np.flatnonzero(count)
         maps = grid if len(grid) == 1 else grid[self.layer[kept]]
         if not len(kept):
             return kept, np.zeros((0, *grid.shape[1:]), dtype=np.bool_)

@@ -57,7 +57,6 @@ class ImageSource(Protocol):
         width: int,
         *,
         size: tuple[int, int] | None = None,
-        min_pixels: int = 1,
     ) -> Sample:
         """A crop of an image, optionally resized, with the instances that touch it."""
         ...
@@ -158,13 +157,11 @@ class ImageCollection(Dataset[Sample]):
         width: int,
         *,
         size: tuple[int, int] | None = None,
-        min_pixels: int = 1,
     ) -> Sample:
         """A crop of an image with the instances that touch it, in the order of the annotations.
 
         top, left, height, width: pixels of the image.  size: (h, w) to resize the crop to; the image bilinearly with
-        antialiasing, the masks by the nearest pixel.  min_pixels: instances with fewer pixels in the result are left
-        out. Raises ValueError where the window is empty or leaves the image.
+        antialiasing, the masks by the nearest pixel.  Raises ValueError where the window is empty or leaves the image.
         """
         record = self.records[index]
         full_height, full_width = self.size(index)
@@ -178,7 +175,7 @@ class ImageCollection(Dataset[Sample]):
         instances = None
         if layers is not None:
             rows, columns = _grid(top, height, size and size[0]), _grid(left, width, size and size[1])
-            instances = _instances(layers, rows, columns, min_pixels)
+            instances = _instances(layers, rows, columns)
         return Sample(image_tensor(crop, size), instances, record.image_id, record.file_name, record.extra)
 
     def image_field(self, key: str) -> list[str]:
@@ -224,10 +221,8 @@ def image_tensor(crop: NDArray[np.uint8], size: tuple[int, int] | None = None) -
     return pixels.clone(memory_format=torch.contiguous_format)
 
 
-def _instances(
-    layers: MaskLayers, rows: NDArray[np.int64] | slice, columns: NDArray[np.int64] | slice, min_pixels: int
-) -> Instances:
-    kept, masks = layers.window(rows, columns, min_pixels)
+def _instances(layers: MaskLayers, rows: NDArray[np.int64] | slice, columns: NDArray[np.int64] | slice) -> Instances:
+    kept, masks = layers.window(rows, columns)
     return Instances(
         masks=torch.from_numpy(masks),
         labels=torch.from_numpy(layers.labels[kept]),

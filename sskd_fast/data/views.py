@@ -29,7 +29,8 @@ class ViewsConfig:
     (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
     strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
     view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
-    the strong view.  min_pixels: instances with fewer pixels in the view are dropped.  paste: probability that a view
+    the strong view.  min_pixels: instances with fewer pixels in the view are neither object nor background
+    (their pixels are not valid).  paste: probability that a view
     gets labelled instances of another one pasted on (see `copy_paste`).
     """
 
@@ -120,9 +121,9 @@ def draw_views(
 ) -> tuple[Tensor, Tensor, Tensor, Instances]:
     """Weak view, strong view, valid pixels and instances of one image; a pure function of `generator_seed`.
 
-    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool (False on padding and on crowd
-    regions), and the instances without crowds, masks (n, H, W), in the geometry of both views; none where the source
-    has no labels.
+    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool (False on padding, on crowd regions and
+    on instances too small to learn), and the other instances, masks (n, H, W), in the geometry of both views; none
+    where the source has no labels.
     """
     draws = _Draws(generator_seed)
     sample = _draw_window(source, index, views, draws)
@@ -137,8 +138,9 @@ def draw_views(
         instances = Instances.empty(*picture.shape[1:])
     else:
         instances = replace(instances, masks=_turned(instances.masks, turn, flips).contiguous())
-        if bool(instances.crowd.any()):
-            crowd, instances = instances.masks[instances.crowd], instances.select(~instances.crowd)
+        unclear = instances.crowd | (instances.masks.flatten(1).sum(1) < views.min_pixels)
+        if bool(unclear.any()):
+            crowd, instances = instances.masks[unclear], instances.select(~unclear)
             valid = ~crowd.any(dim=0) | instances.masks.any(dim=0)
     weak, strong, valid, masks = (_placed(part, views.size, corner) for part in (weak, strong, valid, instances.masks))
     return weak, strong, valid, replace(instances, masks=masks)
@@ -156,7 +158,7 @@ def _draw_window(source: ImageSource, index: int, views: Views, draws: _Draws) -
         starts.append(draws.below(full - length + 1))
         lengths.append(length)
         sizes.append(out if length < full else min(out, max(3, round(length * zoom))))
-    return source.window(index, *starts, *lengths, size=(sizes[0], sizes[1]), min_pixels=views.min_pixels)
+    return source.window(index, *starts, *lengths, size=(sizes[0], sizes[1]))
 
 
 def _draw_turn(views: Views, draws: _Draws) -> tuple[int, list[int]]:

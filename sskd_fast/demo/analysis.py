@@ -16,9 +16,9 @@ from sskd_fast.data.errors import DataError, named
 from sskd_fast.data.pixels import IMAGE_SUFFIXES
 from sskd_fast.method import STAGES, title_of
 from sskd_fast.predictor import Prediction, Predictor, load
+from sskd_fast.report.numbers import count_text
 from sskd_fast.report.overlays import SAME_OBJECT_IOU, Shown, draw, results_shown
 from sskd_fast.report.pictures import enlarged
-from sskd_fast.report.verdict import count_text
 
 # Pixels of a picture's long side: small images are enlarged to the first, large ones reduced to the second.
 SMALLEST, LARGEST = 540, 960

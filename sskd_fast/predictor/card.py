@@ -70,9 +70,8 @@ def _figures(description: Description) -> str:
     figures = description.figures
     if "rows" not in figures:
         return "Not measured on validation images of a run."
-    metrics = {key: value for key, value in figures.items() if key not in ("ap", "ap50", "gain")}
-    gain = figures.get("gain")
-    details = {str(description.facts.get("stage")): {"gain": gain}} if gain else {}
+    metrics = {key: value for key, value in figures.items() if key not in ("ap", "ap50", "gains", "ceilings")}
+    details: dict[str, Any] = {key: figures[key] for key in ("gains", "ceilings") if key in figures}
     keys = ("val_images", "dataset", "labeled_images", "unlabeled_images", "seed")
     facts = {key: figures.get(key, "?") for key in keys}
     return (

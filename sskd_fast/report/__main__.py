@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.report RUNS...`: rewrites the report of a run, or shows several runs side by side."""
+"""`python -m sskd_fast.report RUNS...`: rewrites the report of a run or of its seeds, or shows runs side by side."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 from sskd_fast.report.html import write_report
 from sskd_fast.report.html_comparison import write_comparison
+from sskd_fast.report.summary import write_summary
+from sskd_fast.report.summary_pages import summary_text
 
 EXAMPLE = """examples:
   python -m sskd_fast.report runs/embedded                       rewrites runs/embedded/report.html
+  python -m sskd_fast.report runs/three                          rewrites the summary of a run with --seeds
   python -m sskd_fast.report runs/a runs/b runs/c --output abc.html   shows three runs side by side
 """
 
@@ -31,12 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page and prints its path; returns the exit status: 0, or 2 with a message for bad input."""
     arguments = parser().parse_args(argv)
     try:
-        for run in arguments.runs:
+        first = arguments.runs[0]
+        of_seeds = len(arguments.runs) == 1 and (first / "summary.json").exists()
+        for run in [] if of_seeds else arguments.runs:
             check_run(run)
         if len(arguments.runs) == 1:
             if arguments.output is not None:
                 raise ValueError("--output is the page of several runs; leave it out, or give more than one folder")
-            print(write_report(arguments.runs[0]))
+            print(rewrite_summary(first) if of_seeds else write_report(first))
         else:
             print(write_comparison(arguments.runs, check_output(arguments.output or Path("comparison.html"))))
     except (ValueError, OSError) as error:
@@ -45,11 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def rewrite_summary(folder: Path) -> Path:
+    """Writes the summary of several seeds, prints it and returns the path of its page."""
+    print(f"{summary_text(write_summary(folder))}\n")
+    return folder / "summary.html"
+
+
 def check_run(folder: Path) -> None:
     """Raises ValueError for a path that is no folder, or a folder without a measured model."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise ValueError(f"{folder}: {found}; give the folder of a run, which sskd_fast.run names as its --output")
+    if (folder / "summary.json").exists():
+        raise ValueError(f"{folder}: holds several seeds; give it alone, or its folders {folder.name}/seed-N")
     if not (folder / "metrics.json").exists():
         raise ValueError(
             f"{folder}: no metrics.json, so no model of this run is measured yet; finish a stage of it with "

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast.data.errors import named
+from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import RunFolder
-from sskd_fast.report.verdict import is_number, measured_rows
+from sskd_fast.report.table import measured_rows
 
 # Every two runs differ in these.
 IRRELEVANT = frozenset({"output"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from sskd_fast.report.verdict import is_number
+from sskd_fast.report.numbers import is_number
 
 Point = tuple[float, float]
 

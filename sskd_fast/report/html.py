@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast.files import write_text
-from sskd_fast.method import BASELINE, ROW_ORDER, title_of
+from sskd_fast.method import BASELINES, STAGES, title_of, words_of
 from sskd_fast.report.document import document
 from sskd_fast.report.html_choices import choices_section
 from sskd_fast.report.html_images import images_section
 from sskd_fast.report.html_models import models_section
 from sskd_fast.report.html_training import curves_section, labels_section, target_precision
 from sskd_fast.report.html_worst import worst_section
+from sskd_fast.report.numbers import ap_text, difference_text
 from sskd_fast.report.run_folder import RunFolder, read_run
-from sskd_fast.report.verdict import (
-    ap_text,
-    difference_text,
-    final_student,
-    measured_rows,
-    parameter_ratio,
-    verdict,
-)
+from sskd_fast.report.table import final_student, measured_rows, parameter_ratio
+from sskd_fast.report.verdict import TEACHERS, verdict
 
 
 def write_report(run_folder: Path) -> Path:
@@ -60,8 +55,8 @@ def page(run: RunFolder) -> str:
 
 
 def _header(metrics: dict[str, Any], dataset: str) -> str:
-    measured = len(set(measured_rows(metrics)) & set(ROW_ORDER))
-    state = "complete" if measured == len(ROW_ORDER) else f"running, {measured} of {len(ROW_ORDER)} models measured"
+    measured = len(set(measured_rows(metrics)) & {stage.name for stage in STAGES})
+    state = "complete" if measured == len(STAGES) else f"{measured} of {len(STAGES)} models measured"
     facts = [
         (metrics[key], words)
         for key, words in (
@@ -87,11 +82,12 @@ def _verdict(metrics: dict[str, Any], details: dict[str, Any]) -> str:
     tiles: list[tuple[str, str]] = []
     if student is not None:
         tiles.append((f"{ap_text(rows[student]['ap'])} AP", title_of(student).lower()))
-        for other in (BASELINE, "adapted_teacher"):
+        teacher = next((name for name in TEACHERS if name in rows), "")
+        for other in (*BASELINES[::-1], teacher):
             if other in rows:
                 change = difference_text(rows[student]["ap"] - rows[other]["ap"])
-                tiles.append((change, f"AP against the {title_of(other).lower()}"))
-        ratio = parameter_ratio(rows.get("adapted_teacher", {}), rows[student])
+                tiles.append((change, f"AP against the {words_of(other)}"))
+        ratio = parameter_ratio(rows.get(teacher, {}), rows[student])
         if ratio is not None:
             tiles.append((f"{ratio:.1f}\u00d7", "fewer parameters than the teacher"))
     cells = "".join(f"<div><dt>{escape(words)}</dt><dd>{escape(number)}</dd></div>" for number, words in tiles)
@@ -99,7 +95,8 @@ def _verdict(metrics: dict[str, Any], details: dict[str, Any]) -> str:
         f'<div class="card verdict {result.tone}" role="region" aria-label="Verdict"><p class="eyebrow">Verdict</p>'
         f"<h2>{escape(result.headline)}</h2>"
         + (f'<dl class="tiles">{cells}</dl>' if cells else "")
-        + f"<p>{escape(' '.join(result.sentences))}</p></div>"
+        + "".join(f"<p>{escape(sentence)}</p>" for sentence in result.sentences)
+        + "</div>"
     )
 
 

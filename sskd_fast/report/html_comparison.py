@@ -19,16 +19,10 @@ from sskd_fast.report.comparison import (
 )
 from sskd_fast.report.curves import Series, ap_chart, loss_chart, stage_logs
 from sskd_fast.report.document import document
+from sskd_fast.report.numbers import ap_text, count_text, is_number, seconds_text
 from sskd_fast.report.run_folder import read_run
-from sskd_fast.report.verdict import (
-    ap_text,
-    count_text,
-    figure_columns,
-    is_number,
-    measured_rows,
-    seconds_text,
-    verdict,
-)
+from sskd_fast.report.table import figure_columns, measured_rows
+from sskd_fast.report.verdict import verdict
 
 COLORS = 8
 MOST_THRESHOLDS = 6

@@ -5,52 +5,56 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from sskd_fast.method import ROW_ORDER, STAGE, title_of
+from sskd_fast.method import EVERY_RUN, ROW_ORDER, stage_of, title_of
 from sskd_fast.report.curves import nice_ticks
-from sskd_fast.report.verdict import (
-    TRAINED_ON,
-    ap_text,
-    count_text,
-    figure_columns,
-    is_number,
-    measured_rows,
-    seconds_text,
-)
+from sskd_fast.report.numbers import ap_text, is_number
+from sskd_fast.report.table import cost_columns, figure_columns, images_of, measured_rows, recipe_of, row_title
 
 # More classes or groups than this are left to details.json.
 MOST_COLUMNS = 12
+COST_NOTE = (
+    "Training and CPU time are of a model's own stage, without measuring; labelling is the time that its pseudo-labels "
+    "took. Images seen count as often as they were in a batch, labelled + unlabelled."
+)
 SIZES = {"ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 
 
 def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) -> str:
-    """The table of all six models, a dash for what is not measured yet, their AP as bars, and the finer figures."""
+    """The table of all models, a dash for what is not measured yet, their AP as bars, and the finer figures."""
     rows = measured_rows(metrics)
     figures = figure_columns(rows)
     best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in figures}
     lines = []
-    for name in [*ROW_ORDER, *(name for name in rows if name not in ROW_ORDER)]:
-        row = rows.get(name, {})
-        kind = STAGE[name].model if name in STAGE else "student"
-        note = escape(TRAINED_ON.get(name, ""))
+    # A teacher whose labels come from one view has no row of its own for them.
+    shown = {name: rows.get(name, {}) for name in (*ROW_ORDER, *rows) if name in rows or name in EVERY_RUN}
+    costs = cost_columns(shown)
+    for number, (name, row) in enumerate(shown.items()):
+        note = escape("; ".join(filter(None, (images_of(name, metrics), recipe_of(name, row)))))
         cells = "".join(
             f"<td{' class=best' if row and row.get(key) == best[key] else ''}>{ap_text(row.get(key))}</td>"
             for key in figures
         )
-        cells += f"<td>{count_text(row.get('params'))}</td><td>{seconds_text(row.get('seconds'))}</td>"
+        cells += "".join(f"<td>{column[number]}</td>" for column in costs.values())
         lines.append(
-            f'<tr class="{kind}{"" if row else " pending"}"><th scope="row"><span class="key"></span>'
-            f"{escape(title_of(name))}<small>{note}</small></th>{cells}</tr>"
+            f'<tr class="{_kind(name)}{"" if row else " pending"}"><th scope="row"><span class="key"></span>'
+            f"{escape(row_title(name, row))}<small>{note}</small></th>{cells}</tr>"
         )
     limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
-    pending = "" if set(ROW_ORDER) <= set(rows) else "; a dash is not measured yet"
-    titles = ("Model", *figures.values(), "Params", "Time")
+    pending = "" if all(shown.values()) else "; a dash is not measured yet"
+    titles = ("Model", *figures.values(), *(title[0].upper() + title[1:] for title in costs))
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     table = (
-        f'<div class="card scroll"><table><caption>Validation AP{limit}{pending}. Time is training time.</caption>'
+        f'<div class="card scroll"><table><caption>Validation AP{limit}{pending}. {COST_NOTE}</caption>'
         "<thead><tr>"
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
-    return f'<section><h2>Models</h2><div class="two">{table}{_bars(rows)}</div>{_details(details)}</section>'
+    return f'<section><h2>Models</h2>{table}<div class="two">{_bars(rows)}</div>{_details(details)}</section>'
+
+
+def _kind(name: str) -> str:
+    """The row's model, for its colour."""
+    stage = stage_of(name)
+    return "student" if stage is None else stage.model
 
 
 def _details(details: dict[str, dict[str, Any]]) -> str:
@@ -72,7 +76,7 @@ def _details(details: dict[str, dict[str, Any]]) -> str:
 
     head = "".join(f'<th scope="col">{escape(title)}</th>' for _, title in columns)
     body = "".join(
-        f'<tr class="{STAGE[name].model}"><th scope="row"><span class="key"></span>{escape(title_of(name))}</th>'
+        f'<tr class="{_kind(name)}"><th scope="row"><span class="key"></span>{escape(title_of(name))}</th>'
         + "".join(f"<td>{figure(name, path)}</td>" for path, _ in columns)
         + "</tr>"
         for name in names
@@ -90,10 +94,9 @@ def _bars(rows: dict[str, Any]) -> str:
     full = min(100.0, nice_ticks(0.0, max(numbers))[-1])
     items = []
     for name, row in rows.items():
-        kind = STAGE[name].model if name in STAGE else "student"
         ap50 = row.get("ap50") if is_number(row.get("ap50")) else 0.0
         items.append(
-            f'<li class="{kind}"><div class="name"><span>{escape(title_of(name))}</span><span class="number">'
+            f'<li class="{_kind(name)}"><div class="name"><span>{escape(title_of(name))}</span><span class="number">'
             f'{ap_text(row["ap"])} <small>/ {ap_text(row.get("ap50"))}</small></span></div><div class="track">'
             f'<i class="behind" style="width:{100 * ap50 / full:.1f}%"></i>'
             f'<i style="width:{100 * row["ap"] / full:.1f}%"></i></div></li>'

@@ -8,7 +8,7 @@ from typing import Any
 
 from sskd_fast.method import title_of
 from sskd_fast.report.curves import StageCurves, stage_curves
-from sskd_fast.report.verdict import is_number
+from sskd_fast.report.numbers import is_number
 
 MOST_COLUMNS = 24
 

@@ -9,7 +9,7 @@ from sskd_fast.method import title_of
 from sskd_fast.report.html_images import image_figures
 from sskd_fast.report.overlays import overlay_rows
 from sskd_fast.report.run_folder import RunFolder
-from sskd_fast.report.verdict import final_student, measured_rows
+from sskd_fast.report.table import final_student, measured_rows
 
 WORST_IMAGES = 10
 

@@ -15,8 +15,8 @@ class RunFolder:
     """metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
 
     predictions: row name -> COCO results.  statistics: teacher -> label statistics.  details: row name -> AP75, AP by
-    size, by class and by group of images; of the last student also its "gain" over the supervised one, {"ap", "low",
-    "high"}.  configuration: its text.
+    size, by class and by group of images; "gains" -> of one row over another with their intervals; "ceilings" -> AP of
+    perfect masks by stride.  configuration: its text.
     """
 
     path: Path
@@ -25,7 +25,7 @@ class RunFolder:
     ground_truth: dict[str, Any] | None
     predictions: dict[str, list[dict[str, Any]]]
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     configuration: str = ""
 
     @property
@@ -79,7 +79,7 @@ def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
     )
 
 
-def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """metrics.json and details.json of a run's folder, empty where they are missing; ValueError as of `read_run`."""
     return _read_json(path / "metrics.json", dict) or {"rows": []}, _read_json(path / "details.json", dict) or {}
 

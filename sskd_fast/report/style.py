@@ -57,6 +57,7 @@ p { margin: 8px 0 0; max-width: 72ch; }
   margin-top: 16px; align-items: start; }
 .two > * { min-width: 0; }
 .scroll { overflow-x: auto; }
+section > .card.scroll { margin-top: 16px; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); font-size: 0.86rem; padding-bottom: 8px; }
 th, td { padding: 9px 0 9px 12px; text-align: right; border-top: 1px solid var(--line); vertical-align: top;
@@ -72,7 +73,6 @@ td.best { font-weight: 700; }
 .teacher { --bar: var(--teacher); --bar-soft: var(--teacher-soft); }
 .student { --bar: var(--student); --bar-soft: var(--student-soft); }
 .apart strong { color: var(--worse); }
-.compared { margin-top: 16px; }
 .compared td { overflow-wrap: anywhere; }
 .compared td, .compared tbody th { padding-top: 5px; padding-bottom: 5px; }
 .compared td.wide { white-space: normal; min-width: 200px; }

@@ -1,167 +1,228 @@
-"""What the rows of metrics.json say: titles, numbers as text, a table, and the verdict in words.
-
-metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections",
-"rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far; where the data
-set has an evaluation of its own, with its figures too (OFFICIAL).
-"""
+"""The verdict in words: a student against both supervised ones and its teacher, and no more than the figures show."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
-from sskd_fast.data.official_titles import OFFICIAL_TITLES
-from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE, ROW_ORDER, title_of
-
-Metrics = Mapping[str, Any]
-Row = Mapping[str, Any]
-
-# Keys of figures by the evaluations of data sets themselves, and their titles.
-OFFICIAL = {f"{judge}_{key}": title for judge, titles in OFFICIAL_TITLES.items() for key, title in titles.items()}
+from sskd_fast.method import BASELINES, EVERY_RUN, FINAL_STUDENTS, ROW_ORDER, STAGE, chain_of, stage_of, words_of
+from sskd_fast.report.numbers import ap_text, count_text, difference_text, is_number, seconds_text
+from sskd_fast.report.table import Metrics, Row, final_student, images_of, measured_rows, parameter_ratio, recipe_of
 
 # What one more seed may change at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5
 # On fewer images than these, what other images would give cannot be told from them.
 FEW_IMAGES = 10
-# Figures in the files are rounded to a thousandth.
-_ROUNDING = 0.005
+# The rows a student's teacher may have, the one that says best how good its labels are first.
+TEACHERS = (
+    "adapted_teacher_views", "adapted_teacher", "supervised_teacher_views", "supervised_teacher", "zero_shot_teacher",
+)  # fmt: skip
 
-
-TRAINED_ON = {
-    "zero_shot_teacher": "as pretrained; has seen no label of this data set",
-    "supervised_teacher": "fine-tuned on the labelled images",
-    "adapted_teacher": "labelled images and its own pseudo-labels",
-    BASELINE: "the baseline: labelled images alone, in steps and views of its own",
-    MATCHED_BASELINE: "labelled images alone, in the steps and views of both student stages",
-    "distilled_student": "labelled images and the adapted teacher's pseudo-labels",
-    "refined_student": "distilled, then the labelled images once more",
-}
+Tone = Literal["better", "even", "worse", "open"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """tone: better, even or worse than the supervised student; open while that is not known, or cannot be."""
+    """tone: better or worse than both supervised students, even if neither is shown; open while that is not known, or
+    cannot be."""
 
-    tone: Literal["better", "even", "worse", "open"]
+    tone: Tone
     headline: str
     sentences: list[str]
 
 
-def measured_rows(metrics: Metrics) -> dict[str, Row]:
-    """The rows with a finite AP, by name, in the order of the method; rows of other names come last."""
-    rows = {str(row["name"]): row for row in metrics.get("rows", []) if is_number(row.get("ap"))}
-    return {name: rows[name] for name in [*ROW_ORDER, *rows] if name in rows}
+@dataclass(frozen=True)
+class Difference:
+    """The AP of a row less that of another; low, high: of its 95 % interval over validation images, None if unknown."""
+
+    ap: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def shown(self) -> bool:
+        """True if the interval is known and does not hold 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    @property
+    def text(self) -> str:
+        """ "+5.7 AP (95 % interval +2.1 to +9.0)"."""
+        if self.low is None or self.high is None:
+            return f"{difference_text(self.ap)} AP"
+        ends = f"{difference_text(self.low)} to {difference_text(self.high)}"
+        return f"{difference_text(self.ap)} AP (95 % interval {ends}{'' if self.shown else ', no difference shown'})"
 
 
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number (metrics of a running stage may be null or nan)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+@dataclass(frozen=True)
+class Figures:
+    """What the verdict is made of: metrics.json, details.json, and the measured rows."""
+
+    metrics: Metrics
+    details: Mapping[str, Any]
+    rows: Mapping[str, Row]
+
+    @property
+    def few(self) -> bool:
+        """True on too few validation images for any finding."""
+        return is_number(self.metrics.get("val_images")) and self.metrics["val_images"] < FEW_IMAGES
+
+    @property
+    def teacher(self) -> str | None:
+        """The row of the teacher that students are compared with: as it labels, if that is measured."""
+        return next((name for name in TEACHERS if name in self.rows), None)
+
+    def difference(self, model: str, against: str) -> Difference:
+        """The difference of two rows as they are measured, with its interval if details.json has it."""
+        found = self.entry(model, against, reduced=False)
+        if found is None:
+            return Difference(self.rows[model]["ap"] - self.rows[against]["ap"])
+        return difference_of(found, self.few)
+
+    def entry(self, model: str, against: str, *, reduced: bool) -> Mapping[str, Any] | None:
+        """The entry of "gains" for two rows; reduced: that at equal mask stride, where strides differ."""
+        for gain in self.details.get("gains", []):
+            if (gain["model"], gain["against"], gain["stride"] is not None) == (model, against, reduced):
+                return gain if is_number(gain["ap"]) else None
+        return None
 
 
-def count_text(value: object) -> str:
-    """A count in three significant digits: 1059000 -> "1.06 M"; a dash where it is unknown."""
-    if not is_number(value):
-        return "-"
-    number = value
-    for unit, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= 0.9995 * unit:
-            return f"{number / unit:.3g}{suffix}"
-    return f"{number:.0f}"
-
-
-def ap_text(value: object) -> str:
-    """An AP in percent with one decimal; a dash where it is unknown."""
-    return f"{value:.1f}" if is_number(value) else "-"
-
-
-def seconds_text(value: object) -> str:
-    """Seconds below ten minutes, else hours and minutes: 42 -> "42 s", 5400 -> "1 h 30 min"."""
-    if not is_number(value):
-        return "-"
-    seconds = value
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def difference_text(difference: float) -> str:
-    """A signed difference in AP: "+4.8", "-0.3", or "0.0" without a sign."""
-    rounded = f"{difference:+.1f}"
-    return "0.0" if rounded[1:] == "0.0" else rounded
-
-
-def parameter_ratio(teacher: Row, student: Row) -> float | None:
-    """How many times more parameters the teacher has than the student; None where they are not known."""
-    large, small = teacher.get("params"), student.get("params")
-    return large / small if is_number(large) and is_number(small) and small > 0 else None
-
-
-def final_student(rows: Mapping[str, Row]) -> str | None:
-    """The last stage of the student that is measured; None before any."""
-    return next((name for name in FINAL_STUDENTS if name in rows), None)
+def difference_of(gain: Mapping[str, Any], few: bool = False) -> Difference:
+    """The difference that an entry of "gains" holds; few: on too few images for an interval."""
+    low, high = gain["low"], gain["high"]
+    known = is_number(low) and is_number(high) and not few
+    return Difference(gain["ap"], low if known else None, high if known else None)
 
 
 def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdict:
-    """Whether distillation helped: the final student against the supervised student and against its teacher.
+    """The final student against both supervised students and against its teacher.
 
-    details: the content of details.json; its "gain" of the final student, where it is that of these rows, says whether
-    the validation images are enough to tell.
+    details: the content of details.json, whose "gains" say how far the validation images tell.
     """
-    rows = measured_rows(metrics)
-    student, baseline = final_student(rows), rows.get(BASELINE)
-    if student is None or baseline is None:
-        return _open_verdict(metrics, rows)
-    gain = rows[student]["ap"] - baseline["ap"]
-    few = is_number(metrics.get("val_images")) and metrics["val_images"] < FEW_IMAGES
-    interval = None if few else _interval(details, student, gain)
-    tone, finding = _finding(gain, few, interval)
-    plainly = "" if gain > 0 else "the student is not better, "
-    preposition = "over" if tone == "better" else "against"
-    headline = (
-        f"{finding}: {plainly}{difference_text(gain)} AP {preposition} the same student trained on the labels alone."
+    figures = Figures(metrics, details or {}, measured_rows(metrics))
+    student = final_student(figures.rows)
+    baselines = [name for name in reversed(BASELINES) if name in figures.rows]
+    if student is None or not baselines:
+        return _open_verdict(figures)
+    # The better of both is the one to beat.
+    rival = max(baselines, key=lambda name: float(figures.rows[name]["ap"]))
+    gain = figures.difference(student, rival)
+    tone, finding = _finding(gain, figures.few)
+    over = "over" if tone == "better" else "against"
+    sentences = [
+        _training_sentence(figures, student),
+        _gains_sentence(figures, student, [*baselines, figures.teacher]),
+        _equal_stride_sentence(figures, student),
+        _size_sentence(figures, student),
+        *_stage_sentences(figures),
+        _cost_sentence(figures, student, rival),
+        f"This is one seed: a difference under about {CHANCE_AP} AP may be chance.",
+    ]
+    return Verdict(tone, f"{finding}: {gain.text} {over} the {words_of(rival)}.", [s for s in sentences if s])
+
+
+def _finding(gain: Difference, few: bool) -> tuple[Tone, str]:
+    """Tone and first words for a difference in AP; few: too few images for any finding."""
+    if few:
+        return "open", "Too few validation images for a verdict"
+    if gain.low is not None and not gain.shown:
+        return "even", "No gain shown"
+    if abs(gain.ap) < CHANCE_AP:
+        return "even", "No clear gain"
+    return ("better", "Distillation helped") if gain.ap > 0 else ("worse", "Distillation did not help")
+
+
+def _training_sentence(figures: Figures, student: str) -> str:
+    """The images that each compared model was trained on, those of the same images together."""
+    groups: dict[str, list[str]] = {}
+    for name in (student, *BASELINES[::-1], figures.teacher):
+        stage = None if name is None else stage_of(name)
+        if name is None or stage is None or name not in figures.rows:
+            continue
+        recipe = "" if name == student else recipe_of(name, figures.rows[name])
+        described = f"the {stage.words}" + (f" ({recipe})" if recipe else "")
+        groups.setdefault(images_of(name, figures.metrics), []).append(described)
+    parts = [f"{' and '.join(names)} on {images}" for images, names in groups.items()]
+    return f"Trained: {'; '.join(parts)}."
+
+
+def _gains_sentence(figures: Figures, student: str, others: Sequence[str | None]) -> str:
+    on = f" on {figures.metrics['val_images']} validation images" if "val_images" in figures.metrics else ""
+    gains = [f"{figures.difference(student, name).text} against {_described(figures, name)}" for name in others if name]
+    text = f"The {words_of(student)} reaches {ap_text(figures.rows[student]['ap'])} AP{on}: {'; '.join(gains)}."
+    if any(figures.difference(student, name).low is not None for name in others if name):
+        text += " Intervals are over the choice of validation images, for these trained models."
+    return text if figures.teacher else f"{text} No teacher was measured, so the student is not compared with one."
+
+
+def _described(figures: Figures, name: str) -> str:
+    row = figures.rows[name]
+    views = f", {row['views']} views of an image" if is_number(row.get("views")) else ""
+    return f"the {words_of(name)} ({ap_text(row['ap'])} AP{views})"
+
+
+def _equal_stride_sentence(figures: Figures, student: str) -> str:
+    """Student and teacher at the coarser stride of both, where their masks have different ones."""
+    teacher = figures.teacher
+    found = None if teacher is None else figures.entry(student, teacher, reduced=True)
+    if teacher is None or found is None:
+        return ""
+    stride, own = found["stride"], figures.rows[student]["stride"]
+    whose, finer = ("student", "teacher") if own == stride else ("teacher", "student")
+    ceilings = figures.details.get("ceilings", {})
+    limits = [f"{ap_text(ap)} AP at stride {text}" for text, ap in ceilings.items()]
+    return (
+        f"At the {whose}'s stride {stride:g}, to which the {finer}'s masks are brought, the student has "
+        f"{ap_text(found['model_ap'])} AP, against {ap_text(found['against_ap'])} of the {words_of(teacher)}: "
+        f"{difference_of(found, figures.few).text}."
+        + (f" Perfect masks reach {' and '.join(limits)}." if limits else "")
     )
-    sentences = [_student_sentence(metrics, rows, student), *_interval_sentence(interval)]
-    sentences += _teacher_sentences(rows, student, few)
-    sentences += _stage_sentences(rows)
-    sentences.append(f"This is one seed: a difference under about {CHANCE_AP} AP may be chance.")
-    return Verdict(tone, headline, sentences)
 
 
-def _finding(
-    gain: float, few: bool, interval: tuple[float, float] | None
-) -> tuple[Literal["better", "even", "worse", "open"], str]:
-    """Tone and first words for a gain in AP; few: too few images for any finding."""
-    if not few and abs(gain) < CHANCE_AP:
-        return "even", "Distillation made no clear difference"
-    if few or (interval is not None and interval[0] <= 0 <= interval[1]):
-        return "open", "The validation images are too few to tell whether distillation helped"
-    return ("better", "Distillation helped") if gain > 0 else ("worse", "Distillation did not help")
+def _size_sentence(figures: Figures, student: str) -> str:
+    teacher = figures.teacher
+    ratio = None if teacher is None else parameter_ratio(figures.rows[teacher], figures.rows[student])
+    if ratio is None or teacher is None:
+        return ""
+    small, large = (count_text(figures.rows[name]["params"]) for name in (student, teacher))
+    return f"The student has {ratio:.1f} times fewer parameters than the teacher ({small} against {large})."
 
 
-def _interval(details: Mapping[str, Any] | None, student: str, gain: float) -> tuple[float, float] | None:
-    """Ends of the gain's interval; None where it is not known, or was computed for other models than the rows'."""
-    found = (details or {}).get(student, {}).get("gain") or {}
-    ap, low, high = (found.get(key) for key in ("ap", "low", "high"))
-    if not (is_number(ap) and is_number(low) and is_number(high)) or abs(ap - gain) > _ROUNDING:
-        return None
-    return low, high
-
-
-def _interval_sentence(interval: tuple[float, float] | None) -> list[str]:
-    if interval is None:
-        return []
-    low, high = (difference_text(end) for end in interval)
+def _stage_sentences(figures: Figures) -> list[str]:
+    """Changes that adapting the teacher and refining the student made."""
+    refined, distilled = FINAL_STUDENTS
     return [
-        f"As far as the choice of validation images goes, the difference lies between {low} and {high} AP "
-        "(95 % confidence interval, for these two trained models)."
+        f"{words}: {figures.difference(after, before).text} against the {words_of(before)}."
+        for before, after, words in (
+            ("supervised_teacher", "adapted_teacher", "Adapting the teacher with pseudo-labels"),
+            (distilled, refined, "Refining the student on the labelled images"),
+        )
+        if before in figures.rows and after in figures.rows
     ]
 
 
+def _cost_sentence(figures: Figures, student: str, rival: str) -> str:
+    """What the student's whole chain cost against the supervised student; "" if a part of it is not known."""
+    chain = [figures.rows[name] for name in ROW_ORDER if name in chain_of(STAGE[student]) and name in figures.rows]
+    if not all(is_number(row.get("steps")) for row in (*chain, figures.rows[rival])):
+        return ""
+    return (
+        f"Cost of the chain up to the {words_of(student)}: {_cost_text(chain)}; of the {words_of(rival)}: "
+        f"{_cost_text([figures.rows[rival]])}."
+    )
+
+
+def _cost_text(rows: Sequence[Row]) -> str:
+    keys = ("steps", "labeled_seen", "unlabeled_seen", "seconds", "cpu_seconds", "label_seconds")
+    steps, labeled, unlabeled, seconds, cpu, labelling = (sum(row[key] for row in rows) for key in keys)
+    seen = f"{count_text(labeled)} labelled" + (f" and {count_text(unlabeled)} unlabelled" if unlabeled else "")
+    time = f"{seconds_text(seconds)} of training ({seconds_text(cpu)} of CPU)"
+    time += f" and {seconds_text(labelling)} of labelling" if labelling else ""
+    return f"{count_text(steps)} steps, {seen} images seen, {time}"
+
+
 def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) -> str:
-    """The verdict as one paragraph: did distillation help, against which baseline, and against the teacher.
+    """The verdict as one paragraph.
 
     metrics, details: as of `verdict`; rows may be missing, and the words then say which.
     """
@@ -169,96 +230,13 @@ def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) ->
     return " ".join([result.headline, *result.sentences])
 
 
-def figure_columns(rows: Mapping[str, Row]) -> dict[str, str]:
-    """Keys and titles of the figures that the rows have: COCO's, then those of the data set's own evaluation."""
-    official = {key: title for key, title in OFFICIAL.items() if any(is_number(row.get(key)) for row in rows.values())}
-    return {"ap": "AP", "ap50": "AP50"} | official
-
-
-def table_text(metrics: Metrics) -> str:
-    """The table of the measured models for a terminal, one line each under a header."""
-    rows = measured_rows(metrics)
-    figures = figure_columns(rows)
-    lines = [("model", *figures.values(), "parameters", "seconds")]
-    for name, row in rows.items():
-        seconds = f"{row['seconds']:.0f}" if is_number(row.get("seconds")) else "-"
-        lines.append(
-            (title_of(name), *(ap_text(row.get(key)) for key in figures), count_text(row.get("params")), seconds)
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
-
-
-def _open_verdict(metrics: Metrics, rows: Mapping[str, Row]) -> Verdict:
-    missing = [title_of(name).lower() for name in ROW_ORDER if name not in rows]
+def _open_verdict(figures: Figures) -> Verdict:
+    stages = [name for name in ROW_ORDER if name in EVERY_RUN]
+    missing = [words_of(name) for name in stages if name not in figures.rows]
     sentences = []
-    if rows:
-        best = max(rows, key=lambda name: rows[name]["ap"])
-        sentences.append(f"Best so far: {title_of(best).lower()} with {ap_text(rows[best]['ap'])} AP.")
+    if figures.rows:
+        best = max(figures.rows, key=lambda name: float(figures.rows[name]["ap"]))
+        sentences.append(f"Best so far: {words_of(best)} with {ap_text(figures.rows[best]['ap'])} AP.")
     sentences.append(f"Not measured yet: {', '.join(missing)}.")
-    measured = len(ROW_ORDER) - len(missing)
-    return Verdict("open", f"No verdict yet: {measured} of {len(ROW_ORDER)} models are measured.", sentences)
-
-
-def _student_sentence(metrics: Metrics, rows: Mapping[str, Row], student: str) -> str:
-    on = f" on {metrics['val_images']} validation images" if "val_images" in metrics else ""
-    labels = (
-        f"the {metrics['labeled_images']} labelled images" if "labeled_images" in metrics else "the labelled images"
-    )
-    return (
-        f"The {title_of(student).lower()} reaches {ap_text(rows[student]['ap'])} AP{on}; given {labels} alone, "
-        f"the same network reaches {ap_text(rows[BASELINE]['ap'])}."
-    )
-
-
-def _teacher_sentences(rows: Mapping[str, Row], student: str, few: bool) -> list[str]:
-    """The student against the teacher that it was distilled from; few: on images too few for more than their count."""
-    teacher = next((name for name in ("adapted_teacher", "supervised_teacher") if name in rows), None)
-    if teacher is None:
-        return ["The adapted teacher was not measured, so the student is not compared with it."]
-    ahead = rows[student]["ap"] - rows[teacher]["ap"]
-    named = f"the {title_of(teacher).lower()} ({ap_text(rows[teacher]['ap'])} AP)"
-    if ahead >= CHANCE_AP:
-        text = f"It beats {named} by {ahead:.1f} AP"
-    elif ahead > -CHANCE_AP:
-        text = f"It is level with {named}, at a difference of {difference_text(ahead)} AP"
-    else:
-        text = f"It stays {-ahead:.1f} AP below {named}"
-    ratio = parameter_ratio(rows[teacher], rows[student])
-    if ratio is not None:
-        small, large = count_text(rows[student]["params"]), count_text(rows[teacher]["params"])
-        text += f", with {ratio:.1f} times fewer parameters ({small} against {large})"
-    if few:
-        text = f"On these few images {text[0].lower()}{text[1:]}"
-    return [text + ".", *_baseline_sentence(rows[BASELINE], rows[teacher])]
-
-
-def _baseline_sentence(baseline: Row, teacher: Row) -> list[str]:
-    """What a teacher has to teach whose AP the labels alone reach."""
-    if baseline["ap"] < teacher["ap"]:
-        return []
-    text = f"The labels alone bring the student to the teacher's AP ({ap_text(baseline['ap'])})"
-    ours, theirs = baseline.get("ap50"), teacher.get("ap50")
-    if is_number(ours) and is_number(theirs) and theirs > ours:
-        text += f", but not to its AP50 ({ap_text(ours)} against {ap_text(theirs)})"
-        text += "; the teacher finds more objects, with less exact masks"
-    return [text + "."]
-
-
-def _stage_sentences(rows: Mapping[str, Row]) -> list[str]:
-    """Stages that cost AP: adapting the teacher, refining the student."""
-    sentences = []
-    for before, after, words in (
-        ("supervised_teacher", "adapted_teacher", "Adapting the teacher with its own pseudo-labels cost it"),
-        ("distilled_student", "refined_student", "Refining the student on the labelled images cost it"),
-    ):
-        if before in rows and after in rows:
-            change = rows[after]["ap"] - rows[before]["ap"]
-            if change <= -0.05:
-                sentences.append(f"{words} {-change:.1f} AP (from {ap_text(rows[before]['ap'])}).")
-    return sentences
+    measured = len(stages) - len(missing)
+    return Verdict("open", f"No verdict yet: {measured} of {len(stages)} models are measured.", sentences)

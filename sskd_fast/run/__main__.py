@@ -7,7 +7,8 @@ import dataclasses
 import math
 import sys
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,28 @@ import torch
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.folder import image_files
 from sskd_fast.data.layouts import FORMATS
+from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official
 from sskd_fast.files import remove_partial, write_json, write_text
 from sskd_fast.method import COMMANDS, STAGE
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import read_figures, table_text, verdict_words, write_report
+from sskd_fast.report.summary import seed_folder, write_summary
+from sskd_fast.report.summary_pages import summary_text
 from sskd_fast.run.checks import check_kept, device_of, free_folder, prepare_operators, run_folder
 from sskd_fast.run.dry_run import cost_text, dry_run
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
+from sskd_fast.run.seeds import check_seeds, is_finished, of_seed, seed_list
 from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
 from sskd_fast.run.stages import evaluate_finished, run_stages
 from sskd_fast.run.training import Run
-from sskd_fast.settings import Config, check_settings
+from sskd_fast.settings import Config, DataConfig, check_settings
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import dump_yaml, load_config
@@ -52,6 +58,7 @@ EXAMPLES = """examples:
   python -m sskd_fast.run --stage all                                  the data set and teacher that ship with sskd_fast
   python -m sskd_fast.run --labeled labels.json --images DIR --unlabeled DIR --val val.json            your own data
   python -m sskd_fast.run --output runs/embedded --resume                                     after an interruption
+  python -m sskd_fast.run --seeds 0,1,2 --output runs/three        three runs one after another, and a summary of them
 """
 
 
@@ -64,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
-    p.add_argument("--preset", help="default, smoke (quick), full (long), paper, pretrain (the shipped weights)")
+    p.add_argument("--preset", help="default, photos, smoke (quick), full (long), paper, pretrain (shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (labels and images, or a whole data set)")
     own.add_argument("--root", help="folder of a whole data set; --format says which")
@@ -84,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output", help="run folder (runs/NAME)")
     p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
     p.add_argument("--seed", help="of data, splits, weights and batches (0)")
+    p.add_argument(
+        "--seeds", type=seed_list, metavar="N,N,...",
+        help="several seeds, one after another: a run folder each in OUTPUT/seed-N, and OUTPUT/summary.html",
+    )  # fmt: skip
     p.add_argument("--device", help="auto, cpu or cuda")
     p.add_argument("--max-steps", help="cut every stage to so many steps")
     p.add_argument(
@@ -108,33 +119,83 @@ def resolve(arguments: argparse.Namespace) -> Config:
         config = load_config(arguments.config, overrides, preset)
     kept = run_folder(config) / "config.yaml"
     if not kept.exists() or not (arguments.resume or arguments.stage not in ("all", "pretrain")):
-        return config
+        if arguments.preset or arguments.config or not shows_photographs(config.data):
+            return config
+        say = "the images are JPEG files in colour, taken for photographs: --preset photos (--preset default to refuse)"
+        print(say, file=sys.stderr)
+        return load_config([], overrides, "photos")
     if not arguments.preset:
         config = load_config([kept, *arguments.config], overrides)
     check_kept(config, kept)
     return config
 
 
+def shows_photographs(data: DataConfig) -> bool:
+    """True if a run's own labelled images are photographs."""
+    folder = Path(data.images or data.root)
+    return data.own and folder.is_dir() and are_photographs([folder / name for name in image_files(folder)])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
     arguments = parser().parse_intermixed_args(argv)
+    if arguments.seeds is None:
+        return status_of(lambda: run_once(arguments))
+    return run_seeds(arguments, arguments.seeds)
+
+
+def run_once(arguments: argparse.Namespace) -> None:
+    """One run, or what it costs."""
+    if arguments.json and not arguments.dry_run:
+        raise ConfigError("--json FILE says where --dry-run writes its costs: add --dry-run, or leave it out")
+    config = resolve(arguments)
+    if arguments.dry_run:
+        show_costs(config, arguments.json)
+        return
+    check_settings(config)
+    run(config, arguments.stage, arguments.resume)
+
+
+def run_seeds(arguments: argparse.Namespace, seeds: Sequence[int]) -> int:
+    """A run for each seed and, after each, the summary of those so far; returns the first exit status that is not 0.
+
+    With resume, finished seeds are kept.
+    """
+    places: list[Path] = []
+    if status := status_of(lambda: places.append(folder_of_seeds(arguments))):
+        return status
+    (folder,) = places
+    summary: dict[str, Any] = {}
+    for number, seed in enumerate(seeds, 1):
+        kept = arguments.resume and is_finished(seed_folder(folder, seed), arguments.stage)
+        print(f"seed {seed} ({number} of {len(seeds)})" + (" is finished, kept" if kept else ""), file=sys.stderr)
+        if not kept and (status := status_of(partial(run_once, of_seed(arguments, folder, seed)), f"seed {seed}: ")):
+            return status
+        if not kept or number == len(seeds):
+            summary = write_summary(folder, seeds[:number])
+    print(f"\n{summary_text(summary)}\n\n{folder / 'summary.html'}")
+    return 0
+
+
+def folder_of_seeds(arguments: argparse.Namespace) -> Path:
+    """The folder of the seeds' run folders.  Raises ConfigError for arguments that do not go with --seeds."""
+    folder = run_folder(resolve(arguments))
+    check_seeds(arguments, folder)
+    return folder
+
+
+def status_of(work: Callable[[], None], words: str = "") -> int:
+    """The exit status of some work; what went wrong is printed after `words`."""
     try:
-        if arguments.json and not arguments.dry_run:
-            raise ConfigError("--json FILE says where --dry-run writes its costs: add --dry-run, or leave it out")
-        config = resolve(arguments)
-        if arguments.dry_run:
-            show_costs(config, arguments.json)
-            return 0
-        check_settings(config)
-        run(config, arguments.stage, arguments.resume)
+        work()
     except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {words}{error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {words}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
+        print(f"\n{words}interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
 
@@ -194,7 +255,7 @@ def run_in_folder(
             evaluate_finished(current)
         else:
             run_stages(current, command, only)
-        compare_students(config, sources.val, results)
+        compare_students(current.models)
         current.models.add_figures(STAGE)
     finally:
         log.close()
@@ -207,7 +268,7 @@ def results_header(config: Config, sources: Sources) -> dict[str, Any]:
     return {
         "dataset": config.data.name, "seed": config.seed,
         "labeled_images": len(sources.labeled), "unlabeled_images": len(sources.unlabeled),
-        "val_images": len(sources.val), "max_detections": config.predict.max_detections,
+        "val_images": len(sources.val), "max_detections": config.predict.max_detections, "zoom": sources.zoom,
     }  # fmt: skip
 
 

@@ -13,11 +13,14 @@ from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.run.labels import TeacherLabels
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.training import Run, Training, stage_training, train_model, training_state
+from sskd_fast.run.training import Run, Training, facts_of, stage_training, train_model, training_state
 
 
 def fold_trainings(models: RunModels, stage: Stage, labels: TeacherLabels | None) -> list[Training]:
-    """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps."""
+    """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps.
+
+    The pseudo-labels are on other images, but their teacher has seen the labels of every fold.
+    """
     whole, share = stage_training(models, stage, labels), models.config.pseudo_labels.fold_steps
     budget = replace(whole.budget, steps=max(1, round(share * whole.budget.steps)))
     return [without_fold(whole, fold, number, budget=budget) for number, fold in enumerate(models.sources.folds, 1)]
@@ -39,11 +42,18 @@ def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None
         if run.resume and path.exists() and read_metadata(path)["facts"]["key"] == state.key:
             continue
         own = models.sources.labeled.subset(fold)
-        model, facts = train_model(
-            run, training, f"{title}, fold {training.fold} of {count}", state, mask_ap(models, own)
-        )
-        models.save(name, model, facts | {"fold": training.fold, "key": state.key})
+        shown = f"{title}, fold {training.fold} of {count}"
+        model, cost = train_model(run, training, shown, state, mask_ap(models, own))
+        models.save(name, model, facts_of(run, training, cost) | {"fold": training.fold, "key": state.key})
         state.clear()
+
+
+def fold_seconds(models: RunModels, teacher: str) -> float:
+    """The training seconds of a teacher's fold models, which serve its labels alone; 0 if it has none."""
+    results, count = models.results, len(models.sources.folds)
+    names = [results.fold_name(teacher, number, count) for number in range(1, count + 1)]
+    paths = [path for name in names if (path := results.weights_path(name)).exists()]
+    return sum(float(read_metadata(path)["facts"]["seconds"]) for path in paths)
 
 
 def mask_ap(models: RunModels, source: LabeledImages) -> Callable[[Segmenter], dict[str, float]]:

@@ -1,36 +1,41 @@
-"""Figures of a model on a run's validation images, and the gain of one over another."""
+"""Figures of a model on a run's validation images, and the gains of one over another."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.official_titles import OFFICIAL_TITLES
-from sskd_fast.evaluation import compare_masks, evaluate_masks, official_figures
-from sskd_fast.method import BASELINE
+from sskd_fast.evaluation import evaluate_masks, gain_of, official_figures, stride_ceiling
+from sskd_fast.evaluation.pairs import compared_pairs, drawn_pairs, image_groups
+from sskd_fast.method import COMPARISONS
+from sskd_fast.models.augmented import IDENTITY, Augmentation
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.report import final_student
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.results import Row, RunResults
-from sskd_fast.settings import Config
+from sskd_fast.run.results import Row
 
 
-def measure(models: RunModels, name: str, model: Segmenter, seconds: float) -> Row:
+def measure(
+    models: RunModels, name: str, model: Segmenter, cost: Mapping[str, float], views: Sequence[Augmentation] = IDENTITY
+) -> Row:
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
+    cost: of the model's training, by the fields of `Cost`.  views: of each image, over which predictions are averaged.
     details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
     the figures of the data set's own evaluation.
     """
     source, results, config = models.sources.val, models.results, models.config
-    predictions = models.predict(model, source)
+    predictions = models.predict(model, source, views=views)
     results.write_predictions(name, predictions, source)
     measured = evaluate_masks(source.ground_truth(), predictions, max_detections=config.predict.max_detections)
     official = official_figures(source, predictions)
     by_group = _by_group(source, predictions, config.data.balance_key, config.predict.max_detections)
     results.write_details(name, dataclasses.asdict(measured) | by_group | official)
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
-    row = Row(name, measured.ap, measured.ap50, model.parameter_count(), seconds, own)
+    params = model.parameter_count()
+    row = Row(name, measured.ap, measured.ap50, params, float(model.stride), cost, len(views), own)
     results.add_row(row)
     return row
 
@@ -39,10 +44,10 @@ def _by_group(
     source: LabeledImages, predictions: list[dict[str, Any]], key: str, limit: int
 ) -> dict[str, dict[str, float]]:
     """AP of the images of each value of an image field, if all images have it."""
-    groups = _groups(source, key)
+    truth = source.ground_truth()
+    groups = image_groups(truth, key)
     if groups is None:
         return {}
-    truth = source.ground_truth()
     ap = {}
     for value in sorted(set(groups.values())):
         images = [i for i, v in groups.items() if v == value]
@@ -50,27 +55,29 @@ def _by_group(
     return {f"by_{key}": ap}
 
 
-def _groups(source: LabeledImages, key: str) -> dict[int, str] | None:
-    """The value of an image field by image id; None if there is no such field or an image lacks it."""
-    if not key or not all(key in record.extra for record in source.records):
-        return None
-    return dict(zip(source.image_ids, source.image_field(key), strict=True))
+def compare_students(models: RunModels) -> None:
+    """Writes "gains" and "ceilings" to details.json.
 
-
-def compare_students(config: Config, source: LabeledImages, results: RunResults) -> None:
-    """Adds to the details of the last student that is measured its gain over the supervised one.
-
-    The gain comes with its interval over validation images, or over their groups if `data.group_key` names them.
+    gains: for each pair of COMPARISONS whose rows are measured, {"model", "against", "stride", "model_ap",
+    "against_ap", "ap", "low", "high"}: both AP, their difference and its 95 % interval over validation images, or over
+    their groups if `data.group_key` names them.  stride: null for the masks as they are.  If one model's masks are
+    finer than the other's, a second entry has them at the coarser one's stride.
+    ceilings: stride as text -> AP of perfect masks that are drawn at it, for the strides of all rows.
     """
-    rows = {row["name"]: row for row in results.rows}
-    student, details = final_student(rows), results.details
-    if student is None or BASELINE not in rows or student not in details:
-        return
-    ours, theirs = results.read_predictions(student), results.read_predictions(BASELINE)
-    if ours is None or theirs is None:
-        return
-    gain = compare_masks(
-        source.ground_truth(), ours, theirs, max_detections=config.predict.max_detections,
-        groups=_groups(source, config.data.group_key),
+    source, config, zoom = models.sources.val, models.config, models.inference.zoom
+    truth, limit = source.ground_truth(), config.predict.max_detections
+    strides = {row["name"]: row.get("stride") for row in models.results.rows}
+    results = {name: found for name in strides if (found := models.results.read_predictions(name)) is not None}
+    pairs = compared_pairs(strides, [pair for pair in COMPARISONS if set(pair) <= set(results)])
+    drawn = drawn_pairs(
+        truth, results, strides, pairs, zoom=zoom, max_detections=limit, group_key=config.data.group_key
     )  # fmt: skip
-    results.write_details(student, details[student] | {"gain": dataclasses.asdict(gain)})
+    gains = []
+    for (model, against, stride), (ours, theirs) in zip(pairs, drawn, strict=True):
+        figures = {"model_ap": float(ours[0]), "against_ap": float(theirs[0])}
+        gain = dataclasses.asdict(gain_of(ours - theirs))
+        gains.append({"model": model, "against": against, "stride": stride} | figures | gain)
+    models.results.write_details("gains", gains)
+    drawn_at = sorted({stride for stride in strides.values() if stride is not None})
+    ceilings = {f"{stride:g}": stride_ceiling(truth, stride, zoom, limit) for stride in drawn_at}
+    models.results.write_details("ceilings", ceilings)

@@ -29,7 +29,7 @@ from sskd_fast.models.checkpoint import (
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
-from sskd_fast.run.results import RunResults
+from sskd_fast.run.results import RunResults, spanning_rows
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
 from sskd_fast.source_prediction import predict_source
@@ -159,8 +159,7 @@ class RunModels:
             if stage in rows and path.exists():
                 self.complete(stage)
                 figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
-                gain = self.results.details.get(stage, {}).get("gain")
-                figures |= {"rows": list(rows.values()), "gain": gain}
+                figures |= {"rows": list(rows.values()), **spanning_rows(self.results.details)}
                 describe_again(path, figures=figures, inference=self.inference, origins=self.origins)
 
     def _placed(self, model: Segmenter) -> Segmenter:

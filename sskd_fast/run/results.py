@@ -10,28 +10,42 @@ from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.files import finite, write_json
-from sskd_fast.method import ROW_ORDER
+from sskd_fast.method import ROW_ORDER, views_rows
 from sskd_fast.report import read_figures
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of metrics.json: AP and AP50 in percent, parameters, training seconds, and the figures of the data set's
-    own evaluation if it has one."""
+    """One row of metrics.json.
+
+    ap, ap50: in percent.  params: of the network.  stride: pixels of the image as the network sees it that a cell of
+    its masks covers.  cost: of the stage's own training, the fields of `Cost`; fewer if they are not known.
+    views: over how many the predictions are averaged, 1 for the image as it is.  official: figures of the data set's
+    own evaluation if it has one.
+    """
 
     name: str
     ap: float
     ap50: float
     params: int
-    seconds: float
-    official: dict[str, float] = field(default_factory=dict)
+    stride: float
+    cost: Mapping[str, float]
+    views: int = 1
+    official: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The row as metrics.json holds it, rounded."""
         return {
             "name": self.name, "ap": round(self.ap, 3), "ap50": round(self.ap50, 3), "params": self.params,
-            "seconds": round(self.seconds, 1), **{key: round(value, 3) for key, value in self.official.items()},
+            "stride": self.stride, **{key: round(value, 1) for key, value in self.cost.items()},
+            **({"views": self.views} if self.views > 1 else {}),
+            **{key: round(value, 3) for key, value in self.official.items()},
         }  # fmt: skip
+
+
+def spanning_rows(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of details.json that does not belong to one row: gains of one over another, ceilings of strides."""
+    return {key: details[key] for key in ("gains", "ceilings") if key in details}
 
 
 @dataclass(frozen=True)
@@ -76,22 +90,28 @@ class RunResults:
         return list(read_figures(self.folder)[0]["rows"])
 
     @property
-    def details(self) -> dict[str, dict[str, Any]]:
-        """Finer figures by row, the content of details.json."""
+    def details(self) -> dict[str, Any]:
+        """The content of details.json: finer figures by row, and under "gains" and "ceilings" what spans rows."""
         return read_figures(self.folder)[1]
 
     def add_row(self, row: Row) -> None:
-        """Puts a row into metrics.json, in the method's order."""
+        """Puts a row into metrics.json, in the method's order; gains of a model that had its name are dropped."""
+        gains = self.details.get("gains", [])
+        kept = [gain for gain in gains if row.name not in (gain["model"], gain["against"])]
+        if len(kept) < len(gains):
+            self.write_details("gains", kept)
         rows = [known for known in self.rows if known["name"] != row.name] + [row.as_dict()]
         names = [*ROW_ORDER, *(known["name"] for known in rows if known["name"] not in ROW_ORDER)]
         self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])))
 
-    def write_details(self, name: str, details: Mapping[str, Any]) -> None:
-        """Puts a row's finer figures into details.json, in place of those it has."""
+    def write_details(self, name: str, details: Mapping[str, Any] | list[Any]) -> None:
+        """Puts finer figures of a row, or "gains" or "ceilings", into details.json, in place of those it has."""
         write_json(self.folder / "details.json", self.details | {name: finite(details)})
 
     def outdate(self, names: Collection[str]) -> None:
-        """Removes rows, weights, predictions and training states of stages whose foundations are made anew."""
+        """Removes rows, weights, predictions and training states of stages whose foundations are made anew, and of the
+        rows that measure these stages' models as they label."""
+        names = {*names, *views_rows(names)}
         for name in names:
             own = (self.state_path(name), self.weights_path(name), self.predictions_path(name))
             for path in (*own, *(self.folder / "checkpoints" / "folds").glob(f"{name}_*")):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
 
-from sskd_fast.method import BASELINE, STAGES, Stage, dependents, stages_of
+from sskd_fast.method import BASELINE, STAGES, Stage, dependents, stages_of, views_rows, words_of
+from sskd_fast.models.augmented import IDENTITY
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.run.baseline import best_supervised
-from sskd_fast.run.folds import train_folds
-from sskd_fast.run.labels import teacher_labels
+from sskd_fast.run.folds import fold_seconds, train_folds
+from sskd_fast.run.labels import label_views, teacher_labels
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.training import Run, stage_training, train_model, training_state
+from sskd_fast.run.training import Run, facts_of, stage_training, train_model, training_state
+from sskd_fast.train.cost import COST_KEYS, Cost
 
 
 def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
@@ -51,40 +54,50 @@ def labelled_by(stage: Stage, teacher: str) -> Stage:
 def run_stage(run: Run, stage: Stage, title: str) -> None:
     """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
     models, results = run.models, run.models.results
-    results.outdate(dependents(stage))
-    labels = None if stage.labels_from is None else teacher_labels(models, run.log, stage.labels_from)
-    seconds = 0.0
+    results.outdate({*dependents(stage), *views_rows([stage.name])})
+    labels, label_seconds = None, 0.0
+    if stage.labels_from is not None:
+        clock = time.perf_counter()
+        labels = teacher_labels(models, run.log, stage.labels_from)
+        label_seconds = time.perf_counter() - clock + fold_seconds(models, stage.labels_from)
+    cost = Cost()
     if stage.budget:
         training = stage_training(models, stage, labels)
         if stage.name == BASELINE:
             training = best_supervised(run, training, title)
-        state = training_state(run, training, stage.name)
-        model, facts = train_model(run, training, title, state)
-        models.save(stage.name, model, facts)
-        seconds = facts["seconds"]
+        state = training_state(run, training, stage.name, Cost(label_seconds=label_seconds))
+        model, cost = train_model(run, training, title, state)
+        models.save(stage.name, model, facts_of(run, training, cost))
         labeller = models.config.pseudo_labels
         if (stage.teaches or stage.name == labeller.teacher) and not labeller.truth:
             train_folds(run, stage, title, labels)
     else:
         model = models.start(stage)
         run.log.say(f"{title}, not trained")
-    measure_aloud(run, stage, model, seconds)
+    measure_aloud(run, stage, model, dataclasses.asdict(cost))
     models.add_figures([stage.name])
     if stage.budget:
         state.clear()
     write_report(results.folder)
 
 
-def measure_aloud(run: Run, stage: Stage, model: Segmenter, seconds: float) -> None:
-    """Measures a stage's model on the validation images, and says its figures."""
-    row = measure(run.models, stage.name, model, seconds)
-    beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
-    images = len(run.models.sources.val)
-    run.log.say(f"  {stage.words}: AP {row.ap:.1f}, AP50 {row.ap50:.1f}{beside} on {images} images")
+def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, float]) -> None:
+    """Measures a stage's model on the validation images, a teacher that labels also as it labels, and says the figures.
+
+    The stage's own row comes last: a stage that has it is finished.
+    """
+    config, sources = run.models.config, run.models.sources
+    views = label_views(config.pseudo_labels, sources.views)
+    as_it_labels = [(name, views) for name in views_rows([stage.name]) if tuple(views) != tuple(IDENTITY)]
+    for name, seen in [*as_it_labels, (stage.name, IDENTITY)]:
+        row = measure(run.models, name, model, cost, seen)
+        beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
+        images = f"{len(sources.val)} images" + (f", {row.views} views of each" if row.views > 1 else "")
+        run.log.say(f"  {words_of(name)}: AP {row.ap:.1f}, AP50 {row.ap50:.1f}{beside} on {images}")
 
 
 def evaluate_finished(run: Run) -> None:
-    """Predicts and measures every model that has a row, and rewrites its row; training seconds stay.
+    """Predicts and measures every model that has a row, and rewrites its row; what it cost stays.
 
     Raises FileNotFoundError if the folder has no row yet.
     """
@@ -95,7 +108,8 @@ def evaluate_finished(run: Run) -> None:
     for stage in STAGES:
         if stage.name in rows:
             model = models.load(stage.name) if stage.budget else models.start(stage)
-            measure_aloud(run, stage, model, rows[stage.name]["seconds"])
+            row = rows[stage.name]
+            measure_aloud(run, stage, model, {key: row[key] for key in COST_KEYS if key in row})
 
 
 def nothing_to_do(models: RunModels, stage: Stage) -> str:

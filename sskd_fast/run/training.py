@@ -27,6 +27,7 @@ from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
 from sskd_fast.train.checkpoint import TrainingState, end_piece
+from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import train
 from sskd_fast.train.online_labels import OnlineLabels
 from sskd_fast.train.progress import Log, Progress
@@ -77,10 +78,14 @@ def views_at(models: RunModels, strength: float) -> Views:
     return models.config.views.at_strength(strength).resolved(sources.views.size, sources.zoom)
 
 
-def training_state(run: Run, training: Training, name: str) -> TrainingState:
-    """The state in which an unfinished training is kept under a name and, with resume, taken up."""
+def training_state(run: Run, training: Training, name: str, cost: Cost | None = None) -> TrainingState:
+    """The state in which an unfinished training is kept under a name and, with resume, taken up.
+
+    cost: of what the training takes beside its steps.
+    """
     key = state_key(run.models.config, training)
-    return TrainingState(run.models.results.state_path(name), key, run.resume, deadline=run.deadline)
+    path = run.models.results.state_path(name)
+    return TrainingState(path, key, run.resume, cost or Cost(), deadline=run.deadline)
 
 
 def train_model(
@@ -89,11 +94,8 @@ def train_model(
     title: str,
     state: TrainingState,
     evaluate: Callable[[Segmenter], dict[str, float]] | None = None,
-) -> tuple[Segmenter, dict[str, Any]]:
-    """The trained model, and the facts of its training: stage, steps, seconds, seed.
-
-    evaluate: AP of a fold model on its fold.
-    """
+) -> tuple[Segmenter, Cost]:
+    """The trained model, and what its training cost.  evaluate: AP of a fold model on its fold."""
     models, config = run.models, run.models.config
     stage, budget, labels = training.stage, training.budget, training.labels
     end_piece(run.deadline)
@@ -111,9 +113,13 @@ def train_model(
         model, stage_objective(config, stage, label_pool), draw, Schedule(config.train, budget), state, progress,
         evaluate, config.seed, online_labels(config, training),
     )  # fmt: skip
-    seconds = round(state.seconds + progress.seconds, 1)
-    facts = {"stage": stage.name, "steps": budget.steps, "seconds": seconds, "seed": config.seed}
-    return model, facts
+    return model, state.cost + progress.cost
+
+
+def facts_of(run: Run, training: Training, cost: Cost) -> dict[str, Any]:
+    """The facts of a training that its checkpoint holds."""
+    seed, seconds = run.models.config.seed, round(cost.seconds, 1)
+    return {"stage": training.stage.name, "steps": training.budget.steps, "seconds": seconds, "seed": seed}
 
 
 def online_labels(config: Config, training: Training) -> OnlineLabels | None:

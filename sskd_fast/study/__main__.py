@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sskd_fast import _process  # noqa: F401  # isort: split
-from sskd_fast.data.errors import DataError
 from sskd_fast.files import write_json, write_text
-from sskd_fast.models.checkpoint import CheckpointError
-from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.run.__main__ import status_of
 from sskd_fast.study.page import insert, markdown
 from sskd_fast.study.parts import Settings
 from sskd_fast.study.rows import Study
@@ -91,26 +89,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 3 if a piece is over, 2 with a message for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_intermixed_args(words)
-    deadline = time.monotonic() + arguments.pieces
     try:
-        study = study_of(arguments)
+        return status_of(lambda: run_study(arguments, words))
+    except PieceOver as over:
+        print(f"not finished yet: {over}; the same command goes on", file=sys.stderr)
+        return NOT_FINISHED
+
+
+def run_study(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    """Trains what is missing, row by row, and writes the table after each.  Raises PieceOver with what is left."""
+    deadline = time.monotonic() + arguments.pieces
+    study = study_of(arguments)
+    try:
         for row, seed in study.plan():
             study.finish(row, seed, deadline)
             write_study(study, words, arguments.page)
-    except PieceOver:
-        print(f"not finished yet: {study.left()}; the same command goes on", file=sys.stderr)
-        return NOT_FINISHED
-    except (ConfigError, DataError, CheckpointError, FoundationError, ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last saved step", file=sys.stderr)
-        return 130
+    except PieceOver as over:
+        raise PieceOver(study.left()) from over
     print(study.output / f"{study.table.name}.md")
-    return 0
 
 
 def write_study(study: Study, words: Sequence[str], page: Path | None) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from sskd_fast.evaluation import evaluate_touching
 from sskd_fast.evaluation.comparison import drawn_ap
 from sskd_fast.evaluation.pairs import image_groups
 from sskd_fast.files import finite, write_json
-from sskd_fast.method import FITTED, STAGE
+from sskd_fast.method import STAGE, chain_of
 from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import read_figures, read_log
 from sskd_fast.run.dry_run import dry_run
 from sskd_fast.run.stages import labelled_by
 from sskd_fast.settings import Config
+from sskd_fast.study.tables import DISTILLED
 
 # What training logs of L_pxl, averaged over the last quarter of a stage.
 DIAGNOSTICS = ("margin", "fnr", "fnr_foreground", "fnr_background", "pxl_gradient_share")
@@ -74,30 +75,45 @@ def step_seconds(line: Mapping[str, Any]) -> float:
     return sum(value for name, value in line.items() if name.startswith("seconds_") and is_number(value))
 
 
-def lineage(stage: str, teacher: str, fitted: bool) -> set[str]:
-    """A stage and all that its model builds on; teacher: that labels for the student; fitted: see `FITTED`."""
-    own = labelled_by(STAGE[stage], teacher)
-    before = {name for name in (own.start, own.labels_from) if name in STAGE}
-    if fitted and own.start == "pretrained" and own.budget and stage != FITTED:
-        before.add(FITTED)
-    return {stage}.union(*(lineage(str(name), teacher, fitted) for name in before))
+def lineage(stage: str, teacher: str) -> set[str]:
+    """The names of a stage and of all that its model builds on; teacher: that labels for the student, or "none"."""
+    names = chain_of(STAGE[stage])
+    if DISTILLED not in names:
+        return names
+    students = {name for name in names if STAGE[name].model == "student"}
+    return students | (chain_of(STAGE[teacher]) if teacher in STAGE else set())
 
 
 def total_seconds(folder: Path, result: str, config: Config) -> float:
-    """Seconds of all trainings that a stage's model builds on: stages, fold models, and labelling if it is known."""
-    stages = lineage(result, config.pseudo_labels.teacher, bool(config.teacher.warm_start))
-    if config.pseudo_labels.truth:
-        stages = {name for name in stages if STAGE[name].model == "student"}
-    checkpoints = folder / "checkpoints"
-    files = [checkpoints / f"{stage}.safetensors" for stage in stages]
-    files += [path for stage in stages - {result} for path in (checkpoints / "folds").glob(f"{stage}_fold_*")]
-    trained = sum(_seconds(path for path in files if path.exists()))
-    rows = [row for row in read_figures(folder)[0]["rows"] if row["name"] in stages]
-    return trained + sum(float(row.get("label_seconds", 0.0)) for row in rows)
+    """Seconds of all trainings that a stage's model builds on, and of making the pseudo-labels they learn from."""
+    teacher = config.pseudo_labels.teacher
+    stages = lineage(result, "none" if config.pseudo_labels.truth else teacher)
+    weights = [path for stage in stages if (path := folder / "checkpoints" / f"{stage}.safetensors").exists()]
+    labelling = label_seconds(folder)
+    labellers = {labelled_by(STAGE[stage], teacher).labels_from or "" for stage in stages}
+    return sum(float(read_metadata(path)["facts"]["seconds"]) for path in weights) + sum(
+        labelling.get(labeller, 0.0) for labeller in labellers
+    )
 
 
-def _seconds(weights: Iterable[Path]) -> Iterable[float]:
-    return (float(read_metadata(path)["facts"].get("seconds", 0.0)) for path in weights)
+def label_seconds(folder: Path) -> dict[str, float]:
+    """Seconds that labelling took by teacher, its fold models included, in the first part that did it."""
+    path = folder / "cache" / "label_seconds.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def keep_label_seconds(folder: Path, teacher: str) -> None:
+    """Writes down what labelling took in a run folder, beside the predictions that the parts after it share.
+
+    They do not label again, so that their own figure is too low.
+    """
+    known = label_seconds(folder)
+    for row in read_figures(folder)[0]["rows"]:
+        labeller = labelled_by(STAGE[row["name"]], teacher).labels_from if row["name"] in STAGE else None
+        if labeller is not None and row.get("label_seconds"):
+            known.setdefault(labeller, row["label_seconds"])
+    if known:
+        write_json(folder / "cache" / "label_seconds.json", known)
 
 
 def cost_figures(folder: Path, result: str, config: Config) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 from sskd_fast.files import write_text
 from sskd_fast.report.numbers import ap_text, count_text, difference_text, is_number, seconds_text
 from sskd_fast.study.tables import Table
+from sskd_fast.typed_settings import ConfigError
 
 Summary = Mapping[str, Any]
 
@@ -102,12 +103,12 @@ def _markdown(cells: Mapping[str, Sequence[str]]) -> str:
 def insert(page: Path, name: str, text: str) -> None:
     """Puts a study between its markers on a page, at the end if it has none yet; the rest stays as it is.
 
-    name: of the study.  Raises ValueError for a page that has the first marker without the second.
+    name: of the study.  Raises ConfigError for a page that has the first marker without the second.
     """
     start, end = f"<!-- study {name}: written by python -m sskd_fast.study -->", f"<!-- end of study {name} -->"
     known = page.read_text(encoding="utf-8") if page.exists() else ""
     if (start in known) != (end in known) or known.find(end) < known.find(start):
-        raise ValueError(f"{page}: found one of the markers of study {name}, expected {start!r}, then {end!r}")
+        raise ConfigError(f"{page}: found one of the markers of study {name}, expected {start!r}, then {end!r}")
     block = f"{start}\n\n{text.strip()}\n\n{end}"
     if start in known:
         between = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)

@@ -16,6 +16,7 @@ from sskd_fast.files import write_json
 from sskd_fast.method import BASELINE, STAGE
 from sskd_fast.run.__main__ import run_in_folder
 from sskd_fast.settings import Config, check_settings
+from sskd_fast.study.figures import keep_label_seconds
 from sskd_fast.study.machine import circumstances
 from sskd_fast.study.tables import DISTILLED, Row
 from sskd_fast.yaml_settings import load_config
@@ -83,6 +84,7 @@ class Part:
                 take_over(self.after.folder(output), folder)
         config = dataclasses.replace(self.config, output=str(folder))
         run_in_folder(config, "all", True, only=self.stages, deadline=deadline)
+        keep_label_seconds(folder, config.pseudo_labels.teacher)
         write_json(folder / "finished.json", {"key": self.key, "stages": self.stages, **circumstances(config.device)})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from sskd_fast.evaluation.comparison import gain_over_seeds
 from sskd_fast.files import finite
 from sskd_fast.report.numbers import is_number
+from sskd_fast.report.summary import spread
 from sskd_fast.study.figures import figures_of
 from sskd_fast.study.parts import Part
 from sskd_fast.study.tables import Row, Table
@@ -79,13 +79,6 @@ def _row(
     if against != row.name and (gain := difference(own, figures.get(against, {}))):
         summed["difference"] = {"against": against, **gain}
     return summed
-
-
-def spread(by_seed: Sequence[Any]) -> dict[str, Any]:
-    """Mean and standard deviation (of a sample, n - 1) of the known values; None if there are none."""
-    known = [float(value) for value in by_seed if is_number(value)]
-    mean = statistics.fmean(known) if known else None
-    return {"mean": mean, "sd": statistics.stdev(known) if len(known) > 1 else None, "by_seed": list(by_seed)}
 
 
 def difference(own: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

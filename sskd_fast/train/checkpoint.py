@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from sskd_fast.files import write_atomically
+from sskd_fast.train.cost import Cost
 
 
 class PieceOver(Exception):
@@ -22,27 +24,28 @@ class PieceOver(Exception):
 class TrainingState:
     """Keeps all that an unfinished stage needs to go on after an interruption as if there had been none.
 
-    key: what the stage depends on; a state under another key is not taken up.  seconds: training time before the
+    key: what the stage depends on; a state under another key is not taken up.  cost: of the stage before the
     interruption.  deadline: on the clock of time.monotonic; the first state saved after it ends the piece.
     """
 
     path: Path
     key: str
     resume: bool
-    seconds: float = 0.0
+    cost: Cost = field(default_factory=Cost)
     deadline: float = math.inf
 
     def save(
-        self, step: int, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer, seconds: float
+        self, step: int, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer, cost: Cost
     ) -> None:
         """Writes the state after `step` steps; modules by name, None for one that the stage has not.
 
-        Raises PieceOver once the deadline is over.
+        cost: of the steps since the interruption.  Raises PieceOver once the deadline is over.
         """
         content = {
             "key": self.key, "step": step,
             "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
-            "optimizer": optimizer.state_dict(), "seconds": self.seconds + seconds, "rng": torch.get_rng_state(),
+            "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
+            "cost": dataclasses.asdict(self.cost + cost),
         }  # fmt: skip
         write_atomically(self.path, lambda partial: torch.save(content, partial))
         end_piece(self.deadline)
@@ -59,7 +62,7 @@ class TrainingState:
                 module.load_state_dict(content["modules"][name])
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["rng"])
-        self.seconds = float(content["seconds"])
+        self.cost += Cost(**content["cost"])
         return int(content["step"])
 
     def clear(self) -> None:

@@ -57,6 +57,7 @@ def train(
         labeled, unlabeled = to_device(labeled, device), None if unlabeled is None else to_device(unlabeled, device)
         if online is not None:
             unlabeled = online(average, unlabeled, step / schedule.steps)
+        progress.drawn(labeled, unlabeled)
         data_seconds = time.perf_counter() - clock
 
         for group in optimizer.param_groups:
@@ -76,7 +77,8 @@ def train(
             with progress.paused():
                 progress.measured(step, evaluate(average))
         if (step + 1) % schedule.train.save_every == 0 and step + 1 < schedule.steps:
-            state.save(step + 1, modules, optimizer, progress.seconds)
+            state.save(step + 1, modules, optimizer, progress.cost)
+    del batches  # the processes that prepare them end here, and their CPU seconds are known
     progress.end()
     return average
 

@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from sskd_fast import _process
+from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import ObjectiveOutput
+from sskd_fast.train.cost import Cost
 
 
 class Log:
@@ -47,9 +50,10 @@ class Log:
 
 
 class Progress:
-    """Follows one training: call begin, then step for every step, measured for every AP, end.
+    """Follows one training: call begin, then drawn and step for every step, measured for every AP, end.
 
-    fold: number of the fold that a fold model's training leaves out, 0 for none.
+    fold: number of the fold that a fold model's training leaves out, 0 for none.  cost: of the steps so far, without
+    those before an interruption.
     """
 
     def __init__(
@@ -57,12 +61,12 @@ class Progress:
     ) -> None:
         self.log, self.stage, self.title, self.every, self.weights = log, stage, title, every, weights
         self._names = {"stage": stage} | ({"fold": fold} if fold else {})
-        self.seconds = 0.0
+        self.cost = Cost()
         self._sums: dict[str, float] = {}
         self._steps = 0
         self._warned: set[str] = set()
         self._ap = ""
-        self._clock = 0.0
+        self._clock, self._cpu_clock = 0.0, 0.0
         self._bar: tqdm[Any] | None = None
 
     def begin(self, start: int, steps: int) -> None:
@@ -79,12 +83,15 @@ class Progress:
             dynamic_ncols=True,
             bar_format=bar_format,
         )
-        self._clock = time.perf_counter()
+        self._clock, self._cpu_clock = time.perf_counter(), _process.cpu_seconds()
+
+    def drawn(self, labeled: Batch, unlabeled: Batch | None) -> None:
+        """Takes in the batches of a step."""
+        self.cost.count(labeled, unlabeled)
 
     def step(self, step: int, output: ObjectiveOutput, norm: Tensor, lr: float, seconds: Mapping[str, float]) -> None:
         """Takes in one step; every few steps writes the means of all parts to the log and the live line."""
-        now = time.perf_counter()
-        self.seconds, self._clock = self.seconds + now - self._clock, now
+        self._read_clocks()
         values = {"loss": output.loss, **output.parts, "grad_norm": norm}
         record = {name: float(v.detach()) for name, v in values.items()} | {
             f"seconds_{n}": v for n, v in seconds.items()
@@ -105,13 +112,19 @@ class Progress:
         if (step + 1) % self.every == 0 or step + 1 == self._steps:
             self._write(step, lr)
 
+    def _read_clocks(self) -> None:
+        """Adds to the cost the time since the clocks were read last."""
+        now, cpu_now = time.perf_counter(), _process.cpu_seconds()
+        self.cost.seconds += now - self._clock
+        self.cost.cpu_seconds += cpu_now - self._cpu_clock
+        self._clock, self._cpu_clock = now, cpu_now
+
     def _write(self, step: int, lr: float) -> None:
         means = {n: v / self._sums["#" + n] for n, v in self._sums.items() if not n.startswith("#")}
         self._sums = {}
         self._check(step, means)
-        self.log.write(
-            {**self._names, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": self.seconds}
-        )
+        seconds = self.cost.seconds
+        self.log.write({**self._names, "step": step + 1, "steps": self._steps, "lr": lr, **means, "seconds": seconds})
         if self._bar is not None:
             shown = [
                 f"{n.removeprefix('sup_')} {means[n]:.2f}"
@@ -122,7 +135,7 @@ class Progress:
 
     def _check(self, step: int, means: Mapping[str, float]) -> None:
         """A loss part that dwarfs another, and instances that no query is matched to."""
-        weighted = {n: w * means[n] for n, w in self.weights.items() if means.get(n, 0.0) > 0}
+        weighted = {n: w * means[n] for n, w in self.weights.items() if w * means.get(n, 0.0) > 0}
         if weighted:
             high, low = max(weighted, key=lambda n: weighted[n]), min(weighted, key=lambda n: weighted[n])
             if weighted[high] > 100 * weighted[low] and step > self.every:
@@ -151,10 +164,13 @@ class Progress:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time inside does not count as training time."""
+        self._read_clocks()
         yield
-        self._clock = time.perf_counter()
+        self._clock, self._cpu_clock = time.perf_counter(), _process.cpu_seconds()
 
     def end(self) -> None:
-        """Closes the live line."""
+        """Closes the live line; CPU seconds of loader processes that have ended by now count."""
         if self._bar is not None:
+            self._read_clocks()
             self._bar.close()
+            self._bar = None

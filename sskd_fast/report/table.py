@@ -1,0 +1,120 @@
+"""The rows of metrics.json: their titles, what their models were trained on, what that cost, and a table in plain text.
+
+metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections", "zoom",
+"rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.  A row may have
+"stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, and figures of the data set's own
+evaluation (OFFICIAL).  Runs of earlier versions have none of these but the last, and no zoom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sskd_fast.data.official_titles import OFFICIAL_TITLES
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE, ROW_ORDER, STAGE, stage_of, title_of, words_of
+from sskd_fast.report.numbers import ap_text, count_text, is_number, seconds_text
+
+Metrics = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+# Keys of figures by the evaluations of data sets themselves, and their titles.
+OFFICIAL = {f"{judge}_{key}": title for judge, titles in OFFICIAL_TITLES.items() for key, title in titles.items()}
+RECIPES = {
+    BASELINE: "the best supervised student, with its own steps and augmentation",
+    MATCHED_BASELINE: "the supervised student with the steps and augmentation of distillation and refinement",
+    "refined_student": "the distilled student, then the labelled images alone",
+}
+
+
+def measured_rows(metrics: Metrics) -> dict[str, Row]:
+    """The rows with a finite AP, by name, in the order of the method; rows of other names come last."""
+    rows = {str(row["name"]): row for row in metrics.get("rows", []) if is_number(row.get("ap"))}
+    return {name: rows[name] for name in [*ROW_ORDER, *rows] if name in rows}
+
+
+def parameter_ratio(teacher: Row, student: Row) -> float | None:
+    """How many times more parameters the teacher has than the student; None where they are not known."""
+    large, small = teacher.get("params"), student.get("params")
+    return large / small if is_number(large) and is_number(small) and small > 0 else None
+
+
+def final_student(rows: Mapping[str, Row]) -> str | None:
+    """The last stage of the student that is measured; None before any."""
+    return next((name for name in FINAL_STUDENTS if name in rows), None)
+
+
+def figure_columns(rows: Mapping[str, Row]) -> dict[str, str]:
+    """Keys and titles of the figures that the rows have: COCO's, then those of the data set's own evaluation."""
+    official = {key: title for key, title in OFFICIAL.items() if any(is_number(row.get(key)) for row in rows.values())}
+    return {"ap": "AP", "ap50": "AP50"} | official
+
+
+def row_title(name: str, row: Row) -> str:
+    """The title of a row: "Adapted teacher, as it labels (6 views)"."""
+    return title_of(name) + (f" ({row['views']} views)" if is_number(row.get("views")) else "")
+
+
+def images_of(row: str, metrics: Metrics) -> str:
+    """The images that a row's model was trained on: "60 labelled + 1500 unlabelled images with pseudo-labels"."""
+    stage = stage_of(row)
+    if stage is None or not stage.budget:
+        return "no image of this data set" if stage is not None else ""
+    labeled, unlabeled = (metrics.get(f"{kind}_images", "the") for kind in ("labeled", "unlabeled"))
+    learned = [part for part in (stage, STAGE.get(stage.start)) if part and part.labels_from]
+    if not learned:
+        return f"{labeled} labelled images"
+    rows = {r["name"]: r for r in metrics.get("rows", [])}
+    if rows.get(learned[0].name, {}).get("unlabeled_seen") == 0:
+        return f"{labeled} labelled images (no pseudo-label was sure enough)"
+    teacher = words_of(str(learned[0].labels_from)) if learned[0].labels_from in rows else "teacher"
+    return f"{labeled} labelled + {unlabeled} unlabelled images with pseudo-labels of the {teacher}"
+
+
+def recipe_of(row: str, figures: Row) -> str:
+    """The way a row's model was made, in a phrase; "" if its images say it all, or its run is of an earlier version."""
+    return RECIPES.get(row, "") if row in FINAL_STUDENTS or "steps" in figures else ""
+
+
+def images_seen(row: Row) -> str:
+    """The images in the batches of a row's training: "13 k", or labelled and unlabelled ones: "7.2 k + 14.4 k"."""
+    labeled, unlabeled = row.get("labeled_seen"), row.get("unlabeled_seen")
+    if not is_number(labeled):
+        return "-"
+    return count_text(labeled) + (f" + {count_text(unlabeled)}" if is_number(unlabeled) and unlabeled else "")
+
+
+def cost_columns(rows: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Title -> a cell for each row: parameters, training time, and the other costs of training if they are known."""
+    cells = {
+        "parameters": [count_text(row.get("params")) for row in rows.values()],
+        "training": [seconds_text(row.get("seconds")) for row in rows.values()],
+    }
+    if any(is_number(row.get("steps")) for row in rows.values()):
+        cells |= {
+            "CPU time": [seconds_text(row.get("cpu_seconds")) for row in rows.values()],
+            "labelling": [seconds_text(row.get("label_seconds")) for row in rows.values()],
+            "steps": [count_text(row.get("steps")) for row in rows.values()],
+            "images seen": [images_seen(row) for row in rows.values()],
+        }
+    return cells
+
+
+def table_text(metrics: Metrics) -> str:
+    """The table of the measured models for a terminal, one line each under a header."""
+    rows = measured_rows(metrics)
+    columns = {"model": [row_title(name, row) for name, row in rows.items()]}
+    columns |= {title: [ap_text(row.get(key)) for row in rows.values()] for key, title in figure_columns(rows).items()}
+    return plain_table(columns | cost_columns(rows))
+
+
+def plain_table(columns: Mapping[str, list[str]]) -> str:
+    """Columns with their titles, the first flush left, the others flush right."""
+    widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
+    lines = [list(columns), *zip(*columns.values(), strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )

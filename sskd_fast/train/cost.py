@@ -1,0 +1,38 @@
+"""Training a model in figures that do not depend on how it was measured: steps, images seen, seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from sskd_fast.data.instances import Batch
+
+
+@dataclass
+class Cost:
+    """The cost of a stage so far.
+
+    labeled_seen, unlabeled_seen: images in the batches, an image as often as it was drawn.  seconds, cpu_seconds: of
+    training, on the wall's clock and of all threads and loader processes; measuring AP on the way counts in neither.
+    label_seconds: of making the pseudo-labels that the stage learns from, on the wall's clock, with the training of the
+    fold models that their thresholds come from.  Steps that an interruption undid do not count.
+    """
+
+    steps: int = 0
+    labeled_seen: int = 0
+    unlabeled_seen: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    label_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def count(self, labeled: Batch, unlabeled: Batch | None) -> None:
+        """Takes in the batches of one step."""
+        self.steps += 1
+        self.labeled_seen += len(labeled.image_ids)
+        self.unlabeled_seen += 0 if unlabeled is None else len(unlabeled.image_ids)
+
+
+COST_KEYS = tuple(field.name for field in dataclasses.fields(Cost))

@@ -1,0 +1,159 @@
+"""Several seeds of one run: arguments, the summary of their folders, and the command from end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import AP, RESULTS, Page, make_run, metrics_of, old_row, result
+
+from sskd_fast.evaluation import compare_masks
+from sskd_fast.report.__main__ import main as report
+from sskd_fast.report.summary import write_summary
+from sskd_fast.run.__main__ import main
+
+REFINED, BEST = "refined_student", "supervised_student"
+GOOD = [result(image, category, *where, 0.9) for image in (1, 2) for category, where in ((1, (12, 12)), (2, (30, 40)))]
+
+
+def seeds_in(folder: Path, aps: list[float], **facts: Any) -> Path:
+    """Run folders of seeds 0, 1, ... with these AP of the refined student, whose predictions are right."""
+    for seed, ap in enumerate(aps):
+        run = make_run(folder / f"seed-{seed}")
+        (run / "config.yaml").write_text(f"seed: {seed}\nlr: 0.1\noutput: {run}\n")
+        (run / "metrics.json").write_text(json.dumps(metrics_of({**AP, REFINED: ap}, seed=seed, **facts)))
+        (run / "predictions" / f"{REFINED}.json").write_text(json.dumps(GOOD))
+    return folder
+
+
+def test_the_summary_has_mean_spread_and_every_seed(tmp_path: Path) -> None:
+    folder = seeds_in(tmp_path, [24.0, 26.0, 31.0])
+    summary = write_summary(folder, [0, 1, 2])
+    assert summary == json.loads((folder / "summary.json").read_text())
+    rows = {row["name"]: row for row in summary["rows"]}
+    assert list(rows) == list(AP) and rows[REFINED]["ap"] == {"mean": 27.0, "sd": 3.606, "by_seed": [24.0, 26.0, 31.0]}
+    assert rows[BEST]["ap"]["sd"] == 0 and rows[REFINED]["steps"]["mean"] == 100
+    assert summary["same_images"] is True and summary["notes"] == []
+    gains = {(gain["against"], gain["stride"]): gain for gain in summary["gains"]}
+    teacher, student = "adapted_teacher_views", "distilled_student"
+    assert [key for key in gains] == [
+        (BEST, None), ("matched_student", None), (teacher, None), (teacher, 4.0), ("zero_shot_teacher", None),
+        ("zero_shot_teacher", 4.0), (student, None),
+    ]  # fmt: skip
+    run = folder / "seed-0"
+    alone = compare_masks(json.loads((run / "ground_truth.json").read_text()), GOOD, RESULTS)
+    found = gains[BEST, None]
+    assert found["by_seed"] == [pytest.approx(alone.ap, abs=1e-3)] * 3 and found["sd"] == 0
+    assert (found["low"], found["high"]) == pytest.approx((alone.low, alone.high), abs=1e-3)
+
+
+def test_the_summary_in_words_and_tables(tmp_path: Path) -> None:
+    folder = seeds_in(tmp_path, [24.0, 26.0])
+    write_summary(folder, [0, 1])
+    text = (folder / "summary.md").read_text()
+    assert text.startswith(
+        "# shapes: seeds 0, 1\n\nThe refined student reaches 25.0 ± 1.4 AP over 2 seeds, trained on 200"
+    )
+    assert "(the same images for all seeds)" in text
+    assert (
+        "| model | AP | seed 0 | seed 1 | AP50 | parameters | training | CPU time | labelling | steps | images" in text
+    )
+    assert (
+        "| Refined student | 25.0 ± 1.4 | 24.0 | 26.0 | 47.5 ± 2.7 | 97.7 k | 56 s | 100 s | 0 s | 100 | 800 |" in text
+    )
+    assert "| refined student - adapted teacher, as it labels at stride 4 |" in text
+    page = Page((folder / "summary.html").read_text())
+    assert "Refined student 25.0 ± 1.4 24.0 26.0" in page.text and "Differences" in page.text
+    assert {name for name, _ in page.elements} & {"script", "link", "a"} == set()
+
+
+def test_what_a_summary_cannot_show_is_said(tmp_path: Path) -> None:
+    folder = seeds_in(tmp_path, [24.0, 26.0])
+    (folder / "seed-1" / "config.yaml").write_text("seed: 1\nlr: 0.2\n")
+    truth = json.loads((folder / "seed-1" / "ground_truth.json").read_text())
+    truth["images"][0]["file_name"] = "another.png"
+    (folder / "seed-1" / "ground_truth.json").write_text(json.dumps(truth))
+    summary = write_summary(folder, [0, 1])
+    assert summary["notes"] == ["The seeds differ in more than the seed: lr."] and not summary["same_images"]
+    old = metrics_of({}) | {"rows": [old_row(name, AP[name]) for name in (BEST, REFINED)]}
+    for seed in (0, 1):
+        (folder / f"seed-{seed}" / "metrics.json").write_text(json.dumps(old))
+    summary = write_summary(folder, [0])
+    assert summary["notes"] == ["This is one seed: the interval is over images alone."]
+    assert [(gain["against"], gain["stride"]) for gain in summary["gains"]] == [(BEST, None)]
+    assert "| model | AP | seed 0 | AP50 | parameters | training |\n" in (folder / "summary.md").read_text()
+    (folder / "seed-0" / "metrics.json").unlink()
+    with pytest.raises(ValueError, match=r"seed-0/metrics\.json: no measured model; go on with --seeds and --resume"):
+        write_summary(folder, [0])
+
+
+def test_report_rewrites_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = seeds_in(tmp_path / "three", [24.0, 26.0])
+    write_summary(folder, [0, 1])
+    (folder / "summary.html").unlink()
+    assert report([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "Refined student" in said and said.endswith(f"\n{folder / 'summary.html'}\n")
+    assert (folder / "summary.html").exists()
+    other = shutil.copytree(folder / "seed-0", tmp_path / "other")
+    assert report([str(folder), str(other)]) == 2
+    assert f"{folder}: holds several seeds; give it alone, or its folders three/seed-N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0,1", "--seed", "2"], "--seeds: does not go with --seed; leave one of them out"),
+        (["--seeds", "0,1", "seed=2"], "--seeds: does not go with --seed; leave one of them out"),
+        (["--seeds", "0,1", "--dry-run"], "--seeds: does not go with --dry-run"),
+        (["--seeds", "0,1", "--stage", "pretrain"], "--seeds: does not go with --stage pretrain"),
+        (["--seeds", "0,1", "train.lr=fast"], "train.lr: found 'fast', expected float"),
+        (["--seeds", "3,1", "teacher_weights=nowhere.safetensors"], "error: seed 3: teacher_weights: nowhere"),
+    ],
+)
+def test_errors_name_the_argument_or_the_seed(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["data.embedded_labeled=8", "data.embedded_unlabeled=4", "data.embedded_val=4"]
+    assert main(["--output", str(tmp_path / "run"), *arguments, *tiny]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_seeds_are_different_numbers_in_a_folder_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("1,1", "1,x", "-1", ""):
+        with pytest.raises(SystemExit):
+            main([f"--seeds={text}"])
+        assert f"found {text!r}, expected different whole numbers from 0 up, such as 0,1,2" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert main(["--seeds", "0,1", "--output", str(tmp_path)]) == 2
+    assert f"--seeds: {tmp_path} holds a run itself" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_seeds_are_the_runs_that_each_would_be_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "two"
+    settings = [
+        "--preset", "smoke", "--max-steps", "3", "data.embedded_labeled=8", "data.embedded_unlabeled=8",
+        "data.embedded_val=6", "train.threads=1",
+    ]  # fmt: skip
+    assert main(["--seeds", "4,7", "--output", str(folder), *settings]) == 0
+    said = capsys.readouterr()
+    assert "seed 4 (1 of 2)" in said.err and str(folder / "summary.html") in said.out
+    assert main(["--seed", "7", "--output", str(tmp_path / "alone"), *settings]) == 0
+
+    def figures(run: Path) -> list[tuple[float, float]]:
+        return [(row["ap"], row["ap50"]) for row in json.loads((run / "metrics.json").read_text())["rows"]]
+
+    assert figures(folder / "seed-7") == figures(tmp_path / "alone") != figures(folder / "seed-4")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["seeds"] == [4, 7] and not summary["same_images"]
+    capsys.readouterr()
+    assert main(["--seeds", "4,7", "--output", str(folder), "--resume", *settings]) == 0
+    kept = capsys.readouterr().err
+    assert "seed 4 (1 of 2) is finished, kept" in kept and "seed 7 (2 of 2) is finished, kept" in kept
+    assert json.loads((folder / "summary.json").read_text()) == summary
