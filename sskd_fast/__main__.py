@@ -57,7 +57,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def usage() -> str:
-    """The commands, ten lines."""
+    """The commands, one a line."""
     lines = [f"  sskd {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(["usage: sskd COMMAND ... (`sskd COMMAND --help` for its options)", *lines])
 

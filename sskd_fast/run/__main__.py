@@ -184,8 +184,8 @@ def folder_of_seeds(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def status_of(work: Callable[[], None], words: str = "") -> int:
-    """The exit status of some work; what went wrong is printed after `words`."""
+def status_of(work: Callable[[], None], words: str = "", again: str = "the same command with --resume") -> int:
+    """The exit status of some work; what went wrong is printed after `words`.  again: goes on after an interruption."""
     try:
         work()
     except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
@@ -195,7 +195,7 @@ def status_of(work: Callable[[], None], words: str = "") -> int:
         print(f"error: {words}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{words}interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
+        print(f"\n{words}interrupted: {again} goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
 

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_intermixed_args(words)
     try:
-        return status_of(lambda: run_study(arguments, words))
+        return status_of(lambda: run_study(arguments, words), again="the same command")
     except PieceOver as over:
         print(f"not finished yet: {over}; the same command goes on", file=sys.stderr)
         return NOT_FINISHED
