@@ -53,8 +53,8 @@ class OnlineLabels:
     def __call__(self, average: Segmenter, unlabeled: Batch | None, progress: float) -> Batch | None:
         """The batch of a step as the objective shall see it, None to leave it out; progress: as of the objective.
 
-        Once the moving average labels, the model learns on the strong view, and the weak one stands in its place.  What a
-        teacher was unsure of stays neither object nor background.
+        Once the moving average labels, the model learns on the strong view, and the weak one stands in its place.
+        What a teacher was unsure of stays neither object nor background.
         """
         if unlabeled is None or (progress < self.config.start and not self.taught):
             return None
