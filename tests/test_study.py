@@ -13,13 +13,16 @@ import pytest
 
 from sskd_fast.files import write_json, write_text
 from sskd_fast.method import STAGE
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.study.__main__ import NOT_FINISHED, main, rows_of, seeds_of
-from sskd_fast.study.figures import keep_label_seconds, label_seconds, lineage, step_seconds
+from sskd_fast.study.figures import keep_label_seconds, label_seconds, lineage, step_seconds, total_seconds
 from sskd_fast.study.page import COLUMNS, columns, insert, markdown
 from sskd_fast.study.parts import Part, Settings, part_of, settings_that_matter, share_settings, take_over
 from sskd_fast.study.summary import difference
 from sskd_fast.study.tables import TABLES, TEACHERS, Row, Table
 from sskd_fast.typed_settings import ConfigError
+from tests.described import save_described
 
 ROWS = [pytest.param(table, row, id=f"{name}: {row.name}") for name, table in TABLES.items() for row in table.rows]
 
@@ -163,6 +166,27 @@ def test_the_first_labelling_counts_for_all_that_share_it(tmp_path: Path) -> Non
         write_json(tmp_path / "metrics.json", {"rows": [{"name": "distilled_student", "label_seconds": first}]})
         keep_label_seconds(tmp_path, "supervised_teacher")
     assert label_seconds(tmp_path) == {"supervised_teacher": 40.0}
+
+
+def test_the_seconds_of_a_model_are_those_of_all_it_was_made_with(tmp_path: Path) -> None:
+    seconds = {
+        "supervised_teacher": 1.0,
+        "adapted_teacher": 20.0,
+        "distilled_student": 300.0,
+        "refined_student": 4000.0,
+    }
+    model = MaskTransformer(ModelConfig(channels=(4,), blocks=(1,), width=4, mask_width=2, heads=1, feedforward=4), 1)
+    (tmp_path / "checkpoints").mkdir()
+    for stage, value in {**seconds, "supervised_student": 5e4}.items():
+        save_described(tmp_path / "checkpoints" / f"{stage}.safetensors", model, ["disc"], seconds=value)
+    write_json(tmp_path / "cache" / "label_seconds.json", {"supervised_teacher": 0.25, "adapted_teacher": 0.5})
+    assert total_seconds(tmp_path, "refined_student", Settings().config()) == 4321.75
+    assert total_seconds(tmp_path, "adapted_teacher", Settings().config()) == 21.25
+    assert total_seconds(tmp_path, "supervised_student", Settings().config()) == 5e4
+    by_truth = Settings(overrides=("pseudo_labels.truth=true",)).config()
+    assert total_seconds(tmp_path, "distilled_student", by_truth) == 300.0
+    by_supervised = Settings(overrides=("pseudo_labels.teacher=supervised_teacher",)).config()
+    assert total_seconds(tmp_path, "distilled_student", by_supervised) == 301.25
 
 
 def test_a_step_takes_the_sum_of_its_parts() -> None:

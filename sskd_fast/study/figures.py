@@ -86,14 +86,13 @@ def lineage(stage: str, teacher: str) -> set[str]:
 
 def total_seconds(folder: Path, result: str, config: Config) -> float:
     """Seconds of all trainings that a stage's model builds on, and of making the pseudo-labels they learn from."""
-    teacher = config.pseudo_labels.teacher
-    stages = lineage(result, "none" if config.pseudo_labels.truth else teacher)
-    weights = [path for stage in stages if (path := folder / "checkpoints" / f"{stage}.safetensors").exists()]
+    teacher = "none" if config.pseudo_labels.truth else config.pseudo_labels.teacher
+    chain = lineage(result, teacher)
+    weights = {name: path for name in chain if (path := folder / "checkpoints" / f"{name}.safetensors").exists()}
+    labellers = {labelled_by(STAGE[name], teacher).labels_from or "" for name in weights}
     labelling = label_seconds(folder)
-    labellers = {labelled_by(STAGE[stage], teacher).labels_from or "" for stage in stages}
-    return sum(float(read_metadata(path)["facts"]["seconds"]) for path in weights) + sum(
-        labelling.get(labeller, 0.0) for labeller in labellers
-    )
+    trained = sum(float(read_metadata(path)["facts"]["seconds"]) for path in weights.values())
+    return trained + sum(labelling.get(labeller, 0.0) for labeller in labellers)
 
 
 def label_seconds(folder: Path) -> dict[str, float]:
