@@ -24,7 +24,7 @@ pytest.importorskip("transformers")
 
 BUDGET = [
     "--preset", "smoke", "--max-steps", "2", "train.save_every=1", "train.evaluations=1", "train.log_every=1",
-    "pseudo_labels.views=1", "predict.score_floor=0.0", "num_queries=5",
+    "pseudo_labels.views=1", "predict.score_floor=0.0", "num_queries=5", "train.lam_pxl=0.1",
     # Random teachers are sure of nothing: whatever touches an object of its class is a label.
     "pseudo_labels.minimum_matches=1", "pseudo_labels.target_precision=0", "pseudo_labels.iou=0.01",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ TINY = [
     "data.embedded_labeled=16", "data.embedded_unlabeled=24", "data.embedded_val=12",
     "stages.supervised_teacher.steps=8", "stages.adapted_teacher.steps=10", "stages.distilled_student.steps=12",
     "stages.refined_student.steps=6", "pseudo_labels.fold_steps=0.5", "train.save_every=2", "train.log_every=2",
+    "train.lam_pxl=0.1",
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class TrainConfig:
     lam_semi: float = 1.0
     semi_fade: float = 0.0
     semi_masks: float = 1.0
-    lam_pxl: float = 0.1
+    lam_pxl: float = 0.0
     pxl_gradient_share: float = 0.0
     max_steps: int = 0
     log_every: int = 10
