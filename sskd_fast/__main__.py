@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "write a trained model for other runtimes"),
     "check": ("check", "look for faults in a data set"),
     "rank": ("rank", "rank unlabelled images by what labels would teach"),
+    "study": ("study", "train the rows of a study with several seeds, and sum them up"),
     "report": ("report", "write a run's report anew, or compare runs"),
     "demo": ("demo", "try a trained model in the browser"),
     "info": ("info", "show versions and the backends that run here"),
@@ -56,7 +57,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def usage() -> str:
-    """The commands, ten lines."""
+    """The commands, one a line."""
     lines = [f"  sskd {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(["usage: sskd COMMAND ... (`sskd COMMAND --help` for its options)", *lines])
 

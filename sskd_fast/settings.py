@@ -14,6 +14,7 @@ from sskd_fast.models.checkpoint import Origins
 from sskd_fast.models.inference import PredictConfig
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.pseudo_labels.settings import PseudoLabelConfig
+from sskd_fast.train.online_labels import OnlineConfig
 from sskd_fast.train.schedule import StageConfig, TrainConfig
 from sskd_fast.typed_settings import ConfigError
 
@@ -131,6 +132,7 @@ class Config:
     predict: PredictConfig = field(default_factory=PredictConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     origins: Origins = field(default_factory=Origins)
 
@@ -139,6 +141,11 @@ def check_settings(config: Config) -> None:
     """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
     _check_data(config.data)
     _check_views(config.views)
+    if config.pseudo_labels.teacher == "none" and config.online.start == 1:
+        raise ConfigError(
+            "pseudo_labels.teacher='none': nothing labels the unlabelled images; name a stage, or let the student's "
+            "moving average label them from a share of the stage on, such as online.start=0.3"
+        )
 
 
 def _check_data(data: DataConfig) -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from sskd_fast.models.checkpoint import (
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
-from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.checkpoint import PieceOver, TrainingState
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import build_optimizer, train
 from sskd_fast.train.moving_average import update_average
@@ -286,6 +287,15 @@ def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(tmp_path
     assert state.cost.seconds > 0 and state.cost.cpu_seconds > 0
     counts = state.cost.steps, state.cost.labeled_seen, state.cost.unlabeled_seen
     assert counts == (3, 6, 6)  # the two steps after the saved one were made again
+
+
+def test_a_piece_ends_once_its_state_is_saved_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    straight, _ = run(tmp_path / "a", TrainingState(tmp_path / "a" / "state.pt", "k", False))
+    path = tmp_path / "b" / "state.pt"
+    with pytest.raises(PieceOver):
+        run(tmp_path / "b", TrainingState(path, "k", True, deadline=-math.inf))
+    resumed, drawn = run(tmp_path / "b", TrainingState(path, "k", True))
+    assert drawn == [3, 4, 5] and same(resumed, straight)
 
 
 def test_without_resume_or_under_another_key_a_stage_starts_anew(tmp_path: Path) -> None:

@@ -220,3 +220,11 @@ def test_instance_map_names_the_instance_that_covers_a_cell() -> None:
     assert ids[0, 1] == 1  # half covered
     assert ids[3, 0] == 0
     assert not instance_map(Instances.empty(32, 32), (8, 8), torch.device("cpu")).any()
+
+
+def test_without_labelled_images_the_objective_is_that_of_the_pseudo_labels() -> None:
+    objective = Objective(SetLoss(SetLossConfig()), contrast(), 0.5, 0.1)
+    output = objective(model(), Batch.empty(32, 32), batch(2, 2), progress=0.0, seed=5)
+    parts = output.parts
+    expected = 0.5 * set_loss_value(parts, "semi") + 0.1 * parts["pxl"].item()
+    assert output.loss.item() == pytest.approx(expected, rel=1e-5) and "sup_class" not in parts

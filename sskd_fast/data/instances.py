@@ -71,3 +71,9 @@ class Batch:
     valid: Tensor
     targets: list[Instances]
     image_ids: list[int]
+
+    @classmethod
+    def empty(cls, height: int, width: int) -> Batch:
+        """No image, in views of height x width."""
+        views = torch.zeros((0, 3, height, width))
+        return cls(views, views, torch.zeros((0, height, width), dtype=torch.bool), [], [])

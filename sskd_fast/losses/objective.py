@@ -77,7 +77,7 @@ class Objective:
     def __call__(
         self, model: Segmenter, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
     ) -> ObjectiveOutput:
-        """labeled: images with ground truth; unlabeled: images with pseudo-labels as targets, or None.
+        """labeled: images with ground truth, maybe none; unlabeled: images with pseudo-labels as targets, or None.
 
         progress: share of the stage that is over, in [0, 1]; seed: of this step's negatives.
         """
@@ -89,9 +89,13 @@ class Objective:
 
         count = len(labeled.weak)
         sure = predictions.part(slice(0, count))
-        sup = self.set_loss(sure, labeled.targets, labeled.valid)
-        step = TrainingStep(model, encoded, predictions, [Part(labeled, sure, True, sup)], progress, seed)
-        loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
+        step = TrainingStep(model, encoded, predictions, [], progress, seed)
+        loss, matching = predictions.class_logits.new_zeros(()), 0.0
+        parts: dict[str, Tensor] = {}
+        if count:
+            sup = self.set_loss(sure, labeled.targets, labeled.valid)
+            step.parts.append(Part(labeled, sure, True, sup))
+            loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None:
             unsure, semi, weight = predictions.part(slice(count, None)), None, self.semi_weight(progress)
             if self.lam_semi > 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sskd_fast.models.backbones import ConvBackbone
 from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
@@ -59,8 +60,9 @@ class PyramidSegmenter(Segmenter):
         return embeddings.float()
 
     def embedded(self, levels: list[Tensor]) -> Tensor:
-        """The one of the decoder maps that the embeddings live on."""
-        return levels[min(self.config.embedding_level, len(levels) - 1)]
+        """The decoder map (B, F, h', w') that the embeddings live on; the coarsest averaged for a level beyond it."""
+        level, coarsest = self.config.embedding_level, len(levels) - 1
+        return F.avg_pool2d(levels[-1], 2 ** (level - coarsest)) if level > coarsest else levels[level]
 
 
 def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:

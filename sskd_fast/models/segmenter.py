@@ -73,8 +73,9 @@ class ModelConfig:
     (backbone_checkpoint).  backbone_levels: levels of a timm backbone that are used, finest first, 0 = all; the layers
     behind them are left out.  backbone_frozen: its first levels whose weights stay as they are; with any, the batch
     statistics of all levels stay, too.  pixel_decoder: "fpn" or "dpt".  mask_level: level (0 = finest) of the masks.
-    embedding_level: of the pixel features and the embeddings, counted from that of the masks and at most the coarsest.
-    mean, std: of the input; none = the backbone's.  layers: of the decoder.
+    embedding_level: of the pixel features and the embeddings, counted from that of the masks; each level doubles the
+    stride, and beyond the coarsest map that one is averaged.  mean, std: of the input; none = the backbone's.  layers:
+    of the decoder.
     Of the mask transformer alone: queries: "peaks" of a heat map or "learned".  reach: how far, in pixels, seeded
     queries attend to one another.
     """

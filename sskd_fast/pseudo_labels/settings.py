@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Labeller = Literal["adapted_teacher", "supervised_teacher", "zero_shot_teacher", "supervised_student", "none"]
 
 
 @dataclass(frozen=True)
 class PseudoLabelConfig:
     """Choice of the predictions that become labels.
 
+    teacher: the stage whose model labels for the student's distillation, trained before it; "none" leaves that to the
+    student's own moving average (`online`).
     views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
     = the image as it is); they take turns at the `zooms`.  folds: the labelled images are divided into so many; for
     each, a fold model is trained like the teacher on the others, for a share `fold_steps` of its steps, and predicts
@@ -19,6 +24,7 @@ class PseudoLabelConfig:
     upper bound of what labels, however good, can give with the other settings.
     """
 
+    teacher: Labeller = "adapted_teacher"
     views: int = 4
     zooms: tuple[float, ...] = (1.0, 1.25)
     folds: int = 3

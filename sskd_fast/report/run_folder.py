@@ -70,7 +70,7 @@ def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
     return RunFolder(
         path=path,
         metrics=metrics,
-        log=_read_log(path / "log.jsonl"),
+        log=read_log(path),
         ground_truth=_read_json(path / "ground_truth.json", dict),
         predictions={file.stem: _read_json(file, list) for file in files},
         statistics=_read_json(path / "label_statistics.json", dict) or {},
@@ -98,8 +98,9 @@ def _read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of the log; a last line that is still being written is left out."""
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last line that is still being written is left out."""
+    path = folder / "log.jsonl"
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -86,18 +86,18 @@ def _row(name: str, rows: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict
     found = [of_seed.get(name, {}) for of_seed in rows.values()]
     measured = next(row for row in found if row)
     figures = {
-        key: _spread([row.get(key) for row in found])
+        key: spread([row.get(key) for row in found])
         for key in FIGURES
         if any(is_number(row.get(key)) for row in found)
     }
     return {"name": name, "title": row_title(name, measured), "params": measured.get("params")} | figures
 
 
-def _spread(by_seed: Sequence[Any]) -> dict[str, Any]:
-    """Mean and standard deviation (of a sample, n - 1) of the known values."""
+def spread(by_seed: Sequence[Any]) -> dict[str, Any]:
+    """Mean and standard deviation (of a sample, n - 1) of the known values; None if they are too few."""
     known = [float(value) for value in by_seed if is_number(value)]
-    sd = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.mean(known), "sd": sd, "by_seed": list(by_seed)}
+    mean, sd = statistics.mean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": mean, "sd": sd, "by_seed": list(by_seed)}
 
 
 def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,8 @@ def folder_of_seeds(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def status_of(work: Callable[[], None], words: str = "") -> int:
-    """The exit status of some work; what went wrong is printed after `words`."""
+def status_of(work: Callable[[], None], words: str = "", again: str = "the same command with --resume") -> int:
+    """The exit status of some work; what went wrong is printed after `words`.  again: goes on after an interruption."""
     try:
         work()
     except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
@@ -194,7 +195,7 @@ def status_of(work: Callable[[], None], words: str = "") -> int:
         print(f"error: {words}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{words}interrupted: the same command with --resume goes on from the last saved step", file=sys.stderr)
+        print(f"\n{words}interrupted: {again} goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
 
@@ -210,6 +211,19 @@ def show_costs(config: Config, path: Path | None) -> None:
 
 def run(config: Config, command: str, resume: bool) -> None:
     """Runs the stages of a command in the run folder and prints the verdict."""
+    folder = run_in_folder(config, command, resume)
+    if command != "pretrain":
+        metrics, details = read_figures(folder)
+        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+
+
+def run_in_folder(
+    config: Config, command: str, resume: bool, *, only: Collection[str] = (), deadline: float = math.inf
+) -> Path:
+    """Runs the stages of a command, writes the report, and returns the run folder.
+
+    only: names of stages; the command's others are left out.  deadline: see `Run`, raises PieceOver.
+    """
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
     _process.keep_freed_memory()
     if config.train.threads:
@@ -235,20 +249,18 @@ def run(config: Config, command: str, resume: bool) -> None:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})
     results = RunResults(folder, results_header(config, sources))
-    current = Run(RunModels(config, sources, results, device), log, resume)
+    current = Run(RunModels(config, sources, results, device), log, resume, deadline)
     try:
         if command == "evaluate":
             evaluate_finished(current)
         else:
-            run_stages(current, command)
+            run_stages(current, command, only)
         compare_students(current.models)
         current.models.add_figures(STAGE)
     finally:
         log.close()
     write_report(folder)
-    if command != "pretrain":
-        metrics, details = read_figures(folder)
-        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+    return folder
 
 
 def results_header(config: Config, sources: Sources) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views
 from sskd_fast.files import write_json
+from sskd_fast.method import STAGE
 from sskd_fast.models.augmented import Augmentation, augmentations
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.pseudo_labels import (
@@ -43,12 +44,14 @@ class TeacherLabels:
 def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels | None:
     """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
 
-    They are the teacher's, or with `pseudo_labels.truth` the hidden true ones.  Written to
-    pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.  None
-    if no prediction is sure enough: there is nothing to learn then, background least of all.
+    They are the teacher's, none at all of teacher "none", or with `pseudo_labels.truth` the hidden true ones.  Written
+    to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.
+    None if no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
     thresholds: dict[int, float] | None = None
+    if teacher == "none" and not config.truth:
+        return TeacherLabels([], 1.0)
     if config.truth:
         labels, stride = _true_labels(sources), 1.0
     else:
@@ -106,11 +109,11 @@ class Thresholds:
     def of(cls, models: RunModels, model: Segmenter, teacher: str, raw: list[dict[str, Any]]) -> Thresholds:
         """Those of a teacher; raw: its predictions on the unlabelled images.
 
-        A file of predictions has seen no label.  Any other teacher has fold models: FileNotFoundError if they are not
-        there.
+        A teacher that was not trained has seen no label.  Any other has fold models: FileNotFoundError if they are
+        not there.
         """
         labeled, plain, folds = models.sources.labeled, models.sources.unlabeled, models.sources.folds
-        if not model.config.trainable:
+        if not model.config.trainable or not STAGE[teacher].budget:
             return cls(models, cached_predictions(models, model, teacher, labeled), [], [])
         few = plain.subset(plain.image_ids[:: -(-len(plain) // MAPPED_IMAGES)])
         unseen, of_folds = [], []

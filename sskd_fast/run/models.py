@@ -95,7 +95,9 @@ class RunModels:
         return self._placed(model)
 
     def load(self, stage: str) -> Segmenter:
-        """The finished model of a stage; of a teacher that no stage can train, the teacher itself."""
+        """The finished model of a stage; of one that is not trained, the model that it starts as."""
+        if not STAGE[stage].budget:
+            return self.start(STAGE[stage])
         model = self.build(STAGE[stage].model, weights=False, config=self.config_of(STAGE[stage]))
         if model.config.trainable:
             load_weights(model, self.results.weights_path(stage), self.sources.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sskd_fast.method import BASELINE, STAGES, Stage, dependents, stages_of, views_rows, words_of
 from sskd_fast.models.augmented import IDENTITY
@@ -19,9 +19,17 @@ from sskd_fast.run.training import Run, facts_of, stage_training, train_model, t
 from sskd_fast.train.cost import COST_KEYS, Cost
 
 
-def run_stages(run: Run, command: str) -> None:
-    """The stages of a command, in the table's order; with resume, those that are finished are kept."""
-    chosen = stages_of(command, fitted=bool(run.models.config.teacher.warm_start))
+def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
+    """The stages of a command, in the table's order; with resume, those that are finished are kept.
+
+    only: names of stages; the command's others are left out.
+    """
+    config = run.models.config
+    chosen = [
+        labelled_by(stage, config.pseudo_labels.teacher)
+        for stage in stages_of(command, fitted=bool(config.teacher.warm_start))
+        if not only or stage.name in only
+    ]
     finished = {row["name"] for row in run.models.results.rows} if run.resume else set()
     if any(s.model == "student" and s.name not in finished for s in chosen):
         # Its turn comes after the teacher's training and labelling: what cannot be had is said now.
@@ -35,6 +43,12 @@ def run_stages(run: Run, command: str) -> None:
             run.log.say(f"{title} is skipped: {reason}")
         else:
             run_stage(run, stage, title)
+
+
+def labelled_by(stage: Stage, teacher: str) -> Stage:
+    """The stage, with pseudo-labels of this teacher if the student is distilled in it."""
+    student = stage.model == "student" and stage.labels_from is not None
+    return dataclasses.replace(stage, labels_from=teacher) if student else stage
 
 
 def run_stage(run: Run, stage: Stage, title: str) -> None:
@@ -54,7 +68,8 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
         state = training_state(run, training, stage.name, Cost(label_seconds=label_seconds))
         model, cost = train_model(run, training, title, state)
         models.save(stage.name, model, facts_of(run, training, cost))
-        if stage.teaches and not models.config.pseudo_labels.truth:
+        labeller = models.config.pseudo_labels
+        if (stage.teaches or stage.name == labeller.teacher) and not labeller.truth:
             train_folds(run, stage, title, labels)
     else:
         model = models.start(stage)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,23 +26,27 @@ from sskd_fast.run.labels import TeacherLabels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
-from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.checkpoint import TrainingState, end_piece
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import train
+from sskd_fast.train.online_labels import OnlineLabels
 from sskd_fast.train.progress import Log, Progress
 from sskd_fast.train.schedule import Schedule, StageConfig
+from sskd_fast.typed_settings import ConfigError
 
 
 @dataclass(frozen=True)
 class Run:
     """Everything that running stages takes.
 
-    resume: unfinished stages go on from their saved state, finished ones are kept.
+    resume: unfinished stages go on from their saved state, finished ones are kept.  deadline: on the clock of
+    time.monotonic; after it the run ends, with PieceOver, as soon as its state is saved.
     """
 
     models: RunModels
     log: Log
     resume: bool = False
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ def training_state(run: Run, training: Training, name: str, cost: Cost | None = 
     cost: of what the training takes beside its steps.
     """
     key = state_key(run.models.config, training)
-    return TrainingState(run.models.results.state_path(name), key, run.resume, cost or Cost())
+    path = run.models.results.state_path(name)
+    return TrainingState(path, key, run.resume, cost or Cost(), deadline=run.deadline)
 
 
 def train_model(
@@ -91,6 +98,7 @@ def train_model(
     """The trained model, and what its training cost.  evaluate: AP of a fold model on its fold."""
     models, config = run.models, run.models.config
     stage, budget, labels = training.stage, training.budget, training.labels
+    end_piece(run.deadline)
     torch.manual_seed(config.seed)
     model = models.start(stage)
     progress = Progress(
@@ -103,7 +111,7 @@ def train_model(
 
     model = train(
         model, stage_objective(config, stage, label_pool), draw, Schedule(config.train, budget), state, progress,
-        evaluate, config.seed,
+        evaluate, config.seed, online_labels(config, training),
     )  # fmt: skip
     return model, state.cost + progress.cost
 
@@ -112,6 +120,14 @@ def facts_of(run: Run, training: Training, cost: Cost) -> dict[str, Any]:
     """The facts of a training that its checkpoint holds."""
     seed, seconds = run.models.config.seed, round(cost.seconds, 1)
     return {"stage": training.stage.name, "steps": training.budget.steps, "seconds": seconds, "seed": seed}
+
+
+def online_labels(config: Config, training: Training) -> OnlineLabels | None:
+    """Labels of the moving average for the unlabelled images of the student's distillation, if the settings say so."""
+    if training.stage.name != "distilled_student" or config.online.start == 1:
+        return None
+    taught = config.pseudo_labels.truth or training.stage.labels_from != "none"
+    return OnlineLabels(config.online, taught, config.pseudo_labels.weigh_by_score, config.predict.nms_iou)
 
 
 def stage_budget(config: Config, stage: Stage) -> StageConfig:
@@ -164,6 +180,11 @@ def training_batches(
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Labelled batches and, if there are pseudo-labels, unlabelled ones beside them, from a step on."""
     key, budget, labels = config.data.balance_key, training.budget, training.labels
+    if labels is None and training.stage.labels_from is not None and budget.labeled_batch == 0:
+        raise ConfigError(
+            f"stages.{training.stage.name}.labeled_batch: found 0, but no pseudo-label is sure enough to train on "
+            "instead; expected labelled images, or a lower pseudo_labels.target_precision"
+        )
 
     def stream(source: Any, size: int, seed: int) -> Iterator[Batch]:
         known = key and all(key in record.extra for record in source.records)
@@ -176,12 +197,14 @@ def training_batches(
         size = budget.labeled_batch + budget.unlabeled_batch
         alone = ((batch, None) for batch in stream(training.labeled, size, config.seed))
         return _pasted(alone, training.views, config.seed, step)
-    labeled = stream(training.labeled, budget.labeled_batch, config.seed)
     source = PseudoLabeled(
         sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes,
         name="pseudo-labels",
     )  # fmt: skip
-    both = zip(labeled, stream(source, budget.unlabeled_batch, config.seed + 1), strict=False)
+    unlabeled = stream(source, budget.unlabeled_batch, config.seed + 1)
+    if budget.labeled_batch == 0:
+        return zip(itertools.repeat(Batch.empty(*training.views.size)), unlabeled, strict=False)
+    both = zip(stream(training.labeled, budget.labeled_batch, config.seed), unlabeled, strict=False)
     return _pasted(both, training.views, config.seed, step)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,25 +16,30 @@ from sskd_fast.files import write_atomically
 from sskd_fast.train.cost import Cost
 
 
+class PieceOver(Exception):
+    """The time that a run may take in one piece is over; with resume, it goes on from the saved state."""
+
+
 @dataclass
 class TrainingState:
     """Keeps all that an unfinished stage needs to go on after an interruption as if there had been none.
 
     key: what the stage depends on; a state under another key is not taken up.  cost: of the stage before the
-    interruption.
+    interruption.  deadline: on the clock of time.monotonic; the first state saved after it ends the piece.
     """
 
     path: Path
     key: str
     resume: bool
     cost: Cost = field(default_factory=Cost)
+    deadline: float = math.inf
 
     def save(
         self, step: int, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer, cost: Cost
     ) -> None:
         """Writes the state after `step` steps; modules by name, None for one that the stage has not.
 
-        cost: of the steps since the interruption.
+        cost: of the steps since the interruption.  Raises PieceOver once the deadline is over.
         """
         content = {
             "key": self.key, "step": step,
@@ -41,6 +48,7 @@ class TrainingState:
             "cost": dataclasses.asdict(self.cost + cost),
         }  # fmt: skip
         write_atomically(self.path, lambda partial: torch.save(content, partial))
+        end_piece(self.deadline)
 
     def restore(self, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
         """The step to go on from: 0, or that of a saved state, which is then loaded."""
@@ -60,3 +68,9 @@ class TrainingState:
     def clear(self) -> None:
         """Removes the state once the stage's weights are written."""
         self.path.unlink(missing_ok=True)
+
+
+def end_piece(deadline: float) -> None:
+    """Raises PieceOver if a deadline on time.monotonic's clock is over."""
+    if time.monotonic() > deadline:
+        raise PieceOver

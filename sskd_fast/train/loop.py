@@ -14,6 +14,7 @@ from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.moving_average import update_average
+from sskd_fast.train.online_labels import OnlineLabels
 from sskd_fast.train.progress import Progress
 from sskd_fast.train.schedule import Schedule
 
@@ -27,12 +28,14 @@ def train(
     progress: Progress,
     evaluate: Callable[[Segmenter], dict[str, float]] | None,
     seed: int,
+    online: OnlineLabels | None = None,
 ) -> Segmenter:
     """Trains `model` for the schedule's steps and returns its exponential moving average, which is what a stage is
     judged by.
 
     draw(step): the batches (labelled, unlabelled) from a step on, so that an interrupted stage goes on with the same
     ones.  state: where progress is saved and, if it holds any, taken up.  evaluate: AP on images that it does not draw.
+    online: gives unlabelled batches the labels of the moving average.
     Raises FloatingPointError where the loss is not finite.
     """
     average = copy.deepcopy(model).requires_grad_(False)
@@ -52,6 +55,8 @@ def train(
         clock = time.perf_counter()
         labeled, unlabeled = next(batches)
         labeled, unlabeled = to_device(labeled, device), None if unlabeled is None else to_device(unlabeled, device)
+        if online is not None:
+            unlabeled = online(average, unlabeled, step / schedule.steps)
         progress.drawn(labeled, unlabeled)
         data_seconds = time.perf_counter() - clock
 

@@ -1,0 +1,124 @@
+"""`python -m sskd_fast.study TABLE`: trains the rows of a study, seed by seed, and sums them up in a table."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sskd_fast import _process  # noqa: F401  # isort: split
+from sskd_fast.files import write_json, write_text
+from sskd_fast.run.__main__ import status_of
+from sskd_fast.study.page import insert, markdown
+from sskd_fast.study.parts import Settings
+from sskd_fast.study.rows import Study
+from sskd_fast.study.tables import TABLES, Row, Table
+from sskd_fast.train.checkpoint import PieceOver
+from sskd_fast.typed_settings import ConfigError
+
+# The exit status of a piece that ended before the study did.
+NOT_FINISHED = 3
+
+EXAMPLES = """examples:
+  python -m sskd_fast.study ablations --data embedded --seeds 3 --page docs/results.md
+  python -m sskd_fast.study negatives --data configs/nuclei.yaml --seeds 0,1,2 --rows "no L_pxl,object"
+  python -m sskd_fast.study stages --data embedded --seeds 5 --pieces 500      until the exit status is not 3
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m sskd_fast.study", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    p.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    p.add_argument("--data", default="embedded", help="embedded, or a YAML file of settings")
+    p.add_argument("--preset", default="default", help="below the file and the overrides (default)")
+    p.add_argument("--seeds", type=seeds_of, default=[0, 1, 2], metavar="N|N,N,...", help="how many, or which ones (3)")
+    p.add_argument("--output", type=Path, help="folder of all studies of these data (studies/NAME)")
+    p.add_argument("--rows", help="these rows alone, by name, separated by commas")
+    p.add_argument(
+        "--pieces", type=float, metavar="SECONDS", default=math.inf,
+        help=f"end with status {NOT_FINISHED} once so many seconds are over and the state is saved",
+    )  # fmt: skip
+    p.add_argument("--page", type=Path, help="a Markdown file that gets the table, between two markers")
+    p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all rows")
+    return p
+
+
+def seeds_of(text: str) -> list[int]:
+    """ "3" as the seeds 0, 1, 2; "0,4" as these two; argparse's error for anything else."""
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts) or text.strip() == "0":
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected how many, such as 3, or which, such as 0,1,2 or 4,")
+    return [int(part) for part in parts] if "," in text else list(range(int(text)))
+
+
+def rows_of(table: Table, names: str | None) -> list[Row]:
+    """The rows of a table with these names, all for None.  Raises ConfigError for a name that it does not have."""
+    known = {row.name: row for row in table.rows}
+    wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"--rows: found {unknown[0]!r}, expected some of {', '.join(known)}")
+    return [known[name] for name in known if name in wanted]
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings of all rows."""
+    files = () if arguments.data == "embedded" else (Path(arguments.data),)
+    settings = Settings(files, tuple(arguments.overrides), arguments.preset)
+    config = settings.config()
+    if files and config.data.name == "embedded":
+        settings = Settings(files, (*arguments.overrides, f"data.name={files[0].stem}"), arguments.preset)
+    return settings
+
+
+def study_of(arguments: argparse.Namespace) -> Study:
+    """The study of a command line.  Raises ConfigError."""
+    table, settings = TABLES[arguments.table], settings_of(arguments)
+    output = arguments.output or Path("studies") / settings.config().data.name
+    return Study(table, rows_of(table, arguments.rows), arguments.seeds, settings, output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, 3 if a piece is over, 2 with a message for bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_intermixed_args(words)
+    try:
+        return status_of(lambda: run_study(arguments, words), again="the same command")
+    except PieceOver as over:
+        print(f"not finished yet: {over}; the same command goes on", file=sys.stderr)
+        return NOT_FINISHED
+
+
+def run_study(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    """Trains what is missing, row by row, and writes the table after each.  Raises PieceOver with what is left."""
+    deadline = time.monotonic() + arguments.pieces
+    study = study_of(arguments)
+    try:
+        for row, seed in study.plan():
+            study.finish(row, seed, deadline)
+            write_study(study, words, arguments.page)
+    except PieceOver as over:
+        raise PieceOver(study.left()) from over
+    print(study.output / f"{study.table.name}.md")
+
+
+def write_study(study: Study, words: Sequence[str], page: Path | None) -> None:
+    """Writes OUTPUT/TABLE.json and OUTPUT/TABLE.md with the rows so far, and puts the table on a page."""
+    command = f"python -m sskd_fast.study {shlex.join(words)}"
+    summary = study.summary() | {"command": command}
+    text = markdown(study.table, summary, command)
+    write_json(study.output / f"{study.table.name}.json", summary)
+    write_text(study.output / f"{study.table.name}.md", text)
+    if page is not None:
+        insert(page, f"{study.table.name} {study.output.name}", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

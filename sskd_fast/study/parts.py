@@ -1,0 +1,154 @@
+"""Parts of a study: stages trained in a run folder that is named after all they depend on, so that rows share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sskd_fast.files import write_json
+from sskd_fast.method import BASELINE, STAGE
+from sskd_fast.run.__main__ import run_in_folder
+from sskd_fast.settings import Config, check_settings
+from sskd_fast.study.figures import keep_label_seconds
+from sskd_fast.study.machine import circumstances
+from sskd_fast.study.tables import DISTILLED, Row
+from sskd_fast.yaml_settings import load_config
+
+# Settings that change no figure: where things are, how fast they go, what is written on the way.
+IDLE = {
+    "": ("output", "device", "origins"),
+    "data": ("workers", "cache_mb", "decoded"),
+    "train": ("threads", "log_every", "save_every"),
+}
+# Names of a run folder that a part does not take over from the one before, and those of large files that it links.
+_LEFT = ("tensorboard", "finished.json", "figures", "report.html", "report", "*.state.pt", ".*.partial")
+_LINKED = (".safetensors", ".png")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study's command line says of all its rows: YAML files, overrides and preset."""
+
+    files: tuple[Path, ...] = ()
+    overrides: tuple[str, ...] = ()
+    preset: str = "default"
+
+    def config(self, *more: str) -> Config:
+        """The configuration with further overrides on top.  Raises ConfigError."""
+        config = load_config(self.files, [*self.overrides, *more], self.preset)
+        check_settings(config)
+        return config
+
+
+@dataclass(frozen=True)
+class Part:
+    """Stages of one run folder.  after: the part whose models they build on, None for none."""
+
+    config: Config
+    stages: tuple[str, ...]
+    after: Part | None = None
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the part's figures depend on."""
+        before = self.after.key if self.after else ""
+        content = [self.stages, before, settings_that_matter(self.config, self.stages)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def folder(self, output: Path) -> Path:
+        """The part's run folder."""
+        return output / "runs" / f"seed-{self.config.seed}" / f"{self.stages[-1]}-{self.key[:10]}"
+
+    def is_finished(self, output: Path) -> bool:
+        """True once all of its stages are trained and measured."""
+        return (self.folder(output) / "finished.json").exists()
+
+    def finish(self, output: Path, deadline: float) -> None:
+        """Trains what is missing of it and of the parts before.
+
+        Raises PieceOver after the deadline, on the clock of time.monotonic, and whatever a run raises.
+        """
+        if self.is_finished(output):
+            return
+        folder = self.folder(output)
+        if self.after is not None:
+            self.after.finish(output, deadline)
+            if not folder.exists():
+                take_over(self.after.folder(output), folder)
+        config = dataclasses.replace(self.config, output=str(folder))
+        run_in_folder(config, "all", True, only=self.stages, deadline=deadline)
+        keep_label_seconds(folder, config.pseudo_labels.teacher)
+        write_json(folder / "finished.json", {"key": self.key, "stages": self.stages, **circumstances(config.device)})
+
+
+def settings_that_matter(config: Config, stages: Collection[str]) -> dict[str, Any]:
+    """The settings that figures of these stages depend on, as plain data."""
+    tree = dataclasses.asdict(dataclasses.replace(config, data=config.data.with_absolute_paths()))
+    for section, names in IDLE.items():
+        for name in names:
+            (tree[section] if section else tree).pop(name)
+    budgets = {budget for stage in stages for budget in STAGE[stage].budget}
+    tree["stages"] = {name: tree["stages"][name] for name in sorted(budgets)}
+    unused = [] if BASELINE in stages else ["baseline"]
+    unused += [] if DISTILLED in stages else ["online"]
+    if all(STAGE[stage].model == "teacher" for stage in stages):
+        unused += ["student", "student_weights"]
+        tree["pseudo_labels"].pop("teacher")
+    return {name: value for name, value in tree.items() if name not in unused}
+
+
+def take_over(before: Path, folder: Path) -> None:
+    """Makes the run folder of a part from that of the one before: its models and rows, its images and predictions.
+
+    Weights are linked, small files copied.  Images, and the predictions that become labels, stay where they are, so
+    that what one part adds to them serves all.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shared = [name for name in ("data", "cache") if (before / name).exists()]
+    ignore = shutil.ignore_patterns(*_LEFT, *shared)
+    shutil.copytree(before, partial, ignore=ignore, copy_function=_linked)
+    for name in shared:
+        (partial / name).symlink_to(Path("..") / before.name / name)
+    partial.rename(folder)
+
+
+def _linked(source: str, target: str) -> str:
+    """Links a file that is never changed in place, copies any other or if the file system has no links."""
+    if source.endswith(_LINKED):
+        try:
+            os.link(source, target)
+            return target
+        except OSError:
+            pass
+    return str(shutil.copy2(source, target))
+
+
+def part_of(row: Row, settings: Settings, seed: int) -> Part:
+    """The last part of a row, which measures it, with those before.  Raises ConfigError for a setting that does not
+    fit."""
+    base = settings.config(f"seed={seed}")
+    batch = base.stages.distilled_student.labeled_batch + base.stages.distilled_student.unlabeled_batch
+    own = [*share_settings(base, row.share), f"seed={seed}"]
+    teacher = [text.format(batch=batch) for text in row.teacher]
+    student = [text.format(batch=batch) for text in row.student]
+    before = Part(settings.config(*own, *teacher), row.teaching) if row.teaching else None
+    return Part(settings.config(*own, *teacher, *student), row.stages, before) if row.stages or not before else before
+
+
+def share_settings(config: Config, share: float) -> tuple[str, ...]:
+    """Overrides that leave this share of the training images their labels; none for a share of 0."""
+    if not share:
+        return ()
+    if config.data.own:
+        return (f"data.labeled_fraction={share:g}",)
+    total = config.data.embedded_labeled + config.data.embedded_unlabeled
+    count = max(1, round(share * total))
+    return f"data.embedded_labeled={count}", f"data.embedded_unlabeled={total - count}"

@@ -1,0 +1,169 @@
+"""The tables of the studies: what each asks, and its rows as settings of the one method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, FITTED, MATCHED_BASELINE
+
+TEACHERS = ("zero_shot_teacher", FITTED, "supervised_teacher", "adapted_teacher")
+REFINED, DISTILLED = FINAL_STUDENTS
+CHAIN = (DISTILLED, REFINED)
+
+LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
+PIXEL_ON, PIXEL_OFF = "train.lam_pxl=0.1", "train.lam_pxl=0"
+# The student's own labels start after this share of its distillation.
+BURN_IN = "online.start=0.3"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and the settings that it differs in.
+
+    result: the stage whose model is measured.  teaching: stages of the part that rows share, none if nothing labels for
+    the student.  teacher: settings of that part, and of the data; they hold for the student as well.  stages, student:
+    stages that follow, and the settings laid over all others for them.  Settings are overrides of the command line, in
+    which {batch} stands for the images in a step of the student's distillation.
+    share: of the labels, 0 for those that the data set has.  against: the row that it is compared with, "" for the
+    table's reference.  time_of: trained as long, on the wall's clock, as this row and all that it builds on.
+    """
+
+    name: str
+    result: str = REFINED
+    stages: tuple[str, ...] = CHAIN
+    student: tuple[str, ...] = ()
+    teaching: tuple[str, ...] = TEACHERS
+    teacher: tuple[str, ...] = ()
+    share: float = 0.0
+    against: str = ""
+    time_of: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """question: that its rows answer.  reference: the row that others are compared with, and without_pixel the one that
+    their steps' cost is.  columns: of figures that it shows beside those of every table."""
+
+    name: str
+    question: str
+    reference: str
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...] = ()
+    without_pixel: str = ""
+
+    def row(self, name: str) -> Row:
+        """A row by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def against(self, row: Row) -> str:
+        """The name of the row that a row is compared with; its own for none."""
+        return row.against or self.reference
+
+
+def _ablations() -> tuple[Row, ...]:
+    pairs = (
+        ("neither", (LABELS_OFF, PIXEL_OFF)), ("pseudo-labels", (LABELS_ON, PIXEL_OFF)),
+        ("L_pxl", (LABELS_OFF, PIXEL_ON)), ("both", (LABELS_ON, PIXEL_ON)),
+    )  # fmt: skip
+    teachers = [
+        Row(f"teacher {name}", "adapted_teacher", (), teacher=settings, against="teacher both")
+        for name, settings in pairs
+    ]
+    students = [Row(f"student {name}", DISTILLED, (DISTILLED,), settings) for name, settings in pairs]
+    return (*teachers, *students)
+
+
+def _distilled(name: str, *student: str) -> Row:
+    return Row(name, DISTILLED, (DISTILLED,), student)
+
+
+def _labels() -> tuple[Row, ...]:
+    rows = []
+    for share in (0.02, 0.05, 0.1, 0.3):
+        name = f"{100 * share:g} % supervised"
+        rows.append(Row(name, BASELINE, (BASELINE,), teaching=(), share=share, against=name))
+        rows.append(Row(f"{100 * share:g} % ours", share=share, against=name))
+    truth = ("pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0")
+    rows.append(Row("100 %", DISTILLED, (DISTILLED,), truth, teaching=(), share=0.3, against="30 % supervised"))
+    return tuple(rows)
+
+
+BASELINES = (
+    Row("supervised", BASELINE, (BASELINE,), teaching=()),
+    Row("supervised as many steps", MATCHED_BASELINE, (MATCHED_BASELINE,), teaching=()),
+    Row("self-training", teaching=(BASELINE,), teacher=(f"pseudo_labels.teacher={BASELINE}",)),
+    Row("mean teacher", teaching=(), student=("pseudo_labels.teacher=none", BURN_IN)),
+    Row(
+        "unlabelled alone",
+        student=(f"stages.{DISTILLED}.labeled_batch=0", f"stages.{DISTILLED}.unlabeled_batch={{batch}}"),
+    ),
+    Row("burn-in and EMA", student=(BURN_IN,)),
+    Row("ours"),
+)
+
+
+def _as_long() -> tuple[Row, ...]:
+    timed = [row for row in BASELINES if row.name not in ("ours", "supervised as many steps")]
+    own_steps = {"supervised": ("baseline.folds=0",)}
+    rows = [replace(row, student=own_steps.get(row.name, row.student), time_of="ours") for row in timed]
+    return (*rows, Row("ours"))
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("ablations", "Do pseudo-labels and L_pxl help, alone and together?", "student both", _ablations()),
+        Table(
+            "stages", "Which of the three stages is needed?", "all",
+            (
+                Row("no distillation", BASELINE, (BASELINE,), teaching=()),
+                Row("distillation alone", DISTILLED, student=("pseudo_labels.teacher=zero_shot_teacher",)),
+                Row("no teacher adaptation", student=("pseudo_labels.teacher=zero_shot_teacher",)),
+                Row("teacher adapted without pseudo-labels", student=("pseudo_labels.teacher=supervised_teacher",)),
+                Row("no refinement", DISTILLED),
+                Row("all"),
+            ),
+        ),
+        Table(
+            "negatives", "Which negatives should L_pxl draw, and what do they cost?", "no L_pxl",
+            (
+                _distilled("no L_pxl", PIXEL_OFF),
+                *(_distilled(cues, PIXEL_ON, "contrast.form=sampled", f"contrast.cues={cues}")
+                  for cues in ("uniform", "mask", "class", "fused", "object")),
+                _distilled("expected", PIXEL_ON, "contrast.form=expected", "contrast.cues=object"),
+                _distilled("half hard", PIXEL_ON, "contrast.form=sampled", "contrast.cues=object",
+                           "contrast.hard_share=0.5"),
+                _distilled("boundary", PIXEL_ON, "contrast.form=boundary", "contrast.cues=object",
+                           "contrast.scope=same"),
+                _distilled("prototypes", PIXEL_ON, "contrast.form=prototypes"),
+                _distilled("ownership", PIXEL_ON, "contrast.form=ownership"),
+            ),
+            ("margin", "fnr_foreground", "fnr_background", "step_cost"), "no L_pxl",
+        ),
+        Table("labels", "How does the gain depend on the number of labels?", "", _labels()),
+        Table(
+            "baselines", "Is it better than other ways to use unlabelled images, in as many steps?", "ours",
+            BASELINES, ("total_seconds",),
+        ),
+        Table(
+            "baselines-time", "Is it better than other ways to use unlabelled images, in as much time?", "ours",
+            _as_long(), ("steps", "total_seconds"),
+        ),
+        Table(
+            "map", "How fine should the map of L_pxl be?", "no L_pxl",
+            (
+                _distilled("no L_pxl", PIXEL_OFF),
+                *(_distilled(f"level {level}", PIXEL_ON, f"student.embedding_level={level}") for level in (3, 2, 1, 0)),
+            ),
+            ("map_stride", "margin", "step_cost"), "no L_pxl",
+        ),
+        Table(
+            "cost", "What does each model cost?", "refined student",
+            tuple(
+                Row(name.replace("_", " "), name, (*CHAIN, BASELINE, MATCHED_BASELINE))
+                for name in (*(t for t in TEACHERS if t != FITTED), BASELINE, MATCHED_BASELINE, *CHAIN)
+            ),
+            ("params", "gflops", "steps", "step_seconds", "seconds", "label_seconds", "cpu_seconds", "total_seconds"),
+        ),
+    )
+}  # fmt: skip
