@@ -89,11 +89,16 @@ COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
 EVERY_RUN = frozenset(stage.name for stage in STAGES)
 # Trained teachers that label images have a second row of results: measured over the views that their labels are averaged
 # over.
-AS_IT_LABELS = {f"{s.labels_from}_views": s.labels_from for s in STAGES if s.labels_from and STAGE[s.labels_from].budget}
+AS_IT_LABELS = {
+    f"{s.labels_from}_views": s.labels_from for s in STAGES if s.labels_from and STAGE[s.labels_from].budget
+}
 # Results are shown as the table goes, the baselines before the students that are compared with them.
 ROW_ORDER = tuple(
     name
-    for stage in sorted((STAGES[0], FITTING, *STAGES[1:]), key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES))
+    for stage in sorted(
+        (STAGES[0], FITTING, *STAGES[1:]),
+        key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES),
+    )
     for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
 )
 # Rows of results whose AP is compared, with an interval: a model, and the one that it is held against.

@@ -84,6 +84,8 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
     if share != 0:
         with pytest.raises(ValueError, match="pxl_gradient_share: expected a share of the rest's gradient"):
             TrainConfig(pxl_gradient_share=share)
+    with pytest.raises(ValueError, match=r"L_pxl is left out at lam_pxl=0; set lam_pxl=0\.1 as well"):
+        TrainConfig(pxl_gradient_share=0.15)
 
 
 def evaluate(form: str, share: float, *, seed: int = 3, net: MaskTransformer | None = None) -> ObjectiveOutput:

@@ -80,7 +80,7 @@ def test_objective_has_the_weights_of_the_stage() -> None:
 
 
 def test_the_share_of_the_gradient_goes_to_stages_with_the_contrast() -> None:
-    config = load_config([], ["train.pxl_gradient_share=0.15", "contrast.form=ownership"])
+    config = load_config([], ["train.lam_pxl=0.1", "train.pxl_gradient_share=0.15", "contrast.form=ownership"])
     adapted, refined = (stage_objective(config, STAGE[name]) for name in ("adapted_teacher", "refined_student"))
     assert adapted.gradient_share is not None and adapted.gradient_share.share == 0.15
     assert isinstance(adapted.contrast, MaskOwnership)

@@ -94,7 +94,7 @@ def keys(table: str, *overrides: str, seed: int = 0) -> dict[str, tuple[str, str
 
 def test_rows_share_their_teacher_if_its_settings_are_equal() -> None:
     ablations, negatives = keys("ablations"), keys("negatives")
-    teacher = ablations["teacher both"][0]
+    teacher = ablations["teacher pseudo-labels"][0]  # as by default, without L_pxl
     assert {before for name, (_, before) in ablations.items() if name.startswith("student")} == {teacher}
     assert len({own for name, (own, _) in ablations.items() if name.startswith("teacher")}) == 4
     assert {before for _, before in negatives.values()} == {teacher}

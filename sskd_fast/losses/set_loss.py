@@ -103,9 +103,7 @@ class SetLoss:
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds, assigned)
 
-    def _dense(
-        self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float
-    ) -> SetLossOutput:
+    def _dense(self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float) -> SetLossOutput:
         """The loss of dense queries, which are not matched one to one."""
         config = self.config.dense
         parts, matched = dense_loss(config, maps, instances, valid)

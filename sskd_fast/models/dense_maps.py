@@ -85,5 +85,3 @@ def mask_logits(kernels: Tensor, features: Tensor, image: Tensor, centres: Tenso
 def kernel_size(features: int) -> int:
     """Numbers of a mask network: 10 x 8 + 8 + 8 x 8 + 8 + 8 + 1 for 8 features."""
     return HIDDEN * (features + 2) + HIDDEN + HIDDEN * HIDDEN + HIDDEN + HIDDEN + 1
-
-

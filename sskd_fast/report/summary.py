@@ -86,9 +86,7 @@ def _row(name: str, rows: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict
     found = [of_seed.get(name, {}) for of_seed in rows.values()]
     measured = next(row for row in found if row)
     figures = {
-        key: spread([row.get(key) for row in found])
-        for key in FIGURES
-        if any(is_number(row.get(key)) for row in found)
+        key: spread([row.get(key) for row in found]) for key in FIGURES if any(is_number(row.get(key)) for row in found)
     }
     return {"name": name, "title": row_title(name, measured), "params": measured.get("params")} | figures
 

@@ -42,6 +42,10 @@ class TrainConfig:
         if not self.pxl_gradient_share >= 0:
             found = self.pxl_gradient_share
             raise ValueError(f"pxl_gradient_share: expected a share of the rest's gradient, 0 for none, found {found}")
+        if self.pxl_gradient_share and not self.lam_pxl:
+            raise ValueError(
+                f"pxl_gradient_share={self.pxl_gradient_share}: L_pxl is left out at lam_pxl=0; set lam_pxl=0.1 as well"
+            )
 
 
 @dataclass(frozen=True)
