@@ -11,7 +11,7 @@ REFINED, DISTILLED = FINAL_STUDENTS
 CHAIN = (DISTILLED, REFINED)
 
 LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
-PIXEL_ON, PIXEL_OFF = "train.lam_pxl=0.1", "train.lam_pxl=0"
+PIXEL_ON, PIXEL_OFF = ("train.lam_pxl=0.1",), ("train.lam_pxl=0", "train.pxl_gradient_share=0")
 # The student's own labels start after this share of its distillation.
 BURN_IN = "online.start=0.3"
 
@@ -62,8 +62,8 @@ class Table:
 
 def _ablations() -> tuple[Row, ...]:
     pairs = (
-        ("neither", (LABELS_OFF, PIXEL_OFF)), ("pseudo-labels", (LABELS_ON, PIXEL_OFF)),
-        ("L_pxl", (LABELS_OFF, PIXEL_ON)), ("both", (LABELS_ON, PIXEL_ON)),
+        ("neither", (LABELS_OFF, *PIXEL_OFF)), ("pseudo-labels", (LABELS_ON, *PIXEL_OFF)),
+        ("L_pxl", (LABELS_OFF, *PIXEL_ON)), ("both", (LABELS_ON, *PIXEL_ON)),
     )  # fmt: skip
     teachers = [
         Row(f"teacher {name}", "adapted_teacher", (), teacher=settings, against="teacher both")
@@ -127,16 +127,16 @@ TABLES = {
         Table(
             "negatives", "Which negatives should L_pxl draw, and what do they cost?", "no L_pxl",
             (
-                _distilled("no L_pxl", PIXEL_OFF),
-                *(_distilled(cues, PIXEL_ON, "contrast.form=sampled", f"contrast.cues={cues}")
+                _distilled("no L_pxl", *PIXEL_OFF),
+                *(_distilled(cues, *PIXEL_ON, "contrast.form=sampled", f"contrast.cues={cues}")
                   for cues in ("uniform", "mask", "class", "fused", "object")),
-                _distilled("expected", PIXEL_ON, "contrast.form=expected", "contrast.cues=object"),
-                _distilled("half hard", PIXEL_ON, "contrast.form=sampled", "contrast.cues=object",
+                _distilled("expected", *PIXEL_ON, "contrast.form=expected", "contrast.cues=object"),
+                _distilled("half hard", *PIXEL_ON, "contrast.form=sampled", "contrast.cues=object",
                            "contrast.hard_share=0.5"),
-                _distilled("boundary", PIXEL_ON, "contrast.form=boundary", "contrast.cues=object",
+                _distilled("boundary", *PIXEL_ON, "contrast.form=boundary", "contrast.cues=object",
                            "contrast.scope=same"),
-                _distilled("prototypes", PIXEL_ON, "contrast.form=prototypes"),
-                _distilled("ownership", PIXEL_ON, "contrast.form=ownership"),
+                _distilled("prototypes", *PIXEL_ON, "contrast.form=prototypes"),
+                _distilled("ownership", *PIXEL_ON, "contrast.form=ownership"),
             ),
             ("margin", "fnr_foreground", "fnr_background", "step_cost"), "no L_pxl",
         ),
@@ -152,8 +152,8 @@ TABLES = {
         Table(
             "map", "How fine should the map of L_pxl be?", "no L_pxl",
             (
-                _distilled("no L_pxl", PIXEL_OFF),
-                *(_distilled(f"level {level}", PIXEL_ON, f"student.embedding_level={level}") for level in (3, 2, 1, 0)),
+                _distilled("no L_pxl", *PIXEL_OFF),
+                *(_distilled(f"level {level}", *PIXEL_ON, f"student.embedding_level={level}") for level in (3, 2, 1, 0)),
             ),
             ("map_stride", "margin", "step_cost"), "no L_pxl",
         ),
