@@ -153,7 +153,8 @@ TABLES = {
             "map", "How fine should the map of L_pxl be?", "no L_pxl",
             (
                 _distilled("no L_pxl", *PIXEL_OFF),
-                *(_distilled(f"level {level}", *PIXEL_ON, f"student.embedding_level={level}") for level in (3, 2, 1, 0)),
+                *(_distilled(f"level {level}", *PIXEL_ON, f"student.embedding_level={level}")
+                  for level in (3, 2, 1, 0)),
             ),
             ("map_stride", "margin", "step_cost"), "no L_pxl",
         ),
