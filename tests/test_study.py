@@ -93,8 +93,8 @@ def keys(table: str, *overrides: str, seed: int = 0) -> dict[str, tuple[str, str
 
 
 def test_rows_share_their_teacher_if_its_settings_are_equal() -> None:
-    ablations, negatives = keys("ablations"), keys("negatives")
-    teacher = ablations["teacher pseudo-labels"][0]  # as by default, without L_pxl
+    ablations, negatives = (keys(table, "train.lam_pxl=0.1") for table in ("ablations", "negatives"))
+    teacher = ablations["teacher both"][0]
     assert {before for name, (_, before) in ablations.items() if name.startswith("student")} == {teacher}
     assert len({own for name, (own, _) in ablations.items() if name.startswith("teacher")}) == 4
     assert {before for _, before in negatives.values()} == {teacher}
@@ -299,7 +299,8 @@ def test_bad_input_is_said_before_anything_is_trained(
 
 TINY = [
     "--preset", "smoke", "--seeds", "1", "train.max_steps=2", "train.log_every=1", "pseudo_labels.views=1",
-    "pseudo_labels.folds=2", "data.embedded_labeled=12", "data.embedded_unlabeled=20", "data.embedded_val=8",
+    "pseudo_labels.folds=2", "train.lam_pxl=0.1", "data.embedded_labeled=12", "data.embedded_unlabeled=20",
+    "data.embedded_val=8",
 ]  # fmt: skip
 TINY_ROWS = {
     "ablations": "teacher both,student both", "stages": "no teacher adaptation,distillation alone",
