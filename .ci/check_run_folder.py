@@ -26,7 +26,7 @@ FILES = (
 
 
 def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
-    """What is wrong with the rows of metrics.json and the predictions they stand for."""
+    """Problems of the rows of metrics.json and the predictions they stand for."""
     rows = {row["name"]: row for row in metrics["rows"]}
     if [row["name"] for row in metrics["rows"]] != ROWS:
         found = [row["name"] for row in metrics["rows"]]
@@ -45,7 +45,7 @@ def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
 
 
 def gain_problems(details: dict[str, Any]) -> list[str]:
-    """What is wrong with the gains of details.json: pairs of rows without one, or without an interval."""
+    """Problems of the gains of details.json: pairs of rows without one, or without an interval."""
     gains = {(gain["model"], gain["against"]): gain for gain in details.get("gains", []) if gain["stride"] is None}
     problems = [
         f"details.json: no gain of {pair[0]} against {pair[1]}"
@@ -59,7 +59,7 @@ def gain_problems(details: dict[str, Any]) -> list[str]:
 
 
 def log_problems(log: Path) -> list[str]:
-    """What is wrong with log.jsonl: lines that are no JSON objects, or no step with a finite loss."""
+    """Problems of log.jsonl: lines that are no JSON objects, or no step with a finite loss."""
     steps = 0
     for number, line in enumerate(log.read_text().splitlines(), start=1):
         try:

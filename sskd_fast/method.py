@@ -131,7 +131,7 @@ def chain_of(stage: Stage) -> set[str]:
 
 
 def _parents(stage: Stage) -> set[str]:
-    """The names of the stages that a stage builds on directly, the fitted teacher among them where there may be one."""
+    """The names of the stages that a stage builds on directly, the fitted teacher among them if there may be one."""
     stands_in = stage.start == "pretrained" and bool(stage.budget) and stage.name != FITTED
     named = (stage.start, stage.labels_from, FITTED if stands_in else None)
     return {name for name in named if name in STAGE}

@@ -87,5 +87,5 @@ class _Move:
 
 
 def _overlap(shift: int, length: int) -> tuple[slice, slice]:
-    """Where the pixels of a row go and come from when they move by `shift`."""
+    """The slices of a row that its pixels go to and come from when they move by `shift`."""
     return slice(max(0, shift), length + min(0, shift)), slice(max(0, -shift), length + min(0, -shift))

@@ -161,7 +161,7 @@ class ImageCollection(Dataset[Sample]):
         """A crop of an image with the instances that touch it, in the order of the annotations.
 
         top, left, height, width: pixels of the image.  size: (h, w) to resize the crop to; the image bilinearly with
-        antialiasing, the masks by the nearest pixel.  Raises ValueError where the window is empty or leaves the image.
+        antialiasing, the masks by the nearest pixel.  Raises ValueError if the window is empty or leaves the image.
         """
         record = self.records[index]
         full_height, full_width = self.size(index)

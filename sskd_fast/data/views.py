@@ -123,7 +123,7 @@ def draw_views(
 
     Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool (False on padding, on crowd regions and
     on instances too small to learn), and the other instances, masks (n, H, W), in the geometry of both views; none
-    where the source has no labels.
+    if the source has no labels.
     """
     draws = _Draws(generator_seed)
     sample = _draw_window(source, index, views, draws)

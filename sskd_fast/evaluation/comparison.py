@@ -95,7 +95,7 @@ def compare_masks(
     """By how much `results` are better than `others`, in COCO mask AP, and how well the images tell.
 
     Arguments and errors as of `evaluate_masks`; draws, seed, groups: as of `drawn_ap`.  Source of the interval: the
-    percentile bootstrap (Efron).  All three are nan where there is no ground truth.
+    percentile bootstrap (Efron).  All three are NaN if there is no ground truth.
     """
     ours, theirs = drawn_ap(
         ground_truth, [results, others], max_detections=max_detections, draws=draws, seed=seed, groups=groups

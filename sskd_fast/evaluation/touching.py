@@ -1,4 +1,4 @@
-"""Mask AP of the objects that touch another one, which is where instances are hard to tell apart.
+"""Mask AP of the objects that touch another one, which are hard to tell apart.
 
 Shape letters: D results, G objects of the ground truth.
 """

@@ -20,8 +20,11 @@ HIDDEN = 8
 
 @dataclass
 class DenseMaps:
-    """What all cells say.  classes: a level's (B, C, h_i, w_i) logits; kernels: a level's (B, P, h_i, w_i); features:
-    (B, M, h, w); strides: cells of the finest map that a level's cell covers."""
+    """The predictions of all cells.
+
+    classes: a level's (B, C, h_i, w_i) logits; kernels: a level's (B, P, h_i, w_i); features: (B, M, h, w); strides:
+    cells of the finest map that a level's cell covers.
+    """
 
     classes: list[Tensor]
     kernels: list[Tensor]

