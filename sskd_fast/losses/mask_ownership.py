@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput, require
 from sskd_fast.losses.matching import Targets, pad_targets
 from sskd_fast.losses.set_loss import pooled, pooled_size
-from sskd_fast.losses.training_step import TrainingStep
+from sskd_fast.losses.training_step import Part, TrainingStep
 
 
 class MaskOwnership(nn.Module):
@@ -31,18 +31,16 @@ class MaskOwnership(nn.Module):
 
     def of_step(self, step: TrainingStep) -> ContrastOutput:
         """The loss of a training step.  Raises ValueError for a model whose queries are not matched to instances."""
-        total = weight = step.predictions.mask_logits.new_zeros(())
-        for part in step.parts:
-            if part.set_loss is None:
-                continue
-            if part.set_loss.assigned is None:
+
+        def sums(part: Part) -> tuple[Tensor, Tensor]:
+            if part.set_loss is None or part.set_loss.assigned is None:
                 kind = step.model.config.kind
                 raise ValueError(f"contrast.form='ownership': a model of kind {kind!r} matches no queries to instances")
             logits = pooled(part.predictions.mask_logits, part.label_pool)
             targets = pad_targets(part.batch.targets, part.batch.valid, pooled_size(logits, 1))
-            loss, mass = ownership_sums(logits, targets, part.set_loss.assigned)
-            total, weight = total + part.weight * loss, weight + part.weight * mass
-        return ContrastOutput(total / weight.clamp(min=1e-6), {})
+            return ownership_sums(logits, targets, part.set_loss.assigned)
+
+        return ContrastOutput(step.weighted_mean(sums), {})
 
 
 def ownership_sums(mask_logits: Tensor, targets: Targets, assigned: Tensor) -> tuple[Tensor, Tensor]:

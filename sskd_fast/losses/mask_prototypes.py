@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput, require
 from sskd_fast.losses.matching import Targets, pad_targets
 from sskd_fast.losses.set_loss import pooled_size
-from sskd_fast.losses.training_step import TrainingStep
+from sskd_fast.losses.training_step import Part, TrainingStep
 
 
 class MaskPrototypes(nn.Module):
@@ -33,17 +33,17 @@ class MaskPrototypes(nn.Module):
 
     def of_step(self, step: TrainingStep) -> ContrastOutput:
         """The loss of a training step.  Raises ValueError for a model without mask features."""
-        total = weight = step.predictions.mask_logits.new_zeros(())
-        for part in step.parts:
+
+        def sums(part: Part) -> tuple[Tensor, Tensor]:
             features = part.predictions.mask_features
             if features is None:
                 kind = step.model.config.kind
                 raise ValueError(f"contrast.form='prototypes': a model of kind {kind!r} shows no mask features")
             features = F.avg_pool2d(features, part.label_pool) if part.label_pool > 1 else features
             targets = pad_targets(part.batch.targets, part.batch.valid, pooled_size(features, 1))
-            loss, mass = prototype_sums(features, targets, self.config.temperature[0])
-            total, weight = total + part.weight * loss, weight + part.weight * mass
-        return ContrastOutput(total / weight.clamp(min=1e-6), {})
+            return prototype_sums(features, targets, self.config.temperature[0])
+
+        return ContrastOutput(step.weighted_mean(sums), {})
 
 
 def prototype_sums(features: Tensor, targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:

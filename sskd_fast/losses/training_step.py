@@ -5,6 +5,7 @@ Shape letters: B images, G padded instances, D embedding width, H x W pixels, h 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,18 @@ class TrainingStep:
     parts: list[Part]
     progress: float
     seed: int
+
+    def weighted_mean(self, sums: Callable[[Part], tuple[Tensor, Tensor]]) -> Tensor:
+        """A mean over all parts: sums(part) gives its numerator and its denominator, which count by the part's weight.
+
+        Parts without a set loss are left out.
+        """
+        total = weight = self.predictions.mask_logits.new_zeros(())
+        for part in self.parts:
+            if part.set_loss is not None:
+                value, mass = sums(part)
+                total, weight = total + part.weight * value, weight + part.weight * mass
+        return total / weight.clamp(min=1e-6)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Embeddings (B, D, h, w) of the weak views, and of the strong ones without gradient."""
