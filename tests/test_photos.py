@@ -16,6 +16,7 @@ from PIL import Image
 from sskd_fast.data.photographs import are_photographs
 from sskd_fast.method import FITTED, STAGE, dependents, stages_of
 from sskd_fast.models.augmented import augmentations
+from sskd_fast.models.checkpoint import Origin
 from sskd_fast.models.inference import InferenceConfig, predict, to_results
 from sskd_fast.models.packaged import PACKAGED
 from sskd_fast.models.pretrained import FoundationError
@@ -23,6 +24,7 @@ from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
 from sskd_fast.rle import rle_of_box
 from sskd_fast.run.__main__ import parser, resolve
+from sskd_fast.run.models import RunModels
 from sskd_fast.run.source_classes import best_classes
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import load_config
@@ -151,6 +153,17 @@ def test_settings_of_predictions_that_do_not_fit_are_named() -> None:
         load_config([], ["teacher.foundation.source_classes=[17]"])
     with pytest.raises(ConfigError, match=r'teacher: warm_start="results": name a file of predictions'):
         load_config([], ["teacher.warm_start=results"])
+
+
+def test_packaged_weights_bring_their_licence_into_checkpoints() -> None:
+    def backbone(*overrides: str) -> Origin:
+        config = load_config([], overrides, "photos")
+        return RunModels(config, None, None, torch.device("cpu")).origins.backbone  # type: ignore[arg-type]
+
+    weights = PACKAGED["efficientnet_lite0"]
+    assert backbone() == Origin(weights.licence, weights.source)
+    assert backbone("origins.backbone.licence=MIT") == Origin("MIT")  # what is stated stays
+    assert backbone("student.backbone_checkpoint=") == Origin()
 
 
 def test_a_fitted_teacher_stands_before_all_that_builds_on_it() -> None:
