@@ -1,6 +1,5 @@
-"""Masks against masks: IoU, greedy matching of results to ground truth, and suppression of duplicates.
+"""Results against results and ground truth: IoU of RLE masks, greedy matching, and suppression of duplicates.
 
-A mask comes cut to its box, as a model sees it in tiles, or as compressed RLE, as results and annotations hold it.
 Shape letters: D results, G objects of the ground truth, n records.
 """
 
@@ -9,62 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from sskd_fast.boxed_masks import Bools
 from sskd_fast.rle import encode_segmentation
-
-Bools = NDArray[np.bool_]
-Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are exclusive
-
-
-class BoxedMask(Protocol):
-    """A mask (h, w) cut to its box, with first row `top` and first column `left`, and the tiles that it was seen in."""
-
-    mask: Bools
-    top: int
-    left: int
-    tiles: tuple[Box, ...]
-
-    @property
-    def box(self) -> Box:
-        """The box that the mask fills."""
-
-
-def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> float:
-    """Intersection over union of two masks in [0, 1]; 0 if their boxes share no pixel.
-
-    on_common_tiles: count only pixels on tiles of both, because elsewhere one of the masks was out of sight.
-    """
-    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if top >= bottom or left >= right:
-        return 0.0
-    part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
-    shared = int((part_a & part_b).sum())
-    mask_a, mask_b = a.mask, b.mask
-    if on_common_tiles and a.tiles != b.tiles:
-        mask_a, mask_b = mask_a & on_tiles(b.tiles, a.box), mask_b & on_tiles(a.tiles, b.box)
-    return shared / max(int(mask_a.sum()) + int(mask_b.sum()) - shared, 1)
-
-
-def on_tiles(tiles: Sequence[Box], box: Box) -> Bools:
-    """(h, w) bool: the pixels of a box that lie on one of the tiles."""
-    inside = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
-    for top, left, bottom, right in tiles:
-        inside[max(top - box[0], 0) : max(bottom - box[0], 0), max(left - box[1], 0) : max(right - box[1], 0)] = True
-    return inside
-
-
-@overload
-def boxes_meet(a: Box, b: Box) -> bool: ...
-@overload
-def boxes_meet(a: NDArray[np.int64], b: Box) -> Bools: ...
-def boxes_meet(a: Any, b: Box) -> Any:
-    """True if a box, or each box of a column of (4, n), shares a pixel with the box `b`."""
-    return (a[0] < b[2]) & (b[0] < a[2]) & (a[1] < b[3]) & (b[1] < a[3])
 
 
 def rle_iou(found: Sequence[Any], wanted: Sequence[Any], crowd: Bools | None = None) -> NDArray[np.float64]:

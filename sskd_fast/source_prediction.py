@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
-from sskd_fast.models.inference import InferenceConfig, to_results
+from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.results import to_results
 from sskd_fast.models.segmenter import Segmenter
 
 # Images whose tiles are predicted together, and the pixels that are enough before.  The bits of a result may depend on

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sskd_fast.mask_matching import Bools, mask_iou
+from sskd_fast.boxed_masks import Bools, mask_iou
 from sskd_fast.models.augmented import IDENTITY, Augmentation, augmentations, fuse, predict_views
 from sskd_fast.models.inference import Detection, InferenceConfig, predict
 from sskd_fast.models.segmenter import Predictions

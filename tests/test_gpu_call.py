@@ -73,6 +73,14 @@ def test_a_dry_call_tries_every_step_with_what_a_bare_machine_has(tmp_path):
     )
 
 
+@pytest.mark.parametrize("step", [step.name for step in STEPS])
+def test_a_step_can_be_imported_on_a_bare_machine(tmp_path, step):
+    environment = {**os.environ, **without(tmp_path / "hidden")}
+    command = [sys.executable, "-c", f"import benchmarks.gpu_steps.{step}"]
+    done = subprocess.run(command, cwd=gpu_call.ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_one_step_leaves_its_file_alone(tmp_path):
     done = call("--out", str(tmp_path), "--dry", "--only", "machine")
     assert done.returncode == 0 and "machine: passed" in done.stdout

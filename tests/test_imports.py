@@ -27,7 +27,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"models", "data"}),
     frozenset({"ops", "mask_matching"}),
     frozenset({"reference", "kernels", "_native"}),
-    frozenset({"rng", "rle", "_build", "method", "files", "journal", "arguments", "typed_settings"}),
+    frozenset({"rng", "rle", "boxed_masks", "_build", "method", "files", "journal", "arguments", "typed_settings"}),
     frozenset({"_backend", "_process"}),
     frozenset({"_backend_costs", "_env"}),
 )

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sskd_fast.mask_matching import Bools
+from sskd_fast.boxed_masks import Bools
 from sskd_fast.models.inference import (
     Detection,
     InferenceConfig,
@@ -22,11 +22,11 @@ from sskd_fast.models.inference import (
     predict,
     read_queries,
     tile_starts,
-    to_results,
     union,
     zoomed_size,
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.results import to_results
 from sskd_fast.models.segmenter import ModelConfig, Predictions
 
 CLASSES = 2

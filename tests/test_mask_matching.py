@@ -7,20 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sskd_fast.mask_matching import (
-    Bools,
-    Box,
-    Match,
-    boxes_meet,
-    by_image,
-    greedy_groups,
-    greedy_matches,
-    mask_iou,
-    mask_nms,
-    match_results,
-    on_tiles,
-    rle_iou,
-)
+from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
+from sskd_fast.mask_matching import Match, by_image, greedy_groups, greedy_matches, mask_nms, match_results, rle_iou
 from sskd_fast.models.inference import Detection
 from sskd_fast.rle import rle_of_box
 

@@ -17,9 +17,10 @@ from sskd_fast.data.photographs import are_photographs
 from sskd_fast.method import FITTED, STAGE, dependents, stages_of
 from sskd_fast.models.augmented import augmentations
 from sskd_fast.models.checkpoint import Origin
-from sskd_fast.models.inference import InferenceConfig, predict, to_results
+from sskd_fast.models.inference import InferenceConfig, predict
 from sskd_fast.models.packaged import PACKAGED
 from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.results import to_results
 from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
 from sskd_fast.rle import rle_of_box

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sskd_fast.mask_matching import Bools, boxes_meet, greedy_groups, mask_iou
+from sskd_fast.boxed_masks import Bools, boxes_meet, mask_iou
+from sskd_fast.mask_matching import greedy_groups
 from sskd_fast.models.inference import Detection, InferenceConfig, cut, predict
 from sskd_fast.models.segmenter import Segmenter
 

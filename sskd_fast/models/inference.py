@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from pycocotools import mask as rle
 from torch import Tensor
 from torch.nn import functional as F
 
-from sskd_fast.mask_matching import Bools, Box, boxes_meet, mask_iou, on_tiles
+from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.rle import rle_of_box
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,7 @@ def predict(model: Segmenter, images: Sequence[Tensor], config: InferenceConfig)
     """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an
     image.
 
-    Coordinates are those of the zoomed image (`seen_size`); `to_results` brings them to the image's own.
+    Coordinates are those of the zoomed image (`seen_size`); `results.to_results` brings them to the image's own.
     """
     model.eval()
     images = [zoomed(image, config.zoom_of(image.shape[1:])) for image in images]
@@ -264,44 +258,3 @@ def union(a: Detection, b: Detection) -> Detection:
     )
     mask[better.top - top : better.box[2] - top, better.left - left : better.box[3] - left] |= better.mask
     return Detection(mask, top, left, a.label, better.score, tuple(dict.fromkeys((*better.tiles, *other.tiles))))
-
-
-def to_results(
-    detections: Sequence[Detection],
-    image_id: int,
-    size: tuple[int, int],
-    category_ids: Sequence[int],
-    zoom: float = 1.0,
-) -> list[dict[str, Any]]:
-    """Detections of one H x W image, seen at `zoom`, as COCO results with compressed run-length masks of H x W."""
-    results = []
-    seen = zoomed_size(size, zoom)
-    for d in detections:
-        code = rle_of_box(d.mask, d.top, d.left, *seen) if seen == size else _encode_resized(d, seen, size)
-        if int(rle.area(code)) == 0:
-            continue
-        results.append(
-            {
-                "image_id": image_id,
-                "category_id": category_ids[d.label],
-                "segmentation": {"size": list(size), "counts": code["counts"].decode("ascii")},
-                "score": round(d.score, 6),
-            }
-        )
-    return results
-
-
-def _encode_resized(detection: Detection, seen: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """The mask of a zoomed image at the image's own size, by the nearest pixel, as compressed RLE."""
-    top, left, bottom, right = detection.box
-    rows, columns = _nearest(seen[0], size[0]), _nearest(seen[1], size[1])
-    y0, y1 = np.searchsorted(rows, (top, bottom)).tolist()
-    x0, x1 = np.searchsorted(columns, (left, right)).tolist()
-    return rle_of_box(detection.mask[rows[y0:y1] - top][:, columns[x0:x1] - left], y0, x0, *size)
-
-
-@lru_cache(maxsize=64)
-def _nearest(length: int, wanted: int) -> NDArray[np.int64]:
-    """The pixels of a row of `length` that Pillow's nearest-pixel resizing takes for one of `wanted` pixels."""
-    row = Image.fromarray(np.arange(length, dtype=np.int32)[None])
-    return np.asarray(row.resize((wanted, 1), Image.Resampling.NEAREST))[0].astype(np.int64)

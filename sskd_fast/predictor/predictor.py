@@ -18,7 +18,8 @@ from sskd_fast.data.pixels import array_pixels, image_pixels, read_pixels
 from sskd_fast.data.source import image_tensor
 from sskd_fast.files import write_json
 from sskd_fast.models.checkpoint import Description, load_checkpoint, save_checkpoint
-from sskd_fast.models.inference import InferenceConfig, predict, to_results
+from sskd_fast.models.inference import InferenceConfig, predict
+from sskd_fast.models.results import to_results
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.predictor.card import card_text, is_own_card
 from sskd_fast.predictor.prediction import Prediction
