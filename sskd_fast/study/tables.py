@@ -11,7 +11,14 @@ REFINED, DISTILLED = FINAL_STUDENTS
 CHAIN = (DISTILLED, REFINED)
 
 LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
-PIXEL_ON, PIXEL_OFF = ("train.lam_pxl=0.1",), ("train.lam_pxl=0", "train.pxl_gradient_share=0")
+# The weight of L_pxl is found by its share of the gradient: one weight would be much for one form and nothing for another.
+PIXEL_ON = ("train.lam_pxl=0.1", "train.pxl_gradient_share=0.15")
+PIXEL_OFF = ("train.lam_pxl=0", "train.pxl_gradient_share=0")
+# The contrastive loss as the method has it: fused scores, 200 negatives of other images, all pixels of a coarse map.
+AS_WRITTEN = (
+    "contrast.form=sampled", "contrast.cues=fused", "contrast.scope=other", "contrast.num_negatives=200",
+    "contrast.max_anchors=0", "student.embedding_level=2",
+)  # fmt: skip
 # The student's own labels start after this share of its distillation.
 BURN_IN = "online.start=0.3"
 
@@ -128,6 +135,7 @@ TABLES = {
             "negatives", "Which negatives should L_pxl draw, and what do they cost?", "no L_pxl",
             (
                 _distilled("no L_pxl", *PIXEL_OFF),
+                _distilled("as written", *PIXEL_ON, *AS_WRITTEN),
                 *(_distilled(cues, *PIXEL_ON, "contrast.form=sampled", f"contrast.cues={cues}")
                   for cues in ("uniform", "mask", "class", "fused", "object")),
                 _distilled("expected", *PIXEL_ON, "contrast.form=expected", "contrast.cues=object"),
