@@ -93,7 +93,8 @@ def keys(table: str, *overrides: str, seed: int = 0) -> dict[str, tuple[str, str
 
 
 def test_rows_share_their_teacher_if_its_settings_are_equal() -> None:
-    ablations, negatives = (keys(table, "train.lam_pxl=0.1") for table in ("ablations", "negatives"))
+    weight = ("train.lam_pxl=0.1", "train.pxl_gradient_share=0.15")
+    ablations, negatives = (keys(table, *weight) for table in ("ablations", "negatives"))
     teacher = ablations["teacher both"][0]
     assert {before for name, (_, before) in ablations.items() if name.startswith("student")} == {teacher}
     assert len({own for name, (own, _) in ablations.items() if name.startswith("teacher")}) == 4
@@ -274,7 +275,7 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 def test_rows_are_chosen_by_name() -> None:
     assert [row.name for row in rows_of(TABLES["negatives"], "object, no L_pxl")] == ["no L_pxl", "object"]
-    with pytest.raises(ConfigError, match="--rows: found 'objekt', expected some of no L_pxl, uniform"):
+    with pytest.raises(ConfigError, match="--rows: found 'objekt', expected some of no L_pxl, as written, uniform"):
         rows_of(TABLES["negatives"], "objekt")
 
 

@@ -11,7 +11,7 @@ REFINED, DISTILLED = FINAL_STUDENTS
 CHAIN = (DISTILLED, REFINED)
 
 LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
-# The weight of L_pxl is found by its share of the gradient: one weight would be much for one form and nothing for another.
+# The weight of L_pxl is found by its share of the gradient: one weight would be much for one form, nothing for another.
 PIXEL_ON = ("train.lam_pxl=0.1", "train.pxl_gradient_share=0.15")
 PIXEL_OFF = ("train.lam_pxl=0", "train.pxl_gradient_share=0")
 # The contrastive loss as the method has it: fused scores, 200 negatives of other images, all pixels of a coarse map.
