@@ -186,11 +186,15 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = find_inputs([str(tmp_path / "c/4.tif"), str(tmp_path / "a"), str(tmp_path / "a" / "*")])
     assert (found.folder, found.files, found.count()) == (tmp_path, ("c/4.tif", "a/1.png", "a/b/2.JPG"), 3)
+    assert found.notes == (
+        f"{tmp_path}/a: 2 passed over: hidden by a dot before the name: 1 (.hidden); not images: 1 (.txt 1)",
+        f"{tmp_path}/a/*: 1 passed over: not images: 1 (.txt 1)",
+    )
     assert find_inputs([str(tmp_path / "**" / "*.tif")]).files == ("4.tif",)
     (tmp_path / "empty").mkdir()
     for place, said in (
-        ("empty", "empty: holds no image; expected files ending in .png,"),
-        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected \.png, .*\.mp4, .*; check the pattern"),
+        ("empty", "empty: holds no image; expected images that Pillow reads, such as .png, .* one by one"),
+        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected images .*\.mp4, .*; check the pattern"),
         ("nowhere.png", "nowhere.png: there is no such file or folder; correct the path"),
     ):
         with pytest.raises(InputError, match=said):

@@ -19,7 +19,6 @@ from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.files import write_atomically
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 MISSING_IMAGE = "the image file does not exist"
@@ -123,6 +122,24 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
+
+
+def is_picture(path: Path, formats: list[str]) -> bool:
+    """True if the header of a file is that of one of these formats of Pillow."""
+    try:
+        with _any_size, Image.open(path, formats=formats):
+            return True
+    except DECODING_ERRORS:
+        return False
+
+
+def page_count(path: Path) -> int:
+    """Pages or frames of an image file, of which `read_pixels` takes the first; 1 if it cannot be read."""
+    try:
+        with _any_size, Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (*DECODING_ERRORS, EOFError):
+        return 1
 
 
 def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -83,6 +83,8 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     OwnFiles(output).check([PREDICTIONS])
     inputs = find_inputs(arguments.images, every=arguments.every, skip=output / "overlays")
+    for note in inputs.notes:
+        print(note, file=sys.stderr)
     wanted = {"batch": arguments.batch, "max_detections": arguments.max_detections}
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     predictor = predictor.with_inference(**{name: value for name, value in wanted.items() if value is not None})

@@ -18,7 +18,7 @@ import torch
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.folder import image_files
+from sskd_fast.data.image_files import list_images
 from sskd_fast.data.layouts import FORMATS
 from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official
@@ -133,7 +133,7 @@ def resolve(arguments: argparse.Namespace) -> Config:
 def shows_photographs(data: DataConfig) -> bool:
     """True if a run's own labelled images are photographs."""
     folder = Path(data.images or data.root)
-    return data.own and folder.is_dir() and are_photographs([folder / name for name in image_files(folder)])
+    return data.own and folder.is_dir() and are_photographs([folder / name for name in list_images(folder).names])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
