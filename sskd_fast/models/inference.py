@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
 from sskd_fast.models.segmenter import Segmenter
 
+# Values of an image that are scaled at a time.
+_STRIP = 1 << 25
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -150,8 +153,24 @@ def zoomed(image: Tensor, zoom: float) -> Tensor:
     if zoom == 1.0:
         return image
     size = zoomed_size(image.shape[1:], zoom)
-    small = F.interpolate(image.unsqueeze(0).float(), size=size, mode="bilinear", antialias=True)
-    return small[0].round().clamp(0, 255).to(torch.uint8)
+    if image.numel() <= _STRIP:
+        return _rounded(_resized(image, size))
+    # The same bits in less memory: rows are narrowed strip by strip, and the narrow channels made shorter.
+    small = torch.empty((len(image), *size), dtype=torch.uint8, device=image.device)
+    for channel, out in zip(image, small, strict=True):
+        strips = channel.split(max(1, _STRIP // channel.shape[1]))
+        narrow = torch.cat([_resized(rows[None], (len(rows), size[1]))[0] for rows in strips])
+        out.copy_(_rounded(_resized(narrow[None], size))[0])
+    return small
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(channels, H, W) -> (channels, *size) float32."""
+    return F.interpolate(image.unsqueeze(0).float(), size=size, mode="bilinear", antialias=True)[0]
+
+
+def _rounded(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)
 
 
 def cut_tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[int, int, int, Tensor]]:

@@ -37,7 +37,7 @@ def check_kept(config: Config, kept: Path) -> None:
 
 def content_settings(config: Config) -> DataConfig:
     """The settings of the data without those that change no image and no split."""
-    return dataclasses.replace(config.data.with_absolute_paths(), workers=0, cache_mb=0, decoded="")
+    return dataclasses.replace(config.data.with_absolute_paths(), workers=0, cache_mb=0, max_pixels=0, decoded="")
 
 
 def device_of(config: Config) -> torch.device:

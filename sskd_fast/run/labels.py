@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sskd_fast import __version__
+from sskd_fast.data.formats.coco import complete_coco
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views
@@ -45,7 +47,8 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
 
     They are the teacher's, none at all of teacher "none", or with `pseudo_labels.truth` the hidden true ones.  Written
-    to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.
+    to pseudo_labels/<teacher>.json, a complete COCO file; the raw predictions are kept in cache/ so that an interrupted
+    labelling goes on.
     None if no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
@@ -56,7 +59,7 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
         labels, stride = _true_labels(sources), 1.0
     else:
         labels, thresholds, stride = _predicted_labels(models, teacher)
-    write_json(results.labels_path(teacher), labels)
+    write_json(results.labels_path(teacher), _label_file(sources, labels, teacher))
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     sure = [r for r in labels if not r["iscrowd"]]
     statistics = label_statistics(
@@ -67,6 +70,20 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     if not config.weigh_by_score:
         labels = [r | {"score": 1.0} for r in labels]
     return TeacherLabels(labels, stride) if sure else None
+
+
+def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) -> dict[str, Any]:
+    """The labels with the images they are of, as a COCO instances dict."""
+    source = sources.unlabeled
+    images = [
+        {"id": record.image_id, "file_name": record.file_name, "height": height, "width": width}
+        for record, (height, width) in zip(source.records, map(source.size, range(len(source))), strict=True)
+    ]
+    info = {
+        "description": "Pseudo-labels by sskd_fast; iscrowd 1 marks what is too unsure to train on",
+        "teacher": teacher, "version": __version__, "images_dir": str(source.images_dir.resolve()),
+    }  # fmt: skip
+    return complete_coco(images, labels, sources.labeled.categories(), info)
 
 
 def _true_labels(sources: Sources) -> list[dict[str, Any]]:

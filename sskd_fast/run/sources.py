@@ -7,6 +7,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from sskd_fast._env import allow_pixels
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
 from sskd_fast.data.doctor import without_known
@@ -71,6 +72,8 @@ def target_sources(config: Config, folder: Path) -> Sources:
     """
     check_settings(config)
     data = config.data
+    if data.max_pixels:
+        allow_pixels(data.max_pixels)
     if data.own:
         everything, plain, val, hidden, warnings = _own_data(config, folder)
     else:

@@ -227,7 +227,7 @@ def state_key(config: Config, training: Training) -> str:
     settings = dataclasses.asdict(config)
     for irrelevant in ("output", "device", "predict", "stages", "baseline", "origins"):
         settings.pop(irrelevant)
-    for irrelevant in ("workers", "cache_mb", "decoded"):
+    for irrelevant in ("workers", "cache_mb", "max_pixels", "decoded"):
         settings["data"].pop(irrelevant)
     of_training = [dataclasses.asdict(part) for part in (training.stage, training.budget, training.views)]
     content = [*of_training, training.labeled.image_ids, settings]
