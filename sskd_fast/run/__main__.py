@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--crop", help="side of the training crop in pixels, or [height,width]; from the data if not given"
     )
-    own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
+    own.add_argument("--max-detections", help="detections an image that AP counts; from the data if not given")
     p.add_argument("--output", help="run folder (runs/NAME)")
     p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
     p.add_argument("--seed", help="of data, splits, weights and batches (0)")
@@ -243,6 +243,9 @@ def run_in_folder(
     config = with_source_classes(config, sources.labeled, log)
     write_text(folder / "config.yaml", dump_yaml(config))
     log.say(f"{sources.summary(config.data.name)}; {device.type}; seed {config.seed}; everything goes to {folder}")
+    for line in sources.inventory:
+        log.say(f"  {line}")
+    log.write({"event": "inventory", "lines": sources.inventory})
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
     for message in sources.warnings:
@@ -268,7 +271,7 @@ def results_header(config: Config, sources: Sources) -> dict[str, Any]:
     return {
         "dataset": config.data.name, "seed": config.seed,
         "labeled_images": len(sources.labeled), "unlabeled_images": len(sources.unlabeled),
-        "val_images": len(sources.val), "max_detections": config.predict.max_detections, "zoom": sources.zoom,
+        "val_images": len(sources.val), "max_detections": sources.detections, "zoom": sources.zoom,
     }  # fmt: skip
 
 
