@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.image_files import IMAGE_WORDS, list_images
+from sskd_fast.data.image_folders import IMAGE_WORDS, list_images
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageCollection, ImageRecord
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from sskd_fast.data.folder import ImageFolder
-from sskd_fast.data.image_files import pages_words
+from sskd_fast.data.image_folders import pages_words
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.pixels import in_threads
 from sskd_fast.data.source import ImageCollection

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sskd_fast.data.image_files import IMAGE_WORDS, OTHER, Listing, is_image, list_images
+from sskd_fast.data.image_folders import IMAGE_WORDS, OTHER, Listing, is_image, list_images
 
 
 class InputError(ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.data.image_files import pages_words
+from sskd_fast.data.image_folders import pages_words
 from sskd_fast.data.places import InputError, find_files
 from sskd_fast.predictor import ImageLike
 

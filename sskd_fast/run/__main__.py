@@ -18,7 +18,7 @@ import torch
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.image_files import list_images
+from sskd_fast.data.image_folders import list_images
 from sskd_fast.data.layouts import FORMATS
 from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official

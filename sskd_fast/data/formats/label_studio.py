@@ -14,7 +14,7 @@ from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
 from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json
-from sskd_fast.data.image_files import IMAGE_SUFFIXES
+from sskd_fast.data.image_folders import IMAGE_SUFFIXES
 from sskd_fast.data.pixels import image_size
 from sskd_fast.rle import MaskError
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
-from sskd_fast.data.image_files import IMAGE_SUFFIXES, is_image, list_images, pages_words
+from sskd_fast.data.image_folders import IMAGE_SUFFIXES, is_image, list_images, pages_words
 
 PICTURE = Image.new("RGB", (6, 4), (10, 200, 30))
 FORMATS = {
