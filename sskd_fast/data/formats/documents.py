@@ -23,13 +23,14 @@ def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
 
 
 def read_json(path: Path, expected: str, cure: str) -> Any:
-    """The content of a JSON file; DataError if it is missing or malformed."""
+    """The content of a JSON file in UTF-8, 16 or 32, with a byte-order mark or without; DataError if it is missing or
+    malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         problem = Problem(path, "", "the annotation file does not exist", expected, "Correct the path.")
         raise DataError([problem]) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         found = f"the file is no valid JSON ({error})"
         raise DataError([Problem(path, "", found, expected, format_cure(path) or cure)]) from error
 
