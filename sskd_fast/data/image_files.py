@@ -25,7 +25,8 @@ class LocatedFiles:
     """The files of a folder that names stand for.
 
     found: name -> path relative to the folder, for names that are no file as they are.  ambiguous: name -> the files
-    that it may stand for.  missing: names without a file.  outside: names that lead out of the folder.
+    that it may stand for.  missing: names without a file.  outside: names that lead out of the folder.  taken: by path
+    relative to the folder, the names that stand for it.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class LocatedFiles:
     ambiguous: dict[str, list[str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    taken: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def _by_name(self) -> Mapping[str, list[str]]:
@@ -58,10 +60,12 @@ class LocatedFiles:
         return []
 
     def nearest(self, name: str) -> str | None:
-        """The file of the most similar name, None if no name is similar."""
+        """The file of the most similar name that no other name stands for; None if no name is similar."""
         last = _plain(_spellings(name)[-1].rsplit("/", 1)[-1])
-        close = difflib.get_close_matches(last, list(self._by_name)[:5000], 1, 0.6)
-        return self._by_name[close[0]][0] if close else None
+        unused = ((key, [f for f in files if f not in self.taken]) for key, files in self._by_name.items())
+        free = {key: files for key, files in unused if files}
+        close = difflib.get_close_matches(last, list(free)[:5000], 1, 0.6)
+        return free[close[0]][0] if close else None
 
 
 def _form(text: str) -> str:
@@ -97,7 +101,7 @@ def locate(names: Iterable[str], folder: Path, *, confine: bool = False) -> Loca
     stands for it.  confine: refuse names that lead out of the folder, by links too.
     """
     located = LocatedFiles(folder)
-    root, taken = os.path.realpath(folder), Counter[str]()
+    root, taken = os.path.realpath(folder), located.taken
     for name in dict.fromkeys(names):
         path = os.path.join(folder, name)
         if confine and os.path.commonpath([root, os.path.realpath(path)]) != root:

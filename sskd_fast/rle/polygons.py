@@ -80,13 +80,19 @@ def _points(polygon: Any) -> NDArray[np.float64]:
         size = len(flat) / 2 if isinstance(flat, Sequence) and not isinstance(flat, str) else 0
         expected = "a flat list [x1, y1, x2, y2, ...] of at least 3 points"
         raise MaskError(f"a polygon of {size:g} points", expected, "Remove the polygon or annotate the object again.")
-    if not all(map(is_number, flat)):
+    if not set(map(type, flat)) <= {int, float} and not all(map(is_number, flat)):
         raise MaskError("a polygon with a value that is no number", "finite numbers", "Correct the polygon.")
-    far = next((value for value in flat if abs(value) > LARGEST_SIDE), None)
-    if far is not None:
-        found, expected = f"a polygon with the coordinate {float(far):g}", "pixels of the image"
+    try:
+        values = np.array(flat, dtype=np.float64)
+    except OverflowError:
+        values = np.array([np.inf])
+    if not np.isfinite(values).all():
+        raise MaskError("a polygon with a value that is no number", "finite numbers", "Correct the polygon.")
+    far = values[np.abs(values).argmax()]
+    if abs(far) > LARGEST_SIDE:
+        found, expected = f"a polygon with the coordinate {far:g}", "pixels of the image"
         raise MaskError(found, expected, "Correct the polygon, or annotate the object again.")
-    return np.array(flat, dtype=np.float64).reshape(-1, 2)
+    return values.reshape(-1, 2)
 
 
 def cut_to_image(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
