@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from coco_builder import CocoBuilder, encoded
 from PIL import Image
+
+from tests.coco_builder import CocoBuilder, encoded
 
 HEIGHT, WIDTH = 40, 60
 SQUARES = ([5, 5, 25, 5, 25, 25, 5, 25], [30, 10, 50, 10, 50, 30, 30, 30])
@@ -142,6 +143,12 @@ def two_of_a_name(coco: CocoBuilder) -> None:
 def two_names_one_file(coco: CocoBuilder) -> None:
     coco.content["images"][0]["file_name"] = "site1/1.png"
     coco.content["images"][1]["file_name"] = "site2/1.png"
+
+
+def other_folder(coco: CocoBuilder) -> None:
+    (coco.images / "val").mkdir()
+    (coco.images / "1.png").rename(coco.images / "val" / "1.png")
+    coco.content["images"][0]["file_name"] = "train/1.png"
 
 
 def misspelt(coco: CocoBuilder) -> None:
@@ -296,6 +303,7 @@ BROKEN_SETS = (
     Broken("case", "upper case", renamed(str.upper), warned=_FOUND),
     Broken("two-of-a-name", "two files fit", two_of_a_name, refused="first/1.png, second/1.png all fit"),
     Broken("two-names", "two names, one file", two_names_one_file, refused="stands for another image too"),
+    Broken("other-folder", "a file of another folder", other_folder, refused="similar file there is val/1.png"),
     Broken("misspelt", "a misspelt name", misspelt, refused="The most similar file there is scan_01.png"),
     Broken("name-long", "a name of 400 letters", no_file, refused="the image file does not exist"),
     # The set as a whole.

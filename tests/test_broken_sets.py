@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
-from broken_sets import AREAS, BROKEN_SETS, Broken, sound_set, written
 
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import natural_zoom
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError
 from sskd_fast.rle import encode_segmentation, pixels_of_runs, run_lengths
+from tests.broken_sets import AREAS, BROKEN_SETS, Broken, sound_set, written
+from tests.errors_page import PAGE, page
 
 
 @pytest.mark.parametrize("broken", BROKEN_SETS, ids=lambda broken: broken.name)
@@ -121,3 +122,7 @@ def test_a_vertex_beyond_the_image_leaves_its_pixels_alone() -> None:
         whole = coco_mask.merge(coco_mask.frPyObjects([polygon], 40, 60))
         mine, theirs = (set(pixels_of_runs(run_lengths(c["counts"])).tolist()) for c in (far, whole))
         assert len(mine ^ theirs) <= 0.03 * 40 * 60
+
+
+def test_the_page_of_errors_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.errors_page"

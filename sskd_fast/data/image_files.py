@@ -48,12 +48,13 @@ class LocatedFiles:
         return files
 
     def candidates(self, name: str) -> list[str]:
-        """The files that a name may stand for: those that share the most parts with its end."""
+        """The files that a name may stand for: of those that end in it, or that it ends in, the ones with most parts in
+        common."""
         for spelling in _spellings(name):
             parts = [part for part in spelling.split("/") if part not in ("", ".", "..")]
             files = self._by_name.get(_plain(parts[-1]), []) if parts else []
             common = [_common_end(parts, file.split("/")) for file in files]
-            best = [file for file, count in zip(files, common, strict=True) if count == max(common)]
+            best = [file for file, count in zip(files, common, strict=True) if count and count == max(common)]
             exact = [file for file in best if _form(file.rsplit("/", 1)[-1]) == _form(parts[-1])]
             if best:
                 return exact or best
@@ -77,8 +78,9 @@ def _plain(name: str) -> str:
 
 
 def _common_end(first: list[str], second: list[str]) -> int:
-    pairs = zip(reversed(first), reversed(second), strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if _plain(a) != _plain(b)), min(len(first), len(second)))
+    """The number of parts of the shorter path if the longer one ends in it, else 0: folders that differ are others."""
+    length = min(len(first), len(second))
+    return length if list(map(_plain, first[-length:])) == list(map(_plain, second[-length:])) else 0
 
 
 def _spellings(name: str) -> list[str]:

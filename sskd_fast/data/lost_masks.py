@@ -90,8 +90,11 @@ def _guess(boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> tuple[str,
         return ": they fit with x and y swapped", "Write x before y in every polygon."
     factor = float(np.quantile((boxes[:, 2:] / sides).max(1), 0.99))
     if factor > 1 and _lost(boxes / factor, sides).mean() <= 0.05:
-        found = f": coordinates of images about {_nice(factor):g} times as large"
-        return found, f"Divide all coordinates by {_nice(factor):g}, or use the images that were annotated."
+        found = f": coordinates of images at least {_nice(factor):g} times as large"
+        cure = (
+            "Use the images that were annotated, or multiply all coordinates by the width of these over that of those."
+        )
+        return found, cure
     return "", "Use the images that were annotated, and check the unit and the order of the coordinates."
 
 

@@ -64,7 +64,7 @@ def _read_task(path: Path, task: Mapping[str, Any], images: Path, collected: Col
     if len(stated) > 1:
         found = f"regions on images of the sizes {sorted(stated)}"
         raise DataError([Problem(path, item, found, "one size", "Annotate the image again.")])
-    first = next(iter(stated.values()), {})
+    first: Mapping[str, Any] = next(iter(stated.values()), {})
     size = stated_size(path, item, first.get("original_height"), first.get("original_width")) or image_size(
         images / file_name
     )
