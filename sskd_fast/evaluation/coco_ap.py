@@ -50,7 +50,7 @@ def evaluate_masks(
 ) -> MaskAP:
     """COCO mask AP of `results` against `ground_truth`.
 
-    ground_truth: a COCO instances dict (polygons or RLE, crowd regions allowed; `area` is that of the mask).
+    ground_truth: a COCO instances dict (polygons or RLE, crowd regions allowed; `area` is computed where missing).
     results: a COCO results list; an empty list gives 0.
     max_detections: the highest-scored detections kept per image and class.
     image_ids: evaluate on these images only; other images' results are then left aside.
@@ -167,7 +167,9 @@ def _truth_index(ground_truth: dict[str, Any], chosen: set[int]) -> COCO:
     index.dataset = {"images": images, "annotations": annotations, "categories": ground_truth["categories"]}
     index.createIndex()
     for annotation in annotations:
-        annotation["area"] = float(rle.area(index.annToRLE(annotation)))
+        # COCO's published figures go by stated areas, of polygons; `LabeledImages.ground_truth` states those of masks.
+        if "area" not in annotation:
+            annotation["area"] = float(rle.area(index.annToRLE(annotation)))
     return index
 
 
