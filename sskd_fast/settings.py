@@ -31,8 +31,9 @@ class DataConfig:
     are all represented; balance_key: one whose values are drawn evenly in training.  zoom: factor of the images before
     anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers:
     processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for
-    masks.  max_pixels: of the largest image that is read, 0 = 268 million.  decoded: a folder that keeps decoded
-    images, three bytes a pixel, for all processes and later runs; "" for none.
+    masks.  max_pixels: of the largest image that is read, 0 = 268 million.  confine: refuse file names in labels that
+    lead out of the folder of images.  decoded: a folder that keeps decoded images, three bytes a pixel, for all
+    processes and later runs; "" for none.
     """
 
     name: str = "embedded"
@@ -52,6 +53,7 @@ class DataConfig:
     workers: int = 0
     cache_mb: int = 1024
     max_pixels: int = 0
+    confine: bool = False
     decoded: str = ""
     embedded_labeled: int = 60
     embedded_unlabeled: int = 1500
