@@ -17,6 +17,8 @@ from sskd_fast.data.inventory import count_objects, inventory, repeated_files
 from sskd_fast.models.inference import InferenceConfig, PredictConfig
 from sskd_fast.report.html import page
 from sskd_fast.report.run_folder import RunFolder
+from sskd_fast.run.sources import target_sources
+from sskd_fast.yaml_settings import load_config
 
 
 @pytest.fixture
@@ -98,6 +100,31 @@ def test_detections_come_from_the_data_unless_they_are_set() -> None:
     assert PredictConfig(max_detections=50).resolved((64, 64), 1.0, 600).max_detections == 50
     with pytest.raises(ValueError, match="max_detections=0: expected at least 1"):
         InferenceConfig((64, 64), max_detections=0)
+
+
+def test_a_run_takes_its_limits_from_crowded_images_and_warns_of_lower_ones(
+    make_coco: Callable[..., Any], box_mask: Callable[..., Any], tmp_path: Path
+) -> None:
+    places = [(y, x) for y in range(0, 64, 4) for x in range(0, 64, 4)]
+    settings = []
+    for name, images in (("labeled", 3), ("val", 1), ("plain", 1)):
+        builder = make_coco(name)
+        for _ in range(images):
+            image = builder.image((64, 64), image_id=len(settings) * 10 + len(builder.content["images"]) + 1)
+            for y, x in places:
+                builder.instance(image, box_mask(64, 64, y, x, y + 3, x + 3))
+        key = "images" if name == "labeled" else f"{name}_images"
+        settings += [f"data.{name}={builder.write()}", f"data.{key}={builder.images}"]
+    settings = [*settings[:4], settings[5].replace("plain_images", "unlabeled")]
+    taken = target_sources(load_config([], settings), tmp_path / "taken")
+    assert (taken.num_queries, taken.detections) == (300, 400) and "300 queries, 400 detections" in taken.summary("x")
+    assert not any("--max-detections" in warning for warning in taken.warnings)
+    limited = ["predict.max_detections=100", "num_queries=50", "pseudo_labels.max_per_image=200"]
+    given = target_sources(load_config([], [*settings, *limited]), tmp_path / "given")
+    assert (given.num_queries, given.detections) == (50, 100)
+    flags = ("Add --max-detections 400.", "Add pseudo_labels.max_per_image=400.", "Add --num-queries 512, or take")
+    assert [any(flag in warning for warning in given.warnings) for flag in flags] == [True] * 3
+    assert "256 in the median, 256 at most; the model finds up to 100 (--max-detections)" in given.inventory[1]
 
 
 def test_the_report_shows_the_inventory_of_the_last_start(tmp_path: Path) -> None:

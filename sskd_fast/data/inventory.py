@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.image_folders import pages_words
@@ -24,7 +23,7 @@ _FIRST_BYTES = 1 << 12
 class Objects:
     """The objects of labelled images.
 
-    counts: of each image, without crowd regions and masks without a pixel.  empty_masks: of these, how many there are.
+    counts: of each image, without crowd regions and masks without a pixel.  empty_masks: masks without a pixel.
     repeated: objects with the class and the mask of another one of the same image.
     """
 
@@ -47,11 +46,11 @@ def count_objects(source: LabeledImages) -> Objects:
     """Counts the objects of every image; DataError for a faulty mask."""
     counts, empty, repeated = [], 0, 0
     for index in range(len(source)):
-        single = [a for a in source.annotations(index) if not a["iscrowd"]]
-        solid = [a for a in single if coco_mask.area(a["segmentation"])]
-        counts.append(len(solid))
-        empty += len(single) - len(solid)
-        repeated += len(solid) - len({(a["category_id"], a["segmentation"]["counts"]) for a in solid})
+        annotations = source.annotations(index)
+        single = [(a["category_id"], a["segmentation"]["counts"]) for a in annotations if not a["iscrowd"]]
+        counts.append(len(single))
+        empty += source.listed(index) - len(annotations)
+        repeated += len(single) - len(set(single))
     return Objects(tuple(counts), empty, repeated)
 
 

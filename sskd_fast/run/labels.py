@@ -99,7 +99,7 @@ def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, A
     config, model = models.config.pseudo_labels, models.load(teacher)
     raw = cached_predictions(models, model, teacher, models.sources.unlabeled)
     thresholds = Thresholds.of(models, model, teacher, raw)
-    limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.max_per_image}
+    limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.labels_limit(models.inference.max_detections)}
     sure_from = thresholds.at(config.target_precision)
     labels = [r | {"iscrowd": 0} for r in select_labels(raw, sure_from, **limits)]
     if config.unsure_precision > 0:
@@ -184,7 +184,8 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
             key=key,
             progress=show,
         )
-    return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=config.max_per_image)
+    limit = config.labels_limit(models.inference.max_detections)
+    return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=limit)
 
 
 def _say(log: Log, teacher: str, found: LabelStatistics) -> None:

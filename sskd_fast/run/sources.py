@@ -117,11 +117,9 @@ def found_limits(
     others: sets beside the labelled one, by what they are called.  warnings: gets those on limits that objects exceed.
     """
     objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
-    limits = Limits(
-        config.num_queries or natural_queries(in_crop),
-        config.predict.max_detections or natural_detections(objects.counts),
-        config.pseudo_labels.max_per_image,
-    )
+    detections = config.predict.max_detections or natural_detections(objects.counts)
+    labels = config.pseudo_labels.labels_limit(detections)
+    limits = Limits(config.num_queries or natural_queries(in_crop), detections, labels)
     warnings += limits.warnings(objects.counts, in_crop)
     return limits, inventory(labeled, objects, others, detections=limits.detections, queries=limits.queries)
 
