@@ -1,10 +1,11 @@
 """A domain shift, cross-validated: `python -m benchmarks.domain_shift DATA --source modality=fluorescence ...`.
 
-Teacher and student are first trained on the labels of a source domain (98 % of them: a run needs unlabelled images), and
-start from that on a target domain with few labels. The target is cross-validated over whole groups: each fold is the validation set of one run, and the rest its
-training set, of which a share has labels. Every baseline starts from the same weights as our models. DATA is a folder
-with annotations/instances_*.json and images/. With --truth the student learns from the hidden true labels instead: the
-bound of what a teacher can give, and all that is trained. The same command goes on where it stopped.
+Teacher and student are first trained on the labels of a source domain (98 % of them: a run needs unlabelled images),
+and start from that on a target domain with few labels. The target is cross-validated over whole groups: each fold is
+the validation set of one run, and the rest its training set, of which a share has labels. Every baseline starts from
+the same weights as our models. DATA is a folder with annotations/instances_*.json and images/. With --truth the student
+learns from the hidden true labels instead: the bound of what a teacher can give, and all that is trained. The same
+command goes on where it stopped.
 """
 
 from __future__ import annotations
