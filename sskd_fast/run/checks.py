@@ -6,15 +6,19 @@ import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from sskd_fast import _backend
+from sskd_fast.folder_lock import FolderLock
 from sskd_fast.settings import Config, DataConfig
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import load_config
+
+T = TypeVar("T")
 
 
 def run_folder(config: Config) -> Path:
@@ -60,29 +64,35 @@ def prepare_operators(config: Config, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def free_folder(folder: Path, fresh: bool) -> Iterator[None]:
-    """The run folder, made for what prepares a run. fresh: an earlier run in it is moved out of the way.
+def owned_folder(folder: Path, fresh: bool, prepare: Callable[[], T]) -> Iterator[T]:
+    """Holds the run folder for this process, and gives what `prepare` returns.  fresh: an earlier run is moved aside.
 
     If the preparation fails, the earlier run is moved back, and a folder that was made for it is removed.
+    Raises FolderInUse before anything is moved if another process has the folder.
     """
-    aside = keep_aside(folder) if fresh else None
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except Exception:
-        if made:
-            shutil.rmtree(folder)
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(FolderLock(folder))
+        aside = keep_aside(lock) if fresh else None
         if aside is not None:
-            aside.rename(folder)
-        raise
-    if aside is not None:
-        print(f"{folder} held an earlier run: it is now {aside}", file=sys.stderr)
+            held.enter_context(FolderLock(folder))
+        try:
+            prepared = prepare()
+        except BaseException:
+            if lock.made or aside is not None:
+                shutil.rmtree(folder)
+            if aside is not None:
+                lock.folder = aside.rename(folder)
+            raise
+        if aside is not None:
+            print(f"{folder} held an earlier run: it is now {aside}", file=sys.stderr)
+        yield prepared
 
 
-def keep_aside(folder: Path) -> Path | None:
-    """Moves the folder of an earlier run out of the way; returns its new place, None if there is none."""
+def keep_aside(lock: FolderLock) -> Path | None:
+    """Moves the folder of an earlier run, still held, out of the way; returns its new place, None if there is none."""
+    folder = lock.folder
     if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
         return None
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-    return folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    lock.folder = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    return lock.folder

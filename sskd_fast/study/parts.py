@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast.files import write_json
+from sskd_fast.folder_lock import LOCK
 from sskd_fast.method import BASELINE, STAGE
 from sskd_fast.run.__main__ import run_in_folder
 from sskd_fast.settings import Config, check_settings
@@ -28,7 +29,7 @@ IDLE = {
     "train": ("threads", "log_every", "save_every"),
 }
 # Names of a run folder that a part does not take over from the one before, and those of large files that it links.
-_LEFT = ("tensorboard", "finished.json", "figures", "report.html", "report", "*.state.pt", ".*.partial")
+_LEFT = (LOCK, "tensorboard", "finished.json", "figures", "report.html", "report", "*.state.pt", ".*.partial")
 _LINKED = (".safetensors", ".png")
 
 
@@ -64,7 +65,7 @@ class Part:
 
     def folder(self, output: Path) -> Path:
         """The part's run folder."""
-        return output / "runs" / f"seed-{self.config.seed}" / f"{self.stages[-1]}-{self.key[:10]}"
+        return seed_runs(output, self.config.seed) / f"{self.stages[-1]}-{self.key[:10]}"
 
     def is_finished(self, output: Path) -> bool:
         """True once all of its stages are trained and measured."""
@@ -86,6 +87,11 @@ class Part:
         run_in_folder(config, "all", True, only=self.stages, deadline=deadline)
         keep_label_seconds(folder, config.pseudo_labels.teacher)
         write_json(folder / "finished.json", {"key": self.key, "stages": self.stages, **circumstances(config.device)})
+
+
+def seed_runs(output: Path, seed: int) -> Path:
+    """The folder of all run folders of a seed."""
+    return output / "runs" / f"seed-{seed}"
 
 
 def settings_that_matter(config: Config, stages: Collection[str]) -> dict[str, Any]:
