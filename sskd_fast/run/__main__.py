@@ -35,10 +35,11 @@ from sskd_fast.run.dry_run import cost_text, dry_run
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
+from sskd_fast.run.resumption import check_finished, warnings_of_foundations
 from sskd_fast.run.seeds import check_seeds, is_finished, of_seed, seed_list
 from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
-from sskd_fast.run.stages import evaluate_finished, run_stages
+from sskd_fast.run.stages import evaluate_finished, run_stages, stages_to_run
 from sskd_fast.run.training import Run
 from sskd_fast.settings import Config, DataConfig, check_settings
 from sskd_fast.train.progress import Log
@@ -170,12 +171,11 @@ def run_seeds(arguments: argparse.Namespace) -> None:
         for number, seed in enumerate(seeds, 1):
             kept = arguments.resume and is_finished(seed_folder(folder, seed), arguments.stage)
             print(f"seed {seed} ({number} of {len(seeds)})" + (" is finished, kept" if kept else ""), file=sys.stderr)
-            if not kept:
-                try:
-                    run_once(of_seed(arguments, folder, seed))
-                except BaseException as error:
-                    error.add_note(f"seed {seed}: ")
-                    raise
+            try:
+                run_once(of_seed(arguments, folder, seed))  # of a finished one: the check that nothing has changed
+            except BaseException as error:
+                error.add_note(f"seed {seed}: ")
+                raise
             if not kept or number == len(seeds):
                 summary = write_summary(folder, seeds[:number])
     print(f"\n{summary_text(summary)}\n\n{folder / 'summary.html'}")
@@ -269,17 +269,21 @@ def run_prepared(
     """Runs the stages in the folder that the process holds by now; see `run_in_folder`."""
     folder = run_folder(config)
     nothing_there = resume and not (folder / "config.yaml").exists()
+    config = with_source_classes(config, sources.labeled, Log.say)
+    models = RunModels(config, sources, RunResults(folder, results_header(config, sources)), device)
+    chosen = stages_to_run(config, command, only)
+    if resume:
+        check_finished(models, chosen)
     log = Log(folder)
-    config = with_source_classes(config, sources.labeled, log)
     write_text(folder / "config.yaml", dump_yaml(config))
     log.say(f"{sources.summary(config.data.name)}; {device.type}; seed {config.seed}; everything goes to {folder}")
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
-    for message in sources.warnings:
+    below = [] if only else warnings_of_foundations(models, chosen)
+    for message in [*sources.warnings, *below]:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})
-    results = RunResults(folder, results_header(config, sources))
-    current = Run(RunModels(config, sources, results, device), log, resume, deadline)
+    current = Run(models, log, resume, deadline)
     try:
         if command == "evaluate":
             evaluate_finished(current)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ import torch
 
 from sskd_fast import _backend
 from sskd_fast.folder_lock import FolderLock
-from sskd_fast.settings import Config, DataConfig
+from sskd_fast.run.basis import dotted, setting_changes, without_idle
+from sskd_fast.settings import Config
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import load_config
 
@@ -31,17 +31,14 @@ def check_kept(config: Config, kept: Path) -> None:
 
     Raises ConfigError.
     """
-    before = load_config([kept])
-    if (config.seed, content_settings(config)) != (before.seed, content_settings(before)):
+    trees = [without_idle(settings) for settings in (load_config([kept]), config)]
+    changes = setting_changes(*(dict(dotted({key: tree[key] for key in ("seed", "data")})) for tree in trees))
+    if changes:
         raise ConfigError(
-            f"{kept} holds a run with another seed or other data, whose splits are in its folder: leave --seed and the "
-            "data settings as they are to go on with it, or start anew with --stage all and another --output"
+            f"{kept} holds a run with another seed or other data ({'; '.join(changes)}), whose splits are in its "
+            "folder: leave --seed and the data settings as they are to go on with it, or start anew with --stage all "
+            "and another --output"
         )
-
-
-def content_settings(config: Config) -> DataConfig:
-    """The settings of the data without those that change no image and no split."""
-    return dataclasses.replace(config.data.with_absolute_paths(), workers=0, cache_mb=0, decoded="")
 
 
 def device_of(config: Config) -> torch.device:

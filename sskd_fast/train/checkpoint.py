@@ -70,6 +70,11 @@ class TrainingState:
         self.path.unlink(missing_ok=True)
 
 
+def saved_key(path: Path) -> str | None:
+    """The key under which a state is saved; None if there is none."""
+    return str(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["key"]) if path.exists() else None
+
+
 def end_piece(deadline: float) -> None:
     """Raises PieceOver if a deadline on time.monotonic's clock is over."""
     if time.monotonic() > deadline:
