@@ -38,6 +38,7 @@ def measure(
     results.write_details(name, dataclasses.asdict(measured) | by_group | official)
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     params = model.parameter_count()
+    on = results.keep_basis(measured_with(models))
     row = Row(name, measured.ap, measured.ap50, params, float(model.stride), cost, len(views), own, made, on)
     results.add_row(row)
     return row
