@@ -11,9 +11,13 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from sskd_fast import _process  # isort: split
+from sskd_fast import _interrupt, _process  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
 
 import torch
+from safetensors import SafetensorError
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
@@ -21,7 +25,7 @@ from sskd_fast.data.folder import image_files
 from sskd_fast.data.layouts import FORMATS
 from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official
-from sskd_fast.files import remove_partial, write_json, write_text
+from sskd_fast.files import reason, remove_partial, write_json, write_text
 from sskd_fast.folder_lock import FolderLock
 from sskd_fast.method import COMMANDS, STAGE
 from sskd_fast.models.checkpoint import CheckpointError
@@ -194,16 +198,20 @@ def status_of(work: Callable[[], None], again: str = "the same command with --re
     again: goes on after an interruption.
     """
     try:
-        work()
-    except (ConfigError, DataError, CheckpointError, FoundationError, OSError, ImportError) as error:
+        with _interrupt.orderly():
+            work()
+    except (ConfigError, DataError, CheckpointError, FoundationError, SafetensorError, ImportError) as error:
         print(f"error: {_notes(error)}{error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {_notes(error)}{reason(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"error: {_notes(error)}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"\n{_notes(error)}interrupted: {again} goes on from the last saved step", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, _interrupt.Terminated) else 130
     return 0
 
 

@@ -98,7 +98,10 @@ def take_over(before: Path, folder: Path) -> None:
     ignore = shutil.ignore_patterns(*_LEFT, *shared)
     shutil.copytree(before, partial, ignore=ignore, copy_function=_linked)
     for name in shared:
-        (partial / name).symlink_to(Path("..") / before.name / name)
+        try:
+            (partial / name).symlink_to(Path("..") / before.name / name)
+        except OSError:  # a file system without links
+            shutil.copytree(before / name, partial / name)
     partial.rename(folder)
 
 

@@ -47,7 +47,7 @@ class TrainingState:
             "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
             "cost": dataclasses.asdict(self.cost + cost),
         }  # fmt: skip
-        write_atomically(self.path, lambda partial: torch.save(content, partial))
+        write_atomically(self.path, lambda partial: _save(content, partial))
         end_piece(self.deadline)
 
     def restore(self, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
@@ -68,6 +68,12 @@ class TrainingState:
     def clear(self) -> None:
         """Removes the state once the stage's weights are written."""
         self.path.unlink(missing_ok=True)
+
+
+def _save(content: Mapping[str, object], path: Path) -> None:
+    """By a file that Python opens: of a path, PyTorch says nothing of the disk that is full."""
+    with path.open("wb") as file:
+        torch.save(content, file)
 
 
 def saved_key(path: Path) -> str | None:
