@@ -71,9 +71,12 @@ class TrainingState:
 
 
 def _save(content: Mapping[str, object], path: Path) -> None:
-    """By a file that Python opens: of a path, PyTorch says nothing of the disk that is full."""
+    """By a file that Python opens, whose error is raised: PyTorch's own says nothing of a full disk."""
     with path.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def saved_key(path: Path) -> str | None:
