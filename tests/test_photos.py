@@ -27,6 +27,7 @@ from sskd_fast.rle import rle_of_box
 from sskd_fast.run.__main__ import parser, resolve
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.source_classes import best_classes
+from sskd_fast.settings import check_settings
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import load_config
 
@@ -216,3 +217,14 @@ def test_the_whole_chain_from_someone_elses_predictions(tmp_path: Path) -> None:
     assert kept.teacher.foundation.source_classes == ("thing",)
     labels = json.loads((tmp_path / "run" / "label_statistics.json").read_text())
     assert labels["zero_shot_teacher"]["precision"] == 1.0 and labels["zero_shot_teacher"]["recall"] == 1.0
+
+
+def test_photographs_on_a_gpu_see_ten_times_the_images_with_the_same_models() -> None:
+    small = load_config([], preset="photos")
+    large = load_config([Path(__file__).resolve().parent.parent / "configs" / "photos_large.yaml"])
+    check_settings(large)
+    for stage in ("fitted_teacher", "supervised_teacher", "distilled_student", "refined_student", "supervised_student"):
+        budgets = [getattr(config.stages, stage) for config in (small, large)]
+        seen = [budget.steps * (budget.labeled_batch + budget.unlabeled_batch) for budget in budgets]
+        assert seen[1] == 10 * seen[0], stage
+    assert large.student == small.student and large.views.size == 448 and large.views.fit

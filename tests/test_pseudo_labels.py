@@ -87,6 +87,21 @@ def test_a_class_with_few_matches_takes_the_pooled_threshold() -> None:
     assert thresholds == {3: 0.6, 7: 0.7}
 
 
+def test_a_rare_class_shrinks_towards_the_precision_of_all() -> None:
+    results, truth = graded(3, [(0.9, True), (0.8, True), (0.7, False), (0.6, False), (0.5, False)])
+    wrong = result(1, 7, ELSEWHERE, 0.3)
+    rare = result(5, 7, OBJECT, 0.6)
+    truth["annotations"].append(truth["annotations"][4] | {"id": 99, "category_id": 7})
+    rows = [*results, rare, wrong]
+    settings: dict[str, Any] = {"target_precision": 0.75, "minimum_matches": 1}
+    assert calibrated(rows, truth, **settings)[7] == 0.6
+    # At 0.6 three of five are right: of the class alone 1/1, with one of all 1.6/2, with two 2.2/3, too few.
+    assert calibrated(rows, truth, **settings, shrink=1.0)[7] == 0.6
+    assert calibrated(rows, truth, **settings, shrink=2.0)[7] == 0.8, "the threshold of all"
+    with pytest.raises(ValueError, match=r"shrink is -1.0, expected a number of results, 0 or more"):
+        calibrated(rows, truth, **settings, shrink=-1.0)
+
+
 def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     results, truth = graded(3, [(0.9, False), (0.8, True), (0.7, True), (0.6, False), (0.5, False)])
     with caplog.at_level(logging.WARNING):

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -133,6 +133,8 @@ def slow_layer(
                 sure = 1 / (1 + np.exp(-logits[k]))
                 counts = (sure * share).sum() > 0.5 * sure.sum()
                 weight, label = config.no_object_weight * counts, CLASSES
+                if config.no_object_by_score:
+                    weight *= float(target.scores.mean())
             sums["class"] += -weight * math.log(prob[k, label])
             class_weight += weight
     return {
@@ -144,8 +146,9 @@ def slow_layer(
 
 @pytest.mark.parametrize("normalizer", ["area", "pixels"])
 @pytest.mark.parametrize("hole", [False, True])
-def test_dense_loss_equals_the_slow_implementation(normalizer: str, hole: bool) -> None:
-    config = SetLossConfig(normalizer=normalizer, class_weight=1.5, mask_weight=3.0, dice_weight=4.0)  # type: ignore[arg-type]
+@pytest.mark.parametrize("by_score", [False, True])
+def test_dense_loss_equals_the_slow_implementation(normalizer: Any, hole: bool, by_score: bool) -> None:
+    config = SetLossConfig(1.5, 3.0, 4.0, normalizer=normalizer, no_object_by_score=by_score)
     valid = valid_with_a_hole() if hole else everything(2)
     for seed in range(3):
         predictions = random_predictions(2, 4, seed=seed)
@@ -456,6 +459,16 @@ def test_few_unsure_labels_weigh_less_than_one_sure_one() -> None:
     half = SetLoss(SetLossConfig())(predictions, [record([(0, 0, 6, 6)], [0], [0.5])], everything(1))
     full = SetLoss(SetLossConfig())(predictions, [record([(0, 0, 6, 6)], [0], [1.0])], everything(1))
     assert half.parts["mask"].item() == pytest.approx(0.5 * full.parts["mask"].item(), rel=1e-5)
+
+
+def test_an_image_without_instances_is_background_whatever_the_scores() -> None:
+    predictions = random_predictions(2, 3)
+    for targets in ([record([], []), record([(0, 0, 6, 6)], [0], [0.5])], [record([], []), record([], [])]):
+        outputs = [
+            SetLoss(SetLossConfig(no_object_by_score=on))(predictions, targets, everything(2)) for on in (False, True)
+        ]
+        same = outputs[0].parts["class"] == outputs[1].parts["class"]
+        assert bool(same) == (not len(targets[1]))
 
 
 # Deep supervision and the heat map

@@ -301,13 +301,13 @@ def test_bad_input_is_said_before_anything_is_trained(
 
 TINY = [
     "--preset", "smoke", "--seeds", "1", "train.max_steps=2", "train.log_every=1", "pseudo_labels.views=1",
-    "pseudo_labels.folds=2", "train.lam_pxl=0.1", "data.embedded_labeled=12", "data.embedded_unlabeled=20",
-    "data.embedded_val=8",
+    "pseudo_labels.folds=2", "train.lam_pxl=0.1", "train.pxl_gradient_share=0.15", "data.embedded_labeled=12",
+    "data.embedded_unlabeled=20", "data.embedded_val=8",
 ]  # fmt: skip
 TINY_ROWS = {
     "ablations": "teacher both,student both", "stages": "no teacher adaptation,distillation alone",
     "negatives": "no L_pxl,object", "labels": "30 % supervised", "baselines": "mean teacher,ours",
-    "baselines-time": "mean teacher", "map": "level 3", "cost": "adapted teacher",
+    "baselines-time": "mean teacher", "map": "level 3", "cost": "adapted teacher", "doubt": "no object by score",
 }  # fmt: skip
 # Figures that a row of a table has beside those of every row.
 FIGURES = {

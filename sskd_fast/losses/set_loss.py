@@ -28,7 +28,9 @@ class SetLossConfig:
     masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a
     share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
     all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
-    crops).  dense: of models with dense queries, which take none of the others.
+    crops).  no_object_by_score: an image's queries without an object count as much as its instances do on average, so
+    that a teacher's doubt about what it found holds for what it did not find.  dense: of models with dense queries,
+    which take none of the others.
     """
 
     class_weight: float = 2.0
@@ -41,6 +43,7 @@ class SetLossConfig:
     oversample: float = 3.0
     importance: float = 0.75
     normalizer: Literal["area", "pixels"] = "area"
+    no_object_by_score: bool = False
     dense: DenseLossConfig = field(default_factory=DenseLossConfig)
 
 
@@ -171,6 +174,8 @@ class SetLoss:
         labels = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
         labels[image, query] = targets.labels[image, instance]
         weight = self.config.no_object_weight * inside.to(class_logits.dtype)
+        if self.config.no_object_by_score:
+            weight = weight * mean_weight(targets)
         weight[image, query] = targets.weights[image, instance]
         loss = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), reduction="none")
         return (loss * weight.flatten()).sum() / weight.sum().clamp(min=1.0)
@@ -185,6 +190,13 @@ class SetLoss:
             return F.grid_sample(x, grid, mode="bilinear", align_corners=False).squeeze(2)
 
         return at_points(mask_logits), at_points(targets.masks), at_points(targets.valid.unsqueeze(1))
+
+
+def mean_weight(targets: Targets) -> Tensor:
+    """(B, 1): the mean weight of an image's instances, 1 without any."""
+    count = targets.present.sum(1, keepdim=True)
+    total = (targets.weights * targets.present).sum(1, keepdim=True)
+    return torch.where(count > 0, total / count.clamp(min=1), 1.0)
 
 
 @torch.no_grad()

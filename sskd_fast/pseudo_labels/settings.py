@@ -19,7 +19,8 @@ class PseudoLabelConfig:
     each, a fold model is trained like the teacher on the others, for a share `fold_steps` of its steps, and predicts
     the images it has not seen.  target_precision: what the per-class thresholds reach on these predictions.
     unsure_precision: predictions between the threshold of this precision and the first one
-    are neither object nor background in training (0 = none).  truth: train on the hidden true labels of the unlabelled
+    are neither object nor background in training (0 = none).  shrink: results of all classes that count beside each
+    class's own when its threshold is found, for rare classes.  truth: train on the hidden true labels of the unlabelled
     images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
     upper bound of what labels, however good, can give with the other settings.
     """
@@ -34,6 +35,7 @@ class PseudoLabelConfig:
     iou: float = 0.5
     nms_iou: float = 0.6
     minimum_matches: int = 10
+    shrink: float = 0.0
     max_per_image: int = 300
     weigh_by_score: bool = True
     truth: bool = False
@@ -43,3 +45,5 @@ class PseudoLabelConfig:
             raise ValueError(f"folds: expected at least 2, found {self.folds}")
         if not 0 < self.fold_steps <= 1:
             raise ValueError(f"fold_steps: expected a share in (0, 1], such as 0.5, found {self.fold_steps}")
+        if not self.shrink >= 0:
+            raise ValueError(f"shrink: expected a number of results, 0 for none, found {self.shrink}")

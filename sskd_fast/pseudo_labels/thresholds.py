@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sskd_fast.mask_matching import match_results
 
@@ -24,6 +26,7 @@ def calibrate_thresholds(
     iou: float,
     floor: float,
     minimum_matches: int,
+    shrink: float = 0.0,
     quiet: bool = False,
 ) -> dict[int, float]:
     """For each category, the lowest score from which on the labels kept are right with at least `target_precision`.
@@ -34,6 +37,8 @@ def calibrate_thresholds(
     A threshold counts only if it keeps at least `minimum_matches` right labels; a class that does not reach the target
     with one takes the threshold pooled over all classes.  Where these do not reach it either, their most precise
     threshold is taken, where even they are too few, 0.5; both are logged, unless `quiet`.
+    shrink: so many results of the precision of all classes, at the same score, count beside a class's own, so that the
+    few of a rare class say little against the many of the others.
     No threshold is under `floor`.
 
     Returns {category_id: score} for every category of the ground truth.  Raises ValueError for values outside their
@@ -44,18 +49,23 @@ def calibrate_thresholds(
             raise ValueError(f"{name} is {value}, expected a number in [0, 1]")
     if minimum_matches < 1:
         raise ValueError(f"minimum_matches is {minimum_matches}, expected at least 1")
+    if shrink < 0:
+        raise ValueError(f"shrink is {shrink}, expected a number of results, 0 or more")
     judged = [m for m in match_results(results, ground_truth, iou=iou, class_aware=True) if not m.ignored]
     scores = np.array([float(m.result["score"]) for m in judged])
     right = np.array([m.annotation is not None for m in judged], dtype=bool)
     classes = np.array([int(m.result["category_id"]) for m in judged])
+
+    def usable(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        curve = PrecisionCurve.of(scores[chosen], right[chosen])
+        return (curve.shrunk(PrecisionCurve.of(scores, right), shrink) if shrink else curve).usable(minimum_matches)
 
     pooled, doubt = _pooled_score(scores, right, target_precision, minimum_matches)
     if doubt and not quiet:
         logger.warning(doubt)
     thresholds = {}
     for category in ground_truth["categories"]:
-        of_class = classes == int(category["id"])
-        own = _lowest_score(scores[of_class], right[of_class], target_precision, minimum_matches)
+        own = _lowest_score(*usable(classes == int(category["id"])), target_precision)
         thresholds[int(category["id"])] = max(floor, pooled if own is None else own)
     return thresholds
 
@@ -96,21 +106,38 @@ def equally_many(
     return mapped
 
 
-def _usable(scores: np.ndarray, right: np.ndarray, minimum_matches: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, falling, that keep at least `minimum_matches` right results, and the precision at each."""
-    order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
-    matches = np.cumsum(right[order])
-    precision = matches / np.arange(1, len(scores) + 1)
-    # A threshold keeps all results of one score or none of them.
-    last_of_score = np.append(scores[:-1] != scores[1:], True) if len(scores) else np.zeros(0, dtype=bool)
-    usable = np.flatnonzero(last_of_score & (matches >= minimum_matches))
-    return scores[usable], precision[usable]
+@dataclass(frozen=True)
+class PrecisionCurve:
+    """By falling score, at each one that occurs: how many results have it or a higher one, and how many of these are
+    right."""
+
+    scores: NDArray[np.float64]
+    matches: NDArray[np.float64]
+    results: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: np.ndarray, right: np.ndarray) -> PrecisionCurve:
+        """The curve of results with their scores (D,), right or wrong."""
+        order = np.argsort(-scores, kind="stable")
+        falling, matches = scores[order], np.cumsum(right[order])
+        # A threshold keeps all results of one score or none of them.
+        last = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) if len(falling) else np.zeros(0, np.int64)
+        return cls(falling[last], matches[last].astype(np.float64), (last + 1).astype(np.float64))
+
+    def shrunk(self, every: PrecisionCurve, count: float) -> PrecisionCurve:
+        """This curve with `count` more results of the precision that `every` has at the same score."""
+        at = np.searchsorted(-every.scores, -self.scores)  # its scores are among those of all
+        added = count * every.matches[at] / every.results[at]
+        return PrecisionCurve(self.scores, self.matches + added, self.results + count)
+
+    def usable(self, minimum_matches: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores, falling, that keep at least `minimum_matches` right results, and the precision at each."""
+        enough = self.matches >= minimum_matches
+        return self.scores[enough], (self.matches / self.results)[enough]
 
 
-def _lowest_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> float | None:
-    """The lowest score with cumulative precision >= target; None where none has it on enough matches."""
-    usable, precision = _usable(scores, right, minimum_matches)
+def _lowest_score(usable: np.ndarray, precision: np.ndarray, target: float) -> float | None:
+    """The lowest score with cumulative precision >= target; None if none has it."""
     reached = usable[precision >= target]
     return float(reached[-1]) if len(reached) else None
 
@@ -118,10 +145,10 @@ def _lowest_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_
 def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> tuple[float, str]:
     """The threshold over all classes: the lowest that reaches the target, else the most precise, else 0.5; and what is
     wrong with it, "" for nothing."""
-    score = _lowest_score(scores, right, target, minimum_matches)
+    usable, precision = PrecisionCurve.of(scores, right).usable(minimum_matches)
+    score = _lowest_score(usable, precision, target)
     if score is not None:
         return score, ""
-    usable, precision = _usable(scores, right, minimum_matches)
     if len(usable):
         best = int(np.argmax(precision))
         return float(usable[best]), (

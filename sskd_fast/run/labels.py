@@ -130,7 +130,7 @@ class Thresholds:
         config, floor = self.models.config.pseudo_labels, self.models.config.predict.score_floor
         thresholds = calibrate_thresholds(
             self.unseen, self.models.sources.labeled.ground_truth(), target_precision=precision, iou=config.iou,
-            minimum_matches=config.minimum_matches, floor=floor, quiet=quiet,
+            minimum_matches=config.minimum_matches, shrink=config.shrink, floor=floor, quiet=quiet,
         )  # fmt: skip
         if not self.of_folds:
             return thresholds

@@ -148,6 +148,17 @@ TABLES = {
             ),
             ("margin", "fnr_foreground", "fnr_background", "step_cost"), "no L_pxl",
         ),
+        Table(
+            "doubt", "How should a student be taught what its teacher is unsure of?", "as by default",
+            (
+                _distilled("as by default"),
+                *(_distilled(f"unsure from precision {precision}", f"pseudo_labels.unsure_precision={precision}")
+                  for precision in (0.0, 0.2, 0.1)),
+                _distilled("no object by score", "loss.no_object_by_score=true"),
+                _distilled("thresholds shrunk", "pseudo_labels.shrink=20"),
+                _distilled("unweighted", "pseudo_labels.weigh_by_score=false"),
+            ),
+        ),
         Table("labels", "How does the gain depend on the number of labels?", "", _labels()),
         Table(
             "baselines", "Is it better than other ways to use unlabelled images, in as many steps?", "ours",
