@@ -15,6 +15,7 @@ from sskd_fast.run.__main__ import main
 TINY = [
     "--preset", "smoke", "--stage", "adapt", "data.embedded_labeled=3", "data.embedded_unlabeled=2",
     "data.embedded_val=2", "pseudo_labels.folds=2", "train.threads=1", "train.save_every=1", "data.workers=2",
+    "pseudo_labels.fold_steps=0.1", "stages.adapted_teacher.steps=1",
 ]  # fmt: skip
 
 
@@ -59,4 +60,4 @@ def test_an_interrupted_training_leaves_its_state_and_no_process(
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert state.exists()
-    assert main(["--output", str(folder), "--resume", *TINY, "--max-steps", "2"]) == 0
+    assert main(["--output", str(folder), "--resume", *TINY]) == 0

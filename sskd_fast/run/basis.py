@@ -37,6 +37,7 @@ def settings_that_matter(config: Config, stages: Collection[str]) -> dict[str, A
     tree["stages"] = {name: tree["stages"][name] for name in sorted(budgets)}
     unused = [] if BASELINE in stages else ["baseline"]
     unused += [] if DISTILLED in stages else ["online"]
+    unused += [] if budgets else ["train", "loss", "contrast"]
     if all(STAGE[stage].model == "teacher" for stage in stages):
         unused += ["student", "student_weights"]
         tree["pseudo_labels"].pop("teacher")
