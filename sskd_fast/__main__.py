@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from sskd_fast import __version__
+from sskd_fast import __version__, _interrupt
 
 # Name -> module below sskd_fast with a `main(argv) -> int`, and a summary.  Modules are imported when they are called.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -32,13 +32,16 @@ _INSTALLED_AS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyya
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Calls a command; returns its exit status, 2 for an unknown one or one that lacks a package, 141 if what reads the
-    output has ended, as `head` does."""
+    output has ended, as `head` does, 130 or 143 if it is interrupted."""
     try:
         status = _main(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except KeyboardInterrupt as error:
+        print("\ninterrupted", file=sys.stderr)
+        return 143 if isinstance(error, _interrupt.Terminated) else 130
     return status
 
 
@@ -71,7 +74,8 @@ def unknown(name: str) -> str:
 
 def _call(name: str, argv: Sequence[str]) -> int:
     try:
-        return _entry(COMMANDS[name][0])(argv)
+        with _interrupt.orderly():
+            return _entry(COMMANDS[name][0])(argv)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module in ("", "sskd_fast"):

@@ -10,6 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
+
 from tqdm import tqdm
 
 from sskd_fast.arguments import at_least

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
+
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
 
 from torch import Tensor
 
@@ -21,6 +27,7 @@ from sskd_fast.exported import Exported, ExportError, Parity, Precision, export_
 from sskd_fast.exported.exported import require_model
 from sskd_fast.exported.file_description import check_suffix, files_of
 from sskd_fast.exported.parity import TOLERANCE, report_of
+from sskd_fast.folder_lock import FolderLock
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.predictor.shared_classes import difference_text, shared_classes
@@ -65,7 +72,15 @@ def export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
     """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names.
 
     It is called NAME.failed until it has passed, and stays so if it fails; a file that an earlier call proved stays.
+    A run's folder that it goes to is held for the while.
     """
+    model = Path(arguments.model)
+    own = model.is_dir() and (arguments.output is None or model.resolve() in arguments.output.resolve().parents)
+    with FolderLock(model) if own else contextlib.nullcontext():
+        return _export(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
     predictor = load(arguments.model, stage=arguments.stage, device="cpu")
     require_model(predictor.model)
     write, suffix = EXPORTERS[arguments.format]

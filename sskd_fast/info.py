@@ -10,6 +10,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
+
 import torch
 
 import sskd_fast.ops  # noqa: F401  (brings the backends)

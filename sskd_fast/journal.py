@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -10,6 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
+
+from sskd_fast.folder_lock import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def _locked(path: Path) -> TextIO:
     """The file, opened for appending and locked."""
     file = path.open("a", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except BlockingIOError:
         file.close()
         raise JournalInUse(

@@ -47,7 +47,7 @@ def test_the_best_of_a_planted_grid_is_trained(untrained_run: RunModels, log: Lo
     training = stage_training(models, STAGE[BASELINE])
     planted = {(10, 0.5): (20.0, 30.0), (30, 0.5): (10.0, 39.0), (10, 2.0): (21.0, 31.0), (30, 2.0): (26.0, 26.0)}
     path = models.results.folder / "cache" / "baseline.jsonl"
-    with Journal(path, f"{state_key(models.config, training)} in 2 folds") as journal:
+    with Journal(path, f"{state_key(models, training)} in 2 folds") as journal:
         for (steps, strength), aps in planted.items():
             for fold, ap in enumerate(aps, 1):
                 journal.append([{"steps": steps, "strength": strength, "fold": fold, "ap": ap}])

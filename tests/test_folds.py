@@ -29,7 +29,7 @@ def test_a_fold_model_never_sees_its_fold(untrained_run: RunModels) -> None:
             assert drawn(untrained_run, training) == everything - set(fold) and training.fold == number
             whole = stage_training(untrained_run, STAGE[stage], labels)
             assert training.budget.steps == max(1, round(whole.budget.steps / 4)) and training.labels is labels
-        assert len({state_key(untrained_run.config, t) for t in [*trainings, whole]}) == 4
+        assert len({state_key(untrained_run, t) for t in [*trainings, whole]}) == 4
 
 
 def test_every_model_of_a_run_draws_every_labelled_image(untrained_run: RunModels) -> None:

@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
+
 from sskd_fast.check.findings import MARKS, Place, check, guessed_format
 from sskd_fast.check.words import checked_text
 from sskd_fast.data.layouts import FORMATS, misfit

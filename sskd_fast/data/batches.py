@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sskd_fast._interrupt import leave_to_parent
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.data.source import ImageSource
 from sskd_fast.data.views import Views, draw_views
@@ -63,6 +64,7 @@ def batches(
         sampler=numbers,
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=leave_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
     return (_unpack(packed) for packed in loader)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -86,7 +88,18 @@ def save_checkpoint(path: Path, model: Segmenter, description: Description) -> N
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct_tensors(model).items()}
     own: dict[str, Any] = {"model": _with_input_statistics(model), "architecture": model.architecture()}
     metadata = _metadata(dataclasses.replace(description, **own))
-    write_atomically(path, lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    write_atomically(path, lambda partial: _save(tensors, partial, metadata))
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """safetensors' own writer, whose errors of the system become OSError."""
+    try:
+        save_file(tensors, str(path), metadata=metadata)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _with_input_statistics(model: Segmenter) -> ModelConfig:

@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
+
 from sskd_fast._env import allow_pixels
 from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError

@@ -14,6 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
+
 from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.own_files import OwnFiles

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sskd_fast import _interrupt  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
+
 from sskd_fast.report.html import write_report
 from sskd_fast.report.html_comparison import write_comparison
 from sskd_fast.report.summary import write_summary

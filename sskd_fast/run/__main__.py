@@ -8,13 +8,16 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sskd_fast import _process  # isort: split
+from sskd_fast import _interrupt, _process  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
 
 import torch
+from safetensors import SafetensorError
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
@@ -22,22 +25,25 @@ from sskd_fast.data.image_folders import list_images
 from sskd_fast.data.layouts import FORMATS
 from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official
-from sskd_fast.files import remove_partial, write_json, write_text
+from sskd_fast.files import reason, remove_partial, write_json, write_text
+from sskd_fast.folder_lock import FolderLock
 from sskd_fast.method import COMMANDS, STAGE
 from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.report import read_figures, table_text, verdict_words, write_report
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import summary_text
-from sskd_fast.run.checks import check_kept, device_of, free_folder, prepare_operators, run_folder
+from sskd_fast.run.checks import check_kept, device_of, owned_folder, prepare_operators, run_folder
+from sskd_fast.run.data_name import data_name, free_output
 from sskd_fast.run.dry_run import cost_text, dry_run
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
+from sskd_fast.run.resumption import check_finished, warnings_of_foundations
 from sskd_fast.run.seeds import check_seeds, is_finished, of_seed, seed_list
 from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
-from sskd_fast.run.stages import evaluate_finished, run_stages
+from sskd_fast.run.stages import evaluate_finished, run_stages, stages_to_run
 from sskd_fast.run.training import Run
 from sskd_fast.settings import Config, DataConfig, check_settings
 from sskd_fast.train.progress import Log
@@ -112,10 +118,13 @@ def resolve(arguments: argparse.Namespace) -> Config:
     preset = arguments.preset or ("pretrain" if arguments.stage == "pretrain" else "default")
     config = load_config(arguments.config, overrides, preset)
     if config.data.own and config.data.name == Config().data.name:
-        folder = Path(config.data.labeled or config.data.root).resolve()
-        folder = folder.parent if config.data.labeled else folder
-        name = folder.parent.name if folder.name == "annotations" else folder.name
-        overrides.append(f"data.name={name or 'own'}")
+        overrides.append(f"data.name={data_name(config.data)}")
+        config = load_config(arguments.config, overrides, preset)
+    if config.data.own and not config.output:
+        output, say = free_output(config.data)
+        if say:
+            print(say, file=sys.stderr)
+        overrides.append(f"output={output}")
         config = load_config(arguments.config, overrides, preset)
     kept = run_folder(config) / "config.yaml"
     if not kept.exists() or not (arguments.resume or arguments.stage not in ("all", "pretrain")):
@@ -139,9 +148,7 @@ def shows_photographs(data: DataConfig) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
     arguments = parser().parse_intermixed_args(argv)
-    if arguments.seeds is None:
-        return status_of(lambda: run_once(arguments))
-    return run_seeds(arguments, arguments.seeds)
+    return status_of(lambda: run_once(arguments) if arguments.seeds is None else run_seeds(arguments))
 
 
 def run_once(arguments: argparse.Namespace) -> None:
@@ -156,25 +163,26 @@ def run_once(arguments: argparse.Namespace) -> None:
     run(config, arguments.stage, arguments.resume)
 
 
-def run_seeds(arguments: argparse.Namespace, seeds: Sequence[int]) -> int:
-    """A run for each seed and, after each, the summary of those so far; returns the first exit status that is not 0.
+def run_seeds(arguments: argparse.Namespace) -> None:
+    """A run for each seed and, after each, the summary of those so far.  With resume, finished seeds are kept.
 
-    With resume, finished seeds are kept.
+    What the run of a seed raises has the seed as a note.
     """
-    places: list[Path] = []
-    if status := status_of(lambda: places.append(folder_of_seeds(arguments))):
-        return status
-    (folder,) = places
+    seeds: list[int] = arguments.seeds
     summary: dict[str, Any] = {}
-    for number, seed in enumerate(seeds, 1):
-        kept = arguments.resume and is_finished(seed_folder(folder, seed), arguments.stage)
-        print(f"seed {seed} ({number} of {len(seeds)})" + (" is finished, kept" if kept else ""), file=sys.stderr)
-        if not kept and (status := status_of(partial(run_once, of_seed(arguments, folder, seed)), f"seed {seed}: ")):
-            return status
-        if not kept or number == len(seeds):
-            summary = write_summary(folder, seeds[:number])
+    folder = folder_of_seeds(arguments)
+    with FolderLock(folder):
+        for number, seed in enumerate(seeds, 1):
+            kept = arguments.resume and is_finished(seed_folder(folder, seed), arguments.stage)
+            print(f"seed {seed} ({number} of {len(seeds)})" + (" is finished, kept" if kept else ""), file=sys.stderr)
+            try:
+                run_once(of_seed(arguments, folder, seed))  # of a finished one: the check that nothing has changed
+            except BaseException as error:
+                error.add_note(f"seed {seed}: ")
+                raise
+            if not kept or number == len(seeds):
+                summary = write_summary(folder, seeds[:number])
     print(f"\n{summary_text(summary)}\n\n{folder / 'summary.html'}")
-    return 0
 
 
 def folder_of_seeds(arguments: argparse.Namespace) -> Path:
@@ -184,20 +192,31 @@ def folder_of_seeds(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def status_of(work: Callable[[], None], words: str = "", again: str = "the same command with --resume") -> int:
-    """The exit status of some work; what went wrong is printed after `words`.  again: goes on after an interruption."""
+def status_of(work: Callable[[], None], again: str = "the same command with --resume") -> int:
+    """The exit status of some work; what went wrong is printed in a line, after its notes.
+
+    again: goes on after an interruption.
+    """
     try:
-        work()
-    except (ConfigError, DataError, CheckpointError, FoundationError, FileNotFoundError, ImportError) as error:
-        print(f"error: {words}{error}", file=sys.stderr)
+        with _interrupt.orderly():
+            work()
+    except (ConfigError, DataError, CheckpointError, FoundationError, SafetensorError, ImportError) as error:
+        print(f"error: {_notes(error)}{error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {_notes(error)}{reason(error)}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
-        print(f"error: {words}{error}", file=sys.stderr)
+        print(f"error: {_notes(error)}{error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\n{words}interrupted: {again} goes on from the last saved step", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"\n{_notes(error)}interrupted: {again} goes on from the last saved step", file=sys.stderr)
+        return 143 if isinstance(error, _interrupt.Terminated) else 130
     return 0
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(getattr(error, "__notes__", ()))
 
 
 def show_costs(config: Config, path: Path | None) -> None:
@@ -229,18 +248,41 @@ def run_in_folder(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     folder, device = run_folder(config), device_of(config)
+    fresh = command in ("all", "pretrain") and not resume
+    with owned_folder(folder, fresh, lambda: prepared_sources(config, command, folder, device)) as sources:
+        config = dataclasses.replace(config, output=str(folder), data=config.data.with_absolute_paths())
+        run_prepared(config, sources, device, command, resume, only, deadline)
+    return folder
+
+
+def prepared_sources(config: Config, command: str, folder: Path, device: torch.device) -> Sources:
+    """The checked image sets of a command, once the operators are there.
+
+    Raises DataError, and ConfigError for operators that cannot run and a missing package.
+    """
     prepare_operators(config, device)
-    with free_folder(folder, fresh=command in ("all", "pretrain") and not resume):
-        remove_partial(folder)
-        sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
-        try:
-            require_official(sources.val)
-        except ImportError as error:
-            raise ConfigError(str(error)) from error
-    config = dataclasses.replace(config, output=str(folder), data=config.data.with_absolute_paths())
+    remove_partial(folder)
+    sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
+    try:
+        require_official(sources.val)
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
+    return sources
+
+
+def run_prepared(
+    config: Config, sources: Sources, device: torch.device, command: str, resume: bool, only: Collection[str],
+    deadline: float,
+) -> None:  # fmt: skip
+    """Runs the stages in the folder that the process holds by now; see `run_in_folder`."""
+    folder = run_folder(config)
     nothing_there = resume and not (folder / "config.yaml").exists()
+    config = with_source_classes(config, sources.labeled, Log.say)
+    models = RunModels(config, sources, RunResults(folder, results_header(config, sources)), device)
+    chosen = stages_to_run(config, command, only)
+    if resume:
+        check_finished(models, chosen)
     log = Log(folder)
-    config = with_source_classes(config, sources.labeled, log)
     write_text(folder / "config.yaml", dump_yaml(config))
     log.say(f"{sources.summary(config.data.name)}; {device.type}; seed {config.seed}; everything goes to {folder}")
     for line in sources.inventory:
@@ -248,11 +290,11 @@ def run_in_folder(
     log.write({"event": "inventory", "lines": sources.inventory})
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
-    for message in sources.warnings:
+    below = [] if only else warnings_of_foundations(models, chosen)
+    for message in [*sources.warnings, *below]:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})
-    results = RunResults(folder, results_header(config, sources))
-    current = Run(RunModels(config, sources, results, device), log, resume, deadline)
+    current = Run(models, log, resume, deadline)
     try:
         if command == "evaluate":
             evaluate_finished(current)
@@ -263,7 +305,6 @@ def run_in_folder(
     finally:
         log.close()
     write_report(folder)
-    return folder
 
 
 def results_header(config: Config, sources: Sources) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def cross_validated(run: Run, training: Training, folds: Sequence[Sequence[int]]
     if not run.resume:
         journal_path.unlink(missing_ok=True)
     table = {}
-    with Journal(journal_path, f"{state_key(models.config, training)} in {len(folds)} folds") as journal:
+    with Journal(journal_path, f"{state_key(models, training)} in {len(folds)} folds") as journal:
         for candidate in (Candidate(number, strength) for strength in config.strengths for number in steps):
             aps = [_fold_ap(run, candidate, training, folds, n, title, journal) for n in range(len(folds))]
             table[candidate] = statistics.fmean([ap for ap in aps if math.isfinite(ap)] or [0.0])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from sskd_fast import _backend
-from sskd_fast.settings import Config, DataConfig
+from sskd_fast.folder_lock import FolderLock
+from sskd_fast.run.basis import dotted, setting_changes, without_idle
+from sskd_fast.settings import Config
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import load_config
+
+T = TypeVar("T")
 
 
 def run_folder(config: Config) -> Path:
@@ -27,17 +31,14 @@ def check_kept(config: Config, kept: Path) -> None:
 
     Raises ConfigError.
     """
-    before = load_config([kept])
-    if (config.seed, content_settings(config)) != (before.seed, content_settings(before)):
+    trees = [without_idle(settings) for settings in (load_config([kept]), config)]
+    changes = setting_changes(*(dict(dotted({key: tree[key] for key in ("seed", "data")})) for tree in trees))
+    if changes:
         raise ConfigError(
-            f"{kept} holds a run with another seed or other data, whose splits are in its folder: leave --seed and the "
-            "data settings as they are to go on with it, or start anew with --stage all and another --output"
+            f"{kept} holds a run with another seed or other data ({'; '.join(changes)}), whose splits are in its "
+            "folder: leave --seed and the data settings as they are to go on with it, or start anew with --stage all "
+            "and another --output"
         )
-
-
-def content_settings(config: Config) -> DataConfig:
-    """The settings of the data without those that change no image and no split."""
-    return dataclasses.replace(config.data.with_absolute_paths(), workers=0, cache_mb=0, max_pixels=0, decoded="")
 
 
 def device_of(config: Config) -> torch.device:
@@ -60,29 +61,35 @@ def prepare_operators(config: Config, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def free_folder(folder: Path, fresh: bool) -> Iterator[None]:
-    """The run folder, made for what prepares a run. fresh: an earlier run in it is moved out of the way.
+def owned_folder(folder: Path, fresh: bool, prepare: Callable[[], T]) -> Iterator[T]:
+    """Holds the run folder for this process, and gives what `prepare` returns.  fresh: an earlier run is moved aside.
 
     If the preparation fails, the earlier run is moved back, and a folder that was made for it is removed.
+    Raises FolderInUse before anything is moved if another process has the folder.
     """
-    aside = keep_aside(folder) if fresh else None
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except Exception:
-        if made:
-            shutil.rmtree(folder)
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(FolderLock(folder))
+        aside = keep_aside(lock) if fresh else None
         if aside is not None:
-            aside.rename(folder)
-        raise
-    if aside is not None:
-        print(f"{folder} held an earlier run: it is now {aside}", file=sys.stderr)
+            held.enter_context(FolderLock(folder))
+        try:
+            prepared = prepare()
+        except BaseException:
+            if lock.made or aside is not None:
+                shutil.rmtree(folder)
+            if aside is not None:
+                lock.folder = aside.rename(folder)
+            raise
+        if aside is not None:
+            print(f"{folder} held an earlier run: it is now {aside}", file=sys.stderr)
+        yield prepared
 
 
-def keep_aside(folder: Path) -> Path | None:
-    """Moves the folder of an earlier run out of the way; returns its new place, None if there is none."""
+def keep_aside(lock: FolderLock) -> Path | None:
+    """Moves the folder of an earlier run, still held, out of the way; returns its new place, None if there is none."""
+    folder = lock.folder
     if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
         return None
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-    return folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    lock.folder = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    return lock.folder

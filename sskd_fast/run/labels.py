@@ -168,9 +168,10 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
     config = models.config.pseudo_labels
     views = label_views(config, models.sources.views)
     index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
-    settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
-    key = cache_key(model.state_dict(), settings)
     images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
+    content = models.contents["labelled images" if images == "labeled" else "unlabelled images"]
+    settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
+    key = cache_key(model.state_dict(), settings | {"images": content})
     words = name.removeprefix("folds/").replace("_", " ")
     with tqdm(total=len(source), desc=f"{images} images by the {words}", mininterval=1.0) as bar:
 

@@ -13,16 +13,19 @@ from sskd_fast.evaluation.pairs import compared_pairs, drawn_pairs, image_groups
 from sskd_fast.method import COMPARISONS
 from sskd_fast.models.augmented import IDENTITY, Augmentation
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.run.made_with import measured_with
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import Row
 
 
 def measure(
-    models: RunModels, name: str, model: Segmenter, cost: Mapping[str, float], views: Sequence[Augmentation] = IDENTITY
-) -> Row:
+    models: RunModels, name: str, model: Segmenter, cost: Mapping[str, float], views: Sequence[Augmentation] = IDENTITY,
+    made: str = "",
+) -> Row:  # fmt: skip
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
     cost: of the model's training, by the fields of `Cost`.  views: of each image, over which predictions are averaged.
+    made: key of the model's basis, "" if none was kept.
     details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
     the figures of the data set's own evaluation.
     """
@@ -35,7 +38,8 @@ def measure(
     results.write_details(name, dataclasses.asdict(measured) | by_group | official)
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     params = model.parameter_count()
-    row = Row(name, measured.ap, measured.ap50, params, float(model.stride), cost, len(views), own)
+    on = results.keep_basis(measured_with(models))
+    row = Row(name, measured.ap, measured.ap50, params, float(model.stride), cost, len(views), own, made, on)
     results.add_row(row)
     return row
 
@@ -58,15 +62,17 @@ def _by_group(
 def compare_students(models: RunModels) -> None:
     """Writes "gains" and "ceilings" to details.json.
 
-    gains: for each pair of COMPARISONS whose rows are measured, {"model", "against", "stride", "model_ap",
-    "against_ap", "ap", "low", "high"}: both AP, their difference and its 95 % interval over validation images, or over
-    their groups if `data.group_key` names them.  stride: null for the masks as they are.  If one model's masks are
-    finer than the other's, a second entry has them at the coarser one's stride.
+    gains: for each pair of COMPARISONS whose rows are measured, on the ground truth and with the settings of now,
+    {"model", "against", "stride", "model_ap", "against_ap", "ap", "low", "high"}: both AP, their difference and its
+    95 % interval over validation images, or over their groups if `data.group_key` names them.  stride: null for the
+    masks as they are.  If one model's masks are finer than the other's, a second entry has them at the coarser one's
+    stride.
     ceilings: stride as text -> AP of perfect masks that are drawn at it, for the strides of all rows.
     """
     source, config, zoom = models.sources.val, models.config, models.inference.zoom
     truth, limit = source.ground_truth(), models.inference.max_detections
-    strides = {row["name"]: row.get("stride") for row in models.results.rows}
+    now = measured_with(models).key
+    strides = {row["name"]: row.get("stride") for row in models.results.rows if row.get("measured_with") == now}
     results = {name: found for name in strides if (found := models.results.read_predictions(name)) is not None}
     pairs = compared_pairs(strides, [pair for pair in COMPARISONS if set(pair) <= set(results)])
     drawn = drawn_pairs(

@@ -30,6 +30,7 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.packaged import PACKAGE, PACKAGED
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.run.contents import model_contents, set_contents
 from sskd_fast.run.results import RunResults, spanning_rows
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
@@ -173,6 +174,15 @@ class RunModels:
     def inference(self) -> InferenceConfig:
         """The inference settings of this run: tiles of the training crop if no other size is set."""
         return self.config.predict.resolved(self.sources.views.size, self.sources.zoom, self.sources.detections)
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """Hashes of the files that the run reads, by what they are; read once."""
+        found = set_contents(self.sources)
+        for kind in ("teacher", "student"):
+            config: ModelConfig = getattr(self.config, kind)
+            found |= model_contents(kind, config, self.foundation_weights(kind))
+        return found
 
     def predict(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.files import finite, write_json
 from sskd_fast.method import ROW_ORDER, views_rows
 from sskd_fast.report import read_figures
+from sskd_fast.run.basis import Basis
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Row:
     ap, ap50: in percent.  params: of the network.  stride: pixels of the image as the network sees it that a cell of
     its masks covers.  cost: of the stage's own training, the fields of `Cost`; fewer if they are not known.
     views: over how many the predictions are averaged, 1 for the image as it is.  official: figures of the data set's
-    own evaluation if it has one.
+    own evaluation if it has one.  made_with, measured_with: keys of the bases of the model and of its figures.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Row:
     cost: Mapping[str, float]
     views: int = 1
     official: Mapping[str, float] = field(default_factory=dict)
+    made_with: str = ""
+    measured_with: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The row as metrics.json holds it, rounded."""
@@ -40,6 +44,7 @@ class Row:
             "stride": self.stride, **{key: round(value, 1) for key, value in self.cost.items()},
             **({"views": self.views} if self.views > 1 else {}),
             **{key: round(value, 3) for key, value in self.official.items()},
+            **{key: value for key in ("made_with", "measured_with") if (value := getattr(self, key))},
         }  # fmt: skip
 
 
@@ -83,6 +88,22 @@ class RunResults:
     def predictions_path(self, stage: str) -> Path:
         """Predictions of a stage's model on the validation images."""
         return self.folder / "predictions" / f"{stage}.json"
+
+    def keep_basis(self, basis: Basis) -> str:
+        """Writes a basis to made_with.json, beside all that are there; returns its key."""
+        known = self._bases()
+        if basis.key not in known:
+            write_json(self.folder / "made_with.json", known | {basis.key: dataclasses.asdict(basis)})
+        return basis.key
+
+    def basis(self, key: str | None) -> Basis | None:
+        """The basis of a key; None if it was not kept."""
+        content = self._bases().get(key or "")
+        return None if content is None else Basis(**content)
+
+    def _bases(self) -> dict[str, Any]:
+        path = self.folder / "made_with.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from sskd_fast.data.derived import natural_detections
@@ -12,10 +13,9 @@ from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.settings import Config
-from sskd_fast.train.progress import Log
 
 
-def with_source_classes(config: Config, labeled: LabeledImages, log: Log) -> Config:
+def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[str], None]) -> Config:
     """The configuration with `teacher.foundation.source_classes`, chosen if its results name source classes and no
     setting says which ones count; otherwise as it is.
 
@@ -34,7 +34,7 @@ def with_source_classes(config: Config, labeled: LabeledImages, log: Log) -> Con
         )
     limit = config.predict.max_detections or natural_detections(count_objects(labeled).counts)
     classes, ap = best_classes(results, labeled.ground_truth(), foundation.source_key, limit)
-    log.say(
+    say(
         f"{foundation.source_key} {', '.join(classes)} of {model.place} are taken for the classes of the labels: AP "
         f"{ap:.1f} on the {len(labeled)} labelled images"
     )

@@ -13,9 +13,11 @@ from sskd_fast.report import write_report
 from sskd_fast.run.baseline import best_supervised
 from sskd_fast.run.folds import fold_seconds, train_folds
 from sskd_fast.run.labels import label_views, teacher_labels
+from sskd_fast.run.made_with import made_with
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.training import Run, facts_of, stage_training, train_model, training_state
+from sskd_fast.settings import Config
 from sskd_fast.train.cost import COST_KEYS, Cost
 
 
@@ -24,12 +26,7 @@ def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
 
     only: names of stages; the command's others are left out.
     """
-    config = run.models.config
-    chosen = [
-        labelled_by(stage, config.pseudo_labels.teacher)
-        for stage in stages_of(command, fitted=bool(config.teacher.warm_start))
-        if not only or stage.name in only
-    ]
+    chosen = stages_to_run(run.models.config, command, only)
     finished = {row["name"] for row in run.models.results.rows} if run.resume else set()
     if any(s.model == "student" and s.name not in finished for s in chosen):
         # Its turn comes after the teacher's training and labelling: what cannot be had is said now.
@@ -45,6 +42,15 @@ def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
             run_stage(run, stage, title)
 
 
+def stages_to_run(config: Config, command: str, only: Collection[str] = ()) -> list[Stage]:
+    """The stages of a command in the table's order, as the settings have them labelled."""
+    return [
+        labelled_by(stage, config.pseudo_labels.teacher)
+        for stage in stages_of(command, fitted=bool(config.teacher.warm_start))
+        if not only or stage.name in only
+    ]
+
+
 def labelled_by(stage: Stage, teacher: str) -> Stage:
     """The stage, with pseudo-labels of this teacher if the student is distilled in it."""
     student = stage.model == "student" and stage.labels_from is not None
@@ -54,7 +60,8 @@ def labelled_by(stage: Stage, teacher: str) -> Stage:
 def run_stage(run: Run, stage: Stage, title: str) -> None:
     """Trains (unless its budget is empty) and evaluates one stage; writes weights, predictions, its row, the report."""
     models, results = run.models, run.models.results
-    results.outdate({*dependents(stage), *views_rows([stage.name])})
+    own = {stage.name} if any(row["name"] == stage.name for row in results.rows) else set()
+    results.outdate({*own, *dependents(stage), *views_rows([stage.name])})
     labels, label_seconds = None, 0.0
     if stage.labels_from is not None:
         clock = time.perf_counter()
@@ -74,23 +81,24 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
     else:
         model = models.start(stage)
         run.log.say(f"{title}, not trained")
-    measure_aloud(run, stage, model, dataclasses.asdict(cost))
+    measure_aloud(run, stage, model, dataclasses.asdict(cost), results.keep_basis(made_with(models, stage)))
     models.add_figures([stage.name])
     if stage.budget:
         state.clear()
     write_report(results.folder)
 
 
-def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, float]) -> None:
+def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, float], made: str) -> None:
     """Measures a stage's model on the validation images, a teacher that labels also as it labels, and says the figures.
 
+    made: key of the model's basis.
     The stage's own row comes last: a stage that has it is finished.
     """
     config, sources = run.models.config, run.models.sources
     views = label_views(config.pseudo_labels, sources.views)
     as_it_labels = [(name, views) for name in views_rows([stage.name]) if tuple(views) != tuple(IDENTITY)]
     for name, seen in [*as_it_labels, (stage.name, IDENTITY)]:
-        row = measure(run.models, name, model, cost, seen)
+        row = measure(run.models, name, model, cost, seen, made)
         beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
         images = f"{len(sources.val)} images" + (f", {row.views} views of each" if row.views > 1 else "")
         run.log.say(f"  {words_of(name)}: AP {row.ap:.1f}, AP50 {row.ap50:.1f}{beside} on {images}")
@@ -109,7 +117,8 @@ def evaluate_finished(run: Run) -> None:
         if stage.name in rows:
             model = models.load(stage.name) if stage.budget else models.start(stage)
             row = rows[stage.name]
-            measure_aloud(run, stage, model, {key: row[key] for key in COST_KEYS if key in row})
+            cost = {key: row[key] for key in COST_KEYS if key in row}
+            measure_aloud(run, stage, model, cost, row.get("made_with", ""))
 
 
 def nothing_to_do(models: RunModels, stage: Stage) -> str:

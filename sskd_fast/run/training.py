@@ -22,11 +22,13 @@ from sskd_fast.data.views import Views
 from sskd_fast.losses.objective import Objective
 from sskd_fast.method import BASELINE, Stage
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.run.basis import Basis
 from sskd_fast.run.labels import TeacherLabels
+from sskd_fast.run.made_with import made_with
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
-from sskd_fast.train.checkpoint import TrainingState, end_piece
+from sskd_fast.train.checkpoint import TrainingState, end_piece, saved_key
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import train
 from sskd_fast.train.online_labels import OnlineLabels
@@ -83,8 +85,14 @@ def training_state(run: Run, training: Training, name: str, cost: Cost | None = 
 
     cost: of what the training takes beside its steps.
     """
-    key = state_key(run.models.config, training)
-    path = run.models.results.state_path(name)
+    models, key = run.models, state_key(run.models, training)
+    path, basis = models.results.state_path(name), trained_with(models, training.stage)
+    models.results.keep_basis(basis)
+    saved = saved_key(path) if run.resume else None
+    if saved not in (None, key):
+        before = models.results.basis(str(saved).partition("-")[0])
+        changes = "it was begun by an earlier version" if before is None else "; ".join(before.changes(basis))
+        run.log.say(f"  what was trained of it is left, it starts over: {changes or 'its training is another one'}")
     return TrainingState(path, key, run.resume, cost or Cost(), deadline=run.deadline)
 
 
@@ -222,13 +230,13 @@ def _pasted(
         )
 
 
-def state_key(config: Config, training: Training) -> str:
-    """A hash of the training and of every setting it depends on; a state saved under another is not used."""
-    settings = dataclasses.asdict(config)
-    for irrelevant in ("output", "device", "predict", "stages", "baseline", "origins"):
-        settings.pop(irrelevant)
-    for irrelevant in ("workers", "cache_mb", "max_pixels", "decoded"):
-        settings["data"].pop(irrelevant)
+def trained_with(models: RunModels, stage: Stage) -> Basis:
+    """The basis of a training of a stage: without the search for its budget and views, which are the training's own."""
+    return made_with(models, stage).without("baseline")
+
+
+def state_key(models: RunModels, training: Training) -> str:
+    """The key of a training's basis and a hash of the training; a state saved under another is not used."""
     of_training = [dataclasses.asdict(part) for part in (training.stage, training.budget, training.views)]
-    content = [*of_training, training.labeled.image_ids, settings]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    content = json.dumps([*of_training, training.labeled.image_ids], sort_keys=True)
+    return f"{trained_with(models, training.stage).key}-{hashlib.sha256(content.encode()).hexdigest()}"

@@ -10,7 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sskd_fast import _process  # noqa: F401  # isort: split
+from sskd_fast import _interrupt, _process  # noqa: F401  # isort: split
+
+if __name__ == "__main__":
+    _interrupt.guard_start()
 from sskd_fast.files import write_json, write_text
 from sskd_fast.run.__main__ import status_of
 from sskd_fast.study.page import insert, markdown

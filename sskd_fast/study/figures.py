@@ -14,14 +14,14 @@ from sskd_fast.evaluation import evaluate_touching
 from sskd_fast.evaluation.comparison import drawn_ap
 from sskd_fast.evaluation.pairs import image_groups
 from sskd_fast.files import finite, write_json
-from sskd_fast.method import STAGE, chain_of
+from sskd_fast.method import STAGE
 from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import read_figures, read_log
+from sskd_fast.run.basis import lineage
 from sskd_fast.run.dry_run import dry_run
 from sskd_fast.run.stages import labelled_by
 from sskd_fast.settings import Config
-from sskd_fast.study.tables import DISTILLED
 
 # What training logs of L_pxl, averaged over the last quarter of a stage.
 DIAGNOSTICS = ("margin", "fnr", "fnr_foreground", "fnr_background", "pxl_gradient_share")
@@ -73,15 +73,6 @@ def training_figures(folder: Path, stage: str) -> dict[str, float]:
 def step_seconds(line: Mapping[str, Any]) -> float:
     """Seconds of a step, by a line of the log, which has the means of its parts."""
     return sum(value for name, value in line.items() if name.startswith("seconds_") and is_number(value))
-
-
-def lineage(stage: str, teacher: str) -> set[str]:
-    """The names of a stage and of all that its model builds on; teacher: that labels for the student, or "none"."""
-    names = chain_of(STAGE[stage])
-    if DISTILLED not in names:
-        return names
-    students = {name for name in names if STAGE[name].model == "student"}
-    return students | (chain_of(STAGE[teacher]) if teacher in STAGE else set())
 
 
 def total_seconds(folder: Path, result: str, config: Config) -> float:

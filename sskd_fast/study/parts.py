@@ -7,28 +7,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sskd_fast.files import write_json
-from sskd_fast.method import BASELINE, STAGE
+from sskd_fast.folder_lock import LOCK
 from sskd_fast.run.__main__ import run_in_folder
+from sskd_fast.run.basis import settings_that_matter
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.study.figures import keep_label_seconds
 from sskd_fast.study.machine import circumstances
-from sskd_fast.study.tables import DISTILLED, Row
+from sskd_fast.study.tables import Row
 from sskd_fast.yaml_settings import load_config
 
-# Settings that change no figure: where things are, how fast they go, what is written on the way.
-IDLE = {
-    "": ("output", "device", "origins"),
-    "data": ("workers", "cache_mb", "decoded"),
-    "train": ("threads", "log_every", "save_every"),
-}
 # Names of a run folder that a part does not take over from the one before, and those of large files that it links.
-_LEFT = ("tensorboard", "finished.json", "figures", "report.html", "report", "*.state.pt", ".*.partial")
+_LEFT = (LOCK, "tensorboard", "finished.json", "figures", "report.html", "report", "*.state.pt", ".*.partial")
 _LINKED = (".safetensors", ".png")
 
 
@@ -64,7 +57,7 @@ class Part:
 
     def folder(self, output: Path) -> Path:
         """The part's run folder."""
-        return output / "runs" / f"seed-{self.config.seed}" / f"{self.stages[-1]}-{self.key[:10]}"
+        return seed_runs(output, self.config.seed) / f"{self.stages[-1]}-{self.key[:10]}"
 
     def is_finished(self, output: Path) -> bool:
         """True once all of its stages are trained and measured."""
@@ -88,20 +81,9 @@ class Part:
         write_json(folder / "finished.json", {"key": self.key, "stages": self.stages, **circumstances(config.device)})
 
 
-def settings_that_matter(config: Config, stages: Collection[str]) -> dict[str, Any]:
-    """The settings that figures of these stages depend on, as plain data."""
-    tree = dataclasses.asdict(dataclasses.replace(config, data=config.data.with_absolute_paths()))
-    for section, names in IDLE.items():
-        for name in names:
-            (tree[section] if section else tree).pop(name)
-    budgets = {budget for stage in stages for budget in STAGE[stage].budget}
-    tree["stages"] = {name: tree["stages"][name] for name in sorted(budgets)}
-    unused = [] if BASELINE in stages else ["baseline"]
-    unused += [] if DISTILLED in stages else ["online"]
-    if all(STAGE[stage].model == "teacher" for stage in stages):
-        unused += ["student", "student_weights"]
-        tree["pseudo_labels"].pop("teacher")
-    return {name: value for name, value in tree.items() if name not in unused}
+def seed_runs(output: Path, seed: int) -> Path:
+    """The folder of all run folders of a seed."""
+    return output / "runs" / f"seed-{seed}"
 
 
 def take_over(before: Path, folder: Path) -> None:
@@ -116,7 +98,10 @@ def take_over(before: Path, folder: Path) -> None:
     ignore = shutil.ignore_patterns(*_LEFT, *shared)
     shutil.copytree(before, partial, ignore=ignore, copy_function=_linked)
     for name in shared:
-        (partial / name).symlink_to(Path("..") / before.name / name)
+        try:
+            (partial / name).symlink_to(Path("..") / before.name / name)
+        except OSError:  # a file system without links
+            shutil.copytree(before / name, partial / name)
     partial.rename(folder)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sskd_fast.folder_lock import FolderLock
 from sskd_fast.study.figures import figures_of
-from sskd_fast.study.parts import Part, Settings, part_of
+from sskd_fast.study.parts import Part, Settings, part_of, seed_runs
 from sskd_fast.study.summary import summarize
 from sskd_fast.study.tables import Row, Table
 from sskd_fast.typed_settings import ConfigError
@@ -35,12 +36,17 @@ class Study:
         return ((row, seed) for seed in self.seeds for row in self.rows)
 
     def finish(self, row: Row, seed: int, deadline: float) -> None:
-        """Trains what is missing of a row.  Raises PieceOver after the deadline, and whatever a run raises."""
-        for needed in self.before(row):
-            part_of(needed, self.settings, seed).finish(self.output, deadline)
-        part = self.part(row, seed)
-        assert part is not None, "the rows that its steps depend on are finished"
-        part.finish(self.output, deadline)
+        """Trains what is missing of a row.
+
+        Raises PieceOver after the deadline, FolderInUse if another process trains with this seed, whose parts rows
+        share, and whatever a run raises.
+        """
+        with FolderLock(seed_runs(self.output, seed)):
+            for needed in self.before(row):
+                part_of(needed, self.settings, seed).finish(self.output, deadline)
+            part = self.part(row, seed)
+            assert part is not None, "the rows that its steps depend on are finished"
+            part.finish(self.output, deadline)
 
     def before(self, row: Row) -> list[Row]:
         """The rows whose seconds say how many steps a row takes; none if its settings do."""

@@ -47,7 +47,7 @@ class TrainingState:
             "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
             "cost": dataclasses.asdict(self.cost + cost),
         }  # fmt: skip
-        write_atomically(self.path, lambda partial: torch.save(content, partial))
+        write_atomically(self.path, lambda partial: _save(content, partial))
         end_piece(self.deadline)
 
     def restore(self, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
@@ -68,6 +68,20 @@ class TrainingState:
     def clear(self) -> None:
         """Removes the state once the stage's weights are written."""
         self.path.unlink(missing_ok=True)
+
+
+def _save(content: Mapping[str, object], path: Path) -> None:
+    """By a file that Python opens, whose error is raised: PyTorch's own says nothing of a full disk."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def saved_key(path: Path) -> str | None:
+    """The key under which a state is saved; None if there is none."""
+    return str(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["key"]) if path.exists() else None
 
 
 def end_piece(deadline: float) -> None:

@@ -40,7 +40,8 @@ class Log:
                 if isinstance(value, float):
                     self.board.add_scalar(f"{stage}{fold}/{name}", value, step)
 
-    def say(self, message: str) -> None:
+    @staticmethod
+    def say(message: str) -> None:
         """Prints a line above the live one."""
         tqdm.write(message, file=sys.stderr)
 

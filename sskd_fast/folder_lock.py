@@ -1,0 +1,201 @@
+"""One process a folder: a lock that is held as long as its process lives, and that names the process to others."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Self
+
+LOCK = "run.lock"
+# Answers of file systems that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_held: set[IO[str]] = set()
+
+
+class FolderInUse(OSError):
+    """A folder that another process writes to."""
+
+
+def lock_file(file: IO[str]) -> bool:
+    """Locks an open file for this process until it is closed; False if its file system has no locks.
+
+    Raises BlockingIOError if another process has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a folder.
+
+    boot: id of its machine's boot, which containers share.  started: when the process began, in clock ticks since
+    then; "" for both on a system without /proc.  since: when it took the folder, in words.
+    """
+
+    pid: int
+    host: str
+    boot: str
+    started: str
+    since: str
+
+    @classmethod
+    def here(cls) -> Holder:
+        """This process."""
+        now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+        return cls(os.getpid(), socket.gethostname(), _boot(), _start_of(os.getpid()), now)
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """True if its process, while it lives, is seen from here."""
+        return self.host == socket.gethostname() or (self.boot != "" and self.boot == _boot())
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the process, on this machine, is gone, or its number belongs to another one by now."""
+        if self.boot != _boot():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return self.started != _start_of(self.pid)
+
+    def __str__(self) -> str:
+        place = "" if self.is_of_this_machine else f" on {self.host}"
+        return f"process {self.pid}{place}, since {self.since},"
+
+
+class FolderLock:
+    """Holds a folder, which is made if need be, until the context ends or the process does.
+
+    made: True if it was made for it; it is removed at the end if nothing was written to it.  The lock of a process
+    that has ended on this machine is taken over, and a line says so.
+    Raises FolderInUse, in one line with the cure, if another process holds the folder or a process on another machine
+    did; OSError if it cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._file = self._taken()
+        _held.add(self._file)
+        try:
+            self._file.truncate(0)
+            json.dump(asdict(Holder.here()), self._file)
+            self._file.flush()
+        except OSError:
+            self.release()
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The lock's file."""
+        return self.folder / LOCK
+
+    def _taken(self) -> IO[str]:
+        """The open file, locked.  Raises FolderInUse."""
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(self.path.open("a+", encoding="utf-8"))
+            try:
+                locked = lock_file(file)
+            except BlockingIOError:
+                raise self._in_use(_holder_in(file)) from None
+            if _is_at(file, self.path):
+                self._check(_holder_in(file), locked)
+                opened.pop_all()
+                return file
+        return self._taken()  # its holder has ended, and removed the file, since it was opened here
+
+    def _check(self, holder: Holder | None, locked: bool) -> None:
+        """Raises FolderInUse unless a holder that the file names has ended.  locked: the file system says so."""
+        if holder is None:
+            return
+        if not holder.is_of_this_machine:
+            raise FolderInUse(
+                f"{self.folder}: {holder} has been writing there, which cannot be seen from this machine; if it has "
+                f"ended, remove {self.path} and start again, else give another folder with --output"
+            )
+        if not locked and not holder.has_ended:
+            raise self._in_use(holder)
+        print(f"{self.folder}: {holder} wrote there and has ended; its lock is taken over", file=sys.stderr)
+
+    def _in_use(self, holder: Holder | None) -> FolderInUse:
+        return FolderInUse(
+            f"{self.folder}: {holder or 'another process'} is writing there; expected one process at a time: wait "
+            "until it ends, or give another folder with --output"
+        )
+
+    def release(self) -> None:
+        """Lets others have the folder."""
+        if _is_at(self._file, self.path):
+            self.path.unlink()
+        _held.discard(self._file)
+        with contextlib.suppress(OSError):  # of a full disk, once more
+            self._file.close()
+        if self.made:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """True if an open file is the one at a path."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+def _holder_in(file: IO[str]) -> Holder | None:
+    """The holder that a lock's file names; None if it names none, as right after its making."""
+    file.seek(0)
+    try:
+        return Holder(**json.loads(file.read()))
+    except (ValueError, TypeError):
+        return None
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _start_of(pid: int) -> str:
+    """The start of a process, field 22 of its stat; the name before it, in brackets, may hold spaces."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _leave_to_parent() -> None:
+    """A forked process does not hold what its parent does, and must not outlive it with the lock."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

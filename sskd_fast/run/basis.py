@@ -1,0 +1,98 @@
+"""The basis of figures: the settings and the content of the files that a stage depends on, and what differs in two."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, FITTED, STAGE, chain_of
+from sskd_fast.settings import Config
+
+# Settings that change no figure: where things are, how fast they go, what is written on the way.
+IDLE = {
+    "": ("output", "device", "origins"),
+    "data": ("workers", "cache_mb", "max_pixels", "decoded"),
+    "train": ("threads", "log_every", "save_every"),
+}
+DISTILLED = FINAL_STUDENTS[1]
+
+
+def without_idle(config: Config) -> dict[str, Any]:
+    """The settings as plain data, without those that change no figure."""
+    tree = dataclasses.asdict(dataclasses.replace(config, data=config.data.with_absolute_paths()))
+    for section, names in IDLE.items():
+        for name in names:
+            (tree[section] if section else tree).pop(name)
+    return tree
+
+
+def settings_that_matter(config: Config, stages: Collection[str]) -> dict[str, Any]:
+    """The settings that figures of these stages depend on, as plain data."""
+    tree = without_idle(config)
+    budgets = {budget for stage in stages for budget in STAGE[stage].budget}
+    tree["stages"] = {name: tree["stages"][name] for name in sorted(budgets)}
+    unused = [] if BASELINE in stages else ["baseline"]
+    unused += [] if DISTILLED in stages else ["online"]
+    unused += [] if budgets else ["train", "loss", "contrast"]
+    if all(STAGE[stage].model == "teacher" for stage in stages):
+        unused += ["student", "student_weights"]
+        tree["pseudo_labels"].pop("teacher")
+    return {name: value for name, value in tree.items() if name not in unused}
+
+
+def lineage(stage: str, teacher: str) -> set[str]:
+    """The names of a stage and of all that its model builds on; teacher: that labels for the student, or "none"."""
+    names = chain_of(STAGE[stage])
+    if DISTILLED not in names:
+        return names
+    students = {name for name in names if STAGE[name].model == "student"}
+    return students | (chain_of(STAGE[teacher]) if teacher in STAGE else set())
+
+
+def foundations(config: Config, stage: str) -> set[str]:
+    """The names of a stage and of all that it builds on in a run with these settings."""
+    names = lineage(stage, "none" if config.pseudo_labels.truth else config.pseudo_labels.teacher)
+    return names if config.teacher.warm_start else names - {FITTED}
+
+
+@dataclass(frozen=True)
+class Basis:
+    """settings: by dotted name.  files: by what they are, a hash of their content."""
+
+    settings: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """A hash of all of it, 16 hex digits."""
+        content = json.dumps([self.settings, self.files], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def changes(self, new: Basis) -> list[str]:
+        """What differs in a new basis, in words: "train.lr 0.001 -> 0.01", "the labels (a.json) have changed"."""
+        files = [name for name in {**self.files, **new.files} if self.files.get(name) != new.files.get(name)]
+        return setting_changes(self.settings, new.settings) + [f"the {name} have changed" for name in files]
+
+    def without(self, section: str) -> Basis:
+        """The same without a section of the settings."""
+        kept = {name: value for name, value in self.settings.items() if not name.startswith(f"{section}.")}
+        return dataclasses.replace(self, settings=kept)
+
+
+def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The settings by dotted name that differ, each as "train.lr 0.001 -> 0.01"."""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} {json.dumps(old.get(name))} -> {json.dumps(new.get(name))}" for name in names]
+
+
+def dotted(tree: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of nested sections by dotted name, as JSON holds them."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", list(value) if isinstance(value, tuple) else value

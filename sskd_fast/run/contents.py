@@ -1,0 +1,56 @@
+"""Hashes of what a run reads: labels, images, and the weights and predictions that its settings name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.source import ImageCollection
+from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.run.sources import Sources
+
+
+def set_contents(sources: Sources) -> dict[str, str]:
+    """Hashes of the image sets and their labels, by what they are."""
+    found = {
+        "labels": of_labels(sources.labeled), "labelled images": of_images(sources.labeled),
+        "unlabelled images": of_images(sources.unlabeled),
+        "validation labels": of_labels(sources.val), "validation images": of_images(sources.val),
+    }  # fmt: skip
+    return found if sources.hidden is None else found | {"hidden labels": of_labels(sources.hidden)}
+
+
+def model_contents(kind: str, config: ModelConfig, weights: Path | None) -> dict[str, str]:
+    """Hashes of the files that a model starts from, by the words "teacher weights" and the like."""
+    files = {"weights": [weights] if weights else [], "predictions": map(Path, config.foundation.results_files)}
+    files["backbone weights"] = [Path(config.backbone_checkpoint)]
+    there = {words: [path for path in paths if path.is_file()] for words, paths in files.items()}
+    return {f"{kind} {words}": _hash(map(_of_file, paths)) for words, paths in there.items() if paths}
+
+
+def of_labels(source: LabeledImages) -> str:
+    """A hash of the instances and classes of a set, however its files are laid out."""
+    return _hash([json.dumps(source.ground_truth(), sort_keys=True)])
+
+
+def of_images(source: ImageCollection) -> str:
+    """A hash of the names and bytes of a set's image files."""
+    with ThreadPoolExecutor() as threads:
+        digests = threads.map(_of_file, [record.path for record in source.records])
+        return _hash(f"{name} {digest}" for name, digest in zip(source.file_names, digests, strict=True))
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,52 @@
+"""Names of a user's data set and of its default run folder, so that no two data sets share one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from sskd_fast.settings import DataConfig
+from sskd_fast.typed_settings import ConfigError
+from sskd_fast.yaml_settings import read_yaml
+
+# Folders that exports make within a data set.
+_PARTS = re.compile(r"(train|training|val|valid|validation|test)(\d{4})?|annotations?|images?|labels?", re.IGNORECASE)
+
+
+def data_name(data: DataConfig) -> str:
+    """The name of the user's data set: the folder of its labels, or if that is one of its parts, the folder above.
+
+    "SET/train/_annotations.coco.json" and "SET/annotations/instances_train.json" are both of SET.
+    """
+    folder = Path(data.labeled).resolve().parent if data.labeled else Path(data.root).resolve()
+    while _PARTS.fullmatch(folder.name):
+        folder = folder.parent
+    return folder.name or "own"
+
+
+def free_output(data: DataConfig) -> tuple[str, str]:
+    """The default run folder of the user's data set, and a line to say if the plain one is another data set's."""
+    folder, own = Path("runs") / data.name, _place(data.with_absolute_paths())
+    named = folder.with_name(f"{folder.name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}")
+    if named.exists():
+        return str(named), ""
+    theirs = _place_in(folder / "config.yaml")
+    if theirs in (None, own):
+        return str(folder), ""
+    return str(named), f"{folder} holds a run on {theirs}: this one, on {own}, goes to {named}"
+
+
+def _place(data: DataConfig) -> str:
+    return data.labeled or data.root
+
+
+def _place_in(config: Path) -> str | None:
+    """The labels that a run folder's settings name, "other data" for none; None if there are no settings."""
+    if not config.exists():
+        return None
+    try:
+        data = read_yaml(config).get("data") or {}
+        return str(data.get("labeled") or data.get("root") or "other data")
+    except (ConfigError, AttributeError):
+        return "other data"

@@ -1,0 +1,60 @@
+"""Checks that what is kept of a run was made with the settings and files that it goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from sskd_fast.method import STAGE, Stage, views_rows, words_of
+from sskd_fast.run.basis import foundations
+from sskd_fast.run.made_with import made_with, measured_with
+from sskd_fast.run.models import RunModels
+from sskd_fast.typed_settings import ConfigError
+
+
+def check_finished(models: RunModels, stages: Sequence[Stage]) -> None:
+    """Refuses to keep finished stages that other settings or files have made.
+
+    Raises ConfigError that names what changed, from what to what, and the stages that it touches.
+    """
+    folder, touched = models.results.folder, dict(changed(models, [stage.name for stage in stages]))
+    if not touched:
+        return
+    anew = "start anew: without --resume (the earlier run is moved aside) or with another --output"
+    if any(changes is None for changes in touched.values()):
+        raise ConfigError(
+            f"{folder}: an earlier version has begun this run and did not record what its stages were made with; "
+            f"finish it with that version, or {anew}"
+        )
+    changes = list(dict.fromkeys(change for found in touched.values() for change in found or ()))
+    raise ConfigError(
+        f"{folder} cannot be resumed: {'; '.join(changes)}; its finished stages ({', '.join(map(words_of, touched))}) "
+        f"were made with what was there before: bring that back, or {anew}"
+    )
+
+
+def warnings_of_foundations(models: RunModels, stages: Sequence[Stage]) -> list[str]:
+    """Warnings, one a stage, of finished stages that stages build on, and that other settings or files have made."""
+    names = {stage.name for stage in stages}
+    below = set().union(*(foundations(models.config, name) for name in names)) - names
+    told = "it was made by an earlier version, which did not record with what"
+    return [
+        f"{words_of(name)}, which this builds on: {told if changes is None else '; '.join(changes)}"
+        for name, changes in changed(models, [name for name in STAGE if name in below])
+    ]
+
+
+def changed(models: RunModels, stages: Collection[str]) -> Iterator[tuple[str, list[str] | None]]:
+    """Of stages that have a row: those for which something has changed, and what; None if there is no record."""
+    results, measured = models.results, measured_with(models)
+    rows = {row["name"]: row for row in results.rows}
+    for name in stages:
+        for row in [rows[n] for n in (name, *views_rows([name])) if n in rows]:
+            pairs = [(row.get("made_with"), made_with(models, STAGE[name])), (row.get("measured_with"), measured)]
+            before = [(results.basis(key), now) for key, now in pairs]
+            if any(old is None for old, _ in before):
+                yield name, None
+                break
+            changes = [change for old, now in before if old is not None for change in old.changes(now)]
+            if changes:
+                yield name, list(dict.fromkeys(changes))
+                break
