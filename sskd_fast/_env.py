@@ -26,6 +26,19 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "sskd_fast"
 
 
+def max_pixels(default: int) -> int:
+    """Pixels of the largest image that is read: SSKD_FAST_MAX_PIXELS, or the default.  ValueError for no number."""
+    value = os.environ.get("SSKD_FAST_MAX_PIXELS", "").strip()
+    if value and not (value.isascii() and value.isdigit() and int(value)):
+        raise ValueError(f"SSKD_FAST_MAX_PIXELS: found {value!r}, expected a number of pixels, such as {default}")
+    return int(value or default)
+
+
+def allow_pixels(limit: int) -> None:
+    """Sets SSKD_FAST_MAX_PIXELS for this process and those that it starts."""
+    os.environ["SSKD_FAST_MAX_PIXELS"] = str(limit)
+
+
 def cxx_compiler() -> tuple[str, list[str]]:
     """What was looked for, and the C++ compiler as a command: CXX where it is set, else g++ or c++; [] without one."""
     chosen = shlex.split(os.environ.get("CXX", ""))

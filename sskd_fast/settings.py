@@ -29,10 +29,11 @@ class DataConfig:
     images).  unlabeled: a folder of plain images.  labeled_fraction: hide the labels of all but this share of the
     training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
     are all represented; balance_key: one whose values are drawn evenly in training.  zoom: factor of the images before
-    anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
-    (microscopy). workers: processes that prepare batches, 0 for none. cache_mb: memory of each process for decoded
-    images, and as much for masks. confine: refuse file names in labels that lead out of the folder of images. decoded:
-    a folder that keeps decoded images, three bytes a pixel, for all processes and later runs; "" for none.
+    anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers:
+    processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for
+    masks.  max_pixels: of the largest image that is read, 0 = 268 million.  confine: refuse file names in labels that
+    lead out of the folder of images.  decoded: a folder that keeps decoded images, three bytes a pixel, for all
+    processes and later runs; "" for none.
     """
 
     name: str = "embedded"
@@ -51,6 +52,7 @@ class DataConfig:
     stretch: bool = False
     workers: int = 0
     cache_mb: int = 1024
+    max_pixels: int = 0
     confine: bool = False
     decoded: str = ""
     embedded_labeled: int = 60
@@ -178,6 +180,10 @@ def _check_data(data: DataConfig) -> None:
         raise ConfigError(
             "--labeled-fraction (data.labeled_fraction) goes with --labeled or --root, which are not given; "
             "the embedded data set has data.embedded_labeled images with labels"
+        )
+    if data.max_pixels < 0:
+        raise ConfigError(
+            f"data.max_pixels: found {data.max_pixels}, expected a number of pixels, or 0 for the default"
         )
     if data.zoom < 0:
         raise ConfigError(f"data.zoom: found {data.zoom}, expected a factor above 0, or 0 to take it from the data")

@@ -133,7 +133,7 @@ def test_universal_student_of_predictions_made_elsewhere(
     assert "zero-shot teacher is skipped" in result.stderr and "says nothing of the validation images" in result.stderr
     for stage in ("supervised teacher", "adapted teacher"):
         assert f"{stage} is skipped: the predictions in {tmp_path / 'results.json'} cannot be trained" in result.stderr
-    labels = json.loads((folder / "pseudo_labels" / "adapted_teacher.json").read_text())
+    labels = json.loads((folder / "pseudo_labels" / "adapted_teacher.json").read_text())["annotations"]
     unlabeled = {int(i) for i in split_of(folder, "unlabeled")}
     assert labels and {label["image_id"] for label in labels} <= unlabeled
     with safe_open(str(folder / "checkpoints" / "refined_student.safetensors"), "pt") as file:

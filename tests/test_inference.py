@@ -23,6 +23,7 @@ from sskd_fast.models.inference import (
     read_queries,
     tile_starts,
     union,
+    zoomed,
     zoomed_size,
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
@@ -347,3 +348,10 @@ def test_union_continues_the_better_mask_only_out_of_its_sight(scores: tuple[flo
     joined = union(left, right)
     assert np.array_equal(full(joined, size), full(better, size) | (full(other, size) & ~box(size, *better.tiles[0])))
     assert joined.score == 0.9 and set(joined.tiles) == {(0, 0, 64, 64), (0, 32, 64, 96)}
+
+
+def test_a_large_image_is_zoomed_in_parts_to_the_same_bits() -> None:
+    small = torch.randint(0, 256, (3, 341, 337), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    image = small.repeat(1, 10, 10)
+    whole = F.interpolate(image[None].float(), size=(1023, 1011), mode="bilinear", antialias=True)[0]
+    assert torch.equal(zoomed(image, 0.3), whole.round().clamp(0, 255).to(torch.uint8))

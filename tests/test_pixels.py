@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sskd_fast._env import allow_pixels
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
@@ -82,6 +83,41 @@ def test_images_of_any_size_are_read_and_pillows_limit_stays(tmp_path, monkeypat
     assert in_threads(image_size, [tmp_path / f"{name}.png" for name in "abcdefgh" * 20]) == [(20, 30)] * 160
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), pixels)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_an_image_above_the_limit_is_refused_with_the_setting_that_raises_it(tmp_path, monkeypatch):
+    Image.new("1", (13400, 13400)).save(tmp_path / "large.png")
+    assert image_size(tmp_path / "large.png") == (13400, 13400)
+    Image.new("1", (16385, 16384)).save(tmp_path / "huge.png")
+    with pytest.raises(
+        DataError,
+        match=r"huge\.png: the image has 16384 x 16385 pixels \(height x width\), 268,451,840 in all; expected at most "
+        r"268,435,456\. Raise the limit, data\.max_pixels=268451840 of a run, --max-pixels of predict or SSKD_FAST_",
+    ):
+        read_pixels(tmp_path / "huge.png")
+    monkeypatch.setenv("SSKD_FAST_MAX_PIXELS", "268451840")
+    assert image_size(tmp_path / "huge.png") == (16384, 16385)
+    allow_pixels(1000)
+    with pytest.raises(DataError, match=r"large\.png: .* expected at most 1,000\."):
+        read_pixels(tmp_path / "large.png")
+    monkeypatch.setenv("SSKD_FAST_MAX_PIXELS", "many")
+    with pytest.raises(ValueError, match="SSKD_FAST_MAX_PIXELS: found 'many', expected a number of pixels, such as"):
+        image_size(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_a_large_image_is_converted_in_strips_as_it_is_whole(tmp_path, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 311), dtype=np.uint8)
+    tiled = np.tile(pixels, (17, 13))  # 5100 x 4043: more than a strip, and no whole number of them
+    if mode == "I;16":
+        Image.fromarray(tiled.astype(np.uint16) * 257).save(tmp_path / "a.tif")
+        np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif"), tiled)
+        return
+    image = Image.fromarray(tiled).convert(mode)
+    image.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(
+        read_pixels(tmp_path / "a.tif"), np.asarray(image.convert("L" if mode == "L" else "RGB"))
+    )
 
 
 def test_an_unreadable_image_need_not_have_a_record(tmp_path):

@@ -67,6 +67,29 @@ def test_predictions_are_those_of_the_run(plates_run: Path, tmp_path: Path, caps
     assert len(opened.loadRes(found["annotations"]).anns) == len(opened.anns) == len(expected)
 
 
+def test_every_coco_file_of_a_run_opens_in_other_tools(plates_run: Path) -> None:
+    truth = COCO(str(plates_run / "ground_truth.json"))
+    for file in (plates_run / "predictions").glob("*.json"):
+        truth.loadRes(str(file))
+    (file,) = (plates_run / "pseudo_labels").glob("adapted*.json")
+    content, opened = json.loads(file.read_text()), COCO(str(file))
+    folder = Path(content["info"]["images_dir"])
+    assert folder == plates_run.parent / "plain" and len(opened.imgs) == 6
+    for image in opened.imgs.values():
+        with Image.open(folder / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+    assert opened.anns and sorted(c["name"] for c in opened.cats.values()) == ["disc", "square"]
+    for number, annotation in enumerate(content["annotations"], 1):
+        mask = opened.annToMask(annotation)
+        rows, columns = np.nonzero(mask)
+        assert annotation["id"] == number and annotation["area"] == mask.sum() > 0
+        assert annotation["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert annotation["iscrowd"] in (0, 1) and 0 < annotation["score"] <= 1
+    supervision = pytest.importorskip("supervision")
+    found = supervision.DetectionDataset.from_coco(str(folder), str(file))
+    assert sum(len(detections) for _, _, detections in found) == len(content["annotations"])
+
+
 def test_the_score_holds_for_everything_that_is_written(plates_run: Path, tmp_path: Path) -> None:
     every = json.loads((plates_run / "predictions" / "refined_student.json").read_text())
     middle = sorted(result["score"] for result in every)[len(every) // 2]
@@ -186,11 +209,15 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = find_inputs([str(tmp_path / "c/4.tif"), str(tmp_path / "a"), str(tmp_path / "a" / "*")])
     assert (found.folder, found.files, found.count()) == (tmp_path, ("c/4.tif", "a/1.png", "a/b/2.JPG"), 3)
+    assert found.notes == (
+        f"{tmp_path}/a: 2 passed over: hidden by a dot before the name: 1 (.hidden); not images: 1 (.txt 1)",
+        f"{tmp_path}/a/*: 1 passed over: not images: 1 (.txt 1)",
+    )
     assert find_inputs([str(tmp_path / "**" / "*.tif")]).files == ("4.tif",)
     (tmp_path / "empty").mkdir()
     for place, said in (
-        ("empty", "empty: holds no image; expected files ending in .png,"),
-        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected \.png, .*\.mp4, .*; check the pattern"),
+        ("empty", "empty: holds no image; expected images that Pillow reads, such as .png, .* one by one"),
+        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected images .*\.mp4, .*; check the pattern"),
         ("nowhere.png", "nowhere.png: there is no such file or folder; correct the path"),
     ):
         with pytest.raises(InputError, match=said):

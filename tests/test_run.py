@@ -71,7 +71,8 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
             with safe_open(str(folder / "checkpoints" / f"{name}.safetensors"), "pt") as file:
                 assert json.loads(file.metadata()["class_names"]) == ["disc", "triangle", "cross", "ring"]
     for teacher in ("supervised_teacher", "adapted_teacher"):
-        assert isinstance(json.loads((folder / "pseudo_labels" / f"{teacher}.json").read_text()), list)
+        labels = json.loads((folder / "pseudo_labels" / f"{teacher}.json").read_text())
+        assert set(labels) == {"info", "images", "annotations", "categories"} and len(labels["images"]) == 24
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["stages"]["distilled_student"]["steps"] == 12 and config["train"]["lam_pxl"] == 0.1
     assert list((folder / "tensorboard").iterdir()) and not list(folder.rglob("*.partial"))

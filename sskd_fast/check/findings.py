@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
+from sskd_fast.data.derived import crowded_crop, natural_detections, natural_queries, natural_zoom, resolve_views
 from sskd_fast.data.doctor import check_dataset, check_folders, check_images, without_known
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.formats.table import READERS
+from sskd_fast.data.inventory import count_objects, file_words, folder_words, objects_words
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
 from sskd_fast.data.source import ImageCollection
@@ -57,6 +58,7 @@ class Checked:
 
     sets: figures of "labeled", "val" and "unlabeled", those that could be opened (`set_figures`).  derived: what a run
     would take from the labelled images: "zoom", "crop" (height, width) and "queries"; empty if there are problems.
+    notes: lines on objects an image and the run's limits, and on what the files hold besides.
     """
 
     place: str
@@ -64,6 +66,7 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     derived: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
         """The result of `work`; None if it found problems, which are noted with the warnings beside them."""
@@ -149,6 +152,8 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
     for name, source in sets.items():
         if source is not None and (figures := _opened(functools.partial(set_figures, source))):
             checked.sets[name] = figures
+    if plain is not None:
+        checked.notes += folder_words(plain)
     if checked.problems or labeled is None:
         return checked
     config = load_config([])
@@ -158,7 +163,11 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
         known = [source for source in (labeled, val) if source is not None]
         checked.attempt(lambda: without_known(plain, known, checked.warnings))
     if not checked.problems:
+        objects = count_objects(labeled)
         checked.derived = derived_settings(config, labeled)
+        detections = config.predict.max_detections or natural_detections(objects.counts)
+        checked.notes.append(objects_words(objects, detections, checked.derived["queries"]))
+        checked.notes += file_words([s for s in sets.values() if s is not None], objects)
     return checked
 
 
@@ -186,4 +195,5 @@ def derived_settings(config: Config, labeled: LabeledImages) -> dict[str, Any]:
     """Zoom, crop (height, width) and queries that a run with these settings takes from its labelled images."""
     zoom = config.data.zoom or natural_zoom(labeled)
     views = resolve_views(config.views, labeled, zoom)
-    return {"zoom": zoom, "crop": views.size, "queries": config.num_queries or natural_queries(labeled, views, zoom)}
+    queries = config.num_queries or natural_queries(crowded_crop(labeled, views, zoom))
+    return {"zoom": zoom, "crop": views.size, "queries": queries}

@@ -23,6 +23,7 @@ def checked_text(checked: Checked) -> str:
             f"  a run would take: zoom {checked.derived['zoom']:.2f}, crops of {height} x {width} pixels, "
             f"{checked.derived['queries']} queries"
         )
+    lines += [f"  {note}" for note in checked.notes]
     lines += _numbered("warning", checked.warnings) + _numbered("problem", problems, len(checked.problems))
     return "\n".join(lines if checked.problems else [*lines, "  no problem found"])
 

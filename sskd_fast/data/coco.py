@@ -84,6 +84,10 @@ class CocoInstances(LabeledImages):
         """The categories as the file has them, in the order of the classes."""
         return [dict(category) for category in self._categories]
 
+    def listed(self, index: int) -> int:
+        """Annotations that the file lists for an image, those without a pixel among them."""
+        return len(self._annotations[self.records[index].image_id])
+
     def annotations(self, index: int) -> list[dict[str, Any]]:
         """The annotations of an image as COCO's, with compressed RLE; area and bbox are those of the mask, whatever the
         file states.  Masks without a pixel are left out, as in training."""

@@ -1,8 +1,10 @@
-"""Zoom, crop and queries of a run, taken from its labelled images if no setting says them."""
+"""Zoom, crop, queries and detections of a run, taken from its labelled images if no setting says them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views, ViewsConfig
 
 OBJECT_PIXELS = 24.0
+# Learning and matching take time with the queries, merging with the square of the detections.
+MOST_QUERIES, MOST_DETECTIONS = 300, 2000
 
 
 def instance_areas(source: LabeledImages, limit: int = 100) -> list[float]:
@@ -36,8 +40,13 @@ def resolve_views(config: ViewsConfig, source: ImageCollection, zoom: float) -> 
     return config.resolved(size, zoom)
 
 
-def natural_queries(source: LabeledImages, views: Views, zoom: float) -> int:
-    """Queries for a crop: twice the 95th percentile of instances that fall into one, between 16 and 100."""
+def natural_queries(in_crop: float) -> int:
+    """Queries for a crop: twice the instances of a crowded one (`crowded_crop`), between 16 and 300."""
+    return int(np.clip(math.ceil(2 * in_crop), 16, MOST_QUERIES))
+
+
+def crowded_crop(source: LabeledImages, views: Views, zoom: float) -> float:
+    """The 95th percentile of instances that fall into a crop, over the first 200 images."""
     truth = source.subset(source.image_ids[:200]).ground_truth()
     counts: dict[int, int] = {}
     for annotation in truth["annotations"]:
@@ -45,4 +54,44 @@ def natural_queries(source: LabeledImages, views: Views, zoom: float) -> int:
     crop = views.size[0] * views.size[1]
     shares = [1.0 if views.fit else min(1.0, crop / (r["height"] * r["width"] * zoom**2)) for r in truth["images"]]
     expected = [counts.get(r["id"], 0) * s for r, s in zip(truth["images"], shares, strict=True)]
-    return int(np.clip(math.ceil(2 * float(np.percentile(expected, 95))), 16, 100))
+    return float(np.percentile(expected, 95))
+
+
+def natural_detections(counts: Sequence[int]) -> int:
+    """Detections an image, from the objects of each: half more than the most, in fifties, between 100 and 2000."""
+    return int(np.clip(50 * math.ceil(1.5 * max(counts, default=0) / 50), 100, MOST_DETECTIONS))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a run can find: queries of a crop, detections and pseudo-labels of an image."""
+
+    queries: int
+    detections: int
+    labels: int
+
+    def warnings(self, counts: Sequence[int], in_crop: float) -> list[str]:
+        """The limits that objects exceed, with the flags that raise them.
+
+        counts: objects of each labelled image.  in_crop: objects of a crowded crop, see `crowded_crop`.
+        """
+        most, median = max(counts, default=0), float(np.median(counts)) if counts else 0.0
+        there = f"labelled images show {median:g} objects in the median and {most} at most"
+        wanted = natural_detections(counts)
+        found = []
+        if most > self.detections:
+            found.append(
+                f"{there}, and the run finds {self.detections} of an image: the others count as missed. Add "
+                f"--max-detections {wanted}"
+            )
+        if most > self.labels:
+            found.append(
+                f"{there}, and {self.labels} become pseudo-labels: the others are taught as background. Add "
+                f"pseudo_labels.max_per_image={wanted}"
+            )
+        if in_crop > self.queries:
+            found.append(
+                f"about {in_crop:.0f} objects fall into a crowded crop, and it has {self.queries} queries, each for "
+                f"one object. Add --num-queries {math.ceil(2 * in_crop)}, or take a smaller --crop"
+            )
+        return [f"{text}." for text in found]

@@ -18,7 +18,7 @@ from PIL import Image
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.masks import MaskLayers
-from sskd_fast.data.pixels import DECODING_ERRORS, image_size, in_threads
+from sskd_fast.data.pixels import DECODING_ERRORS, any_size, image_size, in_threads
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
 from sskd_fast.rle import MaskError
 
@@ -94,7 +94,7 @@ def read_id_map(path: Path) -> NDArray[Any]:
     """An annotation picture as stored, (H, W) or (H, W, channels); MaskError where it is missing or unreadable."""
     expected, cure = "a readable annotation picture", "Unpack the annotations of the data set again."
     try:
-        with Image.open(path) as image:
+        with any_size, Image.open(path) as image:
             return np.asarray(image)
     except FileNotFoundError:
         raise MaskError("the annotation picture does not exist", expected, cure) from None

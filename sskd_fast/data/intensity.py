@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 LOW_PERCENTILE = 1.0
 HIGH_PERCENTILE = 99.7
+# Values that are scaled at a time.
+_STRIP = 1 << 22
 
 
 def stretch_intensity(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -24,10 +27,21 @@ def stretch_intensity(image: NDArray[Any]) -> NDArray[np.uint8]:
         low, high = float(image.min()), float(image.max())
     if high <= low:
         return np.zeros(image.shape, dtype=np.uint8)
-    stretched = np.clip((image.astype(np.float32) - low) / (high - low), 0.0, 1.0)
-    if (middle - low) / (high - low) > 0.5:
-        stretched = 1.0 - stretched
-    quantized: NDArray[np.uint8] = np.rint(stretched * 255.0).astype(np.uint8)
+    inverted = (middle - low) / (high - low) > 0.5
+
+    def stretched(rows: NDArray[Any]) -> NDArray[Any]:
+        share = np.clip((rows.astype(np.float32) - low) / (high - low), 0.0, 1.0)
+        return np.rint((1.0 - share if inverted else share) * 255.0)
+
+    return _in_strips(image, stretched)
+
+
+def _in_strips(image: NDArray[Any], work: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
+    """The result of a function of single pixels, strip by strip: its floats need several bytes for each of them."""
+    quantized = np.empty(image.shape, dtype=np.uint8)
+    rows = max(1, _STRIP * len(image) // image.size)
+    for top in range(0, len(image), rows):
+        quantized[top : top + rows] = work(image[top : top + rows])
     return quantized
 
 
@@ -44,6 +58,5 @@ def to_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
         full = top
     else:
         full = 2.0 ** max(8, int(np.floor(top)).bit_length()) - 1.0
-    scaled = np.nan_to_num(image.astype(np.float32)) * np.float32(255.0 / full)
-    quantized: NDArray[np.uint8] = np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
-    return quantized
+    factor = np.float32(255.0 / full)
+    return _in_strips(image, lambda rows: np.rint(np.clip(np.nan_to_num(rows.astype(np.float32)) * factor, 0.0, 255.0)))

@@ -41,6 +41,10 @@ class LabeledImages(ImageCollection):
             for category_id, name in zip(self.category_ids, self.class_names, strict=True)
         ]
 
+    def listed(self, index: int) -> int:
+        """Instances that the labels of an image list, those that are dropped for having no pixel among them."""
+        return len(self.mask_layers(index).labels)
+
     def annotations(self, index: int) -> list[dict[str, Any]]:
         """The instances of an image as COCO annotations: category_id, segmentation (compressed RLE with ascii counts),
         area, bbox and iscrowd."""

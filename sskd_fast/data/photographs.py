@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.pixels import opened
 
 # Of so many files, so large a share must be.
 _SAMPLE, _SHARE = 30, 0.9
@@ -25,11 +27,11 @@ def are_photographs(paths: list[Path]) -> bool:
 
 def _is_photograph(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             if image.format != "JPEG" or image.mode != "RGB":
                 return False
             image.draft("RGB", (64, 64))
             pixels = np.asarray(image.resize((64, 64)), dtype=np.int16)
-    except OSError:
+    except DataError:
         return False
     return float((pixels.max(2) - pixels.min(2)).mean()) > _COLOUR

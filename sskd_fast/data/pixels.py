@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,15 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.files import write_atomically
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 MISSING_IMAGE = "the image file does not exist"
 DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
+MAX_PIXELS = 1 << 28
+# Pixels that are converted at a time, and from which on one image at a time is decoded.
+_STRIP, _LARGE = 1 << 24, 1 << 25
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
@@ -116,19 +120,52 @@ class _AnySize:
                 Image.MAX_IMAGE_PIXELS = self._limit
 
 
-_any_size = _AnySize()
+any_size = _AnySize()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file of any size, since its user has named it; DataError if opening or decoding it fails."""
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
+    limit = _env.max_pixels(MAX_PIXELS)
     try:
-        with _any_size, Image.open(path) as image:
+        with any_size, Image.open(path) as image:
+            _check_pixels(path, image, limit)
             yield image
+    except DataError:
+        raise
     except FileNotFoundError:
         raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
+
+
+def _check_pixels(path: Path, image: Image.Image, limit: int) -> None:
+    pixels = image.width * image.height
+    if pixels > limit:
+        found = f"the image has {image.height} x {image.width} pixels (height x width), {pixels:,} in all"
+        cure = (
+            f"Raise the limit, data.max_pixels={pixels} of a run, --max-pixels of predict or SSKD_FAST_MAX_PIXELS "
+            "elsewhere, if there are 8 bytes of memory for each of them; or cut the image into parts."
+        )
+        raise DataError([Problem(path, "", found, f"at most {limit:,}", cure)])
+
+
+def is_picture(path: Path, formats: list[str]) -> bool:
+    """True if the header of a file is that of one of these formats of Pillow."""
+    try:
+        with any_size, Image.open(path, formats=formats):
+            return True
+    except DECODING_ERRORS:
+        return False
+
+
+def page_count(path: Path) -> int:
+    """Pages or frames of an image file, of which `read_pixels` takes the first; 1 if it cannot be read."""
+    try:
+        with any_size, Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (*DECODING_ERRORS, EOFError):
+        return 1
 
 
 def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -136,7 +173,7 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
 
     size: the (height, width) that the annotations state, or None.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         stored = (image.height, image.width)
         return stored[::-1] if _turned(image, size) else stored
 
@@ -161,8 +198,27 @@ def image_pixels(
     shown = _as_shown(image, size)
     if shown.mode in _WIDE_MODES:
         return array_pixels(np.asarray(shown), stretch=stretch)
-    grey = shown.mode in ("1", "L", "LA", "La")
-    return array_pixels(np.array(shown.convert("L" if grey else "RGB")), stretch=stretch)
+    return array_pixels(_converted(shown, "L" if shown.mode in ("1", "L", "LA", "La") else "RGB"), stretch=stretch)
+
+
+def _converted(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    """The pixels in a mode of 8 bits; strip by strip, so that of a large image no second copy is made."""
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return np.array(image.convert(mode))
+    array = np.empty((image.height, image.width, *((3,) if mode == "RGB" else ())), dtype=np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        array[top : top + rows] = np.asarray(strip.convert(mode))
+    return array
+
+
+_one_at_a_time = threading.Lock()
+
+
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    """The right to decode an image: large ones one after another, so that threads do not add up their memory."""
+    return _one_at_a_time if image.width * image.height > _LARGE else nullcontext()
 
 
 def array_pixels(array: NDArray[Any], *, stretch: bool = False) -> NDArray[np.uint8]:
@@ -188,7 +244,7 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
     size: the (height, width) that the annotations state, or None.  Raises DataError, naming the file, where it is
     missing, unreadable or of another size.
     """
-    with _opened(path) as image:
+    with opened(path) as image, _turn(image):
         array = image_pixels(image, size, stretch=stretch)
     if size is not None and array.shape[:2] != tuple(size):
         found = f"the image is {array.shape[0]} x {array.shape[1]} pixels (height x width)"

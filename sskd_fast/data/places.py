@@ -5,52 +5,74 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sskd_fast.data.folder import image_files
-from sskd_fast.data.pixels import IMAGE_SUFFIXES
+from sskd_fast.data.image_folders import IMAGE_WORDS, OTHER, Listing, is_image, list_images
 
 
 class InputError(ValueError):
     """A command line that names no image that can be read."""
 
 
-def find_files(
-    places: Sequence[str], *, also: Sequence[str] = (), skip: Path | None = None
-) -> tuple[Path, tuple[str, ...]]:
+@dataclass(frozen=True)
+class FoundFiles:
+    """Files and the folder that all of them share.
+
+    names: relative to the folder.  notes: lines on what was not taken from the places, one each.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [self.folder / name for name in self.names]
+
+
+def find_files(places: Sequence[str], *, also: Sequence[str] = (), skip: Path | None = None) -> FoundFiles:
     """The images of files, folders with their sub-folders, and globs; each once, in the order of the places.
 
-    Returns the folder that all of them share, and their paths below it.  also: suffixes of further files, taken if
-    they are named or match a glob.  skip: a folder whose files are left out.  Raises InputError for a place without
-    such a file.
+    also: suffixes of further files, taken if they are named or match a glob.  skip: a folder whose files are left out.
+    Raises InputError for a place without such a file.
     """
     left_out = Path(os.path.abspath(skip)) if skip is not None else None
-    paths = list(dict.fromkeys(path for place in places for path in _files(place, also, left_out)))
+    paths: dict[Path, None] = {}
+    notes = []
+    for place in places:
+        found, passed = _files(place, also)
+        found = [file for file in found if left_out is None or left_out not in file.parents]
+        if not found:
+            raise InputError(_nothing(place, passed, also))
+        paths |= dict.fromkeys(found)
+        notes += [f"{place}: {passed}"] if passed else []
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    return folder, tuple(path.relative_to(folder).as_posix() for path in paths)
+    return FoundFiles(folder, tuple(path.relative_to(folder).as_posix() for path in paths), tuple(notes))
 
 
-def _files(place: str, also: Sequence[str], skip: Path | None) -> list[Path]:
+def _files(place: str, also: Sequence[str]) -> tuple[list[Path], str]:
+    """The files of a place, and what was passed over."""
     path = Path(os.path.abspath(place))
     if path.is_dir():
-        found = [path / name for name in image_files(path)]
-    elif path.is_file():
-        found = [path]
-    else:
-        suffixes = (*IMAGE_SUFFIXES, *also)
-        matches = [Path(os.path.abspath(match)) for match in sorted(glob.glob(place, recursive=True))]
-        found = [match for match in matches if match.suffix.lower() in suffixes and match.is_file()]
-    found = [file for file in found if skip is None or skip not in file.parents]
-    if not found:
-        raise InputError(_nothing(place, path, also))
-    return found
+        listing = list_images(path)
+        return [path / name for name in listing.names], listing.passed_words
+    if path.is_file():
+        return [path], ""
+    matches = [Path(os.path.abspath(match)) for match in sorted(glob.glob(place, recursive=True))]
+    files = [match for match in matches if match.is_file()]
+    found = [match for match in files if match.suffix.lower() in also or is_image(match)]
+    others = [match.name for match in files if match not in set(found)]
+    return found, Listing((), {OTHER: others} if others else {}).passed_words
 
 
-def _nothing(place: str, path: Path, also: Sequence[str]) -> str:
-    suffixes = ", ".join(IMAGE_SUFFIXES)
-    if path.is_dir():
+def _nothing(place: str, passed: str, also: Sequence[str]) -> str:
+    there = f" ({passed})" if passed else ""
+    if Path(place).is_dir():
         further = f"; name files ending in {', '.join(also)} one by one" if also else ""
-        return f"{place}: holds no image; expected files ending in {suffixes}{further}"
+        return f"{place}: holds no image{there}; expected {IMAGE_WORDS}{further}"
     if glob.has_magic(place):
-        return f"{place}: matches nothing that can be read; expected {', '.join((suffixes, *also))}; check the pattern"
+        videos = f", or files ending in {', '.join(also)}" if also else ""
+        return f"{place}: matches nothing that can be read{there}; expected {IMAGE_WORDS}{videos}; check the pattern"
     return f"{place}: there is no such file or folder; correct the path"

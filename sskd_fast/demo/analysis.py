@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from sskd_fast.data.errors import DataError, named
-from sskd_fast.data.pixels import IMAGE_SUFFIXES
+from sskd_fast.data.image_folders import IMAGE_SUFFIXES
 from sskd_fast.method import STAGES, title_of
 from sskd_fast.predictor import Prediction, Predictor, load
 from sskd_fast.report.numbers import count_text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.pixels import IMAGE_SUFFIXES
+from sskd_fast.data.image_folders import IMAGE_SUFFIXES
 from sskd_fast.demo.analysis import Analysis, Model, analyse, heading, trouble, view
 
 if TYPE_CHECKING:

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
 from sskd_fast.models.segmenter import Segmenter
 
+# Values of an image that are scaled at a time.
+_STRIP = 1 << 25
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -25,7 +28,7 @@ class PredictConfig:
     share.  fit: the image is scaled so that all of it just fits into one tile, instead of by the zoom (photographs of
     any size).  score_floor: detections below are dropped.  nms_iou: of two masks of a class that overlap more, the
     better-scored stays.  max_detections: the best-scored detections of an image that are kept, and that AP counts for
-    each class.  batch: tiles a forward pass.
+    each class; 0 = from the data, 100 or more.  batch: tiles a forward pass.
     Raises ValueError for a setting out of range.
     """
 
@@ -34,7 +37,7 @@ class PredictConfig:
     fit: bool = False
     score_floor: float = 0.02
     nms_iou: float = 0.6
-    max_detections: int = 100
+    max_detections: int = 0
     batch: int = 32
 
     def __post_init__(self) -> None:
@@ -43,18 +46,22 @@ class PredictConfig:
             "overlap": (self.overlap >= 0, "0 pixels or more"),
             "score_floor": (0 <= self.score_floor < 1, "a score of 0 or more, below 1"),
             "nms_iou": (0 <= self.nms_iou <= 1, "an IoU from 0 to 1"),
-            "max_detections": (self.max_detections >= 1, "at least 1"),
+            "max_detections": (self.max_detections >= 0, "at least 1, or 0 to take it from the data"),
             "batch": (self.batch >= 1, "at least 1"),
         }
         for name, (fits, wanted) in expected.items():
             if not fits:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {wanted}")
 
-    def resolved(self, crop: tuple[int, int], zoom: float) -> InferenceConfig:
-        """The way to apply a model that was trained on crops (height, width) of images at `zoom` is applied."""
+    def resolved(self, crop: tuple[int, int], zoom: float, max_detections: int = 100) -> InferenceConfig:
+        """The way to apply a model that was trained on crops (height, width) of images at `zoom`.
+
+        max_detections: those that the data need.
+        """
         tile = self.tile if min(self.tile) else crop
         own = {field.name: getattr(self, field.name) for field in fields(PredictConfig)}
-        return InferenceConfig(**own | {"tile": tile, "overlap": min(self.overlap, min(tile) // 2)}, zoom=zoom)
+        own |= {"tile": tile, "overlap": min(self.overlap, min(tile) // 2)}
+        return InferenceConfig(**own | {"max_detections": self.max_detections or max_detections}, zoom=zoom)
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,18 @@ class InferenceConfig(PredictConfig):
     """Resolved settings of prediction: those of `PredictConfig` with their tile, and the zoom.
 
     zoom: factor the images are scaled by first, unless they are to fit; masks come back at the images' own size.
-    Raises ValueError for a tile without pixels, an overlap that leaves none, or a zoom that is not above 0.
+    Raises ValueError for no detections, a tile without pixels, an overlap that leaves none, or a zoom that is not above
+    0.
     """
 
     tile: tuple[int, int]
+    max_detections: int = 100
     zoom: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections={self.max_detections}: expected at least 1")
         if min(self.tile) < 1:
             raise ValueError(f"tile={self.tile}: expected height and width in pixels, at least 1 each")
         if not 0 <= self.overlap < min(self.tile):
@@ -150,8 +161,24 @@ def zoomed(image: Tensor, zoom: float) -> Tensor:
     if zoom == 1.0:
         return image
     size = zoomed_size(image.shape[1:], zoom)
-    small = F.interpolate(image.unsqueeze(0).float(), size=size, mode="bilinear", antialias=True)
-    return small[0].round().clamp(0, 255).to(torch.uint8)
+    if image.numel() <= _STRIP:
+        return _rounded(_resized(image, size))
+    # The same bits in less memory: rows are narrowed strip by strip, and the narrow channels made shorter.
+    small = torch.empty((len(image), *size), dtype=torch.uint8, device=image.device)
+    for channel, out in zip(image, small, strict=True):
+        strips = channel.split(max(1, _STRIP // channel.shape[1]))
+        narrow = torch.cat([_resized(rows[None], (len(rows), size[1]))[0] for rows in strips])
+        out.copy_(_rounded(_resized(narrow[None], size))[0])
+    return small
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(channels, H, W) -> (channels, *size) float32."""
+    return F.interpolate(image.unsqueeze(0).float(), size=size, mode="bilinear", antialias=True)[0]
+
+
+def _rounded(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)
 
 
 def cut_tiles(images: Sequence[Tensor], config: InferenceConfig) -> Iterator[tuple[int, int, int, Tensor]]:

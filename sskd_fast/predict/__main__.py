@@ -13,10 +13,12 @@ from sskd_fast import _interrupt  # isort: split
 if __name__ == "__main__":
     _interrupt.guard_start()
 
+from sskd_fast._env import allow_pixels
 from sskd_fast.arguments import at_least, between
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.table import WRITERS
+from sskd_fast.data.pixels import MAX_PIXELS
 from sskd_fast.data.places import InputError
 from sskd_fast.exported import ExportError
 from sskd_fast.files import remove_partial
@@ -59,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--max-detections", type=at_least(1), help="instances an image at most; by default as in training")
     p.add_argument("--batch", type=at_least(1), help="tiles a forward pass; by default as in training")
+    p.add_argument(
+        "--max-pixels", type=at_least(1), metavar="N", help=f"pixels of the largest image that is read ({MAX_PIXELS:,})"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--every", type=at_least(1), default=1, metavar="N", help="take every Nth frame of a video (1)")
     p.add_argument(
@@ -86,8 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict_to_folder(arguments: argparse.Namespace) -> int:
     """Predicts, writes everything below the output folder and says what is there; returns the exit status."""
     output: Path = arguments.output
+    if arguments.max_pixels is not None:
+        allow_pixels(arguments.max_pixels)
     OwnFiles(output).check([PREDICTIONS])
     inputs = find_inputs(arguments.images, every=arguments.every, skip=output / "overlays")
+    for note in inputs.notes:
+        print(note, file=sys.stderr)
     wanted = {"batch": arguments.batch, "max_detections": arguments.max_detections}
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     predictor = predictor.with_inference(**{name: value for name, value in wanted.items() if value is not None})

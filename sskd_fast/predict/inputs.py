@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.image_folders import pages_words
 from sskd_fast.data.places import InputError, find_files
 from sskd_fast.predictor import ImageLike
 
@@ -32,11 +33,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and videos in order.  folder: the common one.  files: relative to it.  every: frames of a video a step."""
+    """Images and videos in order.  folder: the common one.  files: relative to it.  every: frames of a video a step.
+
+    notes: lines on what was not taken.
+    """
 
     folder: Path
     files: tuple[str, ...]
     every: int = 1
+    notes: tuple[str, ...] = ()
 
     def stamps(self) -> list[tuple[str, int, int]]:
         """Name, bytes and time of change (ns) of every file."""
@@ -64,11 +69,12 @@ def find_inputs(places: Sequence[str], *, every: int = 1, skip: Path | None = No
     Videos are taken if they are named or match a glob.  Raises InputError for a place without an image, and for a
     video without OpenCV.
     """
-    folder, files = find_files(places, also=VIDEO_SUFFIXES, skip=skip)
-    videos = [name for name in files if _is_video(name)]
+    found = find_files(places, also=VIDEO_SUFFIXES, skip=skip)
+    videos = [name for name in found.names if _is_video(name)]
     if videos and find_spec("cv2") is None:
         raise InputError(f"{videos[0]}: videos are read by OpenCV, which is missing: pip install 'sskd_fast[video]'")
-    return Inputs(folder, files, every)
+    pages = pages_words(path for path in found.paths if not _is_video(path.name))
+    return Inputs(found.folder, found.names, every, (*found.notes, *([pages] if pages else [])))
 
 
 def overlay_names(files: Sequence[str]) -> dict[str, str]:

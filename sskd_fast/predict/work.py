@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from tqdm import tqdm
 
 from sskd_fast import __version__
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.formats.coco import complete_coco
 from sskd_fast.files import write_atomically
 from sskd_fast.journal import Journal
 from sskd_fast.predict.drawing import draw
@@ -118,21 +118,10 @@ def coco_of(records: Sequence[dict[str, Any]], work: Work) -> dict[str, Any]:
     numbered = [(number, record) for number, record in enumerate(records, 1) if "results" in record]
     keys = ("file_name", "height", "width", "video", "frame")
     found = [{**result, "image_id": number} for number, record in numbered for result in record["results"]]
-    return {
-        "info": {
-            "description": "Instances found by sskd_fast", "model": work.model, "stage": stage, "version": __version__,
-            "score": work.score, "images_dir": str(work.inputs.folder),
-        },
-        "images": [{"id": number, **{k: record[k] for k in keys if k in record}} for number, record in numbered],
-        "annotations": [_annotation(number, result) for number, result in enumerate(found, 1)],
-        "categories": [
-            {"id": category, "name": name}
-            for category, name in zip(predictor.category_ids, predictor.class_names, strict=True)
-        ],
+    info = {
+        "description": "Instances found by sskd_fast", "model": work.model, "stage": stage, "version": __version__,
+        "score": work.score, "images_dir": str(work.inputs.folder),
     }  # fmt: skip
-
-
-def _annotation(number: int, result: dict[str, Any]) -> dict[str, Any]:
-    code = result["segmentation"]
-    box, area = coco_mask.toBbox(code).tolist(), int(coco_mask.area(code))
-    return {"id": number, **result, "bbox": box, "area": area, "iscrowd": 0}
+    images = [{"id": number, **{k: record[k] for k in keys if k in record}} for number, record in numbered]
+    classes = zip(predictor.category_ids, predictor.class_names, strict=True)
+    return complete_coco(images, found, [{"id": category, "name": name} for category, name in classes], info)

@@ -20,7 +20,8 @@ class PseudoLabelConfig:
     the images it has not seen.  target_precision: what the per-class thresholds reach on these predictions.
     unsure_precision: predictions between the threshold of this precision and the first one
     are neither object nor background in training (0 = none).  shrink: results of all classes that count beside each
-    class's own when its threshold is found, for rare classes.  truth: train on the hidden true labels of the unlabelled
+    class's own when its threshold is found, for rare classes.  max_per_image: labels of an image, 0 = 300 or as many as
+    there are detections.  truth: train on the hidden true labels of the unlabelled
     images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
     upper bound of what labels, however good, can give with the other settings.
     """
@@ -36,9 +37,13 @@ class PseudoLabelConfig:
     nms_iou: float = 0.6
     minimum_matches: int = 10
     shrink: float = 0.0
-    max_per_image: int = 300
+    max_per_image: int = 0
     weigh_by_score: bool = True
     truth: bool = False
+
+    def labels_limit(self, detections: int) -> int:
+        """Labels of an image at most, for so many detections."""
+        return self.max_per_image or max(300, detections)
 
     def __post_init__(self) -> None:
         if self.folds < 2:

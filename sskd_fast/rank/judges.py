@@ -43,7 +43,8 @@ class Judge:
         """COCO results on images of a source, those that are sure."""
         p, limits = self.predictor, self.config.pseudo_labels
         raw = predict_source(p.model, p.inference, source, p.category_ids, rows, self.views)
-        return select_labels(raw, self.thresholds, nms_iou=limits.nms_iou, max_per_image=limits.max_per_image)
+        limit = limits.labels_limit(p.inference.max_detections)
+        return select_labels(raw, self.thresholds, nms_iou=limits.nms_iou, max_per_image=limit)
 
 
 def judges_of(run: Path, *, device: str, score: float | None = None) -> tuple[Judge, Judge]:

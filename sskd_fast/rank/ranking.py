@@ -38,11 +38,13 @@ class RankedImage:
 def open_images(places: Sequence[str], *, stretch: bool) -> ImageCollection:
     """The images of files, folders and globs, each once; InputError if a place holds none.
 
-    Their folder is the one that all of them share.
+    Their folder is the one that all of them share.  What was passed over is said on stderr.
     """
-    folder, names = find_files(places)
-    records = [ImageRecord(number, name, folder / name) for number, name in enumerate(names, 1)]
-    return ImageCollection(records, folder, stretch=stretch)
+    found = find_files(places)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    records = [ImageRecord(number, name, found.folder / name) for number, name in enumerate(found.names, 1)]
+    return ImageCollection(records, found.folder, stretch=stretch)
 
 
 def rank_images(source: ImageCollection, teacher: Judge, student: Judge) -> list[RankedImage]:

@@ -43,6 +43,7 @@ def page(run: RunFolder) -> str:
     sections = [
         _verdict(run.metrics, run.details),
         _warnings(run),
+        _inventory(run),
         models_section(run.metrics, run.details),
         images_section(run),
         worst_section(run),
@@ -108,6 +109,15 @@ def _warnings(run: RunFolder) -> str:
         return ""
     items = "".join(f"<li>{escape(message)}</li>" for message in dict.fromkeys(messages))
     return f'<div class="card warnings" role="region" aria-label="Warnings"><h2>Warnings</h2><ul>{items}</ul></div>'
+
+
+def _inventory(run: RunFolder) -> str:
+    """What the image sets held when the run began or went on last."""
+    found = [record["lines"] for record in run.log if record.get("event") == "inventory"]
+    if not found:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in found[-1])
+    return f"<section><h2>Data</h2><ul>{items}</ul></section>"
 
 
 def _configuration(text: str) -> str:

@@ -52,7 +52,9 @@ class RunFolder:
 
     def teacher_labels(self, teacher: str) -> list[dict[str, Any]]:
         """The predictions of a teacher that became labels or, with "iscrowd": 1, unsure regions; empty if not kept."""
-        return _read_json(self.path / "pseudo_labels" / f"{teacher}.json", list) or []
+        content = _read_json(self.path / "pseudo_labels" / f"{teacher}.json", (dict, list)) or []
+        # Earlier versions wrote the bare list.
+        return list(content["annotations"] if isinstance(content, dict) else content)
 
 
 def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
@@ -84,7 +86,7 @@ def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return _read_json(path / "metrics.json", dict) or {"rows": []}, _read_json(path / "details.json", dict) or {}
 
 
-def _read_json(path: Path, kind: type) -> Any:
+def _read_json(path: Path, kind: type | tuple[type, ...]) -> Any:
     """The content of a JSON file, None if it does not exist; ValueError for another kind of content than `kind`."""
     if not path.exists():
         return None
@@ -94,7 +96,8 @@ def _read_json(path: Path, kind: type) -> Any:
     except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); {cure}") from error
     if not isinstance(content, kind):
-        raise ValueError(f"{path}: found a JSON {type(content).__name__}, expected a {kind.__name__}; {cure}")
+        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{path}: found a JSON {type(content).__name__}, expected a {kinds}; {cure}")
     return content
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.data.errors import DataError
-from sskd_fast.data.folder import image_files
+from sskd_fast.data.image_folders import list_images
 from sskd_fast.data.layouts import FORMATS
 from sskd_fast.data.photographs import are_photographs
 from sskd_fast.evaluation import require_official
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--crop", help="side of the training crop in pixels, or [height,width]; from the data if not given"
     )
-    own.add_argument("--max-detections", help="detections an image that AP counts (100; crowded images need more)")
+    own.add_argument("--max-detections", help="detections an image that AP counts; from the data if not given")
     p.add_argument("--output", help="run folder (runs/NAME)")
     p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
     p.add_argument("--seed", help="of data, splits, weights and batches (0)")
@@ -142,7 +142,7 @@ def resolve(arguments: argparse.Namespace) -> Config:
 def shows_photographs(data: DataConfig) -> bool:
     """True if a run's own labelled images are photographs."""
     folder = Path(data.images or data.root)
-    return data.own and folder.is_dir() and are_photographs([folder / name for name in image_files(folder)])
+    return data.own and folder.is_dir() and are_photographs([folder / name for name in list_images(folder).names])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -285,6 +285,9 @@ def run_prepared(
     log = Log(folder)
     write_text(folder / "config.yaml", dump_yaml(config))
     log.say(f"{sources.summary(config.data.name)}; {device.type}; seed {config.seed}; everything goes to {folder}")
+    for line in sources.inventory:
+        log.say(f"  {line}")
+    log.write({"event": "inventory", "lines": sources.inventory})
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
     below = [] if only else warnings_of_foundations(models, chosen)
@@ -309,7 +312,7 @@ def results_header(config: Config, sources: Sources) -> dict[str, Any]:
     return {
         "dataset": config.data.name, "seed": config.seed,
         "labeled_images": len(sources.labeled), "unlabeled_images": len(sources.unlabeled),
-        "val_images": len(sources.val), "max_detections": config.predict.max_detections, "zoom": sources.zoom,
+        "val_images": len(sources.val), "max_detections": sources.detections, "zoom": sources.zoom,
     }  # fmt: skip
 
 

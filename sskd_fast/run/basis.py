@@ -15,7 +15,7 @@ from sskd_fast.settings import Config
 # Settings that change no figure: where things are, how fast they go, what is written on the way.
 IDLE = {
     "": ("output", "device", "origins"),
-    "data": ("workers", "cache_mb", "decoded"),
+    "data": ("workers", "cache_mb", "max_pixels", "decoded"),
     "train": ("threads", "log_every", "save_every"),
 }
 DISTILLED = FINAL_STUDENTS[1]

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sskd_fast import __version__
+from sskd_fast.data.formats.coco import complete_coco
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views
@@ -45,7 +47,8 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
 
     They are the teacher's, none at all of teacher "none", or with `pseudo_labels.truth` the hidden true ones.  Written
-    to pseudo_labels/<teacher>.json; the raw predictions are kept in cache/ so that an interrupted labelling goes on.
+    to pseudo_labels/<teacher>.json, a complete COCO file; the raw predictions are kept in cache/ so that an interrupted
+    labelling goes on.
     None if no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
@@ -56,7 +59,7 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
         labels, stride = _true_labels(sources), 1.0
     else:
         labels, thresholds, stride = _predicted_labels(models, teacher)
-    write_json(results.labels_path(teacher), labels)
+    write_json(results.labels_path(teacher), _label_file(sources, labels, teacher))
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     sure = [r for r in labels if not r["iscrowd"]]
     statistics = label_statistics(
@@ -67,6 +70,20 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     if not config.weigh_by_score:
         labels = [r | {"score": 1.0} for r in labels]
     return TeacherLabels(labels, stride) if sure else None
+
+
+def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) -> dict[str, Any]:
+    """The labels with the images they are of, as a COCO instances dict."""
+    source = sources.unlabeled
+    images = [
+        {"id": record.image_id, "file_name": record.file_name, "height": height, "width": width}
+        for record, (height, width) in zip(source.records, map(source.size, range(len(source))), strict=True)
+    ]
+    info = {
+        "description": "Pseudo-labels by sskd_fast; iscrowd 1 marks what is too unsure to train on",
+        "teacher": teacher, "version": __version__, "images_dir": str(source.images_dir.resolve()),
+    }  # fmt: skip
+    return complete_coco(images, labels, sources.labeled.categories(), info)
 
 
 def _true_labels(sources: Sources) -> list[dict[str, Any]]:
@@ -82,7 +99,7 @@ def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, A
     config, model = models.config.pseudo_labels, models.load(teacher)
     raw = cached_predictions(models, model, teacher, models.sources.unlabeled)
     thresholds = Thresholds.of(models, model, teacher, raw)
-    limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.max_per_image}
+    limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.labels_limit(models.inference.max_detections)}
     sure_from = thresholds.at(config.target_precision)
     labels = [r | {"iscrowd": 0} for r in select_labels(raw, sure_from, **limits)]
     if config.unsure_precision > 0:
@@ -168,7 +185,8 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
             key=key,
             progress=show,
         )
-    return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=config.max_per_image)
+    limit = config.labels_limit(models.inference.max_detections)
+    return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=limit)
 
 
 def _say(log: Log, teacher: str, found: LabelStatistics) -> None:

@@ -29,12 +29,12 @@ def measure(
     details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
     the figures of the data set's own evaluation.
     """
-    source, results, config = models.sources.val, models.results, models.config
+    source, results, limit = models.sources.val, models.results, models.inference.max_detections
     predictions = models.predict(model, source, views=views)
     results.write_predictions(name, predictions, source)
-    measured = evaluate_masks(source.ground_truth(), predictions, max_detections=config.predict.max_detections)
+    measured = evaluate_masks(source.ground_truth(), predictions, max_detections=limit)
     official = official_figures(source, predictions)
-    by_group = _by_group(source, predictions, config.data.balance_key, config.predict.max_detections)
+    by_group = _by_group(source, predictions, models.config.data.balance_key, limit)
     results.write_details(name, dataclasses.asdict(measured) | by_group | official)
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     params = model.parameter_count()
@@ -70,7 +70,7 @@ def compare_students(models: RunModels) -> None:
     ceilings: stride as text -> AP of perfect masks that are drawn at it, for the strides of all rows.
     """
     source, config, zoom = models.sources.val, models.config, models.inference.zoom
-    truth, limit = source.ground_truth(), config.predict.max_detections
+    truth, limit = source.ground_truth(), models.inference.max_detections
     now = measured_with(models).key
     strides = {row["name"]: row.get("stride") for row in models.results.rows if row.get("measured_with") == now}
     results = {name: found for name in strides if (found := models.results.read_predictions(name)) is not None}

@@ -173,7 +173,7 @@ class RunModels:
     @cached_property
     def inference(self) -> InferenceConfig:
         """The inference settings of this run: tiles of the training crop if no other size is set."""
-        return self.config.predict.resolved(self.sources.views.size, self.sources.zoom)
+        return self.config.predict.resolved(self.sources.views.size, self.sources.zoom, self.sources.detections)
 
     @cached_property
     def contents(self) -> dict[str, str]:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from sskd_fast.data.derived import natural_detections
+from sskd_fast.data.inventory import count_objects
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.models.pretrained import FoundationError
@@ -30,7 +32,8 @@ def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[s
             f"foundation.source_key: {model.place} says nothing of the labelled images, on which its classes are "
             "chosen; name those to take (teacher.foundation.source_classes)"
         )
-    classes, ap = best_classes(results, labeled.ground_truth(), foundation.source_key, config.predict.max_detections)
+    limit = config.predict.max_detections or natural_detections(count_objects(labeled).counts)
+    classes, ap = best_classes(results, labeled.ground_truth(), foundation.source_key, limit)
     say(
         f"{foundation.source_key} {', '.join(classes)} of {model.place} are taken for the classes of the labels: AP "
         f"{ap:.1f} on the {len(labeled)} labelled images"

@@ -7,12 +7,21 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from sskd_fast._env import allow_pixels
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.derived import natural_queries, natural_zoom, resolve_views
+from sskd_fast.data.derived import (
+    Limits,
+    crowded_crop,
+    natural_detections,
+    natural_queries,
+    natural_zoom,
+    resolve_views,
+)
 from sskd_fast.data.doctor import without_known
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.inventory import count_objects, inventory
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import LabelFiles, open_sets
 from sskd_fast.data.pseudo_labeled import unlabeled
@@ -30,7 +39,8 @@ class Sources:
     labeled: ground truth for training, all of it for every model of the run.  folds: ids of labelled images, each in
     one of them; a fold model trains on the others.  None at all if there is but one image or group.  hidden: the
     unlabelled images with their labels if they exist, for statistics, and for training under `pseudo_labels.truth`
-    alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.
+    alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.  detections: of
+    an image at most, for the data.  inventory: what is in the sets, a few lines.
     """
 
     labeled: LabeledImages
@@ -41,7 +51,9 @@ class Sources:
     views: Views
     zoom: float
     num_queries: int
+    detections: int
     warnings: list[str]
+    inventory: list[str]
 
     @property
     def classes(self) -> list[str]:
@@ -60,7 +72,8 @@ class Sources:
         return (
             f"{name}: {len(self.labeled)} labelled images, {len(self.unlabeled)} unlabelled, {len(self.val)} for "
             f"validation; {len(self.classes)} classes; "
-            f"crops of {crop} px, zoom {self.zoom:.2f}, {self.num_queries} queries"
+            f"crops of {crop} px, zoom {self.zoom:.2f}, {self.num_queries} queries, {self.detections} detections "
+            "an image at most"
         )
 
 
@@ -71,6 +84,8 @@ def target_sources(config: Config, folder: Path) -> Sources:
     """
     check_settings(config)
     data = config.data
+    if data.max_pixels:
+        allow_pixels(data.max_pixels)
     if data.own:
         everything, plain, val, hidden, warnings = _own_data(config, folder)
     else:
@@ -89,8 +104,24 @@ def target_sources(config: Config, folder: Path) -> Sources:
     kept_split(splits / "val.txt", val, lambda: val.image_ids)
     zoom = data.zoom or natural_zoom(labeled)
     views = resolve_views(config.views, labeled, zoom)
-    queries = config.num_queries or natural_queries(labeled, views, zoom)
-    return Sources(labeled, folds, plain, val, hidden, views, zoom, queries, warnings)
+    limits, lines = found_limits(config, labeled, views, zoom, {"validation": val, "unlabelled": plain}, warnings)
+    return Sources(labeled, folds, plain, val, hidden, views, zoom, limits.queries, limits.detections, warnings, lines)
+
+
+def found_limits(
+    config: Config, labeled: LabeledImages, views: Views, zoom: float, others: dict[str, ImageCollection],
+    warnings: list[str],
+) -> tuple[Limits, list[str]]:  # fmt: skip
+    """The limits of a run, from its settings or else from the objects, and the inventory of its sets.
+
+    others: sets beside the labelled one, by what they are called.  warnings: gets those on limits that objects exceed.
+    """
+    objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
+    detections = config.predict.max_detections or natural_detections(objects.counts)
+    labels = config.pseudo_labels.labels_limit(detections)
+    limits = Limits(config.num_queries or natural_queries(in_crop), detections, labels)
+    warnings += limits.warnings(objects.counts, in_crop)
+    return limits, inventory(labeled, objects, others, detections=limits.detections, queries=limits.queries)
 
 
 def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
@@ -140,16 +171,10 @@ def pretraining_sources(config: Config, folder: Path) -> Sources:
     val_path = write_scenes(folder, "source_val", "source", config.data.embedded_source_val, 8)
     val = CocoInstances(val_path, folder / "source_val", name="source_val")
     views = resolve_views(config.views, train, 1.0)
+    warnings: list[str] = []
+    limits, lines = found_limits(config, train, views, 1.0, {"validation": val}, warnings)
     return Sources(
-        train,
-        [],
-        unlabeled(train),
-        val,
-        None,
-        views,
-        1.0,
-        config.num_queries or natural_queries(train, views, 1.0),
-        [],
+        train, [], unlabeled(train), val, None, views, 1.0, limits.queries, limits.detections, warnings, lines
     )
 
 

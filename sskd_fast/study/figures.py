@@ -123,7 +123,7 @@ def quality_figures(folder: Path, result: str, config: Config) -> dict[str, Any]
     """AP of touching objects, AP on draws of the images, and the hash of these."""
     truth = json.loads((folder / "ground_truth.json").read_text(encoding="utf-8"))
     results = json.loads((folder / "predictions" / f"{result}.json").read_text(encoding="utf-8"))
-    limit = config.predict.max_detections
+    limit = int(read_figures(folder)[0]["max_detections"])
     (drawn,) = drawn_ap(truth, [results], max_detections=limit, groups=image_groups(truth, config.data.group_key))
     images = {key: value for key, value in truth.items() if key != "images_dir"}
     return {

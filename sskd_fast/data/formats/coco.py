@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pycocotools.mask as coco_mask
+
 from sskd_fast.data.coco import read_annotations
 from sskd_fast.data.errors import DataError, Findings
 from sskd_fast.data.formats.own_files import OwnFiles
@@ -15,6 +17,25 @@ from sskd_fast.data.formats.own_files import OwnFiles
 def read_coco(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
     """The content of a COCO instances file, which names its images and classes itself; see `read_annotations`."""
     return read_annotations(place)
+
+
+def complete_coco(
+    images: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]],
+    info: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """COCO results as a COCO instances dict that other tools open: annotations with id, bbox, area, iscrowd and score.
+
+    images: records with id, file_name, height and width.  results: with compressed RLE.  info: its "images_dir" is the
+    folder that the file names are relative to.
+    """
+    annotations = [
+        {
+            "id": number, "iscrowd": 0, **result, "bbox": coco_mask.toBbox(result["segmentation"]).tolist(),
+            "area": int(coco_mask.area(result["segmentation"])),
+        }
+        for number, result in enumerate(results, 1)
+    ]  # fmt: skip
+    return {"info": dict(info), "images": list(images), "annotations": annotations, "categories": list(categories)}
 
 
 def write_coco(instances: Mapping[str, Any], path: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
 from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json, stated_size
-from sskd_fast.data.pixels import IMAGE_SUFFIXES, image_size
+from sskd_fast.data.image_folders import IMAGE_SUFFIXES
+from sskd_fast.data.pixels import image_size
 from sskd_fast.rle import MaskError
 
 _OF_IMAGE = {"choices", "taxonomy", "textarea", "rating", "number", "datetime", "pairwise", "ranker"}

@@ -1,0 +1,183 @@
+"""The one place that says which files are images, and why the others of a folder are not taken."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from sskd_fast.data.errors import named
+from sskd_fast.data.pixels import in_threads, is_picture, page_count
+
+# Taken by their names alone, so that a damaged one is reported and not passed over.
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga",
+)  # fmt: skip
+IMAGE_WORDS = "images that Pillow reads, such as .png, .jpg, .tif, .webp, .bmp, .jp2 or .avif"
+
+# Of the formats that Pillow opens: programs, videos, and containers that need a program of their own.
+_NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Formats that their first bytes tell for certain; a text file is none of them.
+_TOLD_BY_CONTENT = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF")
+_WITH_PAGES = (".tif", ".tiff", ".gif", ".webp", ".apng", ".avif", "")
+
+HIDDEN = "hidden by a dot before the name"
+DEAD_LINK = "links that lead nowhere"
+SECOND_LINK = "links to what is taken already"
+LINK_ABOVE = "links to a folder around this one"
+CLOSED = "folders that may not be opened"
+SPECIAL = "neither a file nor a folder"
+DISGUISED = "images by their content but not by their suffix, to be renamed if they are wanted"
+OTHER = "not images"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder and its sub-folders.
+
+    names: of the images, relative to the folder, sorted.  passed: reason -> names of what was not taken.
+    """
+
+    names: tuple[str, ...] = ()
+    passed: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def passed_words(self) -> str:
+        """The number of files and folders that were not taken, by reason with examples, as a line; "" for none."""
+        if not self.passed:
+            return ""
+        of_reasons = sorted(self.passed.items())
+        parts = [f"{reason}: {len(names)} ({_examples(reason, names)})" for reason, names in of_reasons]
+        return f"{sum(map(len, self.passed.values()))} passed over: {'; '.join(parts)}"
+
+
+def _examples(reason: str, names: Sequence[str]) -> str:
+    if reason != OTHER:
+        return named(sorted(names), 3)
+    kinds = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
+    often_first = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return named([f"{kind} {count}" for kind, count in often_first], 5)
+
+
+def list_images(folder: Path) -> Listing:
+    """The images below a folder, and what was not taken; nothing at all if there is no such folder.
+
+    Hidden files and folders are left out.  Links are followed, to each folder and each file once.
+    """
+    passed: dict[str, list[str]] = defaultdict(list)
+    files = _without_second_links(list(_walk(folder, passed)), passed, folder)
+    taken = []
+    for path, reason in zip(files, in_threads(reason_against, files), strict=True):
+        name = path.relative_to(folder).as_posix()
+        if reason:
+            passed[reason].append(name)
+        else:
+            taken.append(name)
+    return Listing(tuple(sorted(taken)), dict(passed))
+
+
+def is_image(path: Path) -> bool:
+    """True for a file that is taken as an image."""
+    return path.is_file() and not reason_against(path)
+
+
+def reason_against(path: Path) -> str:
+    """The reason why a file is not taken as an image, "" if it is.
+
+    A usual suffix is enough.  Other files that Pillow may know, and those without a suffix, are told by their content.
+    """
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return ""
+    Image.init()
+    kind = Image.registered_extensions().get(suffix)
+    if kind == "MPO":  # the JPEG plugin opens it
+        kind = "JPEG"
+    if kind in _NO_PICTURES:
+        return OTHER
+    formats = [kind] if kind in Image.OPEN else [name for name in _TOLD_BY_CONTENT if name in Image.OPEN]
+    if not is_picture(path, formats):
+        return OTHER
+    nameless = not suffix or suffix[1:].isdigit()
+    return "" if nameless or kind in Image.OPEN else DISGUISED
+
+
+def pages_words(paths: Iterable[Path]) -> str:
+    """A line on the files that hold more pages or frames than the first, the one that is read; "" without one."""
+    candidates = [path for path in paths if path.suffix.lower() in _WITH_PAGES]
+    counts = zip(candidates, in_threads(page_count, candidates), strict=True)
+    several = [f"{path.name} {count}" for path, count in counts if count > 1]
+    if not several:
+        return ""
+    files = f"{len(several)} files hold" if len(several) > 1 else "1 file holds"
+    return f"{files} several pages or frames ({named(several, 3)}): only the first is taken"
+
+
+def _walk(folder: Path, passed: dict[str, list[str]]) -> Iterator[Path]:
+    """Every file below a folder; real folders come before links to folders, and each is looked through once."""
+    seen: set[tuple[int, int]] = set()
+    folders, links = deque([folder]), deque[Path]()
+    while folders or links:
+        linked = not folders
+        place = links.popleft() if linked else folders.popleft()
+        name = place.relative_to(folder).as_posix()
+        try:
+            status = place.stat()
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            passed[CLOSED].append(name)
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            passed[SECOND_LINK].append(name)
+            continue
+        if linked and folder.resolve().is_relative_to(place.resolve()):
+            passed[LINK_ABOVE].append(name)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from _sorted_out(entries, folder, passed, folders, links)
+
+
+def _sorted_out(
+    entries: Iterable[os.DirEntry[str]], folder: Path, passed: dict[str, list[str]],
+    folders: deque[Path], links: deque[Path],
+) -> Iterator[Path]:  # fmt: skip
+    """The files among the entries of a folder; sub-folders and links to folders are queued."""
+    for entry in entries:
+        path = Path(entry.path)
+        reason = ""
+        if entry.name.startswith("."):
+            reason = HIDDEN
+        elif entry.is_dir(follow_symlinks=False):
+            folders.append(path)
+        elif entry.is_symlink() and not path.exists():
+            reason = DEAD_LINK
+        elif path.is_dir():
+            links.append(path)
+        elif path.is_file():
+            yield path
+        else:
+            reason = SPECIAL
+        if reason:
+            passed[reason].append(path.relative_to(folder).as_posix())
+
+
+def _without_second_links(files: list[Path], passed: dict[str, list[str]], folder: Path) -> list[Path]:
+    """The files without links to others of them, or to what an earlier link leads to."""
+    links = {path for path in files if path.is_symlink()}
+    taken = {path.resolve() for path in files if path not in links} if links else set()
+    kept = []
+    for path in files:
+        if path in links:
+            if path.resolve() in taken:
+                passed[SECOND_LINK].append(path.relative_to(folder).as_posix())
+                continue
+            taken.add(path.resolve())
+        kept.append(path)
+    return kept

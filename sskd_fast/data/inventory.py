@@ -1,0 +1,141 @@
+"""What is in the image sets of a run, in ten lines at most, for a reader who has never seen a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.image_folders import pages_words
+from sskd_fast.data.labeled import LabeledImages
+from sskd_fast.data.pixels import in_threads
+from sskd_fast.data.source import ImageCollection
+
+_FIRST_BYTES = 1 << 12
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of labelled images.
+
+    counts: of each image, without crowd regions and masks without a pixel.  empty_masks: masks without a pixel.
+    repeated: objects with the class and the mask of another one of the same image.
+    """
+
+    counts: tuple[int, ...]
+    empty_masks: int = 0
+    repeated: int = 0
+
+    @property
+    def median(self) -> float:
+        """Objects of the middle image; 0 without an image."""
+        return float(np.median(self.counts)) if self.counts else 0.0
+
+    @property
+    def most(self) -> int:
+        """Objects of the fullest image; 0 without an image."""
+        return max(self.counts, default=0)
+
+
+def count_objects(source: LabeledImages) -> Objects:
+    """Counts the objects of every image; DataError for a faulty mask."""
+    counts, empty, repeated = [], 0, 0
+    for index in range(len(source)):
+        annotations = source.annotations(index)
+        single = [(a["category_id"], a["segmentation"]["counts"]) for a in annotations if not a["iscrowd"]]
+        counts.append(len(single))
+        empty += source.listed(index) - len(annotations)
+        repeated += len(single) - len(set(single))
+    return Objects(tuple(counts), empty, repeated)
+
+
+def inventory(
+    labeled: LabeledImages, objects: Objects, others: dict[str, ImageCollection], *, detections: int, queries: int
+) -> list[str]:
+    """The lines.  objects: of the labelled images.  others: further sets by what they are called.
+
+    detections, queries: the most that the model finds on an image, and looks for in a crop.
+    """
+    sources = [labeled, *others.values()]
+    classes = _counted(len(labeled.class_names), "class", "classes")
+    lines = [f"labelled images: {_set_words(objects)} of {classes}"]
+    lines.append(objects_words(objects, detections, queries))
+    for name, source in others.items():
+        of_set = f"{name} images: {len(source)}"
+        if isinstance(source, LabeledImages):
+            found = count_objects(source)
+            of_set = f"{name} images: {_set_words(found)}, {found.most} at most on one"
+        lines.append(of_set)
+    lines.append(_sizes_words([source.size(i) for source in sources for i in range(len(source))]))
+    lines += [words for source in sources if isinstance(source, ImageFolder) for words in folder_words(source)]
+    return lines + file_words(sources, objects)
+
+
+def objects_words(objects: Objects, detections: int, queries: int) -> str:
+    """A line on the objects of an image and the most that a model finds."""
+    return (
+        f"objects on a labelled image: {objects.median:g} in the median, {objects.most} at most; the model finds up to "
+        f"{detections} (--max-detections) and looks for {queries} in each crop (--num-queries)"
+    )
+
+
+def folder_words(source: ImageFolder) -> list[str]:
+    """A line on the files of a folder that are not taken; none if all are."""
+    return [f"{source.images_dir}: {words}"] if (words := source.listing.passed_words) else []
+
+
+def file_words(sources: Sequence[ImageCollection], objects: Objects) -> list[str]:
+    """Lines on further pages, masks without a pixel, and duplicates, as far as there are any."""
+    paths = [record.path for source in sources for record in source.records]
+    lines = [f"pages: {pages}"] if (pages := pages_words(paths)) else []
+    if objects.empty_masks:
+        lines.append(f"masks dropped: {_counted(objects.empty_masks, 'mask', 'masks')} without a pixel")
+    doubles = repeated_files(paths)
+    if doubles or objects.repeated:
+        files = _counted(doubles, "image file", "image files")
+        drawn = _counted(objects.repeated, "object", "objects")
+        lines.append(f"duplicates: {files} with the content of another one, {drawn} drawn twice")
+    return lines
+
+
+def _set_words(objects: Objects) -> str:
+    empty = sum(not count for count in objects.counts)
+    shown = f"{empty} without an object" if empty else "each with an object"
+    return f"{len(objects.counts)}, {shown}; {_counted(sum(objects.counts), 'object', 'objects')}"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _sizes_words(sizes: Sequence[tuple[int, int]]) -> str:
+    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    small, middle, large = (f"{h} x {w}" for h, w in (ordered[0], ordered[len(ordered) // 2], ordered[-1]))
+    if small == large:
+        return f"size of every image (height x width): {small}"
+    return f"sizes (height x width): {small} the smallest, {middle} in the median, {large} the largest"
+
+
+def repeated_files(paths: Iterable[Path]) -> int:
+    """Files whose content another one before them has; whole files are read if size and first bytes are the same."""
+    of_start: dict[tuple[int, str], list[Path]] = {}
+    found = [path for path in dict.fromkeys(paths) if path.is_file()]
+    for path, start in zip(found, in_threads(_start, found), strict=True):
+        of_start.setdefault(start, []).append(path)
+    alike = [path for group in of_start.values() if len(group) > 1 for path in group]
+    return sum(count - 1 for count in Counter(in_threads(_content, alike)).values())
+
+
+def _start(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.sha256(file.read(_FIRST_BYTES)).hexdigest()
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,137 @@
+"""What a run says of its data before it trains, and the limits that it takes from them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.derived import Limits, natural_detections, natural_queries
+from sskd_fast.data.folder import ImageFolder
+from sskd_fast.data.inventory import count_objects, inventory, repeated_files
+from sskd_fast.models.inference import InferenceConfig, PredictConfig
+from sskd_fast.report.html import page
+from sskd_fast.report.run_folder import RunFolder
+from sskd_fast.run.sources import target_sources
+from sskd_fast.yaml_settings import load_config
+
+
+@pytest.fixture
+def coco(make_coco: Callable[..., Any], box_mask: Callable[..., Any]) -> CocoInstances:
+    """Four images with 3, 1, 0 and 2 objects; of the last, one is drawn twice, and a mask and a crowd do not count."""
+    builder = make_coco()
+    for number, count in enumerate((3, 1, 0, 1)):
+        image = builder.image((20 + number, 30))
+        for place in range(count):
+            builder.instance(image, box_mask(20 + number, 30, 4 * place, 0, 4 * place + 3, 5))
+    builder.instance(4, box_mask(23, 30, 0, 0, 3, 5))
+    builder.instance(4, box_mask(23, 30, 0, 0, 0, 0))
+    builder.instance(4, box_mask(23, 30, 9, 9, 12, 12), iscrowd=1)
+    return CocoInstances(builder.write(), builder.images)
+
+
+def test_objects_are_counted_without_crowds_and_empty_masks(coco: CocoInstances) -> None:
+    objects = count_objects(coco)
+    assert (objects.counts, objects.empty_masks, objects.repeated) == ((3, 1, 0, 2), 1, 1)
+    assert (objects.median, objects.most) == (1.5, 3)
+
+
+def test_the_inventory_says_what_is_there_in_ten_lines(coco: CocoInstances, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    shutil.copy(coco.records[0].path, plain / "copy.png")
+    (plain / "notes.txt").touch()
+    first, second = (Image.new("L", (90, 80), value) for value in (0, 9))
+    first.save(plain / "stack.tif", save_all=True, append_images=[second])
+    others = {"validation": coco.subset([1, 3]), "unlabelled": ImageFolder(plain)}
+    assert inventory(coco, count_objects(coco), others, detections=100, queries=16) == [
+        "labelled images: 4, 1 without an object; 6 objects of 1 class",
+        "objects on a labelled image: 1.5 in the median, 3 at most; the model finds up to 100 (--max-detections) and "
+        "looks for 16 in each crop (--num-queries)",
+        "validation images: 2, 1 without an object; 3 objects, 3 at most on one",
+        "unlabelled images: 2",
+        "sizes (height x width): 20 x 30 the smallest, 22 x 30 in the median, 80 x 90 the largest",
+        f"{plain}: 1 passed over: not images: 1 (.txt 1)",
+        "pages: 1 file holds several pages or frames (stack.tif 2): only the first is taken",
+        "masks dropped: 1 mask without a pixel",
+        "duplicates: 1 image file with the content of another one, 1 object drawn twice",
+    ]
+
+
+def test_files_are_duplicates_only_if_all_their_bytes_are_the_same(tmp_path: Path) -> None:
+    start = bytes(5000)
+    contents = {"a": start + b"1", "b": start + b"2", "c": start + b"1", "d": start, "e": start + b"1"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    assert repeated_files([tmp_path / name for name in "abcde"]) == 2
+    assert repeated_files([tmp_path / "a", tmp_path / "a", tmp_path / "gone"]) == 0
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, 100), (66, 100), (67, 150), (395, 600), (9000, 2000)])
+def test_detections_leave_room_above_the_fullest_image(most: int, expected: int) -> None:
+    assert natural_detections([1, most]) == expected
+
+
+@pytest.mark.parametrize(("in_crop", "expected"), [(2.0, 16), (20.2, 41), (140.0, 280), (500.0, 300)])
+def test_queries_are_twice_the_objects_of_a_crowded_crop(in_crop: float, expected: int) -> None:
+    assert natural_queries(in_crop) == expected
+
+
+def test_a_limit_that_objects_exceed_is_named_with_its_flag() -> None:
+    assert Limits(100, 100, 300).warnings([5, 7, 100], 100.0) == []
+    there = "labelled images show 380 objects in the median and 395 at most"
+    assert Limits(100, 100, 300).warnings([100, 380, 395], 180.4) == [
+        f"{there}, and the run finds 100 of an image: the others count as missed. Add --max-detections 600.",
+        f"{there}, and 300 become pseudo-labels: the others are taught as background. Add "
+        "pseudo_labels.max_per_image=600.",
+        "about 180 objects fall into a crowded crop, and it has 100 queries, each for one object. Add --num-queries "
+        "361, or take a smaller --crop.",
+    ]
+
+
+def test_detections_come_from_the_data_unless_they_are_set() -> None:
+    assert PredictConfig().resolved((64, 64), 1.0).max_detections == 100
+    assert PredictConfig().resolved((64, 64), 1.0, 600).max_detections == 600
+    assert PredictConfig(max_detections=50).resolved((64, 64), 1.0, 600).max_detections == 50
+    with pytest.raises(ValueError, match="max_detections=0: expected at least 1"):
+        InferenceConfig((64, 64), max_detections=0)
+
+
+def test_a_run_takes_its_limits_from_crowded_images_and_warns_of_lower_ones(
+    make_coco: Callable[..., Any], box_mask: Callable[..., Any], tmp_path: Path
+) -> None:
+    places = [(y, x) for y in range(0, 64, 4) for x in range(0, 64, 4)]
+    settings = []
+    for name, images in (("labeled", 3), ("val", 1), ("plain", 1)):
+        builder = make_coco(name)
+        for _ in range(images):
+            image = builder.image((64, 64), image_id=len(settings) * 10 + len(builder.content["images"]) + 1)
+            for y, x in places:
+                builder.instance(image, box_mask(64, 64, y, x, y + 3, x + 3))
+        key = "images" if name == "labeled" else f"{name}_images"
+        settings += [f"data.{name}={builder.write()}", f"data.{key}={builder.images}"]
+    settings = [*settings[:4], settings[5].replace("plain_images", "unlabeled")]
+    taken = target_sources(load_config([], settings), tmp_path / "taken")
+    assert (taken.num_queries, taken.detections) == (300, 400) and "300 queries, 400 detections" in taken.summary("x")
+    assert not any("--max-detections" in warning for warning in taken.warnings)
+    limited = ["predict.max_detections=100", "num_queries=50", "pseudo_labels.max_per_image=200"]
+    given = target_sources(load_config([], [*settings, *limited]), tmp_path / "given")
+    assert (given.num_queries, given.detections) == (50, 100)
+    flags = ("Add --max-detections 400.", "Add pseudo_labels.max_per_image=400.", "Add --num-queries 512, or take")
+    assert [any(flag in warning for warning in given.warnings) for flag in flags] == [True] * 3
+    assert "256 in the median, 256 at most; the model finds up to 100 (--max-detections)" in given.inventory[1]
+
+
+def test_the_report_shows_the_inventory_of_the_last_start(tmp_path: Path) -> None:
+    log = [{"event": "inventory", "lines": lines} for lines in (["an earlier start"], ["sizes: 1 < 2", "more"])]
+    text = page(RunFolder(tmp_path, {"rows": []}, log, None, {}))
+    assert (
+        "<section><h2>Data</h2><ul><li>sizes: 1 &lt; 2</li><li>more</li></ul></section>" in text
+        and "earlier" not in text
+    )
+    assert "<h2>Data</h2>" not in page(RunFolder(tmp_path, {"rows": []}, [], None, {}))
