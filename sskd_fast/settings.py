@@ -30,9 +30,9 @@ class DataConfig:
     training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
     are all represented; balance_key: one whose values are drawn evenly in training.  zoom: factor of the images before
     anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image
-    (microscopy).  workers: processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded
-    images, and as much for masks. decoded: a folder that keeps decoded images, three bytes a pixel, for all processes
-    and later runs; "" for none.
+    (microscopy). workers: processes that prepare batches, 0 for none. cache_mb: memory of each process for decoded
+    images, and as much for masks. confine: refuse file names in labels that lead out of the folder of images. decoded:
+    a folder that keeps decoded images, three bytes a pixel, for all processes and later runs; "" for none.
     """
 
     name: str = "embedded"
@@ -51,6 +51,7 @@ class DataConfig:
     stretch: bool = False
     workers: int = 0
     cache_mb: int = 1024
+    confine: bool = False
     decoded: str = ""
     embedded_labeled: int = 60
     embedded_unlabeled: int = 1500

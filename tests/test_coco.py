@@ -228,8 +228,8 @@ def test_annotations_of_unknown_images_and_categories_are_all_named(make_coco, b
     coco.instance(1, box_mask(8, 8, 0, 0, 2, 2), category_id=9)
     with pytest.raises(DataError) as caught:
         CocoInstances(coco.write(), coco.images)
-    assert "annotation 1: it names image 5" in str(caught.value)
-    assert "annotation 2: it names category 9" in str(caught.value)
+    assert "annotation 1 of image 5: it names image 5" in str(caught.value)
+    assert "annotation 2 of image 1: it names category 9" in str(caught.value)
 
 
 def test_folder_is_read_recursively_in_order_without_labels(tmp_path):

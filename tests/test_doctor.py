@@ -57,7 +57,7 @@ def test_all_problems_come_in_one_error_with_place_and_cure(sound):
     text = str(error)
     assert len(error.problems) == 6 and text.startswith("6 problems found in the data:")
     for line in (
-        "1.png: image 1: the image file does not exist; expected a readable image. Replace the file",
+        "1.png: image 1: the image file does not exist; expected a readable image. Correct `file_name` or the folder",
         "2.png: image 2: the image file cannot be read",
         "instances.json: annotation 5 of image 3: RLE of size [16, 12]; expected [12, 16]",
         "instances.json: annotation 6 of image 3: a polygon of 2 points; expected a flat list",
@@ -219,11 +219,12 @@ def test_unlabelled_images_are_opened(sound, validation, tmp_path):
 
 
 def test_a_long_list_of_problems_is_cut_in_the_message_alone():
-    problems = [Problem("a.json", f"annotation {n}", "x", "y", "z.") for n in range(LISTED_PROBLEMS + 5)]
+    kinds = [chr(0x4E00 + n) for n in range(LISTED_PROBLEMS + 5)]
+    problems = [Problem("a.json", f"annotation {n}", kind, "y", "z.") for n, kind in enumerate(kinds)]
     error = DataError(problems)
     assert len(error.problems) == LISTED_PROBLEMS + 5
-    assert str(error).endswith("... and 5 more, in the error's `problems`")
-    assert str(DataError(problems[:1])) == "a.json: annotation 0: x; expected y. z."
+    assert str(error).endswith("... and 5 more kinds, in the error's `problems`")
+    assert str(DataError(problems[:1])) == f"a.json: annotation 0: {kinds[0]}; expected y. z."
 
 
 def test_real_nuclei_are_sound(real_data):
@@ -246,8 +247,8 @@ def test_real_photographs_are_sound_with_gaps_and_unseen_classes(real_data):
     warnings = check_dataset(train, folder / "images", val=val)
     assert [warning.split(": ")[1] for warning in warnings] == [
         "the 80 category ids run from 1 to 90 with gaps; they are mapped to classes 0 to 79 and back in results.",
-        "44 classes have no instance",
         "the 80 category ids run from 1 to 90 with gaps; they are mapped to classes 0 to 79 and back in results.",
+        "44 classes have no instance",
         "35 classes have no instance",
     ]
 

@@ -166,7 +166,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(
             [str(plates_run), *labels, "--images", "nowhere"],
             "nowhere: the folder does not exist; expected the images of",
         ),
-        ([str(plates_run), *labels, "--images", str(tmp_path)], "plate 6.png: image 6: the image file does not exist"),
+        ([str(plates_run), *labels, "--images", str(tmp_path)], "plate 1.png: image 1: the image file does not exist"),
     ):
         assert main(command) == 2
         assert message in capsys.readouterr().err

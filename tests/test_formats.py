@@ -87,7 +87,7 @@ def test_problems_of_labels_and_of_images_come_together(tmp_path: Path) -> None:
     (images / "val" / "empty.png").unlink()
     said = problems(open_sets, LabelFiles(train, images, val, images), "cvat")
     assert len(said) == 10 and sum("a shape of type box" in problem for problem in said) == 9
-    assert "empty.png: image 2: the image file does not exist" in said[-1]
+    assert "empty.png: image 2: the image file does not exist" in said[0]
 
 
 def test_polygons_without_a_pixel_are_dropped_with_a_warning_that_says_where(tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from sskd_fast.check.findings import Checked
-from sskd_fast.data.errors import LISTED_PROBLEMS, named
+from sskd_fast.data.errors import LISTED_PROBLEMS, grouped, named
 
 _TITLES = {"labeled": "labelled", "val": "validation", "unlabeled": "unlabelled"}
 
 
 def checked_text(checked: Checked) -> str:
-    """The sets, what a run would take from them, then problems and warnings, numbered."""
-    problems = [str(problem) for problem in checked.problems[:LISTED_PROBLEMS]]
-    if len(checked.problems) > LISTED_PROBLEMS:
-        problems.append(f"... and {len(checked.problems) - LISTED_PROBLEMS} more, in --json FILE")
+    """The sets, what a run would take from them, then warnings, and problems by cause, numbered."""
+    groups = grouped(checked.problems)
+    problems = groups[:LISTED_PROBLEMS]
+    if len(groups) > LISTED_PROBLEMS:
+        problems.append(f"... and {len(groups) - LISTED_PROBLEMS} more kinds, in --json FILE")
     lines = [checked.place, *(f"  {_TITLES[name]}: {_set_text(figures)}" for name, figures in checked.sets.items())]
     if checked.derived:
         height, width = checked.derived["crop"]

@@ -9,14 +9,14 @@ from sskd_fast.data.errors import DataError, Problem
 
 
 def ordered_categories(
-    content: Mapping[str, Any], class_names: Sequence[str] | None, file: str
+    listed: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None, file: str
 ) -> list[Mapping[str, Any]]:
-    """The categories of a COCO dict in the order of the class indices.
+    """COCO categories with integer ids in the order of the class indices.
 
     class_names: that order, by name; None for the order of the category ids.  Categories of other names are left out.
     Raises DataError, naming `file`, for a class that has no category.
     """
-    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
+    categories = sorted(listed, key=lambda category: int(category["id"]))
     if class_names is None:
         return categories
     by_name = {str(category["name"]): category for category in categories}

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sskd_fast.data.copies import same_content
 from sskd_fast.data.errors import DataError, Findings, Problem, named
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.formats.coco import read_coco
 from sskd_fast.data.formats.table import Reader
 from sskd_fast.data.id_map_checks import check_id_maps
 from sskd_fast.data.id_maps import IdMapImages
-from sskd_fast.data.mask_checks import check_annotations
-from sskd_fast.data.pixels import MISSING_IMAGE, in_threads
-from sskd_fast.data.record_checks import (
-    CheckedFile,
-    check_categories,
-    check_class_names,
-    check_image_files,
-    check_image_records,
-)
+from sskd_fast.data.label_set import LabelSet, check_paths
+from sskd_fast.data.pixels import MISSING_IMAGE
+from sskd_fast.data.record_checks import CheckedFile, check_image_files
+from sskd_fast.data.remembered import check_key, remembered
 from sskd_fast.data.source import ImageCollection
 
 
@@ -37,6 +32,7 @@ def check_dataset(
     group_key: str | None = None,
     decode: bool = True,
     read: Reader = read_coco,
+    confine: bool = False,
 ) -> list[str]:
     """Checks a data set as training will use it; returns warnings, raises DataError with all problems otherwise.
 
@@ -44,25 +40,44 @@ def check_dataset(
     (val_images: by default `images`).  unlabeled: a folder of plain images.  class_names: classes that must exist.
     group_key: field of the image records that no value of may occur in both sets.  decode: read every image whole,
     which finds damaged files; False reads the headers only.  read: from labels to a COCO instances dict, see
-    formats.table.READERS.
+    formats.table.READERS.  confine: refuse file names that lead out of the folder of images.
 
-    Problems: malformed JSON or records; repeated image or category ids; missing, unreadable or differently sized
-    images; annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of
-    another size; no instance at all; validation images or groups that are in the training set too; training classes
-    that validation does not list.  Warnings: gaps in the category ids (they are mapped), classes without instances,
-    masks without a pixel (they are dropped), repeated annotation ids, files listed twice.
+    Problems: paths that do not exist, said before anything is read; malformed JSON or records; repeated image or
+    category ids; missing image files, said before any image is decoded; unreadable or differently sized images;
+    annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of another
+    size; a quarter of the masks or more outside of their images; no instance at all; validation images or groups that
+    are in the training set too; training classes that validation does not list.  Warnings: gaps in the category ids
+    (they are mapped), classes without instances, most images without an object, masks without a pixel (they are
+    dropped), objects and images that are there twice, stated areas and boxes far from the masks, repeated annotation
+    ids, image files found under another spelling.  Passed checks with `decode` are remembered (see `check_key`).
     """
-    findings = Findings()
-    train = _check_file(Path(annotations), Path(images), findings, class_names, decode, read)
-    validation = None
-    if val is not None:
-        wanted = class_names or train.class_names
-        before = len(findings.problems)
-        validation = _check_file(Path(val), Path(val_images or images), findings, wanted, decode, read)
-        if Path(val_images or images) == Path(images):
-            findings.problems[before:] = [_perhaps_elsewhere(problem) for problem in findings.problems[before:]]
+    val_images = Path(val_images or images)
+    sets = [LabelSet(Path(annotations), Path(images))] + ([LabelSet(Path(val), val_images)] if val is not None else [])
+    plain = None if unlabeled is None else Path(unlabeled)
+    check_paths(sets, plain)
+    findings, classes = Findings(), class_names
+    for part in sets:
+        part.read(classes, read, confine, findings.warnings)
+        classes = classes or part.checked.class_names
+    train, validation = sets[0].checked, sets[1].checked if len(sets) > 1 else None
+    if validation is not None:
+        if val_images == Path(images):
+            sets[1].problems[:] = [_perhaps_elsewhere(problem) for problem in sets[1].problems]
         _check_validation_classes(train, validation, findings)
-    return _check_together(train, validation, findings, unlabeled, group_key, decode)
+
+    def work() -> list[str]:
+        missing = any(problem.found.startswith(MISSING_IMAGE) for part in sets for problem in part.problems)
+        for part in sets:
+            findings.problems += part.examined(findings.warnings, decode and not missing)
+        findings.problems.sort(key=lambda p: (not p.found.startswith(MISSING_IMAGE), p.file in (annotations, val)))
+        return _check_together(train, validation, findings, plain, group_key, decode and not missing)
+
+    if not decode or any(part.problems for part in sets):
+        return work()
+    files = [record.path for part in sets for record in part.checked.images.values()]
+    files += [record.path for record in ImageFolder(plain).records] if plain is not None else []
+    contents = [vars(part.checked.coco) for part in sets if part.checked.coco is not None]
+    return remembered(check_key(contents, files, [class_names, group_key, findings.warnings]), work)
 
 
 def check_folders(
@@ -107,31 +122,6 @@ def _check_together(
     return findings.warnings
 
 
-def _check_file(
-    file: Path, images: Path, findings: Findings, class_names: Sequence[str] | None, decode: bool, read: Reader
-) -> CheckedFile:
-    """All checks of the labels of one set and its images."""
-    checked = CheckedFile(file)
-    if file.exists() and not images.is_dir():
-        findings.add(images, "", "the folder does not exist", f"the images of {file}", "Correct its path.")
-        return checked
-    try:
-        content = read(file, images, tuple(class_names or ()))
-    except DataError as error:
-        findings.problems.extend(error.problems)
-        return checked
-    own = Findings(warnings=findings.warnings)
-    own.warnings.extend(content.get("warnings", ()))
-    categories = check_categories(file, content["categories"], own)
-    checked.class_names = list(categories.values())
-    check_class_names(file, checked.class_names, class_names, own)
-    check_image_records(file, images, content["images"], checked, own)
-    check_image_files(checked, own, decode)
-    check_annotations(checked, content["annotations"], categories, own)
-    findings.problems.extend(own.problems)
-    return checked
-
-
 def _perhaps_elsewhere(problem: Problem) -> Problem:
     """Of an image that is not there: the validation images may have a folder of their own, which was not given."""
     if problem.found != MISSING_IMAGE:
@@ -150,27 +140,12 @@ def _check_validation_classes(train: CheckedFile, validation: CheckedFile, findi
 
 def _check_overlap(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:
     """Validation images that are training images: files of the same content, whatever their ids and names."""
-    twins = same_content(train.paths.values(), validation.paths.values())
+    twins = same_content(*([record.path for record in part.images.values()] for part in (train, validation)))
     cure = "Take it out of one of them: validation figures would be too good."
-    for image_id, record in validation.records.items():
-        path = validation.paths[image_id]
-        if path in twins:
-            found = f"{record['file_name']} has the same content as the training image {twins[path]}"
+    for image_id, record in validation.images.items():
+        if record.path in twins:
+            found = f"{record.file_name} has the same content as the training image {twins[record.path]}"
             findings.add(validation.file, f"image {image_id}", found, "no training image in the validation set", cure)
-
-
-def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
-    """Files of `second` with the bytes of a file of `first` -> that file; only files of equal size are read."""
-    of_size: dict[int, list[Path]] = defaultdict(list)
-    for path in first:
-        if path.is_file():
-            of_size[path.stat().st_size].append(path)
-    candidates = [path for path in second if path.is_file() and path.stat().st_size in of_size]
-    sizes = {path.stat().st_size for path in candidates}
-    twins = [path for size in sizes for path in of_size[size]]
-    by_hash = dict(zip(in_threads(_content_hash, twins), twins, strict=True))
-    hashes = zip(candidates, in_threads(_content_hash, candidates), strict=True)
-    return {path: by_hash[digest] for path, digest in hashes if digest in by_hash}
 
 
 def without_known(plain: ImageCollection, known: Iterable[ImageCollection], warnings: list[str]) -> ImageCollection:
@@ -194,11 +169,6 @@ def without_known(plain: ImageCollection, known: Iterable[ImageCollection], warn
     return kept
 
 
-def _content_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_groups(train: CheckedFile, validation: CheckedFile, key: str, findings: Findings) -> None:
     first, second = (_group_members(checked, key) for checked in (train, validation))
     for value in sorted(first.keys() & second.keys()):
@@ -209,9 +179,9 @@ def _check_groups(train: CheckedFile, validation: CheckedFile, key: str, finding
 
 def _group_members(checked: CheckedFile, key: str) -> Mapping[str, list[int]]:
     members: dict[str, list[int]] = defaultdict(list)
-    for image_id, record in checked.records.items():
-        if key in record:
-            members[str(record[key])].append(image_id)
+    for image_id, record in checked.images.items():
+        if key in record.extra:
+            members[record.extra[key]].append(image_id)
     return members
 
 
@@ -222,6 +192,5 @@ def _check_unlabeled(folder: Path, findings: Findings, decode: bool) -> None:
         findings.problems.extend(error.problems)
         return
     checked = CheckedFile(folder)
-    checked.paths = {record.image_id: record.path for record in plain.records}
-    checked.records = {record.image_id: {"file_name": record.file_name} for record in plain.records}
+    checked.images = {record.image_id: record for record in plain.records}
     check_image_files(checked, findings, decode)

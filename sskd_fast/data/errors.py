@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 LISTED_PROBLEMS = 200
+_PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,28 @@ class Problem:
         place = f"{self.file}: {self.item}" if self.item else str(self.file)
         return f"{place}: {self.found}; expected {self.expected}. {self.cure}"
 
+    @property
+    def cause(self) -> str:
+        """What problems of one cause have in common: what was found, without its numbers and names."""
+        return _PARTICULARS.sub("#", self.found)
+
+
+def grouped(problems: Sequence[Problem]) -> list[str]:
+    """Problems as text, those of one cause together: one in full, how many there are, and where the next ones are."""
+    groups: dict[str, list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(problem.cause, []).append(problem)
+    return [str(first) + _further(rest) for first, *rest in groups.values()]
+
+
+def _further(rest: Sequence[Problem]) -> str:
+    if not rest:
+        return ""
+    return f" {len(rest)} more of this kind: {named([problem.item or problem.file for problem in rest], 4)}."
+
 
 class DataError(ValueError):
-    """Data that cannot be used; `problems` holds every finding, the message lists up to 200 of them.
+    """Data that cannot be used; `problems` holds every finding, the message groups them by cause, up to 200.
 
     warnings: of what else the same check found.
     """
@@ -38,9 +59,10 @@ class DataError(ValueError):
         if len(self.problems) == 1:
             message = str(self.problems[0])
         else:
-            lines = [f"  {number}. {problem}" for number, problem in enumerate(self.problems[:LISTED_PROBLEMS], 1)]
-            if len(self.problems) > LISTED_PROBLEMS:
-                lines.append(f"  ... and {len(self.problems) - LISTED_PROBLEMS} more, in the error's `problems`")
+            groups = grouped(self.problems)
+            lines = [f"  {number}. {text}" for number, text in enumerate(groups[:LISTED_PROBLEMS], 1)]
+            if len(groups) > LISTED_PROBLEMS:
+                lines.append(f"  ... and {len(groups) - LISTED_PROBLEMS} more kinds, in the error's `problems`")
             message = "\n".join([f"{len(self.problems)} problems found in the data:", *lines])
         super().__init__(message)
 

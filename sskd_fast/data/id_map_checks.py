@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from sskd_fast.data.errors import Findings, Problem, named
 from sskd_fast.data.id_maps import IdMapImages
@@ -22,8 +21,7 @@ def check_id_maps(source: IdMapImages, findings: Findings, decode: bool) -> Chec
     """
     own = Findings(warnings=findings.warnings)
     checked = CheckedFile(source.labels_dir, class_names=list(source.class_names))
-    checked.records = {record.image_id: _fields(record) for record in source.records}
-    checked.paths = {record.image_id: record.path for record in source.records}
+    checked.images = {record.image_id: record for record in source.records}
     check_image_files(checked, own, decode)
     _check_labels(source, own)
     strays = sorted(set(source.labels_dir.glob(source.labels_pattern)) - set(source.label_files.values()))
@@ -32,11 +30,6 @@ def check_id_maps(source: IdMapImages, findings: Findings, decode: bool) -> Chec
         own.warnings.append(f"{source.labels_dir}: {len(strays)} annotation pictures have no image: {named_strays}.")
     findings.problems.extend(own.problems)
     return checked
-
-
-def _fields(record: ImageRecord) -> dict[str, Any]:
-    height, width = record.size or (None, None)
-    return {**record.extra, "file_name": record.file_name, "height": height, "width": width}
 
 
 def _check_labels(source: IdMapImages, findings: Findings) -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import pycocotools.mask as coco_mask
 
 from sskd_fast.data.masks import MaskLayers
 from sskd_fast.data.source import ImageCollection
+
+
+def coco_annotation(encoded: Mapping[str, Any], category_id: int, crowd: bool) -> dict[str, Any]:
+    """A COCO annotation of compressed RLE with bytes counts; area and bbox are those of the mask."""
+    return {
+        "category_id": category_id,
+        "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")},
+        "area": float(coco_mask.area(encoded)),
+        "bbox": [float(value) for value in coco_mask.toBbox(encoded)],
+        "iscrowd": int(crowd),
+    }
 
 
 class LabeledImages(ImageCollection):
@@ -34,13 +46,7 @@ class LabeledImages(ImageCollection):
         area, bbox and iscrowd."""
         layers = self.mask_layers(index)
         return [
-            {
-                "category_id": self.category_ids[label],
-                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-                "area": float(coco_mask.area(rle)),
-                "bbox": [float(value) for value in coco_mask.toBbox(rle)],
-                "iscrowd": int(crowd),
-            }
+            coco_annotation(rle, self.category_ids[label], bool(crowd))
             for rle, label, crowd in zip(layers.encoded(), layers.labels, layers.crowd, strict=True)
         ]
 

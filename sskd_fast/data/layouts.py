@@ -82,12 +82,13 @@ def open_sets(
     group_key: str | None = None,
     stretch: bool = False,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    confine: bool = False,
 ) -> LabeledSets:
     """Opens and checks a data set.
 
     place: its root folder (a format of FOLDER_FORMATS or ROOTS), or its label files (a format of READERS).  format: one
-    of FORMATS.  unlabeled: a folder of plain images that is checked too.  group_key: see `check_dataset`.  stretch,
-    cache_bytes: see ImageCollection.  Raises DataError with every problem found.
+    of FORMATS.  unlabeled: a folder of plain images that is checked too.  group_key, confine: see `check_dataset`.
+    stretch, cache_bytes: see ImageCollection.  Raises DataError with every problem found.
     """
     kind = FOLDER_FORMATS.get(format)
     if kind is not None and isinstance(place, Path):
@@ -98,14 +99,22 @@ def open_sets(
     read = functools.cache(READERS[format])
     warnings = check_dataset(
         files.train, files.train_images, val=files.val, val_images=files.val_images,
-        unlabeled=unlabeled, group_key=group_key, read=read,
+        unlabeled=unlabeled, group_key=group_key, read=read, confine=confine,
     )  # fmt: skip
     content = read(files.train, files.train_images, ())
-    full = CocoInstances(content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes)
+    full = CocoInstances(
+        content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes, confine=confine
+    )
     classes = tuple(full.class_names)
     content = read(files.val, files.val_images, classes)
     validation = CocoInstances(
-        content, files.val_images, class_names=classes, name="val", stretch=stretch, cache_bytes=cache_bytes
+        content,
+        files.val_images,
+        class_names=classes,
+        name="val",
+        stretch=stretch,
+        cache_bytes=cache_bytes,
+        confine=confine,
     )
     return LabeledSets(full, validation, warnings)
 

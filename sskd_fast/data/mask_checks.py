@@ -1,94 +1,157 @@
-"""Checks of the annotations of a COCO file: what they name, and whether every mask can be decoded."""
+"""Checks of the annotations of a COCO file: whether each mask can be decoded, and what they are as a whole."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pycocotools.mask as coco_mask
 
+from sskd_fast import scalars
+from sskd_fast.data.coco_records import annotation_item
 from sskd_fast.data.errors import Findings, named
+from sskd_fast.data.lost_masks import Extents, check_losses
 from sskd_fast.data.record_checks import CheckedFile
 from sskd_fast.rle import MaskError, encode_segmentation
+from sskd_fast.scalars import ScalarError
+
+# The least IoU of two masks of one class that are the same object labelled twice.
+SAME_OBJECT = 0.9
+# A stated area is far off from this factor on, a stated box below this IoU; both beyond a few pixels.
+_AREA_FACTOR, _BOX_IOU, _PIXELS = 2.0, 0.5, 4
 
 
-def check_annotations(
-    checked: CheckedFile, annotations: Sequence[Any], categories: Mapping[int, str], findings: Findings
-) -> None:
-    """Checks every annotation: its record, the image and the category that it names, and its mask.
+@dataclass
+class _Masks:
+    """The masks of a file: objects by class, by image and class, and what is odd about them."""
 
-    checked: the images of the file, as the checks of its records left them.  categories: id -> name.
+    instances: Counter[str] = field(default_factory=Counter)
+    objects: dict[tuple[int, int], list[tuple[str, dict[str, Any]]]] = field(default_factory=lambda: defaultdict(list))
+    extents: list[Extents] = field(default_factory=list)
+    empty: list[object] = field(default_factory=list)
+    misstated: list[str] = field(default_factory=list)
+
+
+def check_annotations(checked: CheckedFile, findings: Findings) -> None:
+    """Checks the mask of every annotation, and all of them together.
+
+    Problems: masks that cannot be decoded; a large share of masks without a pixel or outside of their images; no
+    instance at all.  Warnings: masks dropped, objects labelled twice, stated areas and boxes far from the mask, images
+    and classes without objects, repeated annotation ids.
     """
-    file = checked.file
-    instances: Counter[str] = Counter()
-    empty: list[object] = []
-    ids: Counter[object] = Counter()
-    for number, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict):
-            findings.add(
-                file, f"annotations[{number}]", f"the value {annotation!r}", "an object", "Correct the record."
-            )
+    assert checked.coco is not None, "annotations of a COCO file"
+    masks = _Masks()
+    for annotation in checked.coco.annotations:
+        size = checked.sizes.get(annotation["image_id"])
+        if size is None:
             continue
-        ids[annotation.get("id")] += 1
-        item = f"annotation {annotation.get('id', f'at position {number}')} of image {annotation.get('image_id')}"
-        if not _names_known(checked, annotation, categories, item, findings):
+        try:
+            encoded = encode_segmentation(annotation.get("segmentation"), *size)
+        except MaskError as error:
+            findings.add(checked.file, annotation_item(annotation), error.found, error.expected, error.cure)
             continue
-        area = _mask_area(checked, annotation, item, findings)
-        if area == 0:
-            empty.append(annotation.get("origin", annotation.get("id")))
-        elif area is not None and not annotation.get("iscrowd"):
-            instances[categories[annotation["category_id"]]] += 1
-    _summarize(checked, instances, empty, ids, findings)
+        _take(annotation, encoded, checked, masks)
+    lost = check_losses(checked.file, masks.extents, findings)
+    if masks.empty and not lost:
+        said = f"{len(masks.empty)} masks have no pixel and are dropped (annotations {named(masks.empty)})"
+        findings.warnings.append(f"{checked.file}: {said}.")
+    _warn_of_ids(checked, findings)
+    _warn_of_fields(checked, masks, findings)
+    _warn_of_copies(checked, masks, findings)
+    _check_classes(checked, masks, findings)
 
 
-def _names_known(
-    checked: CheckedFile, annotation: Mapping[str, Any], categories: Mapping[int, str], item: str, findings: Findings
-) -> bool:
-    known = True
-    if annotation.get("image_id") not in checked.records:
-        found = f"it names image {annotation.get('image_id')}, which the file does not list"
-        cure = "Remove the annotation or add the image."
-        findings.add(checked.file, item, found, "the id of one of its images", cure)
-        known = False
-    if annotation.get("category_id") not in categories:
-        found = f"it names category {annotation.get('category_id')}, which the file does not list"
-        cure = "Correct its category_id or add the category."
-        findings.add(checked.file, item, found, f"one of {named(list(categories))}", cure)
-        known = False
-    return known
+def _take(annotation: Mapping[str, Any], encoded: dict[str, Any], checked: CheckedFile, masks: _Masks) -> None:
+    """Adds one decoded annotation."""
+    assert checked.coco is not None, "annotations of a COCO file"
+    area, category_id = int(coco_mask.area(encoded)), annotation["category_id"]
+    masks.extents.append(Extents.of(annotation, area, encoded["size"]))
+    if area == 0:
+        masks.empty.append(annotation.get("origin", annotation["id"]))
+        return
+    if not annotation["iscrowd"]:
+        masks.instances[checked.coco.categories[category_id]["name"]] += 1
+        masks.objects[annotation["image_id"], category_id].append((annotation_item(annotation), encoded))
+    if said := _misstated(annotation, area, coco_mask.toBbox(encoded).tolist()):
+        masks.misstated.append(f"{annotation_item(annotation)}: {said}")
 
 
-def _mask_area(checked: CheckedFile, annotation: Mapping[str, Any], item: str, findings: Findings) -> int | None:
-    """Pixels of the mask, None where it is faulty or its image is."""
-    size = checked.sizes.get(annotation["image_id"])
-    if size is None:
+def _misstated(annotation: Mapping[str, Any], area: int, box: Sequence[float]) -> str | None:
+    """A stated area or box that is far from those of the mask, in words."""
+    stated = annotation.get("area")
+    if stated is not None:
+        try:
+            value = scalars.number(stated)
+        except ScalarError:
+            return f"an area of {scalars.shown(stated)}, the mask has {area} pixels"
+        if not area / _AREA_FACTOR <= value <= area * _AREA_FACTOR and abs(value - area) > _PIXELS:
+            return f"an area of {value:g}, the mask has {area} pixels"
+    stated = annotation.get("bbox")
+    if not stated:
         return None
     try:
-        return int(coco_mask.area(encode_segmentation(annotation.get("segmentation"), *size)))
-    except MaskError as error:
-        findings.add(checked.file, item, error.found, error.expected, error.cure)
-        return None
+        x, y, width, height = (scalars.number(value) for value in stated)
+    except (ScalarError, TypeError, ValueError):
+        return f"a box of {str(stated)[:60]}, the mask has {box}"
+    across = min(x + width, box[0] + box[2]) - max(x, box[0])
+    down = min(y + height, box[1] + box[3]) - max(y, box[1])
+    shared = max(across, 0.0) * max(down, 0.0)
+    union = max(width, 0.0) * max(height, 0.0) + box[2] * box[3] - shared
+    return f"a box of {stated}, the mask has {box}" if shared < _BOX_IOU * union and union - shared > _PIXELS else None
 
 
-def _summarize(
-    checked: CheckedFile, instances: Counter[str], empty: Sequence[object], ids: Counter[object], findings: Findings
-) -> None:
-    file = checked.file
+def _warn_of_fields(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
+    if masks.misstated:
+        findings.warnings.append(
+            f"{checked.file}: {len(masks.misstated)} of {len(masks.extents)} annotations state an area or a box far "
+            f"from their mask ({masks.misstated[0]}): they are not used, the mask says both."
+        )
+
+
+def _warn_of_ids(checked: CheckedFile, findings: Findings) -> None:
+    assert checked.coco is not None, "annotations of a COCO file"
+    ids = Counter(annotation["id"] for annotation in checked.coco.annotations)
     repeated = [annotation_id for annotation_id, count in ids.items() if count > 1]
     if repeated:
         findings.warnings.append(
-            f"{file}: {len(repeated)} annotation ids are missing or used more than once ({named(repeated)}); "
+            f"{checked.file}: {len(repeated)} annotation ids are missing or used more than once ({named(repeated)}); "
             f"they are numbered anew for evaluation."
         )
-    if empty:
+
+
+def _warn_of_copies(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
+    """Objects labelled twice: masks of one class in one image that hardly differ."""
+    copies = [pair for objects in masks.objects.values() if len(objects) > 1 for pair in _copies(objects)]
+    if copies:
         findings.warnings.append(
-            f"{file}: {len(empty)} masks have no pixel and are dropped (annotations {named(empty)})."
+            f"{checked.file}: {len(copies)} of {masks.instances.total()} objects repeat another one of the same class "
+            f"(IoU of at least {SAME_OBJECT}; {copies[0][0]} and {copies[0][1]}): one of each pair counts as missed. "
+            "Remove the copies."
         )
-    unseen = [name for name in checked.class_names if not instances[name]]
-    if unseen and instances:
+
+
+def _copies(objects: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
+    """(first, copy) of the objects that repeat an earlier one."""
+    codes = [encoded for _, encoded in objects]
+    same = np.triu(coco_mask.iou(codes, codes, [0] * len(codes)) >= SAME_OBJECT, 1)
+    return [(objects[int(same[:, n].argmax())][0], objects[n][0]) for n in np.flatnonzero(same.any(0)).tolist()]
+
+
+def _check_classes(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
+    file = checked.file
+    unseen = [name for name in checked.class_names if not masks.instances[name]]
+    if unseen and masks.instances:
         findings.warnings.append(f"{file}: {len(unseen)} classes have no instance: {named(unseen)}.")
-    if not instances and not findings.problems:
+    if not masks.instances and not findings.problems:
         found = "no instance with a mask"
         cure = "Check that the masks were exported; crowd regions and masks without a pixel do not count."
         findings.add(file, "annotations", found, "at least one instance", cure)
+    images, filled = len(checked.images), len({image_id for image_id, _ in masks.objects})
+    if 2 * filled < images and masks.instances:
+        findings.warnings.append(
+            f"{file}: {images - filled} of {images} images have no object and count as background. Take them out if "
+            "they are not annotated yet."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -83,10 +84,15 @@ def _unreadable(path: Path, cause: str) -> DataError:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 for none; asking a PNG that states none in its header would decode it."""
+    """EXIF orientation, 1 for none or one that is no number from 1 to 8; asking a PNG that states none in its header
+    would decode it."""
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1
-    return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    try:
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):  # what viewers pass over too
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 class _AnySize:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sskd_fast.data.copies import copies
 from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
@@ -29,8 +30,9 @@ def split_labeled(
     """Image ids of a labelled part of about `fraction` of the images, and those of the rest, each in the set's order.
 
     group_key: field of the image records whose values stay together on one side (tiles of one picture, frames of one
-    video). stratify_key: field whose values (by the majority in a group) are drawn in proportion, each with at least
-    one group.  At least one image is labelled.  Raises ValueError for a fraction outside (0, 1].
+    video); so do image files of the same content.  stratify_key: field whose values (by the majority in a group) are
+    drawn in proportion, each with at least one group.  At least one image is labelled.  Raises ValueError for a
+    fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction}: expected a share of the images in (0, 1]")
@@ -47,8 +49,26 @@ def split_labeled(
 
 
 def group_count(dataset: ImageCollection, group_key: str | None) -> int:
-    """The number of groups that a split keeps whole: values of the field `group_key`, without one every image."""
-    return len(set(dataset.image_field(group_key))) if group_key else len(dataset)
+    """The number of groups that a split keeps whole: values of the field `group_key`, without one every image; groups
+    that have an image file in common are one."""
+    return len(set(_group_names(dataset, group_key)))
+
+
+def _group_names(dataset: ImageCollection, group_key: str | None) -> list[str]:
+    """The group of each image: its value of the field `group_key`, else its id; copies of a file share theirs."""
+    names = dataset.image_field(group_key) if group_key else [str(image_id) for image_id in dataset.image_ids]
+    group_of = {record.path: name for record, name in zip(dataset.records, names, strict=True)}
+    joined: dict[str, str] = {}
+
+    def head(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    for copy, first in copies(record.path for record in dataset.records).items():
+        if head(group_of[copy]) != head(group_of[first]):
+            joined[head(group_of[copy])] = head(group_of[first])
+    return [head(name) for name in names]
 
 
 def fold_ids(
@@ -93,7 +113,7 @@ def _groups_by_stratum(
     dataset: ImageCollection, group_key: str | None, stratify_key: str | None, otherwise: Sequence[str] | None = None
 ) -> dict[str, list[list[int]]]:
     """Stratum -> its groups, each a list of image ids; otherwise: the strata by image without a key, one by default."""
-    names = dataset.image_field(group_key) if group_key else [str(image_id) for image_id in dataset.image_ids]
+    names = _group_names(dataset, group_key)
     kinds = dataset.image_field(stratify_key) if stratify_key else otherwise or [""] * len(names)
     members: dict[str, list[int]] = defaultdict(list)
     votes: dict[str, Counter[str]] = defaultdict(Counter)

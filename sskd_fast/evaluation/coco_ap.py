@@ -18,6 +18,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sskd_fast.scalars import flag
+
 RESULT_FIELDS = ("image_id", "category_id", "segmentation", "score")
 
 
@@ -54,7 +56,7 @@ def evaluate_masks(
     image_ids: evaluate on these images only; other images' results are then left aside.
 
     Neither argument is changed.  Raises ValueError for an unknown image or category, a missing field, a score that is
-    not finite, or max_detections < 1.
+    not finite, an `iscrowd` that is no flag, or max_detections < 1.
     """
     evaluation = matched_masks(ground_truth, results, max_detections=max_detections, image_ids=image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -159,11 +161,13 @@ def _truth_index(ground_truth: dict[str, Any], chosen: set[int]) -> COCO:
     for position, annotation in enumerate(ground_truth["annotations"]):
         if annotation["image_id"] in chosen:
             # COCOeval takes id 0 for "unmatched", so annotations are numbered from 1.
-            annotations.append({"iscrowd": 0, **annotation, "id": position + 1})
+            crowd = int(flag(annotation.get("iscrowd")))
+            annotations.append({**annotation, "iscrowd": crowd, "id": position + 1})
     images = [image for image in ground_truth["images"] if image["id"] in chosen]
     index.dataset = {"images": images, "annotations": annotations, "categories": ground_truth["categories"]}
     index.createIndex()
     for annotation in annotations:
+        # COCO's published figures go by stated areas, of polygons; `LabeledImages.ground_truth` states those of masks.
         if "area" not in annotation:
             annotation["area"] = float(rle.area(index.annToRLE(annotation)))
     return index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import torch
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.rle import MaskError, encode_segmentation
+from sskd_fast.scalars import ScalarError, integer, shown
+from sskd_fast.scalars import number as scalar_number
+from sskd_fast.scalars import text as scalar_text
 
 _FIELDS = ("category_id", "segmentation", "score")
 
@@ -49,14 +52,19 @@ class ResultsFile(Segmenter):
         if not isinstance(results, list):
             raise FoundationError(f"foundation.results: {path} holds a {type(results).__name__}, expected a list")
         for number, result in enumerate(results):
+            if not isinstance(result, dict):
+                raise FoundationError(
+                    f"foundation.results: {path}: result {number} is {shown(result)}, expected an object"
+                )
             key = "file_name" if "file_name" in result else "image_id"
             missing = {key, *_FIELDS, *([source.source_key] if source.source_key else [])} - set(result)
             if missing:
                 raise FoundationError(f"foundation.results: {path}: result {number} lacks {', '.join(sorted(missing))}")
             if source.source_classes and str(result[source.source_key]) not in source.source_classes:
                 continue
-            mask = {"segmentation": _compressed(result["segmentation"], f"{path}: result {number}")}
-            self.by_image.setdefault(result[key], []).append(result | mask)
+            place = f"{path}: result {number}"
+            sound = result | _scalars(result, key, place) | {"segmentation": _compressed(result["segmentation"], place)}
+            self.by_image.setdefault(sound[key], []).append(sound)
         return content
 
     def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]]:
@@ -87,14 +95,27 @@ class ResultsFile(Segmenter):
         return any(name in self.by_image or image_id in self.by_image for image_id, name in images)
 
 
+def _scalars(result: dict[str, Any], key: str, place: str) -> dict[str, Any]:
+    """The image, class and score of a result, read strictly; FoundationError if one cannot be read."""
+    kinds: dict[str, Callable[[object], Any]] = {"category_id": integer, "score": scalar_number}
+    kinds[key] = scalar_text if key == "file_name" else integer
+    found = {}
+    for name, read in kinds.items():
+        try:
+            found[name] = read(result[name])
+        except ScalarError as error:
+            raise FoundationError(f"foundation.results: {place}: `{name}` is {error}") from error
+    return found
+
+
 def _compressed(segmentation: Any, place: str) -> dict[str, Any]:
     """A result's mask as compressed RLE with ascii counts; FoundationError where it is no RLE."""
     try:
         height, width = segmentation["size"]
-        encoded = encode_segmentation(segmentation, int(height), int(width))
+        encoded = encode_segmentation(segmentation, height := integer(height), width := integer(width))
     except (MaskError, TypeError, ValueError, KeyError) as error:
         raise FoundationError(
             f"foundation.results: {place} has a segmentation that is no sound RLE ({error}); give results as COCO has "
             'them, {"size": [height, width], "counts": ...}'
         ) from error
-    return {"size": [int(height), int(width)], "counts": encoded["counts"].decode("ascii")}
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}

@@ -163,6 +163,7 @@ def _own_data(
     sets = open_sets(
         place, data.format, unlabeled=Path(data.unlabeled) if data.unlabeled else None,
         group_key=data.group_key or None, stretch=data.stretch, cache_bytes=data.cache_mb << 20,
+        confine=data.confine,
     )  # fmt: skip
     full, val, warnings = sets.train, sets.val, sets.warnings
     full.decoded = val.decoded = decoded = Path(data.decoded) if data.decoded else None

@@ -12,7 +12,7 @@ import numpy as np
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
-from sskd_fast.data.formats.documents import label_files
+from sskd_fast.data.formats.documents import label_files, stated_size
 from sskd_fast.rle import MaskError
 
 _FORMAT = 'the XML of "CVAT for images 1.1"'
@@ -40,7 +40,10 @@ def read_cvat(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
     collected.classes = list(dict.fromkeys([*classes, *listed]))
     for path, root in roots.items():
         for image in root.iterfind("image"):
-            _read_image(path, image, collected)
+            try:
+                _read_image(path, image, collected)
+            except DataError as error:
+                collected.findings.problems.extend(error.problems)
     return collected.content()
 
 
@@ -58,11 +61,10 @@ def _root(path: Path) -> ElementTree.Element:
 
 def _read_image(path: Path, image: ElementTree.Element, collected: Collected) -> None:
     name, item = image.get("name", ""), f"image {image.get('id')} ({image.get('name')})"
-    try:
-        size = int(image.get("height", "")), int(image.get("width", ""))
-    except ValueError:
-        found = f"height {image.get('height')} and width {image.get('width')}"
-        collected.findings.add(path, item, found, "numbers of pixels", _CORRECT)
+    size = stated_size(path, item, image.get("height"), image.get("width"))
+    if size is None:
+        found = f"a height of {image.get('height')} and a width of {image.get('width')}"
+        collected.findings.add(path, item, found, "pixels", _CORRECT)
         return
     extra = {key: value for key, value in image.attrib.items() if key not in ("id", "name", "width", "height")}
     if not collected.image(name, size, f"{path}: {item}", extra):
@@ -102,10 +104,11 @@ def _draw_mask(attributes: Mapping[str, str], height: int, width: int) -> dict[s
     """Lengths of runs along the rows of a box, outside and inside in turn."""
     try:
         top, left, rows, columns = (int(attributes.get(key, "")) for key in ("top", "left", "height", "width"))
-        runs = np.array([int(run) for run in attributes.get("rle", "").split(",")])
-    except ValueError:
+        runs = np.array([int(run) for run in attributes.get("rle", "").split(",")], dtype=np.int64)
+    except (ValueError, OverflowError):
         raise MaskError("a mask whose numbers cannot be read", "rle, left, top, width and height", _CORRECT) from None
-    if rows < 0 or columns < 0 or runs.min() < 0 or runs.sum() != rows * columns:
+    within = 0 <= rows <= height and 0 <= columns <= width and 0 <= runs.min() <= runs.max() <= rows * columns
+    if not within or runs.sum() != rows * columns:
         found, expected = f"run lengths that cover {runs.sum()} pixels", f"{rows} x {columns}, the mask's own box"
         raise MaskError(found, expected, _CORRECT)
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sskd_fast import scalars
 from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.scalars import ScalarError
 
 
 def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
@@ -23,15 +25,26 @@ def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
 
 
 def read_json(path: Path, expected: str, cure: str) -> Any:
-    """The content of a JSON file; DataError if it is missing or malformed."""
+    """The content of a JSON file in UTF-8, 16 or 32, with a byte-order mark or without; DataError if it is missing or
+    malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         problem = Problem(path, "", "the annotation file does not exist", expected, "Correct the path.")
         raise DataError([problem]) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         found = f"the file is no valid JSON ({error})"
         raise DataError([Problem(path, "", found, expected, format_cure(path) or cure)]) from error
+
+
+def stated_size(file: Path, item: str, height: object, width: object) -> tuple[int, int] | None:
+    """The (height, width) that labels state for an image; None if they state none.  Raises DataError."""
+    try:
+        return scalars.size(height, width)
+    except ScalarError as error:
+        found = f"a height of {scalars.shown(height)} and a width of {scalars.shown(width)}"
+        cure = "Export the labels again."
+        raise DataError([Problem(file, item, found, f"pixels ({error.expected})", cure)]) from error
 
 
 def described(content: object) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
-from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json
+from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json, stated_size
 from sskd_fast.data.pixels import IMAGE_SUFFIXES, image_size
 from sskd_fast.rle import MaskError
 
@@ -60,12 +60,14 @@ def _read_task(path: Path, task: Mapping[str, Any], images: Path, collected: Col
     address, extra = _image_address(path, item, task["data"])
     file_name = _image_name(address, images)
     regions = [result for result in annotation.get("result", []) if result.get("type") not in _OF_IMAGE | {"relation"}]
-    stated = {(r.get("original_height"), r.get("original_width")) for r in regions}
+    stated = {str((r.get("original_height"), r.get("original_width"))): r for r in regions}
     if len(stated) > 1:
-        found = f"regions on images of the sizes {sorted(map(str, stated))}"
+        found = f"regions on images of the sizes {sorted(stated)}"
         raise DataError([Problem(path, item, found, "one size", "Annotate the image again.")])
-    height, width = next(iter(stated), (None, None))
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else image_size(images / file_name)
+    first: Mapping[str, Any] = next(iter(stated.values()), {})
+    size = stated_size(path, item, first.get("original_height"), first.get("original_width")) or image_size(
+        images / file_name
+    )
     if collected.image(file_name, size, f"{path}: {item}", extra):
         _read_regions(path, item, regions, file_name, size, collected)
 

@@ -6,7 +6,6 @@ import base64
 import binascii
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,11 +18,12 @@ from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
 from sskd_fast.data.formats.contours import is_hole, outlines
-from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json
+from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json, stated_size
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.written import LabeledImage, labeled_images
 from sskd_fast.data.pixels import DECODING_ERRORS, image_size
 from sskd_fast.rle import MaskError, box_of_rle
+from sskd_fast.scalars import is_number
 
 _DRAWN = {
     "polygon": shapes.polygon,
@@ -62,14 +62,11 @@ def _read_file(path: Path, place: Path, images: Path, collected: Collected) -> N
     ):
         raise DataError([Problem(path, "", described(content), expected, format_cure(path, content) or cure)])
     file_name = _image_name(path, place, images, content["imagePath"])
-    size = _stated_size(content) or image_size(images / file_name)
+    size = stated_size(path, "", content.get("imageHeight"), content.get("imageWidth")) or image_size(
+        images / file_name
+    )
     if collected.image(file_name, size, path):
         _read_shapes(path, content["shapes"], file_name, size, collected)
-
-
-def _stated_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and height > 0 < width else None
 
 
 def _image_name(path: Path, place: Path, images: Path, image_path: str) -> str:
@@ -103,8 +100,8 @@ def _read_shapes(
             instances.setdefault(instance, []).append((drawn, shape))
     for (label, _), parts in instances.items():
         first = parts[0][1]
-        score = {"score": first["score"]} if _is_number(first.get("score")) else {}
-        crowd = int(bool(first.get("iscrowd")))
+        score = {"score": first["score"]} if is_number(first.get("score")) else {}
+        crowd = first.get("iscrowd", 0)  # read with those of COCO files
         collected.instance(file_name, label, [part for part, _ in parts], f"{path}: {label}", iscrowd=crowd, **score)
 
 
@@ -125,13 +122,9 @@ def _draw(shape: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
 
 def _points(value: object) -> list[tuple[float, float]]:
     pairs: list[Any] = value if isinstance(value, list) else [value]
-    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in pairs):
         raise MaskError(f"the points {str(value)[:80]}", "pairs of numbers [x, y]", "Save it with LabelMe again.")
     return [(float(x), float(y)) for x, y in pairs]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _decoded(text: object) -> NDArray[np.bool_]:

@@ -1,0 +1,143 @@
+"""A domain shift, cross-validated: `python -m benchmarks.domain_shift DATA --source modality=fluorescence ...`.
+
+Teacher and student are first trained on the labels of a source domain (98 % of them: a run needs unlabelled images),
+and start from that on a target domain with few labels. The target is cross-validated over whole groups: each fold is
+the validation set of one run, and the rest its training set, of which a share has labels. Every baseline starts from
+the same weights as our models. DATA is a folder with annotations/instances_*.json and images/. With --truth the student
+learns from the hidden true labels instead: the bound of what a teacher can give, and all that is trained. The same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sskd_fast import _process  # noqa: F401  # isort: split
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.splits import fold_ids
+from sskd_fast.files import write_json
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE
+from sskd_fast.report.summary import seed_folder, write_summary
+from sskd_fast.report.summary_pages import markdown
+from sskd_fast.run.__main__ import run_in_folder
+from sskd_fast.yaml_settings import load_config
+
+_STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
+_ON_SOURCE = ("supervised_teacher", BASELINE)
+# Nobody is taught on the source, so that its fold models need not be good.
+_NO_FOLDS = ("pseudo_labels.folds=2", "pseudo_labels.fold_steps=0.01", "train.evaluations=0")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The images whose field has a value: "modality=fluorescence"."""
+
+    field: str
+    value: str
+
+    @classmethod
+    def of(cls, text: str) -> Domain:
+        """From the command line; argparse's error for other text."""
+        field, equals, value = text.partition("=")
+        if not (field and equals and value):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected FIELD=VALUE, such as modality=fluorescence")
+        return cls(field, value)
+
+    def __contains__(self, image: Mapping[str, Any]) -> bool:
+        return str(image.get(self.field)) == self.value
+
+
+def read_all(data: Path) -> dict[str, Any]:
+    """All annotation files of a data set as one: images and annotations with ids of their own."""
+    whole: dict[str, Any] = {"images": [], "annotations": []}
+    for file in sorted((data / "annotations").glob("instances_*.json")):
+        part = json.loads(file.read_text(encoding="utf-8"))
+        ids = {image["id"]: len(whole["images"]) + n for n, image in enumerate(part["images"], 1)}
+        whole["images"] += [image | {"id": ids[image["id"]]} for image in part["images"]]
+        first = len(whole["annotations"]) + 1
+        whole["annotations"] += [
+            a | {"id": first + n, "image_id": ids[a["image_id"]]} for n, a in enumerate(part["annotations"])
+        ]
+        whole["categories"] = part["categories"]
+    if not whole["images"]:
+        raise SystemExit(f"{data / 'annotations'}: no image in instances_*.json; give the folder of a COCO data set")
+    return whole
+
+
+def part_of(whole: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+    """The data set of some images."""
+    kept = set(image_ids)
+    return {
+        "images": [image for image in whole["images"] if image["id"] in kept],
+        "annotations": [a for a in whole["annotations"] if a["image_id"] in kept],
+        "categories": whole["categories"],
+    }
+
+
+def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds: int, group: str) -> int:
+    """Writes source.json, and for each fold of the target train_N.json and val_N.json; returns how many folds.
+
+    Groups are whole in a fold; a group that has images of both domains is left out of the source.
+    """
+    whole = read_all(data)
+    ids = {name: [i["id"] for i in whole["images"] if i in domain] for name, domain in
+           (("source", source), ("target", target))}  # fmt: skip
+    for name, domain in (("source", source), ("target", target)):
+        if not ids[name]:
+            raise SystemExit(f"--{name} {domain.field}={domain.value}: none of {len(whole['images'])} images has it")
+    groups = {image["id"]: image.get(group, image["id"]) for image in whole["images"]}
+    of_target = {groups[i] for i in ids["target"]}
+    write_json(output / "source.json", part_of(whole, (i for i in ids["source"] if groups[i] not in of_target)))
+    write_json(output / "target.json", part_of(whole, ids["target"]))
+    images = CocoInstances(output / "target.json", data / "images", name="target")
+    parts = fold_ids(images, folds, seed=0, group_key=group)
+    for number, fold in enumerate(parts, 1):
+        write_json(output / f"val_{number}.json", part_of(whole, fold))
+        write_json(output / f"train_{number}.json", part_of(whole, set(ids["target"]) - set(fold)))
+    return len(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.domain_shift", description=__doc__)
+    parser.add_argument("data", type=Path, help="a folder with annotations/ and images/")
+    parser.add_argument("--source", type=Domain.of, required=True, metavar="FIELD=VALUE")
+    parser.add_argument("--target", type=Domain.of, required=True, metavar="FIELD=VALUE")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--folds", type=int, default=3, help="of the target (3)")
+    parser.add_argument("--labeled-fraction", type=float, default=0.1, help="of the target's training images (0.1)")
+    parser.add_argument("--group", default="group", help="field of images that stay together (group)")
+    parser.add_argument("--truth", action="store_true", help="the bound: hidden true labels in place of a teacher's")
+    parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source alone")
+    parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all runs")
+    a = parser.parse_intermixed_args(argv)
+    a.output.mkdir(parents=True, exist_ok=True)
+    count = write_parts(a.data, a.output, a.source, a.target, a.folds, a.group)
+    settings = [f"data.images={a.data / 'images'}", f"data.group_key={a.group}", "data.stratify_key=''",
+                "data.balance_key=''", *a.overrides]  # fmt: skip
+    on_source = a.output / "source"
+    own = [f"data.labeled={a.output / 'source.json'}", f"data.val={a.output / 'val_1.json'}",
+           "data.labeled_fraction=0.98", f"output={on_source}", *_NO_FOLDS]  # fmt: skip
+    run_in_folder(load_config([a.config], [*settings, *own, *a.source_override]), "all", True, only=_ON_SOURCE)
+    below = a.output / ("truth" if a.truth else "runs")
+    weights = {model: on_source / "checkpoints" / f"{stage}.safetensors" for model, stage in
+               zip(("teacher", "student"), _ON_SOURCE, strict=True)}  # fmt: skip
+    for number in range(1, count + 1):
+        own = [
+            f"seed={number}", f"data.labeled={a.output / f'train_{number}.json'}",
+            f"data.val={a.output / f'val_{number}.json'}", f"data.labeled_fraction={a.labeled_fraction}",
+            f"output={seed_folder(below, number)}", *(f"{m}_weights={path}" for m, path in weights.items()),
+            *(["pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0"] if a.truth else []),
+        ]  # fmt: skip
+        run_in_folder(load_config([a.config], [*settings, *own]), "all", True, only=_STUDENTS if a.truth else ())
+        print(markdown(write_summary(below, list(range(1, number + 1)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The records of a COCO file, each scalar read once and strictly: what training, evaluation and checks see of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sskd_fast import scalars
+from sskd_fast.data.errors import Findings, named
+from sskd_fast.scalars import ScalarError
+
+_RECORD = "Correct the record."
+_NUMBER_ANEW = "Number the {kind} with integers, in the annotations too."
+
+
+@dataclass
+class CocoRecords:
+    """Sound records of a COCO file.
+
+    images, categories: by id.  An image has "id", "file_name", "size" (height, width) or None, and its further fields
+    under "extra" as text.  An annotation has "id", "image_id", "category_id", "iscrowd" (bool), and "segmentation",
+    "area" and "bbox" as the file has them: the last two are compared with the mask, never used in its place.  Its id
+    may be text or None, since nothing refers to it.
+    """
+
+    file: str | Path
+    images: dict[int, dict[str, Any]] = field(default_factory=dict)
+    categories: dict[int, dict[str, Any]] = field(default_factory=dict)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+
+def coco_records(content: Mapping[str, Any], file: str | Path, findings: Findings) -> CocoRecords:
+    """The sound records of a COCO instances dict; every other one is a problem of `file`, added to `findings`.
+
+    Ids that are integers as text are converted if no two of them become the same.
+    """
+    records = CocoRecords(file)
+    _read_categories(content["categories"], records, findings)
+    _read_images(content["images"], records, findings)
+    refused = {
+        kind: [shown for record in content[key] if (shown := _refused_id(record)) is not None]
+        for kind, key in (("image", "images"), ("category", "categories"))
+    }
+    for number, annotation in enumerate(content["annotations"]):
+        read = _annotation(annotation, number, records, refused, findings)
+        if read is not None:
+            records.annotations.append(read)
+    return records
+
+
+def annotation_item(annotation: Mapping[str, Any]) -> str:
+    """The name of an annotation of CocoRecords in messages."""
+    return f"annotation {annotation['id']} of image {annotation['image_id']}"
+
+
+class _Fields:
+    """The fields of one record; those that cannot be read are noted as its problems."""
+
+    def __init__(self, record: Mapping[str, Any], file: str | Path, item: str, findings: Findings) -> None:
+        self.record, self.file, self.item, self.findings = record, file, item, findings
+        self.sound = True
+
+    def read(self, key: str, read: Callable[[Any], Any], cure: str = _RECORD) -> Any:
+        """The field as `read` takes it, None with a problem if it cannot be read."""
+        try:
+            return read(self.record[key])
+        except KeyError:
+            self.fault(f"no `{key}`", "one in every record", cure)
+        except ScalarError as error:
+            self.fault(f"`{key}` is {error.found}", error.expected, cure)
+        return None
+
+    def fault(self, found: str, expected: str, cure: str) -> None:
+        """Notes a problem of the record."""
+        self.sound = False
+        self.findings.add(self.file, self.item, found, expected, cure)
+
+
+def _is_object(record: object, records: CocoRecords, item: str, findings: Findings) -> bool:
+    if not isinstance(record, dict):
+        found = f"the record {str(record)[:80]}"
+        findings.add(records.file, item, found, "an object with its fields", _RECORD)
+    return isinstance(record, dict)
+
+
+def _read_categories(listed: Sequence[Any], records: CocoRecords, findings: Findings) -> None:
+    for number, category in enumerate(listed):
+        item = f"categories[{number}]"
+        if not _is_object(category, records, item, findings):
+            continue
+        fields = _Fields(category, records.file, item, findings)
+        category_id = fields.read("id", scalars.integer, _NUMBER_ANEW.format(kind="categories"))
+        name = fields.read("name", scalars.text)
+        if not fields.sound:
+            continue
+        if category_id in records.categories:
+            found = f"its id is used by {records.categories[category_id]['name']!r} and {name!r}"
+            cure = "Give one of them a new id, in its annotations too."
+            findings.add(records.file, f"category {category_id}", found, "an id of its own", cure)
+            continue
+        records.categories[category_id] = {**category, "id": category_id, "name": name}
+    names = Counter(category["name"] for category in records.categories.values())
+    for name, count in names.items():
+        if count > 1:
+            found = f"{count} categories have this name"
+            findings.add(records.file, f"category {name!r}", found, "a name of its own", "Rename or merge them.")
+    if not records.categories and not listed:
+        findings.add(records.file, "categories", "no category", "at least one", "Add the classes of the annotations.")
+
+
+def _read_images(listed: Sequence[Any], records: CocoRecords, findings: Findings) -> None:
+    for number, image in enumerate(listed):
+        if not _is_object(image, records, f"images[{number}]", findings):
+            continue
+        stated = image.get("file_name")
+        item = f"images[{number}]" + (f" ({stated[:80]})" if isinstance(stated, str) and stated else "")
+        fields = _Fields(image, records.file, item, findings)
+        image_id = fields.read("id", scalars.integer, _NUMBER_ANEW.format(kind="images"))
+        name = fields.read("file_name", scalars.text)
+        size = _size(image, fields)
+        if image_id is None or name is None:
+            continue
+        if image_id in records.images:
+            found = f"its id is used by {records.images[image_id]['file_name']} and {name}"
+            cure = "Number the images anew, in the annotations too."
+            findings.add(records.file, f"image {image_id}", found, "an id of its own", cure)
+            continue
+        own = {"id": image_id, "file_name": name, "size": size, "extra": _extra(image)}
+        records.images[image_id] = own
+    if not listed:
+        findings.add(records.file, "images", "no image", "at least one", "Add the images of the data set.")
+
+
+def _size(image: Mapping[str, Any], fields: _Fields) -> tuple[int, int] | None:
+    try:
+        return scalars.size(image.get("height"), image.get("width"))
+    except ScalarError as error:
+        found = f"a height of {_stated(image, 'height')} and a width of {_stated(image, 'width')}"
+        expected = f"pixels ({error.expected})"
+        fields.fault(found, expected, "Correct them, or remove them: they are then read from the image.")
+        return None
+
+
+def _stated(record: Mapping[str, Any], key: str) -> str:
+    return scalars.shown(record.get(key))
+
+
+def _extra(image: Mapping[str, Any]) -> dict[str, str]:
+    own = ("id", "file_name", "width", "height")
+    return {key: str(value) for key, value in image.items() if key not in own and isinstance(value, (str, int, float))}
+
+
+def _refused_id(record: object) -> str | None:
+    """The id of a record that cannot be read, in words; None of a sound one."""
+    if not isinstance(record, dict) or "id" not in record:
+        return None
+    try:
+        scalars.integer(record["id"])
+    except ScalarError as error:
+        return error.found
+    return None
+
+
+def _annotation(
+    annotation: object, number: int, records: CocoRecords, refused: Mapping[str, Sequence[str]], findings: Findings
+) -> dict[str, Any] | None:
+    """The sound fields of an annotation; None, and its problems, if it has others."""
+    if not isinstance(annotation, dict):
+        found = f"the value {str(annotation)[:80]}"
+        findings.add(records.file, f"annotations[{number}]", found, "an object", _RECORD)
+        return None
+    stated = annotation.get("id", f"at position {number}")
+    item = f"annotation {str(stated)[:40]} of image {str(annotation.get('image_id'))[:40]}"
+    fields = _Fields(annotation, records.file, item, findings)
+    annotation_id = _annotation_id(annotation.get("id"), fields)
+    image_id = _reference("image", annotation.get("image_id"), records.images, fields, refused["image"])
+    category_id = _reference("category", annotation.get("category_id"), records.categories, fields, refused["category"])
+    crowd = (
+        fields.read("iscrowd", scalars.flag, "Write 1 for a region of many objects, else 0.")
+        if "iscrowd" in annotation
+        else False
+    )
+    if not fields.sound or image_id is None or category_id is None:
+        return None
+    read = {"id": annotation_id, "image_id": image_id, "category_id": category_id, "iscrowd": crowd}
+    return {**annotation, **read}
+
+
+def _annotation_id(value: object, fields: _Fields) -> int | str | None:
+    if value is None:
+        return None
+    try:
+        return scalars.integer(value)
+    except ScalarError as error:
+        if isinstance(value, str):
+            return value[:40]
+        fields.fault(f"`id` is {error.found}", error.expected, _RECORD)
+        return None
+
+
+_REFERENCES = {
+    "image": ("Remove the annotation or add the image.", "the id of one of its images"),
+    "category": ("Correct its category_id or add the category.", "one of {known}"),
+}
+
+
+def _reference(
+    kind: str, value: object, known: Mapping[int, Any], fields: _Fields, refused: Sequence[str]
+) -> int | None:
+    """The id of a record that an annotation names; None, and a problem unless that record has one."""
+    cure, expected = _REFERENCES[kind]
+    try:
+        found = None if value is None else scalars.integer(value)
+    except ScalarError as error:
+        if error.found not in refused:
+            fields.fault(f"`{kind}_id` is {error.found}", error.expected, cure)
+        return None
+    if found is None or found not in known:
+        if known or kind == "image":
+            said = f"it names {kind} {found}, which the file does not list"
+            fields.fault(said, expected.format(known=named(sorted(known))), cure)
+        return None
+    return found

@@ -1,0 +1,86 @@
+"""The labels of one set with the folder of their images, on the way through the checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sskd_fast.data.coco_records import coco_records
+from sskd_fast.data.copies import copies
+from sskd_fast.data.errors import DataError, Findings, Problem
+from sskd_fast.data.formats.table import Reader
+from sskd_fast.data.image_files import image_records
+from sskd_fast.data.mask_checks import check_annotations
+from sskd_fast.data.record_checks import CheckedFile, check_classes, check_image_files
+
+
+@dataclass
+class LabelSet:
+    """Labels, their images, and the problems found in them.  checked: what `read` has found."""
+
+    file: Path
+    images: Path
+    problems: list[Problem] = field(default_factory=list)
+    checked: CheckedFile = field(init=False)
+
+    def read(self, class_names: Sequence[str] | None, read: Reader, confine: bool, warnings: list[str]) -> CheckedFile:
+        """Reads the records, and finds the image files that they name; nothing is decoded."""
+        self.checked, own = CheckedFile(self.file), Findings(self.problems, warnings)
+        try:
+            content = read(self.file, self.images, tuple(class_names or ()))
+            own.warnings.extend(content.get("warnings", ()))
+            self.checked.coco = coco_records(content, self.file, own)
+            self.checked.images = image_records(self.checked.coco, self.images, own, confine=confine)
+        except DataError as error:
+            own.problems.extend(error.problems)
+        if self.checked.coco is not None:
+            categories = sorted(self.checked.coco.categories.values(), key=lambda category: int(category["id"]))
+            self.checked.class_names = [category["name"] for category in categories]
+            check_classes(self.checked, class_names, own)
+        return self.checked
+
+    def examined(self, warnings: list[str], decode: bool) -> list[Problem]:
+        """Opens the images and draws the masks; returns all problems of the set."""
+        own = Findings(self.problems, warnings)
+        if self.checked.coco is not None:
+            check_image_files(self.checked, own, decode)
+            check_annotations(self.checked, own)
+            _warn_of_copies(self.checked, own)
+        return self.problems
+
+
+def check_paths(sets: Sequence[LabelSet], unlabeled: Path | None) -> None:
+    """Says at once which of the given paths do not exist.  Raises DataError."""
+    findings = Findings()
+    for part in sets:
+        if not part.file.exists():
+            cure = f"Correct the path{_similar(part.file)}."
+            findings.add(part.file, "", "the annotation file does not exist", "labels of the images", cure)
+        elif not part.images.is_dir():
+            cure = f"Correct its path{_similar(part.images)}."
+            findings.add(part.images, "", "the folder does not exist", f"the images of {part.file}", cure)
+    if unlabeled is not None and not unlabeled.is_dir():
+        cure = f"Correct its path{_similar(unlabeled)}."
+        findings.add(unlabeled, "", "the folder does not exist", "a folder of images", cure)
+    if findings.problems:
+        raise DataError(findings.problems)
+
+
+def _similar(path: Path) -> str:
+    """The most similar path beside a missing one, as the end of a sentence; nothing without any."""
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, 1, 0.6)
+    return f": did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _warn_of_copies(checked: CheckedFile, findings: Findings) -> None:
+    """Warns of image files in one set that have the same content under different names."""
+    found = copies(record.path for record in checked.images.values())
+    if found:
+        copy, first = next(iter(found.items()))
+        findings.warnings.append(
+            f"{checked.file}: {len(found)} of {len(checked.images)} images have the content of another one "
+            f"({copy.name} that of {first.name}): splits keep them on one side, but they count twice."
+        )

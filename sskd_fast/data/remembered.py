@@ -1,0 +1,56 @@
+"""Checks that were passed, remembered in the user's cache folder until what they read changes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sskd_fast import _env
+from sskd_fast.files import write_json
+
+
+def check_key(contents: Iterable[object], files: Iterable[Path], options: object) -> str:
+    """The name of a check: a hash of labels by content, of image files by size and time, of options and of the code.
+
+    Labels are small, and tools write them anew with the same content or keep an old time.  Images would have to be read
+    whole, which is what a remembered check saves; what changes one changes its size or time.
+    """
+    digest = hashlib.sha256(_code().encode())
+    for value in (options, *contents):
+        digest.update(json.dumps(value, sort_keys=True, default=str).encode())
+    for path in files:
+        try:
+            status = path.stat()
+            digest.update(
+                f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+            )
+        except OSError:
+            digest.update(f"{path} is missing\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def remembered(key: str, work: Callable[[], list[str]]) -> list[str]:
+    """The warnings of a check: those of an earlier one of this key, else of `work`, which raises if it finds problems.
+
+    Only passed checks are kept.  A cache folder that cannot be written is no fault: the check runs again next time.
+    """
+    file = _env.cache_folder() / "checks" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return list(json.loads(file.read_bytes()))
+    warnings = work()
+    with contextlib.suppress(OSError):
+        write_json(file, warnings)
+    return warnings
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the code that checks, so that a new version checks anew."""
+    package = Path(__file__).parents[1]
+    sources = [*(package / "data").rglob("*.py"), *(package / "rle").glob("*.py"), package / "scalars.py"]
+    content = [source.read_bytes() for source in sorted(sources)]
+    return hashlib.sha256(b"".join(content)).hexdigest()

@@ -1,0 +1,120 @@
+"""Segmentations at random, sound and broken, put through all code that reads them: `python -m tests.mask_inputs N`.
+
+Run in a process of its own, so that a crash in C code leaves the input that made it, in the file of the last argument.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from sskd_fast.data.masks import pack_layers
+from sskd_fast.rle import MaskError, box_of_rle, encode_segmentation
+
+SIDES = st.integers(1, 12)
+COORDINATES = st.one_of(
+    st.integers(-20, 30),
+    st.floats(-20, 30),
+    st.floats(),
+    st.sampled_from([4e8, -4e8, 1e7, 2.0**31, -(2.0**63), 1e308, math.nan, math.inf, 10**400, 0.5, -0.0, 1e-320]),
+    st.sampled_from([True, None, "3", "", [], {}]),
+)
+FLAT = st.lists(COORDINATES, max_size=14)
+SOUND = st.lists(st.one_of(st.integers(-20, 30), st.floats(-1e6, 1e6)), min_size=6, max_size=14)
+POINTS = st.lists(st.lists(COORDINATES, min_size=1, max_size=3), max_size=6)
+SMALL = st.one_of(
+    st.integers(0, 30), st.integers(), st.floats(), st.sampled_from([2**31, 2**32, 2**63, 2**64, True, "7"])
+)
+TEXTS = st.one_of(
+    st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=20),
+    st.text(max_size=10),
+    st.binary(max_size=10),
+)
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Lists of a strategy's values, up to three deep."""
+    return st.one_of(st.lists(inner, max_size=3), st.lists(st.lists(inner, max_size=2), max_size=2))
+
+
+@st.composite
+def codes(draw: st.DrawFn, height: int, width: int) -> dict[str, Any]:
+    """RLE, compressed or not, of a right or wrong size, whole or damaged."""
+    size = draw(st.one_of(st.just([height, width]), st.just([height, width]), st.lists(SMALL, max_size=3), COORDINATES))
+    drawn = np.random.default_rng(draw(st.integers(0, 2**20)))
+    mask = (drawn.random((height, width)) < drawn.choice([0.0, 0.3, 0.7, 1.0])).astype(np.uint8)
+    text = coco_mask.encode(np.asfortranarray(mask))["counts"]
+    counts: Any = draw(
+        st.one_of(st.just(text), st.just(text.decode()), st.lists(SMALL, max_size=12), TEXTS, COORDINATES)
+    )
+    if draw(st.booleans()) and isinstance(counts, str):
+        counts += draw(TEXTS.filter(lambda value: isinstance(value, str)))
+    return {"size": size, "counts": counts}
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> tuple[Any, int, int]:
+    """A segmentation, and the height and width of its image."""
+    height, width = draw(SIDES), draw(SIDES)
+    code = codes(height, width)
+    forms = (
+        st.lists(SOUND, min_size=1, max_size=3), code, nested(FLAT), nested(POINTS), FLAT, POINTS, nested(code),
+        COORDINATES, TEXTS, st.dictionaries(st.sampled_from(["size", "counts", "x", "y", "points"]), COORDINATES),
+    )  # fmt: skip
+    return draw(st.one_of(forms)), height, width
+
+
+def examine(segmentation: Any, height: int, width: int) -> bool:
+    """Reads a segmentation as training, checks and evaluation do; True if it is a mask.  AssertionError if it is one
+    that does not fit its image."""
+    try:
+        encoded = encode_segmentation(segmentation, height, width)
+    except MaskError:
+        return False
+    area = int(coco_mask.area(encoded))
+    mask, top, left = box_of_rle(encoded)
+    decoded = coco_mask.decode(encoded)
+    x, y, w, h = coco_mask.toBbox(encoded).tolist()
+    assert decoded.shape == (height, width) and 0 <= area <= height * width
+    assert area == int(mask.sum()) == int(decoded.sum())
+    assert top + mask.shape[0] <= height and left + mask.shape[1] <= width
+    assert (x, y, w, h) == (left, top, mask.shape[1], mask.shape[0]) or not area
+    assert len(pack_layers([encoded], [0], [1.0], [False], height, width).labels) == bool(area)
+    return True
+
+
+def fuzz(count: int, start: int, note: Path) -> int:
+    """Examines `count` inputs from a seed; each is written to `note` before it is read.  Returns how many are masks."""
+    taken = 0
+    with note.open("r+b") as file:
+
+        @seed(start)
+        @settings(
+            max_examples=count, database=None, deadline=5000, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(inputs())
+        def run(drawn: tuple[Any, int, int]) -> None:
+            nonlocal taken
+            file.seek(0)
+            file.write(repr(drawn).encode("utf-8", "replace"))
+            file.truncate()
+            file.flush()
+            taken += examine(*drawn)
+
+        run()
+    return taken
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[3])
+    place.touch()
+    print(json.dumps(fuzz(int(sys.argv[1]), int(sys.argv[2]), place)))

@@ -1,0 +1,128 @@
+"""Odd and broken data sets are taken with the right value, or refused with a message that says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.derived import natural_zoom
+from sskd_fast.data.doctor import check_dataset
+from sskd_fast.data.errors import DataError
+from sskd_fast.rle import encode_segmentation, pixels_of_runs, run_lengths
+from tests.broken_sets import AREAS, BROKEN_SETS, Broken, sound_set, written
+from tests.errors_page import PAGE, page
+
+
+@pytest.mark.parametrize("broken", BROKEN_SETS, ids=lambda broken: broken.name)
+def test_a_broken_set_is_taken_or_refused_as_the_table_says(broken: Broken, tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    file = written(coco, broken)
+    if broken.refused:
+        with pytest.raises(DataError, match=broken.refused) as caught:
+            check_dataset(file, coco.images)
+        assert all(problem.found and problem.expected and problem.cure for problem in caught.value.problems)
+        return
+    warnings = check_dataset(file, coco.images)
+    assert len(warnings) <= 2 and (bool(warnings) or not broken.warned)
+    assert broken.warned or not warnings
+    assert re.search(broken.warned, "\n".join(warnings))
+    source = CocoInstances(file, coco.images)
+    annotations = source.ground_truth()["annotations"]
+    assert [a["area"] for a in annotations] == list(broken.areas or AREAS)
+    assert sum(a["iscrowd"] for a in annotations) == broken.crowd
+    layers = [source.mask_layers(index) for index in range(len(source))]
+    assert sum(int(layer.crowd.sum()) for layer in layers) == broken.crowd
+    assert source.pixels(0).shape[:2] == (40, 60) and natural_zoom(source) == pytest.approx(1.0)
+
+
+def test_names_of_the_corpus_are_different() -> None:
+    names = [broken.name for broken in BROKEN_SETS]
+    assert len(set(names)) == len(names) >= 60
+
+
+def test_the_zoom_comes_from_masks_whatever_areas_are_stated(tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    for image in coco.content["images"]:
+        image["id"] += 10
+    coco.content["images"], coco.content["annotations"] = [], []
+    image = coco.image((200, 200), image_id=20)
+    coco.instance(image, [[10, 10, 90, 10, 90, 90, 10, 90]], area=1.0)
+    assert natural_zoom(CocoInstances(coco.write(), coco.images)) == pytest.approx(24 / 80)
+
+
+def test_file_names_do_not_leave_the_folder_if_that_is_forbidden(tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    outside = tmp_path / "secret.png"
+    outside.write_bytes((coco.images / "1.png").read_bytes())
+    for name in ("../secret.png", str(outside), "link.png"):
+        (coco.images / "link.png").unlink(missing_ok=True)
+        (coco.images / "link.png").symlink_to(outside)
+        coco.content["images"][0]["file_name"] = name
+        file = coco.write()
+        assert CocoInstances(file, coco.images).pixels(0).shape == (40, 60, 3)
+        with pytest.raises(DataError, match=r"it leads out of the folder; expected files below .*data.confine"):
+            CocoInstances(file, coco.images, confine=True)
+        with pytest.raises(DataError, match="it leads out of the folder"):
+            check_dataset(file, coco.images, confine=True)
+
+
+def test_a_passed_check_is_remembered_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSKD_FAST_CACHE", str(tmp_path / "cache"))
+    coco = sound_set(tmp_path / "set")
+    coco.content["annotations"][0]["area"] = 1.0
+    file = coco.write()
+    first = check_dataset(file, coco.images)
+    (kept,) = (tmp_path / "cache" / "checks").iterdir()
+    kept.write_text('["remembered"]')
+    assert len(first) == 1 and check_dataset(file, coco.images) == ["remembered"]
+    whole = (coco.images / "2.png").read_bytes()
+    (coco.images / "2.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"2\.png: image 2: the image file cannot be read"):
+        check_dataset(file, coco.images)
+    (coco.images / "2.png").write_bytes(whole)
+    coco.content["annotations"][0]["area"] = 400
+    assert check_dataset(coco.write(), coco.images) == []
+
+
+def test_a_misspelt_path_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    coco.file.write_text("{")
+    with pytest.raises(
+        DataError, match=r"instance\.json: the annotation file does not exist.*did you mean .*instances\.json"
+    ):
+        check_dataset(coco.file, coco.images, val=tmp_path / "instance.json")
+
+
+def test_problems_of_one_cause_are_one_line(tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    for annotation in coco.content["annotations"]:
+        annotation["iscrowd"] = "maybe"
+    (coco.images / "2.png").unlink()
+    with pytest.raises(DataError) as caught:
+        check_dataset(coco.write(), coco.images)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "7 problems found in the data:" and len(lines) == 3
+    assert "2.png: image 2: the image file does not exist" in lines[1]
+    assert lines[2].endswith("5 more of this kind: annotation 2 of image 1, annotation 3 of image 2, "
+                             "annotation 4 of image 2, annotation 5 of image 3 and 1 more.")  # fmt: skip
+
+
+def test_a_vertex_beyond_the_image_leaves_its_pixels_alone() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        polygon = rng.uniform(-300, 340, 12).round(1).tolist()
+        far = encode_segmentation([polygon], 40, 60)
+        whole = coco_mask.merge(coco_mask.frPyObjects([polygon], 40, 60))
+        mine, theirs = (set(pixels_of_runs(run_lengths(c["counts"])).tolist()) for c in (far, whole))
+        assert len(mine ^ theirs) <= 0.03 * 40 * 60
+
+
+def test_the_page_of_errors_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python -m tests.errors_page"
