@@ -211,7 +211,10 @@ def test_what_cannot_be_ranked_is_said_in_a_line(
         ([tmp_path, plain], "is no run's folder, it has no config.yaml; give one such as runs/embedded"),
         ([run, plain], "refined_student.json: the file is missing, thresholds come from it; give one for both models"),
         ([plates_run, tmp_path / "none"], "none: there is no such file or folder; correct the path"),
-        ([plates_run, tmp_path / "*.tif"], "*.tif: matches nothing that can be read; expected .png, .jpg"),
+        (
+            [plates_run, tmp_path / "*.tif"],
+            "*.tif: matches nothing that can be read; expected images that Pillow reads",
+        ),
     ):
         assert main([str(part) for part in command]) == 2
         error = capsys.readouterr().err
