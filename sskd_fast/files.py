@@ -31,10 +31,12 @@ class WriteError(OSError):
 
 
 def reason(error: OSError, path: Path | None = None) -> str:
-    """What the system says of a file, in a line with the cure.  path: of the file, that of the error by default."""
+    """What the system says of a file, in a line with the cure.  path: of the file, that of the error by default or if
+    it is a folder on the way."""
     if error.errno is None:
         return str(error)
-    place = path or error.filename or "writing"
+    on_the_way = path is not None and isinstance(error.filename, str) and Path(error.filename) in path.parents
+    place = error.filename if on_the_way else path or error.filename or "writing"
     cure = _CURES.get(error.errno, "see to the file or its disk, and start again")
     return f"{place}: {error.strerror}; {cure}"
 

@@ -142,7 +142,7 @@ def test_an_image_that_cannot_be_read_gets_a_message_with_the_cure(plates_run: P
         analyse(models_of(str(plates_run), "cpu"), tmp_path / "a<b>.png")
     message = trouble(caught.value)
     assert 'role="alert">a&lt;b&gt;.png: the image file cannot be read (' in message
-    assert "Choose another file (png, jpg, " in message and str(tmp_path) not in message
+    assert "Choose another file (png, " in message and str(tmp_path) not in message
 
 
 def test_bad_input_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

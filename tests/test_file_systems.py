@@ -136,4 +136,7 @@ def test_other_commands_name_the_file_too(plates_run: Path, tmp_path: Path, caps
     (tmp_path / "file").write_text("")
     data = ["--val", str(plates_run.parent / "val.json"), "--images", str(plates_run.parent / "val")]
     assert evaluate([str(plates_run), *data, "--json", str(tmp_path / "file" / "a.json")]) == 2
-    assert f"{tmp_path}/file/a.json: Not a directory; a folder was expected" in capsys.readouterr().err
+    assert (
+        f"{tmp_path}/file: File exists; a folder was expected: give another path, or remove the file"
+        in capsys.readouterr().err
+    )

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from sskd_fast.data.copies import copies
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.image_folders import pages_words
 from sskd_fast.data.labeled import LabeledImages
-from sskd_fast.data.pixels import in_threads
 from sskd_fast.data.source import ImageCollection
-
-_FIRST_BYTES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def file_words(sources: Sequence[ImageCollection], objects: Objects) -> list[str
     lines = [f"pages: {pages}"] if (pages := pages_words(paths)) else []
     if objects.empty_masks:
         lines.append(f"masks dropped: {_counted(objects.empty_masks, 'mask', 'masks')} without a pixel")
-    doubles = repeated_files(paths)
+    doubles = len(copies(paths))
     if doubles or objects.repeated:
         files = _counted(doubles, "image file", "image files")
         drawn = _counted(objects.repeated, "object", "objects")
@@ -119,23 +114,3 @@ def _sizes_words(sizes: Sequence[tuple[int, int]]) -> str:
     if small == large:
         return f"size of every image (height x width): {small}"
     return f"sizes (height x width): {small} the smallest, {middle} in the median, {large} the largest"
-
-
-def repeated_files(paths: Iterable[Path]) -> int:
-    """Files whose content another one before them has; whole files are read if size and first bytes are the same."""
-    of_start: dict[tuple[int, str], list[Path]] = {}
-    found = [path for path in dict.fromkeys(paths) if path.is_file()]
-    for path, start in zip(found, in_threads(_start, found), strict=True):
-        of_start.setdefault(start, []).append(path)
-    alike = [path for group in of_start.values() if len(group) > 1 for path in group]
-    return sum(count - 1 for count in Counter(in_threads(_content, alike)).values())
-
-
-def _start(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.sha256(file.read(_FIRST_BYTES)).hexdigest()
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
