@@ -13,7 +13,8 @@ from PIL import Image
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import Limits, natural_detections, natural_queries
 from sskd_fast.data.folder import ImageFolder
-from sskd_fast.data.inventory import count_objects, inventory, repeated_files
+from sskd_fast.data.copies import copies
+from sskd_fast.data.inventory import count_objects, inventory
 from sskd_fast.models.inference import InferenceConfig, PredictConfig
 from sskd_fast.report.html import page
 from sskd_fast.report.run_folder import RunFolder
@@ -68,8 +69,8 @@ def test_files_are_duplicates_only_if_all_their_bytes_are_the_same(tmp_path: Pat
     contents = {"a": start + b"1", "b": start + b"2", "c": start + b"1", "d": start, "e": start + b"1"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    assert repeated_files([tmp_path / name for name in "abcde"]) == 2
-    assert repeated_files([tmp_path / "a", tmp_path / "a", tmp_path / "gone"]) == 0
+    assert len(copies(tmp_path / name for name in "abcde")) == 2
+    assert not copies([tmp_path / "a", tmp_path / "a", tmp_path / "gone"])
 
 
 @pytest.mark.parametrize(("most", "expected"), [(0, 100), (66, 100), (67, 150), (395, 600), (9000, 2000)])
