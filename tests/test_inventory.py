@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.copies import copies
 from sskd_fast.data.derived import Limits, natural_detections, natural_queries
 from sskd_fast.data.folder import ImageFolder
-from sskd_fast.data.copies import copies
 from sskd_fast.data.inventory import count_objects, inventory
 from sskd_fast.models.inference import InferenceConfig, PredictConfig
 from sskd_fast.report.html import page
