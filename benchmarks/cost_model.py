@@ -50,7 +50,7 @@ class Cost:
         return max(self.bytes / device.bandwidth, self.operations / device.float32, self.products / rate)
 
     def bound(self, device: Device, element: int = 4) -> str:
-        """Which of the three it is."""
+        """The largest of the three, by name."""
         rate = device.half if element == 2 else device.tf32 / 3
         times = {
             "memory": self.bytes / device.bandwidth,

@@ -142,7 +142,7 @@ def table(binaries: list[Binary]) -> str:
 
 
 def versions() -> str:
-    """What compiled the kernels."""
+    """The compilers of the kernels."""
     import triton
 
     return f"torch {torch.__version__}, Triton {triton.__version__}"

@@ -56,7 +56,7 @@ def latencies(models: Sequence[torch.nn.Module], size: tuple[int, int], rounds: 
 
 
 def measure(config: Config, size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """What `main` prints, as a dictionary."""
+    """The output of `main` as a dictionary."""
     costs = dry_run(config, size)
     found = latencies([build(config, name) for name in NAMES], size, rounds)
     result: dict[str, Any] = {

@@ -20,7 +20,7 @@ from benchmarks.traffic import random_bytes, table_megabytes
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of `python -m benchmarks` found; seconds."""
+    """The findings of one run of `python -m benchmarks`; seconds."""
 
     records: list[dict[str, Any]]
     memory: dict[tuple[str, str, str], int | str]

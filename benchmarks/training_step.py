@@ -81,7 +81,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """What `measure` finds in a fresh process that runs as the variant says."""
+    """The findings of `measure` in a fresh process that runs as the variant says."""
     spins, keep = VARIANTS[variant]
     command = [sys.executable, "-m", "benchmarks.training_step", "--child", *(["--keep"] if keep else [])]
     command += ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]

@@ -30,7 +30,7 @@ class Cost:
     error: float = 1.0
 
     def close(self) -> bool:
-        """Whether the amounts are too close to tell."""
+        """True if the amounts are too close to tell."""
         return max(self.amounts.values()) < self.error * min(self.amounts.values())
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class Cost:
 
 
 def cost(operator: str, capability: str | None, file: Path = FILE) -> Cost | None:
-    """What an operator costs on a GPU of a compute capability such as "9.0": measured on one of the very kind, else
+    """The costs of an operator on a GPU of a compute capability such as "9.0": measured on one of the very kind, else
     counted; None if it is neither. Raises ValueError for a broken file."""
     content = read(file)
     times = content["measured"].get(capability, {})
@@ -66,7 +66,7 @@ def read(file: Path = FILE) -> dict[str, Any]:
 
 
 def problem_of(content: Any) -> str | None:
-    """What is wrong with the content of such a file; None if nothing is."""
+    """The fault of the content of such a file; None if nothing is."""
     if not isinstance(content, dict) or set(content) != {"measured", "counted"}:
         return f"found {_named(content)}, expected an object of 'measured' and 'counted'"
     if not isinstance(content["measured"], dict):

@@ -29,7 +29,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a library is made of the sources in `folder`.
+    """The recipe by which a library is made of the sources in `folder`.
 
     file: its file name.  title, takes: what it is and how long it takes, for messages.  sources: what is compiled.
     headers: patterns, below `folder`, of what they include.  compilers: as they are called.  compile: the command,

@@ -18,7 +18,7 @@ def backend_choice() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where compiled operators are kept: SSKD_FAST_CACHE, else sskd_fast below the user's cache folder."""
+    """The folder of compiled operators: SSKD_FAST_CACHE, else sskd_fast below the user's cache folder."""
     chosen = os.environ.get("SSKD_FAST_CACHE", "").strip()
     if chosen:
         return Path(chosen).expanduser()
@@ -40,7 +40,7 @@ def allow_pixels(limit: int) -> None:
 
 
 def cxx_compiler() -> tuple[str, list[str]]:
-    """What was looked for, and the C++ compiler as a command: CXX where it is set, else g++ or c++; [] without one."""
+    """The names looked for, and the C++ compiler as a command: CXX if it is set, else g++ or c++; [] without one."""
     chosen = shlex.split(os.environ.get("CXX", ""))
     names = [chosen] if chosen else [["g++"], ["c++"]]
     found = next(([path, *rest] for name, *rest in names if (path := shutil.which(name)) is not None), [])
@@ -53,7 +53,7 @@ def extra_cxx_flags() -> list[str]:
 
 
 def cuda_compilers() -> tuple[str, list[Path]]:
-    """What was looked for, and every nvcc that is there, the first choice first.
+    """The names looked for, and every nvcc that is there, the first choice first.
 
     Of CUDA_HOME alone if it is set, which is an explicit choice; else of CUDA_PATH, on the PATH, in the usual folders
     of the toolkit, the newest release first, and in NVIDIA's packages of pip.
@@ -90,7 +90,7 @@ def _release(folder: Path) -> tuple[int, ...]:
 
 
 def _pip_folders(package: str) -> list[Path]:
-    """Where the parts of a package of pip lie; it is not imported."""
+    """The folders in which the parts of a package of pip lie; it is not imported."""
     found = importlib.util.find_spec(package)
     return [] if found is None else [Path(folder) for folder in found.submodule_search_locations or ()]
 
@@ -111,12 +111,12 @@ def without_value_checks() -> Iterator[None]:
 
 
 def triton_interpreted() -> bool:
-    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
+    """True if Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
     return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")
 
 
 def any_set(names: Iterable[str]) -> bool:
-    """Whether one of the variables is set."""
+    """True if one of the variables is set."""
     return any(name in os.environ for name in names)
 
 

@@ -84,7 +84,7 @@ def cxx_compiler() -> list[str]:
 
 
 def torch_flags() -> tuple[list[str], list[str]]:
-    """What compiling against PyTorch takes, and what linking with it takes."""
+    """The flags for compiling against PyTorch, and for linking with it."""
     root = Path(torch.__file__).parent
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
     # As system headers, so that they do not warn.
@@ -165,7 +165,7 @@ def _release_of(compiler: Path) -> str | None:
 
 
 def cuda_flags(capabilities: list[tuple[int, int]]) -> list[str]:
-    """What nvcc is told about a kernel's file: the language, and machine code for each compute capability."""
+    """The flags of nvcc for a kernel's file: the language, and machine code for each compute capability."""
     targets = (f"{major}{minor}" for major, minor in capabilities)
     return ["-std=c++20", "-O3", *(f"-gencode=arch=compute_{n},code=sm_{n}" for n in targets)]
 

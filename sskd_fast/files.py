@@ -31,7 +31,7 @@ class WriteError(OSError):
 
 
 def reason(error: OSError, path: Path | None = None) -> str:
-    """What the system says of a file, in a line with the cure.  path: of the file, that of the error by default or if
+    """The system's word on a file, in a line with the cure.  path: of the file, that of the error by default or if
     it is a folder on the way."""
     if error.errno is None:
         return str(error)

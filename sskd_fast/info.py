@@ -93,7 +93,7 @@ def _package(name: str) -> str:
 
 
 def _nvcc() -> str:
-    """Which one compiles the CUDA operators, or why none does."""
+    """The compiler of the CUDA operators, or the reason that there is none."""
     wanted, compilers = _env.cuda_compilers()
     try:
         return _first_line(wanted, _native.nvcc() if compilers else [], line=-1)
@@ -122,7 +122,7 @@ def _driver() -> str:
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints; nothing where it is not there or fails."""
+    """The output of a program; nothing if it is not there or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

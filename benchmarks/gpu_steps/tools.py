@@ -58,7 +58,7 @@ def kill_tree(process: int) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process is there and not a zombie, which waits for its parent alone."""
+    """True if a process is there and not a zombie, which waits for its parent alone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -63,7 +63,7 @@ def measure(record: Record) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a step of the student takes from a run's settings."""
+    """The part of a run's settings that a step of the student takes."""
 
     student: ModelConfig = field(default_factory=ModelConfig)
     loss: SetLossConfig = field(default_factory=SetLossConfig)

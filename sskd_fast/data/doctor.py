@@ -110,7 +110,7 @@ def _check_together(
     group_key: str | None,
     decode: bool,
 ) -> list[str]:
-    """What concerns several sets; returns the warnings, raises DataError where anything was found."""
+    """Checks of several sets against one another; returns the warnings, raises DataError if anything was found."""
     if validation is not None:
         _check_overlap(train, validation, findings)
         if group_key is not None:

@@ -30,7 +30,7 @@ class Problem:
 
     @property
     def cause(self) -> str:
-        """What problems of one cause have in common: what was found, without its numbers and names."""
+        """The common part of problems of one cause: what was found, without its numbers and names."""
         return _PARTICULARS.sub("#", self.found)
 
 
@@ -72,7 +72,7 @@ class DataError(ValueError):
 
 @dataclass
 class Findings:
-    """What checks have found so far: problems that training cannot live with, and warnings of what it copes with."""
+    """The findings of checks so far: problems that training cannot live with, and warnings of what it copes with."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass
 class Batch:
-    """What one training step sees: B images in two views of the same geometry.
+    """The images of one training step: B of them in two views of the same geometry.
 
     weak, strong: (B, 3, H, W) float32 in [0, 1].  valid: (B, H, W) bool, False on padding and on crowd regions.
     targets: B records with masks (n, H, W) in the geometry of the views; crowd instances are already removed.

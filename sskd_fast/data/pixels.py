@@ -179,7 +179,7 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
 
 
 def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
-    """Whether the image is shown with its sides swapped; not where only the stored shape fits the annotations."""
+    """True if the image is shown with its sides swapped; not if only the stored shape fits the annotations."""
     stored = (image.height, image.width)
     drawn_on_stored = size == stored and size != stored[::-1]
     return _orientation(image) in _TRANSPOSING_ORIENTATIONS and not drawn_on_stored

@@ -16,7 +16,7 @@ from sskd_fast.data.source import ImageRecord
 
 @dataclass
 class CheckedFile:
-    """What the checks of labels know of them.
+    """Labels as the checks know them.
 
     images: by id.  sizes: image id -> (height, width) that its masks are measured against.  class_names: in the order
     of the ids.  coco: the records, of a COCO file.

@@ -197,7 +197,7 @@ def _groups(image_ids: Sequence[int], groups: Mapping[int, object] | None) -> tu
 
 
 def _matches_by_class(evaluation: COCOeval) -> list[_ClassMatches]:
-    """What COCOeval has matched, objects of all sizes, as one record a class."""
+    """The matches of COCOeval, objects of all sizes, as one record a class."""
     p = evaluation.params
     count, sizes = len(p.imgIds), len(p.areaRng)
     classes = []

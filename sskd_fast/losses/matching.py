@@ -104,7 +104,7 @@ def match(
 
 
 def lies_inside(on_valid: Tensor, everywhere: Tensor, places: int) -> Tensor:
-    """Whether most of a mask lies on valid places: bool, from its sums of probability there and everywhere.
+    """True if most of a mask lies on valid places: bool, from its sums of probability there and everywhere.
 
     A mask of less than a hundred-thousandth of all places lies nowhere, and counts as inside: rounding would decide.
     """

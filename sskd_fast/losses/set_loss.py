@@ -181,7 +181,7 @@ class SetLoss:
         return (loss * weight.flatten()).sum() / weight.sum().clamp(min=1.0)
 
     def _places(self, mask_logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-        """Where masks are compared: logits (B, K, P), instances (B, G, P) and valid weights (B, 1, P) at P places."""
+        """Masks at the places of comparison: logits (B, K, P), instances (B, G, P) and valid weights (B, 1, P)."""
         if self.config.masks == "dense":
             return mask_logits.flatten(2), targets.masks.flatten(2), targets.valid.flatten(1).unsqueeze(1)
         grid = sample_points(mask_logits, self.config.points, self.config.oversample, self.config.importance)

@@ -93,7 +93,7 @@ def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: boo
 def predict_views(
     model: Segmenter, images: Sequence[Tensor], config: InferenceConfig, views: Sequence[Augmentation]
 ) -> list[list[Detection]]:
-    """What `predict` gives, averaged over views of every image (see `fuse`); best score first.
+    """The detections of `predict`, averaged over views of every image (see `fuse`); best score first.
 
     Raises ValueError without a view.
     """
@@ -170,7 +170,7 @@ def _averaged(members: Sequence[tuple[int, Detection]], views: int, config: Infe
 
 
 def _mean_mask(members: Sequence[Detection]) -> tuple[Bools, int, int]:
-    """Where the mean mask, weighted by score, reaches one half, cut to its box; its top and left."""
+    """The pixels at which the mean mask, weighted by score, reaches one half, cut to its box; its top and left."""
     boxes = np.array([detection.box for detection in members])
     (top, left), (bottom, right) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     mean = np.zeros((bottom - top, right - left))

@@ -237,7 +237,7 @@ def cut(mask: Bools, top: int, left: int, label: int, score: float, tile: Box) -
 
 
 def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> bool:
-    """Whether a tile may keep a detection: its box's centre lies in the tile less half the overlap on inner borders."""
+    """True if a tile may keep a detection: its box's centre lies in the tile less half the overlap on inner borders."""
     margin = config.overlap // 2
     top, left, bottom, right = detection.tiles[0]
     box = detection.box

@@ -91,7 +91,7 @@ class ResultsFile(Segmenter):
             )
 
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
-        """Whether the file speaks of any of the images."""
+        """True if the file speaks of any of the images."""
         return any(name in self.by_image or image_id in self.by_image for image_id, name in images)
 
 

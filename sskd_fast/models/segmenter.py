@@ -59,7 +59,7 @@ class FoundationConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How a model is built.
+    """The settings that a model is built by.
 
     kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "universal",
     "results".
@@ -115,13 +115,13 @@ class ModelConfig:
 
     @property
     def trainable(self) -> bool:
-        """Whether stages can train it; predictions that come from a file they cannot."""
+        """True if stages can train it; predictions from a file they cannot."""
         return self.kind != "results"
 
 
 @dataclass
 class Answers:
-    """What a promptable model says of given instances: mask_logits (B, G, h, w), one a box.
+    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box.
 
     terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
     """
@@ -199,11 +199,11 @@ class Segmenter(nn.Module):
         raise NotImplementedError
 
     def decode(self, encoded: Any) -> Predictions:
-        """What `encode` gave -> Predictions, in float32."""
+        """The maps of `encode` -> Predictions, in float32."""
         raise NotImplementedError
 
     def embed(self, encoded: Any) -> Tensor:
-        """What `encode` gave -> embeddings (B, D, h', w'), in float32, not normalised."""
+        """The maps of `encode` -> embeddings (B, D, h', w'), in float32, not normalised."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Predictions:
@@ -218,11 +218,11 @@ class Segmenter(nn.Module):
         """Raises FoundationError where the model cannot tell all of a run's images, given as (id, file name), apart."""
 
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
-        """Whether the model can say something of any of the images, given as (id, file name)."""
+        """True if the model can say something of any of the images, given as (id, file name)."""
         return True
 
     def architecture(self) -> dict[str, Any]:
-        """What `build_segmenter` needs beside the settings to build the model without other files, as plain data."""
+        """Plain data that `build_segmenter` needs beside the settings to build the model without other files."""
         return {}
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -43,7 +43,7 @@ class StageCurves:
 
 @dataclass(frozen=True)
 class StageLog:
-    """What log.jsonl holds of a stage, by rising step: its logged steps, and the evaluations of its fold models, each
+    """A stage in log.jsonl, by rising step: its logged steps, and the evaluations of its fold models, each
     on the labelled images that it was not trained on."""
 
     steps: list[Mapping[str, Any]]

@@ -112,7 +112,7 @@ def _warnings(run: RunFolder) -> str:
 
 
 def _inventory(run: RunFolder) -> str:
-    """What the image sets held when the run began or went on last."""
+    """The inventory of the image sets, when the run began or went on last."""
     found = [record["lines"] for record in run.log if record.get("event") == "inventory"]
     if not found:
         return ""

@@ -107,7 +107,7 @@ def _by_class(record: Mapping[str, Any], order: Sequence[str]) -> str:
 
 
 def _images_with(counts: Sequence[int]) -> str:
-    """How many images have 0, 1, 2, ... labels, several numbers a column where there are many."""
+    """The numbers of images with 0, 1, 2, ... labels, several a column if there are many."""
     width = -(-len(counts) // MOST_COLUMNS)
     groups = [sum(counts[start : start + width]) for start in range(0, len(counts), width)]
     full = max(groups, default=0) or 1

@@ -34,7 +34,7 @@ def measured_rows(metrics: Metrics) -> dict[str, Row]:
 
 
 def parameter_ratio(teacher: Row, student: Row) -> float | None:
-    """How many times more parameters the teacher has than the student; None where they are not known."""
+    """The teacher's parameters over the student's; None if they are not known."""
     large, small = teacher.get("params"), student.get("params")
     return large / small if is_number(large) and is_number(small) and small > 0 else None
 

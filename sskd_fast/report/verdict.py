@@ -56,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the verdict is made of: metrics.json, details.json, and the measured rows."""
+    """The figures that the verdict is made of: metrics.json, details.json, and the measured rows."""
 
     metrics: Metrics
     details: Mapping[str, Any]
@@ -202,7 +202,7 @@ def _stage_sentences(figures: Figures) -> list[str]:
 
 
 def _cost_sentence(figures: Figures, student: str, rival: str) -> str:
-    """What the student's whole chain cost against the supervised student; "" if a part of it is not known."""
+    """The cost of the student's whole chain against the supervised student; "" if a part of it is not known."""
     chain = [figures.rows[name] for name in ROW_ORDER if name in chain_of(STAGE[student]) and name in figures.rows]
     if not all(is_number(row.get("steps")) for row in (*chain, figures.rows[rival])):
         return ""

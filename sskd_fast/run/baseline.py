@@ -18,7 +18,7 @@ from sskd_fast.run.training import Run, Training, state_key, train_model, traini
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """What the supervised student may be trained with: steps, and strength of its views."""
+    """Steps and strength of views that the supervised student may be trained with."""
 
     steps: int
     strength: float

@@ -73,7 +73,7 @@ class Basis:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def changes(self, new: Basis) -> list[str]:
-        """What differs in a new basis, in words: "train.lr 0.001 -> 0.01", "the labels (a.json) have changed"."""
+        """The differences of a new basis, in words: "train.lr 0.001 -> 0.01", "the labels (a.json) have changed"."""
         files = [name for name in {**self.files, **new.files} if self.files.get(name) != new.files.get(name)]
         return setting_changes(self.settings, new.settings) + [f"the {name} have changed" for name in files]
 

@@ -111,7 +111,7 @@ def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, A
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a teacher's thresholds come from.
+    """The predictions that a teacher's thresholds come from.
 
     unseen: predictions on every labelled image by a model that was not trained on it.  sample, of_folds: predictions of
     the teacher and of each fold model on the same unlabelled images; none if the teacher is the model of `unseen`.

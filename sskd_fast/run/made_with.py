@@ -32,7 +32,7 @@ def measured_with(models: RunModels) -> Basis:
 
 
 def _named(models: RunModels, file: str) -> str:
-    """What a file is, with the place that the settings name for it."""
+    """The kind of a file, with the place that the settings name for it."""
     data = models.config.data.with_absolute_paths()
     place = {
         "labels": data.labeled or data.root, "labelled images": data.images or data.root,

@@ -27,7 +27,7 @@ _LINKED = (".safetensors", ".png")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study's command line says of all its rows: YAML files, overrides and preset."""
+    """The settings that a study's command line has for all its rows: YAML files, overrides and preset."""
 
     files: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()

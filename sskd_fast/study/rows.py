@@ -85,7 +85,7 @@ class Study:
         return f"{len(missing)} of {count} rows are left, first {name} with seed {seed}"
 
     def summary(self) -> dict[str, Any]:
-        """What is measured so far; see `summarize`."""
+        """The figures so far; see `summarize`."""
         parts: dict[str, dict[int, Part]] = {row.name: {} for row in self.rows}
         for row in self.rows:
             for seed in self.seeds:

@@ -74,7 +74,7 @@ class OnlineLabels:
         return Batch(batch.strong, batch.weak, valid, targets, batch.image_ids)
 
     def _found(self, mask_logits: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
-        """What the queries of a view show from the unsure score on; mask_logits (K, h, w), probs (K, C)."""
+        """The detections of a view's queries from the unsure score on; mask_logits (K, h, w), probs (K, C)."""
         inference = InferenceConfig(tile=size, overlap=0, score_floor=self.config.unsure, nms_iou=self.nms_iou)
         read = zip(*read_queries(mask_logits, probs, inference), strict=True)
         found = [cut(mask, 0, 0, label, score, (0, 0, *size)) for mask, label, score in read]
