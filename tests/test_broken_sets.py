@@ -94,9 +94,8 @@ def test_a_passed_check_is_remembered_until_a_file_changes(
 def test_a_misspelt_path_is_said_before_anything_is_read(tmp_path: Path) -> None:
     coco = sound_set(tmp_path)
     coco.file.write_text("{")
-    with pytest.raises(
-        DataError, match=r"instance\.json: the annotation file does not exist.*did you mean .*instances\.json"
-    ):
+    words = r"instance\.json: the annotation file does not exist.*Correct the path \(perhaps .*instances\.json\)\."
+    with pytest.raises(DataError, match=words):
         check_dataset(coco.file, coco.images, val=tmp_path / "instance.json")
 
 

@@ -72,7 +72,7 @@ def _similar(path: Path) -> str:
     """The most similar path beside a missing one, as the end of a sentence; nothing without any."""
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, 1, 0.6)
-    return f": did you mean {path.parent / close[0]}?" if close else ""
+    return f" (perhaps {path.parent / close[0]})" if close else ""
 
 
 def _warn_of_copies(checked: CheckedFile, findings: Findings) -> None:
