@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -17,6 +18,8 @@ from typing import IO, Self
 LOCK = "run.lock"
 # Answers of file systems that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# Seconds in which a child, forked right before its parent ended, lets go of what it got from it; and between two looks.
+_LET_GO, _LOOK = 10.0, 0.05
 _held: set[IO[str]] = set()
 
 
@@ -66,8 +69,10 @@ class Holder:
         return self.host == socket.gethostname() or (self.boot != "" and self.boot == _boot())
 
     @property
-    def has_ended(self) -> bool:
-        """True if the process, on this machine, is gone, or its number belongs to another one by now."""
+    def is_gone(self) -> bool:
+        """True if it is known from here that the process has ended: its number is free, or belongs to another one."""
+        if not self.is_of_this_machine:
+            return False
         if self.boot != _boot():
             return True
         try:
@@ -113,17 +118,22 @@ class FolderLock:
 
     def _taken(self) -> IO[str]:
         """The open file, locked.  Raises FolderInUse."""
-        with contextlib.ExitStack() as opened:
-            file = opened.enter_context(self.path.open("a+", encoding="utf-8"))
-            try:
-                locked = lock_file(file)
-            except BlockingIOError:
-                raise self._in_use(_holder_in(file)) from None
-            if _is_at(file, self.path):
-                self._check(_holder_in(file), locked)
-                opened.pop_all()
-                return file
-        return self._taken()  # its holder has ended, and removed the file, since it was opened here
+        until = time.monotonic() + _LET_GO
+        while True:  # again if its holder has ended, with or without removing the file, since it was opened here
+            with contextlib.ExitStack() as opened:
+                file = opened.enter_context(self.path.open("a+", encoding="utf-8"))
+                try:
+                    locked = lock_file(file)
+                except BlockingIOError:
+                    holder = _holder_in(file)
+                    if holder is None or not holder.is_gone or time.monotonic() > until:
+                        raise self._in_use(holder) from None
+                    time.sleep(_LOOK)
+                    continue
+                if _is_at(file, self.path):
+                    self._check(_holder_in(file), locked)
+                    opened.pop_all()
+                    return file
 
     def _check(self, holder: Holder | None, locked: bool) -> None:
         """Raises FolderInUse unless a holder that the file names has ended.  locked: the file system says so."""
@@ -134,7 +144,7 @@ class FolderLock:
                 f"{self.folder}: {holder} has been writing there, which cannot be seen from this machine; if it has "
                 f"ended, remove {self.path} and start again, else give another folder with --output"
             )
-        if not locked and not holder.has_ended:
+        if not locked and not holder.is_gone:
             raise self._in_use(holder)
         print(f"{self.folder}: {holder} wrote there and has ended; its lock is taken over", file=sys.stderr)
 

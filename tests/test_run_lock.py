@@ -17,11 +17,12 @@ from sskd_fast.run.__main__ import main, parser, resolve
 
 TINY = ["data.embedded_labeled=4", "data.embedded_unlabeled=3", "data.embedded_val=3", "--max-steps", "1"]
 HOLD = """
-import os, sys, pathlib
+import os, sys, pathlib, time
+os.register_at_fork(after_in_child=lambda: time.sleep(0.3))  # a child that lives before it lets go of the lock
 from sskd_fast.folder_lock import FolderLock
 lock = FolderLock(pathlib.Path(sys.argv[1]))
-child = os.fork() if len(sys.argv) > 2 else 1
-print(os.getpid(), flush=True)
+if len(sys.argv) < 3 or os.fork():
+    print(os.getpid(), flush=True)
 sys.stdin.read()
 """
 
