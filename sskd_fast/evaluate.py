@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val", type=Path, required=True, help="labels to measure on, or the folder of a whole data set")
     p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, unless --val is a whole data set")
     p.add_argument("--format", choices=FORMATS, default="coco", help="of the labels (coco)")
+    p.add_argument(
+        "--confine", action="store_true", help="refuse file names in labels that lead out of the folder of images"
+    )
     p.add_argument("--ignore-unknown", action="store_true", help="measure the classes that model and labels share")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     p.add_argument("--batch", type=at_least(1), metavar="N", help="tiles a forward pass (as in training)")
@@ -124,8 +127,8 @@ def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> Label
         place, images = files.val, files.val_images
     # Formats that list no classes have those of the model, as validation labels have those of the training labels.
     content = READERS[format](place, images, predictor.class_names)
-    check_dataset(place, images, decode=False, read=lambda *_: content)
-    return CocoInstances(content, images, name=str(place), stretch=stretch)
+    check_dataset(place, images, decode=False, read=lambda *_: content, confine=arguments.confine)
+    return CocoInstances(content, images, name=str(place), stretch=stretch, confine=arguments.confine)
 
 
 def _difference(

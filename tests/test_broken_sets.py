@@ -65,7 +65,9 @@ def test_file_names_do_not_leave_the_folder_if_that_is_forbidden(tmp_path: Path)
         coco.content["images"][0]["file_name"] = name
         file = coco.write()
         assert CocoInstances(file, coco.images).pixels(0).shape == (40, 60, 3)
-        with pytest.raises(DataError, match=r"it leads out of the folder; expected files below .*data.confine"):
+        with pytest.raises(
+            DataError, match=r"it leads out of the folder; expected files below .*images, as --confine .data.confine"
+        ):
             CocoInstances(file, coco.images, confine=True)
         with pytest.raises(DataError, match="it leads out of the folder"):
             check_dataset(file, coco.images, confine=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sskd_fast.check.__main__ import main
+from sskd_fast.evaluate import main as evaluate
 from sskd_fast.models.checkpoint import read_description
 from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
@@ -142,6 +143,22 @@ def test_labels_of_every_format_are_read(tmp_path: Path, check: Check, format: s
     labeled, val = found["sets"]["labeled"], found["sets"]["val"]
     assert (labeled["images"], labeled["empty_images"], labeled["classes"]) == (4, 1, {"cell": 6, "zebra": 3})
     assert (val["images"], val["classes"]) == (2, {"cell": 2, "zebra": 1})
+
+
+def test_file_names_may_be_confined_to_the_folder(plates_run: Path, check: Check, tmp_path: Path) -> None:
+    content = json.loads((plates_run.parent / "train.json").read_text())
+    first, folder = content["images"][0], tmp_path / "images"
+    shutil.copytree(plates_run.parent / "train", folder)
+    (tmp_path / "plate.png").write_bytes((folder / first["file_name"]).read_bytes())
+    first["file_name"] = "../plate.png"
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(content))
+    assert check(labels, "--images", folder)[0] == 0
+    code, (found,), printed = check(labels, "--images", folder, "--confine")
+    assert code == 1 and found["sets"] == {} and "file_name '../plate.png': it leads out of the folder" in printed
+    values = ["--val", str(labels), "--images", str(folder)]
+    assert evaluate([str(plates_run), *values]) == 0
+    assert evaluate([str(plates_run), *values, "--confine"]) == 2
 
 
 def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check, tmp_path: Path) -> None:

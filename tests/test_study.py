@@ -17,6 +17,7 @@ from sskd_fast.files import write_json, write_text
 from sskd_fast.method import STAGE
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.run import contents
 from sskd_fast.run.basis import lineage, settings_that_matter
 from sskd_fast.study.__main__ import NOT_FINISHED, main, rows_of, seeds_of
 from sskd_fast.study.figures import keep_label_seconds, label_seconds, step_seconds, total_seconds
@@ -123,6 +124,30 @@ def test_a_setting_that_matters_trains_anew_and_no_other_does() -> None:
     assert keys("stages", seed=1)["all"][1] != teacher
     wider = keys("stages", "student.width=44")["all"]
     assert wider[0] != own and wider[1] == teacher
+
+
+def test_an_edited_file_trains_anew(tmp_path: Path) -> None:
+    names = ("labels.json", "val.json", "images/a.png", "teacher.safetensors", "results.json")
+    for name in names:
+        write_text(tmp_path / name, name)
+    data = [f"data.{n}={tmp_path / file}" for n, file in
+            (("labeled", "labels.json"), ("val", "val.json"), ("images", "images"))]  # fmt: skip
+    teacher = (
+        f"teacher_weights={tmp_path / 'teacher.safetensors'}",
+        f"teacher.foundation.results=[{tmp_path / 'results.json'}]",
+    )
+    own = Settings(overrides=("data.labeled_fraction=0.5", *data, *teacher))
+
+    def key() -> str:
+        contents._of_path.cache_clear()  # as in another process
+        return part_of(TABLES["stages"].row("all"), own, 0).key
+
+    keys = [key()]
+    assert key() == keys[0]
+    for name in names:
+        write_text(tmp_path / name, f"{name} edited")
+        keys.append(key())
+    assert len(set(keys)) == len(names) + 1
 
 
 def test_the_settings_that_matter_are_those_of_the_stages() -> None:

@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--root", type=Path, help="folder of a whole data set")
     p.add_argument("--format", choices=FORMATS, help="of the labels (coco) or the whole data set (guessed)")
     p.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
+    p.add_argument(
+        "--confine", action="store_true", help="refuse file names in labels that lead out of the folder of images"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE as well")
     return p
 
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def places(arguments: argparse.Namespace) -> list[Place]:
     """The data that a command line names.  Raises PlaceError if it names none, or too much, or one is missing."""
     a = arguments
-    labels: dict[str, Any] = {"format": a.format or "coco", "group_key": a.group_key}
+    labels: dict[str, Any] = {"format": a.format or "coco", "group_key": a.group_key, "confine": a.confine}
     for path in (*a.data, a.labeled, a.images, a.val, a.val_images, a.unlabeled, a.root):
         if path is not None and not path.exists():
             raise PlaceError(f"{path}: there is no such file or folder; correct the path")

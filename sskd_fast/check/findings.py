@@ -40,6 +40,7 @@ class Place:
     """Data to check: labels with the folders of their images, or a whole data set, or plain images alone.
 
     format: of the labels, or of the data set in `root`.  unlabeled: plain images, alone or beside labelled ones.
+    group_key, confine: see `check_dataset`.
     """
 
     labeled: Path | None = None
@@ -50,6 +51,7 @@ class Place:
     format: str = "coco"
     unlabeled: Path | None = None
     group_key: str | None = None
+    confine: bool = False
 
 
 @dataclass
@@ -124,13 +126,15 @@ def _check_labels(checked: Checked, place: Place, labeled: Path, images: Path) -
     found = checked.attempt(
         lambda: check_dataset(
             labeled, images, val=val, val_images=val_images, unlabeled=place.unlabeled, group_key=place.group_key,
-            read=read,
+            read=read, confine=place.confine,
         )
     )  # fmt: skip
     checked.warnings += found or []
 
     def opened(file: Path, folder: Path, classes: tuple[str, ...]) -> CocoInstances | None:
-        return _opened(lambda: CocoInstances(read(file, folder, classes), folder, name=str(file)))
+        return _opened(
+            lambda: CocoInstances(read(file, folder, classes), folder, name=str(file), confine=place.confine)
+        )
 
     train = opened(labeled, images, ())
     classes = tuple(train.class_names) if train is not None else ()

@@ -133,8 +133,8 @@ def image_records(
     """
     located = locate((image["file_name"] for image in records.images.values()), folder, confine=confine)
     if located.outside:
-        expected = f"files below {folder} (data.confine)"
-        cure = "Correct `file_name`, or set data.confine=false if you trust the labels."
+        expected = f"files below {folder}, as --confine (data.confine of a run) demands"
+        cure = "Correct `file_name`, or leave that out if you trust the labels."
         raise DataError(
             [
                 Problem(records.file, f"file_name {n!a}", "it leads out of the folder", expected, cure)

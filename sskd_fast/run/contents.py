@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.run.sources import Sources
+from sskd_fast.settings import Config
 
 
 def set_contents(sources: Sources) -> dict[str, str]:
@@ -32,6 +34,18 @@ def model_contents(kind: str, config: ModelConfig, weights: Path | None) -> dict
     return {f"{kind} {words}": _hash(map(_of_file, paths)) for words, paths in there.items() if paths}
 
 
+def named_contents(config: Config) -> dict[str, str]:
+    """Hashes of the files and folders that settings name, by their paths, as they are when first asked for."""
+    data = config.data.with_absolute_paths()
+    models = (config.teacher, config.student)
+    names = [data.root, data.labeled, data.images, data.unlabeled, data.val, data.val_images]
+    names += [w for w in (config.teacher_weights, config.student_weights) if w != "embedded"]
+    names += [model.backbone_checkpoint for model in models]
+    names += [name for model in models for name in model.foundation.results_files]
+    paths = sorted({Path(name).resolve() for name in names if name})
+    return {str(path): _of_path(path) for path in paths if path.exists()}
+
+
 def of_labels(source: LabeledImages) -> str:
     """A hash of the instances and classes of a set, however its files are laid out."""
     return _hash([json.dumps(source.ground_truth(), sort_keys=True)])
@@ -42,6 +56,17 @@ def of_images(source: ImageCollection) -> str:
     with ThreadPoolExecutor() as threads:
         digests = threads.map(_of_file, [record.path for record in source.records])
         return _hash(f"{name} {digest}" for name, digest in zip(source.file_names, digests, strict=True))
+
+
+@cache
+def _of_path(path: Path) -> str:
+    """A hash of a file, or of the names and bytes of all files of a folder."""
+    if path.is_file():
+        return _of_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    with ThreadPoolExecutor() as threads:
+        digests = threads.map(_of_file, files)
+        return _hash(f"{file.relative_to(path)} {digest}" for file, digest in zip(files, digests, strict=True))
 
 
 def _of_file(path: Path) -> str:

@@ -14,6 +14,7 @@ from sskd_fast.files import write_json
 from sskd_fast.folder_lock import LOCK
 from sskd_fast.run.__main__ import run_in_folder
 from sskd_fast.run.basis import settings_that_matter
+from sskd_fast.run.contents import named_contents
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.study.figures import keep_label_seconds
 from sskd_fast.study.machine import circumstances
@@ -50,9 +51,10 @@ class Part:
 
     @property
     def key(self) -> str:
-        """A hash of all that the part's figures depend on."""
+        """A hash of all that the part's figures depend on: stages, settings, and the files that these name."""
         before = self.after.key if self.after else ""
-        content = [self.stages, before, settings_that_matter(self.config, self.stages)]
+        settings, files = settings_that_matter(self.config, self.stages), named_contents(self.config)
+        content = [self.stages, before, settings, *([files] if files else [])]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def folder(self, output: Path) -> Path:
