@@ -50,12 +50,14 @@ def label_images(
     Raises ValueError if `predict` returns a result on an image that it was not asked for.
     """
     ids = [int(image_id) for image_id in image_ids]
+    partial = path.with_name(path.name + ".partial")
     if path.exists():
         finished = _finished(path)
         if finished is not None and finished["key"] == key and finished["image_ids"] == ids:
+            partial.unlink(missing_ok=True)  # of a process killed right after it had finished
             return list(finished["results"])
         logger.info("%s was made by another teacher, with other settings or of other images: labelling again", path)
-    with Journal(path.with_name(path.name + ".partial"), key) as journal:
+    with Journal(partial, key) as journal:
         done = {int(record["image_id"]): record["results"] for record in journal.records}
         _predict_missing(predict, ids, journal, done, chunk, progress)
         results = [result for image_id in ids for result in done[image_id]]

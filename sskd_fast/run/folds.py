@@ -40,6 +40,7 @@ def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None
         name = results.fold_name(stage.name, training.fold, count)
         path, state = results.weights_path(name), training_state(run, training, name)
         if run.resume and path.exists() and read_metadata(path)["facts"]["key"] == state.key:
+            state.clear()
             continue
         own = models.sources.labeled.subset(fold)
         shown = f"{title}, fold {training.fold} of {count}"

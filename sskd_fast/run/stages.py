@@ -36,6 +36,7 @@ def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
         title = f"stage {number} of {len(chosen)}: {stage.words}"
         if stage.name in finished:
             run.log.say(f"{title} is finished, kept")
+            run.models.results.state_path(stage.name).unlink(missing_ok=True)  # of a process killed right after its row
         elif reason := nothing_to_do(run.models, stage):
             run.log.say(f"{title} is skipped: {reason}")
         else:
