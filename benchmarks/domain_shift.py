@@ -1,11 +1,11 @@
 """A domain shift, cross-validated: `python -m benchmarks.domain_shift DATA --source modality=fluorescence ...`.
 
-Teacher and student are first trained on the labels of a source domain (98 % of them: a run needs unlabelled images),
-and start from that on a target domain with few labels. The target is cross-validated over whole groups: each fold is
-the validation set of one run, and the rest its training set, of which a share has labels. Every baseline starts from
-the same weights as our models. DATA is a folder with annotations/instances_*.json and images/. With --truth the student
-learns from the hidden true labels instead: the bound of what a teacher can give, and all that is trained. The same
-command goes on where it stopped.
+Teacher and student are first trained on the labels of a source domain (98 % of them, or all but one group: a run needs
+unlabelled images), and start from that on a target domain with few labels. The target is cross-validated over whole
+groups: each fold is the validation set of one run, and the rest its training set, of which a share has labels. Every
+baseline starts from the same weights as our models. DATA is a folder with annotations/instances_*.json and images/.
+With --truth the student learns from the hidden true labels instead: the bound of what a teacher can give, and all that
+is trained. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -102,6 +102,13 @@ def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds:
     return len(parts)
 
 
+def source_share(source: Path, group: str) -> float:
+    """The share of a source's images that keep their labels: 98 %, or all but one group."""
+    images = json.loads(source.read_text(encoding="utf-8"))["images"]
+    groups = len({image.get(group, image["id"]) for image in images})
+    return min(0.98, (groups - 1) / groups)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.domain_shift", description=__doc__)
@@ -119,11 +126,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     a = parser.parse_intermixed_args(argv)
     a.output.mkdir(parents=True, exist_ok=True)
     count = write_parts(a.data, a.output, a.source, a.target, a.folds, a.group)
-    settings = [f"data.images={a.data / 'images'}", f"data.group_key={a.group}", "data.stratify_key=''",
-                "data.balance_key=''", *a.overrides]  # fmt: skip
+    settings = [f"data.name={a.data.resolve().name}", f"data.images={a.data / 'images'}", f"data.group_key={a.group}",
+                "data.stratify_key=''", "data.balance_key=''", *a.overrides]  # fmt: skip
     on_source = a.output / "source"
-    own = [f"data.labeled={a.output / 'source.json'}", f"data.val={a.output / 'val_1.json'}",
-           "data.labeled_fraction=0.98", f"output={on_source}", *_NO_FOLDS]  # fmt: skip
+    labels = a.output / "source.json"
+    own = [f"data.labeled={labels}", f"data.val={a.output / 'val_1.json'}", f"output={on_source}",
+           f"data.labeled_fraction={source_share(labels, a.group)}", *_NO_FOLDS]  # fmt: skip
     run_in_folder(load_config([a.config], [*settings, *own, *a.source_override]), "all", True, only=_ON_SOURCE)
     below = a.output / ("truth" if a.truth else "runs")
     weights = {model: on_source / "checkpoints" / f"{stage}.safetensors" for model, stage in

@@ -1,0 +1,110 @@
+"""The domain shift: its parts share no group, both models start from the source, and a bound comes from true labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import domain_shift
+from benchmarks.domain_shift import Domain, write_parts
+from sskd_fast.data.embedded import write_scenes
+
+SMALL = """
+data: {{zoom: 1.0}}
+views: {{size: 32}}
+num_queries: 8
+pseudo_labels: {{views: 1, folds: 2}}
+teacher_weights: ""
+student_weights: ""
+train: {{evaluations: 0, max_steps: 1, threads: 1}}
+stages:
+{stages}
+"""
+STAGES = ("supervised_teacher", "adapted_teacher", "distilled_student", "refined_student", "supervised_student")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Label files of 6 and 10 images, two a group: seven by day, nine at night, group 3 with one of each."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "annotations").mkdir()
+    (folder / "images").mkdir()
+    for part, start, count in (("train", 0, 6), ("val", 6, 10)):
+        path = write_scenes(folder / part, part, "target", count, seed=50 + start)
+        content = json.loads(path.read_text())
+        for number, image in enumerate(content["images"], start):
+            name = f"{part}{image['file_name']}"
+            shutil.copy(folder / part / part / image["file_name"], folder / "images" / name)
+            image |= {"file_name": name, "light": "day" if number < 7 else "night", "group": f"group {number // 2}"}
+        (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+    return folder
+
+
+def content(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_folds_of_the_target_are_whole_groups_and_the_source_shares_none(data: Path, tmp_path: Path) -> None:
+    assert write_parts(data, tmp_path, Domain("light", "day"), Domain("light", "night"), 3, "group") == 3
+
+    def groups(name: str) -> set[str]:
+        return {image["group"] for image in content(tmp_path / f"{name}.json")["images"]}
+
+    assert groups("source") == {"group 0", "group 1", "group 2"}  # group 3 has an image of the target
+    assert groups("val_1") | groups("val_2") | groups("val_3") == groups("target")
+    assert groups("target") == {f"group {number}" for number in range(3, 8)}
+    for fold in (1, 2, 3):
+        assert not groups(f"train_{fold}") & groups(f"val_{fold}")
+        both = [content(tmp_path / f"{part}_{fold}.json") for part in ("train", "val")]
+        assert sum(len(part["images"]) for part in both) == 9
+        for part in both:
+            ids = {image["id"] for image in part["images"]}
+            assert {a["image_id"] for a in part["annotations"]} <= ids and part["categories"]
+    files = [content(data / "annotations" / f"instances_{part}.json") for part in ("train", "val")]
+    objects = sum(len(file["annotations"]) for file in files)
+    kept = sum(len(content(tmp_path / f"{part}.json")["annotations"]) for part in ("source", "target"))
+    of_group_3_by_day = files[1]["images"][0]["id"]
+    assert objects - kept == sum(a["image_id"] == of_group_3_by_day for a in files[1]["annotations"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("light", "found 'light', expected FIELD=VALUE"), ("=day", "found '=day'")]
+)
+def test_a_domain_is_a_field_and_a_value(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        domain_shift.main([".", "--source", text, "--target", "light=night", "--config", "c", "--output", "o"])
+    assert words in capsys.readouterr().err
+
+
+def test_a_domain_without_images_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--target light=dusk: none of 16 images has it"):
+        write_parts(data, tmp_path, Domain("light", "day"), Domain("light", "dusk"), 3, "group")
+
+
+@pytest.mark.slow
+def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [f"  {name}: {{steps: 1, labeled_batch: 2, unlabeled_batch: 2}}" for name in STAGES]
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL.format(stages="\n".join(steps)))
+    output = tmp_path / "shift"
+    call = [str(data), "--source", "light=day", "--target", "light=night", "--config", str(config)]
+    call += ["--output", str(output), "--folds", "2", "--labeled-fraction", "0.5", "--truth"]
+    domain_shift.main(call)
+    shown = capsys.readouterr()
+    assert "# data0: seeds 1, 2\n" in shown.out and "| Refined student | " in shown.out
+    for fold in (1, 2):
+        run = output / "truth" / f"seed-{fold}"
+        metrics = content(run / "metrics.json")
+        assert {row["name"] for row in metrics["rows"]} == {
+            "distilled_student", "refined_student", "matched_student", "supervised_student",
+        }  # fmt: skip
+        assert f"{output}/source/checkpoints/supervised_student.safetensors" in (run / "config.yaml").read_text()
+    domain_shift.main(call)
+    assert "is finished, kept" in capsys.readouterr().err
