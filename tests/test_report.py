@@ -70,6 +70,13 @@ def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
     assert "At the" not in words  # nothing is known at equal stride
 
 
+def test_verdict_of_a_student_of_true_labels_says_so() -> None:
+    words = verdict_words(metrics_of(AP) | {"true_labels": True}, None)
+    assert (
+        "student on 200 labelled + 1800 unlabelled images with their hidden true labels, a bound and no result" in words
+    )
+
+
 @pytest.mark.parametrize(
     ("ap", "low", "high", "tone", "words"),
     [

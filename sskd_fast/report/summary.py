@@ -24,7 +24,7 @@ from sskd_fast.report.verdict import TEACHERS
 FIGURES = (
     "ap", "ap50", "seconds", "cpu_seconds", "label_seconds", "steps", "labeled_seen", "unlabeled_seen",
 )  # fmt: skip
-FACTS = ("dataset", "labeled_images", "unlabeled_images", "val_images")
+FACTS = ("dataset", "labeled_images", "unlabeled_images", "val_images", "true_labels")
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

@@ -3,7 +3,8 @@
 metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections", "zoom",
 "rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.  A row may have
 "stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, and figures of the data set's own
-evaluation (OFFICIAL).  Runs of earlier versions have none of these but the last, and no zoom.
+evaluation (OFFICIAL).  Runs of earlier versions have none of these but the last, and no zoom.  "true_labels" is there,
+and true, if hidden true labels stood in for a teacher's.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def images_of(row: str, metrics: Metrics) -> str:
     rows = {r["name"]: r for r in metrics.get("rows", [])}
     if rows.get(learned[0].name, {}).get("unlabeled_seen") == 0:
         return f"{labeled} labelled images (no pseudo-label was sure enough)"
+    if metrics.get("true_labels"):
+        return (
+            f"{labeled} labelled + {unlabeled} unlabelled images with their hidden true labels, a bound and no result"
+        )
     teacher = words_of(str(learned[0].labels_from)) if learned[0].labels_from in rows else "teacher"
     return f"{labeled} labelled + {unlabeled} unlabelled images with pseudo-labels of the {teacher}"
 
