@@ -73,8 +73,9 @@ def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
 def test_verdict_of_a_student_of_true_labels_says_so() -> None:
     words = verdict_words(metrics_of(AP) | {"true_labels": True}, None)
     assert (
-        "student on 200 labelled + 1800 unlabelled images with their hidden true labels, a bound and no result" in words
-    )
+        "Trained: the refined student and the adapted teacher on 200 labelled + 1800 unlabelled images with their "
+        "hidden true labels, a bound and no result; "
+    ) in words
 
 
 @pytest.mark.parametrize(
