@@ -24,7 +24,7 @@ from sskd_fast.files import write_json
 from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import markdown
-from sskd_fast.run.__main__ import run_in_folder
+from sskd_fast.run.in_folder import run_in_folder
 from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)

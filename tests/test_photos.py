@@ -24,7 +24,7 @@ from sskd_fast.models.results import to_results
 from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
 from sskd_fast.rle import rle_of_box
-from sskd_fast.run.__main__ import parser, resolve
+from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.source_classes import best_classes
 from sskd_fast.settings import check_settings

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sskd_fast.folder_lock import LOCK, FolderInUse, FolderLock, Holder
-from sskd_fast.run.__main__ import main, parser, resolve
+from sskd_fast.run.__main__ import main
+from sskd_fast.run.command_line import parser, resolve
 
 TINY = ["data.embedded_labeled=4", "data.embedded_unlabeled=3", "data.embedded_val=3", "--max-steps", "1"]
 HOLD = """

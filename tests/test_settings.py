@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sskd_fast.run.__main__ import parser, resolve
+from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import PRESETS, dump_yaml, load_config

@@ -14,7 +14,7 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.losses.mask_ownership import MaskOwnership
 from sskd_fast.method import FITTED, ROW_ORDER, STAGE, STAGES, chain_of, dependents, stage_of, words_of
-from sskd_fast.run.__main__ import parser, resolve
+from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import Row, RunResults

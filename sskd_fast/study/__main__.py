@@ -15,7 +15,7 @@ from sskd_fast import _interrupt, _process  # noqa: F401  # isort: split
 if __name__ == "__main__":
     _interrupt.guard_start()
 from sskd_fast.files import write_json, write_text
-from sskd_fast.run.__main__ import status_of
+from sskd_fast.run.status import status_of
 from sskd_fast.study.page import insert, markdown
 from sskd_fast.study.parts import Settings
 from sskd_fast.study.rows import Study

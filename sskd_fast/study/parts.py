@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sskd_fast.files import write_json
 from sskd_fast.folder_lock import LOCK
-from sskd_fast.run.__main__ import run_in_folder
 from sskd_fast.run.basis import settings_that_matter
 from sskd_fast.run.contents import named_contents
+from sskd_fast.run.in_folder import run_in_folder
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.study.figures import keep_label_seconds
 from sskd_fast.study.machine import circumstances

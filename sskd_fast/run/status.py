@@ -1,0 +1,42 @@
+"""The exit status of a command, and the line that says what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from safetensors import SafetensorError
+
+from sskd_fast import _interrupt
+from sskd_fast.data.errors import DataError
+from sskd_fast.files import reason
+from sskd_fast.models.checkpoint import CheckpointError
+from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.typed_settings import ConfigError
+
+
+def status_of(work: Callable[[], None], again: str = "the same command with --resume") -> int:
+    """The exit status of some work; what went wrong is printed in a line, after its notes.
+
+    again: goes on after an interruption.
+    """
+    try:
+        with _interrupt.orderly():
+            work()
+    except (ConfigError, DataError, CheckpointError, FoundationError, SafetensorError, ImportError) as error:
+        print(f"error: {_notes(error)}{error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {_notes(error)}{reason(error)}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"error: {_notes(error)}{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print(f"\n{_notes(error)}interrupted: {again} goes on from the last saved step", file=sys.stderr)
+        return 143 if isinstance(error, _interrupt.Terminated) else 130
+    return 0
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(getattr(error, "__notes__", ()))
