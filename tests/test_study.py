@@ -333,6 +333,7 @@ TINY_ROWS = {
     "ablations": "teacher both,student both", "stages": "no teacher adaptation,distillation alone",
     "negatives": "no L_pxl,object", "labels": "30 % supervised", "baselines": "mean teacher,ours",
     "baselines-time": "mean teacher", "map": "level 3", "cost": "adapted teacher", "doubt": "no object by score",
+    "refinement": "faded and refined",
 }  # fmt: skip
 # Figures that a row of a table has beside those of every row.
 FIGURES = {

@@ -19,6 +19,8 @@ AS_WRITTEN = (
     "contrast.form=sampled", "contrast.cues=fused", "contrast.scope=other", "contrast.num_negatives=200",
     "contrast.max_anchors=0", "student.embedding_level=2",
 )  # fmt: skip
+# The masks of pseudo-labels count a fifth, and all of them less and less in the last third of the distillation.
+FADED = ("train.semi_fade=0.3", "train.semi_masks=0.2")
 # The student's own labels start after this share of its distillation.
 BURN_IN = "online.start=0.3"
 
@@ -129,6 +131,16 @@ TABLES = {
                 Row("teacher adapted without pseudo-labels", student=("pseudo_labels.teacher=supervised_teacher",)),
                 Row("no refinement", DISTILLED),
                 Row("all"),
+            ),
+        ),
+        Table(
+            "refinement", "Does refining on the labels help, after pseudo-labels to the end and after those that fade?",
+            "not refined",
+            (
+                Row("not refined", DISTILLED),
+                Row("refined"),
+                Row("faded", DISTILLED, student=FADED),
+                Row("faded and refined", student=FADED, against="faded"),
             ),
         ),
         Table(
