@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
@@ -22,9 +23,17 @@ from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.files import write_atomically
 
 _ORIENTATION_TAG = 0x0112
-_TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
+# EXIF orientations that swap the sides, and what takes an image that is shown so back to how it is stored.
+_TRANSPOSING_ORIENTATIONS = {
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
 MISSING_IMAGE = "the image file does not exist"
-DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Raised by Pillow's readers of damaged files.
+DECODING_ERRORS = (
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError, EOFError, AssertionError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 # 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
 MAX_PIXELS = 1 << 28
 # Pixels that are converted at a time, and from which on one image at a time is decoded.
@@ -94,7 +103,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):  # what viewers pass over too
+    except DECODING_ERRORS:  # what viewers pass over too
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -126,9 +135,10 @@ any_size = _AnySize()
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
-    limit = _env.max_pixels(MAX_PIXELS)
+    limit = _pixel_limit()
     try:
-        with any_size, Image.open(path) as image:
+        # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
+        with any_size, path.open("rb") as file, Image.open(file) as image:
             _check_pixels(path, image, limit)
             yield image
     except DataError:
@@ -137,6 +147,14 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
+
+
+def _pixel_limit() -> int:
+    try:
+        return _env.max_pixels(MAX_PIXELS)
+    except ValueError as error:
+        cure = f"Give a whole number, such as {MAX_PIXELS}, or unset it."
+        raise DataError([Problem("SSKD_FAST_MAX_PIXELS", "", str(error), "a number of pixels", cure)]) from None
 
 
 def _check_pixels(path: Path, image: Image.Image, limit: int) -> None:
@@ -164,7 +182,7 @@ def page_count(path: Path) -> int:
     try:
         with any_size, Image.open(path) as image:
             return int(getattr(image, "n_frames", 1))
-    except (*DECODING_ERRORS, EOFError):
+    except DECODING_ERRORS:
         return 1
 
 
@@ -174,21 +192,32 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
     size: the (height, width) that the annotations state, or None.
     """
     with opened(path) as image:
-        stored = (image.height, image.width)
+        stored = _stored_size(image)
         return stored[::-1] if _turned(image, size) else stored
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as the file holds them; of a TIFF, which Pillow turns by itself, those are in its tags."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2[IMAGELENGTH]), int(image.tag_v2[IMAGEWIDTH])
+    return image.height, image.width
 
 
 def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
     """True if the image is shown with its sides swapped; not if only the stored shape fits the annotations."""
-    stored = (image.height, image.width)
+    stored = _stored_size(image)
     drawn_on_stored = size == stored and size != stored[::-1]
     return _orientation(image) in _TRANSPOSING_ORIENTATIONS and not drawn_on_stored
 
 
 def _as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    orientation = _orientation(image)
-    kept = orientation == 1 or (orientation in _TRANSPOSING_ORIENTATIONS and not _turned(image, size))
-    return image if kept else ImageOps.exif_transpose(image)
+    """The image turned as its orientation says, or as it is stored if its annotations were drawn on that."""
+    orientation, turned = _orientation(image), _turned(image, size)
+    image.load()
+    turned_by_pillow = isinstance(image, TiffImageFile)
+    if orientation in _TRANSPOSING_ORIENTATIONS and not turned:
+        return image.transpose(_TRANSPOSING_ORIENTATIONS[orientation]) if turned_by_pillow else image
+    return image if orientation == 1 or turned_by_pillow else ImageOps.exif_transpose(image)
 
 
 def image_pixels(
