@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from numbers import Real
 from typing import Any
 
@@ -92,5 +93,5 @@ def size(height: object, width: object) -> tuple[int, int] | None:
 
 
 def is_number(value: Any) -> bool:
-    """True for a finite JSON number, bool excluded."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    """True for a JSON number that float64 holds as a finite one, bool excluded."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

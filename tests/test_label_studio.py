@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sskd_fast.data.formats.label_studio import decode_brush, read_label_studio
+from sskd_fast.data.formats.label_studio import read_label_studio
+from sskd_fast.data.formats.label_studio_brush import decode_brush
 from sskd_fast.rle import MaskError
 from tests.format_files import (
     assert_masks,

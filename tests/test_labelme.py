@@ -94,7 +94,7 @@ def test_every_fault_of_labelme_files_is_named_at_once(tmp_path: Path) -> None:
         "shapes[7]: the value {'points': []}",
         f"again.json: it labels a.png, which {tmp_path / 'a.json'} labels too",
         "broken.json: the file is no valid JSON",
-        "coco.json: a JSON object with ['annotations', 'categories', 'images']",
+        "coco.json: a JSON object with 'annotations', 'categories', 'images'",
     ]
     assert len(said) == len(expected) and all(text in found for text, found in zip(expected, said, strict=True)), said
     assert said[-1].endswith("This looks like another format: --format coco.")

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sskd_fast.data.formats.yolo import label_path, read_yolo, yolo_splits
+from sskd_fast.check.__main__ import main
+from sskd_fast.data.formats.yolo import read_yolo, yolo_splits
+from sskd_fast.data.formats.yolo_files import label_path
 from tests.format_files import (
     assert_masks,
     box,
@@ -179,3 +181,56 @@ def test_yolo_takes_the_size_of_an_image_as_it_is_shown(tmp_path: Path) -> None:
     turned(root / "images" / "a.jpg")
     content = read_yolo(root / "images", root)
     assert_masks(masks(content), [("cat", box(12, 16, 24, 32))])
+
+
+def test_yolo_lists_with_names_that_no_file_has_are_named_beside_other_findings(tmp_path: Path) -> None:
+    root = write_yolo_set(tmp_path, {"a.png": "5 .1 .1 .5 .1 .5 .5"})
+    (root / "train.txt").write_text(f"images/a.png\n\nimages/{'x' * 300}.png\n")
+    long, wrong = problems(read_yolo, root / "train.txt", root)
+    assert long.startswith(f"{root / 'train.txt'}: line 3: the image name 'images/xxx") and "304 bytes" in long
+    assert "line 1: the class 5" in wrong
+
+
+def test_yolo_label_files_may_have_a_suffix_in_upper_case(tmp_path: Path) -> None:
+    root = write_yolo_set(tmp_path, {"a.png": f"1 {BOX}"})
+    (root / "labels" / "a.txt").rename(root / "labels" / "a.TXT")
+    content = read_yolo(root / "images", root)
+    assert_masks(masks(content), [("dog", box(12, 16, 24, 32))])
+    assert "warnings" not in content
+    (root / "labels" / "b.TXT").write_text(f"0 {BOX}")
+    assert "b.TXT: it has no image; expected one of the same name" in problems(read_yolo, root / "images", root)[0]
+
+
+def test_yolo_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    root = write_yolo_set(tmp_path, {"a.png": f"1 {BOX}"})
+    for name in ("b.heic", "c.heic", "notes.md", ".DS_Store", "train.cache"):
+        (root / "images" / name).write_bytes(b"\0")
+    (warning,) = read_yolo(root / "images", root)["warnings"]
+    assert warning.startswith(f"{root / 'images'}: 2 passed over: not images: 2 (.heic 2). Convert what is an image")
+    (root / "labels" / "c.txt").write_text(f"0 {BOX}")
+    (said,) = problems(read_yolo, root / "images", root)
+    assert "c.txt: it has no image that is read, but c.heic; expected" in said
+    assert said.endswith("Convert the image to PNG.")
+
+
+def test_yolo_counts_and_validation_folders_as_tools_write_them(tmp_path: Path) -> None:
+    yaml = "train: images\nvalid: images/valid\nnames: [cat, dog]\nnc: '2'\n"
+    root = write_yolo_set(tmp_path, {"valid/a.png": f"1 {BOX}"}, yaml=yaml)
+    assert yolo_splits(root) == (root / "images", root / "images" / "valid")
+    assert_masks(masks(read_yolo(root / "images", root)), [("dog", box(12, 16, 24, 32))])
+
+
+def test_yolo_problems_of_data_yaml_come_once_and_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_yolo_set(tmp_path, {"a.png": f"1 {BOX}"}, yaml="train: images\nval: gone\nnames: [cat, dog]\nnc: x\n")
+    assert main([str(root)]) == 1
+    said = capsys.readouterr().out
+    assert "2 problems:" in said and "nc: x classes; expected 2, as `names` has" in said and "val: 'gone'" in said
+
+
+def test_yolo_decimal_commas_are_called_that(tmp_path: Path) -> None:
+    root = write_yolo_set(tmp_path, {"a.png": "0 0,1 0,1 0,5 0,1 0,5 0,5\n"})
+    (said,) = problems(read_yolo, root / "images", root)
+    assert said.endswith(
+        "line 1: the values 0,1, 0,1, 0,5 and 3 more with commas; expected numbers from 0 to 1 such as 0.25. "
+        "Write a point in place of each decimal comma, and spaces between numbers."
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sskd_fast.data.errors import DataError, Problem
@@ -25,3 +26,11 @@ def ordered_categories(
         cure = "Correct the class names, or add the categories (they may have no annotation)."
         raise DataError([Problem(file, "categories", f"no category named {missing}", f"{sorted(by_name)}", cure)])
     return [by_name[name] for name in class_names]
+
+
+def spelling_variants(names: Iterable[str]) -> list[list[str]]:
+    """Names that differ only in case or white space, sorted, those of one word together."""
+    by_word: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        by_word[" ".join(name.split()).casefold()].add(name)
+    return [sorted(spelt) for spelt in by_word.values() if len(spelt) > 1]

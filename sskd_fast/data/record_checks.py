@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sskd_fast.data.classes import spelling_variants
 from sskd_fast.data.coco_records import CocoRecords
 from sskd_fast.data.errors import DataError, Findings, Problem, named
 from sskd_fast.data.pixels import image_size, in_threads, read_pixels
@@ -30,12 +31,18 @@ class CheckedFile:
 
 
 def check_classes(checked: CheckedFile, class_names: Sequence[str] | None, findings: Findings) -> None:
-    """Checks that every class asked for is there, and warns of gaps in the ids."""
+    """Checks that every class asked for is there, and warns of names that may mean one class and of gaps in ids."""
     missing = [name for name in class_names or () if name not in checked.class_names]
     if missing and checked.class_names:
         cure = "Add the categories (they may have no annotation), or correct the class names."
         found, expected = f"no category named {named(missing)}", f"all of {named(class_names or ())}"
         findings.add(checked.file, "categories", found, expected, cure)
+    for spelt in spelling_variants(checked.class_names):
+        if not set(spelt) <= set(class_names or ()):
+            listed = named([repr(name) for name in spelt])
+            findings.warnings.append(
+                f"{checked.file}: {listed} count as {len(spelt)} classes; if they are one, name it alike in all labels."
+            )
     ids = sorted(checked.coco.categories) if checked.coco is not None else []
     if ids and ids != list(range(ids[0], ids[0] + len(ids))):
         findings.warnings.append(

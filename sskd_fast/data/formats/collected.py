@@ -69,7 +69,7 @@ class Collected:
         Raises DataError with all problems.
         """
         if self.findings.problems:
-            raise DataError(self.findings.problems)
+            raise DataError(self.findings.problems, self.findings.warnings)
         images = [self._images[name] | {"id": number} for number, name in enumerate(sorted(self._images), 1)]
         image_ids = {image["file_name"]: image["id"] for image in images}
         further = {annotation["label"] for annotation in self._annotations} - set(self.classes)

@@ -12,7 +12,8 @@ import numpy as np
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
-from sskd_fast.data.formats.documents import label_files, stated_size
+from sskd_fast.data.formats.documents import image_name, label_files, stated_size
+from sskd_fast.data.formats.groups import GroupId, Groups, group_id
 from sskd_fast.rle import MaskError
 
 _FORMAT = 'the XML of "CVAT for images 1.1"'
@@ -30,7 +31,7 @@ def read_cvat(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
      Raises DataError with all problems; boxes, lines, points and tracks are among them, image tags are not.
     """
     roots = {}
-    collected = Collected(list(classes))
+    collected, groups = Collected(list(classes)), Groups()
     for path in label_files(place, ".xml", "Name the annotations.xml of the export; unpack the archive first."):
         try:
             roots[path] = _root(path)
@@ -41,15 +42,19 @@ def read_cvat(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
     for path, root in roots.items():
         for image in root.iterfind("image"):
             try:
-                _read_image(path, image, collected)
+                _read_image(path, image, collected, groups)
             except DataError as error:
                 collected.findings.problems.extend(error.problems)
+    collected.findings.warnings += groups.warnings(place)
     return collected.content()
 
 
 def _root(path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.parse(path).getroot()
+    except (LookupError, ValueError) as error:
+        found, cure = f"an encoding that cannot be read ({error})", "Save the file as UTF-8, as its first line says."
+        raise DataError([Problem(path, "", found, f"{_FORMAT} in UTF-8", cure)]) from error
     except (OSError, ElementTree.ParseError) as error:
         raise DataError([Problem(path, "", f"the file is no valid XML ({error})", _FORMAT, _CURE)]) from error
     track = root.find("track")
@@ -59,8 +64,9 @@ def _root(path: Path) -> ElementTree.Element:
     return root
 
 
-def _read_image(path: Path, image: ElementTree.Element, collected: Collected) -> None:
-    name, item = image.get("name", ""), f"image {image.get('id')} ({image.get('name')})"
+def _read_image(path: Path, image: ElementTree.Element, collected: Collected, groups: Groups) -> None:
+    item = f"image {image.get('id')} ({str(image.get('name'))[:80]})"
+    name = image_name(path, item, image.get("name"))
     size = stated_size(path, item, image.get("height"), image.get("width"))
     if size is None:
         found = f"a height of {image.get('height')} and a width of {image.get('width')}"
@@ -69,15 +75,19 @@ def _read_image(path: Path, image: ElementTree.Element, collected: Collected) ->
     extra = {key: value for key, value in image.attrib.items() if key not in ("id", "name", "width", "height")}
     if not collected.image(name, size, f"{path}: {item}", extra):
         return
-    instances: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    instances: dict[tuple[str, GroupId], list[dict[str, Any]]] = {}
+    grouped = []
     for number, element in enumerate(image):
         if element.tag in _OF_IMAGE:
             continue
         label = element.get("label", "")
         shape = f"{item}, {element.tag} {number} ({label})"
         drawn = collected.drawn(path, shape, lambda element=element: _draw(element, *size))  # type: ignore[misc]
+        group = group_id(element.get("group_id")) or None  # CVAT numbers groups from 1
+        grouped.append((label, group))
         if drawn is not None:
-            instances.setdefault((label, element.get("group_id") or f"number {number}"), []).append(drawn)
+            instances.setdefault((label, f"number {number}" if group is None else group), []).append(drawn)
+    groups.add(grouped, f"{path}: {item}")
     for (label, group), parts in instances.items():
         collected.instance(name, label, parts, f"{path}: {item}: {label} {group}")
 

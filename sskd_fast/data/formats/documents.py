@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sskd_fast import scalars
-from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.scalars import ScalarError
+
+_FIELDS: dict[str, dict[str, type]] = {
+    "labelme": {"shapes": list, "imagePath": str},
+    "coco": {"images": list, "annotations": list, "categories": list},
+}
+_LONGEST_NAME = 255
 
 
 def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
@@ -32,6 +40,9 @@ def read_json(path: Path, expected: str, cure: str) -> Any:
     except FileNotFoundError:
         problem = Problem(path, "", "the annotation file does not exist", expected, "Correct the path.")
         raise DataError([problem]) from None
+    except IsADirectoryError:
+        cure = "Name a file in it, or the format whose labels are folders with --format."
+        raise DataError([Problem(path, "", "it is a folder", f"a file: {expected}", cure)]) from None
     except (OSError, ValueError, RecursionError) as error:
         found = f"the file is no valid JSON ({error})"
         raise DataError([Problem(path, "", found, expected, format_cure(path) or cure)]) from error
@@ -47,25 +58,50 @@ def stated_size(file: Path, item: str, height: object, width: object) -> tuple[i
         raise DataError([Problem(file, item, found, f"pixels ({error.expected})", cure)]) from error
 
 
+def image_name(file: Path, item: str, name: object) -> str:
+    """The name that labels state for an image; DataError unless a file can be called that."""
+    try:
+        stated = scalars.text(name)
+    except ScalarError as error:
+        cure = "State the name of its file."
+        raise DataError([Problem(file, item, f"the image name is {error.found}", error.expected, cure)]) from error
+    longest = max(len(part.encode()) for part in re.split(r"[/\\]", stated))
+    if longest > _LONGEST_NAME:
+        found = f"the image name '{stated[:40]}...', which has a part of {longest} bytes"
+        expected = f"at most {_LONGEST_NAME}, as in the names of files"
+        raise DataError([Problem(file, item, found, expected, "Correct the name.")])
+    return stated
+
+
 def described(content: object) -> str:
-    """The kind of a JSON value, for messages."""
-    return f"a JSON object with {sorted(content)}" if isinstance(content, dict) else f"a JSON {type(content).__name__}"
+    """A JSON value for messages: its kind, and of an object what it lacks of a format, else its first keys."""
+    if isinstance(content, list):
+        return "a JSON list"
+    if not isinstance(content, dict) or not content:
+        return "an empty JSON object" if content == {} else f"the JSON value {scalars.shown(content)}"
+    for fields in _FIELDS.values():
+        wrong = [
+            f"{key!r} is {scalars.shown(content[key]) if key in content else 'missing'}"
+            for key, kind in fields.items()
+            if not isinstance(content.get(key), kind)
+        ]
+        if wrong and 2 * sum(key in content for key in fields) > len(fields):
+            return f"a JSON object in which {' and '.join(wrong)}"
+    return f"a JSON object with {named([repr(key[:40]) for key in sorted(content)], 5)}"
 
 
 def format_cure(path: Path, content: object = None) -> str | None:
     """A cure if a path, or the JSON value read from it, is the sign of a certain format; None otherwise."""
-    first = content[0] if isinstance(content, list) and content else content
-    keys = set(first) if isinstance(first, dict) else set()
-    if path.suffix.lower() == ".xml":
-        name = "cvat"
-    elif path.suffix.lower() in (".yaml", ".yml"):
+    if path.suffix.lower() in (".yaml", ".yml"):
         return "This looks like YOLO: --format yolo --root DIR, the folder of that file."
-    elif {"shapes", "imagePath"} <= keys:
-        name = "labelme"
-    elif "data" in keys and keys & {"annotations", "completions"}:
-        name = "label_studio"
-    elif {"images", "annotations", "categories"} <= keys:
-        name = "coco"
-    else:
-        return None
-    return f"This looks like another format: --format {name}."
+    first = content[0] if isinstance(content, list) and content else content
+    name = "cvat" if path.suffix.lower() == ".xml" else _format_of(first) if isinstance(first, dict) else None
+    return f"This looks like another format: --format {name}." if name else None
+
+
+def _format_of(content: Mapping[str, Any]) -> str | None:
+    for name, fields in _FIELDS.items():
+        if all(isinstance(content.get(key), kind) for key, kind in fields.items()):
+            return name
+    tasks = isinstance(content.get("data"), dict) and content.keys() & {"annotations", "completions"}
+    return "label_studio" if tasks else None

@@ -6,31 +6,35 @@ import base64
 import binascii
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
 from sskd_fast.data.formats.contours import is_hole, outlines
-from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json, stated_size
+from sskd_fast.data.formats.documents import described, format_cure, image_name, label_files, read_json, stated_size
+from sskd_fast.data.formats.groups import GroupId, Groups, group_id
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.written import LabeledImage, labeled_images
 from sskd_fast.data.pixels import DECODING_ERRORS, image_size
 from sskd_fast.rle import MaskError, box_of_rle
-from sskd_fast.scalars import is_number
+from sskd_fast.scalars import ScalarError, is_number, shown
 
 _DRAWN = {
     "polygon": shapes.polygon,
     "oriented_rectangle": shapes.polygon,
+    "rotation": shapes.polygon,
     "rectangle": shapes.rectangle,
     "circle": shapes.circle,
 }
+_SAVE = "Save it with LabelMe again."
 _VERSION = "5.5.0"
 
 
@@ -42,16 +46,17 @@ def read_labelme(place: Path, images: Path, classes: Sequence[str] = ()) -> dict
     category ids.  Shapes of the same label and group_id are one instance; without a group_id, each is one.  Raises
     DataError with all problems.
     """
-    collected = Collected(classes)
+    collected, groups = Collected(classes), Groups()
     for path in label_files(place, ".json", "Name the folder that LabelMe saved its JSON files in."):
         try:
-            _read_file(path, place, images, collected)
+            _read_file(path, place, images, collected, groups)
         except DataError as error:
             collected.findings.problems.extend(error.problems)
+    collected.findings.warnings += groups.warnings(place)
     return collected.content()
 
 
-def _read_file(path: Path, place: Path, images: Path, collected: Collected) -> None:
+def _read_file(path: Path, place: Path, images: Path, collected: Collected, groups: Groups) -> None:
     expected = 'LabelMe\'s JSON object with "shapes" and "imagePath"'
     cure = "Save it with LabelMe again, or take it out of the folder."
     content = read_json(path, expected, cure)
@@ -61,12 +66,12 @@ def _read_file(path: Path, place: Path, images: Path, collected: Collected) -> N
         or not isinstance(content.get("imagePath"), str)
     ):
         raise DataError([Problem(path, "", described(content), expected, format_cure(path, content) or cure)])
-    file_name = _image_name(path, place, images, content["imagePath"])
+    file_name = _image_name(path, place, images, image_name(path, "imagePath", content["imagePath"]))
     size = stated_size(path, "", content.get("imageHeight"), content.get("imageWidth")) or image_size(
         images / file_name
     )
     if collected.image(file_name, size, path):
-        _read_shapes(path, content["shapes"], file_name, size, collected)
+        groups.add(_read_shapes(path, content["shapes"], file_name, size, collected), path)
 
 
 def _image_name(path: Path, place: Path, images: Path, image_path: str) -> str:
@@ -77,64 +82,89 @@ def _image_name(path: Path, place: Path, images: Path, image_path: str) -> str:
     for candidate in (images / beside / name, path.parent / named, images / name):
         plain = Path(*candidate.parts) if ".." not in candidate.parts else candidate.resolve()
         for root in (images, images.resolve()):
-            if plain.is_relative_to(root) and plain.is_file():
+            if plain.is_relative_to(root) and os.path.isfile(plain):
                 return plain.relative_to(root).as_posix()
     return (beside / name).as_posix()
 
 
 def _read_shapes(
     path: Path, listed: Sequence[Any], file_name: str, size: tuple[int, int], collected: Collected
-) -> None:
-    instances: dict[tuple[str, object], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
+) -> list[tuple[str, GroupId]]:
+    """Adds the instances of an image; returns the label and the group of each shape."""
+    instances: dict[tuple[str, GroupId], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
+    grouped: list[tuple[str, GroupId]] = []
     for number, shape in enumerate(listed):
         item = f"shapes[{number}]"
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             expected = "an object with a label, points and a shape_type"
-            collected.findings.add(path, item, f"the value {str(shape)[:80]}", expected, "Save it with LabelMe again.")
+            collected.findings.add(path, item, f"the value {str(shape)[:80]}", expected, _SAVE)
             continue
-        item = f"{item} ({shape['label']})"
-        drawn = collected.drawn(path, item, lambda shape=shape: _draw(shape, *size))  # type: ignore[misc]
+        label, named_item = shape["label"], f"{item} ({shape['label'][:80]})"
+        drawn = collected.drawn(path, named_item, lambda shape=shape: _draw(shape, *size))  # type: ignore[misc]
+        try:
+            group = group_id(shape.get("group_id"))
+        except ScalarError as error:
+            cure = "Write null, or one number for the shapes of one object."
+            collected.findings.add(path, named_item, error.found, error.expected, cure)
+            continue
+        grouped.append((label, group))
         if drawn is not None:
-            group = shape.get("group_id")
-            instance = (shape["label"], f"shapes[{number}]" if group is None else group)
-            instances.setdefault(instance, []).append((drawn, shape))
+            instances.setdefault((label, item if group is None else group), []).append((drawn, shape))
     for (label, _), parts in instances.items():
         first = parts[0][1]
         score = {"score": first["score"]} if is_number(first.get("score")) else {}
         crowd = first.get("iscrowd", 0)  # read with those of COCO files
         collected.instance(file_name, label, [part for part, _ in parts], f"{path}: {label}", iscrowd=crowd, **score)
+    return grouped
 
 
 def _draw(shape: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
-    kind = shape.get("shape_type") or "polygon"
+    kind = shape.get("shape_type", "")
+    if not isinstance(kind, str | None):
+        raise MaskError(f"the shape_type {shown(kind)}", f"one of {', '.join([*_DRAWN, 'mask'])}", _SAVE)
+    kind = (kind or "polygon").strip().lower()
     points = _points(shape.get("points"))
     if kind == "mask":
         mask = _decoded(shape.get("mask"))
         if len(points) != 2:
             found, expected = f"a mask with {len(points)} points", "the corners of its box"
-            raise MaskError(found, expected, "Save it with LabelMe again.")
-        return shapes.bitmap(mask, int(points[0][1]), int(points[0][0]), height, width)
+            raise MaskError(found, expected, _SAVE)
+        drawn = shapes.bitmap(mask, int(points[0][1]), int(points[0][0]), height, width)
+        _check_box(mask, *points)
+        return drawn
     if kind not in _DRAWN:
         cure = "Remove the shape, or annotate the object as a polygon or a mask."
         raise MaskError(f"a shape of type {kind}, which has no area", f"one of {', '.join([*_DRAWN, 'mask'])}", cure)
     return _DRAWN[kind](points, height, width)
 
 
+def _check_box(mask: NDArray[np.bool_], first: tuple[float, float], last: tuple[float, float]) -> None:
+    """Refuses a picture of another size than its box, give or take the pixel that tools differ by."""
+    stated = [int(last[1]) - int(first[1]), int(last[0]) - int(first[0])]
+    if any(not -1 <= side - box <= 2 for side, box in zip(mask.shape, stated, strict=True)):
+        found = f"a mask of {mask.shape[0]} x {mask.shape[1]} pixels (height x width) from {first} to {last}"
+        raise MaskError(found, f"{stated[0] + 1} x {stated[1] + 1}, as these corners state", _SAVE)
+
+
 def _points(value: object) -> list[tuple[float, float]]:
     pairs: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in pairs):
-        raise MaskError(f"the points {str(value)[:80]}", "pairs of numbers [x, y]", "Save it with LabelMe again.")
+        raise MaskError(f"the points {str(value)[:80]}", "pairs of numbers [x, y]", _SAVE)
     return [(float(x), float(y)) for x, y in pairs]
 
 
 def _decoded(text: object) -> NDArray[np.bool_]:
     """The PNG picture of a mask shape, (h, w) bool."""
+    expected = "a PNG picture in base64"
+    if not isinstance(text, str) or not text:
+        raise MaskError(f"a mask with no picture ({shown(text)})", expected, _SAVE)
     try:
-        with Image.open(io.BytesIO(base64.b64decode(str(text), validate=True))) as picture:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
             return np.asarray(picture.convert("L")) > 0
+    except UnidentifiedImageError:
+        raise MaskError("a mask that cannot be read (no picture)", expected, _SAVE) from None
     except (binascii.Error, *DECODING_ERRORS) as error:
-        cure = "Save it with LabelMe again."
-        raise MaskError(f"a mask that cannot be read ({error})", "a PNG picture in base64", cure) from error
+        raise MaskError(f"a mask that cannot be read ({error})", expected, _SAVE) from error
 
 
 def write_labelme(instances: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -25,10 +25,12 @@ def polygon(points: Points, height: int, width: int) -> dict[str, Any]:
 
 
 def rectangle(points: Points, height: int, width: int) -> dict[str, Any]:
-    """The rectangle between two opposite corners."""
+    """The rectangle between two opposite corners, or of four corners in turn."""
+    if len(points) == 4:
+        return polygon(points, height, width)
     if len(points) != 2:
         cure = "Annotate the object again."
-        raise MaskError(f"a rectangle of {len(points)} points", "two opposite corners", cure)
+        raise MaskError(f"a rectangle of {len(points)} points", "two opposite corners, or four", cure)
     (left, top), (right, bottom) = points
     return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], height, width)
 

@@ -7,6 +7,7 @@ width.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,15 +16,17 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sskd_fast import scalars
 from sskd_fast.data.errors import DataError, Findings, Problem, named
-from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.formats import shapes
 from sskd_fast.data.formats.collected import Collected
 from sskd_fast.data.formats.contours import joined, outlines
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.written import LabeledImage, labeled_images
+from sskd_fast.data.formats.yolo_files import check_labels_exist, images_of
 from sskd_fast.data.pixels import MISSING_IMAGE, image_size, in_threads
 from sskd_fast.rle import MaskError, box_of_rle
+from sskd_fast.scalars import ScalarError
 
 _SLACK = 0.01
 _NAMES_CURE = "Write `names:` as a list, or as `0: name` lines; put names such as yes, no, on or 1 in quotes."
@@ -32,12 +35,18 @@ _NAMES_CURE = "Write `names:` as a list, or as `0: name` lines; put names such a
 def yolo_splits(root: Path) -> tuple[Path, Path]:
     """Resolves `train` and `val` of the data.yaml in a folder: folders of images, or text files that list them.
 
-    `path` of data.yaml is looked for beside that file, then in the working directory.  Raises DataError if it or a
-    split is missing.
+    `path` of data.yaml is looked for beside that file, then in the working directory; without `val`, `valid` counts.
+    Raises DataError with all problems of data.yaml, the class names among them.
     """
     file, content = _read_yaml(root)
     findings = Findings()
-    places = [_split(file, content, key, findings) for key in ("train", "val")]
+    try:
+        _class_names(file, content)
+    except DataError as error:
+        findings.problems.extend(error.problems)
+    # Roboflow's exports call it `valid`.
+    validation = "valid" if content.get("val") is None and "valid" in content else "val"
+    places = [_split(file, content, key, findings) for key in ("train", validation)]
     if findings.problems:
         raise DataError(findings.problems)
     return places[0], places[1]
@@ -53,18 +62,15 @@ def read_yolo(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
     """
     file, content = _read_yaml(images)
     names = _class_names(file, content)
-    paths = _listed_images(place, images) if place.is_file() else _folder_images(place)
     collected = Collected(names)
-    labels = _labels_of(paths, collected.findings)
-    if not place.is_file():
-        _check_images_exist(place, labels, collected.findings)
+    labels = images_of(place, images, collected.findings)
     for path, size in zip(labels, in_threads(_size, labels), strict=True):
         name = path.relative_to(images).as_posix() if path.is_relative_to(images) else str(path)
         if isinstance(size, list):
             collected.findings.problems.extend(size)
-        elif collected.image(name, size, labels[path]) and labels[path].exists():
+        elif collected.image(name, size, labels[path]) and os.path.exists(labels[path]):
             _read_labels(labels[path], name, size, names, collected)
-    _check_labels_exist(labels, collected.findings)
+    check_labels_exist(labels, collected.findings)
     return collected.content()
 
 
@@ -99,12 +105,19 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     twice = [name for name, count in Counter(ordered).items() if count > 1 and name is not None]
     if twice:
         problems.append(Problem(file, "names", f"{named(twice)} more than once", "different names", "Rename them."))
-    if "nc" in content and content["nc"] != len(listed):
+    if "nc" in content and not _is_count(content["nc"], len(listed)):
         cure = "Correct one of them, or remove `nc`."
         problems.append(Problem(file, "nc", f"{content['nc']} classes", f"{len(listed)}, as `names` has", cure))
     if problems:
         raise DataError(problems)
     return [str(name) for name in ordered]
+
+
+def _is_count(value: object, count: int) -> bool:
+    try:
+        return scalars.integer(value) == count
+    except ScalarError:
+        return False
 
 
 def _split(file: Path, content: Mapping[str, Any], key: str, findings: Findings) -> Path:
@@ -124,68 +137,8 @@ def _split(file: Path, content: Mapping[str, Any], key: str, findings: Findings)
     return found or file
 
 
-def _folder_images(place: Path) -> list[Path]:
-    return [place / name for name in ImageFolder(place).file_names]
-
-
-def _listed_images(place: Path, root: Path) -> list[Path]:
-    try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        found, expected = f"it cannot be read ({error})", "a text file that lists images"
-        raise DataError([Problem(place, "", found, expected, "Correct data.yaml.")]) from error
-    paths = []
-    for line in filter(None, map(str.strip, lines)):
-        tried = [base / line for base in (root, place.parent, Path())]
-        paths.append(next((path for path in tried if path.is_file()), tried[0]))
-    return paths
-
-
-def label_path(image: Path) -> Path:
-    """The label file of an image: `labels` in place of the last folder `images`."""
-    parts = list(image.parts)
-    if "images" in parts[:-1]:
-        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
-    return Path(*parts).with_suffix(".txt")
-
-
-def _labels_of(paths: Sequence[Path], findings: Findings) -> dict[Path, Path]:
-    """Image -> label file; a problem for images that would share one."""
-    labels: dict[Path, Path] = {}
-    owner: dict[Path, Path] = {}
-    for path in paths:
-        label = label_path(path)
-        if owner.setdefault(label, path) != path:
-            found = f"the images {owner[label].name} and {path.name} share it"
-            findings.add(label, "", found, "one image a label file", "Rename one of the images and its labels.")
-        else:
-            labels[path] = label
-    return labels
-
-
-def _check_images_exist(place: Path, labels: Mapping[Path, Path], findings: Findings) -> None:
-    known = set(labels.values())
-    for label in sorted(label_path(place / "any.png").parent.rglob("*.txt")):
-        if label not in known and label.name != "classes.txt":
-            found, expected = "it has no image", f"one of the same name below {place}"
-            findings.add(label, "", found, expected, "Add the image, or remove the label file.")
-
-
-def _check_labels_exist(labels: Mapping[Path, Path], findings: Findings) -> None:
-    missing = [path.name for path, label in labels.items() if not label.exists()]
-    folder = next(iter(labels.values()), Path()).parent
-    if missing and len(missing) == len(labels):
-        cure = "Put the labels beside a folder called `images`, into one called `labels`."
-        findings.add(folder, "", "no label file of any image", "a text file for each", cure)
-    elif missing:
-        findings.warnings.append(
-            f"{folder}: {len(missing)} of {len(labels)} images have no label file ({named(missing)}) and count as "
-            f"images without objects, as YOLO defines it."
-        )
-
-
 def _size(path: Path) -> tuple[int, int] | list[Problem]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         cure = "Add the image, or take it out of the list."
         return [Problem(path, "", MISSING_IMAGE, "a readable image", cure)]
     try:
@@ -232,6 +185,10 @@ def _number(text: str) -> float:
 
 def _draw(values: Sequence[str], height: int, width: int) -> dict[str, Any]:
     expected = "x and y of at least 3 points"
+    commas = [text for text in values if "," in text]
+    if commas:
+        cure = "Write a point in place of each decimal comma, and spaces between numbers."
+        raise MaskError(f"the values {named(commas, 3)} with commas", "numbers from 0 to 1 such as 0.25", cure)
     if len(values) == 4:
         raise MaskError("a box (4 values)", expected, "Annotate masks: boxes alone cannot train instance segmentation.")
     if len(values) % 2 or len(values) < 6:
