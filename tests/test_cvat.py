@@ -66,3 +66,14 @@ def test_every_fault_of_cvat_files_is_named_at_once(tmp_path: Path) -> None:
         "mask 6 (): a shape without a label",
     ]
     assert len(said) == len(expected) and all(text in found for text, found in zip(expected, said, strict=True)), said
+
+
+def test_cvat_groups_are_numbered_from_one(tmp_path: Path) -> None:
+    masks_of = [box(0, 0, 8, 8), box(12, 16, 24, 32), box(40, 50, 48, 64)]
+    for group, expected in ((0, masks_of), (1, [masks_of[0] | masks_of[1] | masks_of[2]])):
+        elements = [cvat_mask("cat", mask, group=group) for mask in masks_of]
+        content = read_cvat(write_cvat_file(tmp_path / "a.xml", {"a.png": elements}, ["cat"]), tmp_path)
+        assert_masks(masks(content), [("cat", mask) for mask in expected])
+        said = "in 1 of 1 images with group_ids, all shapes of a label have the same one and are read as one object "
+        said += f"({tmp_path / 'a.xml'}: image 0 (a.png): 3 shapes of cat, group_id 1)"
+        assert [said in warning for warning in content.get("warnings", [])] == [True] * group

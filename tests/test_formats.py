@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sskd_fast.data.classes import spelling_variants
 from sskd_fast.data.formats.contours import is_hole, joined, outlines
 from sskd_fast.data.formats.labelme import read_labelme, write_labelme
 from sskd_fast.data.formats.own_files import MARKER
@@ -288,3 +289,24 @@ def test_faulty_annotations_are_all_named_before_anything_is_written(tmp_path: P
         said = problems(WRITERS[format], content, tmp_path)
         assert ["annotation 1" in said[0], "category 5" in said[1], "image 50" in said[2]] == [True] * 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_classes_that_differ_in_case_are_named(tmp_path: Path, format: str) -> None:
+    images = write_images(tmp_path / "images")
+    if format == "yolo":
+        place: Any = write_yolo_root(tmp_path / "own")
+        files = [place / "data.yaml"]
+    else:
+        train, val = (FILES[format](tmp_path, split) for split in ("train", "val"))
+        place = LabelFiles(train, images, val, images)
+        files = [file for part in (train, val) for file in ([part] if part.is_file() else part.rglob("*.json"))]
+    for file in files:
+        file.write_text(file.read_text(encoding="utf-8").replace("zebra", "Cell"), encoding="utf-8")
+    (warning,) = open_sets(place, format).warnings
+    assert warning.endswith(": 'Cell', 'cell' count as 2 classes; if they are one, name it alike in all labels.")
+
+
+def test_classes_that_differ_in_case_or_white_space_are_variants() -> None:
+    names = ["cell", "dead cell", "Cell", "cell ", "dead  cell", "dog", "deadcell"]
+    assert spelling_variants(names) == [["Cell", "cell", "cell "], ["dead  cell", "dead cell"]]

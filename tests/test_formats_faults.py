@@ -144,7 +144,7 @@ def test_cvat_files_that_cannot_be_read_are_named(
     [
         ({"annotations": None}, "a JSON object in which 'annotations' is null; expected"),
         ({"annotations": {}, "images": 1}, "a JSON object in which 'images' is 1 and"),
-        ({f"photo {n}": {} for n in range(3000)}, "a JSON object with 'photo 0', 'photo 1', 'photo 10', 'photo 100', "),
+        ({f"photo {n}": {} for n in range(3000)}, "a JSON object with ['photo 0', 'photo 1', 'photo 10', 'photo 100', "),
         ({}, "an empty JSON object; expected"),
         (None, "the JSON value null; expected"),
     ],
@@ -153,7 +153,7 @@ def test_json_of_no_format_is_described_in_short(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, words: str
 ) -> None:
     path = tmp_path / "a.json"
-    sound = {"images": [], "annotations": [], "categories": []}
+    sound: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     path.write_text(json.dumps(sound | content if content and len(content) < 3 else content))
     said = said_of(path, "coco", capsys)
     assert words in said and "Export the annotations in COCO's instance format" in said and len(said) < 800

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,3 +107,55 @@ def test_every_fault_of_label_studio_files_is_named_at_once(tmp_path: Path) -> N
     write_tasks(path, [task(2, "b.png", [], annotations=two)])
     picture(tmp_path / "b.png")
     assert [image["file_name"] for image in read_label_studio(path, tmp_path)["images"]] == ["b.png"]
+
+
+SQUARE = {"points": [[25, 25], [50, 25], [50, 50], [25, 50]]}
+CORNER = {"points": [[0, 0], [12.5, 0], [12.5, 50], [0, 50]]}
+SQUARE_MASK, CORNER_MASK = box(12, 16, 24, 32), box(0, 0, 24, 8)
+
+
+def read_regions(folder: Path, regions: list[Any]) -> dict[str, Any]:
+    picture(folder / "a.png")
+    return read_label_studio(write_tasks(folder / "a.json", [task(1, "a.png", regions)]), folder)
+
+
+@pytest.mark.parametrize("absent", [{"id": None}, {"id": ""}, {}])
+def test_label_studio_regions_without_an_id_are_objects_of_their_own(tmp_path: Path, absent: dict[str, Any]) -> None:
+    drawn = [region("polygonlabels", "cat", SQUARE), region("polygonlabels", "dog", CORNER)]
+    plain = [{key: value for key, value in shape.items() if key != "id"} | absent for shape in drawn]
+    assert_masks(masks(read_regions(tmp_path, plain)), [("cat", SQUARE_MASK), ("dog", CORNER_MASK)])
+
+
+def test_label_studio_shapes_that_share_an_id_keep_their_labels(tmp_path: Path) -> None:
+    drawn = [region("polygonlabels", "cat", SQUARE, id="r"), region("polygonlabels", "dog", CORNER, id="r")]
+    assert_masks(masks(read_regions(tmp_path, drawn)), [("cat", SQUARE_MASK), ("dog", CORNER_MASK)])
+    unlabelled = {**region("polygon", "dog", CORNER, id="r"), "value": CORNER}
+    (said,) = problems(read_regions, tmp_path, [drawn[0], unlabelled])
+    assert said.startswith(f"{tmp_path / 'a.json'}: task 1, region r (polygon): not one label; expected one.")
+    assert said.endswith("Shapes that share an id need a label each.")
+    (said,) = problems(read_regions, tmp_path, [drawn[0], region("polygonlabels", "dog", SQUARE, id="r")])
+    assert "task 1, region r (polygonlabels): not one label but cat, dog; expected one." in said
+
+
+def test_label_studio_labels_may_come_before_their_shape_and_twice(tmp_path: Path) -> None:
+    alone = {"id": "r", "type": "labels", "value": {"labels": ["cat"]}}
+    shape = {**region("polygon", "cat", SQUARE, id="r", image_rotation="0"), "value": SQUARE}
+    content = read_regions(tmp_path, [alone, shape, region("polygonlabels", "cat", SQUARE, id="r")])
+    assert_masks(masks(content), [("cat", SQUARE_MASK)])
+
+
+def test_label_studio_tasks_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    left = [
+        task(1, "b.png", [], annotations=[]),
+        task(2, "c.png", [], annotations=[], predictions=[{"result": []}]),
+        task(3, "d.png", [], annotations=[], predictions=[{"result": []}]),
+        task(4, "e.png", [], annotations=[{"was_cancelled": True, "result": []}]),
+    ]
+    reasons = "1 skipped, 2 with predictions only, 1 without an annotation"
+    picture(tmp_path / "a.png")
+    path = write_tasks(tmp_path / "a.json", [*left, task(5, "a.png", [region("polygonlabels", "cat", SQUARE)])])
+    content = read_label_studio(path, tmp_path)
+    assert content["warnings"] == [f"{path}: 4 of 5 tasks are left out: {reasons}."]
+    assert [image["file_name"] for image in content["images"]] == ["a.png"]
+    (said,) = problems(read_label_studio, write_tasks(path, left), tmp_path)
+    assert said.startswith(f"{path}: no task with an annotation ({reasons}); expected at least one. Annotate the tasks")

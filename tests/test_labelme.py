@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from sskd_fast.data.formats.labelme import read_labelme
 from tests.format_files import (
@@ -94,7 +96,55 @@ def test_every_fault_of_labelme_files_is_named_at_once(tmp_path: Path) -> None:
         "shapes[7]: the value {'points': []}",
         f"again.json: it labels a.png, which {tmp_path / 'a.json'} labels too",
         "broken.json: the file is no valid JSON",
-        "coco.json: a JSON object with 'annotations', 'categories', 'images'",
+        "coco.json: a JSON object with ['annotations', 'categories', 'images']",
     ]
     assert len(said) == len(expected) and all(text in found for text, found in zip(expected, said, strict=True)), said
     assert said[-1].endswith("This looks like another format: --format coco.")
+
+
+CORNER, SQUARE = [[0, 0], [8, 0], [8, 8], [0, 8]], [[16, 12], [32, 12], [32, 24], [16, 24]]
+CORNER_MASK, SQUARE_MASK = box(0, 0, 8, 8), box(12, 16, 24, 32)
+
+
+def read_shapes(folder: Path, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    picture(folder / "a.png")
+    write_labelme_file(folder / "a.json", "a.png", shapes)
+    return read_labelme(folder, folder)
+
+
+@pytest.mark.parametrize("group", [None, "", " ", False, "null", "None", -1, "-1"])
+def test_labelme_group_ids_that_mean_no_group_join_nothing(tmp_path: Path, group: object) -> None:
+    shapes = [labelme_shape("cat", "polygon", points, group_id=group) for points in (CORNER, SQUARE)]
+    content = read_shapes(tmp_path, shapes)
+    assert_masks(masks(content), [("cat", CORNER_MASK), ("cat", SQUARE_MASK)])
+    assert "warnings" not in content
+
+
+@pytest.mark.parametrize("group", [0, "0", 7, "left"])
+def test_labelme_group_ids_that_join_everything_are_asked_about(tmp_path: Path, group: object) -> None:
+    two = [labelme_shape("cat", "polygon", points, group_id=group) for points in (CORNER, SQUARE)]
+    content = read_shapes(tmp_path, two)
+    assert_masks(masks(content), [("cat", CORNER_MASK | SQUARE_MASK)])
+    assert "warnings" not in content  # one object may well have two parts
+    shapes = [*two, labelme_shape("cat", "polygon", [[40, 40], [44, 40], [44, 44]], group_id=group)]
+    named = 0 if group == "0" else group
+    (warning,) = read_shapes(tmp_path, shapes)["warnings"]
+    assert warning == (
+        f"{tmp_path}: in 1 of 1 images with group_ids, all shapes of a label have the same one and are read as one "
+        f"object ({tmp_path / 'a.json'}: 3 shapes of cat, group_id {named}). If the shapes are separate objects, "
+        "remove group_id."
+    )
+    assert "warnings" not in read_shapes(tmp_path, [*shapes, labelme_shape("cat", "polygon", CORNER)])
+
+
+def test_labelme_asks_about_groups_only_if_most_images_have_such(tmp_path: Path) -> None:
+    whole = [labelme_shape("cat", "polygon", SQUARE, group_id=1)] * 3
+    for name, shapes in (("b", whole[:2]), ("c", [])):
+        picture(tmp_path / f"{name}.png")
+        write_labelme_file(tmp_path / f"{name}.json", f"{name}.png", shapes)
+    assert "warnings" not in read_shapes(tmp_path, whole)
+
+
+@pytest.mark.parametrize("kind", ["Polygon", "RECTANGLE", "rectangle", "rotation", "oriented_rectangle", "", None])
+def test_labelme_types_of_other_versions_are_drawn(tmp_path: Path, kind: Any) -> None:
+    assert_masks(masks(read_shapes(tmp_path, [labelme_shape("cat", kind, SQUARE)])), [("cat", SQUARE_MASK)])

@@ -87,7 +87,7 @@ def described(content: object) -> str:
         ]
         if wrong and 2 * sum(key in content for key in fields) > len(fields):
             return f"a JSON object in which {' and '.join(wrong)}"
-    return f"a JSON object with {named([repr(key[:40]) for key in sorted(content)], 5)}"
+    return f"a JSON object with [{named([repr(key[:40]) for key in sorted(content)], 5)}]"
 
 
 def format_cure(path: Path, content: object = None) -> str | None:
