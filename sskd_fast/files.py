@@ -99,8 +99,9 @@ def remove_partial(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, keep: bool = False) -> None:
-    """UTF-8 text, atomically; keep: see `write_atomically`."""
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), keep=keep)
+    """UTF-8 text, atomically; keep: see `write_atomically`.  Bytes of file names that are no UTF-8 become \\udcXX."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda partial: partial.write_bytes(encoded), keep=keep)
 
 
 def write_json(path: Path, content: Any) -> None:

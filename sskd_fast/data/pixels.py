@@ -111,7 +111,7 @@ any_size = _AnySize()
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
-    limit = _pixel_limit()
+    limit = pixel_limit()
     try:
         # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
         with any_size, path.open("rb") as file, Image.open(file) as image:
@@ -125,7 +125,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
 
-def _pixel_limit() -> int:
+def pixel_limit() -> int:
+    """Pixels of the largest image that is read.  Raises DataError if the environment names no number."""
     try:
         return _env.max_pixels(MAX_PIXELS)
     except ValueError as error:
