@@ -19,7 +19,7 @@ from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.data.orientation import DECODING_ERRORS, as_shown, is_turned, stored_size
-from sskd_fast.files import write_atomically
+from sskd_fast.files import encoded, write_atomically
 
 MISSING_IMAGE = "the image file does not exist"
 # 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
@@ -248,7 +248,7 @@ def stored_pixels(
     except OSError:
         return read_pixels(path, size, stretch=stretch)
     content = f"{path.resolve()} {status.st_mtime_ns} {status.st_size} {size} {stretch}"
-    name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(encoded(content), digest_size=16).hexdigest()
     file = folder / name[:2] / f"{name}.npy"
     if not file.exists():
         pixels = read_pixels(path, size, stretch=stretch)
