@@ -9,7 +9,7 @@ from typing import TextIO
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints text on a stream, by default standard output.
 
-    Characters that it cannot show become escapes, such as \\xe9.  File names may hold any, and an output in the locale C
+    Characters that it cannot show become escapes, such as \\xe9.  File names may hold any, and output in the locale C
     shows ASCII alone.
     """
     out = sys.stdout if stream is None else stream
