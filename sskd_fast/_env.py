@@ -27,10 +27,11 @@ def cache_folder() -> Path:
 
 
 def max_pixels(default: int) -> int:
-    """Pixels of the largest image that is read: SSKD_FAST_MAX_PIXELS, or the default.  ValueError for no number."""
+    """Pixels of the largest image that is read: SSKD_FAST_MAX_PIXELS, or the default.  ValueError, with the
+    value, for no number."""
     value = os.environ.get("SSKD_FAST_MAX_PIXELS", "").strip()
     if value and not (value.isascii() and value.isdigit() and int(value)):
-        raise ValueError(f"SSKD_FAST_MAX_PIXELS: found {value!r}, expected a number of pixels, such as {default}")
+        raise ValueError(repr(value))
     return int(value or default)
 
 

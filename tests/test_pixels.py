@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
-from sskd_fast.data.pixels import ByteBudgetCache, image_size, in_threads, read_pixels
+from sskd_fast.data.pixels import ByteBudgetCache, image_size, in_threads, page_count, read_pixels
 from sskd_fast.data.pseudo_labeled import unlabeled
 
 
@@ -55,6 +56,59 @@ def test_rotation_of_the_camera_is_applied_unless_the_annotations_were_made_with
     turned = read_pixels(path)
     assert image_size(path) == (6, 4) and turned.shape == (6, 4, 3) and turned[0, 3].tolist() == [255] * 3
     assert np.array_equal(read_pixels(path, (4, 6)), pixels) and image_size(path, (4, 6)) == (4, 6)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_every_format_has_one_size_and_one_content(tmp_path, suffix, orientation):
+    """In a picture that is shown upright, the corner at the top left is bright, the one at the top right grey."""
+    upright = np.zeros((48, 72), dtype=np.uint8)
+    upright[:16, :16], upright[:16, -16:] = 240, 120
+    back = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose, 6: np.rot90,
+            7: lambda a: np.rot90(a, 2).T, 8: lambda a: np.rot90(a, -1)}  # fmt: skip
+    stored = np.ascontiguousarray(back.get(orientation, np.array)(upright))
+    exif, path = Image.Exif(), tmp_path / f"a.{suffix}"
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path, exif=exif)
+    for size in (None, (48, 72)):
+        assert image_size(path, size) == (48, 72)
+        assert np.abs(read_pixels(path, size).astype(int) - upright).max() < 10
+    if stored.shape != upright.shape:
+        assert image_size(path, stored.shape) == stored.shape
+        assert np.abs(read_pixels(path, stored.shape).astype(int) - stored).max() < 10
+
+
+def test_floats_that_are_no_numbers_do_not_make_an_image_black(tmp_path):
+    values = np.array([[0.0, 0.5], [1.0, np.inf]], dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "inf.tif")
+    assert read_pixels(tmp_path / "inf.tif").tolist() == [[0, 128], [255, 255]]
+    assert stretch_intensity(np.array([[np.nan, 0.0, -np.inf], [0.0, 8.0, np.inf]])).tolist() == [
+        [0, 0, 0], [0, 255, 255],
+    ]  # fmt: skip
+    for name, array, words in (
+        ("nan", np.full((2, 2), np.nan), "no value is a finite number; expected intensities of 0 and above"),
+        ("low", np.array([[-3.0, 0.0]]), "values from -3 to 0; expected intensities of 0 and above: shift them"),
+    ):
+        Image.fromarray(array.astype(np.float32)).save(tmp_path / f"{name}.tif")
+        with pytest.raises(DataError, match=rf"{name}\.tif: the image file cannot be read \({words}"):
+            read_pixels(tmp_path / f"{name}.tif")
+
+
+def test_damage_that_pillow_answers_with_other_errors_is_that_of_a_file(tmp_path):
+    two = Image.new("RGB", (60, 40))
+    two.save(tmp_path / "pages.tif", save_all=True, append_images=[two])
+    content = bytearray((tmp_path / "pages.tif").read_bytes())
+    (first,) = struct.unpack("<I", content[4:8])
+    after = first + 2 + 12 * struct.unpack("<H", content[first : first + 2])[0]
+    content[after : after + 4] = struct.pack("<I", len(content) + 100)  # where the second page begins
+    (tmp_path / "pages.tif").write_bytes(content)
+    assert page_count(tmp_path / "pages.tif") == 1 and read_pixels(tmp_path / "pages.tif").shape == (40, 60, 3)
+    two.save(tmp_path / "a.dds")
+    content = bytearray((tmp_path / "a.dds").read_bytes())
+    content[76:92] = bytes(16)  # its pixel format
+    (tmp_path / "a.dds").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.dds: the image file cannot be read \("):
+        read_pixels(tmp_path / "a.dds")
 
 
 def test_missing_damaged_and_wrong_sized_images_are_named(make_coco):
@@ -101,7 +155,7 @@ def test_an_image_above_the_limit_is_refused_with_the_setting_that_raises_it(tmp
     with pytest.raises(DataError, match=r"large\.png: .* expected at most 1,000\."):
         read_pixels(tmp_path / "large.png")
     monkeypatch.setenv("SSKD_FAST_MAX_PIXELS", "many")
-    with pytest.raises(ValueError, match="SSKD_FAST_MAX_PIXELS: found 'many', expected a number of pixels, such as"):
+    with pytest.raises(DataError, match="SSKD_FAST_MAX_PIXELS: 'many'; expected a number of pixels"):
         image_size(tmp_path / "large.png")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +83,26 @@ def test_folds_are_disjoint_cover_the_set_and_keep_groups_whole(tmp_path, count,
 def test_folds_differ_by_seed_alone(tmp_path):
     dataset = grouped(tmp_path)
     assert fold_ids(dataset, 3, seed=1) == fold_ids(dataset, 3, seed=1) != fold_ids(dataset, 3, seed=2)
+
+
+def test_records_of_one_file_and_files_of_one_content_are_one_group(tmp_path):
+    dataset = collection(tmp_path, [{"group": "a"}, {"group": "b"}, {"group": "c"}, {"group": "d"}])
+    one, *_, last = dataset.records
+    dataset.records[1] = replace(
+        dataset.records[1], path=one.path.parent / "." / ".." / one.path.parent.name / one.path.name
+    )
+    (tmp_path / "link.png").symlink_to(last.path)
+    dataset.records[2] = replace(dataset.records[2], path=tmp_path / "link.png")
+    assert group_count(dataset, "group") == 2 == group_count(dataset, None)
+    for seed in range(10):
+        labeled = set(split_labeled(dataset, 0.5, seed=seed, group_key="group")[0])
+        assert labeled in ({10, 11}, {12, 13})
+
+
+def test_names_that_are_no_unicode_have_a_hash(tmp_path):
+    dataset = collection(tmp_path, [{}] * 2)
+    dataset.records[0] = replace(dataset.records[0], file_name=os.fsdecode(b"caf\xe9.png"))
+    assert kept_split(tmp_path / "ids.txt", dataset, lambda: [10]) == [10]
 
 
 def test_there_are_no_more_folds_than_groups(tmp_path):

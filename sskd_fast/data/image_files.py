@@ -154,6 +154,7 @@ def _note(located: LocatedFiles, found: Mapping[int, ImageRecord], records: Coco
     missing = set(located.missing)
     near = {name: located.nearest(name) for name in located.missing[:_NEAREST]}
     first_use: dict[str, int] = {}
+    twice: list[str] = []
     for image_id, record in found.items():
         name = record.file_name
         if name in missing:
@@ -166,11 +167,14 @@ def _note(located: LocatedFiles, found: Mapping[int, ImageRecord], records: Coco
             reason = f"{named(files, 3)} all fit" if len(files) > 1 else f"{files[0]} stands for another image too"
             cure = f"Write the path of one file below {located.folder}."
             findings.add(record.path, f"image {image_id}", f"{MISSING_IMAGE}, and {reason}", "one file", cure)
-        elif name in first_use:
-            findings.warnings.append(
-                f"{records.file}: images {first_use[name]} and {image_id} are the same file, {name}."
-            )
-        first_use.setdefault(name, image_id)
+        else:
+            first = first_use.setdefault(os.path.realpath(record.path), image_id)
+            twice += [f"images {first} and {image_id} are the same file, {name}"] if first != image_id else []
+    if twice:
+        findings.warnings.append(
+            f"{records.file}: {named(twice, 3)}; each learns the other's objects as background: give a file one "
+            "image record."
+        )
     if located.found:
         stated, file = next(iter(located.found.items()))
         findings.warnings.append(

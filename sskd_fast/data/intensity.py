@@ -20,8 +20,9 @@ def stretch_intensity(image: NDArray[Any]) -> NDArray[np.uint8]:
     image: (H, W) or (H, W, 3), any integer or float dtype.  Percentiles are taken over all channels together, so that
     the balance of the colours stays.  An image whose median exceeds 0.5 after the stretch is inverted: objects become
     bright on a dark background, as in fluorescence microscopy.  A constant image becomes 0.  Returns uint8 of the same
-    shape.
+    shape.  Raises ValueError as `to_eight_bits` does.
     """
+    image = _finite(image)
     low, middle, high = np.percentile(image, (LOW_PERCENTILE, 50.0, HIGH_PERCENTILE))
     if high <= low:
         low, high = float(image.min()), float(image.max())
@@ -45,13 +46,30 @@ def _in_strips(image: NDArray[Any], work: Callable[[NDArray[Any]], NDArray[Any]]
     return quantized
 
 
+def _finite(image: NDArray[Any]) -> NDArray[Any]:
+    """The image without NaN and infinities; see `to_eight_bits`."""
+    if not np.issubdtype(image.dtype, np.floating) and not np.issubdtype(image.dtype, np.signedinteger):
+        return image
+    sound = np.isfinite(image)
+    values = image if sound.all() else image[sound]
+    if not values.size:
+        raise ValueError("no value is a finite number; expected intensities of 0 and above")
+    low, high = values.min(), values.max()
+    if low < 0 >= high:
+        raise ValueError(f"values from {low:g} to {high:g}; expected intensities of 0 and above: shift them")
+    return image if values is image else np.nan_to_num(image, nan=0.0, posinf=high, neginf=low)
+
+
 def to_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
     """An image of more than 8 bits scaled by its bit depth: the fewest bits, 8 to 16, that hold its maximum.
 
     A 12-bit recording in a 16-bit file therefore keeps its contrast.  Float images with values in [0, 1] are scaled by
-    255; other float and 32-bit images by their maximum where that needs more than 16 bits.  Negative values become 0.
+    255; other float and 32-bit images by their maximum where that needs more than 16 bits.  Negative values and NaN
+    become 0, infinities the least and the greatest finite value.  Raises ValueError if no value is finite, or none
+    above 0 but some below.
     """
-    top = float(np.nanmax(image)) if image.size else 0.0
+    image = _finite(image)
+    top = float(image.max()) if image.size else 0.0
     if np.issubdtype(image.dtype, np.floating) and top <= 1.0:
         full = 1.0
     elif top >= 2.0**16:
@@ -59,4 +77,4 @@ def to_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
     else:
         full = 2.0 ** max(8, int(np.floor(top)).bit_length()) - 1.0
     factor = np.float32(255.0 / full)
-    return _in_strips(image, lambda rows: np.rint(np.clip(np.nan_to_num(rows.astype(np.float32)) * factor, 0.0, 255.0)))
+    return _in_strips(image, lambda rows: np.rint(np.clip(rows.astype(np.float32) * factor, 0.0, 255.0)))

@@ -13,6 +13,7 @@ from sskd_fast.data.errors import DataError, Findings, Problem
 from sskd_fast.data.formats.table import Reader
 from sskd_fast.data.image_files import image_records
 from sskd_fast.data.mask_checks import check_annotations
+from sskd_fast.data.orientation_checks import check_orientations
 from sskd_fast.data.record_checks import CheckedFile, check_classes, check_image_files
 
 
@@ -46,6 +47,7 @@ class LabelSet:
         own = Findings(self.problems, warnings)
         if self.checked.coco is not None:
             check_image_files(self.checked, own, decode)
+            check_orientations(self.checked.file, list(self.checked.images.values()), own)
             check_annotations(self.checked, own)
             _warn_of_copies(self.checked, own)
         return self.problems

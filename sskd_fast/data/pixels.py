@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -14,17 +13,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
+from sskd_fast.data.orientation import DECODING_ERRORS, as_shown, is_turned, stored_size
 from sskd_fast.files import write_atomically
 
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 MISSING_IMAGE = "the image file does not exist"
-DECODING_ERRORS = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
 MAX_PIXELS = 1 << 28
 # Pixels that are converted at a time, and from which on one image at a time is decoded.
@@ -87,18 +84,6 @@ def _unreadable(path: Path, cause: str) -> DataError:
     return DataError([Problem(path, "", cause, "a readable image", cure)])
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 for none or one that is no number from 1 to 8; asking a PNG that states none in its header
-    would decode it."""
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1
-    try:
-        found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):  # what viewers pass over too
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
 class _AnySize:
     """Lifts Pillow's limit on pixels, a global of the process, until the last thread that asked for it is done."""
 
@@ -126,9 +111,10 @@ any_size = _AnySize()
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
-    limit = _env.max_pixels(MAX_PIXELS)
+    limit = _pixel_limit()
     try:
-        with any_size, Image.open(path) as image:
+        # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
+        with any_size, path.open("rb") as file, Image.open(file) as image:
             _check_pixels(path, image, limit)
             yield image
     except DataError:
@@ -137,6 +123,14 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
+
+
+def _pixel_limit() -> int:
+    try:
+        return _env.max_pixels(MAX_PIXELS)
+    except ValueError as error:
+        cure = f"Give a whole number, such as {MAX_PIXELS}, or unset it."
+        raise DataError([Problem("SSKD_FAST_MAX_PIXELS", "", str(error), "a number of pixels", cure)]) from None
 
 
 def _check_pixels(path: Path, image: Image.Image, limit: int) -> None:
@@ -164,7 +158,7 @@ def page_count(path: Path) -> int:
     try:
         with any_size, Image.open(path) as image:
             return int(getattr(image, "n_frames", 1))
-    except (*DECODING_ERRORS, EOFError):
+    except DECODING_ERRORS:
         return 1
 
 
@@ -174,28 +168,15 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
     size: the (height, width) that the annotations state, or None.
     """
     with opened(path) as image:
-        stored = (image.height, image.width)
-        return stored[::-1] if _turned(image, size) else stored
-
-
-def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
-    """True if the image is shown with its sides swapped; not if only the stored shape fits the annotations."""
-    stored = (image.height, image.width)
-    drawn_on_stored = size == stored and size != stored[::-1]
-    return _orientation(image) in _TRANSPOSING_ORIENTATIONS and not drawn_on_stored
-
-
-def _as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    orientation = _orientation(image)
-    kept = orientation == 1 or (orientation in _TRANSPOSING_ORIENTATIONS and not _turned(image, size))
-    return image if kept else ImageOps.exif_transpose(image)
+        stored = stored_size(image)
+        return stored[::-1] if is_turned(image, size) else stored
 
 
 def image_pixels(
     image: Image.Image, size: tuple[int, int] | None = None, *, stretch: bool = False
 ) -> NDArray[np.uint8]:
     """An opened image as (H, W) grey or (H, W, 3) RGB, uint8; size, stretch and conversions: see `read_pixels`."""
-    shown = _as_shown(image, size)
+    shown = as_shown(image, size)
     if shown.mode in _WIDE_MODES:
         return array_pixels(np.asarray(shown), stretch=stretch)
     return array_pixels(_converted(shown, "L" if shown.mode in ("1", "L", "LA", "La") else "RGB"), stretch=stretch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def group_count(dataset: ImageCollection, group_key: str | None) -> int:
 def _group_names(dataset: ImageCollection, group_key: str | None) -> list[str]:
     """The group of each image: its value of the field `group_key`, else its id; copies of a file share theirs."""
     names = dataset.image_field(group_key) if group_key else [str(image_id) for image_id in dataset.image_ids]
-    group_of = {record.path: name for record, name in zip(dataset.records, names, strict=True)}
+    paths = [Path(os.path.realpath(record.path)) for record in dataset.records]
     joined: dict[str, str] = {}
 
     def head(name: str) -> str:
@@ -65,9 +66,15 @@ def _group_names(dataset: ImageCollection, group_key: str | None) -> list[str]:
             name = joined[name]
         return name
 
-    for copy, first in copies(record.path for record in dataset.records).items():
-        if head(group_of[copy]) != head(group_of[first]):
-            joined[head(group_of[copy])] = head(group_of[first])
+    def join(one: str, other: str) -> None:
+        if head(one) != head(other):
+            joined[head(one)] = head(other)
+
+    group_of: dict[Path, str] = {}
+    for path, name in zip(paths, names, strict=True):
+        join(name, group_of.setdefault(path, name))
+    for copy, first in copies(paths).items():
+        join(group_of[copy], group_of[first])
     return [head(name) for name in names]
 
 
@@ -218,4 +225,4 @@ def _names_hash(dataset: ImageCollection, ids: Sequence[int]) -> str:
 
 
 def _hash(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

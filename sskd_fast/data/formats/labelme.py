@@ -21,7 +21,8 @@ from sskd_fast.data.formats.contours import is_hole, outlines
 from sskd_fast.data.formats.documents import described, format_cure, label_files, read_json, stated_size
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.written import LabeledImage, labeled_images
-from sskd_fast.data.pixels import DECODING_ERRORS, image_size
+from sskd_fast.data.orientation import DECODING_ERRORS
+from sskd_fast.data.pixels import image_size
 from sskd_fast.rle import MaskError, box_of_rle
 from sskd_fast.scalars import is_number
 
