@@ -61,13 +61,18 @@ def check_paths(sets: Sequence[LabelSet], unlabeled: Path | None) -> None:
             cure = f"Correct the path{_similar(part.file)}."
             findings.add(part.file, "", "the annotation file does not exist", "labels of the images", cure)
         elif not part.images.is_dir():
-            cure = f"Correct its path{_similar(part.images)}."
-            findings.add(part.images, "", "the folder does not exist", f"the images of {part.file}", cure)
+            _add_no_folder(part.images, f"the folder with the images of {part.file}", findings)
     if unlabeled is not None and not unlabeled.is_dir():
-        cure = f"Correct its path{_similar(unlabeled)}."
-        findings.add(unlabeled, "", "the folder does not exist", "a folder of images", cure)
+        _add_no_folder(unlabeled, "a folder of images", findings)
     if findings.problems:
         raise DataError(findings.problems)
+
+
+def _add_no_folder(path: Path, expected: str, findings: Findings) -> None:
+    if path.exists():
+        findings.add(path, "", "it is a file", expected, f"Give the folder of the images, such as {path.parent}.")
+    else:
+        findings.add(path, "", "the folder does not exist", expected, f"Correct its path{_similar(path)}.")
 
 
 def _similar(path: Path) -> str:
