@@ -91,6 +91,9 @@ def test_a_passed_check_is_remembered_until_a_file_changes(
     (coco.images / "2.png").write_bytes(whole)
     coco.content["annotations"][0]["area"] = 400
     assert check_dataset(coco.write(), coco.images) == []
+    monkeypatch.setenv("SSKD_FAST_MAX_PIXELS", "1000")
+    with pytest.raises(DataError, match="2,400 in all; expected at most 1,000"):
+        check_dataset(coco.write(), coco.images)
 
 
 def test_a_misspelt_path_is_said_before_anything_is_read(tmp_path: Path) -> None:

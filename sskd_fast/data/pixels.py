@@ -19,7 +19,7 @@ from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.data.orientation import DECODING_ERRORS, as_shown, is_turned, stored_size
-from sskd_fast.files import write_atomically
+from sskd_fast.files import encoded, write_atomically
 
 MISSING_IMAGE = "the image file does not exist"
 # 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
@@ -111,7 +111,7 @@ any_size = _AnySize()
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
-    limit = _pixel_limit()
+    limit = pixel_limit()
     try:
         # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
         with any_size, path.open("rb") as file, Image.open(file) as image:
@@ -125,7 +125,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
 
-def _pixel_limit() -> int:
+def pixel_limit() -> int:
+    """Pixels of the largest image that is read.  Raises DataError if the environment names no number."""
     try:
         return _env.max_pixels(MAX_PIXELS)
     except ValueError as error:
@@ -247,7 +248,7 @@ def stored_pixels(
     except OSError:
         return read_pixels(path, size, stretch=stretch)
     content = f"{path.resolve()} {status.st_mtime_ns} {status.st_size} {size} {stretch}"
-    name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(encoded(content), digest_size=16).hexdigest()
     file = folder / name[:2] / f"{name}.npy"
     if not file.exists():
         pixels = read_pixels(path, size, stretch=stretch)
