@@ -98,9 +98,14 @@ def remove_partial(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8; bytes of file names that are none become escapes, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_text(path: Path, text: str, *, keep: bool = False) -> None:
-    """UTF-8 text, atomically; keep: see `write_atomically`."""
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), keep=keep)
+    """UTF-8 text, see `encoded`, atomically; keep: see `write_atomically`."""
+    write_atomically(path, lambda partial: partial.write_bytes(encoded(text)), keep=keep)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -169,6 +169,34 @@ def twice(coco: CocoBuilder) -> None:
         annotation["id"] = number
 
 
+def two_classes(coco: CocoBuilder) -> None:
+    twice(coco)
+    for annotation in coco.content["annotations"][6:]:
+        annotation["category_id"] = 3 - annotation["category_id"]
+
+
+def crowds(coco: CocoBuilder) -> None:
+    for place in (0, 3):
+        coco.content["annotations"][place]["iscrowd"] = 1
+
+
+def without(key: str) -> Edit:
+    """Takes a field out of all annotations."""
+
+    def make(coco: CocoBuilder) -> None:
+        for annotation in coco.content["annotations"]:
+            annotation.pop(key)
+
+    return make
+
+
+def with_hole(polygons: list[list[float]]) -> list[list[float]]:
+    """The polygons with a ring inside of the first, half as large."""
+    (outer,) = polygons
+    x, y = (sum(values) / 4 for values in (outer[::2], outer[1::2]))
+    return [outer, [(value + (x, y)[place % 2]) / 2 for place, value in enumerate(outer)]]
+
+
 def mostly_empty(coco: CocoBuilder) -> None:
     for _ in range(7):
         coco.image((HEIGHT, WIDTH))
@@ -183,10 +211,12 @@ def no_file(coco: CocoBuilder) -> None:
 
 
 def rle(value: Any = None, **change: Any) -> Edit:
-    """RLE of the first square in place of all polygons, with some fields changed."""
+    """RLE of the first square in place of all polygons, with some fields changed; "list": in a list, of its polygon."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
     mask[5:25, 5:25] = True
-    return field("segmentation", [encoded(mask)] if value == "list" else {**encoded(mask), **change})
+    if value == "list":
+        return field("segmentation", [encoded(mask)], every=False)
+    return field("segmentation", {**encoded(mask), **change})
 
 
 def counts(*runs: float) -> Edit:
@@ -233,6 +263,10 @@ BROKEN_SETS = (
     Broken("category-id-nan", "`category_id` is NaN", field("category_id", float("nan")),
            refused="category_id` is NaN"),
     Broken("category-unknown", "a category that is not listed", field("category_id", 7), refused="it names category 7"),
+    Broken("category-missing", "no `category_id`", without("category_id"), refused="no `category_id`; expected one of"),
+    Broken("image-id-missing", "no `image_id`", without("image_id"), refused="no `image_id`; expected the id of one"),
+    Broken("category-null", "`category_id` is null", field("category_id", None), refused="`category_id` is null; exp"),
+    Broken("ids-missing", "annotations have no ids", without("id"), warned=r"6 annotation ids .* \(6 missing\)"),
     Broken("size-unit", 'width is "128px"', field("width", "128px", "images"), refused=_NO_SIZE),
     Broken("size-nan", "height is NaN", field("height", float("nan"), "images"), refused=_NO_SIZE),
     Broken("size-list", "height is a list", field("height", [40], "images"), refused=_NO_SIZE),
@@ -266,6 +300,21 @@ BROKEN_SETS = (
            refused="a brush stroke of Label Studio"),
     Broken("rle-kaggle", "run lengths of Kaggle", field("segmentation", "1 5 20 5"), refused="run lengths as text"),
     Broken("box-only", "a box as segmentation", field("segmentation", [[5, 5, 20, 20]]), refused="polygon of 2 points"),
+    Broken("geojson", "GeoJSON", mapped(lambda p: {"type": "Polygon", "coordinates": [pairs(p[0])]}),
+           refused="a geometry of GeoJSON .* outer rings"),
+    Broken("supervisely", "Supervisely", mapped(lambda p: {"points": {"exterior": pairs(p[0]), "interior": []}}),
+           refused="an object of Supervisely"),
+    Broken("polygon-object", "polygons in an object", mapped(lambda polygons: {"polygon": polygons[0]}),
+           refused='with the key "polygon", as V7'),
+    Broken("object", "another object", field("segmentation", {"mask": "1.png"}), refused="object with the keys mask"),
+    Broken("mixed", "polygons and RLE in one list", mapped(lambda p: [*p, {"size": [40, 60], "counts": [2400]}]),
+           refused="RLE in a list of polygons; .* as one RLE"),
+    Broken("polygon-null", "null for a polygon", field("segmentation", [None]), refused=r"no number \(null\)"),
+    Broken("polygon-and-null", "null beside a polygon", mapped(lambda p: [*p, None]),
+           refused="null in a list of polygons"),
+    Broken("polygon-odd", "a polygon without its last number", mapped(lambda p: [p[0][:7]]),
+           refused="a polygon of 7 numbers"),
+    Broken("rings", "holes as rings", mapped(with_hole), warned="6 of 6 annotations have a polygon inside of another"),
     Broken("none", "no segmentation", field("segmentation", None), refused="a box without a mask"),
     Broken("rle-size", "RLE of another size", rle(size=[80, 120]), refused=r"RLE of size \[80, 120\]"),
     Broken("rle-swapped", "the size of RLE is swapped", rle(size=[60, 40]), refused="Write the height first"),
@@ -284,7 +333,16 @@ BROKEN_SETS = (
            refused="6 of 6 masks .* coordinates from 0 to 1"),
     Broken("larger", "coordinates of larger images", points(lambda x, y: (4 * x, 4 * y)), refused="times as large"),
     Broken("swapped", "x and y swapped", points(lambda x, y: (y + 20, x + 5)), refused="x and y swapped"),
+    Broken("line", "polygons without an area", points(lambda x, y: (x, x)), refused="points of each polygon lie on a"),
+    Broken("line-upright", "upright lines", points(lambda x, y: (5, y)), refused="polygon lie on a line"),
     # Files.
+    Broken("keys-twice", "two lists of annotations",
+           raw(lambda text: text.replace('"annotations": [', '"annotations": [], "annotations": [').encode()),
+           refused='2 lists "annotations"; expected one of each'),
+    Broken("keys-utf-16", "two lists of images, in UTF-16",
+           raw(lambda text: text.replace('"images": [', '"images": [], "images": [').encode("utf-16")),
+           refused='2 lists "images"; expected one of each'),
+    Broken("keys-below", "names of the lists below the top", field("annotations", "images", "images")),
     Broken("bom-8", "a byte-order mark", raw(lambda text: codecs.BOM_UTF8 + text.encode())),
     Broken("utf-16", "UTF-16, of PowerShell", raw(lambda text: text.encode("utf-16"))),
     Broken("digits", "a number of 5000 digits",
@@ -308,6 +366,10 @@ BROKEN_SETS = (
     Broken("name-long", "a name of 400 letters", no_file, refused="the image file does not exist"),
     # The set as a whole.
     Broken("twice", "every object twice", twice, warned="6 of 12 objects repeat another one", areas=(400.0,) * 12),
+    Broken("two-classes", "every object twice, under two classes", two_classes,
+           warned="6 of 12 objects have the mask of an object of another class", areas=(400.0,) * 12),
+    Broken("crowds", "single objects as crowd regions", crowds, warned=r"2 of 6 objects \(33%\) are crowd regions",
+           crowd=2),
     Broken("mostly-empty", "most images without objects", mostly_empty, warned="7 of 10 images have no object"),
     Broken("same-image", "an image twice", same_image, warned="1 of 3 images have the content of another one"),
 )  # fmt: skip

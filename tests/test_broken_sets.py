@@ -91,6 +91,9 @@ def test_a_passed_check_is_remembered_until_a_file_changes(
     (coco.images / "2.png").write_bytes(whole)
     coco.content["annotations"][0]["area"] = 400
     assert check_dataset(coco.write(), coco.images) == []
+    monkeypatch.setenv("SSKD_FAST_MAX_PIXELS", "1000")
+    with pytest.raises(DataError, match="2,400 in all; expected at most 1,000"):
+        check_dataset(coco.write(), coco.images)
 
 
 def test_a_misspelt_path_is_said_before_anything_is_read(tmp_path: Path) -> None:
@@ -113,6 +116,38 @@ def test_problems_of_one_cause_are_one_line(tmp_path: Path) -> None:
     assert "2.png: image 2: the image file does not exist" in lines[1]
     assert lines[2].endswith("5 more of this kind: annotation 2 of image 1, annotation 3 of image 2, "
                              "annotation 4 of image 2, annotation 5 of image 3 and 1 more.")  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "where"), [("name", "categories"), ("file_name", "images")])
+def test_a_refused_record_is_no_problem_of_its_annotations(key: str, where: str, tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    coco.content[where][0][key] = None
+    with pytest.raises(DataError) as caught:
+        check_dataset(coco.write(), coco.images)
+    assert [problem.found for problem in caught.value.problems] == [f"`{key}` is null"]
+
+
+def test_a_file_in_place_of_a_folder_is_called_one(tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    image = coco.images / "1.png"
+    words = rf"1\.png: it is a file; expected .*\. Give the folder of the images, such as {coco.images}\."
+    for options in ({}, {"unlabeled": image}):
+        with pytest.raises(DataError, match=words):
+            check_dataset(coco.write(), coco.images if options else image, **options)
+
+
+def test_more_objects_than_an_image_can_hold_are_a_problem_of_the_image(tmp_path: Path) -> None:
+    coco = sound_set(tmp_path)
+    coco.content["annotations"] += [coco.content["annotations"][3]] * 65_534
+    file = coco.write()
+    with pytest.raises(DataError) as caught:
+        check_dataset(file, coco.images)
+    words = f"{file}: image 2: 65536 instances on one image; expected at most 65535. Cut the image into tiles."
+    assert [str(problem) for problem in caught.value.problems] == [words]
+    for read in (CocoInstances.mask_layers, CocoInstances.annotations):
+        with pytest.raises(DataError) as caught:
+            read(CocoInstances(file, coco.images), 1)
+        assert str(caught.value) == words
 
 
 def test_a_vertex_beyond_the_image_leaves_its_pixels_alone() -> None:

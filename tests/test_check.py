@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,12 @@ from typing import Any
 import pytest
 
 from sskd_fast.check.__main__ import main
+from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.derived import natural_zoom, resolve_views
 from sskd_fast.evaluate import main as evaluate
 from sskd_fast.models.checkpoint import read_description
+from sskd_fast.run.sources import found_limits
+from sskd_fast.yaml_settings import load_config
 from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
@@ -80,6 +87,37 @@ def test_every_problem_comes_with_its_cure_and_the_warnings_beside_it(
     code, (found,), _ = check(coco.file, "--images", coco.images)
     sizes = found["sets"]["labeled"]
     assert code == 1 and (sizes["smallest"], sizes["largest"], sizes["instances"]) == ([12, 16], [20, 16], 3)
+
+
+def test_limits_that_objects_exceed_are_warned_of_as_in_a_run(make_coco: Callable[..., Any], check: Check) -> None:
+    coco = make_coco()
+    for _ in range(2):
+        image = coco.image((64, 64))
+        for place in range(2100):
+            coco.instance(image, {"size": [64, 64], "counts": [place, 1, 4095 - place]})
+    code, (found,), printed = check(coco.write(), "--images", coco.images)
+    config, labeled, in_run = load_config([]), CocoInstances(coco.file, coco.images), list[str]()
+    zoom = natural_zoom(labeled)
+    found_limits(config, labeled, resolve_views(config.views, labeled, zoom), zoom, {}, in_run)
+    assert code == 0 and len(in_run) == 3 and found["warnings"] == in_run
+    assert "the run finds 2000 of an image: the others count as missed. Add --max-detections 3150, or cut" in printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_output_cannot_show_are_escaped(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accented = "\N{LATIN SMALL LETTER E WITH ACUTE}"
+    folder = tmp_path / f"photos of {accented}"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no image")
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main([str(folder)]) == 1
+    output.flush()
+    printed = output.buffer.getvalue().decode(encoding)
+    shown = accented if encoding == "utf-8" else r"\xe9"
+    assert rf"photos of {shown}/caf\udce9.png: image 1: the image file cannot be read" in printed
 
 
 def test_what_a_run_refuses_beyond_the_files_is_a_problem(plates_run: Path, check: Check, tmp_path: Path) -> None:

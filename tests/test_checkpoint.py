@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sskd_fast.data.instances import Batch, Instances
-from sskd_fast.files import remove_partial, write_atomically, write_json
+from sskd_fast.files import remove_partial, write_atomically, write_json, write_text
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.gradient_share import GradientShare
 from sskd_fast.losses.objective import Objective
@@ -78,6 +79,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_atomically(path, tear)
     assert path.read_text() == '{"a": 1}'
     assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_names_that_are_no_utf_8_are_written_as_escapes_that_json_reads_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write_text(tmp_path / "a.json", f'{{"name": "{name}"}}')
+    assert (tmp_path / "a.json").read_bytes() == rb'{"name": "caf\udce9.png"}'
+    assert json.loads((tmp_path / "a.json").read_text()) == {"name": name}
 
 
 def test_a_reader_never_sees_a_part_of_the_new_file(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def test_a_limit_that_objects_exceed_is_named_with_its_flag() -> None:
     ]
 
 
+def test_the_cure_of_a_limit_goes_beyond_what_a_run_takes_by_itself() -> None:
+    first, second = Limits(16, natural_detections([3000]), 2000).warnings([3000], 10)
+    assert "finds 2000 of an image: the others count as missed. Add --max-detections 4500, or cut the" in first
+    assert second.endswith("Add pseudo_labels.max_per_image=4500.")
+
+
 def test_detections_come_from_the_data_unless_they_are_set() -> None:
     assert PredictConfig().resolved((64, 64), 1.0).max_detections == 100
     assert PredictConfig().resolved((64, 64), 1.0, 600).max_detections == 600

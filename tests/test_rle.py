@@ -63,3 +63,9 @@ def test_run_lengths_are_read_back(runs: list[int]) -> None:
 @pytest.mark.parametrize("counts", [b"\x01", b"~", b"0Q", b"0PPPPPPPPPPPPP0"])
 def test_malformed_codes_have_a_negative_run(counts: bytes) -> None:
     assert run_lengths(counts).min() < 0
+
+
+@pytest.mark.parametrize(("top", "left"), [(-1, 0), (0, -1), (39, 0), (0, 58)])
+def test_a_box_that_leaves_the_image_is_refused(top: int, left: int) -> None:
+    with pytest.raises(ValueError, match=rf"found \({top}, {left}, .*expected one within 40 x 60"):
+        rle_of_box(np.ones((2, 3), dtype=np.bool_), top, left, 40, 60)

@@ -17,6 +17,7 @@ from sskd_fast.check.findings import MARKS, Place, check, guessed_format
 from sskd_fast.check.words import checked_text
 from sskd_fast.data.layouts import FORMATS, misfit
 from sskd_fast.files import write_json
+from sskd_fast.screen import say
 
 _EXAMPLE = """examples:
   python -m sskd_fast.check --labeled labels.json --images DIR --val val.json --unlabeled DIR
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PlaceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n\n".join(checked_text(checked) for checked in found))
+    say("\n\n".join(checked_text(checked) for checked in found))
     return 1 if any(checked.problems for checked in found) else 0
 
 

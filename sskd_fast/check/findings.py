@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.derived import crowded_crop, natural_detections, natural_queries, natural_zoom, resolve_views
+from sskd_fast.data.derived import (
+    Limits,
+    crowded_crop,
+    natural_detections,
+    natural_queries,
+    natural_zoom,
+    resolve_views,
+)
 from sskd_fast.data.doctor import check_dataset, check_folders, check_images, without_known
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.formats.table import READERS
-from sskd_fast.data.inventory import count_objects, file_words, folder_words, objects_words
+from sskd_fast.data.inventory import Objects, count_objects, file_words, folder_words, objects_words
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
 from sskd_fast.data.source import ImageCollection
@@ -167,10 +174,7 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
         known = [source for source in (labeled, val) if source is not None]
         checked.attempt(lambda: without_known(plain, known, checked.warnings))
     if not checked.problems:
-        objects = count_objects(labeled)
-        checked.derived = derived_settings(config, labeled)
-        detections = config.predict.max_detections or natural_detections(objects.counts)
-        checked.notes.append(objects_words(objects, detections, checked.derived["queries"]))
+        objects = _note_objects(checked, labeled, config)
         checked.notes += file_words([s for s in sets.values() if s is not None], objects)
     return checked
 
@@ -195,9 +199,16 @@ def set_figures(source: ImageCollection) -> dict[str, Any]:
     return figures | {"instances": classes.total(), "crowd_regions": crowd, "empty_images": empty, "classes": counts}
 
 
-def derived_settings(config: Config, labeled: LabeledImages) -> dict[str, Any]:
-    """Zoom, crop (height, width) and queries that a run with these settings takes from its labelled images."""
+def _note_objects(checked: Checked, labeled: LabeledImages, config: Config) -> Objects:
+    """Notes what a run with these settings takes from its labelled images, and warns of limits that objects exceed;
+    returns the objects."""
     zoom = config.data.zoom or natural_zoom(labeled)
     views = resolve_views(config.views, labeled, zoom)
-    queries = config.num_queries or natural_queries(crowded_crop(labeled, views, zoom))
-    return {"zoom": zoom, "crop": views.size, "queries": queries}
+    objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
+    detections = config.predict.max_detections or natural_detections(objects.counts)
+    labels = config.pseudo_labels.labels_limit(detections)
+    limits = Limits(config.num_queries or natural_queries(in_crop), detections, labels)
+    checked.derived = {"zoom": zoom, "crop": views.size, "queries": limits.queries}
+    checked.warnings += limits.warnings(objects.counts, in_crop)
+    checked.notes.append(objects_words(objects, limits.detections, limits.queries))
+    return objects

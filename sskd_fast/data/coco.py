@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from sskd_fast.data.errors import DataError, Findings, Problem
 from sskd_fast.data.formats.documents import described, format_cure, read_json
 from sskd_fast.data.image_files import image_records
 from sskd_fast.data.labeled import LabeledImages, coco_annotation
-from sskd_fast.data.masks import MaskLayers, pack_layers
+from sskd_fast.data.masks import MaskLayers, check_count, pack_layers
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES
 from sskd_fast.rle import MaskError, encode_segmentation
 
@@ -65,20 +67,29 @@ class CocoInstances(LabeledImages):
                 self._annotations[annotation["image_id"]].append(annotation)
 
     def _decode(self, index: int) -> MaskLayers:
-        record = self.records[index]
         height, width = self.size(index)
-        annotations = self._annotations[record.image_id]
+        annotations = self._listed(index)
         encoded = [self._encode(annotation, height, width) for annotation in annotations]
         labels = [self._class_of[annotation["category_id"]] for annotation in annotations]
         crowd = [annotation["iscrowd"] for annotation in annotations]
         return pack_layers(encoded, labels, [1.0] * len(labels), crowd, height, width)
 
+    def _listed(self, index: int) -> list[dict[str, Any]]:
+        image_id = self.records[index].image_id
+        try:
+            check_count(len(self._annotations[image_id]))
+        except MaskError as error:
+            raise self._error(f"image {image_id}", error) from error
+        return self._annotations[image_id]
+
     def _encode(self, annotation: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
         try:
             return encode_segmentation(annotation.get("segmentation"), height, width)
         except MaskError as error:
-            item = annotation_item(annotation)
-            raise DataError([Problem(self.file, item, error.found, error.expected, error.cure)]) from error
+            raise self._error(annotation_item(annotation), error) from error
+
+    def _error(self, item: str, error: MaskError) -> DataError:
+        return DataError([Problem(self.file, item, error.found, error.expected, error.cure)])
 
     def categories(self) -> list[dict[str, Any]]:
         """The categories as the file has them, in the order of the classes."""
@@ -92,7 +103,7 @@ class CocoInstances(LabeledImages):
         """The annotations of an image as COCO's, with compressed RLE; area and bbox are those of the mask, whatever the
         file states.  Masks without a pixel are left out, as in training."""
         height, width = self.size(index)
-        listed = self._annotations[self.records[index].image_id]
+        listed = self._listed(index)
         encoded = [self._encode(annotation, height, width) for annotation in listed]
         return [
             coco_annotation(code, annotation["category_id"], annotation["iscrowd"])
@@ -109,4 +120,26 @@ def read_annotations(path: Path) -> dict[str, Any]:
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise DataError([Problem(path, "", described(content), expected, format_cure(path, content) or cure)])
+    _check_keys(path, keys)
     return content
+
+
+def _check_keys(path: Path, keys: Sequence[str]) -> None:
+    """Raises DataError if a list is there twice at the top: JSON's reader keeps the last one alone.
+
+    Only files that hold a key's text twice are parsed once more, with a look at the pairs of every object.
+    """
+    content = path.read_bytes()
+    letters = content.replace(b"\0", b"")  # of UTF-16 and 32
+    if all(letters.count(f'"{key}"'.encode()) < 2 for key in keys):
+        return
+    pairs: list[tuple[str, Any]] = []
+
+    def note(of_object: list[tuple[str, Any]]) -> None:
+        pairs[:] = of_object  # those of the outermost object come last
+
+    json.loads(content, object_pairs_hook=note)
+    for key, count in Counter(key for key, _ in pairs).items():
+        if key in keys and count > 1:
+            cure = "Join them into one: of several, JSON's readers keep the last alone."
+            raise DataError([Problem(path, "", f'{count} lists "{key}"', "one of each", cure)])

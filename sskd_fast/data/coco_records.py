@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,15 @@ class CocoRecords:
 def coco_records(content: Mapping[str, Any], file: str | Path, findings: Findings) -> CocoRecords:
     """The sound records of a COCO instances dict; every other one is a problem of `file`, added to `findings`.
 
+    Annotations of an image or a category that is a problem itself are left out without a further one.
     Ids that are integers as text are converted if no two of them become the same.
     """
     records = CocoRecords(file)
     _read_categories(content["categories"], records, findings)
     _read_images(content["images"], records, findings)
     refused = {
-        kind: [shown for record in content[key] if (shown := _refused_id(record)) is not None]
-        for kind, key in (("image", "images"), ("category", "categories"))
+        kind: {stated for record in content[key] if (stated := _stated_id(record)) is not None and stated not in known}
+        for kind, key, known in (("image", "images", records.images), ("category", "categories", records.categories))
     }
     for number, annotation in enumerate(content["annotations"]):
         read = _annotation(annotation, number, records, refused, findings)
@@ -153,19 +154,18 @@ def _extra(image: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in image.items() if key not in own and isinstance(value, (str, int, float))}
 
 
-def _refused_id(record: object) -> str | None:
-    """The id of a record that cannot be read, in words; None of a sound one."""
+def _stated_id(record: object) -> int | str | None:
+    """The id of a record, in words if it cannot be read; None without any."""
     if not isinstance(record, dict) or "id" not in record:
         return None
     try:
-        scalars.integer(record["id"])
+        return scalars.integer(record["id"])
     except ScalarError as error:
         return error.found
-    return None
 
 
 def _annotation(
-    annotation: object, number: int, records: CocoRecords, refused: Mapping[str, Sequence[str]], findings: Findings
+    annotation: object, number: int, records: CocoRecords, refused: Mapping[str, Set[int | str]], findings: Findings
 ) -> dict[str, Any] | None:
     """The sound fields of an annotation; None, and its problems, if it has others."""
     if not isinstance(annotation, dict):
@@ -173,11 +173,11 @@ def _annotation(
         findings.add(records.file, f"annotations[{number}]", found, "an object", _RECORD)
         return None
     stated = annotation.get("id", f"at position {number}")
-    item = f"annotation {str(stated)[:40]} of image {str(annotation.get('image_id'))[:40]}"
-    fields = _Fields(annotation, records.file, item, findings)
+    of_image = f" of image {str(annotation['image_id'])[:40]}" if "image_id" in annotation else ""
+    fields = _Fields(annotation, records.file, f"annotation {str(stated)[:40]}{of_image}", findings)
     annotation_id = _annotation_id(annotation.get("id"), fields)
-    image_id = _reference("image", annotation.get("image_id"), records.images, fields, refused["image"])
-    category_id = _reference("category", annotation.get("category_id"), records.categories, fields, refused["category"])
+    image_id = _reference("image", fields, records.images, refused["image"])
+    category_id = _reference("category", fields, records.categories, refused["category"])
     crowd = (
         fields.read("iscrowd", scalars.flag, "Write 1 for a region of many objects, else 0.")
         if "iscrowd" in annotation
@@ -207,20 +207,23 @@ _REFERENCES = {
 }
 
 
-def _reference(
-    kind: str, value: object, known: Mapping[int, Any], fields: _Fields, refused: Sequence[str]
-) -> int | None:
+def _reference(kind: str, fields: _Fields, known: Mapping[int, Any], refused: Set[int | str]) -> int | None:
     """The id of a record that an annotation names; None, and a problem unless that record has one."""
     cure, expected = _REFERENCES[kind]
+    key = f"{kind}_id"
+    if fields.record.get(key) is None:
+        stated = f"`{key}` is null" if key in fields.record else f"no `{key}`"
+        fields.fault(stated, expected.format(known=named(sorted(known))), cure)
+        return None
     try:
-        found = None if value is None else scalars.integer(value)
+        found = scalars.integer(fields.record[key])
     except ScalarError as error:
         if error.found not in refused:
-            fields.fault(f"`{kind}_id` is {error.found}", error.expected, cure)
+            fields.fault(f"`{key}` is {error.found}", error.expected, cure)
         return None
-    if found is None or found not in known:
-        if known or kind == "image":
-            said = f"it names {kind} {found}, which the file does not list"
-            fields.fault(said, expected.format(known=named(sorted(known))), cure)
-        return None
-    return found
+    if found in known:
+        return found
+    if found not in refused and (known or kind == "image"):
+        said = f"it names {kind} {found}, which the file does not list"
+        fields.fault(said, expected.format(known=named(sorted(known))), cure)
+    return None

@@ -59,7 +59,11 @@ def crowded_crop(source: LabeledImages, views: Views, zoom: float) -> float:
 
 def natural_detections(counts: Sequence[int]) -> int:
     """Detections an image, from the objects of each: half more than the most, in fifties, between 100 and 2000."""
-    return int(np.clip(50 * math.ceil(1.5 * max(counts, default=0) / 50), 100, MOST_DETECTIONS))
+    return min(_roomy_detections(counts), MOST_DETECTIONS)
+
+
+def _roomy_detections(counts: Sequence[int]) -> int:
+    return max(50 * math.ceil(1.5 * max(counts, default=0) / 50), 100)
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,13 @@ class Limits:
         """
         most, median = max(counts, default=0), float(np.median(counts)) if counts else 0.0
         there = f"labelled images show {median:g} objects in the median and {most} at most"
-        wanted = natural_detections(counts)
+        wanted = _roomy_detections(counts)
+        tiles = ", or cut the images into tiles: merging takes time with its square" if wanted > MOST_DETECTIONS else ""
         found = []
         if most > self.detections:
             found.append(
                 f"{there}, and the run finds {self.detections} of an image: the others count as missed. Add "
-                f"--max-detections {wanted}"
+                f"--max-detections {wanted}{tiles}"
             )
         if most > self.labels:
             found.append(

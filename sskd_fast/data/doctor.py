@@ -15,7 +15,7 @@ from sskd_fast.data.formats.table import Reader
 from sskd_fast.data.id_map_checks import check_id_maps
 from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.label_set import LabelSet, check_paths
-from sskd_fast.data.pixels import MISSING_IMAGE
+from sskd_fast.data.pixels import MISSING_IMAGE, pixel_limit
 from sskd_fast.data.record_checks import CheckedFile, check_image_files
 from sskd_fast.data.remembered import check_key, remembered
 from sskd_fast.data.source import ImageCollection
@@ -77,7 +77,8 @@ def check_dataset(
     files = [record.path for part in sets for record in part.checked.images.values()]
     files += [record.path for record in ImageFolder(plain).records] if plain is not None else []
     contents = [vars(part.checked.coco) for part in sets if part.checked.coco is not None]
-    return remembered(check_key(contents, files, [class_names, group_key, findings.warnings]), work)
+    options = [class_names, group_key, pixel_limit(), findings.warnings]
+    return remembered(check_key(contents, files, options), work)
 
 
 def check_folders(

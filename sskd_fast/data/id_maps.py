@@ -18,7 +18,8 @@ from PIL import Image
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.masks import MaskLayers
-from sskd_fast.data.pixels import DECODING_ERRORS, any_size, image_size, in_threads
+from sskd_fast.data.orientation import DECODING_ERRORS
+from sskd_fast.data.pixels import any_size, image_size, in_threads
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
 from sskd_fast.rle import MaskError
 

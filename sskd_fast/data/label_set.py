@@ -13,6 +13,7 @@ from sskd_fast.data.errors import DataError, Findings, Problem
 from sskd_fast.data.formats.table import Reader
 from sskd_fast.data.image_files import image_records
 from sskd_fast.data.mask_checks import check_annotations
+from sskd_fast.data.orientation_checks import check_orientations
 from sskd_fast.data.record_checks import CheckedFile, check_classes, check_image_files
 
 
@@ -46,6 +47,7 @@ class LabelSet:
         own = Findings(self.problems, warnings)
         if self.checked.coco is not None:
             check_image_files(self.checked, own, decode)
+            check_orientations(self.checked.file, list(self.checked.images.values()), own)
             check_annotations(self.checked, own)
             _warn_of_copies(self.checked, own)
         return self.problems
@@ -59,13 +61,18 @@ def check_paths(sets: Sequence[LabelSet], unlabeled: Path | None) -> None:
             cure = f"Correct the path{_similar(part.file)}."
             findings.add(part.file, "", "the annotation file does not exist", "labels of the images", cure)
         elif not part.images.is_dir():
-            cure = f"Correct its path{_similar(part.images)}."
-            findings.add(part.images, "", "the folder does not exist", f"the images of {part.file}", cure)
+            _add_no_folder(part.images, f"the folder with the images of {part.file}", findings)
     if unlabeled is not None and not unlabeled.is_dir():
-        cure = f"Correct its path{_similar(unlabeled)}."
-        findings.add(unlabeled, "", "the folder does not exist", "a folder of images", cure)
+        _add_no_folder(unlabeled, "a folder of images", findings)
     if findings.problems:
         raise DataError(findings.problems)
+
+
+def _add_no_folder(path: Path, expected: str, findings: Findings) -> None:
+    if path.exists():
+        findings.add(path, "", "it is a file", expected, f"Give the folder of the images, such as {path.parent}.")
+    else:
+        findings.add(path, "", "the folder does not exist", expected, f"Correct its path{_similar(path)}.")
 
 
 def _similar(path: Path) -> str:

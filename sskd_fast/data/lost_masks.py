@@ -12,36 +12,45 @@ from numpy.typing import NDArray
 
 from sskd_fast.data.errors import Findings
 from sskd_fast.rle import MaskError
-from sskd_fast.rle.polygons import flat_polygons
+from sskd_fast.rle.polygons import enclosed_area, flat_polygons, has_inner_ring
 
 # Sound data sets lose single masks at the borders of images; a wrong unit loses nearly all.
 LOST_SHARE = 0.25
 # A mask is lost if less than this share of its box lies in the image.
 _INSIDE = 0.5
-# Objects from which on it is no chance that all of them lie in one corner, and the corner's side as a share.
-_MANY, _CORNER = 20, 0.55
+_FLAT = ": the points of each polygon lie on a line", "Annotate the objects again: a line encloses no pixel."
+# The share of polygons that tells how far they reach, whatever single ones do; the side of a corner as a share of the
+# image; and the chance of objects all over the images to lie in it from which on they are taken for a wrong unit.
+_MOST, _CORNER, _CHANCE = 0.95, 0.55, 1e-6
 
 
 @dataclass(frozen=True)
 class Extents:
-    """A mask's pixels, its polygons' (left, top, right, bottom), None for RLE, and its image's (height, width)."""
+    """A mask's pixels, its polygons' (left, top, right, bottom), None for RLE, and its image's (height, width).
+
+    flat: the polygons enclose nothing.  ringed: one of them lies inside of another one.
+    """
 
     area: int
     box: tuple[float, float, float, float] | None
     size: tuple[int, int]
+    flat: bool = False
+    ringed: bool = False
 
     @classmethod
     def of(cls, annotation: Mapping[str, Any], area: int, size: Sequence[int]) -> Extents:
         """Those of an annotation whose mask was decoded."""
-        segmentation, box = annotation.get("segmentation"), None
-        if isinstance(segmentation, list):
-            try:
-                points = np.concatenate(flat_polygons(segmentation))
-                left, top, right, bottom = (float(v) for v in (*points.min(0), *points.max(0)))
-                box = left, top, right, bottom
-            except MaskError:  # RLE in a list
-                box = None
-        return cls(area, box, (size[0], size[1]))
+        segmentation, sides = annotation.get("segmentation"), (size[0], size[1])
+        if not isinstance(segmentation, list):
+            return cls(area, None, sides)
+        try:
+            rings = flat_polygons(segmentation)
+        except MaskError:  # RLE in a list
+            return cls(area, None, sides)
+        points = np.concatenate(rings)
+        left, top, right, bottom = (float(v) for v in (*points.min(0), *points.max(0)))
+        flat = not area and not any(map(enclosed_area, rings))
+        return cls(area, (left, top, right, bottom), sides, flat, len(rings) > 1 and has_inner_ring(rings))
 
 
 def check_losses(file: Path, extents: Sequence[Extents], findings: Findings) -> bool:
@@ -53,18 +62,19 @@ def check_losses(file: Path, extents: Sequence[Extents], findings: Findings) -> 
     drawn = [e for e in extents if e.box is not None]
     boxes = np.array([e.box for e in drawn], dtype=np.float64).reshape(-1, 4)
     sides = np.array([e.size[::-1] for e in drawn], dtype=np.float64).reshape(-1, 2)
+    flat = np.array([e.flat for e in drawn], dtype=np.bool_)
     without = sum(e.area == 0 for e in extents if e.box is None)
     missed = _lost(boxes, sides) | np.array([e.area == 0 for e in drawn], dtype=np.bool_)
     lost = without + int(missed.sum())
     if lost > 1 and lost > LOST_SHARE * len(extents):
         found = f"{lost} of {len(extents)} masks have no pixel or lie mostly outside of their images"
-        cause, cure = _guess(boxes, sides)
+        cause, cure = _FLAT if len(drawn) and flat.all() else _guess(boxes[~flat], sides[~flat])
         findings.add(file, "annotations", f"{found}{cause}", f"less than {LOST_SHARE:.0%}", cure)
         return True
     outside = lost - sum(e.area == 0 for e in extents)
     if outside:
         findings.warnings.append(f"{file}: {outside} masks lie mostly outside of their images and are cut to them.")
-    _warn_of_corner(file, boxes, sides, findings)
+    _warn_of_corner(file, boxes[~flat], sides[~flat], findings)
     return False
 
 
@@ -106,16 +116,18 @@ def _nice(factor: float) -> float:
 
 def _warn_of_corner(file: Path, boxes: NDArray[np.float64], sides: NDArray[np.float64], findings: Findings) -> None:
     """Coordinates of smaller images lose nothing, but leave most of every image empty."""
-    if len(boxes) < _MANY:
+    reaches = (boxes[:, 2:] / sides).max(1)
+    reach = float(np.quantile(reaches, _MOST, method="lower")) if len(boxes) else 1.0
+    within = reaches <= reach
+    count = int(within.sum())
+    if reach >= _CORNER or reach ** (2 * count) > _CHANCE:
         return
-    reach = float((boxes[:, 2:] / sides).max())
-    if reach < _CORNER:
-        unit = (
-            "percent of the image"
-            if boxes.max() <= 100 < sides.max()
-            else f"pixels of images {reach:.2f} times as large"
-        )
-        findings.warnings.append(
-            f"{file}: all {len(boxes)} polygons lie in the upper left {reach:.0%} of their images. If the coordinates "
-            f"are {unit}, convert them."
-        )
+    unit = (
+        "percent of the image"
+        if boxes[within].max() <= 100 < sides.max()
+        else f"pixels of images {reach:.2f} times as large"
+    )
+    findings.warnings.append(
+        f"{file}: {count} of {len(boxes)} polygons lie in the upper left {reach:.0%} of their images. If the "
+        f"coordinates are {unit}, convert them."
+    )

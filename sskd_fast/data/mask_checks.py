@@ -7,46 +7,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as coco_mask
 
 from sskd_fast import scalars
 from sskd_fast.data.coco_records import annotation_item
 from sskd_fast.data.errors import Findings, named
 from sskd_fast.data.lost_masks import Extents, check_losses
+from sskd_fast.data.masks import check_count
 from sskd_fast.data.record_checks import CheckedFile
+from sskd_fast.data.repeated_masks import Drawn, warn_of_repeated
 from sskd_fast.rle import MaskError, encode_segmentation
 from sskd_fast.scalars import ScalarError
 
-# The least IoU of two masks of one class that are the same object labelled twice.
-SAME_OBJECT = 0.9
 # A stated area is far off from this factor on, a stated box below this IoU; both beyond a few pixels.
 _AREA_FACTOR, _BOX_IOU, _PIXELS = 2.0, 0.5, 4
+# Sound data sets have few crowd regions; from this share on, a tool may have marked single objects as such.
+_CROWD_SHARE = 0.25
 
 
 @dataclass
 class _Masks:
-    """The masks of a file: objects by class, by image and class, and what is odd about them."""
+    """The masks of a file: objects by class and by image, and what is odd about them."""
 
     instances: Counter[str] = field(default_factory=Counter)
-    objects: dict[tuple[int, int], list[tuple[str, dict[str, Any]]]] = field(default_factory=lambda: defaultdict(list))
+    objects: dict[int, list[Drawn]] = field(default_factory=lambda: defaultdict(list))
+    crowds: int = 0
     extents: list[Extents] = field(default_factory=list)
     empty: list[object] = field(default_factory=list)
     misstated: list[str] = field(default_factory=list)
+    ringed: list[str] = field(default_factory=list)
 
 
 def check_annotations(checked: CheckedFile, findings: Findings) -> None:
     """Checks the mask of every annotation, and all of them together.
 
-    Problems: masks that cannot be decoded; a large share of masks without a pixel or outside of their images; no
-    instance at all.  Warnings: masks dropped, objects labelled twice, stated areas and boxes far from the mask, images
-    and classes without objects, repeated annotation ids.
+    Problems: more annotations on an image than training can tell apart; masks that cannot be decoded; a large share of
+    masks without a pixel or outside of their images; no instance at all.  Warnings: masks dropped, objects labelled
+    twice, holes that are filled, many crowd regions, stated areas and boxes far from the mask, images and classes
+    without objects, missing and repeated annotation ids.
     """
     assert checked.coco is not None, "annotations of a COCO file"
     masks = _Masks()
+    crowded = _check_counts(checked, findings)
     for annotation in checked.coco.annotations:
         size = checked.sizes.get(annotation["image_id"])
-        if size is None:
+        if size is None or annotation["image_id"] in crowded:
             continue
         try:
             encoded = encode_segmentation(annotation.get("segmentation"), *size)
@@ -60,8 +65,23 @@ def check_annotations(checked: CheckedFile, findings: Findings) -> None:
         findings.warnings.append(f"{checked.file}: {said}.")
     _warn_of_ids(checked, findings)
     _warn_of_fields(checked, masks, findings)
-    _warn_of_copies(checked, masks, findings)
+    _warn_of_crowds(checked, masks, findings)
+    _warn_of_rings(checked, masks, findings)
+    warn_of_repeated(checked.file, masks.objects.values(), findings)
     _check_classes(checked, masks, findings)
+
+
+def _check_counts(checked: CheckedFile, findings: Findings) -> set[int]:
+    """Notes images with more annotations than training can tell apart; returns their ids."""
+    assert checked.coco is not None, "annotations of a COCO file"
+    refused = set()
+    for image_id, count in Counter(annotation["image_id"] for annotation in checked.coco.annotations).items():
+        try:
+            check_count(count)
+        except MaskError as error:
+            refused.add(image_id)
+            findings.add(checked.file, f"image {image_id}", error.found, error.expected, error.cure)
+    return refused
 
 
 def _take(annotation: Mapping[str, Any], encoded: dict[str, Any], checked: CheckedFile, masks: _Masks) -> None:
@@ -72,9 +92,13 @@ def _take(annotation: Mapping[str, Any], encoded: dict[str, Any], checked: Check
     if area == 0:
         masks.empty.append(annotation.get("origin", annotation["id"]))
         return
-    if not annotation["iscrowd"]:
+    if annotation["iscrowd"]:
+        masks.crowds += 1
+    else:
         masks.instances[checked.coco.categories[category_id]["name"]] += 1
-        masks.objects[annotation["image_id"], category_id].append((annotation_item(annotation), encoded))
+        masks.objects[annotation["image_id"]].append(Drawn(annotation_item(annotation), category_id, encoded))
+    if masks.extents[-1].ringed:
+        masks.ringed.append(annotation_item(annotation))
     if said := _misstated(annotation, area, coco_mask.toBbox(encoded).tolist()):
         masks.misstated.append(f"{annotation_item(annotation)}: {said}")
 
@@ -114,30 +138,32 @@ def _warn_of_fields(checked: CheckedFile, masks: _Masks, findings: Findings) -> 
 def _warn_of_ids(checked: CheckedFile, findings: Findings) -> None:
     assert checked.coco is not None, "annotations of a COCO file"
     ids = Counter(annotation["id"] for annotation in checked.coco.annotations)
-    repeated = [annotation_id for annotation_id, count in ids.items() if count > 1]
-    if repeated:
+    missing = ids.pop(None, 0)
+    faulty = [f"{missing} missing"] * bool(missing) + [str(own) for own, count in ids.items() if count > 1]
+    if faulty:
+        count = len(faulty) + max(missing - 1, 0)
         findings.warnings.append(
-            f"{checked.file}: {len(repeated)} annotation ids are missing or used more than once ({named(repeated)}); "
+            f"{checked.file}: {count} annotation ids are missing or used more than once ({named(faulty)}); "
             f"they are numbered anew for evaluation."
         )
 
 
-def _warn_of_copies(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
-    """Objects labelled twice: masks of one class in one image that hardly differ."""
-    copies = [pair for objects in masks.objects.values() if len(objects) > 1 for pair in _copies(objects)]
-    if copies:
+def _warn_of_crowds(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
+    total = masks.crowds + masks.instances.total()
+    if masks.instances and masks.crowds > _CROWD_SHARE * total:
         findings.warnings.append(
-            f"{checked.file}: {len(copies)} of {masks.instances.total()} objects repeat another one of the same class "
-            f"(IoU of at least {SAME_OBJECT}; {copies[0][0]} and {copies[0][1]}): one of each pair counts as missed. "
-            "Remove the copies."
+            f"{checked.file}: {masks.crowds} of {total} objects ({masks.crowds / total:.0%}) are crowd regions "
+            "(`iscrowd` 1), which are neither trained on nor counted. Write 0 for those that show one object."
         )
 
 
-def _copies(objects: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
-    """(first, copy) of the objects that repeat an earlier one."""
-    codes = [encoded for _, encoded in objects]
-    same = np.triu(coco_mask.iou(codes, codes, [0] * len(codes)) >= SAME_OBJECT, 1)
-    return [(objects[int(same[:, n].argmax())][0], objects[n][0]) for n in np.flatnonzero(same.any(0)).tolist()]
+def _warn_of_rings(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
+    if masks.ringed:
+        findings.warnings.append(
+            f"{checked.file}: {len(masks.ringed)} of {len(masks.extents)} annotations have a polygon inside of another "
+            f"one ({masks.ringed[0]}): COCO fills it. If these are holes, as GeoJSON and Shapely write them, encode "
+            "the masks as RLE."
+        )
 
 
 def _check_classes(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
@@ -149,7 +175,7 @@ def _check_classes(checked: CheckedFile, masks: _Masks, findings: Findings) -> N
         found = "no instance with a mask"
         cure = "Check that the masks were exported; crowd regions and masks without a pixel do not count."
         findings.add(file, "annotations", found, "at least one instance", cure)
-    images, filled = len(checked.images), len({image_id for image_id, _ in masks.objects})
+    images, filled = len(checked.images), len(masks.objects)
     if 2 * filled < images and masks.instances:
         findings.warnings.append(
             f"{file}: {images - filled} of {images} images have no object and count as background. Take them out if "

@@ -72,6 +72,13 @@ def _runs(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
     return starts[order], ends[order], flat[starts][order]
 
 
+def check_count(count: int) -> None:
+    """Raises MaskError for more instances of an image than id maps can number."""
+    most = np.iinfo(np.uint16).max
+    if count > most:
+        raise MaskError(f"{count} instances on one image", f"at most {most}", "Cut the image into tiles.")
+
+
 def pack_layers(
     encoded: Sequence[Mapping[str, Any]],
     labels: Sequence[int],
@@ -82,10 +89,9 @@ def pack_layers(
 ) -> MaskLayers:
     """n compressed RLE masks as id maps, each instance on the first map where nothing lies under it.
 
-    Masks of no pixel are dropped.  Raises MaskError for more than 65535 instances.
+    Masks of no pixel are dropped.  Raises MaskError for more instances than `check_count` allows.
     """
-    if len(encoded) > np.iinfo(np.uint16).max:
-        raise MaskError(f"{len(encoded)} instances on one image", "at most 65535", "Cut the image into tiles.")
+    check_count(len(encoded))
     kind = np.uint8 if len(encoded) <= np.iinfo(np.uint8).max else np.uint16
     # Painted column by column, as run-length codes go; turned into rows at the end.
     maps: list[NDArray[Any]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -14,26 +13,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from PIL import Image
 
 from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
-from sskd_fast.files import write_atomically
+from sskd_fast.data.orientation import DECODING_ERRORS, as_shown, is_turned, stored_size
+from sskd_fast.files import encoded, write_atomically
 
-_ORIENTATION_TAG = 0x0112
-# EXIF orientations that swap the sides, and what takes an image that is shown so back to how it is stored.
-_TRANSPOSING_ORIENTATIONS = {
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-}  # fmt: skip
 MISSING_IMAGE = "the image file does not exist"
-# Raised by Pillow's readers of damaged files.
-DECODING_ERRORS = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-    RuntimeError, EOFError, AssertionError, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
 # 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
 MAX_PIXELS = 1 << 28
 # Pixels that are converted at a time, and from which on one image at a time is decoded.
@@ -96,18 +84,6 @@ def _unreadable(path: Path, cause: str) -> DataError:
     return DataError([Problem(path, "", cause, "a readable image", cure)])
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 for none or one that is no number from 1 to 8; asking a PNG that states none in its header
-    would decode it."""
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1
-    try:
-        found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except DECODING_ERRORS:  # what viewers pass over too
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
 class _AnySize:
     """Lifts Pillow's limit on pixels, a global of the process, until the last thread that asked for it is done."""
 
@@ -135,7 +111,7 @@ any_size = _AnySize()
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
-    limit = _pixel_limit()
+    limit = pixel_limit()
     try:
         # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
         with any_size, path.open("rb") as file, Image.open(file) as image:
@@ -149,7 +125,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
 
-def _pixel_limit() -> int:
+def pixel_limit() -> int:
+    """Pixels of the largest image that is read.  Raises DataError if the environment names no number."""
     try:
         return _env.max_pixels(MAX_PIXELS)
     except ValueError as error:
@@ -192,39 +169,15 @@ def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
     size: the (height, width) that the annotations state, or None.
     """
     with opened(path) as image:
-        stored = _stored_size(image)
-        return stored[::-1] if _turned(image, size) else stored
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) as the file holds them; of a TIFF, which Pillow turns by itself, those are in its tags."""
-    if isinstance(image, TiffImageFile):
-        return int(image.tag_v2[IMAGELENGTH]), int(image.tag_v2[IMAGEWIDTH])
-    return image.height, image.width
-
-
-def _turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
-    """True if the image is shown with its sides swapped; not if only the stored shape fits the annotations."""
-    stored = _stored_size(image)
-    drawn_on_stored = size == stored and size != stored[::-1]
-    return _orientation(image) in _TRANSPOSING_ORIENTATIONS and not drawn_on_stored
-
-
-def _as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """The image turned as its orientation says, or as it is stored if its annotations were drawn on that."""
-    orientation, turned = _orientation(image), _turned(image, size)
-    image.load()
-    turned_by_pillow = isinstance(image, TiffImageFile)
-    if orientation in _TRANSPOSING_ORIENTATIONS and not turned:
-        return image.transpose(_TRANSPOSING_ORIENTATIONS[orientation]) if turned_by_pillow else image
-    return image if orientation == 1 or turned_by_pillow else ImageOps.exif_transpose(image)
+        stored = stored_size(image)
+        return stored[::-1] if is_turned(image, size) else stored
 
 
 def image_pixels(
     image: Image.Image, size: tuple[int, int] | None = None, *, stretch: bool = False
 ) -> NDArray[np.uint8]:
     """An opened image as (H, W) grey or (H, W, 3) RGB, uint8; size, stretch and conversions: see `read_pixels`."""
-    shown = _as_shown(image, size)
+    shown = as_shown(image, size)
     if shown.mode in _WIDE_MODES:
         return array_pixels(np.asarray(shown), stretch=stretch)
     return array_pixels(_converted(shown, "L" if shown.mode in ("1", "L", "LA", "La") else "RGB"), stretch=stretch)
@@ -295,7 +248,7 @@ def stored_pixels(
     except OSError:
         return read_pixels(path, size, stretch=stretch)
     content = f"{path.resolve()} {status.st_mtime_ns} {status.st_size} {size} {stretch}"
-    name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(encoded(content), digest_size=16).hexdigest()
     file = folder / name[:2] / f"{name}.npy"
     if not file.exists():
         pixels = read_pixels(path, size, stretch=stretch)

@@ -120,8 +120,9 @@ class ImageCollection(Dataset[Sample]):
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) of an image: as the annotations state it, else from the header of its file."""
         record = self.records[index]
-        if record.size is not None:
-            return record.size
+        return record.size or self._size_in_file(record)
+
+    def _size_in_file(self, record: ImageRecord) -> tuple[int, int]:
         if record.image_id not in self._sizes:
             self._sizes[record.image_id] = image_size(record.path)
         return self._sizes[record.image_id]
@@ -132,9 +133,10 @@ class ImageCollection(Dataset[Sample]):
         return self.pixel_cache.get(record.path, lambda: self._read(record))
 
     def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
+        size = record.size or self._size_in_file(record)
         if self.decoded is None:
-            return read_pixels(record.path, record.size, stretch=self.stretch)
-        return stored_pixels(self.decoded, record.path, record.size, stretch=self.stretch)
+            return read_pixels(record.path, size, stretch=self.stretch)
+        return stored_pixels(self.decoded, record.path, size, stretch=self.stretch)
 
     def image(self, index: int) -> Tensor:
         """The whole image without its instances, (3, H, W) uint8 RGB."""

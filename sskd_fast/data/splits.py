@@ -14,7 +14,7 @@ from sskd_fast.data.copies import copies
 from sskd_fast.data.errors import DataError, Problem, named
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.files import write_text
+from sskd_fast.files import encoded, write_text
 
 _HASH_PREFIX = "# sha256 of the ids: "
 _NAMES_PREFIX = "# sha256 of their file names: "
@@ -225,4 +225,4 @@ def _names_hash(dataset: ImageCollection, ids: Sequence[int]) -> str:
 
 
 def _hash(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256(encoded("\n".join(lines))).hexdigest()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast.data.errors import named
+from sskd_fast.files import encoded
 from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import RunFolder
 from sskd_fast.report.table import measured_rows
@@ -199,4 +200,4 @@ def _split(run: ComparedRun, name: str) -> str:
 
 
 def _hash(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return hashlib.sha256(encoded("\0".join(texts))).hexdigest()

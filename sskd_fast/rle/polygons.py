@@ -7,6 +7,7 @@ all memory or write past its end.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,12 @@ import pycocotools.mask as coco_mask
 from numpy.typing import NDArray
 
 from sskd_fast.rle.errors import MaskError
-from sskd_fast.scalars import LARGEST_SIDE, is_number
+from sskd_fast.scalars import LARGEST_SIDE, is_number, shown
 
 # Pixels of outline that one object may have; more would take gigabytes to draw.
 LONGEST_OUTLINE = 4_000_000
 _NO_BOX = "Annotate masks: boxes alone cannot train instance segmentation."
+_WRITE = "Write the polygons as a list of flat lists, [[x1, y1, x2, y2, ...], ...], in pixels."
 
 
 def drawn_polygons(polygons: Sequence[Any], height: int, width: int) -> dict[str, Any]:
@@ -76,23 +78,61 @@ def _pair(point: Any) -> tuple[Any, Any] | None:
 def _points(polygon: Any) -> NDArray[np.float64]:
     pairs = isinstance(polygon, list) and bool(polygon) and isinstance(polygon[0], tuple)
     flat = [value for pair in polygon for value in pair] if pairs else polygon
-    if not isinstance(flat, Sequence) or isinstance(flat, str) or len(flat) % 2 or len(flat) < 6:
-        size = len(flat) / 2 if isinstance(flat, Sequence) and not isinstance(flat, str) else 0
-        expected = "a flat list [x1, y1, x2, y2, ...] of at least 3 points"
-        raise MaskError(f"a polygon of {size:g} points", expected, "Remove the polygon or annotate the object again.")
-    if not set(map(type, flat)) <= {int, float} and not all(map(is_number, flat)):
-        raise MaskError("a polygon with a value that is no number", "finite numbers", "Correct the polygon.")
+    if not isinstance(flat, (list, tuple)):
+        raise _no_polygon(flat)
+    wrong = [] if set(map(type, flat)) <= {int, float} else [value for value in flat if not is_number(value)]
     try:
-        values = np.array(flat, dtype=np.float64)
+        values = np.array([] if wrong else flat, dtype=np.float64)
     except OverflowError:
-        values = np.array([np.inf])
-    if not np.isfinite(values).all():
-        raise MaskError("a polygon with a value that is no number", "finite numbers", "Correct the polygon.")
+        wrong, values = [math.inf], np.array([])
+    wrong = wrong or values[~np.isfinite(values)].tolist()
+    if wrong:
+        found = f"a polygon with a value that is no number ({shown(wrong[0])})"
+        raise MaskError(found, "finite numbers", "Correct the polygon.")
+    if len(flat) % 2 or len(flat) < 6:
+        expected = "a flat list [x1, y1, x2, y2, ...] of at least 3 points"
+        size = f"{len(flat)} numbers" if len(flat) % 2 else f"{len(flat) // 2} points"
+        raise MaskError(f"a polygon of {size}", expected, "Remove the polygon or annotate the object again.")
     far = values[np.abs(values).argmax()]
     if abs(far) > LARGEST_SIDE:
         found, expected = f"a polygon with the coordinate {far:g}", "pixels of the image"
         raise MaskError(found, expected, "Correct the polygon, or annotate the object again.")
     return values.reshape(-1, 2)
+
+
+def _no_polygon(entry: Any) -> MaskError:
+    """The error of an entry of a list of polygons that is something else."""
+    expected = "lists [x1, y1, x2, y2, ...] alone"
+    if isinstance(entry, Mapping) and "counts" in entry:
+        return MaskError("RLE in a list of polygons", expected, "Encode the whole object as one RLE.")
+    found, cure = unknown_form(entry) if isinstance(entry, Mapping) else (shown(entry), "Remove the entry.")
+    return MaskError(f"{found} in a list of polygons", expected, cure)
+
+
+def has_inner_ring(rings: Sequence[NDArray[np.float64]]) -> bool:
+    """True if all vertices of one polygon (n, 2) lie inside of another one.
+
+    Boxes are compared first: few objects have several polygons, and fewer have one around another.
+    """
+    low, high = (np.array([bound(ring, axis=0) for ring in rings]) for bound in (np.min, np.max))
+    around = ((low[:, None] < low) & (high[:, None] > high)).all(-1)
+    return any(_inside(rings[inner], rings[outer]).all() for outer, inner in np.argwhere(around).tolist())
+
+
+def enclosed_area(ring: NDArray[np.float64]) -> float:
+    """The area that a polygon (n, 2) encloses, in square pixels, by the shoelace formula; 0 for points on a line."""
+    x, y = (ring - ring[0]).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _inside(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Points (n, 2) from which a ray to the right crosses the outline of a ring (m, 2) an odd number of times."""
+    x, y = points[:, :1], points[:, 1:]
+    (x1, y1), (x2, y2) = ring.T, np.roll(ring, -1, axis=0).T
+    crossed = (y1 > y) != (y2 > y)
+    at = x1 + (y - y1) * (x2 - x1) / np.where(crossed, y2 - y1, 1.0)
+    odd: NDArray[np.bool_] = (crossed & (x < at)).sum(1) % 2 == 1
+    return odd
 
 
 def cut_to_image(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
@@ -124,21 +164,37 @@ def unknown_form(segmentation: Any) -> tuple[str, str]:
     """The name of a segmentation that is neither polygons nor RLE, and the cure of the tool that writes it."""
     if segmentation is None:
         return "no segmentation (a box without a mask)", _NO_BOX
-    keys = segmentation.keys() if isinstance(segmentation, Mapping) else set()
+    if isinstance(segmentation, Mapping):
+        return _object_form(segmentation)
+    if isinstance(segmentation, str) and (form := _text_form(segmentation)):
+        return form
+    return f"a segmentation of type {type(segmentation).__name__} ({shown(segmentation)})", _WRITE
+
+
+def _object_form(segmentation: Mapping[str, Any]) -> tuple[str, str]:
+    keys = segmentation.keys()
     if {"all_points_x", "all_points_y"} <= keys:
         return "a polygon of VIA (all_points_x)", "Export from VIA in COCO's format."
     if {"format", "rle"} <= keys or "brushlabels" in keys:
         return "a brush stroke of Label Studio", "Export the project as JSON and read it with --format label_studio."
+    if {"coordinates", "geometry", "geometries"} & keys:
+        cure = 'Write the outer rings of "coordinates" as flat lists, in pixels; encode masks with holes as RLE.'
+        return "a geometry of GeoJSON (coordinates)", cure
+    if "bitmap" in keys or (isinstance(segmentation.get("points"), Mapping) and "exterior" in segmentation["points"]):
+        return "an object of Supervisely", "Export from Supervisely in COCO's format."
     if {"points", "shape_type"} & keys:
         return "a shape of LabelMe", "Read LabelMe's own files with --format labelme."
+    if {"polygon", "polygons"} & keys:
+        return 'polygons in an object with the key "polygon", as V7 and Labelbox write them', _WRITE
     if "counts" in keys:
         return "RLE without a size", 'Add "size": [height, width].'
-    if isinstance(segmentation, str):
-        return _text_form(segmentation)
-    return f"a segmentation of type {type(segmentation).__name__}", _NO_BOX
+    if {"width", "height"} <= keys or "bbox" in keys:
+        return "a box", _NO_BOX
+    return f"an object with the keys {', '.join(map(str, keys))[:80]}" if keys else "an empty object", _WRITE
 
 
-def _text_form(text: str) -> tuple[str, str]:
+def _text_form(text: str) -> tuple[str, str] | None:
+    """The name and the cure of a segmentation that text holds; None for other text."""
     try:
         inner = json.loads(text)
     except (ValueError, RecursionError):
@@ -149,4 +205,4 @@ def _text_form(text: str) -> tuple[str, str]:
     if len(numbers) > 1 and all(part.isdigit() for part in numbers):
         cure = "Turn the pairs of start and length, as Kaggle's tables have them, into COCO's counts."
         return "run lengths as text, without a size", cure
-    return "a segmentation of type str", _NO_BOX
+    return None

@@ -70,7 +70,14 @@ def rle_of_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int,
 
 def rle_of_box(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> dict[str, Any]:
     """A mask of height x width that is `mask` (h, w) from row `top` and column `left` on, as compressed RLE with bytes
-    counts; the time it takes depends on the box alone."""
+    counts; the time it takes depends on the box alone.
+
+    Raises ValueError for a box that leaves the image: runs beyond its end would never end for readers.
+    """
+    bottom, right = top + mask.shape[0], left + mask.shape[1]
+    if not (top >= 0 and bottom <= height and left >= 0 and right <= width):
+        box = f"({top}, {left}, {bottom}, {right})"
+        raise ValueError(f"box (top, left, bottom, right): found {box}, expected one within {height} x {width}")
     padded = np.zeros((mask.shape[1], mask.shape[0] + 2), dtype=np.int8)
     padded[:, 1:-1] = mask.T
     columns, rows = np.nonzero(np.diff(padded, axis=1))

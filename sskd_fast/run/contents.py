@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
+from sskd_fast.files import encoded
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
@@ -77,5 +78,5 @@ def _of_file(path: Path) -> str:
 def _hash(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
-        digest.update(f"{line}\n".encode())
+        digest.update(encoded(f"{line}\n"))
     return digest.hexdigest()[:16]

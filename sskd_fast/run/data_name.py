@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from sskd_fast.files import encoded
 from sskd_fast.settings import DataConfig
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import read_yaml
@@ -28,7 +29,7 @@ def data_name(data: DataConfig) -> str:
 def free_output(data: DataConfig) -> tuple[str, str]:
     """The default run folder of the user's data set, and a line to say if the plain one is another data set's."""
     folder, own = Path("runs") / data.name, _place(data.with_absolute_paths())
-    named = folder.with_name(f"{folder.name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}")
+    named = folder.with_name(f"{folder.name}-{hashlib.sha256(encoded(own)).hexdigest()[:8]}")
     if named.exists():
         return str(named), ""
     theirs = _place_in(folder / "config.yaml")

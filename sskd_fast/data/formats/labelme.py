@@ -23,7 +23,8 @@ from sskd_fast.data.formats.documents import described, format_cure, image_name,
 from sskd_fast.data.formats.groups import GroupId, Groups, group_id
 from sskd_fast.data.formats.own_files import OwnFiles
 from sskd_fast.data.formats.written import LabeledImage, labeled_images
-from sskd_fast.data.pixels import DECODING_ERRORS, image_size
+from sskd_fast.data.orientation import DECODING_ERRORS
+from sskd_fast.data.pixels import image_size
 from sskd_fast.rle import MaskError, box_of_rle
 from sskd_fast.scalars import ScalarError, is_number, shown
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sskd_fast.data.errors import DataError, Problem
-from sskd_fast.files import write_text
+from sskd_fast.files import encoded, write_text
 
 MARKER = ".sskd_fast_written"
 
@@ -49,7 +49,7 @@ class OwnFiles:
         """Writes all files, each whole or not at all, and returns them; DataError if one must not be replaced."""
         self.check(self._texts)
         # Listed first: if this process ends in between, what it did write is known as its own.
-        listed = self._known() | {_line(text.encode(), name) for name, text in self._texts.items()}
+        listed = self._known() | {_line(encoded(text), name) for name, text in self._texts.items()}
         write_text(self.folder / MARKER, "".join(f"{line}\n" for line in sorted(listed)))
         for name, text in self._texts.items():
             write_text(self.folder / name, text)
