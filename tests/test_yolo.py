@@ -112,6 +112,7 @@ def test_every_fault_of_yolo_labels_is_named_at_once(tmp_path: Path) -> None:
         ("names: {0: cat, 2: dog}", "without gaps"),
         ("names: [cat, dog, cat]", "names: cat more than once; expected different names"),
         ("names: []", "names: the value []"),
+        ("names: [{0: cat}, {1: dog}]", "names: the value [{0: 'cat'}, {1: 'dog'}]; expected a list of names"),
         ("nc: 2", "names: the value None"),
         ("names: [cat, dog]\nnc: 3", "nc: 3 classes; expected 2, as `names` has"),
         ("names: [cat", "it cannot be read"),
@@ -185,10 +186,13 @@ def test_yolo_takes_the_size_of_an_image_as_it_is_shown(tmp_path: Path) -> None:
 
 def test_yolo_lists_with_names_that_no_file_has_are_named_beside_other_findings(tmp_path: Path) -> None:
     root = write_yolo_set(tmp_path, {"a.png": "5 .1 .1 .5 .1 .5 .5"})
-    (root / "train.txt").write_text(f"images/a.png\n\nimages/{'x' * 300}.png\n")
-    long, wrong = problems(read_yolo, root / "train.txt", root)
+    (root / "train.txt").write_text(f"images/a.png\n\nimages/{'x' * 300}.png\n/\n")
+    long, folder, wrong = problems(read_yolo, root / "train.txt", root)
     assert long.startswith(f"{root / 'train.txt'}: line 3: the image name 'images/xxx") and "304 bytes" in long
+    assert "train.txt: line 4: the image name '/'; expected the name of a file, not of a folder" in folder
     assert "line 1: the class 5" in wrong
+    (root / "data.yaml").write_text(f"train: {'x' * 300}\nval: images\nnames: [cat]\n")
+    assert "train: 'xxx" in problems(yolo_splits, root)[0]
 
 
 def test_yolo_label_files_may_have_a_suffix_in_upper_case(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sskd_fast import scalars
@@ -65,6 +65,9 @@ def image_name(file: Path, item: str, name: object) -> str:
     except ScalarError as error:
         cure = "State the name of its file."
         raise DataError([Problem(file, item, f"the image name is {error.found}", error.expected, cure)]) from error
+    if PurePosixPath(stated).name in ("", ".."):
+        found = f"the image name {stated[:40]!r}"
+        raise DataError([Problem(file, item, found, "the name of a file, not of a folder", "Correct the name.")])
     longest = max(len(part.encode()) for part in re.split(r"[/\\]", stated))
     if longest > _LONGEST_NAME:
         found = f"the image name '{stated[:40]}...', which has a part of {longest} bytes"

@@ -102,7 +102,7 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str]:
     if not listed or not all(isinstance(name, str) and name for name in ordered):
         expected = "a list of names, or one for each class number from 0 without gaps"
         problems.append(Problem(file, "names", f"the value {names!r}", expected, _NAMES_CURE))
-    twice = [name for name, count in Counter(ordered).items() if count > 1 and name is not None]
+    twice = [name for name, count in Counter(name for name in ordered if isinstance(name, str)).items() if count > 1]
     if twice:
         problems.append(Problem(file, "names", f"{named(twice)} more than once", "different names", "Rename them."))
     if "nc" in content and not _is_count(content["nc"], len(listed)):
@@ -129,7 +129,7 @@ def _split(file: Path, content: Mapping[str, Any], key: str, findings: Findings)
     # Some exports name splits by "../" from a folder below the one that holds data.yaml.
     bases = [file.parent / str(root), Path(str(root))] if root else [file.parent]
     tried = [base / part for base in bases for part in (value, value.removeprefix("../"))]
-    found = next((place for place in tried if place.exists()), None)
+    found = next((place for place in tried if os.path.exists(place)), None)
     if found is None:
         cure = f"Correct `{key}` or `path`; without `path`, it is relative to {file.name}."
         places = named(list(dict.fromkeys(tried)))
