@@ -73,6 +73,20 @@ def test_file_names_do_not_leave_the_folder_if_that_is_forbidden(tmp_path: Path)
             check_dataset(file, coco.images, confine=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("http://[::1/one.png", "http:/[::1/one.png: image 1: the image file does not exist"),
+        ("1", "The most similar file there is 1.png: correct `file_name`"),
+    ],
+)
+def test_names_without_a_file_are_missing_files(tmp_path: Path, name: str, words: str) -> None:
+    coco = sound_set(tmp_path)
+    coco.content["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match=re.escape(words)):
+        check_dataset(coco.write(), coco.images)
+
+
 def test_a_passed_check_is_remembered_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import unicodedata
@@ -65,7 +66,8 @@ class LocatedFiles:
         last = _plain(_spellings(name)[-1].rsplit("/", 1)[-1])
         unused = ((key, [f for f in files if f not in self.taken]) for key, files in self._by_name.items())
         free = {key: files for key, files in unused if files}
-        close = difflib.get_close_matches(last, list(free)[:5000], 1, 0.6)
+        close = [key for key in free if Path(key).stem == last]  # a name without its suffix
+        close = close or difflib.get_close_matches(last, list(free)[:5000], 1, 0.6)
         return free[close[0]][0] if close else None
 
 
@@ -85,7 +87,9 @@ def _common_end(first: list[str], second: list[str]) -> int:
 
 def _spellings(name: str) -> list[str]:
     """A name with the path separators, escapes and addresses of other systems undone, the plainest first."""
-    parts = urlsplit(name) if "://" in name or "?" in name else None
+    parts = None
+    with contextlib.suppress(ValueError):  # of text that only looks like an address
+        parts = urlsplit(name) if "://" in name or "?" in name else None
     local = parse_qs(parts.query).get("d", [parts.path])[0] if parts is not None else name
     slashes = local.strip().replace("\\", "/")
     folder, _, last = unquote(slashes).rpartition("/")

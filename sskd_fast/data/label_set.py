@@ -36,6 +36,7 @@ class LabelSet:
             self.checked.images = image_records(self.checked.coco, self.images, own, confine=confine)
         except DataError as error:
             own.problems.extend(error.problems)
+            own.warnings.extend(error.warnings)
         if self.checked.coco is not None:
             categories = sorted(self.checked.coco.categories.values(), key=lambda category: int(category["id"]))
             self.checked.class_names = [category["name"] for category in categories]
