@@ -164,7 +164,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(
         ([str(plates_run), *labels, *images, "--device", "cuda"], "device cuda: PyTorch finds no CUDA device; use cpu"),
         (
             [str(plates_run), *labels, "--images", "nowhere"],
-            "nowhere: the folder does not exist; expected the images of",
+            "nowhere: the folder does not exist; expected the folder with the images of",
         ),
         ([str(plates_run), *labels, "--images", str(tmp_path)], "plate 1.png: image 1: the image file does not exist"),
     ):
