@@ -15,8 +15,6 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import (
     Limits,
     crowded_crop,
-    natural_detections,
-    natural_queries,
     natural_zoom,
     resolve_views,
 )
@@ -205,9 +203,10 @@ def _note_objects(checked: Checked, labeled: LabeledImages, config: Config) -> O
     zoom = config.data.zoom or natural_zoom(labeled)
     views = resolve_views(config.views, labeled, zoom)
     objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
-    detections = config.predict.max_detections or natural_detections(objects.counts)
-    labels = config.pseudo_labels.labels_limit(detections)
-    limits = Limits(config.num_queries or natural_queries(in_crop), detections, labels)
+    limits = Limits.natural(
+        objects.counts, in_crop, queries=config.num_queries, detections=config.predict.max_detections,
+        labels=config.pseudo_labels.labels_limit,
+    )  # fmt: skip
     checked.derived = {"zoom": zoom, "crop": views.size, "queries": limits.queries}
     checked.warnings += limits.warnings(objects.counts, in_crop)
     checked.notes.append(objects_words(objects, limits.detections, limits.queries))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,17 @@ class Limits:
     queries: int
     detections: int
     labels: int
+
+    @classmethod
+    def natural(
+        cls, counts: Sequence[int], in_crop: float, *, queries: int, detections: int, labels: Callable[[int], int]
+    ) -> Limits:
+        """Those of the settings (0: none), else from the objects of each image and of a crowded crop.
+
+        labels: from the detections of an image to the pseudo-labels of one.
+        """
+        found = detections or natural_detections(counts)
+        return cls(queries or natural_queries(in_crop), found, labels(found))
 
     def warnings(self, counts: Sequence[int], in_crop: float) -> list[str]:
         """The limits that objects exceed, with the flags that raise them.

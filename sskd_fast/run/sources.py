@@ -12,8 +12,6 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import (
     Limits,
     crowded_crop,
-    natural_detections,
-    natural_queries,
     natural_zoom,
     resolve_views,
 )
@@ -117,9 +115,10 @@ def found_limits(
     others: sets beside the labelled one, by what they are called.  warnings: gets those on limits that objects exceed.
     """
     objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
-    detections = config.predict.max_detections or natural_detections(objects.counts)
-    labels = config.pseudo_labels.labels_limit(detections)
-    limits = Limits(config.num_queries or natural_queries(in_crop), detections, labels)
+    limits = Limits.natural(
+        objects.counts, in_crop, queries=config.num_queries, detections=config.predict.max_detections,
+        labels=config.pseudo_labels.labels_limit,
+    )  # fmt: skip
     warnings += limits.warnings(objects.counts, in_crop)
     return limits, inventory(labeled, objects, others, detections=limits.detections, queries=limits.queries)
 

@@ -25,7 +25,7 @@ def read_label_studio(place: Path, images: Path, classes: Sequence[str] = ()) ->
 
     place: the JSON export, or a folder of such files.  images: the folder of the images; each is looked for at the
     path of its task, by its name, and by its name without the eight characters that an upload puts before it.
-     classes: names that get the first category ids.  Tasks without an annotation, and skipped ones, are left out with
+    classes: names that get the first category ids.  Tasks without an annotation, and skipped ones, are left out with
     a warning; an annotation without a region is an image without objects; other text of a task becomes a field of its
     image record.  Raises DataError with all problems: regions that are no masks, several annotations of a task and
     not one marked as ground truth, or no task that is annotated.
