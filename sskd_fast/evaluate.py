@@ -32,6 +32,7 @@ from sskd_fast.models.checkpoint import CheckpointError
 from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.predictor.shared_classes import SharedClasses, difference_text, shared_classes
 from sskd_fast.report.numbers import ap_text
+from sskd_fast.screen import say
 from sskd_fast.source_prediction import predict_source, source_groups
 
 _EXAMPLE = "example: python -m sskd_fast.evaluate runs/cells --val val.json --images val --json figures.json"
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModelError, CheckpointError, DataError, EvaluateError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(figures_text(figures))
+    say(figures_text(figures))
     return 0
 
 

@@ -33,6 +33,7 @@ from sskd_fast.predictor import ModelError, Predictor, load
 from sskd_fast.predictor.shared_classes import difference_text, shared_classes
 from sskd_fast.report.run_folder import RunFolder, read_run
 from sskd_fast.report.unlabeled_images import unlabeled_images
+from sskd_fast.screen import say
 
 EXPORTERS = {"onnx": (export_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
 _EXAMPLE = "example: python -m sskd_fast.export runs/cells --format onnx --precision fp16"
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModelError, CheckpointError, DataError, ExportError, ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(parity_text(path, parity))
+    say(parity_text(path, parity))
     return 0 if parity.passes else 1
 
 

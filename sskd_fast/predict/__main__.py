@@ -28,6 +28,7 @@ from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.predict.inputs import find_inputs
 from sskd_fast.predict.work import Work, coco_of
 from sskd_fast.predictor import ModelError, load
+from sskd_fast.screen import say
 
 EXAMPLES = """writes DIR/predictions.json (COCO: opens anywhere, its annotations are results) and pictures of all images
 to DIR/overlays.  Killed and started again, the same command goes on where it stopped.
@@ -112,7 +113,7 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
         journal.remove()
     if not readable:
         raise InputError(f"none of {len(records)} images could be read; see the lines above")
-    print(summary(readable, work, output))
+    say(summary(readable, work, output))
     return 0 if len(readable) == len(records) else 1
 
 

@@ -29,6 +29,7 @@ from sskd_fast.predictor import ModelError
 from sskd_fast.rank.judges import Judge, judges_of
 from sskd_fast.rank.prelabels import instances_dict
 from sskd_fast.rank.ranking import RankedImage, open_images, rank_images
+from sskd_fast.screen import say
 from sskd_fast.typed_settings import ConfigError
 
 _EXAMPLE = """Exit status: 0, 1 if an image could not be read and was skipped, 2 if nothing could be done.
@@ -75,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModelError, CheckpointError, ConfigError, DataError, InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(ranking_text(ranked, judges))
+    say(ranking_text(ranked, judges))
     labels = sum(len(image.comparison.prelabels) for image in chosen)
-    print(f"\n{output}: {TABLE}, {RANKING}, and {labels} pre-labels on {len(chosen)} images in {PRELABELS}")
-    print(f"correct them, then train on them: --labeled {output / PRELABELS} --images {source.images_dir}")
+    say(f"\n{output}: {TABLE}, {RANKING}, and {labels} pre-labels on {len(chosen)} images in {PRELABELS}")
+    say(f"correct them, then train on them: --labeled {output / PRELABELS} --images {source.images_dir}")
     return 0 if len(ranked) == len(source) else 1
 
 

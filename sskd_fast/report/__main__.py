@@ -16,6 +16,7 @@ from sskd_fast.report.html import write_report
 from sskd_fast.report.html_comparison import write_comparison
 from sskd_fast.report.summary import write_summary
 from sskd_fast.report.summary_pages import summary_text
+from sskd_fast.screen import say
 
 EXAMPLE = """examples:
   python -m sskd_fast.report runs/embedded                       rewrites runs/embedded/report.html
@@ -46,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(arguments.runs) == 1:
             if arguments.output is not None:
                 raise ValueError("--output is the page of several runs; leave it out, or give more than one folder")
-            print(rewrite_summary(first) if of_seeds else write_report(first))
+            say(str(rewrite_summary(first) if of_seeds else write_report(first)))
         else:
-            print(write_comparison(arguments.runs, check_output(arguments.output or Path("comparison.html"))))
+            page = check_output(arguments.output or Path("comparison.html"))
+            say(str(write_comparison(arguments.runs, page)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rewrite_summary(folder: Path) -> Path:
     """Writes the summary of several seeds, prints it and returns the path of its page."""
-    print(f"{summary_text(write_summary(folder))}\n")
+    say(f"{summary_text(write_summary(folder))}\n")
     return folder / "summary.html"
 
 

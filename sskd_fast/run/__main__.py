@@ -26,6 +26,7 @@ from sskd_fast.run.dry_run import cost_text, dry_run
 from sskd_fast.run.in_folder import run_in_folder
 from sskd_fast.run.seeds import check_seeds, is_finished, of_seed
 from sskd_fast.run.status import status_of
+from sskd_fast.screen import say
 from sskd_fast.settings import Config, check_settings
 from sskd_fast.typed_settings import ConfigError
 
@@ -67,7 +68,7 @@ def run_seeds(arguments: argparse.Namespace) -> None:
                 raise
             if not kept or number == len(seeds):
                 summary = write_summary(folder, seeds[:number])
-    print(f"\n{summary_text(summary)}\n\n{folder / 'summary.html'}")
+    say(f"\n{summary_text(summary)}\n\n{folder / 'summary.html'}")
 
 
 def folder_of_seeds(arguments: argparse.Namespace) -> Path:
@@ -91,7 +92,7 @@ def run(config: Config, command: str, resume: bool) -> None:
     folder = run_in_folder(config, command, resume)
     if command != "pretrain":
         metrics, details = read_figures(folder)
-        print(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
+        say(f"\n{table_text(metrics)}\n\n{verdict_words(metrics, details)}\n\n{folder / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     _interrupt.guard_start()
 from sskd_fast.files import write_json, write_text
 from sskd_fast.run.status import status_of
+from sskd_fast.screen import say
 from sskd_fast.study.page import insert, markdown
 from sskd_fast.study.parts import Settings
 from sskd_fast.study.rows import Study
@@ -109,7 +110,7 @@ def run_study(arguments: argparse.Namespace, words: Sequence[str]) -> None:
             write_study(study, words, arguments.page)
     except PieceOver as over:
         raise PieceOver(study.left()) from over
-    print(study.output / f"{study.table.name}.md")
+    say(str(study.output / f"{study.table.name}.md"))
 
 
 def write_study(study: Study, words: Sequence[str], page: Path | None) -> None:
