@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.box_loss import boxes_of
 from sskd_fast.losses.matching import MatchCosts, match, pad_targets
 from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
     SetLossOutput,
-    boxes_of,
     centre_points,
     heat_loss,
     inside_everywhere,
