@@ -329,7 +329,7 @@ def test_backbones_learn_at_their_own_rate(tiny_foundation: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "masks", "features", "earlier"), [("mask2former", (16, 24), (8, 12), 2), ("eomt", (16, 16), (4, 4), 0)]
+    ("name", "masks", "features", "earlier"), [("mask2former", (16, 24), (8, 12), 2), ("eomt", (16, 16), (4, 4), 1)]
 )
 def test_universal_predictions(
     tiny_foundation: Folder, name: str, masks: tuple[int, int], features: tuple[int, int], earlier: int
