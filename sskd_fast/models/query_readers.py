@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,8 +42,10 @@ class Reader:
 
     size: height and width that images are resized to, None = as they are.  multiple: of which their sides must be.
     stride: pixels of the model's input that a cell of the masks covers.  channels: F, of the pixel features.
+    traceable: torch.export takes the model.
     """
 
+    traceable: ClassVar[bool] = False
     size: tuple[int, int] | None
     multiple: int
     stride: float
@@ -104,6 +106,8 @@ class DetrReader(Reader):
     Images become the square of its training: its windows exchange patches of any other shape (transformers 5.24), and
     the choice of queries needs as many patches.
     """
+
+    traceable = True
 
     @classmethod
     def of(cls, model: Any) -> Reader | None:
