@@ -364,7 +364,10 @@ def test_models_that_do_not_fit_are_named(tiny_foundation: Folder, tmp_path: Pat
         segmenter(tmp_path / "video")
 
 
-@pytest.mark.parametrize(("kind", "steps", "rate"), [("eomt_dinov3", 60, 1e-2), ("rf_detr", 120, 5e-3)])
+@pytest.mark.parametrize(
+    ("kind", "steps", "rate"),
+    [("eomt_dinov3", 60, 1e-2), pytest.param("rf_detr", 120, 5e-3, marks=pytest.mark.slow)],
+)
 def test_two_images_are_learned_by_heart(tiny_foundation: Folder, kind: str, steps: int, rate: float) -> None:
     torch.manual_seed(0)
     size = (64, 64)
