@@ -79,7 +79,9 @@ class UniversalSegmenter(Segmenter):
         """images (B, 3, H, W) in [0, 1] -> the model's output; its queries are not kept apart from its pixels."""
         images = (images - self.mean) / self.std
         if self.reader.size:
-            images = F.interpolate(images, size=self.reader.size, mode="bilinear", antialias=True)
+            # In float32, as it has no float16 form on CPUs.
+            whole = F.interpolate(images.float(), size=self.reader.size, mode="bilinear", antialias=True)
+            images = whole.to(images.dtype)
         with self.autocast():
             encoded = self.reader.read(self.model, images)
         return Encoded(encoded.layers, encoded.features.float())
