@@ -111,7 +111,7 @@ class DetrReader(Reader):
 
     @classmethod
     def of(cls, model: Any) -> Reader | None:
-        """The reader of a model that hands boxes and masks of all layers to its loss."""
+        """The reader of a model with masks in windows, which from now on gives what its loss would get."""
         backbone: Any = getattr(model.config, "backbone_config", None)
         if not (callable(getattr(model, "get_mask_logits", None)) and hasattr(backbone, "num_windows")):
             return None
