@@ -65,6 +65,7 @@ class GroundedSam(Segmenter):
 
     backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
     reusable_parts = ()
+    independent_classes = True
     mean: Tensor
     std: Tensor
     stride = 4.0

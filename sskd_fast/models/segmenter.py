@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sskd_fast.models.class_scores import independent_scores
 from sskd_fast.models.dense_maps import DenseMaps
 
 # What nearly all published models were trained with.
@@ -188,7 +189,8 @@ class Segmenter(nn.Module):
     config: what it was built from.  stride: pixels of a crop that a cell of the masks covers.  max_stride: sides of the
     images must be multiples of it.  backbone_parts: prefixes of the parameters that came pretrained and learn slowly.
     reusable_parts: prefixes of what a student keeps of foundation weights.  class_tensors: tensors with a row a class,
-    and then maybe one for no-object.
+    and then maybe one for no-object.  independent_classes: class scores are independent of one another, and the class
+    logits are those of `with_no_object`.
     """
 
     config: ModelConfig
@@ -197,6 +199,7 @@ class Segmenter(nn.Module):
     backbone_parts: tuple[str, ...] = ("backbone.",)
     reusable_parts: tuple[str, ...] = ("backbone.", "pixel_decoder.")
     class_tensors: tuple[str, ...] = ()
+    independent_classes: bool = False
 
     def encode(self, images: Tensor) -> Any:
         """images (B, 3, H, W) in [0, 1] -> what `decode` and `embed` take."""
@@ -213,6 +216,12 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """images (B, 3, H, W) in [0, 1] -> Predictions."""
         return self.decode(self.encode(images))
+
+    def class_probs(self, predictions: Predictions) -> Tensor:
+        """The probability of each class (B, K, C), by which predictions are scored."""
+        if self.independent_classes:
+            return independent_scores(predictions.class_logits)
+        return predictions.class_logits.softmax(-1)[..., :-1]
 
     def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]] | None:
         """COCO results that the model has without looking at the image; None where it must look."""
