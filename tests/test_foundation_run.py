@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.method import EVERY_RUN, ROW_ORDER
+from sskd_fast.models.checkpoint import read_description
 
 pytest.importorskip("transformers")
 
@@ -78,6 +79,30 @@ def test_composite_teacher_through_all_stages(
     assert any(n.startswith("detector.model.") for n in names) and any(n.startswith("sam.") for n in names)
     again = run(folder, "--resume")
     assert again.returncode == 0 and again.stderr.count("is finished, kept") == 7, again.stderr
+
+
+@pytest.mark.slow
+def test_sam3_through_all_stages_and_into_the_students_description(
+    tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
+) -> None:
+    """Zero-shot, adaptation by our own losses, distillation; the student says whose labels it learned from."""
+    folder, source = tmp_path / "run", str(tiny_foundation("sam3"))
+    teacher = ["teacher.kind=sam3", f"teacher.foundation.sam3={source}", "teacher.foundation.prompts_at_once=64"]
+    result = run(folder, *BUDGET, *scenes, *teacher, "pseudo_labels.folds=2")
+    assert result.returncode == 0, result.stderr
+    assert list(rows_of(folder)) == [name for name in ROW_ORDER if name in EVERY_RUN]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    adapted = [line for line in lines if line.get("stage") == "adapted_teacher" and "loss" in line]
+    names = {"presence", "query", "box", "mask", "dice"}
+    assert {f"{part}_{name}" for part in ("sup", "semi") for name in names} | {"pxl"} <= set(adapted[-1])
+    made_from = {
+        stage: [a.title for a in read_description(folder / "checkpoints" / f"{stage}.safetensors").ancestors]
+        for stage in ("adapted_teacher", "refined_student", "supervised_student")
+    }
+    assert made_from == {
+        "adapted_teacher": [f"weights of {source}"], "refined_student": [f"labels made by {source}"],
+        "supervised_student": [],
+    }  # fmt: skip
 
 
 @pytest.mark.slow

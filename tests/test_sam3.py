@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput, box
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import describe_again, load_checkpoint, read_description
 from sskd_fast.models.class_queries import ClassQueries, match_within_classes, query_losses
+from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, licence_of
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.sam3 import Sam3, Sam3Predictions
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
+from sskd_fast.predictor.card import card_text
 from sskd_fast.train.loop import build_optimizer
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
 from tests.described import save_described
@@ -140,8 +144,7 @@ def test_the_image_is_encoded_once_and_the_prompts_once_a_run(tiny_foundation: F
     step(model.train(), torch.rand(2, 3, *SIZE))  # the features of the prompts serve here, too
     assert calls == {"image": 2, "text": 1, "prompts": 4}
     with torch.no_grad():
-        model.model.text_encoder.get_parameter("text_model.final_layer_norm.bias" if hasattr(
-            model.model.text_encoder, "text_model") else "final_layer_norm.bias").add_(1.0)
+        next(model.model.text_encoder.parameters()).add_(1.0)
         model.eval()(torch.rand(1, 3, *SIZE))
     assert calls["text"] == 2
 
@@ -318,21 +321,19 @@ def test_adapters_train_alone(tiny_foundation: Folder, tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
-def test_the_loss_falls_and_the_classes_become_sure(tiny_foundation: Folder) -> None:
+def test_the_loss_falls_and_so_do_its_parts(tiny_foundation: Folder) -> None:
     model = sam3(tiny_foundation).train()
     torch.manual_seed(3)
     images = torch.rand(2, 3, *SIZE)
     optimizer = build_optimizer(model, Schedule(TrainConfig(lr=3e-3, backbone_lr=1.0), StageConfig(steps=1)))
-    losses = []
-    for _ in range(40):
+    outputs = []
+    for _ in range(20):
         optimizer.zero_grad()
-        losses.append(float(step(model, images).loss.detach()))
+        outputs.append(step(model, images))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
-    with torch.no_grad():
-        presence = model.eval().ask(model.encode(images)).queries.presence.sigmoid()
-    assert torch.equal(presence > 0.5, torch.tensor([[False, True, True], [True, False, False]]))
+    assert outputs[-1].loss < 0.5 * outputs[0].loss
+    assert all(outputs[-1].parts[name] < outputs[0].parts[name] for name in ("mask", "dice", "query", "box"))
 
 
 # Loading, saving and licences
@@ -369,14 +370,61 @@ def test_prompts_are_one_text_a_class_and_not_too_long(tiny_foundation: Folder) 
 def test_weights_that_cannot_be_had_come_with_the_way_out(
     tiny_foundation: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    config = ModelConfig(kind="sam3")
-    with pytest.raises(FoundationError, match=r"'facebook/sam3' cannot be loaded.*it is gated: accept the SAM License on"
-                       r" https://huggingface.co/facebook/sam3 and log in.*or take kind: grounded_sam, which is not"):  # fmt: skip
-        build_segmenter(config, NAMES)
+    assert licence_of("facebook/sam3").gated and not licence_of("facebook/sam2.1-hiera-large").gated
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    way_out = (
+        r"'facebook/sam3' cannot be loaded.*it is gated: accept the SAM License on "
+        r"https://huggingface.co/facebook/sam3 and log in.*, or take kind: grounded_sam, which is not"
+    )
+    with pytest.raises(FoundationError, match=way_out):
+        build_segmenter(ModelConfig(kind="sam3"), NAMES)
     with pytest.raises(FoundationError) as caught:
         sam3(tiny_foundation, foundation={"sam3": str(tmp_path / "nowhere")})
     assert "gated" not in str(caught.value)
-    monkeypatch.setattr(transformers, "Sam3Model", None)
-    with pytest.raises(FoundationError, match=r"transformers .* has no Sam3Model, which came with 5.0: pip install -U"):
-        sam3(tiny_foundation)
+
+
+def test_a_transformers_without_sam3_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = types.ModuleType("transformers")
+    older.__version__ = "4.57.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "transformers", older)
+    with pytest.raises(FoundationError, match=r"transformers 4.57.0 has no Sam3Model, expected 5.0 or later: pip inst"):
+        build_segmenter(ModelConfig(kind="sam3"), NAMES)
+
+
+def test_checkpoints_and_cards_name_the_licences_of_what_they_come_from(
+    tiny_foundation: Folder, tmp_path: Path
+) -> None:
+    """A folder's licence is not known; by its name on the hub the model is SAM 3, and a student carries its labels."""
+    path, folder = tmp_path / "model.safetensors", str(tiny_foundation("sam3"))
+    model = sam3(tiny_foundation)
+    save_described(path, model, NAMES)
+    assert read_description(path).ancestors == (Ancestor(folder, "unknown, see its model card", folder),)
+    model.config = dataclasses.replace(model.config, foundation=FoundationConfig())
+    save_described(path, model, NAMES)
+    of_sam = Ancestor("facebook/sam3", "SAM License", "https://huggingface.co/facebook/sam3", gated=True)
+    described = read_description(path)
+    assert described.ancestors == (of_sam,)
+    taught = dataclasses.replace(described, ancestors=as_labels(described.ancestors))
+    page = "https://huggingface.co/facebook/sam3 |"
+    assert f"| weights of facebook/sam3 | SAM License (gated: to be accepted first) | {page}" in card_text(described)
+    assert f"| labels made by facebook/sam3 | SAM License (gated: to be accepted first) | {page}" in card_text(taught)
+    assert "license: other" in card_text(taught)
+
+
+def test_licences_are_those_of_the_models_that_the_settings_name() -> None:
+    names = {a.name: a.licence for a in ancestors_of(ModelConfig(kind="grounded_sam"))}
+    assert names == {
+        "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg": "Apache-2.0",
+        "facebook/sam2.1-hiera-large": "Apache-2.0",
+    }
+    assert [a.licence for a in ancestors_of(ModelConfig(kind="universal"))] == ["unknown, see its model card"]
+    assert ancestors_of(ModelConfig(kind="sam3", foundation=FoundationConfig(pretrained=False))) == ()
+    results = ModelConfig(kind="results", foundation=FoundationConfig(results="seen.json"))
+    assert ancestors_of(results) == (Ancestor("seen.json", "unknown, see who made it", "seen.json", part="labels"),)
+    pytest.importorskip("timm")
+    backbone = ModelConfig(backbone="timm/vit_small_patch14_dinov2", backbone_pretrained=True)
+    (of_timm,) = ancestors_of(backbone)
+    assert of_timm.licence == "apache-2.0" and of_timm.source.startswith(
+        "https://huggingface.co/timm/vit_small_patch14"
+    )

@@ -56,8 +56,8 @@ class Description:
 
     model: the architecture, with the mean and standard deviation of its input.  class_names, category_ids: by class
     index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: whether images are stretched
-    by percentiles first (`data.intensity`).  origins: licences and sources as stated.  ancestors: models that it was made
-    from, with their licences as far as they are known.  version: of sskd_fast that wrote it.
+    by percentiles first (`data.intensity`).  origins: licences and sources as stated.  ancestors: models that it was
+    made from, with their licences as far as they are known.  version: of sskd_fast that wrote it.
     figures: on validation images, such as "ap" and "ap50" in percent.  facts: stage, steps, seconds, seed.
     architecture: of models of transformers, so that neither their files nor a network are needed.
     """

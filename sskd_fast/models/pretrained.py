@@ -27,7 +27,9 @@ def transformers() -> Any:
     try:
         import transformers as package
     except ImportError as error:
-        raise FoundationError(f"models of kind grounded_sam, sam3 and universal need transformers: {INSTALL}") from error
+        raise FoundationError(
+            f"models of kind grounded_sam, sam3 and universal need transformers: {INSTALL}"
+        ) from error
     return package
 
 
@@ -43,7 +45,8 @@ def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Ma
     model = getattr(package, kind, None)
     if model is None:
         raise FoundationError(
-            f"{setting}: transformers {package.__version__} has no {kind}, which came with 5.0: pip install -U 'transformers>=5'"
+            f"{setting}: transformers {package.__version__} has no {kind}, expected 5.0 or later: "
+            "pip install -U 'transformers>=5'"
         )
     with _explained(name, setting), _quiet():
         if weights:

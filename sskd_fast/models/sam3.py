@@ -206,10 +206,9 @@ class Sam3(Segmenter):
             images, classes = len(encoded.position), len(texts)
             parts: list[tuple[Tensor, ...]] = []
             for pairs in torch.arange(images * classes, device=mask.device).split(self._at_once):
-                image, asked = pairs // classes, pairs % classes
-                parts.append(
-                    self._again(self._detect, encoded.maps[-1][image], encoded.position[image], texts[asked], mask[asked])
-                )
+                of, prompt = pairs // classes, pairs % classes
+                coarse, position = encoded.maps[-1][of], encoded.position[of]
+                parts.append(self._again(self._detect, coarse, position, texts[prompt], mask[prompt]))
         logits, presence, boxes, states, memory = (
             torch.cat(t).float().unflatten(0, (images, classes)) for t in zip(*parts, strict=True)
         )
@@ -227,8 +226,9 @@ class Sam3(Segmenter):
 
     def _detect(self, coarse: Tensor, position: Tensor, texts: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Class logits (n, K), presence logits (n, 1), boxes (n, K, 4), query states and memory of n pairs."""
-        from transformers.models.sam3.modeling_sam3 import box_cxcywh_to_xyxy, inverse_sigmoid
+        from transformers.models.sam3 import modeling_sam3
 
+        own: Any = modeling_sam3
         model, decoder = self.model, self.model.detr_decoder
         memory = model.detr_encoder(
             vision_features=[coarse], text_features=texts, vision_pos_embeds=[position], text_mask=mask
@@ -240,11 +240,9 @@ class Sam3(Segmenter):
             spatial_shapes=torch.tensor([coarse.shape[-2:]], device="cpu"),
         )  # fmt: skip
         states = found.intermediate_hidden_states[-1]
-        boxes = inverse_sigmoid(found.reference_boxes[-1]) + decoder.box_head(states)
-        logits = model.dot_product_scoring(
-            decoder_hidden_states=states[None], text_features=texts, text_mask=mask
-        )
-        corners = box_cxcywh_to_xyxy(boxes.sigmoid())
+        boxes = own.inverse_sigmoid(found.reference_boxes[-1]) + decoder.box_head(states)
+        logits = model.dot_product_scoring(decoder_hidden_states=states[None], text_features=texts, text_mask=mask)
+        corners = own.box_cxcywh_to_xyxy(boxes.sigmoid())
         return logits[0].squeeze(-1), found.presence_logits[-1], corners, states, memory.last_hidden_state
 
     def draw(self, encoded: Encoded, asked: Asked, image: Tensor, query: Tensor) -> Tensor:

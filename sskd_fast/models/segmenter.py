@@ -25,9 +25,9 @@ class FoundationConfig:
 
     detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  sam3: of kind "sam3": a SAM 3.
     universal: of kind "universal": any universal-segmentation model (Mask2Former, MaskFormer, EoMT).  results: of kind
-    "results", or to warm-start from: a COCO results file, or several.  source_key: a field of its results that names the class they were seen as, where a
-    model with other classes made them; source_classes: its values that are taken, none = the choice with the highest AP
-    on the labelled images.
+    "results", or to warm-start from: a COCO results file, or several.  source_key: a field of its results that names
+    the class they were seen as, where a model with other classes made them; source_classes: its values that are taken,
+    none = the choice with the highest AP on the labelled images.
     pretrained: False for the architecture with random weights.  detector_side: the shorter side in pixels that crops
     are resized to for the detector, 0 = as they are.  prompts: what to ask the detector or SAM 3 for, one text a class
     in the order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank
@@ -130,8 +130,8 @@ class ModelConfig:
 class Answers:
     """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box.
 
-    terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.  found (B, G)
-    bool: instances that it has an answer for; None = all.
+    terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
+    found (B, G) bool: instances that it has an answer for; None = all.
     """
 
     mask_logits: Tensor

@@ -129,7 +129,7 @@ class RunModels:
             inference=self.inference,
             stretch=s.labeled.stretch,
             origins=self.origins,
-            ancestors=self.ancestors(stage),
+            ancestors=self.ancestors(facts.get("stage", stage)),
             facts=dict(facts),
         )
         save_checkpoint(self.results.weights_path(stage), model, description)
@@ -156,7 +156,7 @@ class RunModels:
         )
 
     def ancestors(self, stage: str) -> tuple[Ancestor, ...]:
-        """The models that a stage's model starts from and, if a teacher labelled for it, those the teacher came from."""
+        """The models that a stage's model starts from and, if a teacher labelled for it, those of the teacher."""
         own = self._ancestors(STAGE[stage].model)
         kinds = {STAGE[name].model for name in foundations(self.config, stage)}
         taught = STAGE[stage].model == "student" and "teacher" in kinds
@@ -180,7 +180,8 @@ class RunModels:
                 self.complete(stage)
                 figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
                 figures |= {"rows": list(rows.values()), **spanning_rows(self.results.details)}
-                describe_again(path, figures=figures, inference=self.inference, origins=self.origins, ancestors=self.ancestors(stage))
+                made_from: dict[str, Any] = {"origins": self.origins, "ancestors": self.ancestors(stage)}
+                describe_again(path, figures=figures, inference=self.inference, **made_from)
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
