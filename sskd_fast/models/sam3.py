@@ -186,14 +186,15 @@ class Sam3(Segmenter):
     def texts(self) -> Tensor:
         """Features (C, T, F) of the prompts; a text encoder that does not learn now reads them once."""
         encoder, parameters = self.model.text_encoder, list(self.model.text_encoder.parameters())
+        prompts = {"input_ids": self.tokens, "attention_mask": self._shown(self.attention)}
         if self.training and torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-            hidden = encoder(input_ids=self.tokens, attention_mask=self.attention).last_hidden_state
+            hidden = encoder(**prompts).last_hidden_state
         else:
             state = (self.tokens.device, self.config.precision, [(p.data_ptr(), p._version) for p in parameters])
             if self._read is None or self._read[0] != state:
                 # Out of inference mode, so that a training that comes later can use them.
                 with torch.inference_mode(False), torch.no_grad():
-                    hidden = encoder(input_ids=self.tokens, attention_mask=self.attention).last_hidden_state
+                    hidden = encoder(**prompts).last_hidden_state
                 self._read = state, hidden
             hidden = self._read[1]
         projected: Tensor = self.model.text_projection(hidden)
@@ -208,7 +209,7 @@ class Sam3(Segmenter):
             for pairs in torch.arange(images * classes, device=mask.device).split(self._at_once):
                 of, prompt = pairs // classes, pairs % classes
                 coarse, position = encoded.maps[-1][of], encoded.position[of]
-                parts.append(self._again(self._detect, coarse, position, texts[prompt], mask[prompt]))
+                parts.append(self._again(self._detect, coarse, position, texts[prompt], self._shown(mask[prompt])))
         logits, presence, boxes, states, memory = (
             torch.cat(t).float().unflatten(0, (images, classes)) for t in zip(*parts, strict=True)
         )
@@ -224,7 +225,12 @@ class Sam3(Segmenter):
             return checkpoint(function, *args, use_reentrant=False)
         return function(*args)
 
-    def _detect(self, coarse: Tensor, position: Tensor, texts: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    @staticmethod
+    def _shown(mask: Tensor) -> Tensor | None:
+        """A mask of tokens as transformers may see it: None on the meta device, since it looks at the values."""
+        return None if mask.is_meta else mask
+
+    def _detect(self, coarse: Tensor, position: Tensor, texts: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """Class logits (n, K), presence logits (n, 1), boxes (n, K, 4), query states and memory of n pairs."""
         from transformers.models.sam3 import modeling_sam3
 
@@ -260,12 +266,12 @@ class Sam3(Segmenter):
                 of, prompt = pairs[some] // classes, pairs[some] % classes
                 drawn = self._again(
                     self._masks, [m[of] for m in encoded.maps], asked.memory[of, prompt], texts[prompt],
-                    self.attention.bool()[prompt], pad_sequence(list(states[some]), batch_first=True),
+                    self._shown(self.attention[prompt].bool()), pad_sequence(list(states[some]), batch_first=True),
                 )  # fmt: skip
                 masks += [m[:count] for m, count in zip(drawn, counts[some], strict=True)]
         return torch.cat(masks).float()[order.argsort()]
 
-    def _masks(self, maps: list[Tensor], memory: Tensor, texts: Tensor, mask: Tensor, states: Tensor) -> Tensor:
+    def _masks(self, maps: list[Tensor], memory: Tensor, texts: Tensor, mask: Tensor | None, states: Tensor) -> Tensor:
         """Mask logits (n, k, h, w) of k queries of each of n pairs."""
         out = self.model.mask_decoder(
             decoder_queries=states, backbone_features=maps, encoder_hidden_states=memory, prompt_features=texts,
