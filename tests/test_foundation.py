@@ -425,8 +425,12 @@ def test_a_model_that_cannot_be_had_is_named(tiny_foundation: Folder, tmp_path: 
 @pytest.mark.parametrize(
     ("package", "settings", "message"),
     [
-        ("transformers", {"kind": "grounded_sam"}, "kind grounded_sam and universal need transformers: pip install"),
-        ("transformers", {"kind": "universal"}, "kind grounded_sam and universal need transformers: pip install"),
+        (
+            "transformers",
+            {"kind": "grounded_sam"},
+            "kind grounded_sam, sam3 and universal need transformers: pip install",
+        ),
+        ("transformers", {"kind": "universal"}, "kind grounded_sam, sam3 and universal need transformers: pip install"),
         ("timm", {"backbone": "timm/resnet50"}, "'timm/resnet50' needs the timm package: pip install"),
     ],
 )

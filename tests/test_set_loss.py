@@ -551,7 +551,9 @@ class Asked(Predictions):
     promptable = True
     answers: Tensor | None = None
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+    def answer(
+        self, boxes: Sequence[Tensor], labels: Sequence[Tensor], weights: Any = None, valid: Any = None
+    ) -> Answers:
         assert self.answers is not None and [len(b) for b in boxes] == [len(c) for c in labels] == [3, 1]
         return Answers(self.answers, {"detector": torch.tensor(3.0)})
 

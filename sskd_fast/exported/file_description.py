@@ -101,6 +101,7 @@ class FileDescription:
 
 REFUSED = {
     "grounded_sam": "asks a detector in words and segments its boxes, which is no single network: export the student",
+    "sam3": "asks for every class in words, which is no single network: export the student that learned from it",
     "universal": "is a model of transformers that torch.export does not trace: export the student that learned from it",
     "results": "is a file of predictions without a network: export the student that learned from them",
 }

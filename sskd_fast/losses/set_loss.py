@@ -127,17 +127,19 @@ class SetLoss:
         """The loss of a promptable model: the mask of every instance's box, and the model's own terms."""
         config, device = self.config, valid.device
         boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
-        answers = predictions.answer(boxes, labels)
+        answers = predictions.answer(boxes, labels, [i.scores.to(device) for i in instances], valid)
         masks = pooled(answers.mask_logits, label_pool)
         targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, label_pool))
         count = targets.present.shape[1]
-        assigned = torch.where(targets.present, torch.arange(count, device=device), -1)
+        found = targets.present if answers.found is None else answers.found
+        assigned = torch.where(found, torch.arange(count, device=device), -1)
         logits, pixels, seen = self._places(masks, targets)
         parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets)
         loss = semi_masks * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
         for term in answers.terms.values():
             loss = loss + term
-        return SetLossOutput(loss, parts | answers.terms, loss.new_ones(()), 0.0)
+        matched = (assigned >= 0).sum() / targets.present.sum().clamp(min=1)
+        return SetLossOutput(loss, parts | answers.terms, matched, 0.0)
 
     def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets) -> SetLossOutput:
         config = self.config

@@ -27,9 +27,11 @@ from sskd_fast.models.checkpoint import (
     save_checkpoint,
 )
 from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, distinct
 from sskd_fast.models.packaged import PACKAGE, PACKAGED
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.run.basis import foundations
 from sskd_fast.run.contents import model_contents, set_contents
 from sskd_fast.run.results import RunResults, spanning_rows
 from sskd_fast.run.sources import Sources
@@ -127,6 +129,7 @@ class RunModels:
             inference=self.inference,
             stretch=s.labeled.stretch,
             origins=self.origins,
+            ancestors=self.ancestors(facts.get("stage", stage)),
             facts=dict(facts),
         )
         save_checkpoint(self.results.weights_path(stage), model, description)
@@ -152,6 +155,18 @@ class RunModels:
             data=stated.data if own or stated.data != Origin() else Origin("Apache-2.0", "drawn by sskd_fast"),
         )
 
+    def ancestors(self, stage: str) -> tuple[Ancestor, ...]:
+        """The models that a stage's model starts from and, if a teacher labelled for it, those of the teacher."""
+        own = self._ancestors(STAGE[stage].model)
+        kinds = {STAGE[name].model for name in foundations(self.config, stage)}
+        taught = STAGE[stage].model == "student" and "teacher" in kinds
+        return own + (as_labels(self._ancestors("teacher")) if taught else ())
+
+    def _ancestors(self, model: Literal["teacher", "student"]) -> tuple[Ancestor, ...]:
+        weights = self.foundation_weights(model)
+        written = read_metadata(weights).get("ancestors", []) if weights is not None else []
+        return distinct((*ancestors_of(getattr(self.config, model)), *(Ancestor(**fields) for fields in written)))
+
     def _shipped(self, model: Literal["teacher", "student"], stated: Origin) -> bool:
         weights = self.foundation_weights(model)
         return stated == Origin() and weights is not None and weights.parent == SHIPPED
@@ -165,7 +180,8 @@ class RunModels:
                 self.complete(stage)
                 figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
                 figures |= {"rows": list(rows.values()), **spanning_rows(self.results.details)}
-                describe_again(path, figures=figures, inference=self.inference, origins=self.origins)
+                made_from: dict[str, Any] = {"origins": self.origins, "ancestors": self.ancestors(stage)}
+                describe_again(path, figures=figures, inference=self.inference, **made_from)
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

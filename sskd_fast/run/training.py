@@ -176,7 +176,7 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
         )  # fmt: skip
     weights = {
         "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
-        "detector": 1.0,
+        "detector": 1.0, "presence": 1.0, "query": 1.0, "box": 1.0,
     }  # fmt: skip
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
