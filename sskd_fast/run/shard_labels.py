@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from tqdm import tqdm
 
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.source import ImageCollection, ImageRecord
+from sskd_fast.data.tars import tar_of
 from sskd_fast.mask_matching import by_image
 from sskd_fast.models.augmented import Augmentation
 from sskd_fast.models.inference import InferenceConfig
@@ -90,9 +93,20 @@ def one_process(labeller: ShardLabeller, shards: Sequence[Shard]) -> Iterator[tu
 
 
 def shards_of(source: ImageCollection, size: int) -> list[Shard]:
-    """The images of a source in shards of `size`, in their order; the last one may be smaller."""
-    starts = range(0, len(source), size)
-    return [Shard(number, source.records[start : start + size]) for number, start in enumerate(starts)]
+    """The images of a source in shards, in their order: of a folder, `size` of them or what is left; of a tar archive,
+    all."""
+    parts: list[Sequence[ImageRecord]] = []
+    for tar, records in itertools.groupby(source.records, lambda record: _archive(record.path.parent)):
+        alike = list(records)
+        step = size if tar is None else len(alike)
+        parts += [alike[start : start + step] for start in range(0, len(alike), step)]
+    return [Shard(number, part) for number, part in enumerate(parts)]
+
+
+@functools.lru_cache
+def _archive(folder: Path) -> Path | None:
+    """The archive that files of this folder are in, None for a folder."""
+    return tar_of(folder / "file")
 
 
 def label_shards(labeller: ShardLabeller, shards: Sequence[Shard], work: Work = one_process) -> LabelShards:
