@@ -35,7 +35,7 @@ from sskd_fast.pseudo_labels.shards import shard_files
 from sskd_fast.run.shard_labels import ShardLabeller, label_shards, one_process, shards_of
 
 SIDE, CLASSES = 32, ("disc", "ring")
-_POLL = 0.2
+_POLL = 0.5
 
 
 def write_tars(folder: Path, images: int, shard: int) -> None:
@@ -124,12 +124,11 @@ def _memory(pid: int) -> int:
 
 def workers_of(pid: int) -> list[int]:
     """The processes below `pid` that are workers of Ray with a teacher."""
-    found, parents = [], {pid}
+    parents = {pid}
     pairs = [(int(p.name), *_parent_and_name(p)) for p in Path("/proc").iterdir() if p.name.isdigit()]
     for _ in range(4):
         parents |= {child for child, parent, _ in pairs if parent in parents}
-    found = [child for child, _, name in pairs if child in parents and "_MapWorker" in name]
-    return found
+    return [child for child, _, name in pairs if child in parents and "MapWorker" in name]
 
 
 def _parent_and_name(process: Path) -> tuple[int, str]:

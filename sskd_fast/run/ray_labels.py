@@ -32,11 +32,12 @@ class RayWorkers:
             ray.init(log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         labeller.model.to("cpu")
+        held = ray.put(labeller)  # to the end: a worker that is replaced reads it again
         items = [{"shard": pickle.dumps(shard)} for shard in shards]
         worker: Any = _Worker
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
             worker,
-            fn_constructor_args=(ray.put(labeller), self.cpus, self.gpus > 0),
+            fn_constructor_args=(held, self.cpus, self.gpus > 0),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(self.workers, len(shards))),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
