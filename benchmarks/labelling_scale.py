@@ -167,7 +167,7 @@ def timed(arguments: argparse.Namespace, kill: str = "") -> dict[str, Any]:
     row |= {"status": process.returncode, **peaks.stop()}
     if process.returncode > 0:
         row["error"] = err.strip().splitlines()[-1]
-    return row | (json.loads(out) if out.strip() else {})
+    return row | (json.loads(out.splitlines()[-1]) if process.returncode == 0 else {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
