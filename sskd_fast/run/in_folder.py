@@ -51,17 +51,17 @@ def run_in_folder(
 
 
 def prepared_sources(config: Config, command: str, folder: Path, device: torch.device) -> Sources:
-    """The checked image sets of a command, once the operators are there.
+    """The checked image sets of a command; the operators, which may be compiled first, are there after them.
 
     Raises DataError, and ConfigError for operators that cannot run and a missing package.
     """
-    prepare_operators(config, device)
     remove_partial(folder)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
     try:
         require_official(sources.val)
     except ImportError as error:
         raise ConfigError(str(error)) from error
+    prepare_operators(config, device)
     return sources
 
 
