@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.source import ImageCollection, ImageRecord
 from sskd_fast.data.tars import tar_of
+from sskd_fast.files import remove_partial
 from sskd_fast.mask_matching import by_image
 from sskd_fast.models.augmented import Augmentation
 from sskd_fast.models.inference import InferenceConfig
@@ -127,6 +128,7 @@ def label_shards(labeller: ShardLabeller, shards: Sequence[Shard], work: Work = 
         expected = f"labels in all {len(shards)} shards"
         raise DataError([Problem(labeller.folder, "", error, expected, cure) for error in sorted(failed)])
     paths = [labeller.path(shard) for shard in shards]
+    remove_partial(labeller.folder)  # of workers that were killed
     for stale in set(shard_files(labeller.folder)) - set(paths):
         stale.unlink()
     return LabelShards(paths)
