@@ -167,7 +167,8 @@ def timed(arguments: argparse.Namespace, kill: str = "") -> dict[str, Any]:
     row |= {"status": process.returncode, **peaks.stop()}
     if process.returncode > 0:
         row["error"] = err.strip().splitlines()[-1]
-    return row | (json.loads(out.splitlines()[-1]) if process.returncode == 0 else {})
+    last = [line for line in out.splitlines() if line.startswith('{"images"')][-1:]  # Ray prints beside it
+    return row | (json.loads(last[0]) if last else {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
