@@ -209,20 +209,31 @@ class RunModels:
     ) -> list[dict[str, Any]]:
         """COCO results of the model on the images of a source, averaged over views of each.
 
-        Raises FoundationError if a file of predictions has categories that the data set does not have.
+        Raises FoundationError as `predicted`.
         """
         ids = source.category_ids or self.sources.labeled.category_ids
-        known: list[dict[str, Any]] = []
-        unknown = []
-        for index in range(len(source)) if indices is None else indices:
-            results = model.results_of(source.records[index].image_id, source.records[index].file_name)
-            known += results or []
-            unknown += [index] if results is None else []
-        foreign = sorted({result["category_id"] for result in known} - set(ids))
-        if foreign:
-            files = named(model.config.foundation.results_files)
-            raise FoundationError(
-                f"foundation.results: {files} has results of category {foreign[0]}; expected the data set's own ids, "
-                f"{named(ids)}: map them, or leave those results out"
-            )
-        return known + predict_source(model, self.inference, source, ids, unknown, views)
+        return predicted(model, self.inference, source, ids, indices, views)
+
+
+def predicted(
+    model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
+    indices: Iterable[int] | None = None, views: Sequence[Augmentation] = IDENTITY,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`predict_source`, but of images that the model has a file of predictions for, those.
+
+    Raises FoundationError if a file of predictions has categories that the data set does not have.
+    """
+    known: list[dict[str, Any]] = []
+    unknown = []
+    for index in range(len(source)) if indices is None else indices:
+        results = model.results_of(source.records[index].image_id, source.records[index].file_name)
+        known += results or []
+        unknown += [index] if results is None else []
+    foreign = sorted({result["category_id"] for result in known} - set(category_ids))
+    if foreign:
+        files = named(model.config.foundation.results_files)
+        raise FoundationError(
+            f"foundation.results: {files} has results of category {foreign[0]}; expected the data set's own ids, "
+            f"{named(category_ids)}: map them, or leave those results out"
+        )
+    return known + predict_source(model, inference, source, category_ids, unknown, views)

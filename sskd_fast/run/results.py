@@ -76,6 +76,10 @@ class RunResults:
         """Pseudo-labels of a teacher."""
         return self.folder / "pseudo_labels" / f"{teacher}.json"
 
+    def shards_path(self, teacher: str) -> Path:
+        """The folder of a teacher's pseudo-labels in shards."""
+        return self.folder / "pseudo_labels" / teacher
+
     def cache_path(self, model: str, images: str) -> Path:
         """All predictions of a teacher or of a fold model on the "labeled" or the "unlabeled" images."""
         return self.folder / "cache" / images / f"{model}.json"

@@ -207,7 +207,7 @@ def training_batches(
         return _pasted(alone, training.views, config.seed, step)
     source = PseudoLabeled(
         sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes,
-        name="pseudo-labels",
+        name="pseudo-labels", weighted=config.pseudo_labels.weigh_by_score,
     )  # fmt: skip
     unlabeled = stream(source, budget.unlabeled_batch, config.seed + 1)
     if budget.labeled_batch == 0:
