@@ -101,8 +101,8 @@ def test_a_limit_that_objects_exceed_is_named_with_its_flag() -> None:
         f"{val} median and 700 at most, {kept}",
         f"{labeled} at most, and 300 become pseudo-labels: the others are taught as background. Add "
         "pseudo_labels.max_per_image=600.",
-        "1 of 3 labelled images show more objects in a crop than its 100 queries can find, about 180 in the fullest. Add "
-        "--num-queries 345, or take a smaller --crop.",
+        "1 of 3 labelled images show more objects in a crop than its 100 queries can find, about 180 in the fullest. "
+        "Add --num-queries 345, or take a smaller --crop.",
     ]  # fmt: skip
 
 

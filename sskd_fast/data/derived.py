@@ -120,9 +120,9 @@ class Limits:
             fuller = sum(count > self.queries for count in in_crop)
             wanted = math.ceil(max(2 * _crowded(in_crop), fullest))
             found.append(
-                f"{fuller} of {len(labeled.counts)} labelled images show more objects in a crop than its {self.queries} "
-                f"queries can find, about {fullest:.0f} in the fullest. Add --num-queries {wanted}, or take a smaller "
-                "--crop."
+                f"{fuller} of {len(labeled.counts)} labelled images show more objects in a crop than its "
+                f"{self.queries} queries can find, about {fullest:.0f} in the fullest. Add --num-queries {wanted}, or "
+                "take a smaller --crop."
             )
         return found
 
@@ -155,7 +155,7 @@ def derive(
     """Zoom, views and limits; what is 0 comes from all images, whatever their order.
 
     Zoom, crop and queries come from labelled images alone.  Objects of validation images are counted too.  That leaks
-    nothing into training: their number only bounds how many detections of an image are kept.
+    nothing of them into training: their number only bounds how many detections and pseudo-labels an image keeps.
     labels: see `Limits.natural`.  Raises DataError for a faulty mask.
     """
     objects = {"labelled": count_objects(labeled)} | ({} if val is None else {"validation": count_objects(val)})
