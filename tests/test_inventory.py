@@ -92,23 +92,25 @@ def test_queries_are_twice_the_objects_of_a_crowded_crop(in_crop: list[float], e
 
 def test_a_limit_that_objects_exceed_is_named_with_its_flag() -> None:
     limits = Limits(100, 100, 300)
-    assert limits.warnings({"labelled": Objects((5, 7, 100))}, [5.0, 7.0, 100.0]) == []
+    assert limits.warnings({"labelled": Objects((5, 7, 100))}, {"labelled": [5.0, 7.0, 100.0]}) == []
     labeled, val = "labelled images show 380 objects in the median and 395", "validation images show 200 objects in the"
     kept = "and 100 detections of an image are kept: the other objects count as missed. Add --max-detections 1050."
     objects = {"labelled": Objects((100, 380, 395)), "validation": Objects((0, 200, 700))}
-    assert limits.warnings(objects, [100.0, 180.4, 90.0]) == [
+    assert limits.warnings(objects, {"labelled": [100.0, 180.4, 90.0], "validation": [101.0, 210.0]}) == [
         f"{labeled} at most, {kept}",
         f"{val} median and 700 at most, {kept}",
         f"{labeled} at most, and 300 become pseudo-labels: the others are taught as background. Add "
         "pseudo_labels.max_per_image=600.",
         "1 of 3 labelled images show more objects in a crop than its 100 queries can find, about 180 in the fullest. "
-        "Add --num-queries 345, or take a smaller --crop.",
+        "Add --num-queries 410, or take a smaller --crop.",
+        "2 of 3 validation images show more objects in a crop than its 100 queries can find, about 210 in the fullest. "
+        "Add --num-queries 410, or take a smaller --crop.",
     ]  # fmt: skip
 
 
 def test_the_cure_of_a_limit_goes_beyond_what_a_run_takes_by_itself() -> None:
     crowded = {"labelled": Objects((3000,))}
-    first, second = Limits(16, natural_detections([3000]), 2000).warnings(crowded, [10.0])
+    first, second = Limits(16, natural_detections([3000]), 2000).warnings(crowded, {"labelled": [10.0]})
     assert (
         "2000 detections of an image are kept: the other objects count as missed. Add --max-detections 4500, or cut the"
         in first

@@ -46,6 +46,10 @@ def natural_queries(in_crop: Sequence[float]) -> int:
     return int(np.clip(math.ceil(2 * _crowded(in_crop)), 16, MOST_QUERIES))
 
 
+def _roomy_queries(in_crop: Sequence[float]) -> int:
+    return math.ceil(max(2 * _crowded(in_crop), max(in_crop, default=0.0)))
+
+
 def _crowded(in_crop: Sequence[float]) -> float:
     """The 95th percentile; 0 without a crop."""
     return float(np.percentile(in_crop, 95)) if in_crop else 0.0
@@ -91,23 +95,23 @@ class Limits:
     def natural(
         cls,
         objects: Mapping[str, Objects],
-        in_crop: Sequence[float],
+        in_crop: Mapping[str, Sequence[float]],
         *,
         queries: int,
         detections: int,
         labels: Callable[[int], int],
     ) -> Limits:
-        """Those of the settings (0: none), else from the objects of every set's images and of crops.
+        """Those of the settings (0: none), else from the objects of every set's images and of labelled crops.
 
         labels: from the detections of an image to the pseudo-labels of one.
         """
         found = detections or natural_detections([of_set.most for of_set in objects.values()])
-        return cls(queries or natural_queries(in_crop), found, labels(found))
+        return cls(queries or natural_queries(in_crop["labelled"]), found, labels(found))
 
-    def warnings(self, objects: Mapping[str, Objects], in_crop: Sequence[float]) -> list[str]:
+    def warnings(self, objects: Mapping[str, Objects], in_crop: Mapping[str, Sequence[float]]) -> list[str]:
         """The limits that objects exceed, with the flags that raise them.
 
-        objects: of the "labelled" images, and of others by their kind.  in_crop: of labelled images, see `crop_counts`.
+        objects: of the "labelled" images, and of others by their kind.  in_crop: `crop_counts` of the same sets.
         """
         found, labeled = detections_warnings(objects, self.detections), objects["labelled"]
         if labeled.most > self.labels:
@@ -115,15 +119,14 @@ class Limits:
                 f"{_shown('labelled', labeled)}, and {self.labels} become pseudo-labels: the others are taught as "
                 f"background. Add pseudo_labels.max_per_image={_roomy_detections(labeled.counts)}."
             )
-        fullest = max(in_crop, default=0.0)
-        if fullest > self.queries:
-            fuller = sum(count > self.queries for count in in_crop)
-            wanted = math.ceil(max(2 * _crowded(in_crop), fullest))
-            found.append(
-                f"{fuller} of {len(labeled.counts)} labelled images show more objects in a crop than its "
-                f"{self.queries} queries can find, about {fullest:.0f} in the fullest. Add --num-queries {wanted}, or "
-                "take a smaller --crop."
-            )
+        wanted = max(map(_roomy_queries, in_crop.values()))
+        for name, counts in in_crop.items():
+            if fuller := sum(count > self.queries for count in counts):
+                found.append(
+                    f"{fuller} of {len(objects[name].counts)} {name} images show more objects in a crop than its "
+                    f"{self.queries} queries can find, about {max(counts):.0f} in the fullest. Add --num-queries {wanted}, "
+                    "or take a smaller --crop."
+                )
         return found
 
 
@@ -158,9 +161,10 @@ def derive(
     nothing of them into training: their number only bounds how many detections and pseudo-labels an image keeps.
     labels: see `Limits.natural`.  Raises DataError for a faulty mask.
     """
-    objects = {"labelled": count_objects(labeled)} | ({} if val is None else {"validation": count_objects(val)})
+    sets = {"labelled": labeled} | ({} if val is None else {"validation": val})
+    objects = {name: count_objects(source) for name, source in sets.items()}
     zoom = zoom or natural_zoom(objects["labelled"])
     resolved = resolve_views(views, labeled, zoom)
-    in_crop = crop_counts(labeled, objects["labelled"], resolved, zoom)
+    in_crop = {name: crop_counts(source, objects[name], resolved, zoom) for name, source in sets.items()}
     limits = Limits.natural(objects, in_crop, queries=queries, detections=detections, labels=labels)
     return Derived(zoom, resolved, limits, objects, limits.warnings(objects, in_crop))
