@@ -124,8 +124,8 @@ class Limits:
             if fuller := sum(count > self.queries for count in counts):
                 found.append(
                     f"{fuller} of {len(objects[name].counts)} {name} images show more objects in a crop than its "
-                    f"{self.queries} queries can find, about {max(counts):.0f} in the fullest. Add --num-queries {wanted}, "
-                    "or take a smaller --crop."
+                    f"{self.queries} queries can find, about {max(counts):.0f} in the fullest. Add --num-queries "
+                    f"{wanted}, or take a smaller --crop."
                 )
         return found
 
