@@ -180,20 +180,25 @@ def test_a_run_takes_its_limits_from_crowded_images_and_warns_of_lower_ones(
         builder = make_coco(name)
         for _ in range(images):
             image = builder.image((64, 64), image_id=len(settings) * 10 + len(builder.content["images"]) + 1)
-            for y, x in places:
+            for y, x in places[: 256 if name == "val" else 128]:
                 builder.instance(image, box_mask(64, 64, y, x, y + 3, x + 3))
         key = "images" if name == "labeled" else f"{name}_images"
         settings += [f"data.{name}={builder.write()}", f"data.{key}={builder.images}"]
     settings = [*settings[:4], settings[5].replace("plain_images", "unlabeled")]
     taken = target_sources(load_config([], settings), tmp_path / "taken")
-    assert (taken.num_queries, taken.detections) == (300, 400) and "300 queries, 400 detections" in taken.summary("x")
+    assert (taken.num_queries, taken.detections) == (256, 400) and "256 queries, 400 detections" in taken.summary("x")
     assert not any("--max-detections" in warning for warning in taken.warnings)
-    limited = ["predict.max_detections=100", "num_queries=50", "pseudo_labels.max_per_image=200"]
+    limited = ["predict.max_detections=100", "num_queries=50", "pseudo_labels.max_per_image=120"]
     given = target_sources(load_config([], [*settings, *limited]), tmp_path / "given")
     assert (given.num_queries, given.detections) == (50, 100)
-    flags = ("Add --max-detections 400.", "Add pseudo_labels.max_per_image=400.", "Add --num-queries 512, or take")
+    flags = ("Add --max-detections 400.", "Add pseudo_labels.max_per_image=200.", "Add --num-queries 512, or take")
     assert [any(flag in warning for warning in given.warnings) for flag in flags] == [True] * 3
-    assert "256 in the median, 256 at most; the model finds up to 100 (--max-detections)" in given.inventory[1]
+    kept = "256 at most, and 100 detections of an image are kept"
+    assert any(warning.startswith("validation images") and kept in warning for warning in given.warnings)
+    assert (
+        "128 in the median, 128 at most, 256 on a validation image; the model finds up to 100 (--max-detections)"
+        in given.inventory[1]
+    )
 
 
 def test_the_report_shows_the_inventory_of_the_last_start(tmp_path: Path) -> None:
