@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sskd_fast.data.derived import Derived, derive
+from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import misfit
 from sskd_fast.data.views import ViewsConfig
 from sskd_fast.losses.contrast_settings import ContrastConfig
@@ -139,6 +141,19 @@ class Config:
     online: OnlineConfig = field(default_factory=OnlineConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     origins: Origins = field(default_factory=Origins)
+
+
+def derived_settings(
+    config: Config, labeled: LabeledImages, val: LabeledImages | None, zoom: float | None = None
+) -> Derived:
+    """Zoom, views and limits of a run on these images, as they are set or else as the images need them; see `derive`.
+
+    zoom: in place of `data.zoom`.
+    """
+    return derive(
+        labeled, val, config.views, zoom=config.data.zoom if zoom is None else zoom, queries=config.num_queries,
+        detections=config.predict.max_detections, labels=config.pseudo_labels.labels_limit,
+    )  # fmt: skip
 
 
 def check_settings(config: Config) -> None:

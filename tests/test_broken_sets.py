@@ -13,6 +13,7 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.derived import natural_zoom
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError
+from sskd_fast.data.inventory import count_objects
 from sskd_fast.rle import encode_segmentation, pixels_of_runs, run_lengths
 from tests.broken_sets import AREAS, BROKEN_SETS, Broken, sound_set, written
 from tests.errors_page import PAGE, page
@@ -37,7 +38,7 @@ def test_a_broken_set_is_taken_or_refused_as_the_table_says(broken: Broken, tmp_
     assert sum(a["iscrowd"] for a in annotations) == broken.crowd
     layers = [source.mask_layers(index) for index in range(len(source))]
     assert sum(int(layer.crowd.sum()) for layer in layers) == broken.crowd
-    assert source.pixels(0).shape[:2] == (40, 60) and natural_zoom(source) == pytest.approx(1.0)
+    assert source.pixels(0).shape[:2] == (40, 60) and natural_zoom(count_objects(source)) == pytest.approx(1.0)
 
 
 def test_names_of_the_corpus_are_different() -> None:
@@ -52,7 +53,7 @@ def test_the_zoom_comes_from_masks_whatever_areas_are_stated(tmp_path: Path) -> 
     coco.content["images"], coco.content["annotations"] = [], []
     image = coco.image((200, 200), image_id=20)
     coco.instance(image, [[10, 10, 90, 10, 90, 90, 10, 90]], area=1.0)
-    assert natural_zoom(CocoInstances(coco.write(), coco.images)) == pytest.approx(24 / 80)
+    assert natural_zoom(count_objects(CocoInstances(coco.write(), coco.images))) == pytest.approx(24 / 80)
 
 
 def test_file_names_do_not_leave_the_folder_if_that_is_forbidden(tmp_path: Path) -> None:
