@@ -219,6 +219,38 @@ def rle(value: Any = None, **change: Any) -> Edit:
     return field("segmentation", {**encoded(mask), **change})
 
 
+def boxed(change: Callable[[list[float]], Any]) -> Edit:
+    """Images of 60 x 60 pixels, boxes about the squares, and `change` of each square's polygon in its place."""
+
+    def make(coco: CocoBuilder) -> None:
+        for image in coco.content["images"]:
+            noise = np.random.default_rng(image["id"]).integers(0, 256, (WIDTH, WIDTH, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(coco.images / image["file_name"])
+            image["height"] = WIDTH
+        for annotation in coco.content["annotations"]:
+            (flat,) = annotation["segmentation"]
+            flat[1::2] = [value + 25 for value in flat[1::2]]
+            annotation["bbox"] = [min(flat[::2]), min(flat[1::2]), 20, 20]
+            annotation["segmentation"] = change(flat)
+
+    return make
+
+
+def along_rows(flat: list[float]) -> dict[str, Any]:
+    """RLE of a square whose runs go along the rows."""
+    mask = np.zeros((WIDTH, WIDTH), dtype=np.bool_)
+    mask[int(min(flat[1::2])) : int(max(flat[1::2])), int(min(flat[::2])) : int(max(flat[::2]))] = True
+    return encoded(mask.T)
+
+
+def swapped(flat: list[float]) -> list[list[float]]:
+    return [[v for x, y in pairs(flat) for v in (y, x)]]
+
+
+def with_visibility(flat: list[float]) -> list[list[float]]:
+    return [[v for x, y in pairs(flat) for v in (x, y, 2)]]
+
+
 def counts(*runs: float) -> Edit:
     return field("segmentation", {"size": [HEIGHT, WIDTH], "counts": list(runs)})
 
@@ -286,6 +318,12 @@ BROKEN_SETS = (
     Broken("area-list", "the area is a list", field("area", [400]), warned=_FAR),
     Broken("box-corners", "the box is two corners", field("bbox", [30, 10, 50, 30]), warned=_FAR),
     Broken("box-text", "the box is text", field("bbox", "5 5 20 20"), warned=_FAR),
+    Broken("square-swapped", "x and y swapped, in square images", boxed(swapped),
+           refused="boxes are far from their masks, and 6 fit them with x and y swapped"),
+    Broken("rle-rows", "RLE along the rows", boxed(along_rows),
+           refused="fit them with their runs read along the rows"),
+    Broken("visibility", "points as x, y and visibility", boxed(with_visibility),
+           warned="either these boxes or the masks", areas=(625.0, 759.0) * 3),
     # Segmentations in other forms.
     Broken("points-pairs", "polygons as pairs, of OpenCV", mapped(lambda polygons: pairs(polygons[0]))),
     Broken("points-deep", "polygons one list too deep", mapped(lambda polygons: [polygons])),
