@@ -206,6 +206,40 @@ def same_image(coco: CocoBuilder) -> None:
     shutil.copy(coco.images / "1.png", coco.images / "3.png")
 
 
+def same_pixels(coco: CocoBuilder) -> None:
+    with Image.open(coco.images / "1.png") as image:
+        image.save(coco.images / "3.png", compress_level=1)
+
+
+def image_file(content: bytes) -> Edit:
+    """Other bytes in place of the first image."""
+
+    def make(coco: CocoBuilder) -> None:
+        (coco.images / "1.png").write_bytes(content)
+
+    return make
+
+
+def vast(coco: CocoBuilder) -> None:
+    """An image whose header claims 60000 x 60000 pixels."""
+    with Image.open(coco.images / "1.png") as image:
+        image.save(coco.images / "1.bmp")
+    content = bytearray((coco.images / "1.bmp").read_bytes())
+    content[18:26] = struct.pack("<ii", 60_000, 60_000)
+    (coco.images / "1.png").write_bytes(content)
+    (coco.images / "1.bmp").unlink()
+
+
+def of_detectron2(text: str) -> bytes:
+    images = [{"file_name": "1.png", "height": HEIGHT, "width": WIDTH, "image_id": 1, "annotations": []}]
+    return json.dumps(images).encode()
+
+
+def of_via(text: str) -> bytes:
+    image = {"filename": "1.png", "size": 7, "regions": [], "file_attributes": {}}
+    return json.dumps({"_via_settings": {}, "_via_img_metadata": {"1.png7": image}}).encode()
+
+
 def no_file(coco: CocoBuilder) -> None:
     coco.content["images"][1]["file_name"] = "x" * 400 + ".png"
 
@@ -387,6 +421,17 @@ BROKEN_SETS = (
            raw(lambda text: text.replace('"id": 1', '"id": 1' + "0" * 5000).encode()),
            refused="the file is no valid JSON"),
     Broken("deep", "lists in lists in lists", raw(lambda text: b"[" * 100_000), refused="the file is no valid JSON"),
+    Broken("list", "the object in a list", raw(lambda text: f"[{text}]".encode()),
+           refused="This looks like a COCO object in a list: take the object out of the list"),
+    Broken("detectron2", "Detectron2's list", raw(of_detectron2), refused="Detectron2's list .*convert_to_coco_json"),
+    Broken("via", "a project of VIA", raw(of_via), refused="a project of VIA: export its annotations"),
+    Broken("image-empty", "an empty image file", image_file(b""), refused=r"cannot be read \(it is empty\)"),
+    Broken("image-html", "an HTML page for an image", image_file(b"<!doctype html><title>404</title>"),
+           refused=r"cannot be read \(it is an HTML page\)"),
+    Broken("image-lfs", "a pointer of Git LFS", image_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
+           refused=r"\(it is a pointer of Git LFS\).*git lfs pull"),
+    Broken("image-text", "text for an image", image_file(b"no image"), refused=r"\(its content is of no known image"),
+    Broken("image-vast", "a header of 60000 x 60000 pixels", vast, refused=r"Cut the image into tiles"),
     Broken("exif-text", "the EXIF orientation is text", orientation),
     Broken("backslashes", "Windows' separators", renamed(lambda name: f"images\\{name}"), warned=_FOUND),
     Broken("escapes", "%20 for a space", renamed(lambda name: name.replace(" ", "%20"), "a b.png"), warned=_FOUND),
@@ -409,5 +454,7 @@ BROKEN_SETS = (
     Broken("crowds", "single objects as crowd regions", crowds, warned=r"2 of 6 objects \(33%\) are crowd regions",
            crowd=2),
     Broken("mostly-empty", "most images without objects", mostly_empty, warned="7 of 10 images have no object"),
+    Broken("same-pixels", "an image twice, in other bytes", same_pixels,
+           warned="1 of 3 images show the pixels of another one in a file of other bytes"),
     Broken("same-image", "an image twice", same_image, warned="1 of 3 images have the content of another one"),
 )  # fmt: skip
