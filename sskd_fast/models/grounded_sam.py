@@ -47,8 +47,15 @@ class GroundedPredictions(Predictions):
             maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
         )  # fmt: skip
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
-        """SAM 2's mask in every given box, and the detector's own loss against boxes and labels."""
+    def answer(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+        valid: Tensor | None = None,
+    ) -> Answers:
+        """SAM 2's mask in every given box, and the detector's own loss against boxes and labels, which knows neither
+        weights nor pixels that do not count."""
         assert self.model is not None and self.detections is not None
         count = max(1, *(len(b) for b in boxes))
         padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in boxes])
@@ -65,6 +72,7 @@ class GroundedSam(Segmenter):
 
     backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
     reusable_parts = ()
+    independent_classes = True
     mean: Tensor
     std: Tensor
     stride = 4.0
@@ -80,11 +88,7 @@ class GroundedSam(Segmenter):
         super().__init__()
         self.config = config
         foundation = config.foundation
-        texts = foundation.prompts or class_names
-        if len(texts) != len(class_names):
-            raise pretrained.FoundationError(
-                f"foundation.prompts: found {len(texts)} texts for {len(class_names)} classes, expected one for each"
-            )
+        texts = pretrained.prompt_texts(foundation, class_names)
         weights = weights and foundation.pretrained
         detector = pretrained.load(
             "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector",

@@ -20,7 +20,7 @@ from sskd_fast.run.checks import device_of, owned_folder, prepare_operators, run
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
-from sskd_fast.run.resumption import check_finished, warnings_of_foundations
+from sskd_fast.run.resumption import check_finished, warnings_of_kept
 from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
 from sskd_fast.run.stages import evaluate_finished, run_stages, stages_to_run
@@ -85,8 +85,8 @@ def run_prepared(
     log.write({"event": "inventory", "lines": sources.inventory})
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
-    below = [] if only else warnings_of_foundations(models, chosen)
-    for message in [*sources.warnings, *below]:
+    kept = [] if only or command == "evaluate" else warnings_of_kept(models, chosen)
+    for message in [*sources.warnings, *kept]:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})
     current = Run(models, log, resume, deadline)
