@@ -45,8 +45,9 @@ def check_dataset(
     Problems: paths that do not exist, said before anything is read; malformed JSON or records; repeated image or
     category ids; missing image files, said before any image is decoded; unreadable or differently sized images;
     annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of another
-    size; a quarter of the masks or more outside of their images; no instance at all; validation images or groups that
-    are in the training set too; training classes that validation does not list.  Warnings: gaps in the category ids
+    size; a quarter of the masks or more outside of their images; masks that fit the stated boxes if written another
+    way; no instance at all; validation images, by bytes or by pixels, or groups that are in the training set too;
+    training classes that validation does not list.  Warnings: gaps in the category ids
     (they are mapped), classes without instances, most images without an object, masks without a pixel (they are
     dropped), objects and images that are there twice, stated areas and boxes far from the masks, repeated annotation
     ids, image files found under another spelling.  Passed checks with `decode` are remembered (see `check_key`).
