@@ -1,4 +1,4 @@
-"""Boxes stated for masks tell how masks were written wrongly; boxes that fit no such way leave it open which is wrong."""
+"""Stated boxes tell how masks were written wrongly, or leave open which of the two is wrong."""
 
 from __future__ import annotations
 
