@@ -1,11 +1,18 @@
-"""Image files of the same content, whatever their names."""
+"""Image files of the same content, whatever their names.
+
+Bytes are compared where nothing is decoded: as a run starts, and where splits are drawn.  Decoding every image for
+that would take as long as the check, which hashes the pixels of each image that it reads anyway.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sskd_fast.data.pixels import in_threads
 from sskd_fast.data.tars import file_size, open_file
@@ -32,6 +39,23 @@ def copies(paths: Iterable[Path]) -> dict[Path, Path]:
     first: dict[str, Path] = {}
     digests = zip(alike, in_threads(content_hash, alike), strict=True)
     return {path: first[digest] for path, digest in digests if first.setdefault(digest, path) != path}
+
+
+def pixel_hash(pixels: NDArray[np.uint8]) -> str:
+    """A hash of an image (H, W) or (H, W, 3) uint8; the same for grey pixels in one channel and in three."""
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def same_pixels(first: Mapping[Path, str], second: Mapping[Path, str]) -> dict[Path, Path]:
+    """Files of `second` with the pixels of a file of `first` -> that file.  first, second: path -> `pixel_hash`."""
+    by_hash: dict[str, Path] = {}
+    for path, digest in first.items():
+        by_hash.setdefault(digest, path)
+    return {path: by_hash[digest] for path, digest in second.items() if digest in by_hash}
 
 
 def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
