@@ -29,8 +29,9 @@ class SetLossConfig:
     share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
     all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
     crops).  no_object_by_score: an image's queries without an object count as much as its instances do on average, so
-    that a teacher's doubt about what it found holds for what it did not find.  dense: of models with dense queries,
-    which take none of the others.
+    that a teacher's doubt about what it found holds for what it did not find.  trained_boxes: of a promptable model,
+    instances an image that are drawn at every step to learn masks from, 0 = all; its detector learns from every box.
+    dense: of models with dense queries, which take none of the others.
     """
 
     class_weight: float = 2.0
@@ -44,6 +45,7 @@ class SetLossConfig:
     importance: float = 0.75
     normalizer: Literal["area", "pixels"] = "area"
     no_object_by_score: bool = False
+    trained_boxes: int = 32
     dense: DenseLossConfig = field(default_factory=DenseLossConfig)
 
 
@@ -66,7 +68,7 @@ class SetLoss:
     label_pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
     cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
     blur.  semi_masks: factor of the masks' terms, cross-entropy and dice, for labels that tell what and where an object
-    is better than how far it reaches.
+    is better than how far it reaches.  seed: of the draw of `trained_boxes`.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
@@ -80,9 +82,11 @@ class SetLoss:
         *,
         label_pool: int = 1,
         semi_masks: float = 1.0,
+        seed: int = 0,
     ) -> SetLossOutput:
         if predictions.promptable:
-            return self._answered(predictions, instances, valid, label_pool, semi_masks)
+            masked = drawn_instances(instances, self.config.trained_boxes, seed)
+            return self._answered(predictions, instances, masked, valid, label_pool, semi_masks)
         if predictions.dense is not None:
             return self._dense(predictions.dense, instances, valid, semi_masks)
         config = self.config
@@ -114,14 +118,16 @@ class SetLoss:
         return SetLossOutput(config.class_weight * parts["class"] + semi_masks * masks, parts, matched, 0.0)
 
     def _answered(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, label_pool: int, semi_masks: float
-    ) -> SetLossOutput:
-        """The loss of a promptable model: the mask of every instance's box, and the model's own terms."""
+        self, predictions: Predictions, instances: list[Instances], masked: list[Tensor], valid: Tensor,
+        label_pool: int, semi_masks: float,
+    ) -> SetLossOutput:  # fmt: skip
+        """The loss of a promptable model: the masks of the instances at `masked`, and the model's own terms."""
         config, device = self.config, valid.device
         boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
-        answers = predictions.answer(boxes, labels)
+        answers = predictions.answer(boxes, labels, [index.to(device) for index in masked])
         masks = pooled(answers.mask_logits, label_pool)
-        targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, label_pool))
+        learned = [i.select(index) for i, index in zip(instances, masked, strict=True)]
+        targets = pad_targets(learned, valid, pooled_size(answers.mask_logits, label_pool))
         count = targets.present.shape[1]
         assigned = torch.where(targets.present, torch.arange(count, device=device), -1)
         logits, pixels, seen = self._places(masks, targets)
@@ -205,6 +211,16 @@ def inside_everywhere(mask_logits: Tensor, valid: Tensor) -> Tensor:
     are least sure.  mask_logits (B, K, h, w), valid (B, h, w)."""
     prob = mask_logits.sigmoid().flatten(2)
     return lies_inside((prob @ valid.flatten(1).unsqueeze(2)).squeeze(2), prob.sum(-1), prob.shape[-1])
+
+
+def drawn_instances(instances: list[Instances], count: int, seed: int) -> list[Tensor]:
+    """Ascending indices of at most `count` instances an image, drawn without replacement; 0 takes all."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for record in instances:
+        order = torch.randperm(len(record), generator=generator)
+        drawn.append((order[:count] if count else order).sort().values)
+    return drawn
 
 
 def boxes_of(instances: Instances) -> Tensor:

@@ -121,7 +121,7 @@ class ModelConfig:
 
 @dataclass
 class Answers:
-    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box.
+    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box that was asked for.
 
     terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
     """
@@ -157,9 +157,9 @@ class Predictions:
         """The predictions in float32."""
         return self._map(Tensor.float)
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], masked: Sequence[Tensor]) -> Answers:
         """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
-        labels (n,)."""
+        labels (n,).  masked: indices (G,) of the boxes whose masks are wanted; the losses are those of all boxes."""
         raise NotImplementedError
 
     def _map(self, change: Any) -> Predictions:
