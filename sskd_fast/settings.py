@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,11 @@ def check_settings(config: Config) -> None:
     """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
     _check_data(config.data)
     _check_views(config.views)
+    if config.pseudo_labels.shard and find_spec("pyarrow") is None:
+        raise ConfigError(
+            f"pseudo_labels.shard={config.pseudo_labels.shard}: shards are Parquet files, and pyarrow, which writes "
+            "them, is missing: pip install 'sskd_fast[scale]', or set it to 0"
+        )
     if config.pseudo_labels.teacher == "none" and config.online.start == 1:
         raise ConfigError(
             "pseudo_labels.teacher='none': nothing labels the unlabelled images; name a stage, or let the student's "

@@ -42,17 +42,37 @@ def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tiny_models import save
 
-    for name in ("mm_grounding_dino", "sam2", "mask2former"):
+    for name in ("mm_grounding_dino", "sam2", "sam3", "mask2former"):
         save(name, tmp_path / name)
     parts = FoundationConfig(
         detector=str(tmp_path / "mm_grounding_dino"), masks=str(tmp_path / "sam2"),
-        universal=str(tmp_path / "mask2former"),
+        sam3=str(tmp_path / "sam3"), universal=str(tmp_path / "mask2former"),
     )  # fmt: skip
-    reasons = {"grounded_sam": "asks a detector in words", "universal": "is a model of transformers"}
+    reasons = {
+        "grounded_sam": "asks a detector in words", "sam3": "asks for every class in words",
+        "universal": "is a model of transformers",
+    }  # fmt: skip
     for kind, reason in reasons.items():
         model = build_segmenter(ModelConfig(kind=kind, foundation=parts), CLASS_NAMES)  # type: ignore[arg-type]
         with pytest.raises(ExportError, match=rf"model\.kind: '{kind}' {reason}.*: export the student"):
             of_file(model)
+
+
+@pytest.mark.slow
+def test_rf_detr_predicts_the_same_from_a_file_at_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tiny_models import save
+
+    save("rf_detr", tmp_path / "rf_detr")
+    foundation = FoundationConfig(universal=str(tmp_path / "rf_detr"))
+    model = build_segmenter(ModelConfig(kind="universal", foundation=foundation), CLASS_NAMES).eval()
+    exported = export_onnx(model, description(model), tmp_path / "m.onnx")
+    assert exported.description.size == () and exported.description.multiple == 1
+    images = torch.rand(2, 3, 80, 112)
+    with torch.inference_mode():
+        ours, theirs = model(images), load_exported(tmp_path / "m.onnx")(images)
+    torch.testing.assert_close(theirs.mask_logits, ours.mask_logits, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(theirs.class_logits, ours.class_logits, rtol=1e-3, atol=1e-4)
 
 
 def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:

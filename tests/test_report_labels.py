@@ -214,3 +214,12 @@ def test_predictions_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (run / "cache" / "supervised_teacher.json").write_text("{")
     with pytest.raises(ValueError, match=r"cache/supervised_teacher\.json: not readable as JSON"):
         write_report(run)
+
+
+def test_labels_in_shards_are_said_to_be_there(tmp_path: Path) -> None:
+    run = labelled_run(tmp_path)
+    statistics = json.loads((run / "label_statistics.json").read_text())
+    statistics["supervised_teacher"]["shards"] = 7
+    (run / "label_statistics.json").write_text(json.dumps(statistics))
+    (run / "pseudo_labels" / "supervised_teacher.json").unlink()
+    assert "its labels are in 7 shards in pseudo_labels/supervised_teacher/; what was not sure" in section(run)

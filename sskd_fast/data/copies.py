@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from sskd_fast.data.pixels import in_threads
+from sskd_fast.data.tars import file_size, open_file
 
 
 def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
     """Files of `second` with the bytes of a file of `first` -> that file; only files of equal size are read."""
     kept, asked = dict.fromkeys(first), dict.fromkeys(second)
     by_size = _by_size(kept)
-    candidates = [path for paths in _by_size(asked).values() for path in paths if os.path.getsize(path) in by_size]
-    sizes = {os.path.getsize(path) for path in candidates}
+    asked_by_size = _by_size(asked)
+    sizes = by_size.keys() & asked_by_size.keys()
+    candidates = [path for size in asked_by_size if size in sizes for path in asked_by_size[size]]
     twins = [path for size in sizes for path in by_size[size]]
     by_hash: dict[str, Path] = {}
     for digest, path in zip(in_threads(content_hash, twins), twins, strict=True):
@@ -36,12 +37,12 @@ def copies(paths: Iterable[Path]) -> dict[Path, Path]:
 def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
-        if os.path.isfile(path):
-            found[os.path.getsize(path)].append(path)
+        if (size := file_size(path)) is not None:
+            found[size].append(path)
     return found
 
 
 def content_hash(path: Path) -> str:
     """The sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,6 +19,7 @@ from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.data.orientation import DECODING_ERRORS, as_shown, is_turned, stored_size
+from sskd_fast.data.tars import open_file
 from sskd_fast.files import encoded, write_atomically
 
 MISSING_IMAGE = "the image file does not exist"
@@ -114,12 +115,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
     limit = pixel_limit()
     try:
         # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
-        with any_size, path.open("rb") as file, Image.open(file) as image:
+        with any_size, open_file(path) as file, Image.open(file) as image:
             _check_pixels(path, image, limit)
             yield image
     except DataError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _unreadable(path, MISSING_IMAGE) from None
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
@@ -157,7 +158,7 @@ def is_picture(path: Path, formats: list[str]) -> bool:
 def page_count(path: Path) -> int:
     """Pages or frames of an image file, of which `read_pixels` takes the first; 1 if it cannot be read."""
     try:
-        with any_size, Image.open(path) as image:
+        with any_size, open_file(path) as file, Image.open(file) as image:
             return int(getattr(image, "n_frames", 1))
     except DECODING_ERRORS:
         return 1

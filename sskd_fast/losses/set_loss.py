@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.box_loss import box_losses, boxes_of
 from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
 from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets
 from sskd_fast.models.dense_maps import DenseMaps
@@ -29,8 +30,9 @@ class SetLossConfig:
     share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
     all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
     crops).  no_object_by_score: an image's queries without an object count as much as its instances do on average, so
-    that a teacher's doubt about what it found holds for what it did not find.  trained_boxes: of a promptable model,
-    instances an image that are drawn at every step to learn masks from, 0 = all; its detector learns from every box.
+    that a teacher's doubt about what it found holds for what it did not find.  box_weight, overlap_weight: of L1 and
+    generalised IoU of boxes, of models that predict some (DETR's).  trained_boxes: of a promptable model, instances an
+    image that are drawn at every step to learn masks from, 0 = all; the losses of its own are those of every instance.
     dense: of models with dense queries, which take none of the others.
     """
 
@@ -39,6 +41,8 @@ class SetLossConfig:
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
     heat_weight: float = 1.0
+    box_weight: float = 5.0
+    overlap_weight: float = 2.0
     masks: Literal["dense", "points"] = "dense"
     points: int = 12544
     oversample: float = 3.0
@@ -67,7 +71,7 @@ class SetLoss:
 
     label_pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
     cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
-    blur.  semi_masks: factor of the masks' terms, cross-entropy and dice, for labels that tell what and where an object
+    blur.  semi_masks: factor of the terms of masks and boxes, for labels that tell what and where an object
     is better than how far it reaches.  seed: of the draw of `trained_boxes`.
     """
 
@@ -85,30 +89,34 @@ class SetLoss:
         seed: int = 0,
     ) -> SetLossOutput:
         if predictions.promptable:
-            masked = drawn_instances(instances, self.config.trained_boxes, seed)
-            return self._answered(predictions, instances, masked, valid, label_pool, semi_masks)
+            drawn = drawn_instances(instances, self.config.trained_boxes, seed)
+            return self._answered(predictions, instances, drawn, valid, label_pool, semi_masks)
         if predictions.dense is not None:
             return self._dense(predictions.dense, instances, valid, semi_masks)
         config = self.config
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
         parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
-        seconds, matched, assigned = 0.0, parts["class"], None
+        seconds, matched, choices = 0.0, parts["class"], []
         for masks, classes in layers:
             output = self._layer(pooled(masks, label_pool), classes, targets)
             for name in parts:
                 parts[name] = parts[name] + output.parts[name]
-            seconds, matched, assigned = seconds + output.seconds, output.matched, output.assigned
+            seconds, matched = seconds + output.seconds, output.matched
+            choices.append(output.assigned)
         loss = (
             config.class_weight * parts["class"]
             + semi_masks * config.mask_weight * parts["mask"]
             + semi_masks * config.dice_weight * parts["dice"]
         )
+        if predictions.boxes:
+            parts |= box_losses(predictions.boxes, choices, [boxes_of(i) for i in instances], targets.weights)
+            loss = loss + semi_masks * (config.box_weight * parts["box"] + config.overlap_weight * parts["overlap"])
         if predictions.heat is not None:
             finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if label_pool > 1 else targets
             parts["heat"] = heat_loss(predictions.heat, finest)
             loss = loss + config.heat_weight * parts["heat"]
-        return SetLossOutput(loss, parts, matched, seconds, assigned)
+        return SetLossOutput(loss, parts, matched, seconds, choices[-1])
 
     def _dense(self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float) -> SetLossOutput:
         """The loss of dense queries, which are not matched one to one."""
@@ -118,24 +126,27 @@ class SetLoss:
         return SetLossOutput(config.class_weight * parts["class"] + semi_masks * masks, parts, matched, 0.0)
 
     def _answered(
-        self, predictions: Predictions, instances: list[Instances], masked: list[Tensor], valid: Tensor,
+        self, predictions: Predictions, instances: list[Instances], drawn: list[Tensor], valid: Tensor,
         label_pool: int, semi_masks: float,
     ) -> SetLossOutput:  # fmt: skip
-        """The loss of a promptable model: the masks of the instances at `masked`, and the model's own terms."""
+        """The loss of a promptable model: the masks of the drawn instances, and the model's own terms."""
         config, device = self.config, valid.device
         boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
-        answers = predictions.answer(boxes, labels, [index.to(device) for index in masked])
+        weights, masked = [i.scores.to(device) for i in instances], [index.to(device) for index in drawn]
+        answers = predictions.answer(boxes, labels, weights, valid, masked)
         masks = pooled(answers.mask_logits, label_pool)
-        learned = [i.select(index) for i, index in zip(instances, masked, strict=True)]
+        learned = [i.select(index) for i, index in zip(instances, drawn, strict=True)]
         targets = pad_targets(learned, valid, pooled_size(answers.mask_logits, label_pool))
         count = targets.present.shape[1]
-        assigned = torch.where(targets.present, torch.arange(count, device=device), -1)
+        found = targets.present if answers.found is None else answers.found
+        assigned = torch.where(found, torch.arange(count, device=device), -1)
         logits, pixels, seen = self._places(masks, targets)
         parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets)
         loss = semi_masks * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
         for term in answers.terms.values():
             loss = loss + term
-        return SetLossOutput(loss, parts | answers.terms, loss.new_ones(()), 0.0)
+        matched = (assigned >= 0).sum() / targets.present.sum().clamp(min=1)
+        return SetLossOutput(loss, parts | answers.terms, matched, 0.0)
 
     def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets) -> SetLossOutput:
         config = self.config
@@ -221,17 +232,6 @@ def drawn_instances(instances: list[Instances], count: int, seed: int) -> list[T
         order = torch.randperm(len(record), generator=generator)
         drawn.append((order[:count] if count else order).sort().values)
     return drawn
-
-
-def boxes_of(instances: Instances) -> Tensor:
-    """(n, 4) float32 boxes around the masks, x0 y0 x1 y1 as shares of the image; zeros for an empty mask."""
-    _, height, width = instances.masks.shape
-    ends = []
-    for hit, side in ((instances.masks.any(1), width), (instances.masks.any(2), height)):
-        first, last = hit.float().argmax(1), side - hit.flip(1).float().argmax(1)
-        ends.append(torch.stack([first, last], 1).float() / side * hit.any(1, keepdim=True))
-    x, y = ends
-    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
 
 
 def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:

@@ -50,10 +50,18 @@ class GroundedPredictions(Predictions):
             maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
         )  # fmt: skip
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], masked: Sequence[Tensor]) -> Answers:
-        """SAM 2's masks in some of the boxes, and the detector's own loss against all boxes and labels."""
+    def answer(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+        valid: Tensor | None = None,
+        masked: Sequence[Tensor] | None = None,
+    ) -> Answers:
+        """SAM 2's mask in every box that is to have one, and the detector's own loss against boxes and labels, which
+        knows neither weights nor pixels that do not count."""
         assert self.model is not None and self.detections is not None
-        asked = [b[index] for b, index in zip(boxes, masked, strict=True)]
+        asked = boxes if masked is None else [b[index] for b, index in zip(boxes, masked, strict=True)]
         count = max(1, *(len(b) for b in asked))
         padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in asked])
         masks = self.model.masks_in(self.maps, padded)
@@ -69,6 +77,7 @@ class GroundedSam(Segmenter):
 
     backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
     reusable_parts = ()
+    independent_classes = True
     mean: Tensor
     std: Tensor
     stride = 4.0
@@ -84,11 +93,7 @@ class GroundedSam(Segmenter):
         super().__init__()
         self.config = config
         foundation = config.foundation
-        texts = foundation.prompts or class_names
-        if len(texts) != len(class_names):
-            raise pretrained.FoundationError(
-                f"foundation.prompts: found {len(texts)} texts for {len(class_names)} classes, expected one for each"
-            )
+        texts = pretrained.prompt_texts(foundation, class_names)
         weights = weights and foundation.pretrained
         detector = pretrained.load(
             "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.licences import licence_of
+from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
 
 INSTALL = "pip install 'sskd_fast[models]'"
 
@@ -28,7 +29,9 @@ def transformers() -> Any:
     try:
         import transformers as package
     except ImportError as error:
-        raise FoundationError(f"models of kind grounded_sam and universal need transformers: {INSTALL}") from error
+        raise FoundationError(
+            f"models of kind grounded_sam, sam3 and universal need transformers: {INSTALL}"
+        ) from error
     return package
 
 
@@ -40,18 +43,74 @@ def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Ma
     messages.  architectures: what `architecture` gave, by setting; nothing else is needed then.
     Raises FoundationError where the model cannot be had.
     """
-    model = getattr(transformers(), kind)
+    package = transformers()
+    model = getattr(package, kind, None)
+    if model is None:
+        raise FoundationError(
+            f"{setting}: transformers {package.__version__} has no {kind}, expected 5.0 or later: "
+            "pip install -U 'transformers>=5'"
+        )
     with _explained(name, setting), _quiet():
         if weights:
             return model.from_pretrained(name, dtype=torch.float32)
         if architectures and setting in architectures:
             written = architectures[setting]
-            config = transformers().AutoConfig.for_model(**written)
+            config = package.AutoConfig.for_model(**written)
         elif _known(name):
             config = ARCHITECTURES[name]()
         else:
-            config = (getattr(model, "config_class", None) or transformers().AutoConfig).from_pretrained(name)
+            config = (getattr(model, "config_class", None) or package.AutoConfig).from_pretrained(name)
         return model.from_config(config) if hasattr(model, "from_config") else model(config)
+
+
+def segmentation_class(name: str, setting: str, architectures: Mapping[str, Any] | None = None) -> str:
+    """The class of transformers that segments instances with the model of this name, a hub name or a folder.
+
+    architectures: what `architecture` gave, by setting, in place of the name.
+    Raises FoundationError if the model cannot be had, is of a type without such a class, or was trained without masks.
+    """
+    package = transformers()
+    with _explained(name, setting):
+        if architectures and setting in architectures:
+            config = package.AutoConfig.for_model(**architectures[setting])
+        else:
+            config = package.AutoConfig.from_pretrained(name)
+    kinds = (package.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING, package.MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING)
+    found = [kind[type(config)].__name__ for kind in kinds if type(config) in kind]
+    if not found:
+        raise FoundationError(
+            f"{setting}: {name!r} is of the type {config.model_type}, of which transformers has no model that segments "
+            "instances; expected a Mask2Former, MaskFormer, EoMT or RF-DETR"
+        )
+    trained = config.architectures or found
+    if found[0] not in trained:
+        raise FoundationError(
+            f"{setting}: {name!r} holds the weights of {trained[0]}, expected those of {found[0]}: its masks would be "
+            "random; give weights that were trained on masks"
+        )
+    return str(found[0])
+
+
+def input_statistics(name: str, setting: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of RGB in [0, 1] that the weights of this name were trained with, by channel.
+
+    Read from the settings of images beside the weights (preprocessor_config.json); None if there are none.
+    """
+    reader = transformers().image_processing_base.ImageProcessingMixin
+    try:
+        written, _ = reader.get_image_processor_dict(name)
+    except OSError as error:
+        if (Path(name) / "preprocessor_config.json").is_file():
+            raise FoundationError(
+                f"{setting}: {name!r} has a preprocessor_config.json that cannot be read ({error}); copy it again"
+            ) from error
+        return None
+    if not written.get("do_normalize", True) or "image_mean" not in written:
+        return None
+    # The numbers are those of pixels after scaling, mostly by 1/255.
+    unit = 255 * float(written.get("rescale_factor", 1 / 255)) if written.get("do_rescale", True) else 255.0
+    mean, std = (tuple(float(v) / unit for v in written[key]) for key in ("image_mean", "image_std"))
+    return mean, std
 
 
 def architecture(model: Any) -> dict[str, Any]:
@@ -94,8 +153,29 @@ def _explained(name: str, setting: str) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FoundationError(
             f"{setting}: {name!r} cannot be loaded ({first}); give a folder that save_pretrained wrote, or a name of "
-            "the Hugging Face hub on a machine that reaches it (or has it in its cache)"
+            f"the Hugging Face hub on a machine that reaches it (or has it in its cache){_gate(name)}"
         ) from error
+
+
+def _gate(name: str) -> str:
+    """The way to weights that the hub gives only to those who have accepted their licence; "" for all others."""
+    licence = licence_of(name)
+    if not licence.gated:
+        return ""
+    return (
+        f"; it is gated: accept the {licence.licence} on {licence.source} and log in (hf auth login, or HF_TOKEN), or "
+        "take kind: grounded_sam, which is not"
+    )
+
+
+def prompt_texts(foundation: FoundationConfig, class_names: Sequence[str]) -> Sequence[str]:
+    """The texts that classes are asked for by, in their order.  Raises FoundationError if there is not one for each."""
+    texts = foundation.prompts or class_names
+    if len(texts) != len(class_names):
+        raise FoundationError(
+            f"foundation.prompts: found {len(texts)} texts for {len(class_names)} classes, expected one for each"
+        )
+    return texts
 
 
 @contextmanager
@@ -195,8 +275,14 @@ def _sam2_hiera_large() -> Any:
     return package.Sam2Config(vision_config=vision)
 
 
+def _sam3() -> Any:
+    """The defaults of the configuration are those of the one published size."""
+    return transformers().Sam3Config()
+
+
 ARCHITECTURES = {
     "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg": _mm_grounding_dino_large,
     "openmmlab-community/mm_grounding_dino_large_all": _mm_grounding_dino_large,
     "facebook/sam2.1-hiera-large": _sam2_hiera_large,
+    "facebook/sam3": _sam3,
 }

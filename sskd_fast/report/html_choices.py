@@ -44,6 +44,9 @@ def _choices(run: RunFolder, teacher: str, record: Mapping[str, Any]) -> list[Ch
     """The fate of each prediction of a teacher, or a sentence that says why it is not known."""
     if not record.get("thresholds"):
         return "its labels are the hidden true ones, so no prediction was kept or refused."
+    if record.get("shards"):
+        place = f"{record['shards']} shards in pseudo_labels/{teacher}/"
+        return f"its labels are in {place}; what was not sure enough has not been kept, and no picture is drawn."
     for folder in ("cache", "pseudo_labels"):
         file = run.path / folder / f"{teacher}.json"
         if not file.exists():

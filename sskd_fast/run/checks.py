@@ -52,7 +52,7 @@ def device_of(config: Config) -> torch.device:
 
 
 def prepare_operators(config: Config, device: torch.device) -> None:
-    """Chooses the operators' backends, which may compile them, before there are progress lines to be cut in two."""
+    """Chooses the operators' backends, which may compile them, before training shows its progress."""
     try:
         for operator in _backend.OPERATORS:
             _backend.resolve(config.contrast.backend, device, operator)

@@ -76,6 +76,10 @@ class RunResults:
         """Pseudo-labels of a teacher."""
         return self.folder / "pseudo_labels" / f"{teacher}.json"
 
+    def shards_path(self, teacher: str) -> Path:
+        """The folder of a teacher's pseudo-labels in shards."""
+        return self.folder / "pseudo_labels" / teacher
+
     def cache_path(self, model: str, images: str) -> Path:
         """All predictions of a teacher or of a fold model on the "labeled" or the "unlabeled" images."""
         return self.folder / "cache" / images / f"{model}.json"
@@ -123,7 +127,7 @@ class RunResults:
             self.write_details("gains", kept)
         rows = [known for known in self.rows if known["name"] != row.name] + [row.as_dict()]
         names = [*ROW_ORDER, *(known["name"] for known in rows if known["name"] not in ROW_ORDER)]
-        self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])))
+        self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])), row.measured_with)
 
     def write_details(self, name: str, details: Mapping[str, Any] | list[Any]) -> None:
         """Puts finer figures of a row, or "gains" or "ceilings", into details.json, in place of those it has."""
@@ -139,10 +143,13 @@ class RunResults:
                 path.unlink(missing_ok=True)
         rows = self.rows
         if any(row["name"] in names for row in rows):
-            self._write_rows([row for row in rows if row["name"] not in names])
+            now = read_figures(self.folder)[0].get("measured_with", "")
+            self._write_rows([row for row in rows if row["name"] not in names], now)
 
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        write_json(self.folder / "metrics.json", {**self.header, "rows": rows})
+    def _write_rows(self, rows: list[dict[str, Any]], measured_with: str) -> None:
+        """measured_with: of the row that was measured last; rows of another one do not compare with it."""
+        now = {"measured_with": measured_with} if measured_with else {}
+        write_json(self.folder / "metrics.json", {**self.header, **now, "rows": rows})
 
     def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
         """The predictions that `write_predictions` has written of a row; None if the file is missing."""

@@ -151,7 +151,7 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in ("numpy", "__array__", "tolist"):
-            ones = np.ones(tuple(args[0].shape))
+            ones = np.full(tuple(args[0].shape), _one(args[0]))
             return ones.tolist() if name == "tolist" else ones
         if name in self.full and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_full, (args, kwargs or {}))
