@@ -228,13 +228,14 @@ def checkpoint_layers(model: nn.Module) -> int:
     own: Any = transformers().modeling_layers.GradientCheckpointingLayer
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
     repeated = {x for alike in lists if len(alike) > 1 and len({type(x) for x in alike}) == 1 for x in alike}
-    layers = {m for m in model.modules() if isinstance(m, own)} | {x for x in repeated if any(True for _ in x.children())}
+    layers = {m for m in model.modules() if isinstance(m, own) or (m in repeated and len(list(m.children())))}
     innermost = [m for m in model.modules() if m in layers and layers.isdisjoint(list(m.modules())[1:])]
     for layer in innermost:
         if isinstance(layer, own):
-            layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, _again  # type: ignore[assignment]
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, _again
         else:
-            layer.__class__ = _computed_again(type(layer))
+            kind: Any = type(layer)
+            layer.__class__ = _computed_again(kind)
     return len(innermost)
 
 
@@ -243,7 +244,7 @@ def _again(function: Any, *args: Any, **named: Any) -> Any:
 
 
 @cache
-def _computed_again(kind: type[nn.Module]) -> type[nn.Module]:
+def _computed_again(kind: Any) -> Any:
     """The class with a forward pass that is computed again: a class, so that copies of a layer run their own."""
 
     def forward(self: nn.Module, *args: Any, **named: Any) -> Any:

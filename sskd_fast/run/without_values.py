@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from sskd_fast._env import without_value_checks
 
@@ -26,9 +26,9 @@ _BLOCK = {"cpu": 64, "cuda": 512}
 # What autocast computes in float32 on CUDA and not on the CPU: "CUDA ops that autocast to float32" in PyTorch's
 # documentation, as far as networks call them.
 _FULL_ON_CUDA = frozenset({
-    "pow", "__pow__", "__rpow__", "__rtruediv__", "reciprocal", "rsqrt", "exp", "expm1", "log", "log2", "log10", "log1p",
-    "softmax", "log_softmax", "softmin", "softplus", "layer_norm", "group_norm", "norm", "normalize", "sum", "prod",
-    "cumsum", "cumprod", "cdist", "cosine_similarity", "cross_entropy", "nll_loss", "l1_loss", "mse_loss",
+    "pow", "__pow__", "__rpow__", "__rtruediv__", "reciprocal", "rsqrt", "exp", "expm1", "log", "log2", "log10",
+    "log1p", "softmax", "log_softmax", "softmin", "softplus", "layer_norm", "group_norm", "norm", "normalize", "sum",
+    "prod", "cumsum", "cumprod", "cdist", "cosine_similarity", "cross_entropy", "nll_loss", "l1_loss", "mse_loss",
     "smooth_l1_loss", "binary_cross_entropy_with_logits",
 })  # fmt: skip
 
@@ -37,7 +37,7 @@ class Shaped(Tensor):
     """A CPU tensor for autograd and autocast, of which there is a meta tensor `shape_of` alone."""
 
     shape_of: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, shape_of: Tensor) -> Shaped:
@@ -49,7 +49,9 @@ class Shaped(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise RuntimeError(f"{func}: a tensor without values was used outside of without_values()")
 
 
@@ -57,7 +59,7 @@ class LiveBytes(TorchDispatchMode):
     """Runs operators on shapes.  now, peak: bytes of the storages that are alive, and the most there were."""
 
     def __init__(self, block: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.block, self.now, self.peak = block, 0, 0
         self._known: set[int] = set()
 
@@ -185,7 +187,7 @@ def dropping_values(module: torch.nn.Module) -> torch.nn.Module:
     """The module with parameters and buffers without values in place of its own, shared ones still shared."""
     made: dict[int, Tensor] = {}
 
-    def emptied(tensor: Tensor) -> Tensor:
+    def emptied(tensor: Tensor) -> Any:
         if id(tensor) not in made:
             empty = torch.empty(tensor.shape, dtype=tensor.dtype)
             parameter = isinstance(tensor, torch.nn.Parameter)
@@ -194,5 +196,7 @@ def dropping_values(module: torch.nn.Module) -> torch.nn.Module:
 
     for part in module.modules():
         for own in (part._parameters, part._buffers):
-            own.update({name: emptied(tensor) for name, tensor in own.items() if tensor is not None})
+            for name, tensor in own.items():
+                if tensor is not None:
+                    own[name] = emptied(tensor)
     return module
