@@ -128,6 +128,7 @@ class CountingLoss(SetLoss):
         *,
         label_pool: int = 1,
         semi_masks: float = 1.0,
+        seed: int = 0,
     ) -> SetLossOutput:
         self.calls.append((len(instances), label_pool))
         return super().__call__(predictions, instances, valid, label_pool=label_pool, semi_masks=semi_masks)

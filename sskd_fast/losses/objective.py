@@ -93,15 +93,16 @@ class Objective:
         loss, matching = predictions.class_logits.new_zeros(()), 0.0
         parts: dict[str, Tensor] = {}
         if count:
-            sup = self.set_loss(sure, labeled.targets, labeled.valid)
+            sup = self.set_loss(sure, labeled.targets, labeled.valid, seed=seed)
             step.parts.append(Part(labeled, sure, True, sup))
             loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None:
             unsure, semi, weight = predictions.part(slice(count, None)), None, self.semi_weight(progress)
             if self.lam_semi > 0:
                 semi = self.set_loss(
-                    unsure, unlabeled.targets, unlabeled.valid, label_pool=self.label_pool, semi_masks=self.semi_masks
-                )
+                    unsure, unlabeled.targets, unlabeled.valid, label_pool=self.label_pool, semi_masks=self.semi_masks,
+                    seed=seed,
+                )  # fmt: skip
                 loss, matching = loss + weight * semi.loss, matching + semi.seconds
                 parts |= _named(semi, "semi")
             step.parts.append(Part(unlabeled, unsure, False, semi, weight, self.label_pool))

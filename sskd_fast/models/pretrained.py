@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sskd_fast.models.licences import licence_of
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
@@ -218,19 +220,39 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
 
 
 def checkpoint_layers(model: nn.Module) -> int:
-    """Marks the innermost layers that transformers can compute again in the backward pass; returns how many."""
-    from torch.utils.checkpoint import checkpoint
+    """Has the innermost repeated layers computed again in the backward pass; returns how many.
 
-    kind: Any = transformers().modeling_layers.GradientCheckpointingLayer
-
-    def again(function: Any, *args: Any) -> Any:
-        return checkpoint(function, *args, use_reentrant=False)
-
-    found = [m for m in model.modules() if isinstance(m, kind)]
-    innermost: list[Any] = [m for m in found if not any(isinstance(x, kind) for x in m.modules() if x is not m)]
+    These are layers that transformers can compute again and, apart from them, modules of several that are alike in a
+    list: an encoder's or a decoder's layers, say.  Random numbers are drawn again as they were.
+    """
+    own: Any = transformers().modeling_layers.GradientCheckpointingLayer
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    repeated = {x for alike in lists if len(alike) > 1 and len({type(x) for x in alike}) == 1 for x in alike}
+    layers = {m for m in model.modules() if isinstance(m, own) or (m in repeated and len(list(m.children())))}
+    innermost = [m for m in model.modules() if m in layers and layers.isdisjoint(list(m.modules())[1:])]
     for layer in innermost:
-        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
+        if isinstance(layer, own):
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, _again
+        else:
+            kind: Any = type(layer)
+            layer.__class__ = _computed_again(kind)
     return len(innermost)
+
+
+def _again(function: Any, *args: Any, **named: Any) -> Any:
+    return checkpoint(function, *args, use_reentrant=False, **named)
+
+
+@cache
+def _computed_again(kind: Any) -> Any:
+    """The class with a forward pass that is computed again: a class, so that copies of a layer run their own."""
+
+    def forward(self: nn.Module, *args: Any, **named: Any) -> Any:
+        of_kind = partial(kind.forward, self)
+        again = self.training and torch.is_grad_enabled()
+        return _again(of_kind, *args, **named) if again else of_kind(*args, **named)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "gradient_checkpointing": True})
 
 
 def _mm_grounding_dino_large() -> Any:

@@ -75,12 +75,17 @@ class Sam3Predictions(Predictions):
         labels: Sequence[Tensor],
         weights: Sequence[Tensor] | None = None,
         valid: Tensor | None = None,
+        masked: Sequence[Tensor] | None = None,
     ) -> Answers:
         """The masks of the queries that boxes and labels are matched to, and the losses of `query_losses`."""
         assert self.model is not None and self.encoded is not None and self.asked is not None
         assigned = match_within_classes(self.asked.queries, boxes, labels)
         weights = weights or [torch.ones(len(b), device=b.device) for b in boxes]
         terms = query_losses(self.asked.queries, assigned, boxes, labels, weights, valid)
+        if masked is not None:
+            count = max(1, *(len(index) for index in masked))
+            rows = zip(assigned, masked, strict=True)
+            assigned = torch.stack([F.pad(row[index], (0, count - len(index)), value=-1) for row, index in rows])
         image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
         drawn = self.model.draw(self.encoded, self.asked, image, assigned[image, instance])
         masks = drawn.new_zeros((*assigned.shape, *drawn.shape[1:])).index_put((image, instance), drawn)

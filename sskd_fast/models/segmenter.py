@@ -129,7 +129,7 @@ class ModelConfig:
 
 @dataclass
 class Answers:
-    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box.
+    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box that was asked for.
 
     terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
     found (B, G) bool: instances that it has an answer for; None = all.
@@ -176,11 +176,13 @@ class Predictions:
         labels: Sequence[Tensor],
         weights: Sequence[Tensor] | None = None,
         valid: Tensor | None = None,
+        masked: Sequence[Tensor] | None = None,
     ) -> Answers:
         """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
         labels (n,).
 
-        weights: of the instances (n,), None = 1 each.  valid (B, H, W) bool: pixels that count, None = all.
+        weights: of the instances (n,), None = 1 each.  valid (B, H, W) bool: pixels that count, None = all.  masked:
+        indices (G,) of an image's instances that get masks, None = all; the losses are those of all instances.
         """
         raise NotImplementedError
 
