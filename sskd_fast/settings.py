@@ -116,7 +116,7 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu", "cuda".
+    """A whole run.  output: "" = `runs/<data.name>`.  device: "auto", "cpu", "cuda".
 
     teacher_weights, student_weights: safetensors files to start from, "embedded" for the shipped ones, "" for none.
     origins: licence and source of teacher, backbone and data, kept in every checkpoint.

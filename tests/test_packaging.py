@@ -36,6 +36,7 @@ def test_one_version_everywhere() -> None:
     version = declared()["version"]
     assert sskd_fast.__version__ == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_setup_does_not_import_torch() -> None:
