@@ -58,5 +58,5 @@ def predict_source(
         for i, detections in zip(rows, found, strict=True):
             results += to_results(
                 detections, source.records[i].image_id, source.size(i), category_ids, inference.zoom_of(source.size(i))
-            )  # fmt: skip
+            )
     return results

@@ -47,8 +47,10 @@ def test_sound_data_are_summed_up_as_a_run_takes_them(plates_run: Path, check: C
     assert code == 0 and found["problems"] == [] and len(found["warnings"]) == 2
     size = {"smallest": [160, 160], "largest": [160, 160]}
     assert {name: figures["images"] for name, figures in found["sets"].items()} == {
-        "labeled": 12, "val": 6, "unlabeled": 6,
-    }  # fmt: skip
+        "labeled": 12,
+        "val": 6,
+        "unlabeled": 6,
+    }
     assert found["sets"]["unlabeled"] == {"images": 6, **size}
     annotations = json.loads((data / "train.json").read_text())["annotations"]
     counts = {name: sum(a["category_id"] == i for a in annotations) for i, name in ((3, "square"), (7, "disc"))}
@@ -56,13 +58,16 @@ def test_sound_data_are_summed_up_as_a_run_takes_them(plates_run: Path, check: C
         "images": 12, **size, "instances": 24, "crowd_regions": 0, "empty_images": 0, "classes": counts,
     }  # fmt: skip
     assert found["derived"] == {
-        "zoom": model.inference.zoom, "crop": list(model.inference.tile), "queries": model.model.num_queries,
-    }  # fmt: skip
+        "zoom": model.inference.zoom,
+        "crop": list(model.inference.tile),
+        "queries": model.model.num_queries,
+    }
     for text in (
         f"labelled: 12 images of 160 x 160 pixels (height x width), 24 instances (square {counts['square']}, disc ",
         f"a run would take: zoom {model.inference.zoom:.2f}, crops of 96 x 96 pixels, 16 queries",
-        "2 warnings:\n    1. ", "no problem found",
-    ):  # fmt: skip
+        "2 warnings:\n    1. ",
+        "no problem found",
+    ):
         assert text in printed
     assert check(data / "train.json", "--images", data / "train")[1][0]["sets"] == {"labeled": found["sets"]["labeled"]}
 

@@ -91,9 +91,11 @@ def test_the_papers_own_models_run_all_stages(tiny_foundation: Callable[[str], P
     write_cityscapes(tmp_path / "data", {"train": {"aachen": 12, "bochum": 12}, "val": {"frankfurt": 2}})
     changed = [
         f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
-        f"teacher.foundation.masks={tiny_foundation('sam2')}", "student.backbone_pretrained=false",
-        "views.size=[64,128]", "predict.tile=[64,128]",
-    ]  # fmt: skip
+        f"teacher.foundation.masks={tiny_foundation('sam2')}",
+        "student.backbone_pretrained=false",
+        "views.size=[64,128]",
+        "predict.tile=[64,128]",
+    ]
     place = [f"data.root={tmp_path / 'data'}", "--max-steps", "2", "--output", str(tmp_path / "run")]
     assert main(["--config", str(CONFIGS / "cityscapes_10.yaml"), *place, *changed]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -117,8 +119,10 @@ def test_a_student_that_cannot_be_had_is_named_before_the_teacher_trains(
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "cityscapes_10": write_cityscapes, "ade20k_10": write_ade20k, "coco_10": write_coco
-}  # fmt: skip
+    "cityscapes_10": write_cityscapes,
+    "ade20k_10": write_ade20k,
+    "coco_10": write_coco,
+}
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,11 @@ from sskd_fast.yaml_settings import load_config
 
 # What the folder of a whole data set holds, by its format.
 MARKS = {
-    "ade20k": "annotations_instance", "cityscapes": "leftImg8bit", "coco": "annotations/instances_train2017.json",
+    "ade20k": "annotations_instance",
+    "cityscapes": "leftImg8bit",
+    "coco": "annotations/instances_train2017.json",
     "yolo": "data.yaml",
-}  # fmt: skip
+}
 
 Result = TypeVar("Result")
 

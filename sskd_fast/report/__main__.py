@@ -28,9 +28,11 @@ EXAMPLE = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.report", description=__doc__, epilog=EXAMPLE,
+        prog="python -m sskd_fast.report",
+        description=__doc__,
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders that sskd_fast.run has written")
     p.add_argument("--output", type=Path, help="page of several runs (comparison.html)")
     return p

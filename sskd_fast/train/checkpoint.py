@@ -42,11 +42,13 @@ class TrainingState:
         cost: of the steps since the interruption.  Raises PieceOver once the deadline is over.
         """
         content = {
-            "key": self.key, "step": step,
+            "key": self.key,
+            "step": step,
             "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
-            "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
             "cost": dataclasses.asdict(self.cost + cost),
-        }  # fmt: skip
+        }
         write_atomically(self.path, lambda partial: _save(content, partial))
         end_piece(self.deadline)
 

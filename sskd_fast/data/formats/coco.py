@@ -20,9 +20,11 @@ def read_coco(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
 
 
 def complete_coco(
-    images: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
     info: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """COCO results as a COCO instances dict that other tools open: annotations with id, bbox, area, iscrowd and score.
 
     images: records with id, file_name, height and width.  results: with compressed RLE.  info: its "images_dir" is the
