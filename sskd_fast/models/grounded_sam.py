@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from sskd_fast.models import pretrained
 from sskd_fast.models.detector import Detections, Detector, Prompt, build_prompts
 from sskd_fast.models.pixel_decoder import Projection
-from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Answers, ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Answers,
+    JointTotal,
+    ModelConfig,
+    Predictions,
+    Segmenter,
+    own_total,
+)
 
 # Boxes of an image that the mask decoder takes at once: it repeats the image's features for each of them.
 _BOXES_AT_ONCE = 32
@@ -47,13 +56,13 @@ class GroundedPredictions(Predictions):
             maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
         )  # fmt: skip
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], total: JointTotal = own_total) -> Answers:
         """SAM 2's mask in every given box, and the detector's own loss against boxes and labels."""
         assert self.model is not None and self.detections is not None
         count = max(1, *(len(b) for b in boxes))
         padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in boxes])
         masks = self.model.masks_in(self.maps, padded)
-        return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels)})
+        return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels, total)})
 
 
 class GroundedSam(Segmenter):

@@ -5,7 +5,7 @@ Shape letters: B images, H x W pixels, K queries, C classes, F feature channels,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -119,6 +119,20 @@ class ModelConfig:
         return self.kind != "results"
 
 
+# Name and sum of a part of the joint batch -> the sum of the joint batch.
+JointTotal = Callable[[str, Tensor], Tensor]
+
+
+def own_total(name: str, own: Tensor) -> Tensor:
+    """The sum of a joint batch that is seen whole."""
+    return own
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 if its type is narrower."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 @dataclass
 class Answers:
     """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box.
@@ -154,12 +168,12 @@ class Predictions:
         return self._map(lambda tensor: tensor[rows])
 
     def float(self) -> Predictions:
-        """The predictions in float32."""
-        return self._map(Tensor.float)
+        """The predictions in float32 or wider."""
+        return self._map(at_least_float32)
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
+    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], total: JointTotal = own_total) -> Answers:
         """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
-        labels (n,)."""
+        labels (n,).  total: sums of the joint batch, by which the losses are means."""
         raise NotImplementedError
 
     def _map(self, change: Any) -> Predictions:
