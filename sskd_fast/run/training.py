@@ -118,7 +118,7 @@ def train_model(
 
 
 def _follow_training(models: RunModels, training: Training, measured: bool) -> None:
-    """Takes part in a training of the first rank.  measured: it measures AP on the way, and orders the others to help."""
+    """Takes part in a training of the first rank.  measured: it measures AP on the way, with the help of the others."""
     _process.keep_freed_memory()
     if models.config.train.threads:
         torch.set_num_threads(models.config.train.threads)

@@ -70,7 +70,11 @@ class Engine:
         parts = micro_batches(images, self.micro_batch)
         if len(parts) == 1:
             return self._learn(parts[0], progress, seed, WHOLE)
-        counted, known, share = JointBatch(counted={}, learns=False), {}, self.plain.objective.gradient_share
+        counted, known, share = (
+            JointBatch(counted={}, measures=False, learns=False),
+            {},
+            self.plain.objective.gradient_share,
+        )
         assert counted.counted is not None
         with self._undone(), torch.no_grad():
             for part in parts:

@@ -1,0 +1,78 @@
+"""Many ranks train as one process with the joint batch: real processes that meet by gloo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import joint_gradients
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def launched(count: int, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A Python program by `torchrun`, in so many processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
+    return subprocess.run([*launcher, *command], cwd=ROOT, env=settings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """What one process with the joint batch has."""
+    folder = tmp_path_factory.mktemp("alone")
+    before = torch.get_default_dtype()
+    try:
+        joint_gradients.main(folder)
+    finally:
+        torch.set_default_dtype(before)
+    return torch.load(folder / "0.pt")  # type: ignore[no-any-return]
+
+
+def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest difference of each tensor, relative to the largest value there."""
+    assert set(found) == set(expected)
+    return {
+        name: float((found[name] - value).abs().max() / value.abs().max().clamp(min=1.0))
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_have_the_loss_and_gradients_of_one_process(
+    count: int, alone: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """To 1e-10 in float64, every form of L_pxl whose sums are of the joint batch, the weight by gradient share too."""
+    done = launched(count, "tests/joint_gradients.py", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number in range(count):
+        found = torch.load(tmp_path / f"{number}.pt")
+        for case in joint_gradients.CASES:
+            worst = differences(found[case], alone[case])
+            assert max(worst.values()) < 1e-10, (case, {n: d for n, d in worst.items() if d > 1e-10})
+        # With candidates of other ranks, L_pxl is the one process's; their rows have no gradient.
+        case = "negatives of all ranks"
+        assert float(found[case]["pxl"]) == pytest.approx(float(alone[case]["pxl"]), rel=1e-10)
+        assert max(differences(found[case], alone[case]).values()) > 1e-6
+
+
+@pytest.mark.parametrize("form", ["paper", "boundary", "ownership"])
+@pytest.mark.parametrize("size", [1, 5])
+def test_micro_batches_have_the_gradients_of_the_whole(
+    form: str, size: int, alone: dict[str, dict[str, Tensor]]
+) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = joint_gradients.gradients("mask_transformer", form, micro_batch=size)
+    finally:
+        torch.set_default_dtype(before)
+    worst = differences(found, alone[form])
+    assert max(worst.values()) < 1e-10, {n: d for n, d in worst.items() if d > 1e-10}
