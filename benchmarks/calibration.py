@@ -33,6 +33,7 @@ def calibrations(run: Path) -> Iterator[tuple[str, str, Reached]]:
         raise SystemExit(f"{run}: its unlabelled images have no hidden labels; run on the embedded data set")
     models = RunModels(config, sources, RunResults(run, {}), device_of(config))
     settings, names = config.pseudo_labels, dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
+    limit = settings.labels_limit(models.inference.max_detections)
     for stage in (stage for stage in STAGES if stage.teaches):
         model = models.load(stage.name)
         raw = cached_predictions(models, model, stage.name, sources.unlabeled)
@@ -40,7 +41,7 @@ def calibrations(run: Path) -> Iterator[tuple[str, str, Reached]]:
         for kind, thresholds in (("score", replace(by_rank, of_folds=[])), ("rank", by_rank)):
             chosen = select_labels(
                 raw, thresholds.at(settings.target_precision), nms_iou=settings.nms_iou,
-                max_per_image=settings.max_per_image,
+                max_per_image=limit,
             )  # fmt: skip
             found = label_statistics(chosen, sources.unlabeled.image_ids, names, sources.hidden_truth)
             yield stage.name, kind, (found.precision or 0.0, found.recall or 0.0)

@@ -144,6 +144,10 @@ def check_settings(config: Config) -> None:
     """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
     _check_data(config.data)
     _check_views(config.views)
+    if config.train.pxl_gradient_share and "float16" in (config.teacher.precision, config.student.precision):
+        raise ConfigError(
+            "train.pxl_gradient_share: gradients are measured without the scale that float16 needs; use bfloat16"
+        )
     if config.pseudo_labels.teacher == "none" and config.online.start == 1:
         raise ConfigError(
             "pseudo_labels.teacher='none': nothing labels the unlabelled images; name a stage, or let the student's "

@@ -1,4 +1,4 @@
-"""The gradients of a step by the ranks that torchrun starts: python -m torch.distributed.run ... joint_gradients.py OUT.
+"""The gradients of a step by the ranks that torchrun starts: joint_gradients.py FOLDER.
 
 Also what one process with the joint batch has; tests/test_ranks.py compares the two.
 """

@@ -1,4 +1,4 @@
-"""A run that torchrun starts, whose second rank is killed once there is a training state: killed_rank.py STATE ARGUMENTS..."""
+"""A run by torchrun whose second rank is killed once a training state is there: killed_rank.py STATE ARGUMENTS..."""
 
 from __future__ import annotations
 

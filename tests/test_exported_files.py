@@ -55,6 +55,23 @@ def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
             of_file(model)
 
 
+@pytest.mark.slow
+def test_rf_detr_predicts_the_same_from_a_file_at_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tiny_models import save
+
+    save("rf_detr", tmp_path / "rf_detr")
+    foundation = FoundationConfig(universal=str(tmp_path / "rf_detr"))
+    model = build_segmenter(ModelConfig(kind="universal", foundation=foundation), CLASS_NAMES).eval()
+    exported = export_onnx(model, description(model), tmp_path / "m.onnx")
+    assert exported.description.size == () and exported.description.multiple == 1
+    images = torch.rand(2, 3, 80, 112)
+    with torch.inference_mode():
+        ours, theirs = model(images), load_exported(tmp_path / "m.onnx")(images)
+    torch.testing.assert_close(theirs.mask_logits, ours.mask_logits, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(theirs.class_logits, ours.class_logits, rtol=1e-3, atol=1e-4)
+
+
 def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:
     model = tiny()
     with pytest.raises(ExportError, match="precision: found 'int4', expected one of fp32, fp16, int8"):

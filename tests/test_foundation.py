@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from sskd_fast.data.instances import Instances
-from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, boxes_of
+from sskd_fast.losses.box_loss import boxes_of
+from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import describe_again, load_checkpoint, load_weights, read_description
+from sskd_fast.models.class_heads import head_for
 from sskd_fast.models.detector import Detector, build_prompts
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.pretrained import FoundationError, WordTokenizer
 from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
-from sskd_fast.models.universal import UniversalSegmenter, head_for
+from sskd_fast.models.universal import UniversalSegmenter
 from sskd_fast.train.loop import build_optimizer
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
 from tests.described import save_described
@@ -327,7 +329,7 @@ def test_backbones_learn_at_their_own_rate(tiny_foundation: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "masks", "features", "earlier"), [("mask2former", (16, 24), (8, 12), 2), ("eomt", (16, 16), (4, 4), 0)]
+    ("name", "masks", "features", "earlier"), [("mask2former", (16, 24), (8, 12), 2), ("eomt", (16, 16), (4, 4), 1)]
 )
 def test_universal_predictions(
     tiny_foundation: Folder, name: str, masks: tuple[int, int], features: tuple[int, int], earlier: int

@@ -58,6 +58,15 @@ def test_the_first_use_builds_and_the_second_finds_the_result(tmp_path):
     assert libraries(tmp_path) == [library]
 
 
+def test_bad_input_of_a_run_is_said_before_anything_is_compiled(tmp_path):
+    labels = tmp_path / "misspelt.json"
+    command = [sys.executable, "-m", "sskd_fast.run", "--labeled", str(labels), "--val", str(labels)]
+    command += ["--images", str(tmp_path), "--labeled-fraction", "0.5", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment(tmp_path / "cache"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and str(labels) in done.stderr, done.stderr
+    assert "compiling" not in done.stderr and not libraries(tmp_path / "cache")
+
+
 @pytest.mark.slow
 def test_a_build_that_was_killed_does_not_block_the_next_one(tmp_path):
     env = environment(tmp_path, **QUICK)

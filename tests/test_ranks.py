@@ -11,7 +11,10 @@ from pathlib import Path
 import joint_gradients
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+
+from sskd_fast.data.embedded import write_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,3 +79,30 @@ def test_micro_batches_have_the_gradients_of_the_whole(
         torch.set_default_dtype(before)
     worst = differences(found, alone[form])
     assert max(worst.values()) < 1e-10, {n: d for n, d in worst.items() if d > 1e-10}
+
+
+@pytest.mark.slow
+def test_a_job_that_lost_a_rank_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Bit by bit those of a job that nobody killed; figures of models that are not trained are those of one process."""
+    for seed, (name, count) in enumerate((("train", 4), ("val", 3), ("plain", 3))):
+        write_scenes(tmp_path, name, "target", count, seed=30 + seed)
+    data = [
+        f"--labeled={tmp_path / 'train.json'}",
+        f"--images={tmp_path / 'train'}",
+        f"--unlabeled={tmp_path / 'plain'}",
+    ]
+    data += [f"--val={tmp_path / 'val.json'}", f"--val-images={tmp_path / 'val'}", "--stage=adapt", "--device=cpu"]
+    data += ["--preset=smoke", "--max-steps=3", "train.save_every=2", "pseudo_labels.folds=2", "train.threads=1"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    done = launched(2, "-m", "sskd_fast.run", *data, f"--output={straight}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = killed / "checkpoints" / "supervised_teacher.state.pt"
+    done = launched(2, "tests/killed_rank.py", str(state), *data, f"--output={killed}")
+    assert done.returncode == 1
+    words = "another process of the job has ended; the same command with --resume goes on from the last saved step"
+    assert f"error: {words}" in done.stderr
+    done = launched(2, "-m", "sskd_fast.run", *data, f"--output={killed}", "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("supervised_teacher", "adapted_teacher"):
+        expected, found = (load_file(f / "checkpoints" / f"{name}.safetensors") for f in (straight, killed))
+        assert all(torch.equal(found[key], value) for key, value in expected.items())

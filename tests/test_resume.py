@@ -17,12 +17,15 @@ from PIL import Image
 
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.method import BASELINE, STAGE
+from sskd_fast.report import read_figures
+from sskd_fast.report.table import measured_rows
+from sskd_fast.report.verdict import verdict_words
 from sskd_fast.run.__main__ import main
 from sskd_fast.run.made_with import made_with, measured_with
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import Row
-from sskd_fast.run.resumption import changed, warnings_of_foundations
+from sskd_fast.run.resumption import changed, warnings_of_kept
 from sskd_fast.run.training import Run, stage_training, state_key, training_state
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.progress import Log
@@ -171,10 +174,33 @@ def test_a_stage_that_builds_on_another_basis_warns(untrained_run: RunModels) ->
     basis = made_with(models, STAGE["adapted_teacher"])
     old = results.keep_basis(type(basis)({**basis.settings, "train.lr": 7.0}, basis.files))
     plant(models, {"adapted_teacher": results.keep_basis(measured_with(models))}, old)
-    (warning,) = warnings_of_foundations(models, [STAGE["refined_student"]])
+    (warning,) = warnings_of_kept(models, [STAGE["refined_student"]])
     lr = models.config.train.lr
     assert warning == f"adapted teacher, which this builds on: train.lr 7.0 -> {lr}"
     assert [name for name, _ in changed(models, ["adapted_teacher"])] == ["adapted_teacher"]
+
+
+def test_a_baseline_of_another_basis_warns(untrained_run: RunModels) -> None:
+    results, models = untrained_run.results, untrained_run
+    basis = measured_with(models)
+    old = results.keep_basis(type(basis)({**basis.settings, "predict.nms_iou": 0.9}, basis.files))
+    plant(models, {BASELINE: old}, results.keep_basis(made_with(models, STAGE[BASELINE])))
+    now = models.config.predict.nms_iou
+    (warning,) = warnings_of_kept(models, [STAGE["refined_student"]])
+    assert warning == f"supervised student, which stays as it is: predict.nms_iou 0.9 -> {now}"
+    assert warnings_of_kept(models, [STAGE[BASELINE]]) == []
+
+
+def test_the_verdict_leaves_out_rows_of_other_ground_truth(untrained_run: RunModels) -> None:
+    plant(untrained_run, {BASELINE: "old labels", "distilled_student": "new labels", "refined_student": "new labels"})
+    metrics, _ = read_figures(untrained_run.results.folder)
+    assert list(measured_rows(metrics)) == ["distilled_student", "refined_student"]
+    words = verdict_words(metrics)
+    assert words.startswith("No verdict yet") and "against" not in words
+    assert "Left out, since measured on other labels or with other settings: supervised student;" in words
+    plant(untrained_run, {BASELINE: "new labels"})
+    words = verdict_words(read_figures(untrained_run.results.folder)[0])
+    assert "0.0 AP against the supervised student" in words and "Left out" not in words
 
 
 def test_an_unfinished_stage_of_another_basis_starts_over_by_name(

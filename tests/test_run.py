@@ -18,6 +18,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from benchmarks import calibration
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.evaluation import at_stride, compare_masks
 from sskd_fast.method import AS_IT_LABELS, COMPARISONS, EVERY_RUN, FITTED, ROW_ORDER, STAGE
@@ -138,6 +139,19 @@ def test_gains_are_those_of_compare_masks(finished: tuple[Path, subprocess.Compl
             brought = at_stride(predictions("refined_student"), coarse)
             expected = compare_masks(truth, brought, predictions(name))
             assert gains["refined_student", name, coarse]["ap"] == pytest.approx(expected.ap, abs=1e-3)
+
+
+def test_calibration_by_rank_is_what_the_runs_labels_reach(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = finished
+    statistics = json.loads((folder / "label_statistics.json").read_text())
+    calibration.main([str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    for teacher, reached in statistics.items():
+        (line,) = [x for x in lines if teacher.replace("_", " ") in x]
+        assert line.endswith(f"| {reached['precision']:.2f}, {reached['recall']:.2f} |"), line
+        assert reached["recall"] > 0
 
 
 def test_log_has_every_part(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

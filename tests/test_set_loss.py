@@ -20,7 +20,6 @@ from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
     SetLossOutput,
-    boxes_of,
     centre_points,
     heat_loss,
     inside_everywhere,
@@ -578,13 +577,3 @@ def test_answers_are_compared_with_the_instance_that_was_asked_for(semi_masks: f
     expected = 3.0 + semi_masks * (5 * sum(entropies) + 5 * sum(dices)) / total
     assert output.loss.item() == pytest.approx(expected, rel=1e-4) and output.parts["detector"].item() == 3.0
     assert set(output.parts) == {"mask", "dice", "detector"} and output.matched.item() == 1.0
-
-
-def test_boxes_enclose_the_masks_as_shares_of_the_image() -> None:
-    masks = torch.zeros((3, 10, 20), dtype=torch.bool)
-    masks[0, 2:5, 4:15] = True
-    masks[1, 9, 19] = True
-    boxes = boxes_of(Instances(masks, torch.zeros(3).long(), torch.ones(3), torch.zeros(3, dtype=torch.bool)))
-    expected = torch.tensor([[0.2, 0.2, 0.75, 0.5], [0.95, 0.9, 1.0, 1.0], [0, 0, 0, 0]])
-    torch.testing.assert_close(boxes, expected)
-    assert boxes_of(Instances.empty(10, 20)).shape == (0, 4)

@@ -15,7 +15,7 @@ WORDS = ("disc", "triangle", "cross", "ring", "traffic", "light", "sign", "train
 def save(name: str, path: Path) -> None:
     """Writes the model of this name of MODELS to a folder, with a tokenizer where it reads words."""
     MODELS[name]().save_pretrained(path)
-    if "dino" in name:
+    if name.endswith("grounding_dino"):
         tiny_tokenizer(path)
 
 
@@ -82,13 +82,46 @@ def _mask2former() -> Any:
     return transformers.Mask2FormerForUniversalSegmentation(config)
 
 
-def _eomt() -> Any:
+def _maskformer() -> Any:
     torch.manual_seed(0)
-    config = transformers.EomtConfig(
+    swin = transformers.SwinConfig(
+        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    detr = transformers.DetrConfig(
+        d_model=16, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    config = transformers.MaskFormerConfig(
+        backbone_config=swin, decoder_config=detr, fpn_feature_size=32, mask_feature_size=16,
+        id2label={0: "ring", 1: "Cross", 2: "cat"}, label2id={"ring": 0, "Cross": 1, "cat": 2},
+    )  # fmt: skip
+    return transformers.MaskFormerForInstanceSegmentation(config)
+
+
+def _eomt(kind: str = "Eomt", **more: Any) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
         hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=16, num_blocks=1,
         num_queries=6, num_register_tokens=1, id2label={0: "ring", 1: "cross"}, label2id={"ring": 0, "cross": 1},
+        **more,
     )  # fmt: skip
-    return transformers.EomtForUniversalSegmentation(config)
+    return getattr(transformers, f"{kind}ForUniversalSegmentation")(config)
+
+
+def _rf_detr(task: str = "InstanceSegmentation") -> Any:
+    torch.manual_seed(0)
+    backbone = transformers.RfDetrDinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=60, patch_size=8,
+        num_windows=2, out_features=["stage1", "stage2"], use_mask_token=False,
+    )  # fmt: skip
+    config = transformers.RfDetrConfig(
+        backbone_config=backbone, d_model=16, num_queries=6, group_detr=3, decoder_layers=2, decoder_ffn_dim=16,
+        decoder_self_attention_heads=2, decoder_cross_attention_heads=2, decoder_n_points=2, c2f_num_blocks=1,
+        intermediate_size=16, dropout=0.0, id2label={0: "ring", 1: "Cross", 2: "cat"},
+        label2id={"ring": 0, "Cross": 1, "cat": 2},
+    )  # fmt: skip
+    return getattr(transformers, f"RfDetrFor{task}")(config)
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -96,5 +129,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "grounding_dino": lambda: _detector("GroundingDino"),
     "sam2": _sam2,
     "mask2former": _mask2former,
+    "maskformer": _maskformer,
     "eomt": _eomt,
+    "eomt_dinov3": lambda: _eomt("EomtDinov3", intermediate_size=32),
+    "rf_detr": _rf_detr,
+    "rf_detr_boxes": lambda: _rf_detr("ObjectDetection"),
 }

@@ -15,6 +15,7 @@ from sskd_fast import __version__
 from sskd_fast.models.checkpoint import CheckpointError, Description, check_layout
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.universal import UniversalSegmenter
 from sskd_fast.typed_settings import build
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -52,7 +53,8 @@ class FileDescription:
 
         Raises ExportError if the model has no network to export, or if it cannot read tiles of that size.
         """
-        if model.config.kind in REFUSED:
+        traceable = isinstance(model, UniversalSegmenter) and model.reader.traceable
+        if model.config.kind in REFUSED and not traceable:
             raise ExportError(f"model.kind: {model.config.kind!r} {REFUSED[model.config.kind]}")
         description = cls(
             checkpoint, model.parameter_count(), float(model.stride), model.max_stride, smallest_side(model)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.box_loss import box_losses, boxes_of
 from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets
@@ -30,8 +31,9 @@ class SetLossConfig:
     share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
     all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
     crops).  no_object_by_score: an image's queries without an object count as much as its instances do on average, so
-    that a teacher's doubt about what it found holds for what it did not find.  dense: of models with dense queries,
-    which take none of the others.
+    that a teacher's doubt about what it found holds for what it did not find.  box_weight, overlap_weight: of L1 and
+    generalised IoU of boxes, of models that predict some (DETR's).  dense: of models with dense queries, which take
+    none of the others.
     """
 
     class_weight: float = 2.0
@@ -39,6 +41,8 @@ class SetLossConfig:
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
     heat_weight: float = 1.0
+    box_weight: float = 5.0
+    overlap_weight: float = 2.0
     masks: Literal["dense", "points"] = "dense"
     points: int = 12544
     oversample: float = 3.0
@@ -66,9 +70,9 @@ class SetLoss:
 
     label_pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
     cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
-    blur.  semi_masks: factor of the masks' terms, cross-entropy and dice, for labels that tell what and where an object
+    blur.  semi_masks: factor of the terms of masks and boxes, for labels that tell what and where an object
     is better than how far it reaches.  joint: the joint batch, over which the terms are means: a class term by the
-    summed weight of its queries, mask and dice by that of the instances, the heat by the number of instances.
+    summed weight of its queries, masks and boxes by that of the instances, the heat by the number of instances.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
@@ -92,22 +96,27 @@ class SetLoss:
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
         parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
-        seconds, matched, assigned = 0.0, parts["class"], None
+        seconds, matched, choices = 0.0, parts["class"], []
         for number, (masks, classes) in enumerate(layers):
             output = self._layer(pooled(masks, label_pool), classes, targets, joint.within(f"layer {number} "))
             for name in parts:
                 parts[name] = parts[name] + output.parts[name]
-            seconds, matched, assigned = seconds + output.seconds, output.matched, output.assigned
+            seconds, matched = seconds + output.seconds, output.matched
+            choices.append(output.assigned)
         loss = (
             config.class_weight * parts["class"]
             + semi_masks * config.mask_weight * parts["mask"]
             + semi_masks * config.dice_weight * parts["dice"]
         )
+        if predictions.boxes:
+            around = [boxes_of(i) for i in instances]
+            parts |= box_losses(predictions.boxes, choices, around, targets.weights, joint)
+            loss = loss + semi_masks * (config.box_weight * parts["box"] + config.overlap_weight * parts["overlap"])
         if predictions.heat is not None:
             finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if label_pool > 1 else targets
             parts["heat"] = heat_loss(predictions.heat, finest, joint)
             loss = loss + config.heat_weight * parts["heat"]
-        return SetLossOutput(loss, parts, matched, seconds, assigned)
+        return SetLossOutput(loss, parts, matched, seconds, choices[-1])
 
     def _dense(
         self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float, joint: JointBatch
@@ -214,17 +223,6 @@ def inside_everywhere(mask_logits: Tensor, valid: Tensor) -> Tensor:
     are least sure.  mask_logits (B, K, h, w), valid (B, h, w)."""
     prob = mask_logits.sigmoid().flatten(2)
     return lies_inside((prob @ valid.flatten(1).unsqueeze(2)).squeeze(2), prob.sum(-1), prob.shape[-1])
-
-
-def boxes_of(instances: Instances) -> Tensor:
-    """(n, 4) float32 boxes around the masks, x0 y0 x1 y1 as shares of the image; zeros for an empty mask."""
-    _, height, width = instances.masks.shape
-    ends = []
-    for hit, side in ((instances.masks.any(1), width), (instances.masks.any(2), height)):
-        first, last = hit.float().argmax(1), side - hit.flip(1).float().argmax(1)
-        ends.append(torch.stack([first, last], 1).float() / side * hit.any(1, keepdim=True))
-    x, y = ends
-    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
 
 
 def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from sskd_fast import __version__
 from sskd_fast.files import write_atomically
 from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.class_heads import rows_for
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.typed_settings import ConfigError, build
@@ -230,15 +230,8 @@ def load_weights(
 
 
 def _with_classes(
-    tensors: dict[str, Tensor], names: Sequence[str], theirs: list[str], ours: list[str]
+    tensors: dict[str, Tensor], names: Sequence[str], theirs: Sequence[str], ours: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Class rows reordered to our class names; unknown classes get the mean of theirs. The last row is no-object."""
-    if theirs == ours:
-        return tensors
-    out = dict(tensors)
-    for name in names:
-        if name in tensors:
-            rows = tensors[name]
-            mean = rows[:-1].mean(0)
-            out[name] = torch.stack([rows[theirs.index(c)] if c in theirs else mean for c in ours] + [rows[-1]])
-    return out
+    """The tensors with the rows of their classes brought to ours."""
+    rows = {} if theirs == ours else {name: rows_for(tensors[name], theirs, ours) for name in names if name in tensors}
+    return tensors | rows

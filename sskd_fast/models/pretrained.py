@@ -52,6 +52,56 @@ def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Ma
         return model.from_config(config) if hasattr(model, "from_config") else model(config)
 
 
+def segmentation_class(name: str, setting: str, architectures: Mapping[str, Any] | None = None) -> str:
+    """The class of transformers that segments instances with the model of this name, a hub name or a folder.
+
+    architectures: what `architecture` gave, by setting, in place of the name.
+    Raises FoundationError if the model cannot be had, is of a type without such a class, or was trained without masks.
+    """
+    package = transformers()
+    with _explained(name, setting):
+        if architectures and setting in architectures:
+            config = package.AutoConfig.for_model(**architectures[setting])
+        else:
+            config = package.AutoConfig.from_pretrained(name)
+    kinds = (package.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING, package.MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING)
+    found = [kind[type(config)].__name__ for kind in kinds if type(config) in kind]
+    if not found:
+        raise FoundationError(
+            f"{setting}: {name!r} is of the type {config.model_type}, of which transformers has no model that segments "
+            "instances; expected a Mask2Former, MaskFormer, EoMT or RF-DETR"
+        )
+    trained = config.architectures or found
+    if found[0] not in trained:
+        raise FoundationError(
+            f"{setting}: {name!r} holds the weights of {trained[0]}, expected those of {found[0]}: its masks would be "
+            "random; give weights that were trained on masks"
+        )
+    return str(found[0])
+
+
+def input_statistics(name: str, setting: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of RGB in [0, 1] that the weights of this name were trained with, by channel.
+
+    Read from the settings of images beside the weights (preprocessor_config.json); None if there are none.
+    """
+    reader = transformers().image_processing_base.ImageProcessingMixin
+    try:
+        written, _ = reader.get_image_processor_dict(name)
+    except OSError as error:
+        if (Path(name) / "preprocessor_config.json").is_file():
+            raise FoundationError(
+                f"{setting}: {name!r} has a preprocessor_config.json that cannot be read ({error}); copy it again"
+            ) from error
+        return None
+    if not written.get("do_normalize", True) or "image_mean" not in written:
+        return None
+    # The numbers are those of pixels after scaling, mostly by 1/255.
+    unit = 255 * float(written.get("rescale_factor", 1 / 255)) if written.get("do_rescale", True) else 255.0
+    mean, std = (tuple(float(v) / unit for v in written[key]) for key in ("image_mean", "image_std"))
+    return mean, std
+
+
 def architecture(model: Any) -> dict[str, Any]:
     """The configuration of a model of transformers as plain data, from which `load` builds it again."""
     written: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))

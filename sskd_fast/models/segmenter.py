@@ -24,10 +24,10 @@ class FoundationConfig:
     """Models of transformers, by hub name or by a folder that `save_pretrained` wrote, and how they are adapted.
 
     detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  universal: of kind "universal": any
-    universal-segmentation model (Mask2Former, MaskFormer, EoMT).  results: of kind "results", or to warm-start from: a
-    COCO results file, or several.  source_key: a field of its results that names the class they were seen as, where a
-    model with other classes made them; source_classes: its values that are taken, none = the choice with the highest AP
-    on the labelled images.
+    model that segments by queries (Mask2Former, MaskFormer, EoMT, RF-DETR).  results: of kind "results", or to
+    warm-start from: a COCO results file, or several.  source_key: a field of its results that names the class they were
+    seen as, where a model with other classes made them; source_classes: its values that are taken, none = the choice
+    with the highest AP on the labelled images.
     pretrained: False for the architecture with random weights.  detector_side: the shorter side in pixels that crops
     are resized to for the detector, 0 = as they are.  prompts: what to ask the detector for, one text a class in the
     order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank beside
@@ -65,7 +65,8 @@ class ModelConfig:
     "results".
     warm_start: "results" first fits the model to the predictions in `foundation.results`, of a teacher that cannot be
     trained itself, and takes the fitted model for the pretrained one.
-    precision: what the networks compute in; parameters and losses stay in float32.  gradient_checkpointing: computes
+    precision: what the networks compute in; parameters and losses stay in float32.  float16 is for GPUs, and scales the
+    loss in training.  gradient_checkpointing: computes
     activations of the backbones' layers again in the backward pass instead of keeping them.
 
     Of this package's own: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
@@ -82,7 +83,7 @@ class ModelConfig:
 
     kind: Literal["mask_transformer", "dense", "grounded_sam", "universal", "results"] = "mask_transformer"
     warm_start: Literal["", "results"] = ""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
     backbone: str = "conv"
     backbone_pretrained: bool = False
@@ -151,6 +152,8 @@ class Predictions:
     auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
     dense: what every cell of a pyramid says, of models whose queries are its best cells; else None.
     mask_features: (B, P, h, w), whose products with the queries make the mask logits; None if a model shows none.
+    boxes: (B, K, 4) after each of the auxiliary layers and the last: centre x, y, width, height as shares of the image;
+    none of a model without boxes.
     promptable: queries are not matched to instances; `answer` is asked instead.
     """
 
@@ -162,6 +165,7 @@ class Predictions:
     heat: Tensor | None = None
     dense: DenseMaps | None = None
     mask_features: Tensor | None = None
+    boxes: list[Tensor] = field(default_factory=list)
 
     def part(self, rows: slice) -> Predictions:
         """The predictions of some images of the batch."""
@@ -186,6 +190,7 @@ class Predictions:
             heat=None if self.heat is None else change(self.heat),
             dense=None if self.dense is None else self.dense.map(change),
             mask_features=None if self.mask_features is None else change(self.mask_features),
+            boxes=[change(boxes) for boxes in self.boxes],
         )
 
 
@@ -197,8 +202,8 @@ class Segmenter(nn.Module):
 
     config: what it was built from.  stride: pixels of a crop that a cell of the masks covers.  max_stride: sides of the
     images must be multiples of it.  backbone_parts: prefixes of the parameters that came pretrained and learn slowly.
-    reusable_parts: prefixes of what a student keeps of foundation weights.  class_tensors: tensors with a row a class
-    and the last for no-object.
+    reusable_parts: prefixes of what a student keeps of foundation weights.  class_tensors: tensors with a row a class,
+    and then maybe one for no-object.
     """
 
     config: ModelConfig
@@ -242,7 +247,10 @@ class Segmenter(nn.Module):
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that the networks compute in."""
         device = autocast_device(next(self.parameters()).device)
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        precision: torch.dtype = getattr(torch, self.config.precision)
+        return torch.autocast(
+            device, torch.bfloat16 if precision == torch.float32 else precision, enabled=precision != torch.float32
+        )
 
     def parameter_count(self) -> int:
         """Parameters that inference uses (it does without the projection of the contrastive loss)."""

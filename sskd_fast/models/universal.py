@@ -1,12 +1,12 @@
-"""Any universal-segmentation model of transformers (Mask2Former, MaskFormer, EoMT) behind this package's interface.
+"""Models of transformers that segment instances by queries (Mask2Former, MaskFormer, EoMT, RF-DETR) behind this
+package's interface.
 
-Shape letters: B images, K queries, C classes, F feature channels, h x w cells.
+Shape letters: B images, C classes, D embedding width, h x w cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,32 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sskd_fast.models import pretrained
+from sskd_fast.models.class_heads import ClassHeads
+from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.pixel_decoder import Projection
+from sskd_fast.models.query_readers import Encoded, first_group, reader_of
 from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, Predictions, Segmenter
 
-
-@dataclass
-class Encoded:
-    """The model's own output, and its pixel features (B, F, h', w')."""
-
-    output: Any
-    features: Tensor
+_SETTING = "foundation.universal"
 
 
 class UniversalSegmenter(Segmenter):
     """A mask classification model of transformers.
 
-    The class head is made anew for the run's classes; a class that the loaded model knows by name keeps its row, any
-    other starts as the mean of all: an object of unknown kind.  Models with a fixed input size (EoMT) see the crop
-    resized to it.
+    Its class heads are made anew for the run's classes; a class that the loaded model knows by name keeps its rows, any
+    other starts as the mean of all: an object of unknown kind.  Scores by sigmoid, without no-object, become
+    log-probabilities with it.  Models of one input size (EoMT, RF-DETR) see the crop resized to it.
     """
 
-    class_tensors = ("model.class_predictor.weight", "model.class_predictor.bias")
-    backbone_parts = ("model.model.pixel_level_module.encoder.", "model.embeddings.", "model.layers.")
     reusable_parts = ()
     mean: Tensor
     std: Tensor
-    stride = 4.0
 
     def __init__(
         self,
@@ -51,55 +45,46 @@ class UniversalSegmenter(Segmenter):
     ) -> None:
         super().__init__()
         self.config = config
-        name, setting = config.foundation.universal, "foundation.universal"
-        self.model: Any = pretrained.load(
-            "AutoModelForUniversalSegmentation",
-            name,
-            setting,
-            weights=weights and config.foundation.pretrained,
-            architectures=architecture,
-        )
-        if not isinstance(getattr(self.model, "class_predictor", None), nn.Linear):
-            raise pretrained.FoundationError(
-                f"{setting}: {name!r} is a {type(self.model).__name__}, which has no class_predictor; expected a "
-                "Mask2Former, MaskFormer or EoMT"
-            )
+        name, weights = config.foundation.universal, weights and config.foundation.pretrained
+        kind = pretrained.segmentation_class(name, _SETTING, architecture)
+        loaded = pretrained.load(kind, name, _SETTING, weights=weights, architectures=architecture)
+        self.model: Any = first_group(loaded)
+        self.reader = reader_of(self.model, _SETTING)
+        self._renew_heads(class_names)
+        self.stride, self.max_stride = self.reader.stride, self.reader.multiple
+        self.backbone_parts = backbone_parts(self.model)
+        self.projection = Projection(self.reader.channels, 128, config.embedding)
+        own = pretrained.input_statistics(name, _SETTING) if weights and not config.mean else None
+        mean, std = own or (config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def _renew_heads(self, class_names: Sequence[str]) -> None:
+        """New class heads, which neither adapters nor freezing touch."""
+        heads = ClassHeads.of(self.model, _SETTING)
         known = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
-        head = head_for(self.model.class_predictor, known, class_names)
-        self.model.class_predictor = nn.Identity()  # new for these classes, so neither frozen nor given adapters
-        pretrained.adapt(self.model, config, setting)
-        self.model.class_predictor = head
-        fixed = hasattr(self.model, "grid_size")
-        self.size = _pair(self.model.config.image_size) if fixed else None
-        self.max_stride = 1 if fixed else 32
-        self.projection = Projection(self._feature_channels(), 128, config.embedding)
-        self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
+        heads.take_out(self.model)
+        pretrained.adapt(self.model, self.config, _SETTING)
+        heads = heads.remade(known, class_names)
+        heads.put_in(self.model)
+        self.class_tensors = tuple(f"model.{name}" for name in heads.tensors)
+        self.no_object = heads.no_object
+        self.class_logits = len(class_names) + heads.no_object
 
     def architecture(self) -> dict[str, Any]:
         """The configuration of the model of transformers."""
-        return {"foundation.universal": pretrained.architecture(self.model)}
-
-    def _feature_channels(self) -> int:
-        config = self.model.config
-        return int(getattr(config, "mask_feature_size", 0) or config.hidden_size)
+        return {_SETTING: pretrained.architecture(self.model)}
 
     def encode(self, images: Tensor) -> Encoded:
         """images (B, 3, H, W) in [0, 1] -> the model's output; its queries are not kept apart from its pixels."""
         images = (images - self.mean) / self.std
-        if self.size:
-            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
-        more = {} if self.size else {"output_auxiliary_logits": True}
+        if self.reader.size:
+            # In float32, as it has no float16 form on CPUs.
+            whole = F.interpolate(images.float(), size=self.reader.size, mode="bilinear", antialias=True)
+            images = whole.to(images.dtype)
         with self.autocast():
-            output = self.model(pixel_values=images, **more)
-        return Encoded(output, self._features(output).float())
-
-    def _features(self, output: Any) -> Tensor:
-        """Pixel features: the pixel decoder's finest map at half its resolution, or a transformer's patches."""
-        if self.size:
-            patches: Tensor = output.last_hidden_state[:, -self.model.grid_size[0] * self.model.grid_size[1] :]
-            return patches.transpose(1, 2).unflatten(2, tuple(self.model.grid_size))
-        return F.avg_pool2d(output.pixel_decoder_last_hidden_state, 2)
+            encoded = self.reader.read(self.model, images)
+        return Encoded(encoded.layers, encoded.features.float())
 
     def embed(self, encoded: Encoded) -> Tensor:
         """Embeddings (B, D, h', w') of the pixel features."""
@@ -108,25 +93,25 @@ class UniversalSegmenter(Segmenter):
         return embeddings.float()
 
     def decode(self, encoded: Encoded) -> Predictions:
-        """The model's last and, where it gives them, earlier predictions."""
-        output = encoded.output
-        earlier = [
-            (layer["masks_queries_logits"], layer["class_queries_logits"])
-            for layer in getattr(output, "auxiliary_logits", None) or ()
-        ]
-        return Predictions(output.masks_queries_logits, output.class_queries_logits, encoded.features, earlier).float()
+        """The model's last and, if it gives them, earlier predictions and boxes."""
+        classes = [self._with_no_object(layer.classes.float()) for layer in encoded.layers]
+        masks = [layer.masks for layer in encoded.layers]
+        boxes = [layer.boxes for layer in encoded.layers if layer.boxes is not None]
+        earlier = list(zip(masks[:-1], classes[:-1], strict=True))
+        return Predictions(masks[-1], classes[-1], encoded.features, earlier, boxes=boxes).float()
+
+    def _with_no_object(self, logits: Tensor) -> Tensor:
+        """Class logits of the model -> (B, K, C+1).  Raises FoundationError if they are not those of the new heads."""
+        if logits.shape[-1] != self.class_logits:
+            raise pretrained.FoundationError(
+                f"{_SETTING}: {type(self.model).__name__} gives {logits.shape[-1]} class logits, expected the "
+                f"{self.class_logits} of its new heads {', '.join(self.class_tensors)}: take another model"
+            )
+        return logits if self.no_object else with_no_object(logits)
 
 
-def head_for(head: nn.Linear, known: Sequence[str], class_names: Sequence[str]) -> nn.Linear:
-    """A linear class head with a row for each of `class_names`, taken from `head` by name, and one for no object."""
-    index = {name.lower(): i for i, name in enumerate(known)}
-    new = nn.Linear(head.in_features, len(class_names) + 1, device=head.weight.device)
-    with torch.no_grad():
-        for mine, theirs in ((new.weight, head.weight), (new.bias, head.bias)):
-            rows = [theirs[index[n.lower()]] if n.lower() in index else theirs[:-1].mean(0) for n in class_names]
-            mine.copy_(torch.stack([*rows, theirs[-1]]))
-    return new
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+def backbone_parts(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes, below `model.`, of a model's backbones; of a plain vision transformer, its embeddings and layers."""
+    kind = pretrained.transformers().backbone_utils.BackboneMixin
+    found = [name for name, module in model.named_modules() if isinstance(module, kind)]
+    return tuple(f"model.{name}." for name in found or ("embeddings", "layers") if found or hasattr(model, name))

@@ -1,10 +1,11 @@
 """The rows of metrics.json: their titles, what their models were trained on, what that cost, and a table in plain text.
 
 metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections", "zoom",
-"rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.  A row may have
-"stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, and figures of the data set's own
-evaluation (OFFICIAL).  Runs of earlier versions have none of these but the last, and no zoom.  "true_labels" is there,
-and true, if hidden true labels stood in for a teacher's.
+"measured_with", "rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.
+A row may have "stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, figures of the data
+set's own evaluation (OFFICIAL), and "measured_with", a key of the ground truth and settings of its figures; at the top
+it is that of the row measured last.  Runs of earlier versions may lack all of these, and zoom.
+"true_labels" is there, and true, if hidden true labels stood in for a teacher's.
 """
 
 from __future__ import annotations
@@ -29,9 +30,23 @@ RECIPES = {
 
 
 def measured_rows(metrics: Metrics) -> dict[str, Row]:
-    """The rows with a finite AP, by name, in the order of the method; rows of other names come last."""
-    rows = {str(row["name"]): row for row in metrics.get("rows", []) if is_number(row.get("ap"))}
+    """The rows with a finite AP that compare, by name, in the order of the method; rows of other names come last."""
+    rows = {name: row for name, row in _rows_with_ap(metrics).items() if _compares(row, metrics)}
     return {name: rows[name] for name in [*ROW_ORDER, *rows] if name in rows}
+
+
+def outdated_rows(metrics: Metrics) -> list[str]:
+    """The names of rows that were measured on other labels or with other settings than the row measured last."""
+    return [name for name, row in _rows_with_ap(metrics).items() if not _compares(row, metrics)]
+
+
+def _rows_with_ap(metrics: Metrics) -> dict[str, Row]:
+    return {str(row["name"]): row for row in metrics.get("rows", []) if is_number(row.get("ap"))}
+
+
+def _compares(row: Row, metrics: Metrics) -> bool:
+    """True if the figures of a row and of the one measured last are on the same ground truth, by the same settings."""
+    return row.get("measured_with") == metrics.get("measured_with", row.get("measured_with"))
 
 
 def parameter_ratio(teacher: Row, student: Row) -> float | None:

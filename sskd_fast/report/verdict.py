@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from sskd_fast.method import BASELINES, EVERY_RUN, FINAL_STUDENTS, ROW_ORDER, STAGE, chain_of, stage_of, words_of
 from sskd_fast.report.numbers import ap_text, count_text, difference_text, is_number, seconds_text
-from sskd_fast.report.table import Metrics, Row, final_student, images_of, measured_rows, parameter_ratio, recipe_of
+from sskd_fast.report.table import (
+    Metrics,
+    Row,
+    final_student,
+    images_of,
+    measured_rows,
+    outdated_rows,
+    parameter_ratio,
+    recipe_of,
+)
 
 # What one more seed may change at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5
@@ -116,6 +125,7 @@ def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdi
         _size_sentence(figures, student),
         *_stage_sentences(figures),
         _cost_sentence(figures, student, rival),
+        _outdated_sentence(metrics),
         f"This is one seed: a difference under about {CHANCE_AP} AP may be chance.",
     ]
     return Verdict(tone, f"{finding}: {gain.text} {over} the {words_of(rival)}.", [s for s in sentences if s])
@@ -221,6 +231,17 @@ def _cost_text(rows: Sequence[Row]) -> str:
     return f"{count_text(steps)} steps, {seen} images seen, {time}"
 
 
+def _outdated_sentence(metrics: Metrics) -> str:
+    """The rows that are left out of verdict and tables since their figures do not compare with the others."""
+    names = [words_of(name) for name in outdated_rows(metrics)]
+    if not names:
+        return ""
+    return (
+        f"Left out, since measured on other labels or with other settings: {', '.join(names)}; --stage evaluate "
+        "measures all models anew."
+    )
+
+
 def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) -> str:
     """The verdict as one paragraph.
 
@@ -238,5 +259,6 @@ def _open_verdict(figures: Figures) -> Verdict:
         best = max(figures.rows, key=lambda name: float(figures.rows[name]["ap"]))
         sentences.append(f"Best so far: {words_of(best)} with {ap_text(figures.rows[best]['ap'])} AP.")
     sentences.append(f"Not measured yet: {', '.join(missing)}.")
+    sentences += [sentence for sentence in [_outdated_sentence(figures.metrics)] if sentence]
     measured = len(stages) - len(missing)
     return Verdict("open", f"No verdict yet: {measured} of {len(stages)} models are measured.", sentences)

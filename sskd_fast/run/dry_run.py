@@ -23,7 +23,7 @@ _CLASSES = [f"class{i}" for i in range(8)]
 # Weight, gradient, AdamW's two moments and the moving average, in float32.
 _BYTES_A_PARAMETER = 20
 # What one large GPU sustains in training, less than half of what its data sheet says; for an order of magnitude.
-SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14}
+SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14, "float16": 1e14}
 
 
 def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -83,7 +83,7 @@ def kept_bytes(model: Segmenter, images: Tensor) -> int:
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []
-    short = model.config.precision == "bfloat16"
+    short = model.config.precision != "float32"
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -20,7 +20,7 @@ from sskd_fast.run.checks import device_of, owned_folder, prepare_operators, run
 from sskd_fast.run.measure import compare_students
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
-from sskd_fast.run.resumption import check_finished, warnings_of_foundations
+from sskd_fast.run.resumption import check_finished, warnings_of_kept
 from sskd_fast.run.source_classes import with_source_classes
 from sskd_fast.run.sources import Sources, pretraining_sources, target_sources
 from sskd_fast.run.stages import evaluate_finished, run_stages, stages_to_run
@@ -51,17 +51,17 @@ def run_in_folder(
 
 
 def prepared_sources(config: Config, command: str, folder: Path, device: torch.device) -> Sources:
-    """The checked image sets of a command, once the operators are there.
+    """The checked image sets of a command; the operators, which may be compiled first, are there after them.
 
     Raises DataError, and ConfigError for operators that cannot run and a missing package.
     """
-    prepare_operators(config, device)
     remove_partial(folder)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
     try:
         require_official(sources.val)
     except ImportError as error:
         raise ConfigError(str(error)) from error
+    prepare_operators(config, device)
     return sources
 
 
@@ -85,8 +85,8 @@ def run_prepared(
     log.write({"event": "inventory", "lines": sources.inventory})
     if nothing_there:
         log.say(f"{folder} holds no run to go on with: this one starts from the beginning")
-    below = [] if only else warnings_of_foundations(models, chosen)
-    for message in [*sources.warnings, *below]:
+    kept = [] if only or command == "evaluate" else warnings_of_kept(models, chosen)
+    for message in [*sources.warnings, *kept]:
         log.say(f"warning: {message}")
         log.write({"event": "warning", "message": message})
     current = Run(models, log, resume, deadline)

@@ -123,7 +123,7 @@ class RunResults:
             self.write_details("gains", kept)
         rows = [known for known in self.rows if known["name"] != row.name] + [row.as_dict()]
         names = [*ROW_ORDER, *(known["name"] for known in rows if known["name"] not in ROW_ORDER)]
-        self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])))
+        self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])), row.measured_with)
 
     def write_details(self, name: str, details: Mapping[str, Any] | list[Any]) -> None:
         """Puts finer figures of a row, or "gains" or "ceilings", into details.json, in place of those it has."""
@@ -139,10 +139,13 @@ class RunResults:
                 path.unlink(missing_ok=True)
         rows = self.rows
         if any(row["name"] in names for row in rows):
-            self._write_rows([row for row in rows if row["name"] not in names])
+            now = read_figures(self.folder)[0].get("measured_with", "")
+            self._write_rows([row for row in rows if row["name"] not in names], now)
 
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        write_json(self.folder / "metrics.json", {**self.header, "rows": rows})
+    def _write_rows(self, rows: list[dict[str, Any]], measured_with: str) -> None:
+        """measured_with: of the row that was measured last; rows of another one do not compare with it."""
+        now = {"measured_with": measured_with} if measured_with else {}
+        write_json(self.folder / "metrics.json", {**self.header, **now, "rows": rows})
 
     def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
         """The predictions that `write_predictions` has written of a row; None if the file is missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from sskd_fast.method import STAGE, Stage, views_rows, words_of
+from sskd_fast.method import STAGE, Stage, dependents, views_rows, words_of
 from sskd_fast.run.basis import foundations
 from sskd_fast.run.made_with import made_with, measured_with
 from sskd_fast.run.models import RunModels
@@ -32,14 +32,17 @@ def check_finished(models: RunModels, stages: Sequence[Stage]) -> None:
     )
 
 
-def warnings_of_foundations(models: RunModels, stages: Sequence[Stage]) -> list[str]:
-    """Warnings, one a stage, of finished stages that stages build on, and that other settings or files have made."""
+def warnings_of_kept(models: RunModels, stages: Sequence[Stage]) -> list[str]:
+    """Warnings, one a stage, of finished stages that stay as they are beside `stages`, and that other settings or files
+    have made."""
     names = {stage.name for stage in stages}
     below = set().union(*(foundations(models.config, name) for name in names)) - names
+    anew = names.union(*(dependents(stage) for stage in stages))
     told = "it was made by an earlier version, which did not record with what"
     return [
-        f"{words_of(name)}, which this builds on: {told if changes is None else '; '.join(changes)}"
-        for name, changes in changed(models, [name for name in STAGE if name in below])
+        f"{words_of(name)}, which {'this builds on' if name in below else 'stays as it is'}: "
+        f"{told if changes is None else '; '.join(changes)}"
+        for name, changes in changed(models, [name for name in STAGE if name in below or name not in anew])
     ]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from torch import Tensor
 
 from sskd_fast import ranks
@@ -24,6 +24,7 @@ from sskd_fast.losses.objective import ModelObjective, Objective, ObjectiveOutpu
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.random_state import RandomState
 
+_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 Images: TypeAlias = tuple[Batch, Batch | None]
 
 
@@ -41,6 +42,11 @@ class Engine:
         device = next(model.parameters()).device
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as of a term of weight 0
         self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
+        if self.accelerator.distributed_type not in _DISTRIBUTED:
+            raise ValueError(
+                f"accelerate: found the settings of {self.accelerator.distributed_type.value}; expected plain data "
+                "parallelism: launch with torchrun, or accelerate launch --multi_gpu"
+            )
         self.plain = ModelObjective(model, objective)
         self.module, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.config.precision == "float16")
