@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.run.dry_run import dry_run
+from sskd_fast.run.dry_run import model_cost
 from sskd_fast.settings import Config
 from sskd_fast.yaml_settings import load_config
 
@@ -57,7 +57,7 @@ def latencies(models: Sequence[torch.nn.Module], size: tuple[int, int], rounds: 
 
 def measure(config: Config, size: tuple[int, int], rounds: int) -> dict[str, Any]:
     """The output of `main` as a dictionary."""
-    costs = dry_run(config, size)
+    costs = {name: model_cost(config, name, size) for name in NAMES}
     found = latencies([build(config, name) for name in NAMES], size, rounds)
     result: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),

@@ -16,6 +16,7 @@ from sskd_fast import __version__, _interrupt
 # Name -> module below sskd_fast with a `main(argv) -> int`, and a summary.  Modules are imported when they are called.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("run", "adapt a teacher, distil it into a student, refine and compare"),
+    "label": ("label", "label the unlabelled images of a run in shards"),
     "predict": ("predict", "find instances in images and videos"),
     "evaluate": ("evaluate", "measure a trained model on labelled images"),
     "export": ("export", "write a trained model for other runtimes"),

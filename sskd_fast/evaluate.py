@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from sskd_fast.arguments import at_least
 from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.derived import detections_warnings
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError, Findings, named
 from sskd_fast.data.formats.table import READERS
 from sskd_fast.data.id_map_checks import check_id_maps
+from sskd_fast.data.inventory import Objects
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import FOLDER_FORMATS, FORMATS, ROOTS
 from sskd_fast.data.official_titles import OFFICIAL_TITLES
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModelError, CheckpointError, DataError, EvaluateError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for message in figures["warnings"]:
+        print(f"warning: {message}", file=sys.stderr)
     say(figures_text(figures))
     return 0
 
@@ -99,11 +103,13 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     results = predictions(predictor, source, classes)
     limit = predictor.inference.max_detections
     figures = finite(dataclasses.asdict(evaluate_masks(truth, results, max_detections=limit)))
+    warnings = [f"{arguments.val}: {words}" for words in detections_warnings({"labelled": counted(truth)}, limit)]
     instances = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
     about = {
         "model": str(arguments.model), "stage": predictor.description.facts.get("stage"), "labels": str(arguments.val),
         "images": len(source), "instances": {c["name"]: instances[c["id"]] for c in truth["categories"]},
         "ignored": {"model": list(classes.model_only), "labels": list(classes.labels_only)},
+        "warnings": warnings,
     }  # fmt: skip
     own = {} if classes.differ else finite(official_figures(source, results))
     return about | figures | own
@@ -158,6 +164,12 @@ def predictions(predictor: Predictor, source: LabeledImages, classes: SharedClas
             found += predict_source(predictor.model, predictor.inference, source, predictor.category_ids, rows)
             bar.update(len(rows))
     return [r | {"category_id": classes.ids[r["category_id"]]} for r in found if r["category_id"] in classes.ids]
+
+
+def counted(truth: dict[str, Any]) -> Objects:
+    """The objects of each image of a COCO instances dict, without crowd regions."""
+    counts = Counter(a["image_id"] for a in truth["annotations"] if not a["iscrowd"])
+    return Objects(tuple(counts[image["id"]] for image in truth["images"]))
 
 
 def figures_text(figures: dict[str, Any]) -> str:

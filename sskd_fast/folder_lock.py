@@ -121,7 +121,7 @@ class FolderLock:
         until = time.monotonic() + _LET_GO
         while True:  # again if its holder has ended, with or without removing the file, since it was opened here
             with contextlib.ExitStack() as opened:
-                file = opened.enter_context(self.path.open("a+", encoding="utf-8"))
+                file = opened.enter_context(self._opened())
                 try:
                     locked = lock_file(file)
                 except BlockingIOError:
@@ -134,6 +134,17 @@ class FolderLock:
                     self._check(_holder_in(file), locked)
                     opened.pop_all()
                     return file
+
+    def _opened(self) -> IO[str]:
+        try:
+            return self.path.open("a+", encoding="utf-8")
+        except OSError as error:
+            if not self.path.is_symlink():
+                raise
+            found = f"a link to {self.path.readlink()}, which cannot be opened"
+            raise OSError(
+                f"{self.path}: {found}; expected the lock's file: remove the link, and start again"
+            ) from error
 
     def _check(self, holder: Holder | None, locked: bool) -> None:
         """Raises FolderInUse unless a holder that the file names has ended.  locked: the file system says so."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sskd_fast.data.derived import Derived, derive
+from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import misfit
 from sskd_fast.data.views import ViewsConfig
 from sskd_fast.losses.contrast_settings import ContrastConfig
@@ -140,6 +143,19 @@ class Config:
     origins: Origins = field(default_factory=Origins)
 
 
+def derived_settings(
+    config: Config, labeled: LabeledImages, val: LabeledImages | None, zoom: float | None = None
+) -> Derived:
+    """Zoom, views and limits of a run on these images, as they are set or else as the images need them; see `derive`.
+
+    zoom: in place of `data.zoom`.
+    """
+    return derive(
+        labeled, val, config.views, zoom=config.data.zoom if zoom is None else zoom, queries=config.num_queries,
+        detections=config.predict.max_detections, labels=config.pseudo_labels.labels_limit,
+    )  # fmt: skip
+
+
 def check_settings(config: Config) -> None:
     """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
     _check_data(config.data)
@@ -147,6 +163,11 @@ def check_settings(config: Config) -> None:
     if config.train.pxl_gradient_share and "float16" in (config.teacher.precision, config.student.precision):
         raise ConfigError(
             "train.pxl_gradient_share: gradients are measured without the scale that float16 needs; use bfloat16"
+        )
+    if config.pseudo_labels.shard and find_spec("pyarrow") is None:
+        raise ConfigError(
+            f"pseudo_labels.shard={config.pseudo_labels.shard}: shards are Parquet files, and pyarrow, which writes "
+            "them, is missing: pip install 'sskd_fast[scale]', or set it to 0"
         )
     if config.pseudo_labels.teacher == "none" and config.online.start == 1:
         raise ConfigError(

@@ -206,6 +206,40 @@ def same_image(coco: CocoBuilder) -> None:
     shutil.copy(coco.images / "1.png", coco.images / "3.png")
 
 
+def same_pixels(coco: CocoBuilder) -> None:
+    with Image.open(coco.images / "1.png") as image:
+        image.save(coco.images / "3.png", compress_level=1)
+
+
+def image_file(content: bytes) -> Edit:
+    """Other bytes in place of the first image."""
+
+    def make(coco: CocoBuilder) -> None:
+        (coco.images / "1.png").write_bytes(content)
+
+    return make
+
+
+def vast(coco: CocoBuilder) -> None:
+    """An image whose header claims 60000 x 60000 pixels."""
+    with Image.open(coco.images / "1.png") as image:
+        image.save(coco.images / "1.bmp")
+    content = bytearray((coco.images / "1.bmp").read_bytes())
+    content[18:26] = struct.pack("<ii", 60_000, 60_000)
+    (coco.images / "1.png").write_bytes(content)
+    (coco.images / "1.bmp").unlink()
+
+
+def of_detectron2(text: str) -> bytes:
+    images = [{"file_name": "1.png", "height": HEIGHT, "width": WIDTH, "image_id": 1, "annotations": []}]
+    return json.dumps(images).encode()
+
+
+def of_via(text: str) -> bytes:
+    image = {"filename": "1.png", "size": 7, "regions": [], "file_attributes": {}}
+    return json.dumps({"_via_settings": {}, "_via_img_metadata": {"1.png7": image}}).encode()
+
+
 def no_file(coco: CocoBuilder) -> None:
     coco.content["images"][1]["file_name"] = "x" * 400 + ".png"
 
@@ -217,6 +251,38 @@ def rle(value: Any = None, **change: Any) -> Edit:
     if value == "list":
         return field("segmentation", [encoded(mask)], every=False)
     return field("segmentation", {**encoded(mask), **change})
+
+
+def boxed(change: Callable[[list[float]], Any]) -> Edit:
+    """Images of 60 x 60 pixels, boxes about the squares, and `change` of each square's polygon in its place."""
+
+    def make(coco: CocoBuilder) -> None:
+        for image in coco.content["images"]:
+            noise = np.random.default_rng(image["id"]).integers(0, 256, (WIDTH, WIDTH, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(coco.images / image["file_name"])
+            image["height"] = WIDTH
+        for annotation in coco.content["annotations"]:
+            (flat,) = annotation["segmentation"]
+            flat[1::2] = [value + 25 for value in flat[1::2]]
+            annotation["bbox"] = [min(flat[::2]), min(flat[1::2]), 20, 20]
+            annotation["segmentation"] = change(flat)
+
+    return make
+
+
+def along_rows(flat: list[float]) -> dict[str, Any]:
+    """RLE of a square whose runs go along the rows."""
+    mask = np.zeros((WIDTH, WIDTH), dtype=np.bool_)
+    mask[int(min(flat[1::2])) : int(max(flat[1::2])), int(min(flat[::2])) : int(max(flat[::2]))] = True
+    return encoded(mask.T)
+
+
+def swapped(flat: list[float]) -> list[list[float]]:
+    return [[v for x, y in pairs(flat) for v in (y, x)]]
+
+
+def with_visibility(flat: list[float]) -> list[list[float]]:
+    return [[v for x, y in pairs(flat) for v in (x, y, 2)]]
 
 
 def counts(*runs: float) -> Edit:
@@ -286,6 +352,12 @@ BROKEN_SETS = (
     Broken("area-list", "the area is a list", field("area", [400]), warned=_FAR),
     Broken("box-corners", "the box is two corners", field("bbox", [30, 10, 50, 30]), warned=_FAR),
     Broken("box-text", "the box is text", field("bbox", "5 5 20 20"), warned=_FAR),
+    Broken("square-swapped", "x and y swapped, in square images", boxed(swapped),
+           refused="boxes are far from their masks, and 6 fit them with x and y swapped"),
+    Broken("rle-rows", "RLE along the rows", boxed(along_rows),
+           refused="fit them with their runs read along the rows"),
+    Broken("visibility", "points as x, y and visibility", boxed(with_visibility),
+           warned="either these boxes or the masks", areas=(625.0, 759.0) * 3),
     # Segmentations in other forms.
     Broken("points-pairs", "polygons as pairs, of OpenCV", mapped(lambda polygons: pairs(polygons[0]))),
     Broken("points-deep", "polygons one list too deep", mapped(lambda polygons: [polygons])),
@@ -349,6 +421,17 @@ BROKEN_SETS = (
            raw(lambda text: text.replace('"id": 1', '"id": 1' + "0" * 5000).encode()),
            refused="the file is no valid JSON"),
     Broken("deep", "lists in lists in lists", raw(lambda text: b"[" * 100_000), refused="the file is no valid JSON"),
+    Broken("list", "the object in a list", raw(lambda text: f"[{text}]".encode()),
+           refused="This looks like a COCO object in a list: take the object out of the list"),
+    Broken("detectron2", "Detectron2's list", raw(of_detectron2), refused="Detectron2's list .*convert_to_coco_json"),
+    Broken("via", "a project of VIA", raw(of_via), refused="a project of VIA: export its annotations"),
+    Broken("image-empty", "an empty image file", image_file(b""), refused=r"cannot be read \(it is empty\)"),
+    Broken("image-html", "an HTML page for an image", image_file(b"<!doctype html><title>404</title>"),
+           refused=r"cannot be read \(it is an HTML page\)"),
+    Broken("image-lfs", "a pointer of Git LFS", image_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
+           refused=r"\(it is a pointer of Git LFS\).*git lfs pull"),
+    Broken("image-text", "text for an image", image_file(b"no image"), refused=r"\(its content is of no known image"),
+    Broken("image-vast", "a header of 60000 x 60000 pixels", vast, refused=r"Cut the image into tiles"),
     Broken("exif-text", "the EXIF orientation is text", orientation),
     Broken("backslashes", "Windows' separators", renamed(lambda name: f"images\\{name}"), warned=_FOUND),
     Broken("escapes", "%20 for a space", renamed(lambda name: name.replace(" ", "%20"), "a b.png"), warned=_FOUND),
@@ -371,5 +454,7 @@ BROKEN_SETS = (
     Broken("crowds", "single objects as crowd regions", crowds, warned=r"2 of 6 objects \(33%\) are crowd regions",
            crowd=2),
     Broken("mostly-empty", "most images without objects", mostly_empty, warned="7 of 10 images have no object"),
+    Broken("same-pixels", "an image twice, in other bytes", same_pixels,
+           warned="1 of 3 images show the pixels of another one in a file of other bytes"),
     Broken("same-image", "an image twice", same_image, warned="1 of 3 images have the content of another one"),
 )  # fmt: skip

@@ -188,7 +188,7 @@ def encode() -> Callable[[NDArray[np.bool_]], dict[str, Any]]:
 @pytest.fixture(scope="session")
 def tiny_foundation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folders as `save_pretrained` writes them, of tiny models with random weights of transformers' own classes:
-    "mm_grounding_dino", "grounding_dino" (each with a tokenizer), "sam2", "mask2former", ... of MODELS."""
+    "mm_grounding_dino", "grounding_dino" (each with a tokenizer), "sam2", "sam3" (with a processor), ... of MODELS."""
     pytest.importorskip("transformers")
     from tiny_models import save
 

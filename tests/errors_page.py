@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import DataError
@@ -29,7 +31,8 @@ def page() -> str:
             folder = Path(name).resolve()
             coco = sound_set(folder)
             try:
-                warnings = check_dataset(written(coco, broken), coco.images, decode=False)
+                with patch.dict(os.environ, {"SSKD_FAST_CACHE": str(folder / "cache")}):
+                    warnings = check_dataset(written(coco, broken), coco.images)
                 said = _plain(" ".join(warnings), folder) or "nothing: it is read as it is meant"
                 taken.append(f"| {broken.cause} | {said} |")
             except DataError as error:

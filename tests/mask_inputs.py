@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from sskd_fast.data.lost_masks import Extents
 from sskd_fast.data.masks import pack_layers
 from sskd_fast.rle import MaskError, box_of_rle, encode_segmentation
+from sskd_fast.rle.polygons import flat_polygons
 
 SIDES = st.integers(1, 12)
 COORDINATES = st.one_of(
@@ -88,8 +92,24 @@ def examine(segmentation: Any, height: int, width: int) -> bool:
     assert area == int(mask.sum()) == int(decoded.sum())
     assert top + mask.shape[0] <= height and left + mask.shape[1] <= width
     assert (x, y, w, h) == (left, top, mask.shape[1], mask.shape[0]) or not area
+    extents = Extents.of({"segmentation": segmentation}, area, (height, width))
+    assert extents.ringed == (extents.box is not None and has_ring_within(flat_polygons(segmentation)))
     assert len(pack_layers([encoded], [0], [1.0], [False], height, width).labels) == bool(area)
     return True
+
+
+def has_ring_within(rings: Sequence[NDArray[np.float64]]) -> bool:
+    """`has_inner_ring` by its definition, vertex by vertex and edge by edge."""
+
+    def is_inside(x: float, y: float, ring: NDArray[np.float64]) -> bool:
+        edges = [(a, b) for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True) if (a[1] > y) != (b[1] > y)]
+        return sum(x < a[0] + (y - a[1]) * (b[0] - a[0]) / (b[1] - a[1]) for a, b in edges) % 2 == 1
+
+    def is_around(outer: NDArray[np.float64], inner: NDArray[np.float64]) -> bool:
+        boxes = (outer.min(0) < inner.min(0)).all() and (outer.max(0) > inner.max(0)).all()
+        return bool(boxes) and all(is_inside(*point, outer) for point in inner)
+
+    return any(is_around(outer, inner) for outer in rings for inner in rings)
 
 
 def fuzz(count: int, start: int, note: Path) -> int:

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from sskd_fast.boxed_masks import Bools, mask_iou
 from sskd_fast.models.augmented import IDENTITY, Augmentation, augmentations, fuse, predict_views
 from sskd_fast.models.inference import Detection, InferenceConfig, predict
-from sskd_fast.models.segmenter import Predictions
+from sskd_fast.models.segmenter import Predictions, Segmenter
 
 CONFIG = InferenceConfig(tile=(64, 64), overlap=32, score_floor=0.02)
 SIZE = (40, 56)
 
 
-class BrightNet(nn.Module):
+class BrightNet(Segmenter):
     """Finds what is brighter than 0.5; one mask, class 0 where it lies in the tile's upper half, else class 1."""
 
     max_stride = 8

@@ -15,10 +15,9 @@ import pytest
 
 from sskd_fast.check.__main__ import main
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.derived import natural_zoom, resolve_views
 from sskd_fast.evaluate import main as evaluate
 from sskd_fast.models.checkpoint import read_description
-from sskd_fast.run.sources import found_limits
+from sskd_fast.settings import derived_settings
 from sskd_fast.yaml_settings import load_config
 from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
@@ -96,11 +95,33 @@ def test_limits_that_objects_exceed_are_warned_of_as_in_a_run(make_coco: Callabl
         for place in range(2100):
             coco.instance(image, {"size": [64, 64], "counts": [place, 1, 4095 - place]})
     code, (found,), printed = check(coco.write(), "--images", coco.images)
-    config, labeled, in_run = load_config([]), CocoInstances(coco.file, coco.images), list[str]()
-    zoom = natural_zoom(labeled)
-    found_limits(config, labeled, resolve_views(config.views, labeled, zoom), zoom, {}, in_run)
+    in_run = derived_settings(load_config([]), CocoInstances(coco.file, coco.images), None).warnings
     assert code == 0 and len(in_run) == 3 and found["warnings"] == in_run
-    assert "the run finds 2000 of an image: the others count as missed. Add --max-detections 3150, or cut" in printed
+    assert (
+        "and 2000 detections of an image are kept: the other objects count as missed. Add --max-detections 3150, or cut"
+        in printed
+    )
+
+
+def test_a_crowded_validation_image_raises_the_detections(
+    make_coco: Callable[..., Any], box_mask: Callable[..., Any], check: Check
+) -> None:
+    sets = {"train": make_coco("train"), "val": make_coco("val")}
+    for number, (name, count) in enumerate({"train": 2, "val": 380}.items()):
+        image = sets[name].image((40, 40 + number), image_id=number + 1)
+        for place in range(count):
+            y, x = 2 * (place // 20), 2 * (place % 20)
+            sets[name].instance(image, box_mask(40, 40 + number, y, x, y + 1, x + 1))
+    labels = [part for flag, name in (("--labeled", "train"), ("--val", "val")) for part in (flag, sets[name].write())]
+    images = ["--images", sets["train"].images, "--val-images", sets["val"].images]
+    code, (found,), _ = check(*labels, *images)
+    assert code == 0 and found["derived"]["queries"] == 16 and found["warnings"][-1].startswith(
+        "1 of 1 validation images show more objects in a crop than its 16 queries can find, about 380 in the fullest."
+    )  # fmt: skip
+    assert found["notes"] == [
+        "objects on a labelled image: 2 in the median, 2 at most, 380 on a validation image; the model finds up to 600 "
+        "(--max-detections) and looks for 16 in each crop (--num-queries)"
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

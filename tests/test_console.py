@@ -30,7 +30,7 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
 def test_alone_it_says_what_to_type() -> None:
     done = sskd()
     lines = done.stdout.splitlines()
-    assert done.returncode == 0 and done.stderr == "" and len(lines) <= 11
+    assert done.returncode == 0 and done.stderr == "" and len(lines) == 1 + len(COMMANDS)
     assert [line.split()[1] for line in lines[1:]] == list(COMMANDS)
     assert all(len(line) <= 80 for line in lines)
 
@@ -42,7 +42,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predcit", "x"]) == 2
-    known = "expected one of train, predict, evaluate, export, check, rank, study, report, demo, info"
+    known = "expected one of train, label, predict, evaluate, export, check, rank, study, report, demo, info"
     assert capsys.readouterr().err == f"error: predcit: there is no such command; did you mean predict? {known}\n"
     assert main(["zzz"]) == 2
     assert capsys.readouterr().err == f"error: zzz: there is no such command; {known}\n"

@@ -145,6 +145,13 @@ def test_an_image_that_cannot_be_read_gets_a_message_with_the_cure(plates_run: P
     assert "Choose another file (png, " in message and str(tmp_path) not in message
 
 
+def test_labels_in_place_of_an_image_are_not_read(plates_run: Path, tmp_path: Path) -> None:
+    image = next((plates_run.parent / "plain").glob("*.png"))
+    (tmp_path / "labels.json").write_text(json.dumps({"images": [{"id": 1, "file_name": str(image)}]}))
+    with pytest.raises(DataError, match=r"labels\.json: .* \(its content is of no known image format\)"):
+        analyse(models_of(str(plates_run), "cpu"), tmp_path / "labels.json")
+
+
 def test_bad_input_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for option, problem in (
         (["--port", "70000"], "found '70000', expected a whole number from 1 to 65535"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sskd_fast.data.copies import pixel_hash
 from sskd_fast.data.doctor import check_dataset
 from sskd_fast.data.errors import LISTED_PROBLEMS, DataError, Problem
 
@@ -183,6 +184,50 @@ def test_validation_image_with_the_content_of_a_training_image(sound, validation
     assert len(error.problems) == 1
     assert "image 101: 101.png has the same content as the training image" in str(error)
     assert "Take it out of one of them" in str(error)
+
+
+def resaved(source, target, **options):
+    """Saves the same pixels in other bytes."""
+    with Image.open(source) as image:
+        image.save(target, **(options or {"compress_level": 1}))
+    assert source.read_bytes() != target.read_bytes()
+
+
+def test_validation_image_with_the_pixels_of_a_training_image_in_other_bytes(sound, validation):
+    resaved(sound.images / "3.png", validation.images / "101.png")
+    options = {"val": validation.write(), "val_images": validation.images}
+    (problem,) = problems_of(sound, **options).problems
+    assert (problem.file, problem.item) == (validation.file, "image 101")
+    assert problem.found == f"101.png shows the pixels of the training image {sound.images / '3.png'}, in other bytes"
+    assert check_dataset(sound.write(), sound.images, decode=False, **options) == []
+
+
+def test_images_of_one_set_with_the_same_pixels_in_other_bytes(sound, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSKD_FAST_CACHE", str(tmp_path / "cache"))
+    resaved(sound.images / "1.png", sound.images / "3.png")
+    for _ in range(2):  # the second time as remembered
+        assert check_dataset(sound.write(), sound.images) == [
+            f"{sound.file}: 1 of 3 images show the pixels of another one in a file of other bytes (3.png those of "
+            "1.png): they count twice, and splits may put them on both sides. Remove the copies."
+        ]
+
+
+def test_unlabelled_images_with_the_pixels_of_validation_images_in_other_bytes(sound, validation, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    resaved(validation.images / "102.png", plain / "b.tif", format="TIFF")
+    shutil.copy(validation.images / "101.png", plain / "a.png")  # left out by its bytes
+    options = {"val": validation.write(), "val_images": validation.images, "unlabeled": plain}
+    assert check_dataset(sound.write(), sound.images, **options) == [
+        f"{plain}: 1 of 2 images show the pixels of labelled or validation images in files of other bytes (b.tif those "
+        f"of {validation.images / '102.png'}): take them out of the unlabelled set."
+    ]
+
+
+def test_grey_pixels_in_one_channel_are_those_in_three():
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert pixel_hash(grey) == pixel_hash(np.stack([grey] * 3, axis=-1))
+    assert len({pixel_hash(grey), pixel_hash(grey.reshape(4, 3)), pixel_hash(grey + 1)}) == 3
 
 
 def test_group_on_both_sides_is_a_problem(sound, validation):

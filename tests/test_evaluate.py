@@ -113,6 +113,17 @@ def test_settings_of_prediction_may_be_changed(measure: Measure) -> None:
     assert stopped.value.code == 2
 
 
+def test_images_with_more_objects_than_detections_are_warned_of(
+    measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure()["warnings"] == [] and not capsys.readouterr().err.startswith("warning")
+    (warning,) = measure(None, "--max-detections", "1")["warnings"]
+    assert warning.endswith(
+        "val.json: labelled images show 2 objects in the median and 2 at most, and 1 detections of an image are kept: "
+        "the other objects count as missed. Add --max-detections 100."
+    ) and f"warning: {warning}\n" in capsys.readouterr().err  # fmt: skip
+
+
 def untrained(file: Path, names: Sequence[str]) -> Path:
     """A checkpoint of a model with random weights for these classes."""
     config = ModelConfig(channels=(8, 8, 8), width=8, mask_width=8, heads=1, layers=1, feedforward=8, num_queries=4)

@@ -42,13 +42,16 @@ def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tiny_models import save
 
-    for name in ("mm_grounding_dino", "sam2", "mask2former"):
+    for name in ("mm_grounding_dino", "sam2", "sam3", "mask2former"):
         save(name, tmp_path / name)
     parts = FoundationConfig(
         detector=str(tmp_path / "mm_grounding_dino"), masks=str(tmp_path / "sam2"),
-        universal=str(tmp_path / "mask2former"),
+        sam3=str(tmp_path / "sam3"), universal=str(tmp_path / "mask2former"),
     )  # fmt: skip
-    reasons = {"grounded_sam": "asks a detector in words", "universal": "is a model of transformers"}
+    reasons = {
+        "grounded_sam": "asks a detector in words", "sam3": "asks for every class in words",
+        "universal": "is a model of transformers",
+    }  # fmt: skip
     for kind, reason in reasons.items():
         model = build_segmenter(ModelConfig(kind=kind, foundation=parts), CLASS_NAMES)  # type: ignore[arg-type]
         with pytest.raises(ExportError, match=rf"model\.kind: '{kind}' {reason}.*: export the student"):

@@ -108,6 +108,13 @@ def test_a_file_of_another_format_is_named_with_the_option_to_give(tmp_path: Pat
         assert said.endswith(f"This looks like another format: --format {name}.") and "\n" not in said
     (said,) = problems(READERS["cvat"], labelme, tmp_path, ())
     assert said.endswith('Export the task as "CVAT for images 1.1", or name another format with --format.')
+    listed = tmp_path / "listed.json"
+    listed.write_text('[{"images": [], "annotations": [], "categories": []}]')
+    (said,) = problems(READERS["coco"], listed, tmp_path, ())
+    assert said.endswith("This looks like a COCO object in a list: take the object out of the list.")
+    listed.write_text('{"a.png7": {"filename": "a.png", "size": 7, "regions": []}}')
+    (said,) = problems(READERS["labelme"], listed, tmp_path, ())
+    assert said.endswith("This looks like a project of VIA: export its annotations from VIA in COCO's format.")
     (tmp_path / "data.yaml").write_text("names: [cat]")
     (said,) = problems(READERS["coco"], tmp_path / "data.yaml", tmp_path, ())
     assert "--format yolo --root DIR" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.method import EVERY_RUN, ROW_ORDER
+from sskd_fast.models.checkpoint import read_description
 
 pytest.importorskip("transformers")
 
@@ -78,6 +80,43 @@ def test_composite_teacher_through_all_stages(
     assert any(n.startswith("detector.model.") for n in names) and any(n.startswith("sam.") for n in names)
     again = run(folder, "--resume")
     assert again.returncode == 0 and again.stderr.count("is finished, kept") == 7, again.stderr
+
+
+def masks_everywhere(folder: str) -> None:
+    """Changes a SAM 3 so that every mask covers the image: each class is found wherever it is."""
+    from transformers import Sam3Model
+
+    model = Sam3Model.from_pretrained(folder)
+    with torch.no_grad():
+        model.mask_decoder.mask_embedder.layers[-1].bias.fill_(0.3)
+        model.mask_decoder.instance_projection.bias.fill_(0.3)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_sam3_through_all_stages_and_into_the_students_description(
+    tiny_foundation: Callable[[str], Path], scenes: list[str], tmp_path: Path
+) -> None:
+    """Zero-shot, adaptation by our own losses, distillation; the student says whose labels it learned from."""
+    folder, source = tmp_path / "run", str(tmp_path / "sam3")
+    shutil.copytree(tiny_foundation("sam3"), source)
+    masks_everywhere(source)
+    teacher = ["teacher.kind=sam3", f"teacher.foundation.sam3={source}", "teacher.foundation.prompts_at_once=64"]
+    result = run(folder, *BUDGET, *scenes, *teacher, "pseudo_labels.folds=2", "pseudo_labels.nms_iou=1.0")
+    assert result.returncode == 0, result.stderr
+    assert list(rows_of(folder)) == [name for name in ROW_ORDER if name in EVERY_RUN]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    adapted = [line for line in lines if line.get("stage") == "adapted_teacher" and "loss" in line]
+    names = {"presence", "query", "box", "mask", "dice"}
+    assert {f"{part}_{name}" for part in ("sup", "semi") for name in names} | {"pxl"} <= set(adapted[-1])
+    made_from = {
+        stage: [a.title for a in read_description(folder / "checkpoints" / f"{stage}.safetensors").ancestors]
+        for stage in ("adapted_teacher", "refined_student", "supervised_student")
+    }
+    assert made_from == {
+        "adapted_teacher": [f"weights of {source}"], "refined_student": [f"labels made by {source}"],
+        "supervised_student": [],
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -175,9 +214,10 @@ def test_universal_teacher_and_plain_vision_transformer_student(
 
 @pytest.mark.slow
 def test_dry_run_of_the_paper_needs_neither_data_nor_weights(tmp_path: Path) -> None:
-    """The figures are those of the models that the paper preset names."""
+    """The figures are those of the paper's models at its crop, whose steps fit a GPU of 80 GB."""
     pytest.importorskip("timm")
-    command = [sys.executable, "-m", "sskd_fast.run", "--preset", "paper", "--dry-run", "--json"]
+    config = Path(__file__).resolve().parent.parent / "configs" / "cityscapes_10.yaml"
+    command = [sys.executable, "-m", "sskd_fast.run", "--config", str(config), "--dry-run", "--json"]
     result = subprocess.run([*command, str(tmp_path / "costs.json")], capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr
     costs = json.loads((tmp_path / "costs.json").read_text())
@@ -186,3 +226,6 @@ def test_dry_run_of_the_paper_needs_neither_data_nor_weights(tmp_path: Path) -> 
     assert abs(student["params"] / 52e6 - 1) < 0.05 and teacher["params"] / student["params"] > 11
     assert 0 < student["flops"] < 0.23 * teacher["flops"]
     assert "11.2 times fewer parameters" in result.stdout
+    for cost in (student, teacher):
+        assert cost["size"] == [512, 1024] and cost["batch"] == cost["images_at_once"]["80"] == 8
+        assert cost["memory_gb_an_image"] < cost["memory_gb"] < 72

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sskd_fast"
 # The rooms of the package, highest first: a room may import from lower lines only, and from itself.
 ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
-    frozenset({"study"}),
+    frozenset({"study", "label"}),
     frozenset({"run", "predict", "evaluate", "check", "rank", "export", "demo", "info"}),
     frozenset({"yaml_settings"}),
     frozenset({"settings"}),

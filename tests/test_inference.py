@@ -28,13 +28,13 @@ from sskd_fast.models.inference import (
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.results import to_results
-from sskd_fast.models.segmenter import ModelConfig, Predictions
+from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
 
 CLASSES = 2
 GREY = 20  # of the background
 
 
-class ColorNet(nn.Module):
+class ColorNet(Segmenter):
     """Finds objects by colour: query k is what shows one of `colors[k]` (levels of red), of class `labels[k]`."""
 
     def __init__(self, colors: list[tuple[int, ...]], labels: list[int]) -> None:

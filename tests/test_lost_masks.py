@@ -52,6 +52,13 @@ def test_shares_are_refused_beside_right_objects() -> None:
     )
 
 
+def test_a_lone_mask_can_be_lost() -> None:
+    (problem,) = said(scattered(1), 640).problems
+    assert problem.found == "1 of 1 masks have no pixel or lie mostly outside of their images: coordinates from 0 to 1"
+    findings = said(np.vstack([scattered(1), [[300, 300, 600, 600]]]), 640)
+    assert not findings.problems and "1 masks lie mostly outside of their images" in findings.warnings[0]
+
+
 def test_sound_sets_are_left_alone_wherever_their_objects_lie() -> None:
     for seed in range(20):
         assert said(640 * scattered(8, seed), 640) == Findings()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 
+from sskd_fast.data.lost_masks import Extents
 from sskd_fast.rle import MaskError, encode_segmentation
+from sskd_fast.rle.polygons import flat_polygons, has_inner_ring
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +46,43 @@ def test_numbers_that_would_overflow_in_c_are_refused_at_once(segmentation: obje
     with pytest.raises(MaskError, match=message):
         encode_segmentation(segmentation, 8, 9)
     assert time.monotonic() - start < 20
+
+
+def circle(radius: float, count: int) -> list[float]:
+    """A polygon of `count` vertices about the middle of an image of 1024 x 1024 pixels."""
+    turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    values: list[float] = np.stack([512 + radius * np.cos(turn), 512 + radius * np.sin(turn)], 1).ravel().tolist()
+    return values
+
+
+def squares(count: int) -> list[list[float]]:
+    """Squares of 2 x 2 pixels side by side, from the upper left corner of an image of 1024 x 1024 pixels on."""
+    corners = [(3 * (n % 300), 3 * (n // 300)) for n in range(count)]
+    return [[x, y, x + 2, y, x + 2, y + 2, x, y + 2] for x, y in corners]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "ringed", "area"),
+    [
+        ([circle(400, 30_000), circle(200, 30_000)], True, np.pi * 400**2),
+        ([circle(400, 30_000), [v + 300 for v in circle(200, 30_000)]], False, None),
+        (squares(20_000), False, 80_000),
+    ],
+)
+def test_many_vertices_and_parts_are_checked_in_seconds_and_little_memory(
+    segmentation: list[list[float]], ringed: bool, area: float | None
+) -> None:
+    start = time.process_time()
+    pixels = int(coco_mask.area(encode_segmentation(segmentation, 1024, 1024)))
+    assert Extents.of({"segmentation": segmentation}, pixels, (1024, 1024)).ringed == ringed
+    assert time.process_time() - start < 5
+    assert area is None or pixels == pytest.approx(area, rel=1e-3)
+    rings = flat_polygons(segmentation)
+    tracemalloc.start()
+    has_inner_ring(rings)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
 
 
 def test_an_image_of_more_pixels_than_c_counts_is_refused() -> None:

@@ -159,6 +159,37 @@ def test_an_image_above_the_limit_is_refused_with_the_setting_that_raises_it(tmp
         image_size(tmp_path / "large.png")
 
 
+def test_an_image_of_more_pixels_than_masks_have_is_to_be_cut(tmp_path):
+    file = tmp_path / "a.bmp"
+    Image.new("L", (8, 8)).save(file)
+    content = bytearray(file.read_bytes())
+    content[18:26] = struct.pack("<ii", 60_000, 60_000)
+    file.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        image_size(file)
+    assert caught.value.problems[0].cure == (
+        "Cut the image into tiles: masks of more than 2,147,483,647 pixels cannot be written."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "found", "cure"),
+    [
+        (b"", "it is empty", "Replace the file"),
+        (b"\n<!DOCTYPE html><html>404</html>", "it is an HTML page", "Download the image again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a pointer of Git LFS",
+         "Fetch the images with `git lfs pull`."),
+        (b"no image", "its content is of no known image format", "Replace the file"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_images_are_told_apart(tmp_path, content, found, cure):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_pixels(tmp_path / "a.png")
+    (problem,) = caught.value.problems
+    assert problem.found == f"the image file cannot be read ({found})" and problem.cure.startswith(cure)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "I;16"])
 def test_a_large_image_is_converted_in_strips_as_it_is_whole(tmp_path, mode):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 311), dtype=np.uint8)

@@ -20,7 +20,7 @@ from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import load_checkpoint
 from sskd_fast.models.class_heads import ClassHeads, head_for, rows_for
-from sskd_fast.models.class_scores import with_no_object
+from sskd_fast.models.class_scores import independent_scores, with_no_object
 from sskd_fast.models.inference import InferenceConfig, read_queries
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
@@ -72,6 +72,16 @@ def test_sigmoid_scores_get_a_no_object() -> None:
     torch.testing.assert_close(found[1], torch.tensor([0.005, 0.01, 0.005, 0.98]))
     torch.testing.assert_close(with_no_object(torch.tensor([[2.0]])).softmax(-1)[0, 0], torch.tensor(2.0).sigmoid())
     assert with_no_object(torch.zeros(2, 5, 3).bfloat16()).dtype == torch.float32
+
+
+def test_a_score_does_not_fall_with_the_number_of_other_classes() -> None:
+    probs = torch.tensor([0.5, *[0.02] * 100])
+    torch.testing.assert_close(independent_scores(with_no_object(probs.logit())), probs)
+    torch.testing.assert_close(independent_scores(with_no_object(probs.logit()) + 3.0), probs)
+    hopeless = torch.tensor([-30.0, -31.0])
+    torch.testing.assert_close(independent_scores(with_no_object(hopeless)), hopeless.sigmoid())
+    sure = independent_scores(with_no_object(torch.tensor([200.0, -200.0])))
+    assert sure.tolist() == [1.0, 0.0]
 
 
 def test_sure_and_hopeless_scores_keep_finite_values_and_gradients() -> None:

@@ -26,6 +26,7 @@ from sskd_fast.report.score_histogram import histogram_chart
 from sskd_fast.report.unlabeled_images import unlabeled_images
 
 THRESHOLDS = {"disc": 0.6, "ring": 0.7}
+CACHED = "cache/unlabeled/supervised_teacher.json"
 RAW = [
     result(1, 1, 12, 12, 0.9),
     result(1, 1, 12, 13, 0.8),  # the same disc once more
@@ -49,9 +50,9 @@ def labelled_run(folder: Path) -> Path:
         Image.fromarray(np.full((48, 64, 3), 200, dtype=np.uint8)).save(plain / name)
     (run / "config.yaml").write_text(f"data:\n  unlabeled: {plain}\n")
     write_split(run / "splits" / "unlabeled.txt", [1, 2], dataset=ImageFolder(plain))
-    (run / "cache").mkdir()
+    (run / "cache" / "unlabeled").mkdir(parents=True)
     cached = {"key": "k", "image_ids": [1, 2], "results": RAW}
-    (run / "cache" / "supervised_teacher.json").write_text(json.dumps(cached))
+    (run / CACHED).write_text(json.dumps(cached))
     (run / "pseudo_labels" / "supervised_teacher.json").write_text(json.dumps(LABELS))
     statistics = label_statistics(LABELS[:2], [1, 2], CATEGORIES, thresholds={1: 0.6, 2: 0.7})
     (run / "label_statistics.json").write_text(json.dumps({"supervised_teacher": vars(statistics)}))
@@ -140,17 +141,14 @@ def test_the_report_shows_what_was_kept_and_refused(tmp_path: Path) -> None:
 
 def test_the_report_says_why_the_refused_are_not_known(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
-    (run / "cache" / "supervised_teacher.json").unlink()
-    assert (
-        "Supervised teacher : cache/supervised_teacher.json has been deleted, so the refused predictions are not known"
-        in section(run)
-    )
+    (run / CACHED).unlink()
+    assert f"Supervised teacher : {CACHED} has been deleted, so the refused predictions are not known" in section(run)
 
 
 def test_a_large_cache_is_not_read(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
-    os.truncate(run / "cache" / "supervised_teacher.json", MOST_BYTES + 1)
-    assert "cache/supervised_teacher.json has 256 MB; predictions are shown from files of up to 256 MB." in section(run)
+    os.truncate(run / "cache" / "unlabeled" / "supervised_teacher.json", MOST_BYTES + 1)
+    assert f"{CACHED} has 256 MB; predictions are shown from files of up to 256 MB." in section(run)
 
 
 @pytest.mark.parametrize("place", ["embedded", "labeled", "root"])
@@ -184,7 +182,7 @@ def test_unlabelled_images_are_found_again_by_their_settings(tmp_path: Path, pla
 def test_labels_that_do_not_belong_to_the_predictions_are_said(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
     (run / "pseudo_labels" / "supervised_teacher.json").write_text(json.dumps([RAW[0] | {"score": 0.91}]))
-    assert "cache/supervised_teacher.json is not what its labels were chosen from (1 of 1 labels" in section(run)
+    assert f"{CACHED} is not what its labels were chosen from (1 of 1 labels" in section(run)
 
 
 def test_true_labels_have_no_refused_ones(tmp_path: Path) -> None:
@@ -211,6 +209,15 @@ def test_images_that_are_not_there_any_more_are_said(tmp_path: Path, change: Any
 
 def test_predictions_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
-    (run / "cache" / "supervised_teacher.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cache/supervised_teacher\.json: not readable as JSON"):
+    (run / CACHED).write_text("{")
+    with pytest.raises(ValueError, match=f"{CACHED}: not readable as JSON"):
         write_report(run)
+
+
+def test_labels_in_shards_are_said_to_be_there(tmp_path: Path) -> None:
+    run = labelled_run(tmp_path)
+    statistics = json.loads((run / "label_statistics.json").read_text())
+    statistics["supervised_teacher"]["shards"] = 7
+    (run / "label_statistics.json").write_text(json.dumps(statistics))
+    (run / "pseudo_labels" / "supervised_teacher.json").unlink()
+    assert "its labels are in 7 shards in pseudo_labels/supervised_teacher/; what was not sure" in section(run)

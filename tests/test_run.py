@@ -86,6 +86,7 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert (
         "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html and "data:image/webp" in html
     )
+    assert "Pseudo-labels kept and refused" in html and "has been deleted" not in html
     assert {path.stem for path in (folder / "checkpoints").glob("*.*")} == set(STAGE) - {
         "pretrained_teacher", "pretrained_student", "zero_shot_teacher", FITTED,
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sskd_fast.files import reason
 from sskd_fast.folder_lock import LOCK, FolderInUse, FolderLock, Holder
 from sskd_fast.run.__main__ import main
 from sskd_fast.run.command_line import parser, resolve
@@ -103,6 +105,16 @@ def test_the_lock_of_another_machine_is_refused_with_the_way_out(tmp_path: Path)
         FolderLock(tmp_path)
     container = replace(other, boot=Holder.here().boot)  # another host name on this machine
     (tmp_path / LOCK).write_text(json.dumps(asdict(container)))
+    FolderLock(tmp_path).release()
+
+
+def test_a_lock_that_is_a_dead_link_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / LOCK).symlink_to("gone/run.lock")
+    words = f"{tmp_path / LOCK}: a link to gone/run.lock, which cannot be opened; expected the lock's file: remove the"
+    with pytest.raises(OSError, match=re.escape(words)) as caught:
+        FolderLock(tmp_path)
+    assert reason(caught.value) == str(caught.value)
+    (tmp_path / LOCK).unlink()
     FolderLock(tmp_path).release()
 
 

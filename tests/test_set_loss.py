@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.matching import MatchCosts, match, pad_targets
@@ -550,17 +551,46 @@ class Asked(Predictions):
 
     promptable = True
     answers: Tensor | None = None
+    seen: list[list[int]] = field(default_factory=list)
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Answers:
-        assert self.answers is not None and [len(b) for b in boxes] == [len(c) for c in labels] == [3, 1]
-        return Answers(self.answers, {"detector": torch.tensor(3.0)})
+    def answer(
+        self, boxes: Sequence[Tensor], labels: Sequence[Tensor], weights: Any = None, valid: Any = None,
+        masked: Sequence[Tensor] = (),
+    ) -> Answers:  # fmt: skip
+        assert self.answers is not None and [len(b) for b in boxes] == [len(c) for c in labels]
+        self.seen = [index.tolist() for index in masked]
+        chosen = [masks[index] for masks, index in zip(self.answers, masked, strict=True)]
+        return Answers(pad_sequence(chosen, batch_first=True), {"detector": torch.tensor(float(len(boxes[0])))})
+
+
+def asked_for(masks: Tensor) -> Asked:
+    return Asked(torch.zeros(2, 5, 1, 1), torch.zeros(2, 5, CLASSES + 1), torch.zeros(2, 1, 1, 1), answers=masks)
+
+
+def test_drawn_boxes_alone_learn_masks_and_all_boxes_teach_the_detector() -> None:
+    """The loss with a cap is that of the drawn instances alone; the draw follows the seed."""
+    masks = torch.randn((2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
+    asked, draws = asked_for(masks), set()
+    few, every = SetLoss(SetLossConfig(trained_boxes=2)), SetLoss(SetLossConfig(trained_boxes=0))
+    for seed in range(8):
+        capped = few(asked, TARGETS, everything(2), seed=seed)
+        first, second = asked.seen
+        assert len(first) == 2 and first == sorted(set(first)) and second == [0]
+        draws.add(tuple(first))
+        assert torch.equal(few(asked, TARGETS, everything(2), seed=seed).loss, capped.loss)
+        chosen = asked_for(torch.stack([masks[0, first], masks[1, :2]]))
+        alone = every(chosen, [TARGETS[0].select(torch.tensor(first)), TARGETS[1]], everything(2))
+        for name in ("mask", "dice"):
+            torch.testing.assert_close(capped.parts[name], alone.parts[name])
+        assert (capped.parts["detector"].item(), alone.parts["detector"].item()) == (3.0, 2.0)
+    assert draws == {(0, 1), (0, 2), (1, 2)}
 
 
 @pytest.mark.parametrize("semi_masks", [1.0, 0.2])
 def test_answers_are_compared_with_the_instance_that_was_asked_for(semi_masks: float) -> None:
     """No matching, no class loss: mask i is compared with instance i, and the model's own term is added."""
     masks = torch.randn((2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
-    asked = Asked(torch.zeros(2, 5, 1, 1), torch.zeros(2, 5, CLASSES + 1), torch.zeros(2, 1, 1, 1), answers=masks)
+    asked = asked_for(masks)
     config = SetLossConfig(normalizer="pixels")
     output = SetLoss(config)(asked, TARGETS, everything(2), semi_masks=semi_masks)
     entropies, dices, total = [], [], 0.0

@@ -17,6 +17,8 @@ def save(name: str, path: Path) -> None:
     MODELS[name]().save_pretrained(path)
     if name.endswith("grounding_dino"):
         tiny_tokenizer(path)
+    if name == "sam3":
+        tiny_processor(path)
 
 
 def tiny_tokenizer(path: Path) -> None:
@@ -28,6 +30,15 @@ def tiny_tokenizer(path: Path) -> None:
     vocabulary[1100 : 1100 + len(WORDS)] = WORDS
     (path / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     transformers.BertTokenizer(str(path / "vocab.txt")).save_pretrained(path)
+
+
+def tiny_processor(path: Path) -> None:
+    """SAM 3's image processor for a square of 64 pixels, and a CLIP tokenizer that knows single letters."""
+    letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    tokenizer = transformers.CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+    images = transformers.Sam3ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 32, "width": 32})
+    transformers.Sam3Processor(images, tokenizer).save_pretrained(path)
 
 
 def _detector(kind: str) -> Any:
@@ -66,6 +77,29 @@ def _sam2() -> Any:
     return transformers.Sam2Model(
         transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=masks)
     )
+
+
+def _sam3() -> Any:
+    torch.manual_seed(0)
+    vit = transformers.Sam3ViTConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8,
+        window_size=4, global_attn_indexes=[1], pretrain_image_size=32,
+    )  # fmt: skip
+    vision = transformers.Sam3VisionConfig(
+        backbone_config=vit, fpn_hidden_size=32, backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]]
+    )
+    text = transformers.CLIPTextConfig(
+        vocab_size=54, hidden_size=16, intermediate_size=16, projection_dim=8, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    layers = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    return transformers.Sam3Model(
+        transformers.Sam3Config(
+            vision_config=vision, text_config=text, geometry_encoder_config={**layers, "roi_size": 3},
+            detr_encoder_config=layers, detr_decoder_config={**layers, "num_queries": 6},
+            mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+        )
+    )  # fmt: skip
 
 
 def _mask2former() -> Any:
@@ -128,6 +162,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "mm_grounding_dino": lambda: _detector("MMGroundingDino"),
     "grounding_dino": lambda: _detector("GroundingDino"),
     "sam2": _sam2,
+    "sam3": _sam3,
     "mask2former": _mask2former,
     "maskformer": _maskformer,
     "eomt": _eomt,

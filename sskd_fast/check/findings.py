@@ -12,23 +12,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.derived import (
-    Limits,
-    crowded_crop,
-    natural_zoom,
-    resolve_views,
-)
 from sskd_fast.data.doctor import check_dataset, check_folders, check_images, without_known
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.formats.table import READERS
-from sskd_fast.data.inventory import Objects, count_objects, file_words, folder_words, objects_words
+from sskd_fast.data.inventory import Objects, file_words, folder_words, objects_words
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import FOLDER_FORMATS, ROOTS
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import group_count
 from sskd_fast.pseudo_labels import uncalibrated_warning
-from sskd_fast.settings import Config
+from sskd_fast.settings import derived_settings
 from sskd_fast.yaml_settings import load_config
 
 # What the folder of a whole data set holds, by its format.
@@ -64,7 +58,7 @@ class Checked:
     """Findings on a place.
 
     sets: figures of "labeled", "val" and "unlabeled", those that could be opened (`set_figures`).  derived: what a run
-    would take from the labelled images: "zoom", "crop" (height, width) and "queries"; empty if there are problems.
+    would take from its images: "zoom", "crop" (height, width) and "queries"; empty if there are problems.
     notes: lines on objects an image and the run's limits, and on what the files hold besides.
     """
 
@@ -165,14 +159,13 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
         checked.notes += folder_words(plain)
     if checked.problems or labeled is None:
         return checked
-    config = load_config([])
     if checked.attempt(lambda: group_count(labeled, place.group_key)) == 1:
         checked.warnings.append(uncalibrated_warning(labeled.name or str(labeled.images_dir), place.group_key or ""))
     if plain is not None:
         known = [source for source in (labeled, val) if source is not None]
         checked.attempt(lambda: without_known(plain, known, checked.warnings))
     if not checked.problems:
-        objects = _note_objects(checked, labeled, config)
+        objects = _note_derived(checked, labeled, val)
         checked.notes += file_words([s for s in sets.values() if s is not None], objects)
     return checked
 
@@ -197,17 +190,11 @@ def set_figures(source: ImageCollection) -> dict[str, Any]:
     return figures | {"instances": classes.total(), "crowd_regions": crowd, "empty_images": empty, "classes": counts}
 
 
-def _note_objects(checked: Checked, labeled: LabeledImages, config: Config) -> Objects:
-    """Notes what a run with these settings takes from its labelled images, and warns of limits that objects exceed;
-    returns the objects."""
-    zoom = config.data.zoom or natural_zoom(labeled)
-    views = resolve_views(config.views, labeled, zoom)
-    objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
-    limits = Limits.natural(
-        objects.counts, in_crop, queries=config.num_queries, detections=config.predict.max_detections,
-        labels=config.pseudo_labels.labels_limit,
-    )  # fmt: skip
-    checked.derived = {"zoom": zoom, "crop": views.size, "queries": limits.queries}
-    checked.warnings += limits.warnings(objects.counts, in_crop)
-    checked.notes.append(objects_words(objects, limits.detections, limits.queries))
-    return objects
+def _note_derived(checked: Checked, labeled: LabeledImages, val: LabeledImages | None) -> Objects:
+    """Notes what a run would take from its images, and warns of limits that objects exceed; the labelled objects."""
+    found = derived_settings(load_config([]), labeled, val)
+    limits = found.limits
+    checked.derived = {"zoom": found.zoom, "crop": found.views.size, "queries": limits.queries}
+    checked.warnings += found.warnings
+    checked.notes.append(objects_words(found.objects, limits.detections, limits.queries))
+    return found.objects["labelled"]

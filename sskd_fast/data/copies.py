@@ -1,22 +1,30 @@
-"""Image files of the same content, whatever their names."""
+"""Image files of the same content, whatever their names.
+
+Bytes are compared where nothing is decoded: as a run starts, and where splits are drawn.  Decoding every image for
+that would take as long as the check, which hashes the pixels of each image that it reads anyway.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sskd_fast.data.pixels import in_threads
+from sskd_fast.data.tars import file_size, open_file
 
 
 def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
     """Files of `second` with the bytes of a file of `first` -> that file; only files of equal size are read."""
     kept, asked = dict.fromkeys(first), dict.fromkeys(second)
     by_size = _by_size(kept)
-    candidates = [path for paths in _by_size(asked).values() for path in paths if os.path.getsize(path) in by_size]
-    sizes = {os.path.getsize(path) for path in candidates}
+    asked_by_size = _by_size(asked)
+    sizes = by_size.keys() & asked_by_size.keys()
+    candidates = [path for size in asked_by_size if size in sizes for path in asked_by_size[size]]
     twins = [path for size in sizes for path in by_size[size]]
     by_hash: dict[str, Path] = {}
     for digest, path in zip(in_threads(content_hash, twins), twins, strict=True):
@@ -33,15 +41,32 @@ def copies(paths: Iterable[Path]) -> dict[Path, Path]:
     return {path: first[digest] for path, digest in digests if first.setdefault(digest, path) != path}
 
 
+def pixel_hash(pixels: NDArray[np.uint8]) -> str:
+    """A hash of an image (H, W) or (H, W, 3) uint8; the same for grey pixels in one channel and in three."""
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def same_pixels(first: Mapping[Path, str], second: Mapping[Path, str]) -> dict[Path, Path]:
+    """Files of `second` with the pixels of a file of `first` -> that file.  first, second: path -> `pixel_hash`."""
+    by_hash: dict[str, Path] = {}
+    for path, digest in first.items():
+        by_hash.setdefault(digest, path)
+    return {path: by_hash[digest] for path, digest in second.items() if digest in by_hash}
+
+
 def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
-        if os.path.isfile(path):
-            found[os.path.getsize(path)].append(path)
+        if (size := file_size(path)) is not None:
+            found[size].append(path)
     return found
 
 
 def content_hash(path: Path) -> str:
     """The sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,14 +1,15 @@
-"""Zoom, crop, queries and detections of a run, taken from its labelled images if no setting says them."""
+"""Zoom, crop, queries and detections of a run, taken from its images if no setting says them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sskd_fast.data.embedded import SIZE
+from sskd_fast.data.inventory import Objects, count_objects
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views, ViewsConfig
@@ -18,43 +19,40 @@ OBJECT_PIXELS = 24.0
 MOST_QUERIES, MOST_DETECTIONS = 300, 2000
 
 
-def instance_areas(source: LabeledImages, limit: int = 100) -> list[float]:
-    """Mask areas in pixels of the first `limit` images' instances."""
-    sample = source.subset(source.image_ids[:limit])
-    return [float(a["area"]) for a in sample.ground_truth()["annotations"] if not a.get("iscrowd", 0)]
-
-
-def natural_zoom(source: LabeledImages) -> float:
-    """The factor that brings the median instance to at most 24 pixels across: what small nets and crops can take in."""
-    areas = instance_areas(source)
-    return min(1.0, OBJECT_PIXELS / math.sqrt(float(np.median(areas)))) if areas else 1.0
+def natural_zoom(objects: Objects) -> float:
+    """The factor that brings the median object to at most 24 pixels across: what small nets and crops can take in."""
+    return min(1.0, OBJECT_PIXELS / math.sqrt(float(np.median(objects.areas)))) if objects.areas else 1.0
 
 
 def resolve_views(config: ViewsConfig, source: ImageCollection, zoom: float) -> Views:
     """The views at this zoom; a crop size of 0 becomes the images' median shorter side, 64 to 128, a multiple of 32."""
     size = config.sides
     if not min(size):
-        sides = [min(source.size(i)) * zoom for i in range(min(len(source), 200))]
+        sides = [min(source.size(i)) * zoom for i in range(len(source))]
         side = int(np.clip(round(float(np.median(sides)) / 32) * 32, SIZE, 128))
         size = side, side
     return config.resolved(size, zoom)
 
 
-def natural_queries(in_crop: float) -> int:
-    """Queries for a crop: twice the instances of a crowded one (`crowded_crop`), between 16 and 300."""
-    return int(np.clip(math.ceil(2 * in_crop), 16, MOST_QUERIES))
+def crop_counts(source: LabeledImages, objects: Objects, views: Views, zoom: float) -> list[float]:
+    """Objects of a crop, for every image with objects: as many of the image's as the crop's share of its area."""
+    crop = math.prod(views.size)
+    shares = (1.0 if views.fit else crop / (math.prod(source.size(i)) * zoom**2) for i in range(len(source)))
+    return [count * min(1.0, share) for count, share in zip(objects.counts, shares, strict=True) if count]
 
 
-def crowded_crop(source: LabeledImages, views: Views, zoom: float) -> float:
-    """The 95th percentile of instances that fall into a crop, over the first 200 images."""
-    truth = source.subset(source.image_ids[:200]).ground_truth()
-    counts: dict[int, int] = {}
-    for annotation in truth["annotations"]:
-        counts[annotation["image_id"]] = counts.get(annotation["image_id"], 0) + 1
-    crop = views.size[0] * views.size[1]
-    shares = [1.0 if views.fit else min(1.0, crop / (r["height"] * r["width"] * zoom**2)) for r in truth["images"]]
-    expected = [counts.get(r["id"], 0) * s for r, s in zip(truth["images"], shares, strict=True)]
-    return float(np.percentile(expected, 95))
+def natural_queries(in_crop: Sequence[float]) -> int:
+    """Queries for crops with so many objects: twice those of a crowded one (`_crowded`), between 16 and 300."""
+    return int(np.clip(math.ceil(2 * _crowded(in_crop)), 16, MOST_QUERIES))
+
+
+def _roomy_queries(in_crop: Sequence[float]) -> int:
+    return math.ceil(max(2 * _crowded(in_crop), max(in_crop, default=0.0)))
+
+
+def _crowded(in_crop: Sequence[float]) -> float:
+    """The 95th percentile; 0 without a crop."""
+    return float(np.percentile(in_crop, 95)) if in_crop else 0.0
 
 
 def natural_detections(counts: Sequence[int]) -> int:
@@ -64,6 +62,25 @@ def natural_detections(counts: Sequence[int]) -> int:
 
 def _roomy_detections(counts: Sequence[int]) -> int:
     return max(50 * math.ceil(1.5 * max(counts, default=0) / 50), 100)
+
+
+def detections_warnings(objects: Mapping[str, Objects], detections: int) -> list[str]:
+    """A line for each set with an image of more objects than the detections that are kept, with the cure.
+
+    objects: of sets by the kind of their images, such as "labelled".
+    """
+    wanted = _roomy_detections([found.most for found in objects.values()])
+    tiles = ", or cut the images into tiles: merging takes time with its square" if wanted > MOST_DETECTIONS else ""
+    return [
+        f"{_shown(name, found)}, and {detections} detections of an image are kept: the other objects count as missed. "
+        f"Add --max-detections {wanted}{tiles}."
+        for name, found in objects.items()
+        if found.most > detections
+    ]
+
+
+def _shown(name: str, objects: Objects) -> str:
+    return f"{name} images show {objects.median:g} objects in the median and {objects.most} at most"
 
 
 @dataclass(frozen=True)
@@ -76,38 +93,78 @@ class Limits:
 
     @classmethod
     def natural(
-        cls, counts: Sequence[int], in_crop: float, *, queries: int, detections: int, labels: Callable[[int], int]
+        cls,
+        objects: Mapping[str, Objects],
+        in_crop: Mapping[str, Sequence[float]],
+        *,
+        queries: int,
+        detections: int,
+        labels: Callable[[int], int],
     ) -> Limits:
-        """Those of the settings (0: none), else from the objects of each image and of a crowded crop.
+        """Those of the settings (0: none), else from the objects of every set's images and of labelled crops.
 
         labels: from the detections of an image to the pseudo-labels of one.
         """
-        found = detections or natural_detections(counts)
-        return cls(queries or natural_queries(in_crop), found, labels(found))
+        found = detections or natural_detections([of_set.most for of_set in objects.values()])
+        return cls(queries or natural_queries(in_crop["labelled"]), found, labels(found))
 
-    def warnings(self, counts: Sequence[int], in_crop: float) -> list[str]:
+    def warnings(self, objects: Mapping[str, Objects], in_crop: Mapping[str, Sequence[float]]) -> list[str]:
         """The limits that objects exceed, with the flags that raise them.
 
-        counts: objects of each labelled image.  in_crop: objects of a crowded crop, see `crowded_crop`.
+        objects: of the "labelled" images, and of others by their kind.  in_crop: `crop_counts` of the same sets.
         """
-        most, median = max(counts, default=0), float(np.median(counts)) if counts else 0.0
-        there = f"labelled images show {median:g} objects in the median and {most} at most"
-        wanted = _roomy_detections(counts)
-        tiles = ", or cut the images into tiles: merging takes time with its square" if wanted > MOST_DETECTIONS else ""
-        found = []
-        if most > self.detections:
+        found, labeled = detections_warnings(objects, self.detections), objects["labelled"]
+        if labeled.most > self.labels:
             found.append(
-                f"{there}, and the run finds {self.detections} of an image: the others count as missed. Add "
-                f"--max-detections {wanted}{tiles}"
+                f"{_shown('labelled', labeled)}, and {self.labels} become pseudo-labels: the others are taught as "
+                f"background. Add pseudo_labels.max_per_image={_roomy_detections(labeled.counts)}."
             )
-        if most > self.labels:
-            found.append(
-                f"{there}, and {self.labels} become pseudo-labels: the others are taught as background. Add "
-                f"pseudo_labels.max_per_image={wanted}"
-            )
-        if in_crop > self.queries:
-            found.append(
-                f"about {in_crop:.0f} objects fall into a crowded crop, and it has {self.queries} queries, each for "
-                f"one object. Add --num-queries {math.ceil(2 * in_crop)}, or take a smaller --crop"
-            )
-        return [f"{text}." for text in found]
+        wanted = max(map(_roomy_queries, in_crop.values()))
+        for name, counts in in_crop.items():
+            if fuller := sum(count > self.queries for count in counts):
+                found.append(
+                    f"{fuller} of {len(objects[name].counts)} {name} images show more objects in a crop than its "
+                    f"{self.queries} queries can find, about {max(counts):.0f} in the fullest. Add --num-queries "
+                    f"{wanted}, or take a smaller --crop."
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Settings of a run, as they are given or as its images need them.
+
+    objects: of the "labelled" images, and of those for "validation" if there are any.  warnings: of given limits that
+    objects exceed.
+    """
+
+    zoom: float
+    views: Views
+    limits: Limits
+    objects: dict[str, Objects]
+    warnings: list[str]
+
+
+def derive(
+    labeled: LabeledImages,
+    val: LabeledImages | None,
+    views: ViewsConfig,
+    *,
+    zoom: float,
+    queries: int,
+    detections: int,
+    labels: Callable[[int], int],
+) -> Derived:
+    """Zoom, views and limits; what is 0 comes from all images, whatever their order.
+
+    Zoom, crop and queries come from labelled images alone.  Objects of validation images are counted too.  That leaks
+    nothing of them into training: their number only bounds how many detections and pseudo-labels an image keeps.
+    labels: see `Limits.natural`.  Raises DataError for a faulty mask.
+    """
+    sets = {"labelled": labeled} | ({} if val is None else {"validation": val})
+    objects = {name: count_objects(source) for name, source in sets.items()}
+    zoom = zoom or natural_zoom(objects["labelled"])
+    resolved = resolve_views(views, labeled, zoom)
+    in_crop = {name: crop_counts(source, objects[name], resolved, zoom) for name, source in sets.items()}
+    limits = Limits.natural(objects, in_crop, queries=queries, detections=detections, labels=labels)
+    return Derived(zoom, resolved, limits, objects, limits.warnings(objects, in_crop))

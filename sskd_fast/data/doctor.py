@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sskd_fast.data.copies import same_content
+from sskd_fast.data.copies import same_content, same_pixels
 from sskd_fast.data.errors import DataError, Findings, Problem, named
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.formats.coco import read_coco
@@ -45,8 +45,9 @@ def check_dataset(
     Problems: paths that do not exist, said before anything is read; malformed JSON or records; repeated image or
     category ids; missing image files, said before any image is decoded; unreadable or differently sized images;
     annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of another
-    size; a quarter of the masks or more outside of their images; no instance at all; validation images or groups that
-    are in the training set too; training classes that validation does not list.  Warnings: gaps in the category ids
+    size; a quarter of the masks or more outside of their images; masks that fit the stated boxes if written another
+    way; no instance at all; validation images, by bytes or by pixels, or groups that are in the training set too;
+    training classes that validation does not list.  Warnings: gaps in the category ids
     (they are mapped), classes without instances, most images without an object, masks without a pixel (they are
     dropped), objects and images that are there twice, stated areas and boxes far from the masks, repeated annotation
     ids, image files found under another spelling.  Passed checks with `decode` are remembered (see `check_key`).
@@ -117,7 +118,8 @@ def _check_together(
         if group_key is not None:
             _check_groups(train, validation, group_key, findings)
     if unlabeled is not None:
-        _check_unlabeled(Path(unlabeled), findings, decode)
+        plain = _check_unlabeled(Path(unlabeled), findings, decode)
+        _warn_of_resaved(plain, [train] if validation is None else [train, validation], findings)
     if findings.problems:
         raise DataError(findings.problems, findings.warnings)
     return findings.warnings
@@ -140,13 +142,18 @@ def _check_validation_classes(train: CheckedFile, validation: CheckedFile, findi
 
 
 def _check_overlap(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:
-    """Validation images that are training images: files of the same content, whatever their ids and names."""
+    """Validation images that are training images: files of the same bytes or pixels, whatever their ids and names."""
     twins = same_content(*([record.path for record in part.images.values()] for part in (train, validation)))
+    resaved = same_pixels(train.pixels, validation.pixels)
     cure = "Take it out of one of them: validation figures would be too good."
     for image_id, record in validation.images.items():
         if record.path in twins:
             found = f"{record.file_name} has the same content as the training image {twins[record.path]}"
-            findings.add(validation.file, f"image {image_id}", found, "no training image in the validation set", cure)
+        elif record.path in resaved:
+            found = f"{record.file_name} shows the pixels of the training image {resaved[record.path]}, in other bytes"
+        else:
+            continue
+        findings.add(validation.file, f"image {image_id}", found, "no training image in the validation set", cure)
 
 
 def without_known(plain: ImageCollection, known: Iterable[ImageCollection], warnings: list[str]) -> ImageCollection:
@@ -186,12 +193,26 @@ def _group_members(checked: CheckedFile, key: str) -> Mapping[str, list[int]]:
     return members
 
 
-def _check_unlabeled(folder: Path, findings: Findings, decode: bool) -> None:
+def _warn_of_resaved(plain: CheckedFile, known: Sequence[CheckedFile], findings: Findings) -> None:
+    """Warns of unlabelled images with the pixels, but not the bytes, of others: `without_known` leaves those out."""
+    pixels = {path: digest for part in known for path, digest in part.pixels.items()}
+    copies = same_content(pixels, plain.pixels)
+    resaved = {path: first for path, first in same_pixels(pixels, plain.pixels).items() if path not in copies}
+    if resaved:
+        copy, first = next(iter(resaved.items()))
+        findings.warnings.append(
+            f"{plain.file}: {len(resaved)} of {len(plain.images)} images show the pixels of labelled or validation "
+            f"images in files of other bytes ({copy.name} those of {first}): take them out of the unlabelled set."
+        )
+
+
+def _check_unlabeled(folder: Path, findings: Findings, decode: bool) -> CheckedFile:
+    checked = CheckedFile(folder)
     try:
         plain = ImageFolder(folder)
     except DataError as error:
         findings.problems.extend(error.problems)
-        return
-    checked = CheckedFile(folder)
+        return checked
     checked.images = {record.image_id: record for record in plain.records}
     check_image_files(checked, findings, decode)
+    return checked

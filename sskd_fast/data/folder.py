@@ -10,7 +10,7 @@ from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageCollection, ImageRec
 
 
 class ImageFolder(ImageCollection):
-    """Every image file below a folder, sorted by path, with ids 1..n; its instances are unknown (None).
+    """Every image below a folder, also in tar archives, sorted by path, with ids 1..n; instances are unknown (None).
 
     folder: searched recursively, see `list_images`; `listing` says what was not taken.  name: how the set is called in
     messages.
@@ -26,7 +26,7 @@ class ImageFolder(ImageCollection):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         folder = Path(folder)
-        self.listing = list_images(folder)
+        self.listing = list_images(folder, tars=True)
         if not self.listing.names:
             passed = f" ({self.listing.passed_words})" if self.listing.passed else ""
             found = f"no image file in the folder{passed}" if folder.is_dir() else "the folder does not exist"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sskd_fast.data.errors import named
 from sskd_fast.data.pixels import in_threads, is_picture, page_count
+from sskd_fast.data.tars import SUFFIX, member_names
 
 # Taken by their names alone, so that a damaged one is reported and not passed over.
 IMAGE_SUFFIXES = (
@@ -64,9 +65,10 @@ def _examples(reason: str, names: Sequence[str]) -> str:
     return named([f"{kind} {count}" for kind, count in often_first], 5)
 
 
-def list_images(folder: Path) -> Listing:
+def list_images(folder: Path, *, tars: bool = False) -> Listing:
     """The images below a folder, and what was not taken; nothing at all if there is no such folder.
 
+    tars: take the images in tar archives too; what else an archive holds is left out without a word.
     Hidden files and folders are left out.  Links are followed, to each folder and each file once.
     """
     passed: dict[str, list[str]] = defaultdict(list)
@@ -74,11 +76,17 @@ def list_images(folder: Path) -> Listing:
     taken = []
     for path, reason in zip(files, in_threads(reason_against, files), strict=True):
         name = path.relative_to(folder).as_posix()
-        if reason:
+        if tars and path.suffix == SUFFIX and (inside := _images_in(path)):
+            taken += [f"{name}/{member}" for member in inside]
+        elif reason:
             passed[reason].append(name)
         else:
             taken.append(name)
     return Listing(tuple(sorted(taken)), dict(passed))
+
+
+def _images_in(tar: Path) -> list[str]:
+    return [name for name in member_names(tar) if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def is_image(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,13 @@ class Objects:
     """The objects of labelled images.
 
     counts: of each image, without crowd regions and masks without a pixel.  empty_masks: masks without a pixel.
-    repeated: objects with the class and the mask of another one of the same image.
+    repeated: objects with the class and the mask of another one of the same image.  areas: pixels of every object.
     """
 
     counts: tuple[int, ...]
     empty_masks: int = 0
     repeated: int = 0
+    areas: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -39,43 +40,45 @@ class Objects:
 
 def count_objects(source: LabeledImages) -> Objects:
     """Counts the objects of every image; DataError for a faulty mask."""
-    counts, empty, repeated = [], 0, 0
+    counts, areas = list[int](), list[float]()
+    empty = repeated = 0
     for index in range(len(source)):
         annotations = source.annotations(index)
         single = [(a["category_id"], a["segmentation"]["counts"]) for a in annotations if not a["iscrowd"]]
         counts.append(len(single))
+        areas += [a["area"] for a in annotations if not a["iscrowd"]]
         empty += source.listed(index) - len(annotations)
         repeated += len(single) - len(set(single))
-    return Objects(tuple(counts), empty, repeated)
+    return Objects(tuple(counts), empty, repeated, tuple(areas))
 
 
 def inventory(
-    labeled: LabeledImages, objects: Objects, others: dict[str, ImageCollection], *, detections: int, queries: int
+    sets: Mapping[str, ImageCollection], objects: Mapping[str, Objects], *, detections: int, queries: int
 ) -> list[str]:
-    """The lines.  objects: of the labelled images.  others: further sets by what they are called.
+    """The lines.  sets: by the kind of their images, "labelled" ones first.  objects: of those that have labels.
 
     detections, queries: the most that the model finds on an image, and looks for in a crop.
     """
-    sources = [labeled, *others.values()]
-    classes = _counted(len(labeled.class_names), "class", "classes")
-    lines = [f"labelled images: {_set_words(objects)} of {classes}"]
+    classes = _counted(len(sets["labelled"].class_names), "class", "classes")
+    lines = [f"labelled images: {_set_words(objects['labelled'])} of {classes}"]
     lines.append(objects_words(objects, detections, queries))
-    for name, source in others.items():
-        of_set = f"{name} images: {len(source)}"
-        if isinstance(source, LabeledImages):
-            found = count_objects(source)
-            of_set = f"{name} images: {_set_words(found)}, {found.most} at most on one"
-        lines.append(of_set)
+    for name, source in list(sets.items())[1:]:
+        found = objects.get(name)
+        words = f"{len(source)}" if found is None else f"{_set_words(found)}, {found.most} at most on one"
+        lines.append(f"{name} images: {words}")
+    sources = list(sets.values())
     lines.append(_sizes_words([source.size(i) for source in sources for i in range(len(source))]))
     lines += [words for source in sources if isinstance(source, ImageFolder) for words in folder_words(source)]
-    return lines + file_words(sources, objects)
+    return lines + file_words(sources, objects["labelled"])
 
 
-def objects_words(objects: Objects, detections: int, queries: int) -> str:
-    """A line on the objects of an image and the most that a model finds."""
+def objects_words(objects: Mapping[str, Objects], detections: int, queries: int) -> str:
+    """A line on the objects of an image and the most that a model finds; objects: as for `inventory`."""
+    labeled, val = objects["labelled"], objects.get("validation")
+    more = f", {val.most} on a validation image" if val is not None and val.most > labeled.most else ""
     return (
-        f"objects on a labelled image: {objects.median:g} in the median, {objects.most} at most; the model finds up to "
-        f"{detections} (--max-detections) and looks for {queries} in each crop (--num-queries)"
+        f"objects on a labelled image: {labeled.median:g} in the median, {labeled.most} at most{more}; the model finds "
+        f"up to {detections} (--max-detections) and looks for {queries} in each crop (--num-queries)"
     )
 
 

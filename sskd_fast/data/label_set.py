@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sskd_fast.data.coco_records import coco_records
-from sskd_fast.data.copies import copies
+from sskd_fast.data.copies import copies, same_pixels
 from sskd_fast.data.errors import DataError, Findings, Problem
 from sskd_fast.data.formats.table import Reader
 from sskd_fast.data.image_files import image_records
@@ -84,11 +84,23 @@ def _similar(path: Path) -> str:
 
 
 def _warn_of_copies(checked: CheckedFile, findings: Findings) -> None:
-    """Warns of image files in one set that have the same content under different names."""
+    """Warns of image files in one set that have the same content, or the same pixels, under different names."""
     found = copies(record.path for record in checked.images.values())
     if found:
         copy, first = next(iter(found.items()))
         findings.warnings.append(
             f"{checked.file}: {len(found)} of {len(checked.images)} images have the content of another one "
             f"({copy.name} that of {first.name}): splits keep them on one side, but they count twice."
+        )
+    resaved = {
+        path: first
+        for path, first in same_pixels(checked.pixels, checked.pixels).items()
+        if path != first and path not in found
+    }
+    if resaved:
+        copy, first = next(iter(resaved.items()))
+        findings.warnings.append(
+            f"{checked.file}: {len(resaved)} of {len(checked.images)} images show the pixels of another one in a file "
+            f"of other bytes ({copy.name} those of {first.name}): they count twice, and splits may put them on both "
+            "sides. Remove the copies."
         )

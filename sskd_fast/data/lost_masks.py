@@ -57,7 +57,7 @@ def check_losses(file: Path, extents: Sequence[Extents], findings: Findings) -> 
     """Notes a problem if more than a quarter of the masks miss their images; True if so.
 
     A mask is lost without a pixel, if less than half of its polygons' box is in the image, or if all of its
-    coordinates lie between 0 and 1.  Fewer lost ones give a warning.
+    coordinates lie between 0 and 1.  Fewer lost ones give a warning, and so does a single one beside others.
     """
     drawn = [e for e in extents if e.box is not None]
     boxes = np.array([e.box for e in drawn], dtype=np.float64).reshape(-1, 4)
@@ -66,7 +66,7 @@ def check_losses(file: Path, extents: Sequence[Extents], findings: Findings) -> 
     without = sum(e.area == 0 for e in extents if e.box is None)
     missed = _lost(boxes, sides) | np.array([e.area == 0 for e in drawn], dtype=np.bool_)
     lost = without + int(missed.sum())
-    if lost > 1 and lost > LOST_SHARE * len(extents):
+    if lost > LOST_SHARE * len(extents) and (lost > 1 or lost == len(extents)):
         found = f"{lost} of {len(extents)} masks have no pixel or lie mostly outside of their images"
         cause, cure = _FLAT if len(drawn) and flat.all() else _guess(boxes[~flat], sides[~flat])
         findings.add(file, "annotations", f"{found}{cause}", f"less than {LOST_SHARE:.0%}", cure)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pycocotools.mask as coco_mask
 
-from sskd_fast import scalars
 from sskd_fast.data.coco_records import annotation_item
 from sskd_fast.data.errors import Findings, named
 from sskd_fast.data.lost_masks import Extents, check_losses
 from sskd_fast.data.masks import check_count
 from sskd_fast.data.record_checks import CheckedFile
 from sskd_fast.data.repeated_masks import Drawn, warn_of_repeated
+from sskd_fast.data.stated_fields import Stated, check_stated
 from sskd_fast.rle import MaskError, encode_segmentation
-from sskd_fast.scalars import ScalarError
 
-# A stated area is far off from this factor on, a stated box below this IoU; both beyond a few pixels.
-_AREA_FACTOR, _BOX_IOU, _PIXELS = 2.0, 0.5, 4
 # Sound data sets have few crowd regions; from this share on, a tool may have marked single objects as such.
 _CROWD_SHARE = 0.25
 
@@ -34,7 +31,7 @@ class _Masks:
     crowds: int = 0
     extents: list[Extents] = field(default_factory=list)
     empty: list[object] = field(default_factory=list)
-    misstated: list[str] = field(default_factory=list)
+    stated: list[Stated] = field(default_factory=list)
     ringed: list[str] = field(default_factory=list)
 
 
@@ -42,7 +39,8 @@ def check_annotations(checked: CheckedFile, findings: Findings) -> None:
     """Checks the mask of every annotation, and all of them together.
 
     Problems: more annotations on an image than training can tell apart; masks that cannot be decoded; a large share of
-    masks without a pixel or outside of their images; no instance at all.  Warnings: masks dropped, objects labelled
+    masks without a pixel or outside of their images; masks that fit the stated boxes if written another way; no
+    instance at all.  Warnings: masks dropped, objects labelled
     twice, holes that are filled, many crowd regions, stated areas and boxes far from the mask, images and classes
     without objects, missing and repeated annotation ids.
     """
@@ -64,7 +62,7 @@ def check_annotations(checked: CheckedFile, findings: Findings) -> None:
         said = f"{len(masks.empty)} masks have no pixel and are dropped (annotations {named(masks.empty)})"
         findings.warnings.append(f"{checked.file}: {said}.")
     _warn_of_ids(checked, findings)
-    _warn_of_fields(checked, masks, findings)
+    check_stated(checked.file, masks.stated, findings)
     _warn_of_crowds(checked, masks, findings)
     _warn_of_rings(checked, masks, findings)
     warn_of_repeated(checked.file, masks.objects.values(), findings)
@@ -99,40 +97,7 @@ def _take(annotation: Mapping[str, Any], encoded: dict[str, Any], checked: Check
         masks.objects[annotation["image_id"]].append(Drawn(annotation_item(annotation), category_id, encoded))
     if masks.extents[-1].ringed:
         masks.ringed.append(annotation_item(annotation))
-    if said := _misstated(annotation, area, coco_mask.toBbox(encoded).tolist()):
-        masks.misstated.append(f"{annotation_item(annotation)}: {said}")
-
-
-def _misstated(annotation: Mapping[str, Any], area: int, box: Sequence[float]) -> str | None:
-    """A stated area or box that is far from those of the mask, in words."""
-    stated = annotation.get("area")
-    if stated is not None:
-        try:
-            value = scalars.number(stated)
-        except ScalarError:
-            return f"an area of {scalars.shown(stated)}, the mask has {area} pixels"
-        if not area / _AREA_FACTOR <= value <= area * _AREA_FACTOR and abs(value - area) > _PIXELS:
-            return f"an area of {value:g}, the mask has {area} pixels"
-    stated = annotation.get("bbox")
-    if not stated:
-        return None
-    try:
-        x, y, width, height = (scalars.number(value) for value in stated)
-    except (ScalarError, TypeError, ValueError):
-        return f"a box of {str(stated)[:60]}, the mask has {box}"
-    across = min(x + width, box[0] + box[2]) - max(x, box[0])
-    down = min(y + height, box[1] + box[3]) - max(y, box[1])
-    shared = max(across, 0.0) * max(down, 0.0)
-    union = max(width, 0.0) * max(height, 0.0) + box[2] * box[3] - shared
-    return f"a box of {stated}, the mask has {box}" if shared < _BOX_IOU * union and union - shared > _PIXELS else None
-
-
-def _warn_of_fields(checked: CheckedFile, masks: _Masks, findings: Findings) -> None:
-    if masks.misstated:
-        findings.warnings.append(
-            f"{checked.file}: {len(masks.misstated)} of {len(masks.extents)} annotations state an area or a box far "
-            f"from their mask ({masks.misstated[0]}): they are not used, the mask says both."
-        )
+    masks.stated.append(Stated.of(annotation, encoded, area))
 
 
 def _warn_of_ids(checked: CheckedFile, findings: Findings) -> None:

@@ -13,13 +13,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sskd_fast import _env
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
 from sskd_fast.data.orientation import DECODING_ERRORS, as_shown, is_turned, stored_size
+from sskd_fast.data.tars import open_file
 from sskd_fast.files import encoded, write_atomically
+from sskd_fast.scalars import LARGEST_IMAGE
 
 MISSING_IMAGE = "the image file does not exist"
 # 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
@@ -79,9 +81,24 @@ class ByteBudgetCache(Generic[Value]):
         return {"budget": self.budget, "nbytes": 0, "_values": OrderedDict()}
 
 
-def _unreadable(path: Path, cause: str) -> DataError:
-    cure = "Replace the file, or leave the image out."
+_REPLACE = "Replace the file, or leave the image out."
+
+
+def _unreadable(path: Path, cause: str, cure: str = _REPLACE) -> DataError:
     return DataError([Problem(path, "", cause, "a readable image", cure)])
+
+
+def _no_image(path: Path) -> tuple[str, str]:
+    """What a file is that Pillow takes for no image, in words, and the cure."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start:
+        return "it is empty", _REPLACE
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "it is a pointer of Git LFS", "Fetch the images with `git lfs pull`."
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page", "Download the image again: the server answered with a page, perhaps of an error."
+    return "its content is of no known image format", _REPLACE
 
 
 class _AnySize:
@@ -114,13 +131,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
     limit = pixel_limit()
     try:
         # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
-        with any_size, path.open("rb") as file, Image.open(file) as image:
+        with any_size, open_file(path) as file, Image.open(file) as image:
             _check_pixels(path, image, limit)
             yield image
     except DataError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _unreadable(path, MISSING_IMAGE) from None
+    except UnidentifiedImageError as error:
+        cause, cure = _no_image(path)
+        raise _unreadable(path, f"the image file cannot be read ({cause})", cure) from error
     except DECODING_ERRORS as error:
         raise _unreadable(path, f"the image file cannot be read ({error})") from error
 
@@ -141,6 +161,8 @@ def _check_pixels(path: Path, image: Image.Image, limit: int) -> None:
         cure = (
             f"Raise the limit, data.max_pixels={pixels} of a run, --max-pixels of predict or SSKD_FAST_MAX_PIXELS "
             "elsewhere, if there are 8 bytes of memory for each of them; or cut the image into parts."
+            if pixels <= LARGEST_IMAGE
+            else f"Cut the image into tiles: masks of more than {LARGEST_IMAGE:,} pixels cannot be written."
         )
         raise DataError([Problem(path, "", found, f"at most {limit:,}", cure)])
 
@@ -157,7 +179,7 @@ def is_picture(path: Path, formats: list[str]) -> bool:
 def page_count(path: Path) -> int:
     """Pages or frames of an image file, of which `read_pixels` takes the first; 1 if it cannot be read."""
     try:
-        with any_size, Image.open(path) as image:
+        with any_size, open_file(path) as file, Image.open(file) as image:
             return int(getattr(image, "n_frames", 1))
     except DECODING_ERRORS:
         return 1

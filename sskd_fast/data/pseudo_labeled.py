@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.masks import MaskLayers, pack_layers
@@ -26,23 +26,52 @@ def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:
     return plain
 
 
-class PseudoLabeled(ImageCollection):
-    """The images of `base` with the instances of a COCO results list and their scores; labels of `base` are not seen.
+class LabelsByImage(Protocol):
+    """Labels that are looked up image by image, so that they need not all be in memory."""
 
-    results: [{"image_id", "category_id", "segmentation": RLE, "score"}, ...]; one with "iscrowd": 1 is an unsure
-    region, neither object nor background; results of images outside `base` are ignored, images without a result have no
-    instance.  category_ids: class index -> COCO id of the results.  class_names: their names, by default those of
-    `base`.  Raises DataError for an unknown category, and for a mask of another size when it is read.
+    @property
+    def categories(self) -> Collection[int]:
+        """The COCO ids of the categories that occur."""
+        ...
+
+    def of_image(self, image_id: int) -> Sequence[Mapping[str, Any]]:
+        """The COCO results of an image."""
+        ...
+
+
+class ListedLabels:
+    """A COCO results list as labels by image; an image without a result has none."""
+
+    def __init__(self, results: Sequence[Mapping[str, Any]]) -> None:
+        self.categories = {int(result["category_id"]) for result in results}
+        self._results: dict[int, list[Mapping[str, Any]]] = {}
+        for result in results:
+            self._results.setdefault(result["image_id"], []).append(result)
+
+    def of_image(self, image_id: int) -> Sequence[Mapping[str, Any]]:
+        """The results of an image, in the order of the list."""
+        return self._results.get(image_id, ())
+
+
+class PseudoLabeled(ImageCollection):
+    """The images of `base` with instances and scores of pseudo-labels; labels of `base` are not seen.
+
+    labels: a COCO results list [{"image_id", "category_id", "segmentation": RLE, "score"}, ...], or labels by image,
+    read when an image is.  One with "iscrowd": 1 is an unsure region, neither object nor background; results of images
+    outside `base` are ignored.  category_ids: class index -> COCO id of the labels.  class_names: their names, by
+    default those of `base`.  weighted: labels keep their scores, which weigh them in training; else all have score 1.
+    Raises DataError for an unknown category, and for a mask of another size when it is read.
     """
 
     def __init__(
         self,
         base: ImageCollection,
-        results: Sequence[Mapping[str, Any]],
+        labels: Sequence[Mapping[str, Any]] | LabelsByImage,
         category_ids: Sequence[int],
         *,
         class_names: Sequence[str] | None = None,
         name: str = "",
+        weighted: bool = True,
     ) -> None:
         super().__init__(
             base.records,
@@ -55,14 +84,12 @@ class PseudoLabeled(ImageCollection):
         self.pixel_cache, self.decoded = base.pixel_cache, base.decoded
         self.mask_cache = ByteBudgetCache(base.mask_cache.budget)
         self._class_of = {category_id: index for index, category_id in enumerate(self.category_ids)}
-        self._results: dict[int, list[Mapping[str, Any]]] = {record.image_id: [] for record in self.records}
-        unknown = sorted({result["category_id"] for result in results} - self._class_of.keys())
+        self._labels: LabelsByImage = ListedLabels(labels) if isinstance(labels, Sequence) else labels
+        self._weighted = weighted
+        unknown = sorted(set(self._labels.categories) - self._class_of.keys())
         if unknown:
             found, expected = f"results of the categories {unknown}", f"only {self.category_ids}"
             raise DataError([Problem(self._place(), "pseudo-labels", found, expected, "Label the images anew.")])
-        for result in results:
-            if result["image_id"] in self._results:
-                self._results[result["image_id"]].append(result)
 
     def _place(self) -> str:
         return self.name or str(self.images_dir)
@@ -74,7 +101,7 @@ class PseudoLabeled(ImageCollection):
     def _decode(self, index: int) -> MaskLayers:
         image_id = self.records[index].image_id
         height, width = self.size(index)
-        results = self._results[image_id]
+        results = self._labels.of_image(image_id)
         try:
             encoded = [encode_segmentation(result["segmentation"], height, width) for result in results]
         except MaskError as error:
@@ -83,6 +110,6 @@ class PseudoLabeled(ImageCollection):
             )
             raise DataError([problem]) from error
         labels = [self._class_of[result["category_id"]] for result in results]
-        scores = [float(result["score"]) for result in results]
+        scores = [float(result["score"]) if self._weighted else 1.0 for result in results]
         crowd = [bool(result.get("iscrowd", 0)) for result in results]
         return pack_layers(encoded, labels, scores, crowd, height, width)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from sskd_fast.data.classes import spelling_variants
 from sskd_fast.data.coco_records import CocoRecords
+from sskd_fast.data.copies import pixel_hash
 from sskd_fast.data.errors import DataError, Findings, Problem, named
 from sskd_fast.data.pixels import image_size, in_threads, read_pixels
 from sskd_fast.data.source import ImageRecord
@@ -20,7 +21,7 @@ class CheckedFile:
     """Labels as the checks know them.
 
     images: by id.  sizes: image id -> (height, width) that its masks are measured against.  class_names: in the order
-    of the ids.  coco: the records, of a COCO file.
+    of the ids.  coco: the records, of a COCO file.  pixels: path -> `pixel_hash` of the images that were read whole.
     """
 
     file: Path
@@ -28,6 +29,7 @@ class CheckedFile:
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
     coco: CocoRecords | None = None
+    pixels: dict[Path, str] = field(default_factory=dict)
 
 
 def check_classes(checked: CheckedFile, class_names: Sequence[str] | None, findings: Findings) -> None:
@@ -52,10 +54,11 @@ def check_classes(checked: CheckedFile, class_names: Sequence[str] | None, findi
 
 
 def check_image_files(checked: CheckedFile, findings: Findings, decode: bool) -> None:
-    """Opens every image that is no problem yet; fills `checked.sizes`.
+    """Opens every image that is no problem yet; fills `checked.sizes` and, with `decode`, `checked.pixels`.
 
     decode: reads the image whole.  A progress bar shows on a terminal.
     """
+    hashes: dict[Path, str] = {}
     known = {problem.file for problem in findings.problems}
     there = [record for record in checked.images.values() if record.path not in known]
     with tqdm(total=len(there), desc=f"checking images of {checked.file.name}", disable=None, leave=False) as bar:
@@ -63,8 +66,9 @@ def check_image_files(checked: CheckedFile, findings: Findings, decode: bool) ->
         def examine(record: ImageRecord) -> tuple[int, int] | list[Problem]:
             try:
                 if decode:
-                    height, width = read_pixels(record.path, record.size).shape[:2]
-                    return height, width
+                    pixels = read_pixels(record.path, record.size)
+                    hashes[record.path] = pixel_hash(pixels)
+                    return pixels.shape[0], pixels.shape[1]
                 return image_size(record.path, record.size)
             except DataError as error:
                 return [replace(problem, item=f"image {record.image_id}") for problem in error.problems]
@@ -72,6 +76,7 @@ def check_image_files(checked: CheckedFile, findings: Findings, decode: bool) ->
                 bar.update()
 
         outcomes = in_threads(examine, there)
+    checked.pixels.update((record.path, hashes[record.path]) for record in there if record.path in hashes)
     for record, outcome in zip(there, outcomes, strict=True):
         stated = record.size
         if isinstance(outcome, list):

@@ -14,10 +14,12 @@ from sskd_fast.files import write_json
 
 
 def check_key(contents: Iterable[object], files: Iterable[Path], options: object) -> str:
-    """The name of a check: a hash of labels by content, of image files by size and time, of options and of the code.
+    """The name of a check: a hash of labels by content, of image files by size and times, of options and of the code.
 
     Labels are small, and tools write them anew with the same content or keep an old time.  Images would have to be read
-    whole, which is what a remembered check saves; what changes one changes its size or time.
+    whole, which is what a remembered check saves.  Their inode and the time of their last change (`st_ctime`) tell even
+    of a tool that sets the old time of writing again.  A disk that loses bytes by itself is not seen, nor a change on a
+    file system without these; a move or a new link only makes the check run again.
     """
     digest = hashlib.sha256(_code().encode())
     for value in (options, *contents):
@@ -25,9 +27,8 @@ def check_key(contents: Iterable[object], files: Iterable[Path], options: object
     for path in files:
         try:
             status = path.stat()
-            digest.update(
-                f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-            )
+            seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            digest.update(f"{path.resolve()} {seen}\n".encode("utf-8", "surrogateescape"))
         except OSError:
             digest.update(f"{path} is missing\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -36,6 +36,7 @@ class Exported(Segmenter):
             description.stride,
             description.multiple,
         )
+        self.independent_classes = description.independent_classes
         self.device_mark = nn.Parameter(torch.empty(0), requires_grad=False)  # prediction asks a parameter where it is
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

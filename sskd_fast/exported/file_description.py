@@ -36,7 +36,7 @@ class FileDescription:
     checkpoint: what the checkpoint says that it was exported from.  parameters: how many the network has.
     stride: pixels a cell of the masks.  multiple, smallest: sides of images are multiples of `multiple` and at least
     `smallest`.  size: the only (H, W) that the network takes, none = any.  precision: see `export_onnx`,
-    `export_openvino`.
+    `export_openvino`.  independent_classes: see `Segmenter`.
     """
 
     checkpoint: Description
@@ -46,6 +46,7 @@ class FileDescription:
     smallest: int
     size: tuple[int, ...] = ()
     precision: Precision = "fp32"
+    independent_classes: bool = False
 
     @classmethod
     def of(cls, model: Segmenter, checkpoint: Description) -> Self:
@@ -57,8 +58,9 @@ class FileDescription:
         if model.config.kind in REFUSED and not traceable:
             raise ExportError(f"model.kind: {model.config.kind!r} {REFUSED[model.config.kind]}")
         description = cls(
-            checkpoint, model.parameter_count(), float(model.stride), model.max_stride, smallest_side(model)
-        )
+            checkpoint, model.parameter_count(), float(model.stride), model.max_stride, smallest_side(model),
+            independent_classes=model.independent_classes,
+        )  # fmt: skip
         description.check_size(checkpoint.inference.tile)
         return description
 
@@ -99,6 +101,7 @@ class FileDescription:
 
 REFUSED = {
     "grounded_sam": "asks a detector in words and segments its boxes, which is no single network: export the student",
+    "sam3": "asks for every class in words, which is no single network: export the student that learned from it",
     "universal": "is a model of transformers that torch.export does not trace: export the student that learned from it",
     "results": "is a file of predictions without a network: export the student that learned from them",
 }

@@ -94,7 +94,7 @@ def match(
     cost = (costs.classes * classes + costs.mask * entropy + costs.dice * dice).cpu().numpy()
     if not (np.isfinite(cost).all() and bool(torch.isfinite(mask_logits.sum()))):
         raise FloatingPointError("matching: mask or class logits are not finite; lower train.lr or raise train.warmup")
-    counts = targets.present.sum(1).tolist()
+    counts = targets.present.cpu().numpy().sum(1)
     assigned = torch.full(targets.labels.shape, -1, dtype=torch.int64)
     for i, count in enumerate(counts):
         queries, instances = linear_sum_assignment(cost[i, :, :count])

@@ -32,8 +32,9 @@ class SetLossConfig:
     all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
     crops).  no_object_by_score: an image's queries without an object count as much as its instances do on average, so
     that a teacher's doubt about what it found holds for what it did not find.  box_weight, overlap_weight: of L1 and
-    generalised IoU of boxes, of models that predict some (DETR's).  dense: of models with dense queries, which take
-    none of the others.
+    generalised IoU of boxes, of models that predict some (DETR's).  trained_boxes: of a promptable model, instances an
+    image that are drawn at every step to learn masks from, 0 = all; the losses of its own are those of every instance.
+    dense: of models with dense queries, which take none of the others.
     """
 
     class_weight: float = 2.0
@@ -49,6 +50,7 @@ class SetLossConfig:
     importance: float = 0.75
     normalizer: Literal["area", "pixels"] = "area"
     no_object_by_score: bool = False
+    trained_boxes: int = 32
     dense: DenseLossConfig = field(default_factory=DenseLossConfig)
 
 
@@ -73,6 +75,7 @@ class SetLoss:
     blur.  semi_masks: factor of the terms of masks and boxes, for labels that tell what and where an object
     is better than how far it reaches.  joint: the joint batch, over which the terms are means: a class term by the
     summed weight of its queries, masks and boxes by that of the instances, the heat by the number of instances.
+    seed: of the draw of `trained_boxes`.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
@@ -87,9 +90,11 @@ class SetLoss:
         label_pool: int = 1,
         semi_masks: float = 1.0,
         joint: JointBatch = WHOLE,
+        seed: int = 0,
     ) -> SetLossOutput:
         if predictions.promptable:
-            return self._answered(predictions, instances, valid, label_pool, semi_masks, joint)
+            drawn = drawn_instances(instances, self.config.trained_boxes, seed)
+            return self._answered(predictions, instances, drawn, valid, label_pool, semi_masks, joint)
         if predictions.dense is not None:
             return self._dense(predictions.dense, instances, valid, semi_masks, joint)
         config = self.config
@@ -128,23 +133,27 @@ class SetLoss:
         return SetLossOutput(config.class_weight * parts["class"] + semi_masks * masks, parts, matched, 0.0)
 
     def _answered(
-        self, predictions: Predictions, instances: list[Instances], valid: Tensor, label_pool: int, semi_masks: float,
-        joint: JointBatch,
+        self, predictions: Predictions, instances: list[Instances], drawn: list[Tensor], valid: Tensor,
+        label_pool: int, semi_masks: float, joint: JointBatch,
     ) -> SetLossOutput:  # fmt: skip
-        """The loss of a promptable model: the mask of every instance's box, and the model's own terms."""
+        """The loss of a promptable model: the masks of the drawn instances, and the model's own terms."""
         config, device = self.config, valid.device
         boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
-        answers = predictions.answer(boxes, labels, joint.total)
+        weights, masked = [i.scores.to(device) for i in instances], [index.to(device) for index in drawn]
+        answers = predictions.answer(boxes, labels, weights, valid, masked, joint.total)
         masks = pooled(answers.mask_logits, label_pool)
-        targets = pad_targets(instances, valid, pooled_size(answers.mask_logits, label_pool))
+        learned = [i.select(index) for i, index in zip(instances, drawn, strict=True)]
+        targets = pad_targets(learned, valid, pooled_size(answers.mask_logits, label_pool))
         count = targets.present.shape[1]
-        assigned = torch.where(targets.present, torch.arange(count, device=device), -1)
+        found = targets.present if answers.found is None else answers.found
+        assigned = torch.where(found, torch.arange(count, device=device), -1)
         logits, pixels, seen = self._places(masks, targets)
         parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets, joint)
         loss = semi_masks * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
         for term in answers.terms.values():
             loss = loss + term
-        return SetLossOutput(loss, parts | answers.terms, loss.new_ones(()), 0.0)
+        matched = (assigned >= 0).sum() / targets.present.sum().clamp(min=1)
+        return SetLossOutput(loss, parts | answers.terms, matched, 0.0)
 
     def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets, joint: JointBatch) -> SetLossOutput:
         config = self.config
@@ -223,6 +232,16 @@ def inside_everywhere(mask_logits: Tensor, valid: Tensor) -> Tensor:
     are least sure.  mask_logits (B, K, h, w), valid (B, h, w)."""
     prob = mask_logits.sigmoid().flatten(2)
     return lies_inside((prob @ valid.flatten(1).unsqueeze(2)).squeeze(2), prob.sum(-1), prob.shape[-1])
+
+
+def drawn_instances(instances: list[Instances], count: int, seed: int) -> list[Tensor]:
+    """Ascending indices of at most `count` instances an image, drawn without replacement; 0 takes all."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for record in instances:
+        order = torch.randperm(len(record), generator=generator)
+        drawn.append((order[:count] if count else order).sort().values)
+    return drawn
 
 
 def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 from sskd_fast.models.dense import DenseSegmenter
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.sam3 import Sam3
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.models.universal import UniversalSegmenter
 
@@ -16,6 +17,12 @@ from sskd_fast.models.universal import UniversalSegmenter
 OWN: dict[str, type[MaskTransformer] | type[DenseSegmenter]] = {
     "mask_transformer": MaskTransformer,
     "dense": DenseSegmenter,
+}
+# Models of transformers.
+FOUNDATION: dict[str, type[GroundedSam] | type[Sam3] | type[UniversalSegmenter]] = {
+    "grounded_sam": GroundedSam,
+    "sam3": Sam3,
+    "universal": UniversalSegmenter,
 }
 
 
@@ -42,5 +49,4 @@ def build_segmenter(
         )
 
         return ResultsFile(config)
-    kind = GroundedSam if config.kind == "grounded_sam" else UniversalSegmenter
-    return kind(config, class_names, weights=weights, architecture=architecture)
+    return FOUNDATION[config.kind](config, class_names, weights=weights, architecture=architecture)

@@ -21,6 +21,7 @@ from sskd_fast.files import write_atomically
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.class_heads import rows_for
 from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.licences import Ancestor, ancestors_of, distinct
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.typed_settings import ConfigError, build
 
@@ -55,7 +56,8 @@ class Description:
 
     model: the architecture, with the mean and standard deviation of its input.  class_names, category_ids: by class
     index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: whether images are stretched
-    by percentiles first (`data.intensity`).  origins: licences and sources.  version: of sskd_fast that wrote it.
+    by percentiles first (`data.intensity`).  origins: licences and sources as stated.  ancestors: models that it was
+    made from, with their licences as far as they are known.  version: of sskd_fast that wrote it.
     figures: on validation images, such as "ap" and "ap50" in percent.  facts: stage, steps, seconds, seed.
     architecture: of models of transformers, so that neither their files nor a network are needed.
     """
@@ -66,6 +68,7 @@ class Description:
     inference: InferenceConfig
     stretch: bool = False
     origins: Origins = Origins()
+    ancestors: tuple[Ancestor, ...] = ()
     version: str = __version__
     figures: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -84,9 +87,11 @@ _NEEDED = ("model", "class_names", "category_ids", "inference", "stretch")
 
 
 def save_checkpoint(path: Path, model: Segmenter, description: Description) -> None:
-    """Writes the weights and their description (safetensors), whole or not at all."""
+    """Writes the weights and their description (safetensors), whole or not at all; the model's own ancestors are added
+    to the description's."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct_tensors(model).items()}
     own: dict[str, Any] = {"model": _with_input_statistics(model), "architecture": model.architecture()}
+    own["ancestors"] = distinct((*ancestors_of(model.config), *description.ancestors))
     metadata = _metadata(dataclasses.replace(description, **own))
     write_atomically(path, lambda partial: _save(tensors, partial, metadata))
 

@@ -1,4 +1,4 @@
-"""Class scores that are independent of one another, in the form that losses and prediction share: with no-object.
+"""Class scores that are independent of one another, in the form that losses and prediction share, and back.
 
 Shape letters: C classes.
 """
@@ -20,3 +20,14 @@ def with_no_object(scores_logits: Tensor) -> Tensor:
     best, scores = logits.amax(-1, keepdim=True), F.logsigmoid(logits)
     shares = scores - scores.logsumexp(-1, keepdim=True)
     return torch.cat([F.logsigmoid(best) + shares, F.logsigmoid(-best)], -1)
+
+
+def independent_scores(class_logits: Tensor) -> Tensor:
+    """Logits of `with_no_object` (..., C+1), up to a constant -> the probabilities p (..., C) that they were made of.
+
+    The scores of a prediction: a class keeps its own whatever others there are, where its share of one would fall with
+    their number.
+    """
+    found = class_logits.log_softmax(-1)
+    classes = found[..., :-1]
+    return -torch.expm1(found[..., -1:]) * (classes - classes.amax(-1, keepdim=True)).exp()

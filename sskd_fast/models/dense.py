@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size
 from sskd_fast.models.pixel_decoder import separable
 from sskd_fast.models.pyramid import PyramidSegmenter
@@ -26,11 +27,11 @@ PRIOR_LOGIT = -4.6
 class DenseSegmenter(PyramidSegmenter):
     """Backbone + feature pyramid + dense head.  Its K queries are the best-scored local maxima of all cells' scores.
 
-    A cell's class logits are those of independent sigmoids; beside a no-object logit of 0, softmax gives the same
-    scores for one class, and lets several classes share a cell's score.
+    A cell's class scores are independent of one another.
     """
 
     class_tensors = ("head.classes.weight", "head.classes.bias")
+    independent_classes = True
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__(config)
@@ -46,7 +47,7 @@ class DenseSegmenter(PyramidSegmenter):
         image = torch.arange(len(cells), device=cells.device).repeat_interleave(cells.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # training reads `dense` instead
             masks = maps.masks(image, cells.flatten()).unflatten(0, cells.shape)
-        return Predictions(masks, F.pad(classes, (0, 1)), self.embedded(levels).float(), dense=maps)
+        return Predictions(masks, with_no_object(classes), self.embedded(levels).float(), dense=maps)
 
 
 class DenseHead(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import JointTotal, own_total
 
@@ -102,7 +103,7 @@ class Detections:
 
     def best(self, count: int) -> Detections:
         """The `count` detections of each image that are likeliest some class, without what the loss needs."""
-        scores = self.class_logits[..., :-1].amax(-1)
+        scores = -self.class_logits[..., -1]  # rises with the likeliest class's own probability
         index = scores.topk(min(count, scores.shape[1]), dim=1).indices.unsqueeze(-1)
         boxes, logits = (t.gather(1, index.expand(-1, -1, t.shape[-1])) for t in (self.boxes, self.class_logits))
         return Detections(boxes, logits, [])
@@ -157,18 +158,14 @@ class Detector(nn.Module):
         return Detections(torch.cat(boxes, 1), torch.cat(logits, 1), raw)
 
     def _class_logits(self, token_logits: Tensor, prompt: Prompt) -> Tensor:
-        """(B, Q, T') -> (B, Q, C+1).
-
-        The tokens' probabilities are independent of one another; with log-odds for the classes and 0 for no object,
-        the softmax is the law of "which class, given that there is at most one".
-        """
+        """(B, Q, T') -> (B, Q, C+1) of `with_no_object`: classes have probabilities of their own, means over tokens."""
         spans = prompt.spans.to(token_logits.device)
         probs = token_logits[..., : spans.shape[1]].float().sigmoid()
         # Sums, not a matrix product: autocast would round that to bfloat16, in which sure classes become 1.
         given = torch.stack([(probs * row).sum(-1) for row in spans], -1).clamp(_SURE, 1 - _SURE).logit()
-        logits = given.new_full((*given.shape[:2], self.classes + 1), _NOT_ASKED)
-        logits[..., prompt.classes], logits[..., -1] = given, 0.0
-        return logits
+        logits = given.new_full((*given.shape[:2], self.classes), _NOT_ASKED)
+        logits[..., prompt.classes] = given
+        return with_no_object(logits)
 
     def loss(
         self, detections: Detections, boxes: Sequence[Tensor], labels: Sequence[Tensor], total: JointTotal = own_total

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sskd_fast.models import pretrained
 from sskd_fast.models.detector import Detections, Detector, Prompt, build_prompts
@@ -29,6 +30,8 @@ from sskd_fast.models.segmenter import (
 
 # Boxes of an image that the mask decoder takes at once: it repeats the image's features for each of them.
 _BOXES_AT_ONCE = 32
+# The same if all that it computes for them is there for the backward pass.
+_BOXES_COMPUTED_AGAIN = 8
 
 
 @dataclass
@@ -56,11 +59,21 @@ class GroundedPredictions(Predictions):
             maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
         )  # fmt: skip
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], total: JointTotal = own_total) -> Answers:
-        """SAM 2's mask in every given box, and the detector's own loss against boxes and labels."""
+    def answer(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+        valid: Tensor | None = None,
+        masked: Sequence[Tensor] | None = None,
+        total: JointTotal = own_total,
+    ) -> Answers:
+        """SAM 2's mask in every box that is to have one, and the detector's own loss against boxes and labels, which
+        knows neither weights nor pixels that do not count."""
         assert self.model is not None and self.detections is not None
-        count = max(1, *(len(b) for b in boxes))
-        padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in boxes])
+        asked = boxes if masked is None else [b[index] for b, index in zip(boxes, masked, strict=True)]
+        count = max(1, *(len(b) for b in asked))
+        padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in asked])
         masks = self.model.masks_in(self.maps, padded)
         return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels, total)})
 
@@ -74,6 +87,7 @@ class GroundedSam(Segmenter):
 
     backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
     reusable_parts = ()
+    independent_classes = True
     mean: Tensor
     std: Tensor
     stride = 4.0
@@ -89,11 +103,7 @@ class GroundedSam(Segmenter):
         super().__init__()
         self.config = config
         foundation = config.foundation
-        texts = foundation.prompts or class_names
-        if len(texts) != len(class_names):
-            raise pretrained.FoundationError(
-                f"foundation.prompts: found {len(texts)} texts for {len(class_names)} classes, expected one for each"
-            )
+        texts = pretrained.prompt_texts(foundation, class_names)
         weights = weights and foundation.pretrained
         detector = pretrained.load(
             "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector",
@@ -154,10 +164,18 @@ class GroundedSam(Segmenter):
         )
 
     def masks_in(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """SAM 2's features and boxes (B, G, 4), x0 y0 x1 y1 as shares of the image -> mask logits (B, G, h, w)."""
-        masks = []
-        for part in (boxes * self.side).split(_BOXES_AT_ONCE, dim=1):
-            with self.autocast():
-                out = self.sam(image_embeddings=list(maps), input_boxes=part, multimask_output=False)
-            masks.append(out.pred_masks.squeeze(2).float())
-        return torch.cat(masks, 1)
+        """SAM 2's features and boxes (B, G, 4), x0 y0 x1 y1 as shares of the image -> mask logits (B, G, h, w).
+
+        In training, `gradient_checkpointing` computes the masks of a few boxes at a time again.
+        """
+        again = self.config.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        parts = (boxes * self.side).split(_BOXES_COMPUTED_AGAIN if again else _BOXES_AT_ONCE, dim=1)
+        if again:
+            return torch.cat([checkpoint(self._masks_in, part, *maps, use_reentrant=False) for part in parts], 1)
+        return torch.cat([self._masks_in(part, *maps) for part in parts], 1)
+
+    def _masks_in(self, boxes: Tensor, *maps: Tensor) -> Tensor:
+        with self.autocast():
+            out = self.sam(image_embeddings=list(maps), input_boxes=boxes, multimask_output=False)
+        masks: Tensor = out.pred_masks.squeeze(2).float()
+        return masks

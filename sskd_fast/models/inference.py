@@ -197,7 +197,7 @@ def _read_tiles(
 ) -> None:  # fmt: skip
     batch = torch.stack(tiles).to(device, torch.float32) / 255
     predictions = model(batch)
-    probs = predictions.class_logits.softmax(-1)[..., :-1]
+    probs = model.class_probs(predictions)
     for row, (index, top, left) in enumerate(places):
         height = min(config.tile[0], images[index].shape[1] - top)
         width = min(config.tile[1], images[index].shape[2] - left)

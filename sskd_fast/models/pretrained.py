@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.licences import licence_of
+from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
 
 INSTALL = "pip install 'sskd_fast[models]'"
 
@@ -26,7 +29,9 @@ def transformers() -> Any:
     try:
         import transformers as package
     except ImportError as error:
-        raise FoundationError(f"models of kind grounded_sam and universal need transformers: {INSTALL}") from error
+        raise FoundationError(
+            f"models of kind grounded_sam, sam3 and universal need transformers: {INSTALL}"
+        ) from error
     return package
 
 
@@ -38,17 +43,23 @@ def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Ma
     messages.  architectures: what `architecture` gave, by setting; nothing else is needed then.
     Raises FoundationError where the model cannot be had.
     """
-    model = getattr(transformers(), kind)
+    package = transformers()
+    model = getattr(package, kind, None)
+    if model is None:
+        raise FoundationError(
+            f"{setting}: transformers {package.__version__} has no {kind}, expected 5.0 or later: "
+            "pip install -U 'transformers>=5'"
+        )
     with _explained(name, setting), _quiet():
         if weights:
             return model.from_pretrained(name, dtype=torch.float32)
         if architectures and setting in architectures:
             written = architectures[setting]
-            config = transformers().AutoConfig.for_model(**written)
+            config = package.AutoConfig.for_model(**written)
         elif _known(name):
             config = ARCHITECTURES[name]()
         else:
-            config = (getattr(model, "config_class", None) or transformers().AutoConfig).from_pretrained(name)
+            config = (getattr(model, "config_class", None) or package.AutoConfig).from_pretrained(name)
         return model.from_config(config) if hasattr(model, "from_config") else model(config)
 
 
@@ -142,8 +153,29 @@ def _explained(name: str, setting: str) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FoundationError(
             f"{setting}: {name!r} cannot be loaded ({first}); give a folder that save_pretrained wrote, or a name of "
-            "the Hugging Face hub on a machine that reaches it (or has it in its cache)"
+            f"the Hugging Face hub on a machine that reaches it (or has it in its cache){_gate(name)}"
         ) from error
+
+
+def _gate(name: str) -> str:
+    """The way to weights that the hub gives only to those who have accepted their licence; "" for all others."""
+    licence = licence_of(name)
+    if not licence.gated:
+        return ""
+    return (
+        f"; it is gated: accept the {licence.licence} on {licence.source} and log in (hf auth login, or HF_TOKEN), or "
+        "take kind: grounded_sam, which is not"
+    )
+
+
+def prompt_texts(foundation: FoundationConfig, class_names: Sequence[str]) -> Sequence[str]:
+    """The texts that classes are asked for by, in their order.  Raises FoundationError if there is not one for each."""
+    texts = foundation.prompts or class_names
+    if len(texts) != len(class_names):
+        raise FoundationError(
+            f"foundation.prompts: found {len(texts)} texts for {len(class_names)} classes, expected one for each"
+        )
+    return texts
 
 
 @contextmanager
@@ -188,19 +220,39 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
 
 
 def checkpoint_layers(model: nn.Module) -> int:
-    """Marks the innermost layers that transformers can compute again in the backward pass; returns how many."""
-    from torch.utils.checkpoint import checkpoint
+    """Has the innermost repeated layers computed again in the backward pass; returns how many.
 
-    kind: Any = transformers().modeling_layers.GradientCheckpointingLayer
-
-    def again(function: Any, *args: Any) -> Any:
-        return checkpoint(function, *args, use_reentrant=False)
-
-    found = [m for m in model.modules() if isinstance(m, kind)]
-    innermost: list[Any] = [m for m in found if not any(isinstance(x, kind) for x in m.modules() if x is not m)]
+    These are layers that transformers can compute again and, apart from them, modules of several that are alike in a
+    list: an encoder's or a decoder's layers, say.  Random numbers are drawn again as they were.
+    """
+    own: Any = transformers().modeling_layers.GradientCheckpointingLayer
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    repeated = {x for alike in lists if len(alike) > 1 and len({type(x) for x in alike}) == 1 for x in alike}
+    layers = {m for m in model.modules() if isinstance(m, own) or (m in repeated and len(list(m.children())))}
+    innermost = [m for m in model.modules() if m in layers and layers.isdisjoint(list(m.modules())[1:])]
     for layer in innermost:
-        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
+        if isinstance(layer, own):
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, _again
+        else:
+            kind: Any = type(layer)
+            layer.__class__ = _computed_again(kind)
     return len(innermost)
+
+
+def _again(function: Any, *args: Any, **named: Any) -> Any:
+    return checkpoint(function, *args, use_reentrant=False, **named)
+
+
+@cache
+def _computed_again(kind: Any) -> Any:
+    """The class with a forward pass that is computed again: a class, so that copies of a layer run their own."""
+
+    def forward(self: nn.Module, *args: Any, **named: Any) -> Any:
+        of_kind = partial(kind.forward, self)
+        again = self.training and torch.is_grad_enabled()
+        return _again(of_kind, *args, **named) if again else of_kind(*args, **named)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "gradient_checkpointing": True})
 
 
 def _mm_grounding_dino_large() -> Any:
@@ -224,8 +276,14 @@ def _sam2_hiera_large() -> Any:
     return package.Sam2Config(vision_config=vision)
 
 
+def _sam3() -> Any:
+    """The defaults of the configuration are those of the one published size."""
+    return transformers().Sam3Config()
+
+
 ARCHITECTURES = {
     "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg": _mm_grounding_dino_large,
     "openmmlab-community/mm_grounding_dino_large_all": _mm_grounding_dino_large,
     "facebook/sam2.1-hiera-large": _sam2_hiera_large,
+    "facebook/sam3": _sam3,
 }

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sskd_fast.models.class_scores import independent_scores
 from sskd_fast.models.dense_maps import DenseMaps
 
 # What nearly all published models were trained with.
@@ -23,19 +24,22 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class FoundationConfig:
     """Models of transformers, by hub name or by a folder that `save_pretrained` wrote, and how they are adapted.
 
-    detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  universal: of kind "universal": any
-    model that segments by queries (Mask2Former, MaskFormer, EoMT, RF-DETR).  results: of kind "results", or to
-    warm-start from: a COCO results file, or several.  source_key: a field of its results that names the class they were
-    seen as, where a model with other classes made them; source_classes: its values that are taken, none = the choice
-    with the highest AP on the labelled images.
+    detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  sam3: of kind "sam3": a SAM 3.
+    universal: of kind "universal": any model that segments by queries (Mask2Former, MaskFormer, EoMT, RF-DETR).
+    results: of kind "results", or to warm-start from: a COCO results file, or several.  source_key: a field of its
+    results that names the class they were seen as, where a model with other classes made them; source_classes: its
+    values that are taken, none = the choice with the highest AP on the labelled images.
     pretrained: False for the architecture with random weights.  detector_side: the shorter side in pixels that crops
-    are resized to for the detector, 0 = as they are.  prompts: what to ask the detector for, one text a class in the
-    order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank beside
-    frozen ones.
+    are resized to for the detector, 0 = as they are.  prompts: what to ask the detector or SAM 3 for, one text a class
+    in the order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank
+    beside frozen ones.
+    Of SAM 3 alone: prompts_at_once: pairs of an image and a class that are decoded at a time, which bounds the memory.
+    train_text: trains the text encoder, too; frozen, it reads the prompts once.
     """
 
     detector: str = "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg"
     masks: str = "facebook/sam2.1-hiera-large"
+    sam3: str = "facebook/sam3"
     universal: str = "facebook/mask2former-swin-large-coco-instance"
     results: str | tuple[str, ...] = ""
     source_key: str = ""
@@ -44,8 +48,12 @@ class FoundationConfig:
     detector_side: int = 0
     prompts: tuple[str, ...] = ()
     lora_rank: int = 0
+    prompts_at_once: int = 8
+    train_text: bool = False
 
     def __post_init__(self) -> None:
+        if self.prompts_at_once < 1:
+            raise ValueError(f"prompts_at_once={self.prompts_at_once}: expected at least 1")
         if self.source_classes and not self.source_key:
             raise ValueError(
                 f"source_classes={list(self.source_classes)}: name the field of the results that has them (source_key)"
@@ -61,8 +69,8 @@ class FoundationConfig:
 class ModelConfig:
     """The settings that a model is built by.
 
-    kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "universal",
-    "results".
+    kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "sam3",
+    "universal", "results".
     warm_start: "results" first fits the model to the predictions in `foundation.results`, of a teacher that cannot be
     trained itself, and takes the fitted model for the pretrained one.
     precision: what the networks compute in; parameters and losses stay in float32.  float16 is for GPUs, and scales the
@@ -81,7 +89,7 @@ class ModelConfig:
     queries attend to one another.
     """
 
-    kind: Literal["mask_transformer", "dense", "grounded_sam", "universal", "results"] = "mask_transformer"
+    kind: Literal["mask_transformer", "dense", "grounded_sam", "sam3", "universal", "results"] = "mask_transformer"
     warm_start: Literal["", "results"] = ""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
@@ -136,13 +144,15 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 @dataclass
 class Answers:
-    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box.
+    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box that was asked for.
 
     terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
+    found (B, G) bool: instances that it has an answer for; None = all.
     """
 
     mask_logits: Tensor
     terms: dict[str, Tensor]
+    found: Tensor | None = None
 
 
 @dataclass
@@ -175,9 +185,22 @@ class Predictions:
         """The predictions in float32 or wider."""
         return self._map(at_least_float32)
 
-    def answer(self, boxes: Sequence[Tensor], labels: Sequence[Tensor], total: JointTotal = own_total) -> Answers:
+    def answer(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+        valid: Tensor | None = None,
+        masked: Sequence[Tensor] | None = None,
+        total: JointTotal = own_total,
+    ) -> Answers:
         """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
-        labels (n,).  total: sums of the joint batch, by which the losses are means."""
+        labels (n,).
+
+        weights: of the instances (n,), None = 1 each.  valid (B, H, W) bool: pixels that count, None = all.  masked:
+        indices (G,) of an image's instances that get masks, None = all; the losses are those of all instances.
+        total: sums of the joint batch, by which the losses are means.
+        """
         raise NotImplementedError
 
     def _map(self, change: Any) -> Predictions:
@@ -203,7 +226,8 @@ class Segmenter(nn.Module):
     config: what it was built from.  stride: pixels of a crop that a cell of the masks covers.  max_stride: sides of the
     images must be multiples of it.  backbone_parts: prefixes of the parameters that came pretrained and learn slowly.
     reusable_parts: prefixes of what a student keeps of foundation weights.  class_tensors: tensors with a row a class,
-    and then maybe one for no-object.
+    and then maybe one for no-object.  independent_classes: class scores are independent of one another, and the class
+    logits are those of `with_no_object`.
     """
 
     config: ModelConfig
@@ -212,6 +236,7 @@ class Segmenter(nn.Module):
     backbone_parts: tuple[str, ...] = ("backbone.",)
     reusable_parts: tuple[str, ...] = ("backbone.", "pixel_decoder.")
     class_tensors: tuple[str, ...] = ()
+    independent_classes: bool = False
 
     def encode(self, images: Tensor) -> Any:
         """images (B, 3, H, W) in [0, 1] -> what `decode` and `embed` take."""
@@ -228,6 +253,12 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """images (B, 3, H, W) in [0, 1] -> Predictions."""
         return self.decode(self.encode(images))
+
+    def class_probs(self, predictions: Predictions) -> Tensor:
+        """The probability of each class (B, K, C), by which predictions are scored."""
+        if self.independent_classes:
+            return independent_scores(predictions.class_logits)
+        return predictions.class_logits.softmax(-1)[..., :-1]
 
     def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]] | None:
         """COCO results that the model has without looking at the image; None where it must look."""

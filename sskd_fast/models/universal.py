@@ -69,6 +69,7 @@ class UniversalSegmenter(Segmenter):
         heads.put_in(self.model)
         self.class_tensors = tuple(f"model.{name}" for name in heads.tensors)
         self.no_object = heads.no_object
+        self.independent_classes = not heads.no_object
         self.class_logits = len(class_names) + heads.no_object
 
     def architecture(self) -> dict[str, Any]:

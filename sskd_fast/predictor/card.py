@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from sskd_fast.models.checkpoint import Description, Origin, Origins
+from sskd_fast.models.checkpoint import Description
 from sskd_fast.report import table_text, verdict_words
 
 # Licences that the hub knows by these names; any other, or several, are "other".
@@ -33,11 +33,11 @@ def card_text(description: Description, name: str = "OWNER/NAME") -> str:
     }  # fmt: skip
     stage = str(d.facts.get("stage", "model")).replace("_", " ")
     sections = [
-        f"---\n{yaml.safe_dump(header | _licence(d.origins), sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(header | _licence(d), sort_keys=False)}---",
         f"# Instance segmentation: {', '.join(d.class_names)}",
         f"The {stage} of a run of sskd_fast {d.version}.",
         f"## Figures\n\n{_figures(d)}",
-        f"## Made from\n\n{_origins(d)}",
+        f"## Made from\n\n{_made_from(d)}",
         f"## Use\n\n{_USE.format(name=name)}\n\n{_inference(d)}",
     ]
     text = "\n\n".join(sections) + "\n\n"
@@ -56,9 +56,11 @@ def is_own_card(path: Path) -> bool:
     return bool(mark) and mark + rest == _mark(text)
 
 
-def _licence(origins: Origins) -> dict[str, str]:
-    """The hub's licence fields: one licence if all parts have it, nothing if none is stated."""
+def _licence(description: Description) -> dict[str, str]:
+    """The hub's licence fields: one licence if all parts have it, nothing if none is stated or known."""
+    origins = description.origins
     licences = {origin.licence.lower() for origin in (origins.teacher, origins.backbone, origins.data)}
+    licences |= {ancestor.licence.lower() for ancestor in description.ancestors}
     if licences == {""}:
         return {}
     if len(licences) == 1 and licences <= _KNOWN:
@@ -81,12 +83,16 @@ def _figures(description: Description) -> str:
     )
 
 
-def _origins(description: Description) -> str:
-    def line(title: str, origin: Origin) -> str:
-        return f"| {title} | {origin.licence or 'not stated'} | {origin.source or 'not stated'} |"
+def _made_from(description: Description) -> str:
+    def line(title: str, licence: str, source: str) -> str:
+        return f"| {title} | {licence or 'not stated'} | {source or 'not stated'} |"
 
     o = description.origins
-    rows = [line("teacher", o.teacher), line("backbone", o.backbone), line("data", o.data)]
+    stated = (("teacher", o.teacher), ("backbone", o.backbone), ("data", o.data))
+    rows = [line(title, origin.licence, origin.source) for title, origin in stated]
+    for ancestor in description.ancestors:
+        gated = " (gated: to be accepted first)" if ancestor.gated else ""
+        rows.append(line(ancestor.title, ancestor.licence + gated, ancestor.source))
     return "\n".join(["| | licence | source |", "|---|---|---|", *rows])
 
 

@@ -6,14 +6,15 @@ Predictions and labels travel as a COCO results list, ground truth as a COCO ins
 from __future__ import annotations
 
 from sskd_fast.pseudo_labels.cache import cache_key, label_images, read_labels
-from sskd_fast.pseudo_labels.select import select_labels
+from sskd_fast.pseudo_labels.select import Selection, select_labels
 from sskd_fast.pseudo_labels.settings import PseudoLabelConfig
-from sskd_fast.pseudo_labels.statistics import LabelStatistics, label_statistics
+from sskd_fast.pseudo_labels.statistics import LabelStatistics, label_statistics, statistics_by_image
 from sskd_fast.pseudo_labels.thresholds import calibrate_thresholds, equally_many, uncalibrated_warning
 
 __all__ = [
     "LabelStatistics",
     "PseudoLabelConfig",
+    "Selection",
     "cache_key",
     "calibrate_thresholds",
     "equally_many",
@@ -21,5 +22,6 @@ __all__ = [
     "label_statistics",
     "read_labels",
     "select_labels",
+    "statistics_by_image",
     "uncalibrated_warning",
 ]

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sskd_fast.mask_matching import by_image, mask_nms
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The choice of labels among a teacher's predictions, which is made image by image.
+
+    sure_from: category id -> score from which a prediction is a label.  unsure_from: score from which it is an unsure
+    region, at most that of `sure_from`; None for no such regions.  nms_iou, max_per_image: see `select_labels`.
+    """
+
+    sure_from: Mapping[int, float]
+    unsure_from: Mapping[int, float] | None
+    nms_iou: float
+    max_per_image: int
+
+    def objects(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The predictions of any score; of several on one object the best-scored, and no more than the limit."""
+        return select_labels(predictions, 0.0, nms_iou=self.nms_iou, max_per_image=self.max_per_image)
+
+    def labels(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Sure labels with "iscrowd": 0, by image, and then unsure regions with "iscrowd": 1."""
+        limits: Any = {"nms_iou": self.nms_iou, "max_per_image": self.max_per_image}
+        labels = [r | {"iscrowd": 0} for r in select_labels(predictions, self.sure_from, **limits)]
+        if self.unsure_from is None:
+            return labels
+        every = select_labels(predictions, self.unsure_from, **limits)
+        return labels + [r | {"iscrowd": 1} for r in every if r["score"] < self.sure_from[r["category_id"]]]
 
 
 def select_labels(

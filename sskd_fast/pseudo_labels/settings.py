@@ -23,7 +23,8 @@ class PseudoLabelConfig:
     class's own when its threshold is found, for rare classes.  max_per_image: labels of an image, 0 = 300 or as many as
     there are detections.  truth: train on the hidden true labels of the unlabelled
     images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
-    upper bound of what labels, however good, can give with the other settings.
+    upper bound of what labels, however good, can give with the other settings.  shard: images whose labels are one
+    Parquet file, read when an image is, for sets whose labels do not fit into memory; 0 = one JSON file for all.
     """
 
     teacher: Labeller = "adapted_teacher"
@@ -40,6 +41,7 @@ class PseudoLabelConfig:
     max_per_image: int = 0
     weigh_by_score: bool = True
     truth: bool = False
+    shard: int = 0
 
     def labels_limit(self, detections: int) -> int:
         """Labels of an image at most, for so many detections."""
@@ -52,3 +54,5 @@ class PseudoLabelConfig:
             raise ValueError(f"fold_steps: expected a share in (0, 1], such as 0.5, found {self.fold_steps}")
         if not self.shrink >= 0:
             raise ValueError(f"shrink: expected a number of results, 0 for none, found {self.shrink}")
+        if self.shard < 0:
+            raise ValueError(f"shard: expected images a file, such as 10000, or 0 for one file, found {self.shard}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sskd_fast.mask_matching import match_results
+from sskd_fast.mask_matching import by_image, match_results
 
 NEARLY_ALL_EMPTY = 0.9
 
@@ -56,48 +56,78 @@ def label_statistics(
 
     Raises ValueError if image_ids is empty, or if a label is on an image or of a category that is not given.
     """
+    return statistics_by_image(by_image(results).items(), image_ids, categories, hidden_truth, thresholds=thresholds)
+
+
+def statistics_by_image(
+    labels: Iterable[tuple[int, Sequence[dict[str, Any]]]],
+    image_ids: Sequence[int],
+    categories: Mapping[int, str],
+    hidden_truth: dict[str, Any] | None = None,
+    *,
+    thresholds: Mapping[int, float] | None = None,
+) -> LabelStatistics:
+    """The same of (image id, its pseudo-labels) pairs, an image at a time; images without labels may be left out."""
     if not image_ids:
         raise ValueError("image_ids is empty: there is no unlabelled image to count labels on")
-    counts = Counter({int(image_id): 0 for image_id in image_ids})
+    known, images_with = set(image_ids), Counter[int]()
     by_class = {name: 0 for name in categories.values()}
-    for result in results:
-        if result["image_id"] not in counts:
-            raise ValueError(f"a label is on image {result['image_id']}, which is not among the {len(counts)} given")
-        if result["category_id"] not in categories:
-            raise ValueError(f"a label has category {result['category_id']}, expected one of {sorted(categories)}")
-        counts[int(result["image_id"])] += 1
-        by_class[categories[int(result["category_id"])]] += 1
-    images_with = Counter(counts.values())
-    empty_share = images_with[0] / len(counts)
+    score, truth = 0.0, None if hidden_truth is None else _Truth(hidden_truth, known)
+    for image_id, results in labels:
+        if image_id not in known:
+            raise ValueError(f"a label is on image {image_id}, which is not among the {len(known)} given")
+        for result in results:
+            if result["category_id"] not in categories:
+                raise ValueError(f"a label has category {result['category_id']}, expected one of {sorted(categories)}")
+            by_class[categories[int(result["category_id"])]] += 1
+            score += float(result["score"])
+        images_with[len(results)] += 1
+        if truth is not None:
+            truth.add(image_id, results)
+    images_with[0] += len(known) - images_with.total()
+    count, empty_share = sum(by_class.values()), images_with[0] / len(known)
     return LabelStatistics(
-        images=len(counts),
-        labels=len(results),
-        labels_per_image=len(results) / len(counts),
-        images_with=[images_with[number] for number in range(max(images_with) + 1)],
+        images=len(known),
+        labels=count,
+        labels_per_image=count / len(known),
+        images_with=[images_with[number] for number in range(max(n for n in images_with if images_with[n]) + 1)],
         by_class=by_class,
         empty_share=empty_share,
-        mean_score=sum(float(r["score"]) for r in results) / max(1, len(results)),
+        mean_score=score / max(1, count),
         thresholds={categories[category]: score for category, score in (thresholds or {}).items()},
-        warnings=_warnings(len(results), len(counts), empty_share, by_class),
-        **({} if hidden_truth is None else _against_truth(results, hidden_truth, set(counts))),
+        warnings=_warnings(count, len(known), empty_share, by_class),
+        **({} if truth is None else truth.shares()),
     )
 
 
-def _against_truth(
-    results: Sequence[dict[str, Any]], truth: dict[str, Any], image_ids: set[int]
-) -> dict[str, float | None]:
-    """Precision, recall, class accuracy and mean IoU at IoU 0.5; None for a share of nothing."""
-    right = [m for m in match_results(results, truth, iou=0.5, class_aware=True) if not m.ignored]
-    found = [m for m in match_results(results, truth, iou=0.5, class_aware=False) if m.annotation is not None]
-    matched = sum(m.annotation is not None for m in right)
-    wanted = sum(a["image_id"] in image_ids and not a.get("iscrowd", 0) for a in truth["annotations"])
-    same_class = sum(m.annotation is not None and m.annotation["category_id"] == m.result["category_id"] for m in found)
-    return {
-        "precision": matched / len(right) if right else None,
-        "recall": matched / wanted if wanted else None,
-        "class_accuracy": same_class / len(found) if found else None,
-        "mean_iou": sum(m.iou for m in found) / len(found) if found else None,
-    }
+class _Truth:
+    """Labels held against hidden ground truth at IoU 0.5, an image at a time."""
+
+    def __init__(self, truth: dict[str, Any], image_ids: set[int]) -> None:
+        self.wanted = sum(a["image_id"] in image_ids and not a.get("iscrowd", 0) for a in truth["annotations"])
+        self._annotations, self._images = by_image(truth["annotations"]), {r["id"]: r for r in truth["images"]}
+        self.labels = self.right = self.same_class = self.found = 0
+        self.iou = 0.0
+
+    def add(self, image_id: int, results: Sequence[dict[str, Any]]) -> None:
+        """Counts the labels of an image.  Raises ValueError if the ground truth does not have it."""
+        images = [self._images[image_id]] if image_id in self._images else []
+        own = {"images": images, "annotations": self._annotations.get(image_id, [])}
+        right = [m for m in match_results(results, own, iou=0.5, class_aware=True) if not m.ignored]
+        self.labels, self.right = self.labels + len(right), self.right + sum(m.annotation is not None for m in right)
+        for match in match_results(results, own, iou=0.5, class_aware=False):
+            if match.annotation is not None:
+                self.found, self.iou = self.found + 1, self.iou + match.iou
+                self.same_class += match.annotation["category_id"] == match.result["category_id"]
+
+    def shares(self) -> dict[str, float | None]:
+        """Precision, recall, class accuracy and mean IoU; None for a share of nothing."""
+        return {
+            "precision": self.right / self.labels if self.labels else None,
+            "recall": self.right / self.wanted if self.wanted else None,
+            "class_accuracy": self.same_class / self.found if self.found else None,
+            "mean_iou": self.iou / self.found if self.found else None,
+        }
 
 
 def _warnings(labels: int, images: int, empty_share: float, by_class: Mapping[str, int]) -> list[str]:

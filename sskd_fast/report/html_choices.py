@@ -11,7 +11,7 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.method import title_of
 from sskd_fast.report.label_choices import FATES, Choice, Fate, by_class, label_choices, score_histogram
 from sskd_fast.report.label_pictures import COLORS, MOST_REFUSED, LabelPicture, LabelRow, label_rows
-from sskd_fast.report.run_folder import RunFolder
+from sskd_fast.report.run_folder import RunFolder, cache_path
 from sskd_fast.report.score_histogram import histogram_chart
 from sskd_fast.report.unlabeled_images import unlabeled_images
 from sskd_fast.rle import MaskError
@@ -44,19 +44,24 @@ def _choices(run: RunFolder, teacher: str, record: Mapping[str, Any]) -> list[Ch
     """The fate of each prediction of a teacher, or a sentence that says why it is not known."""
     if not record.get("thresholds"):
         return "its labels are the hidden true ones, so no prediction was kept or refused."
-    for folder in ("cache", "pseudo_labels"):
-        file = run.path / folder / f"{teacher}.json"
+    if record.get("shards"):
+        place = f"{record['shards']} shards in pseudo_labels/{teacher}/"
+        return f"its labels are in {place}; what was not sure enough has not been kept, and no picture is drawn."
+    predictions = cache_path(run.path, teacher, "unlabeled")
+    for file in (predictions, run.path / "pseudo_labels" / f"{teacher}.json"):
+        name = file.relative_to(run.path)
         if not file.exists():
-            return f"{folder}/{file.name} has been deleted, so the refused predictions are not known any more."
+            return f"{name} has been deleted, so the refused predictions are not known any more."
         if file.stat().st_size > MOST_BYTES:
             size = f"{file.stat().st_size / 2**20:.0f} MB"
-            return f"{folder}/{file.name} has {size}; predictions are shown from files of up to {MOST_BYTES >> 20} MB."
+            return f"{name} has {size}; predictions are shown from files of up to {MOST_BYTES >> 20} MB."
     raw, labels = run.teacher_predictions(teacher), run.teacher_labels(teacher)
     names = {int(c["id"]): str(c["name"]) for c in (run.ground_truth or {}).get("categories", [])}
     try:
         choices = label_choices(raw, labels, names, record["thresholds"])
     except ValueError as error:
-        return f"cache/{teacher}.json is not what its labels were chosen from ({error}); run its next stage again."
+        name = predictions.relative_to(run.path)
+        return f"{name} is not what its labels were chosen from ({error}); run its next stage again."
     return choices
 
 

@@ -48,13 +48,18 @@ class RunFolder:
 
     def teacher_predictions(self, teacher: str) -> list[dict[str, Any]]:
         """All predictions of a teacher on the unlabelled images, from cache/; empty if they are not kept."""
-        return list((_read_json(self.path / "cache" / f"{teacher}.json", dict) or {}).get("results", []))
+        return list((_read_json(cache_path(self.path, teacher, "unlabeled"), dict) or {}).get("results", []))
 
     def teacher_labels(self, teacher: str) -> list[dict[str, Any]]:
         """The predictions of a teacher that became labels or, with "iscrowd": 1, unsure regions; empty if not kept."""
         content = _read_json(self.path / "pseudo_labels" / f"{teacher}.json", (dict, list)) or []
         # Earlier versions wrote the bare list.
         return list(content["annotations"] if isinstance(content, dict) else content)
+
+
+def cache_path(folder: Path, model: str, images: str) -> Path:
+    """The file of all predictions of a teacher or fold model on the "labeled" or the "unlabeled" images of a run."""
+    return folder / "cache" / images / f"{model}.json"
 
 
 def read_run(path: Path, *, predictions: bool = True) -> RunFolder:

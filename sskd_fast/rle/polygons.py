@@ -16,10 +16,13 @@ import pycocotools.mask as coco_mask
 from numpy.typing import NDArray
 
 from sskd_fast.rle.errors import MaskError
+from sskd_fast.rle.runs import union_of
 from sskd_fast.scalars import LARGEST_SIDE, is_number, shown
 
 # Pixels of outline that one object may have; more would take gigabytes to draw.
 LONGEST_OUTLINE = 4_000_000
+# Pairs of an edge and a point that are compared at once.
+_AT_ONCE = 1 << 18
 _NO_BOX = "Annotate masks: boxes alone cannot train instance segmentation."
 _WRITE = "Write the polygons as a list of flat lists, [[x1, y1, x2, y2, ...], ...], in pixels."
 
@@ -37,8 +40,7 @@ def drawn_polygons(polygons: Sequence[Any], height: int, width: int) -> dict[str
         found = f"polygons with an outline of {outline:.0f} pixels"
         raise MaskError(found, f"at most {LONGEST_OUTLINE}", "Annotate the object again.")
     rings = [points.ravel().tolist() for points in cut if len(points) >= 3] or [[0.0] * 6]
-    merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
-    return merged
+    return union_of(coco_mask.frPyObjects(rings, height, width))
 
 
 def flat_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
@@ -112,11 +114,35 @@ def _no_polygon(entry: Any) -> MaskError:
 def has_inner_ring(rings: Sequence[NDArray[np.float64]]) -> bool:
     """True if all vertices of one polygon (n, 2) lie inside of another one.
 
-    Boxes are compared first: few objects have several polygons, and fewer have one around another.
+    Only polygons whose boxes lie in the box of another one are looked at, and all of their vertices only if a few are
+    inside.
     """
     low, high = (np.array([bound(ring, axis=0) for ring in rings]) for bound in (np.min, np.max))
-    around = ((low[:, None] < low) & (high[:, None] > high)).all(-1)
-    return any(_inside(rings[inner], rings[outer]).all() for outer, inner in np.argwhere(around).tolist())
+    order = np.argsort(low[:, 0], kind="stable")
+    low, high = low[order], high[order]
+    begins = np.searchsorted(low[:, 0], low[:, 0], side="right")
+    ends = np.searchsorted(low[:, 0], high[:, 0])
+    for outer in np.flatnonzero(begins < ends).tolist():
+        of_left = slice(begins[outer], ends[outer])
+        within = (high[of_left] < high[outer]).all(1) & (low[of_left, 1] > low[outer, 1])
+        inner = [rings[place] for place in order[of_left][within]]
+        if inner and _has_ring_inside(inner, rings[order[outer]]):
+            return True
+    return False
+
+
+def _has_ring_inside(inner: Sequence[NDArray[np.float64]], outer: NDArray[np.float64]) -> bool:
+    """True if all vertices of one of the polygons `inner` lie inside of `outer`."""
+    few = _are_inside([ring[:: len(ring) // 16 + 1] for ring in inner], outer)
+    kept = [inner[place] for place in np.flatnonzero(few).tolist()]
+    return bool(kept) and bool(_are_inside(kept, outer).any())
+
+
+def _are_inside(rings: Sequence[NDArray[np.float64]], outer: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """True for each list of points (n, 2) of which all lie inside of a ring."""
+    ends = np.cumsum([len(ring) for ring in rings])
+    all_of: NDArray[np.bool_] = np.logical_and.reduceat(_inside(np.concatenate(rings), outer), np.r_[0, ends[:-1]])
+    return all_of
 
 
 def enclosed_area(ring: NDArray[np.float64]) -> float:
@@ -126,12 +152,27 @@ def enclosed_area(ring: NDArray[np.float64]) -> float:
 
 
 def _inside(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Points (n, 2) from which a ray to the right crosses the outline of a ring (m, 2) an odd number of times."""
-    x, y = points[:, :1], points[:, 1:]
+    """Points (n, 2) from which a ray to the right crosses the outline of a ring (m, 2) an odd number of times.
+
+    Every edge meets only the points at its height, found in their order by y, so that fine outlines take n + m steps.
+    """
+    order = np.argsort(points[:, 1], kind="stable")
+    x, y = points[order].T
     (x1, y1), (x2, y2) = ring.T, np.roll(ring, -1, axis=0).T
-    crossed = (y1 > y) != (y2 > y)
-    at = x1 + (y - y1) * (x2 - x1) / np.where(crossed, y2 - y1, 1.0)
-    odd: NDArray[np.bool_] = (crossed & (x < at)).sum(1) % 2 == 1
+    first, last = (np.searchsorted(y, bound(y1, y2)) for bound in (np.minimum, np.maximum))
+    pairs = np.cumsum(last - first)
+    crossings = np.zeros(len(points), dtype=np.int64)
+    begin = 0
+    while begin < len(ring):
+        done = pairs[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(pairs, done + max(_AT_ONCE, len(points)), side="right")))
+        edge = np.repeat(np.arange(begin, end), (last - first)[begin:end])
+        place = np.arange(done, pairs[end - 1]) - (pairs - last)[edge]
+        at = x1[edge] + (y[place] - y1[edge]) * (x2[edge] - x1[edge]) / (y2[edge] - y1[edge])
+        crossings += np.bincount(place[x[place] < at], minlength=len(points))
+        begin = end
+    odd = np.empty(len(points), dtype=np.bool_)
+    odd[order] = crossings % 2 == 1
     return odd
 
 

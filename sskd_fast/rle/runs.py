@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,16 @@ def box_of_rle(encoded: Mapping[str, Any]) -> tuple[NDArray[np.bool_], int, int]
     mask = np.zeros((int(rows.max()) - top + 1, int(columns[-1]) - left + 1), dtype=np.bool_)
     mask[rows - top, columns - left] = True
     return mask, top, left
+
+
+def union_of(codes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The union of compressed RLE masks of one size, at least one.
+
+    Joined in pairs, and these in pairs again: one after the other would take the square of their number.
+    """
+    while len(codes) > 1:
+        codes = [coco_mask.merge(codes[place : place + 2]) for place in range(0, len(codes), 2)]
+    return codes[0]
 
 
 def rle_of_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> dict[str, Any]:

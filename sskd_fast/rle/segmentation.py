@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
 from numpy.typing import NDArray
 
 from sskd_fast.rle.errors import MaskError
 from sskd_fast.rle.polygons import drawn_polygons, unknown_form
-from sskd_fast.rle.runs import rle_of_runs, run_lengths
+from sskd_fast.rle.runs import rle_of_runs, run_lengths, union_of
 from sskd_fast.scalars import LARGEST_IMAGE, ScalarError, integer
 
 
@@ -27,8 +26,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str,
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
         if segmentation and all(isinstance(part, Mapping) and "counts" in part for part in segmentation):
             parts = [_run_length_code(part, height, width) for part in segmentation]
-            merged: dict[str, Any] = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
-            return merged
+            return union_of(parts)
         return drawn_polygons(segmentation, height, width)
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= segmentation.keys():
         found, cure = unknown_form(segmentation)

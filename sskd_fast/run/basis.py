@@ -17,6 +17,7 @@ IDLE = {
     "": ("output", "device", "origins"),
     "data": ("workers", "cache_mb", "max_pixels", "decoded"),
     "train": ("threads", "log_every", "save_every", "micro_batch"),
+    "pseudo_labels": ("shard",),
 }
 DISTILLED = FINAL_STUDENTS[1]
 

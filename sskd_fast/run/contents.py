@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
+from sskd_fast.data.tars import open_file
 from sskd_fast.files import encoded
 from sskd_fast.models.segmenter import ModelConfig
 from sskd_fast.run.sources import Sources
@@ -71,7 +72,7 @@ def _of_path(path: Path) -> str:
 
 
 def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

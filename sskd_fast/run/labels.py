@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -20,17 +20,23 @@ from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.pseudo_labels import (
     LabelStatistics,
     PseudoLabelConfig,
+    Selection,
     cache_key,
     calibrate_thresholds,
     equally_many,
     label_images,
     label_statistics,
     select_labels,
+    statistics_by_image,
 )
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
 from sskd_fast.source_prediction import IMAGES_AT_ONCE
 from sskd_fast.train.progress import Log
+
+if TYPE_CHECKING:
+    from sskd_fast.pseudo_labels.shards import LabelShards
+    from sskd_fast.run.shard_labels import ShardLabeller, Work
 
 # Unlabelled images on which a teacher and its fold models are compared.
 MAPPED_IMAGES = 100
@@ -38,9 +44,10 @@ MAPPED_IMAGES = 100
 
 @dataclass(frozen=True)
 class TeacherLabels:
-    """results: COCO results to train on, unsure ones with "iscrowd": 1.  stride: of the map they were drawn on."""
+    """results: COCO results to train on, unsure ones with "iscrowd": 1, or shards of them.  stride: of the map they
+    were drawn on."""
 
-    results: list[dict[str, Any]]
+    results: list[dict[str, Any]] | LabelShards
     stride: float
 
 
@@ -49,13 +56,16 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
 
     They are the teacher's, none at all of teacher "none", or with `pseudo_labels.truth` the hidden true ones.  Written
     to pseudo_labels/<teacher>.json, a complete COCO file; the raw predictions are kept in cache/ so that an interrupted
-    labelling goes on.
+    labelling goes on.  With `pseudo_labels.shard` they are written to shards in pseudo_labels/<teacher>/, and what is
+    not sure enough is not kept.
     None if no prediction is sure enough: there is nothing to learn then, background least of all.
     """
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
     thresholds: dict[int, float] | None = None
     if teacher == "none" and not config.truth:
         return TeacherLabels([], 1.0)
+    if config.shard and not config.truth:
+        return sharded_labels(models, log, teacher)
     if config.truth:
         labels, stride = _true_labels(sources), 1.0
     else:
@@ -68,9 +78,44 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     )  # fmt: skip
     results.add_label_statistics(teacher, dataclasses.asdict(statistics))
     _say(log, teacher, statistics)
-    if not config.weigh_by_score:
-        labels = [r | {"score": 1.0} for r in labels]
     return TeacherLabels(labels, stride) if sure else None
+
+
+def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None = None) -> TeacherLabels | None:
+    """The labels of a teacher in shards, as `teacher_labels` gives them; those that are there are kept.
+
+    work: labels the missing shards, by default this process.  Raises DataError if some cannot be labelled.
+    """
+    from sskd_fast.run.shard_labels import label_shards, one_process, shards_of
+
+    sources = models.sources
+    labeller = shard_labeller(models, teacher)
+    shards = label_shards(
+        labeller, shards_of(sources.unlabeled, models.config.pseudo_labels.shard), work or one_process
+    )  # fmt: skip
+    sure = ((image_id, [r for r in results if not r["iscrowd"]]) for image_id, results in shards.by_image())
+    names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
+    statistics = statistics_by_image(
+        sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=labeller.selection.sure_from
+    )  # fmt: skip
+    models.results.labels_path(teacher).unlink(missing_ok=True)  # of the same teacher before there were shards
+    models.results.add_label_statistics(teacher, dataclasses.asdict(statistics) | {"shards": len(shards.paths)})
+    _say(log, teacher, statistics)
+    return TeacherLabels(shards, labeller.model.stride) if shards.sure else None
+
+
+def shard_labeller(models: RunModels, teacher: str) -> ShardLabeller:
+    """A teacher of the run that labels shards, its thresholds calibrated first, on the labelled images."""
+    from sskd_fast.run.shard_labels import ShardLabeller
+
+    config, source, model = models.config.pseudo_labels, models.sources.unlabeled, models.load(teacher)
+    sample = cached_predictions(models, model, teacher, compared_images(source))
+    selection, views = label_selection(models, model, teacher, sample), label_views(config, models.sources.views)
+    key = _labels_key(models, source) | {"selection": dataclasses.asdict(selection), "shard": config.shard}
+    return ShardLabeller(
+        model, models.inference, views, models.sources.labeled.category_ids, selection, source.images_dir,
+        source.stretch, models.results.shards_path(teacher), cache_key(model.state_dict(), key),
+    )  # fmt: skip
 
 
 def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) -> dict[str, Any]:
@@ -97,17 +142,28 @@ def _true_labels(sources: Sources) -> list[dict[str, Any]]:
 
 def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, Any]], dict[int, float], float]:
     """The teacher's labels, the score per category from which they are sure, the stride they were drawn at."""
-    config, model = models.config.pseudo_labels, models.load(teacher)
+    model = models.load(teacher)
     raw = cached_predictions(models, model, teacher, models.sources.unlabeled)
+    selection = label_selection(models, model, teacher, raw)
+    return selection.labels(raw), dict(selection.sure_from), model.stride
+
+
+def label_selection(models: RunModels, model: Segmenter, teacher: str, raw: list[dict[str, Any]]) -> Selection:
+    """The choice of labels by calibrated thresholds; raw: the teacher's predictions on unlabelled images, at least on
+    the `compared_images`."""
+    config = models.config.pseudo_labels
     thresholds = Thresholds.of(models, model, teacher, raw)
-    limits: Any = {"nms_iou": config.nms_iou, "max_per_image": config.labels_limit(models.inference.max_detections)}
-    sure_from = thresholds.at(config.target_precision)
-    labels = [r | {"iscrowd": 0} for r in select_labels(raw, sure_from, **limits)]
+    sure_from, unsure_from = thresholds.at(config.target_precision), None
     if config.unsure_precision > 0:
         unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds.at(config.unsure_precision, quiet=True).items()}
-        every = select_labels(raw, unsure_from, **limits)
-        labels += [r | {"iscrowd": 1} for r in every if r["score"] < sure_from[r["category_id"]]]
-    return labels, sure_from, model.stride
+    return Selection(
+        sure_from, unsure_from, config.nms_iou, config.labels_limit(models.inference.max_detections)
+    )  # fmt: skip
+
+
+def compared_images(source: ImageCollection) -> ImageCollection:
+    """The unlabelled images on which a teacher and its fold models are compared."""
+    return source.subset(source.image_ids[:: -(-len(source) // MAPPED_IMAGES)])
 
 
 @dataclass(frozen=True)
@@ -133,7 +189,7 @@ class Thresholds:
         labeled, plain, folds = models.sources.labeled, models.sources.unlabeled, models.sources.folds
         if not model.config.trainable or not STAGE[teacher].budget:
             return cls(models, cached_predictions(models, model, teacher, labeled), [], [])
-        few = plain.subset(plain.image_ids[:: -(-len(plain) // MAPPED_IMAGES)])
+        few = compared_images(plain)
         unseen, of_folds = [], []
         for number, fold in enumerate(folds, 1):
             name = models.results.fold_name(teacher, number, len(folds))
@@ -166,13 +222,10 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
     Of several on one object the best-scored stays, also of a file that holds them all: precision counts objects.
     name: of the model; its predictions on labelled and on unlabelled images are two files.
     """
-    config = models.config.pseudo_labels
-    views = label_views(config, models.sources.views)
+    views = label_views(models.config.pseudo_labels, models.sources.views)
     index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
     images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
-    content = models.contents["labelled images" if images == "labeled" else "unlabelled images"]
-    settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
-    key = cache_key(model.state_dict(), settings | {"images": content})
+    key = cache_key(model.state_dict(), _labels_key(models, source))
     words = name.removeprefix("folds/").replace("_", " ")
     with tqdm(total=len(source), desc=f"{images} images by the {words}", mininterval=1.0) as bar:
 
@@ -187,8 +240,17 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
             chunk=IMAGES_AT_ONCE * ranks.count(),
             progress=show,
         )
+    config = models.config.pseudo_labels
     limit = config.labels_limit(models.inference.max_detections)
     return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=limit)
+
+
+def _labels_key(models: RunModels, source: ImageCollection) -> dict[str, Any]:
+    """The settings and images that predictions depend on beside the weights of the model."""
+    views = label_views(models.config.pseudo_labels, models.sources.views)
+    content = models.contents["labelled images" if isinstance(source, LabeledImages) else "unlabelled images"]
+    settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
+    return settings | {"images": content}
 
 
 def _say(log: Log, teacher: str, found: LabelStatistics) -> None:

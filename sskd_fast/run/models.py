@@ -27,9 +27,11 @@ from sskd_fast.models.checkpoint import (
     save_checkpoint,
 )
 from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, distinct
 from sskd_fast.models.packaged import PACKAGE, PACKAGED
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.run.basis import foundations
 from sskd_fast.run.contents import model_contents, set_contents
 from sskd_fast.run.results import RunResults, spanning_rows
 from sskd_fast.run.sources import Sources
@@ -127,6 +129,7 @@ class RunModels:
             inference=self.inference,
             stretch=s.labeled.stretch,
             origins=self.origins,
+            ancestors=self.ancestors(facts.get("stage", stage)),
             facts=dict(facts),
         )
         save_checkpoint(self.results.weights_path(stage), model, description)
@@ -152,6 +155,18 @@ class RunModels:
             data=stated.data if own or stated.data != Origin() else Origin("Apache-2.0", "drawn by sskd_fast"),
         )
 
+    def ancestors(self, stage: str) -> tuple[Ancestor, ...]:
+        """The models that a stage's model starts from and, if a teacher labelled for it, those of the teacher."""
+        own = self._ancestors(STAGE[stage].model)
+        kinds = {STAGE[name].model for name in foundations(self.config, stage)}
+        taught = STAGE[stage].model == "student" and "teacher" in kinds
+        return own + (as_labels(self._ancestors("teacher")) if taught else ())
+
+    def _ancestors(self, model: Literal["teacher", "student"]) -> tuple[Ancestor, ...]:
+        weights = self.foundation_weights(model)
+        written = read_metadata(weights).get("ancestors", []) if weights is not None else []
+        return distinct((*ancestors_of(getattr(self.config, model)), *(Ancestor(**fields) for fields in written)))
+
     def _shipped(self, model: Literal["teacher", "student"], stated: Origin) -> bool:
         weights = self.foundation_weights(model)
         return stated == Origin() and weights is not None and weights.parent == SHIPPED
@@ -165,7 +180,8 @@ class RunModels:
                 self.complete(stage)
                 figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
                 figures |= {"rows": list(rows.values()), **spanning_rows(self.results.details)}
-                describe_again(path, figures=figures, inference=self.inference, origins=self.origins)
+                made_from: dict[str, Any] = {"origins": self.origins, "ancestors": self.ancestors(stage)}
+                describe_again(path, figures=figures, inference=self.inference, **made_from)
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -193,20 +209,31 @@ class RunModels:
     ) -> list[dict[str, Any]]:
         """COCO results of the model on the images of a source, averaged over views of each.
 
-        Raises FoundationError if a file of predictions has categories that the data set does not have.
+        Raises FoundationError as `predicted`.
         """
         ids = source.category_ids or self.sources.labeled.category_ids
-        known: list[dict[str, Any]] = []
-        unknown = []
-        for index in range(len(source)) if indices is None else indices:
-            results = model.results_of(source.records[index].image_id, source.records[index].file_name)
-            known += results or []
-            unknown += [index] if results is None else []
-        foreign = sorted({result["category_id"] for result in known} - set(ids))
-        if foreign:
-            files = named(model.config.foundation.results_files)
-            raise FoundationError(
-                f"foundation.results: {files} has results of category {foreign[0]}; expected the data set's own ids, "
-                f"{named(ids)}: map them, or leave those results out"
-            )
-        return known + predict_source(model, self.inference, source, ids, unknown, views)
+        return predicted(model, self.inference, source, ids, indices, views)
+
+
+def predicted(
+    model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
+    indices: Iterable[int] | None = None, views: Sequence[Augmentation] = IDENTITY,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`predict_source`, but of images that the model has a file of predictions for, those.
+
+    Raises FoundationError if a file of predictions has categories that the data set does not have.
+    """
+    known: list[dict[str, Any]] = []
+    unknown = []
+    for index in range(len(source)) if indices is None else indices:
+        results = model.results_of(source.records[index].image_id, source.records[index].file_name)
+        known += results or []
+        unknown += [index] if results is None else []
+    foreign = sorted({result["category_id"] for result in known} - set(category_ids))
+    if foreign:
+        files = named(model.config.foundation.results_files)
+        raise FoundationError(
+            f"foundation.results: {files} has results of category {foreign[0]}; expected the data set's own ids, "
+            f"{named(category_ids)}: map them, or leave those results out"
+        )
+    return known + predict_source(model, inference, source, category_ids, unknown, views)

@@ -13,6 +13,7 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.files import finite, write_json
 from sskd_fast.method import ROW_ORDER, views_rows
 from sskd_fast.report import read_figures
+from sskd_fast.report.run_folder import cache_path
 from sskd_fast.run.basis import Basis
 
 
@@ -76,9 +77,13 @@ class RunResults:
         """Pseudo-labels of a teacher."""
         return self.folder / "pseudo_labels" / f"{teacher}.json"
 
+    def shards_path(self, teacher: str) -> Path:
+        """The folder of a teacher's pseudo-labels in shards."""
+        return self.folder / "pseudo_labels" / teacher
+
     def cache_path(self, model: str, images: str) -> Path:
         """All predictions of a teacher or of a fold model on the "labeled" or the "unlabeled" images."""
-        return self.folder / "cache" / images / f"{model}.json"
+        return cache_path(self.folder, model, images)
 
     @property
     def baseline_path(self) -> Path:

@@ -9,17 +9,12 @@ from typing import Any
 
 from sskd_fast._env import allow_pixels
 from sskd_fast.data.coco import CocoInstances
-from sskd_fast.data.derived import (
-    Limits,
-    crowded_crop,
-    natural_zoom,
-    resolve_views,
-)
+from sskd_fast.data.derived import Derived
 from sskd_fast.data.doctor import without_known
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.folder import ImageFolder
-from sskd_fast.data.inventory import count_objects, inventory
+from sskd_fast.data.inventory import inventory
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import LabelFiles, open_sets
 from sskd_fast.data.pseudo_labeled import unlabeled
@@ -27,7 +22,7 @@ from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.splits import fold_ids, group_count, kept_split, split_labeled
 from sskd_fast.data.views import Views
 from sskd_fast.pseudo_labels import uncalibrated_warning
-from sskd_fast.settings import Config, check_settings
+from sskd_fast.settings import Config, check_settings, derived_settings
 
 
 @dataclass
@@ -100,27 +95,20 @@ def target_sources(config: Config, folder: Path) -> Sources:
         labeled.image_field(data.balance_key)
     kept_split(splits / "unlabeled.txt", plain, lambda: plain.image_ids)
     kept_split(splits / "val.txt", val, lambda: val.image_ids)
-    zoom = data.zoom or natural_zoom(labeled)
-    views = resolve_views(config.views, labeled, zoom)
-    limits, lines = found_limits(config, labeled, views, zoom, {"validation": val, "unlabelled": plain}, warnings)
-    return Sources(labeled, folds, plain, val, hidden, views, zoom, limits.queries, limits.detections, warnings, lines)
+    derived = derived_settings(config, labeled, val)
+    return _sources(derived, labeled, folds, plain, val, hidden, warnings)
 
 
-def found_limits(
-    config: Config, labeled: LabeledImages, views: Views, zoom: float, others: dict[str, ImageCollection],
-    warnings: list[str],
-) -> tuple[Limits, list[str]]:  # fmt: skip
-    """The limits of a run, from its settings or else from the objects, and the inventory of its sets.
-
-    others: sets beside the labelled one, by what they are called.  warnings: gets those on limits that objects exceed.
-    """
-    objects, in_crop = count_objects(labeled), crowded_crop(labeled, views, zoom)
-    limits = Limits.natural(
-        objects.counts, in_crop, queries=config.num_queries, detections=config.predict.max_detections,
-        labels=config.pseudo_labels.labels_limit,
+def _sources(
+    derived: Derived, labeled: LabeledImages, folds: list[list[int]], plain: ImageCollection, val: LabeledImages,
+    hidden: LabeledImages | None, warnings: list[str],
+) -> Sources:  # fmt: skip
+    limits, sets = derived.limits, {"labelled": labeled, "validation": val, "unlabelled": plain}
+    lines = inventory(sets, derived.objects, detections=limits.detections, queries=limits.queries)
+    return Sources(
+        labeled, folds, plain, val, hidden, derived.views, derived.zoom, limits.queries, limits.detections,
+        warnings + derived.warnings, lines,
     )  # fmt: skip
-    warnings += limits.warnings(objects.counts, in_crop)
-    return limits, inventory(labeled, objects, others, detections=limits.detections, queries=limits.queries)
 
 
 def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
@@ -169,12 +157,7 @@ def pretraining_sources(config: Config, folder: Path) -> Sources:
     )
     val_path = write_scenes(folder, "source_val", "source", config.data.embedded_source_val, 8)
     val = CocoInstances(val_path, folder / "source_val", name="source_val")
-    views = resolve_views(config.views, train, 1.0)
-    warnings: list[str] = []
-    limits, lines = found_limits(config, train, views, 1.0, {"validation": val}, warnings)
-    return Sources(
-        train, [], unlabeled(train), val, None, views, 1.0, limits.queries, limits.detections, warnings, lines
-    )
+    return _sources(derived_settings(config, train, val, zoom=1.0), train, [], unlabeled(train), val, None, [])
 
 
 def _own_data(

@@ -218,7 +218,7 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
         )  # fmt: skip
     weights = {
         "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
-        "detector": 1.0,
+        "detector": 1.0, "presence": 1.0, "query": 1.0, "box": 1.0,
     }  # fmt: skip
     parts = {f"sup_{n}": w for n, w in weights.items()} | ({"pxl": 1.0} if stage.pixel else {})
     semi = weights | {n: w * t.semi_masks for n, w in weights.items() if n in ("mask", "dice")}
@@ -250,7 +250,7 @@ def training_batches(
         return _pasted(alone, training.views, config.seed, step)
     source = PseudoLabeled(
         sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes,
-        name="pseudo-labels",
+        name="pseudo-labels", weighted=config.pseudo_labels.weigh_by_score,
     )  # fmt: skip
     unlabeled = stream(source, budget.unlabeled_batch, config.seed + 1)
     if budget.labeled_batch == 0:

@@ -19,7 +19,7 @@ from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import read_figures, read_log
 from sskd_fast.run.basis import lineage
-from sskd_fast.run.dry_run import dry_run
+from sskd_fast.run.dry_run import model_cost
 from sskd_fast.run.stages import labelled_by
 from sskd_fast.settings import Config
 
@@ -115,7 +115,7 @@ def cost_figures(folder: Path, result: str, config: Config) -> dict[str, float]:
         return {}
     described = read_metadata(files[0])
     queries = int(described["model"]["num_queries"])
-    cost = dry_run(dataclasses.replace(config, num_queries=queries), described["inference"]["tile"])[kind]
+    cost = model_cost(dataclasses.replace(config, num_queries=queries), kind, described["inference"]["tile"])
     return {"gflops": cost["flops"] / 1e9}
 
 

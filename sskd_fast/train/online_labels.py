@@ -63,7 +63,7 @@ class OnlineLabels:
     @torch.no_grad()
     def _labelled(self, average: Segmenter, batch: Batch) -> Batch:
         predictions = average.eval()(batch.weak)
-        probs = predictions.class_logits.softmax(-1)[..., :-1]
+        probs = average.class_probs(predictions)
         valid, targets = batch.valid.clone(), []
         for image, (masks, classes) in enumerate(zip(predictions.mask_logits, probs, strict=True)):
             found = self._found(masks, classes, (batch.weak.shape[-2], batch.weak.shape[-1]))

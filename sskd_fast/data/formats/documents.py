@@ -17,6 +17,12 @@ _FIELDS: dict[str, dict[str, type]] = {
     "coco": {"images": list, "annotations": list, "categories": list},
 }
 _LONGEST_NAME = 255
+# Formats without a reader, and the way from them to one that has it.
+_DETECTRON2, _VIA = "Detectron2's list of images", "a project of VIA"
+_FOREIGN = {
+    _DETECTRON2: "write it with detectron2.data.datasets.convert_to_coco_json.",
+    _VIA: "export its annotations from VIA in COCO's format.",
+}
 
 
 def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
@@ -97,14 +103,26 @@ def format_cure(path: Path, content: object = None) -> str | None:
     """A cure if a path, or the JSON value read from it, is the sign of a certain format; None otherwise."""
     if path.suffix.lower() in (".yaml", ".yml"):
         return "This looks like YOLO: --format yolo --root DIR, the folder of that file."
+    listed = isinstance(content, list) and bool(content)
     first = content[0] if isinstance(content, list) and content else content
     name = "cvat" if path.suffix.lower() == ".xml" else _format_of(first) if isinstance(first, dict) else None
+    if name in _FOREIGN:
+        return f"This looks like {name}: {_FOREIGN[name]}"
+    if name == "coco" and listed:
+        return "This looks like a COCO object in a list: take the object out of the list."
     return f"This looks like another format: --format {name}." if name else None
 
 
 def _format_of(content: Mapping[str, Any]) -> str | None:
+    """The format of a JSON object, or of the first one in a list: a value of --format, or a key of _FOREIGN."""
     for name, fields in _FIELDS.items():
         if all(isinstance(content.get(key), kind) for key, kind in fields.items()):
             return name
     tasks = isinstance(content.get("data"), dict) and content.keys() & {"annotations", "completions"}
-    return "label_studio" if tasks else None
+    if tasks:
+        return "label_studio"
+    if "file_name" in content and isinstance(content.get("annotations"), list):
+        return _DETECTRON2
+    entry = next(iter(content.values()), None)
+    of_via = isinstance(entry, dict) and {"filename", "regions"} <= entry.keys()
+    return _VIA if of_via or "_via_img_metadata" in content else None

@@ -1,0 +1,309 @@
+"""SAM 3 as a teacher: a text prompt a class -> masks, boxes and scores; one encoder pass an image for all prompts.
+
+Shape letters: B images, C classes, T text tokens, K queries a class, N queries kept, F channels, P places of the
+coarsest map, S side of the input, h x w cells of the masks (S/3.5 of the published model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from sskd_fast.models import pretrained
+from sskd_fast.models.class_queries import ClassQueries, match_within_classes, query_losses
+from sskd_fast.models.pixel_decoder import Projection
+from sskd_fast.models.segmenter import Answers, JointTotal, ModelConfig, Predictions, Segmenter, own_total
+
+_SETTING = "foundation.sam3"
+# The image processor's own: SAM 3 does not take ImageNet's statistics.
+_MEAN = _STD = (0.5, 0.5, 0.5)
+
+
+@dataclass
+class Encoded:
+    """maps: SAM 3's features, finest first, the last (B, F, S/14, S/14); position: its encoding, of the same shape."""
+
+    maps: tuple[Tensor, ...]
+    position: Tensor
+
+    def part(self, rows: slice) -> Encoded:
+        """The features of some images of the batch."""
+        return Encoded(tuple(m[rows] for m in self.maps), self.position[rows])
+
+
+@dataclass
+class Asked:
+    """SAM 3's answers to all prompts on all images: queries as scores and boxes, states (B, C, K, F) of the queries,
+    and memory (B, C, P, F), the coarsest map as the prompt has changed it."""
+
+    queries: ClassQueries
+    states: Tensor
+    memory: Tensor
+
+    def part(self, rows: slice) -> Asked:
+        """The answers on some images of the batch."""
+        return Asked(self.queries.part(rows), self.states[rows], self.memory[rows])
+
+
+@dataclass
+class Sam3Predictions(Predictions):
+    """Predictions whose queries are matched to instances of their own class; `model`, `encoded`, `asked` answer."""
+
+    promptable: ClassVar[bool] = True
+    model: Sam3 | None = None
+    encoded: Encoded | None = None
+    asked: Asked | None = None
+
+    def part(self, rows: slice) -> Predictions:
+        """The predictions of some images of the batch."""
+        assert self.encoded is not None and self.asked is not None
+        return Sam3Predictions(
+            self.mask_logits[rows], self.class_logits[rows], self.pixel_features[rows], model=self.model,
+            encoded=self.encoded.part(rows), asked=self.asked.part(rows),
+        )  # fmt: skip
+
+    def answer(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
+        valid: Tensor | None = None,
+        masked: Sequence[Tensor] | None = None,
+        total: JointTotal = own_total,
+    ) -> Answers:
+        """The masks of the queries that boxes and labels are matched to, and the losses of `query_losses`."""
+        assert self.model is not None and self.encoded is not None and self.asked is not None
+        assigned = match_within_classes(self.asked.queries, boxes, labels)
+        weights = weights or [torch.ones(len(b), device=b.device) for b in boxes]
+        terms = query_losses(self.asked.queries, assigned, boxes, labels, weights, valid, total)
+        if masked is not None:
+            count = max(1, *(len(index) for index in masked))
+            rows = zip(assigned, masked, strict=True)
+            assigned = torch.stack([F.pad(row[index], (0, count - len(index)), value=-1) for row, index in rows])
+        image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
+        drawn = self.model.draw(self.encoded, self.asked, image, assigned[image, instance])
+        masks = drawn.new_zeros((*assigned.shape, *drawn.shape[1:])).index_put((image, instance), drawn)
+        return Answers(masks, terms, assigned >= 0)
+
+
+class Sam3(Segmenter):
+    """SAM 3 of transformers: zero-shot by the classes' texts, and trained by our own losses, since it brings none.
+
+    The image encoder runs once an image.  The detector runs once a pair of image and class, `prompts_at_once` pairs at
+    a time, and the mask decoder for pairs alone that have queries to draw.  With `gradient_checkpointing` both are
+    computed again in the backward pass.  The geometry encoder, for boxes as prompts, stays frozen and unused.
+
+    Crops are resized to SAM 3's square, as it was trained: masks lie on the same cells whatever the crop's shape.
+    """
+
+    backbone_parts = ("model.vision_encoder.backbone.", "model.text_encoder.")
+    reusable_parts = ()
+    mean: Tensor
+    std: Tensor
+    tokens: Tensor
+    attention: Tensor
+    stride = 3.5
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        class_names: Sequence[str],
+        *,
+        weights: bool = True,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        foundation = config.foundation
+        texts = pretrained.prompt_texts(foundation, class_names)
+        weights = weights and foundation.pretrained
+        self.model: Any = pretrained.load(
+            "Sam3Model", foundation.sam3, _SETTING, weights=weights, architectures=architecture
+        )
+        if architecture:
+            self.prompts: list[list[int]] = architecture["foundation.prompts"]
+        else:
+            tokenizer = pretrained.load_tokenizer(foundation.sam3, _SETTING, weights=weights)
+            limit = int(self.model.config.text_config.max_position_embeddings)
+            self.prompts = text_tokens(texts, tokenizer, limit)
+        self._adapt()
+        self.gradient_checkpointing = config.gradient_checkpointing
+        self.projection = Projection(self._channels(), 128, config.embedding)
+        self.side = int(self.model.config.vision_config.image_size)
+        rows = [torch.tensor(row) for row in self.prompts]
+        self.register_buffer("tokens", pad_sequence(rows, batch_first=True), persistent=False)
+        ones = [torch.ones_like(row) for row in rows]
+        self.register_buffer("attention", pad_sequence(ones, batch_first=True), persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean or _MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std or _STD).view(3, 1, 1), persistent=False)
+        self._read: tuple[Any, Tensor] | None = None
+
+    def _channels(self) -> int:
+        return int(self.model.config.vision_config.fpn_hidden_size)
+
+    def _adapt(self) -> None:
+        """Adapters and checkpointing for what learns; the rest is set aside meanwhile and frozen."""
+        aside = ["geometry_encoder"] + ["text_encoder"] * (not self.config.foundation.train_text)
+        frozen = {name: getattr(self.model, name) for name in aside}
+        for name in aside:
+            setattr(self.model, name, nn.Identity())
+        pretrained.adapt(self.model, self.config, _SETTING)
+        for name, module in frozen.items():
+            setattr(self.model, name, module.requires_grad_(False))
+
+    def architecture(self) -> dict[str, Any]:
+        """The configuration of SAM 3, and the prompts as tokens."""
+        return {_SETTING: pretrained.architecture(self.model), "foundation.prompts": self.prompts}
+
+    def encode(self, images: Tensor) -> Encoded:
+        """images (B, 3, H, W) in [0, 1] -> SAM 3's features, which know nothing of the prompts."""
+        images = (images - self.mean) / self.std
+        square = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        with self.autocast():
+            out = self.model.get_vision_features(pixel_values=square)
+        # The coarsest map of all is for points and videos: the detector does without it.
+        maps = tuple(m.float() for m in out.fpn_hidden_states[:-1])
+        return Encoded(maps, out.fpn_position_encoding[-2].float().expand_as(maps[-1]))
+
+    def embed(self, encoded: Encoded) -> Tensor:
+        """Embeddings (B, D, S/14, S/14) of the coarsest features."""
+        with self.autocast():
+            embeddings: Tensor = self.projection(encoded.maps[-1])
+        return embeddings.float()
+
+    def decode(self, encoded: Encoded) -> Predictions:
+        """The `num_queries` best queries of all classes; their masks carry no gradient: labels ask for their own."""
+        asked = self.ask(encoded)
+        index, class_logits = asked.queries.best(self.config.num_queries)
+        image = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
+        with torch.no_grad():
+            masks = self.draw(encoded, asked, image, index.flatten())
+        return Sam3Predictions(
+            masks.unflatten(0, index.shape), class_logits, encoded.maps[-1], model=self, encoded=encoded, asked=asked
+        )
+
+    def texts(self) -> Tensor:
+        """Features (C, T, F) of the prompts; a text encoder that does not learn now reads them once."""
+        encoder, parameters = self.model.text_encoder, list(self.model.text_encoder.parameters())
+        prompts = {"input_ids": self.tokens, "attention_mask": self._shown(self.attention)}
+        if self.training and torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+            hidden = encoder(**prompts).last_hidden_state
+        else:
+            state = (self.tokens.device, self.config.precision, [(p.data_ptr(), p._version) for p in parameters])
+            if self._read is None or self._read[0] != state:
+                # Out of inference mode, so that a training that comes later can use them.
+                with torch.inference_mode(False), torch.no_grad():
+                    hidden = encoder(**prompts).last_hidden_state
+                self._read = state, hidden
+            hidden = self._read[1]
+        projected: Tensor = self.model.text_projection(hidden)
+        return projected
+
+    def ask(self, encoded: Encoded) -> Asked:
+        """The detector's answers to every prompt on every image."""
+        with self.autocast():
+            texts, mask = self.texts(), self.attention.bool()
+            images, classes = len(encoded.position), len(texts)
+            parts: list[tuple[Tensor, ...]] = []
+            for pairs in torch.arange(images * classes, device=mask.device).split(self._at_once):
+                of, prompt = pairs // classes, pairs % classes
+                coarse, position = encoded.maps[-1][of], encoded.position[of]
+                parts.append(self._again(self._detect, coarse, position, texts[prompt], self._shown(mask[prompt])))
+        logits, presence, boxes, states, memory = (
+            torch.cat(t).float().unflatten(0, (images, classes)) for t in zip(*parts, strict=True)
+        )
+        return Asked(ClassQueries(logits, presence.squeeze(2), boxes), states, memory)
+
+    @property
+    def _at_once(self) -> int:
+        return self.config.foundation.prompts_at_once
+
+    def _again(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The function's value; in training with checkpointing it is computed again in the backward pass."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(function, *args, use_reentrant=False)
+        return function(*args)
+
+    @staticmethod
+    def _shown(mask: Tensor) -> Tensor | None:
+        """A mask of tokens as transformers may see it: None on the meta device, since it looks at the values."""
+        return None if mask.is_meta else mask
+
+    def _detect(self, coarse: Tensor, position: Tensor, texts: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Class logits (n, K), presence logits (n, 1), boxes (n, K, 4), query states and memory of n pairs."""
+        from transformers.models.sam3 import modeling_sam3
+
+        own: Any = modeling_sam3
+        model, decoder = self.model, self.model.detr_decoder
+        memory = model.detr_encoder(
+            vision_features=[coarse], text_features=texts, vision_pos_embeds=[position], text_mask=mask
+        )
+        found = decoder(
+            vision_features=memory.last_hidden_state, text_features=texts, text_mask=mask,
+            vision_pos_encoding=memory.pos_embeds_flattened,
+            # On the CPU: there it is read without waiting for the device.
+            spatial_shapes=torch.tensor([coarse.shape[-2:]], device="cpu"),
+        )  # fmt: skip
+        states = found.intermediate_hidden_states[-1]
+        boxes = own.inverse_sigmoid(found.reference_boxes[-1]) + decoder.box_head(states)
+        logits = model.dot_product_scoring(decoder_hidden_states=states[None], text_features=texts, text_mask=mask)
+        corners = own.box_cxcywh_to_xyxy(boxes.sigmoid())
+        return logits[0].squeeze(-1), found.presence_logits[-1], corners, states, memory.last_hidden_state
+
+    def draw(self, encoded: Encoded, asked: Asked, image: Tensor, query: Tensor) -> Tensor:
+        """Mask logits (n, h, w) of queries (n,) in C*K of images (n,)."""
+        classes, each = asked.states.shape[1:3]
+        if not len(query):
+            return encoded.maps[0].new_zeros((0, *encoded.maps[0].shape[-2:]))
+        pairs, order, counts = _by_pair(image * classes + query // each, len(asked.states) * classes)
+        states = asked.states.flatten(1, 2)[image, query][order].split(counts)
+        masks: list[Tensor] = []
+        with self.autocast():
+            texts = self.texts()
+            for start in range(0, len(pairs), self._at_once):
+                some = slice(start, start + self._at_once)
+                of, prompt = pairs[some] // classes, pairs[some] % classes
+                drawn = self._again(
+                    self._masks, [m[of] for m in encoded.maps], asked.memory[of, prompt], texts[prompt],
+                    self._shown(self.attention[prompt].bool()), pad_sequence(list(states[some]), batch_first=True),
+                )  # fmt: skip
+                masks += [m[:count] for m, count in zip(drawn, counts[some], strict=True)]
+        return torch.cat(masks).float()[order.argsort()]
+
+    def _masks(self, maps: list[Tensor], memory: Tensor, texts: Tensor, mask: Tensor | None, states: Tensor) -> Tensor:
+        """Mask logits (n, k, h, w) of k queries of each of n pairs."""
+        out = self.model.mask_decoder(
+            decoder_queries=states, backbone_features=maps, encoder_hidden_states=memory, prompt_features=texts,
+            prompt_mask=mask,
+        )  # fmt: skip
+        masks: Tensor = out.pred_masks
+        return masks
+
+
+def _by_pair(pair: Tensor, most: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Rows grouped by their pair (n,), one of `most`: the pairs that occur, the order of the rows, the rows of each."""
+    if pair.is_meta:  # has no values: the rows are spread over all pairs, which is the costliest case
+        count, more = divmod(len(pair), most)
+        counts = [count + (i < more) for i in range(most if count else more)]
+        return pair[: len(counts)], pair, counts
+    pairs, place, rows = torch.unique(pair, return_inverse=True, return_counts=True)
+    return pairs, place.argsort(stable=True), rows.tolist()
+
+
+def text_tokens(texts: Sequence[str], tokenizer: Any, limit: int) -> list[list[int]]:
+    """Texts, one a class -> the token ids of each.  Raises FoundationError for one with more than `limit` tokens."""
+    tokens: list[list[int]] = [tokenizer(text)["input_ids"] for text in texts]
+    for index, (text, row) in enumerate(zip(texts, tokens, strict=True)):
+        if not text.strip() or len(row) > limit:
+            raise pretrained.FoundationError(
+                f"class {index} ({text!r}) is {len(row)} tokens of SAM 3's text, expected a text of at most {limit}; "
+                "name it otherwise in foundation.prompts"
+            )
+    return tokens

@@ -1,0 +1,218 @@
+"""Pseudo-labels of many images as Parquet files: a shard a file, a row an image, read a few rows at a time."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pycocotools.mask as coco_mask
+
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.pixels import ByteBudgetCache
+from sskd_fast.files import write_atomically
+
+# Images a row group: to read the labels of one image, those of so many are read.
+GROUP = 64
+_CACHED_BYTES, _OPEN_FILES = 32 << 20, 64
+_ABOUT = b"sskd_fast.labels"
+_INSTANCE = pa.struct(
+    [
+        ("category_id", pa.int64()), ("score", pa.float64()), ("unsure", pa.bool_()),
+        ("box", pa.list_(pa.float64(), 4)), ("counts", pa.string()),
+    ]
+)  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()), ("file_name", pa.string()), ("height", pa.int32()), ("width", pa.int32()),
+        ("instances", pa.list_(_INSTANCE)),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """The labels of an image of (height, width) `size`: COCO results, unsure ones with "iscrowd": 1."""
+
+    image_id: int
+    file_name: str
+    size: tuple[int, int]
+    results: list[dict[str, Any]]
+
+
+def shard_path(folder: Path, number: int, key: str) -> Path:
+    """The file of a shard; key: of what its labels depend on, hex digits."""
+    return folder / f"{number:05d}-{key[:12]}.parquet"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The files in a folder that have the name of a shard, of any key, in their order."""
+    return sorted(path for path in folder.glob("*.parquet") if re.fullmatch(r"\d{5,}-[0-9a-f]{12}", path.stem))
+
+
+def write_shard(path: Path, key: str, images: Iterable[ImageLabels]) -> None:
+    """Writes a shard whole or not at all; of the images, no more than a row group is held in memory."""
+    write_atomically(path, lambda partial: _write(partial, key, iter(images)))
+
+
+def _write(path: Path, key: str, images: Iterator[ImageLabels]) -> None:
+    categories: set[int] = set()
+    sure = unsure = 0
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        while group := list(itertools.islice(images, GROUP)):
+            writer.write_table(pa.Table.from_pylist([_row(image) for image in group], SCHEMA))
+            results = [result for image in group for result in image.results]
+            categories |= {int(result["category_id"]) for result in results}
+            crowd = sum(bool(result.get("iscrowd", 0)) for result in results)
+            sure, unsure = sure + len(results) - crowd, unsure + crowd
+        about = {"key": key, "categories": sorted(categories), "sure": sure, "unsure": unsure}
+        writer.add_key_value_metadata({_ABOUT: json.dumps(about)})
+
+
+def _row(image: ImageLabels) -> dict[str, Any]:
+    instances = [
+        {
+            "category_id": result["category_id"], "score": result["score"], "unsure": bool(result.get("iscrowd", 0)),
+            "box": coco_mask.toBbox(result["segmentation"]).tolist(), "counts": result["segmentation"]["counts"],
+        }
+        for result in image.results
+    ]  # fmt: skip
+    height, width = image.size
+    return {
+        "image_id": image.image_id, "file_name": image.file_name, "height": height, "width": width,
+        "instances": instances,
+    }  # fmt: skip
+
+
+def is_whole(path: Path, key: str, image_ids: Sequence[int]) -> bool:
+    """True for a shard that was written under this key, of exactly these images in this order."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return _about(path, file)["key"] == key and _image_ids(file).tolist() == list(image_ids)
+    except (FileNotFoundError, DataError, pa.ArrowException):
+        return False
+
+
+class LabelShards:
+    """The labels in the files of shards, read when they are asked for; kept in memory: 24 bytes an image.
+
+    categories: COCO ids that occur.  sure, unsure: labels in all.  groups: the row groups that were read last.
+    Raises DataError for a file that is no shard, for one of another key than the first, and for an image in two.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        abouts, ids, groups = [], [], []
+        for number, path in enumerate(self.paths):
+            with _open(path) as file:
+                abouts.append(_about(path, file))
+                ids.append(_image_ids(file))
+                rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+                groups += [(number, g, count) for g, count in enumerate(rows)]
+        _check_keys(self.paths, abouts)
+        self.categories = {category for about in abouts for category in about["categories"]}
+        self.sure, self.unsure = (sum(about[name] for about in abouts) for name in ("sure", "unsure"))
+        every = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+        self._rows = np.argsort(every, kind="stable")
+        self._ids = every[self._rows]
+        self._groups = np.array(groups, np.int64).reshape(-1, 3)
+        self._starts = np.cumsum(self._groups[:, 2]) - self._groups[:, 2]
+        self.groups: ByteBudgetCache[pa.Table] = ByteBudgetCache(_CACHED_BYTES)
+        twice = np.flatnonzero(self._ids[1:] == self._ids[:-1])
+        if len(twice):
+            files = sorted({self._place(int(row))[0].name for row in self._rows[[twice[0], twice[0] + 1]]})
+            found = f"labels of image {self._ids[twice[0]]} twice, in {' and '.join(files)}"
+            raise DataError(
+                [Problem(self.paths[0].parent, "", found, "an image in one shard", "Label the images anew.")]
+            )
+
+    def __len__(self) -> int:
+        """Images in all."""
+        return len(self._ids)
+
+    def of_image(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO results of an image; DataError for one that is in no shard."""
+        place = int(np.searchsorted(self._ids, image_id))
+        if place == len(self) or self._ids[place] != image_id:
+            folder = self.paths[0].parent if self.paths else Path("pseudo_labels")
+            found = f"no labels of image {image_id} in {len(self.paths)} shards"
+            raise DataError([Problem(folder, "", found, "a row for each image", "Label the images anew.")])
+        path, group, row = self._place(int(self._rows[place]))
+        table = self.groups.get((path, group), lambda: _read_group(path, group))
+        return _results(table.slice(row, 1).to_pylist()[0])
+
+    def by_image(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Image ids with their COCO results, in the order of the shards; a row group in memory at a time."""
+        for number, group, _ in self._groups.tolist():
+            for row in _read_group(self.paths[number], group).to_pylist():
+                yield row["image_id"], _results(row)
+
+    def _place(self, row: int) -> tuple[Path, int, int]:
+        """File, row group, and row in it, of a row of all."""
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number, group, _ = self._groups[at].tolist()
+        return self.paths[number], group, row - int(self._starts[at])
+
+
+def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
+    size = [row["height"], row["width"]]
+    return [
+        {
+            "image_id": row["image_id"], "category_id": found["category_id"], "score": found["score"],
+            "segmentation": {"size": size, "counts": found["counts"]}, "iscrowd": int(found["unsure"]),
+        }
+        for found in row["instances"]
+    ]  # fmt: skip
+
+
+def _check_keys(paths: Sequence[Path], abouts: Sequence[dict[str, Any]]) -> None:
+    for path, about in zip(paths, abouts, strict=True):
+        if about["key"] != abouts[0]["key"]:
+            found = f"labels of another teacher, other settings or other images than {paths[0].name}"
+            raise DataError([Problem(path, "", found, "shards of one labelling", "Remove the file and label again.")])
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        found = "the file does not exist"
+    except pa.ArrowException as error:
+        found = f"the file cannot be read as Parquet ({' '.join(str(error).split())[:120]})"
+    raise DataError([Problem(path, "", found, "a shard of pseudo-labels", "Remove the file and label again.")])
+
+
+def _about(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
+    """The description that `write_shard` has put into the file; DataError if there is none."""
+    content = (file.metadata.metadata or {}).get(_ABOUT)
+    if content is None or file.schema_arrow.remove_metadata() != SCHEMA:
+        found = f"a Parquet file with the columns {', '.join(file.schema_arrow.names)} that this package did not write"
+        raise DataError([Problem(path, "", found, "a shard of pseudo-labels", "Remove the file and label again.")])
+    return dict(json.loads(content))
+
+
+def _image_ids(file: pq.ParquetFile) -> np.ndarray:
+    return file.read(columns=["image_id"], use_threads=False)["image_id"].to_numpy()
+
+
+@functools.lru_cache(_OPEN_FILES)
+def _opened(path: Path) -> pq.ParquetFile:
+    return _open(path)
+
+
+def _read_group(path: Path, group: int) -> pa.Table:
+    """A row group; by one thread, since workers of a data loader are forked."""
+    columns = [name for name in SCHEMA.names if name != "file_name"]
+    try:
+        return _opened(path).read_row_group(group, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        found = f"row group {group} cannot be read ({' '.join(str(error).split())[:120]})"
+        raise DataError([Problem(path, "", found, "a whole shard", "Remove the file and label again.")]) from error

@@ -1,0 +1,134 @@
+"""Labels of many images, shard by shard: whatever labels them, a shard that is there is whole and is kept."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sskd_fast.data.errors import DataError, Problem
+from sskd_fast.data.source import ImageCollection, ImageRecord
+from sskd_fast.data.tars import tar_of
+from sskd_fast.files import remove_partial
+from sskd_fast.mask_matching import by_image
+from sskd_fast.models.augmented import Augmentation
+from sskd_fast.models.inference import InferenceConfig
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.pseudo_labels import Selection
+from sskd_fast.pseudo_labels.shards import ImageLabels, LabelShards, is_whole, shard_files, shard_path, write_shard
+from sskd_fast.run.models import predicted
+from sskd_fast.source_prediction import IMAGES_AT_ONCE
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The images whose labels are one file.  number: from 0 on."""
+
+    number: int
+    records: Sequence[ImageRecord]
+
+    @property
+    def image_ids(self) -> list[int]:
+        """The ids of the images, in order."""
+        return [record.image_id for record in self.records]
+
+
+@dataclass
+class ShardLabeller:
+    """A teacher with all that its labels depend on, which writes shards of them to a folder; it can be pickled.
+
+    key: a hash of that, in the names of the files and in them.  images_dir, stretch: of the images (ImageCollection).
+    """
+
+    model: Segmenter
+    inference: InferenceConfig
+    views: Sequence[Augmentation]
+    category_ids: Sequence[int]
+    selection: Selection
+    images_dir: Path
+    stretch: bool
+    folder: Path
+    key: str
+
+    def path(self, shard: Shard) -> Path:
+        """The file of a shard."""
+        return shard_path(self.folder, shard.number, self.key)
+
+    def label(self, shard: Shard) -> str:
+        """Writes a shard; "" or, if that fails, a line that names the shard and the images that were being labelled."""
+        images = ImageCollection(
+            shard.records, self.images_dir, category_ids=self.category_ids, stretch=self.stretch, cache_bytes=0
+        )
+        at_work = [0, 0]
+        try:
+            write_shard(self.path(shard), self.key, self._labelled(images, at_work))
+        except Exception as error:  # whatever a model or an image raises, the other shards are labelled
+            first, last = (shard.records[at_work[0]], shard.records[max(at_work[0], at_work[1] - 1)])
+            among = f"images {first.image_id} ({first.file_name}) to {last.image_id} ({last.file_name})"
+            return f"shard {shard.number}, {among}: {type(error).__name__}: {error}"
+        return ""
+
+    def _labelled(self, images: ImageCollection, at_work: list[int]) -> Iterator[ImageLabels]:
+        """The labels image by image; at_work: becomes the range of images that are being labelled."""
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            rows = range(start, min(start + IMAGES_AT_ONCE, len(images)))
+            at_work[:] = rows.start, rows.stop
+            found = predicted(self.model, self.inference, images, self.category_ids, rows, self.views)
+            labels = by_image(self.selection.labels(self.selection.objects(found)))
+            for row in rows:
+                record = images.records[row]
+                yield ImageLabels(record.image_id, record.file_name, images.size(row), labels.get(record.image_id, []))
+
+
+Work = Callable[[ShardLabeller, Sequence[Shard]], Iterable[tuple[int, str]]]
+
+
+def one_process(labeller: ShardLabeller, shards: Sequence[Shard]) -> Iterator[tuple[int, str]]:
+    """Labels shards one after another: each one's number and, if it failed, why."""
+    for shard in shards:
+        yield shard.number, labeller.label(shard)
+
+
+def shards_of(source: ImageCollection, size: int) -> list[Shard]:
+    """The images of a source in shards, in their order: of a folder, `size` of them or what is left; of a tar archive,
+    all."""
+    parts: list[Sequence[ImageRecord]] = []
+    for tar, records in itertools.groupby(source.records, lambda record: _archive(record.path.parent)):
+        alike = list(records)
+        step = size if tar is None else len(alike)
+        parts += [alike[start : start + step] for start in range(0, len(alike), step)]
+    return [Shard(number, part) for number, part in enumerate(parts)]
+
+
+@functools.lru_cache
+def _archive(folder: Path) -> Path | None:
+    """The archive that files of this folder are in, None for a folder."""
+    return tar_of(folder / "file")
+
+
+def label_shards(labeller: ShardLabeller, shards: Sequence[Shard], work: Work = one_process) -> LabelShards:
+    """The labels of all shards; those whose files are whole are kept, `work` labels the others.
+
+    Files of another key are removed when all are there.  Raises DataError, once the others are done, that lists the
+    shards that failed with their images.
+    """
+    missing = [shard for shard in shards if not is_whole(labeller.path(shard), labeller.key, shard.image_ids)]
+    sizes, failed = {shard.number: len(shard.records) for shard in shards}, []
+    with tqdm(total=sum(sizes.values()), desc="images labelled by shards", mininterval=1.0) as bar:
+        bar.update(sum(sizes.values()) - sum(len(shard.records) for shard in missing))
+        for number, error in work(labeller, missing) if missing else ():
+            bar.update(sizes[number])
+            failed += [error] if error else []
+    if failed:
+        cure = "See to these images or the memory, and start again: the other shards are kept."
+        expected = f"labels in all {len(shards)} shards"
+        raise DataError([Problem(labeller.folder, "", error, expected, cure) for error in sorted(failed)])
+    paths = [labeller.path(shard) for shard in shards]
+    remove_partial(labeller.folder)  # of workers that were killed
+    for stale in set(shard_files(labeller.folder)) - set(paths):
+        stale.unlink()
+    return LabelShards(paths)
