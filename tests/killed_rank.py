@@ -1,11 +1,11 @@
-"""A run by torchrun whose second rank is killed once a training state is there: killed_rank.py STATE ARGUMENTS..."""
+"""A run whose second rank is killed once a training state is there."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from sskd_fast import _env
@@ -20,7 +20,8 @@ def kill_once_there(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-if __name__ == "__main__":
+def run_until_killed(state: Path, arguments: Sequence[str]) -> int:
+    """The exit status of a run, of the ranks that live to its end."""
     if _env.rank() == 1:
-        threading.Thread(target=kill_once_there, args=(Path(sys.argv[1]),), daemon=True).start()
-    sys.exit(main(sys.argv[2:]))
+        threading.Thread(target=kill_once_there, args=(state,), daemon=True).start()
+    return main(arguments)

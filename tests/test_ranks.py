@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 import joint_gradients
 import pytest
 import torch
+from forked_ranks import ranks_of
+from killed_rank import run_until_killed
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sskd_fast.data.embedded import write_scenes
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def launched(count: int, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python program by `torchrun`, in so many processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
-    return subprocess.run([*launcher, *command], cwd=ROOT, env=settings, capture_output=True, text=True)
+from sskd_fast.run.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +44,8 @@ def test_ranks_have_the_loss_and_gradients_of_one_process(
     count: int, alone: dict[str, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     """To 1e-10 in float64, every form of L_pxl whose sums are of the joint batch, the weight by gradient share too."""
-    done = launched(count, "tests/joint_gradients.py", str(tmp_path))
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = ranks_of(count, joint_gradients.main, tmp_path, log=tmp_path / "stderr.txt")
+    assert done.statuses == [0] * count, done.stderr[-3000:]
     for number in range(count):
         found = torch.load(tmp_path / f"{number}.pt")
         for case in joint_gradients.CASES:
@@ -66,8 +57,7 @@ def test_ranks_have_the_loss_and_gradients_of_one_process(
         assert max(differences(found[case], alone[case]).values()) > 1e-6
 
 
-@pytest.mark.parametrize("form", ["paper", "boundary", "ownership"])
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize(("form", "size"), [("paper", 5), ("boundary", 5), ("ownership", 2)])
 def test_micro_batches_have_the_gradients_of_the_whole(
     form: str, size: int, alone: dict[str, dict[str, Tensor]]
 ) -> None:
@@ -94,15 +84,16 @@ def test_a_job_that_lost_a_rank_resumes_to_the_same_weights(tmp_path: Path) -> N
     data += [f"--val={tmp_path / 'val.json'}", f"--val-images={tmp_path / 'val'}", "--stage=adapt", "--device=cpu"]
     data += ["--preset=smoke", "--max-steps=3", "train.save_every=2", "pseudo_labels.folds=2", "train.threads=1"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    done = launched(2, "-m", "sskd_fast.run", *data, f"--output={straight}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    log = tmp_path / "stderr.txt"
+    done = ranks_of(2, main, [*data, f"--output={straight}"], log=log)
+    assert done.statuses == [0, 0], done.stderr[-3000:]
     state = killed / "checkpoints" / "supervised_teacher.state.pt"
-    done = launched(2, "tests/killed_rank.py", str(state), *data, f"--output={killed}")
-    assert done.returncode == 1
+    done = ranks_of(2, run_until_killed, state, [*data, f"--output={killed}"], log=log)
+    assert done.statuses == [1, -signal.SIGKILL]
     words = "another process of the job has ended; the same command with --resume goes on from the last saved step"
     assert f"error: {words}" in done.stderr
-    done = launched(2, "-m", "sskd_fast.run", *data, f"--output={killed}", "--resume")
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = ranks_of(2, main, [*data, f"--output={killed}", "--resume"], log=log)
+    assert done.statuses == [0, 0], done.stderr[-3000:]
     for name in ("supervised_teacher", "adapted_teacher"):
         expected, found = (load_file(f / "checkpoints" / f"{name}.safetensors") for f in (straight, killed))
         assert all(torch.equal(found[key], value) for key, value in expected.items())
