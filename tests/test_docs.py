@@ -39,21 +39,21 @@ def command_lines(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    blocks += re.findall(r"^ {4}(?:sskd|python|pip|pytest) .*$(?:\n {4}.*$)*", outside, re.M)
+    blocks += re.findall(r"^ {4}(?:sskd|python|pip|pytest|torchrun) .*$(?:\n {4}.*$)*", outside, re.M)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if re.search(r"\b(sskd|python|pytest|pip|nox) ", line)]
+    return [line.strip() for line in lines if re.search(r"\b(sskd|python|pytest|pip|nox|torchrun|accelerate) ", line)]
 
 
 def programs(line: str) -> Iterator[list[str]]:
-    """The words of each sskd, python -m, pytest, pip and nox command in a line, with `sskd NAME` as its module."""
+    """The words of each sskd, -m MODULE, pytest, pip and nox command in a line, with `sskd NAME` as its module."""
     words = shlex.split(line, comments=True)
     for part in " ".join(map(shlex.quote, words)).replace("'&&'", "\n").replace("'&'", "\n").splitlines():
         found = [STANDS_FOR.get(word, word) for word in shlex.split(part)]
         for start, word in enumerate(found):
             if word == "sskd" and found[start + 1 : start + 2] and found[start + 1] in COMMANDS:
                 yield [f"sskd_fast.{COMMANDS[found[start + 1]][0]}", *found[start + 2 :]]
-            elif word == "python" and found[start + 1 : start + 2] == ["-m"]:
-                yield found[start + 2 :]
+            elif word == "-m":
+                yield found[start + 1 :]
             elif word in ("pytest", "pip", "nox", "sskd"):
                 yield found[start:]
             else:
