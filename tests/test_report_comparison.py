@@ -94,7 +94,11 @@ def test_runs_on_the_same_images_compare(tmp_path: Path) -> None:
     [
         ("metrics.json", {"dataset": "cells"}, "data sets, so their AP is not comparable (shapes: a; cells: b)."),
         ("metrics.json", {"max_detections": 300}, "limits, so their AP is not comparable (100: a; 300: b)."),
-        ("ground_truth.json", {"images": []}, "The validation images differ, so AP compares only within these groups: a"),
+        (
+            "ground_truth.json",
+            {"images": []},
+            "The validation images differ, so AP compares only within these groups: a",
+        ),
     ],
 )
 def test_reasons_not_to_compare_are_in_bold(tmp_path: Path, file: str, change: Any, words: str) -> None:
