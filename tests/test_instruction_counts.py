@@ -57,13 +57,13 @@ def test_turns_multiply_and_what_is_rare_counts_for_its_share() -> None:
 
 @pytest.mark.parametrize("turns", [loops(), loops((0, 1)), loops((0, 1), (0, 1)), loops((0, 1), (1, 1), (0, 1))])
 def test_loops_that_are_not_declared_are_refused(turns) -> None:
-    message = r"^a_kernel: found loops of depths \[0, 1\], expected \[.*\]; declare what the loops are now in"
+    message = r"^a_kernel: found loops of depths \[0, 1\], expected \[.*\]; declare the new loops in"
     with pytest.raises(ValueError, match=message):
         count_of(Work("a_kernel", 1, (turns,)), NESTED)
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no instruction in a loop matches 'HMMA'; declare what is rare now"):
+    with pytest.raises(ValueError, match="no instruction in a loop matches 'HMMA'; declare the rare code again"):
         executed(NESTED, [loops((0, 1), (1, 1), rare=(("HMMA", 0.5),))])
 
 
