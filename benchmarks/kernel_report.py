@@ -77,7 +77,7 @@ def triton_launches(
 
 
 def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binary]:
-    """Every Triton kernel for an architecture, by name; if a kernel has several versions, the largest of each number."""
+    """Every Triton kernel for an architecture, by name; for several versions of one, the largest of each number."""
     modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
     found: dict[str, Binary] = {}
     for binary in compiled(arch, triton_launches(dtype), modules):

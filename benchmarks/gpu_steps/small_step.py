@@ -23,7 +23,7 @@ CUES_BY_SCOPE: dict[str, Cues] = {"all": "fused", "other": "object", "same": "cl
 
 
 def odd(case: Case, device: torch.device, backend: str) -> None:
-    """All operators forward and backward, in every scope, dtype and cue, also with more negatives than pixels in a group."""
+    """All operators forward and backward, in every scope, dtype and cue; also with more negatives than a group has."""
     generator = torch.Generator().manual_seed(0)
     pixels, width = case.pixels, 37 if case == ODD else 5
     few, many, size = (9, 70, (6, 11)) if case == ODD else (2, 4, (1, 2))
