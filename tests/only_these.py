@@ -1,4 +1,4 @@
-"""Runs a module as `python -m` does while nothing can be imported but some distributions and what they require.
+"""Runs a module like `python -m`, with imports limited to some distributions and their requirements.
 
     python tests/only_these.py torch,triton,pytest -- -m pytest -q tests/gpu_operators.py
 
@@ -92,7 +92,7 @@ class OnlyThese(importlib.metadata.DistributionFinder):
                     yield each
 
     def _lies_there(self, spec: ModuleSpec) -> bool:
-        """Whether a module is a file of the project or of the standard library, and not of an installed package."""
+        """True if a module belongs to the project or the standard library, not to an installed package."""
         found = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
         paths = [Path(place).resolve() for place in found if place is not None]
         return any(

@@ -76,7 +76,7 @@ def student_onnx(student_file: Callable[[Precision], Path]) -> Path:
 
 @torch.inference_mode()
 def largest_differences(model: Segmenter, exported: Exported, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Of mask and class logits of random images, as shares of the largest logit of the model."""
+    """Largest differences of mask and class logits on random images, as shares of the model's largest logit."""
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     expected, found = model(images), exported(images)
     assert found.mask_logits.shape == expected.mask_logits.shape
