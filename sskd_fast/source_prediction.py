@@ -1,4 +1,4 @@
-"""Prediction of image sets by a model and its inference settings."""
+"""Prediction of whole image sets with a model and its inference settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.results import to_results
 from sskd_fast.models.segmenter import Segmenter
 
-# Images whose tiles are predicted together, and the pixels that are enough before.  The bits of a result may depend on
-# what shares its batch, so that everything that predicts groups by the same rule.
+# Most images predicted together, and the number of pixels that closes a group early.  A result may depend in its last
+# bits on the rest of its batch, so all prediction groups by this one rule.
 IMAGES_AT_ONCE = 32
 PIXELS_AT_ONCE = 32_000_000
 
@@ -21,9 +21,9 @@ Item = TypeVar("Item")
 
 
 def groups(items: Iterable[Item], pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """The items in lists of IMAGES_AT_ONCE, shorter if PIXELS_AT_ONCE pixels are reached before, or at the end.
+    """Lists of IMAGES_AT_ONCE items; shorter if PIXELS_AT_ONCE pixels are reached first, or at the end.
 
-    pixels: of an item.
+    pixels: gives the number of pixels of an item.
     """
     group: list[Item] = []
     for item in items:
@@ -36,7 +36,7 @@ def groups(items: Iterable[Item], pixels: Callable[[Item], int]) -> Iterator[lis
 
 
 def source_groups(source: ImageCollection, indices: Iterable[int] | None = None) -> Iterator[list[int]]:
-    """The images of a source, all by default, in the groups that are predicted together."""
+    """The indices of a source's images, all by default, in the groups that are predicted together."""
     return groups(range(len(source)) if indices is None else indices, lambda i: math.prod(source.size(i)))
 
 
@@ -48,9 +48,9 @@ def predict_source(
     indices: Iterable[int] | None = None,
     views: Sequence[Augmentation] = IDENTITY,
 ) -> list[dict[str, Any]]:
-    """COCO results of a model on images of a source, all of them by default, averaged over views of each.
+    """COCO results of a model on images of a source, all by default, averaged over views of each image.
 
-    category_ids: of the classes in their order.
+    category_ids: the category id of each class, in the model's order.
     """
     results: list[dict[str, Any]] = []
     for rows in source_groups(source, indices):

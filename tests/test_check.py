@@ -60,7 +60,7 @@ def test_sound_data_are_summed_up_as_a_run_takes_them(plates_run: Path, check: C
     }  # fmt: skip
     for text in (
         f"labelled: 12 images of 160 x 160 pixels (height x width), 24 instances (square {counts['square']}, disc ",
-        f"a run would take: zoom {model.inference.zoom:.2f}, crops of 96 x 96 pixels, 16 queries",
+        f"a run would use: zoom {model.inference.zoom:.2f}, crops of 96 x 96 pixels, 16 queries",
         "2 warnings:\n    1. ", "no problem found",
     ):  # fmt: skip
         assert text in printed
@@ -231,10 +231,10 @@ def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check
         (["--labeled", data / "train.json"], "--labeled needs --images"),
         ([data / "plain", "--labeled", data / "train.json"], "give it alone, or say what it is"),
         (["--root", data, "--labeled", data / "train.json"], "leave out --labeled and --val, or --root"),
-        (["--root", data], "it holds none of them: say which one it is with --format"),
+        (["--root", data], "it has none of them: give the format with --format"),
         (["--root", data, "--format", "labelme"], "--format labelme needs --labeled, --images and --val"),
         ([data / "train.json", "--images", data, "--format", "ade20k"], "--format ade20k needs --root (data.root)"),
-        ([tmp_path / "both"], "it holds those of ade20k and cityscapes: say which one it is with --format"),
+        ([tmp_path / "both"], "it has those of ade20k and cityscapes: give the format with --format"),
     ):
         code, found, said = check(*arguments)
         assert code == 2 and found == [] and message in said and said.count("\n") == 1

@@ -316,7 +316,7 @@ def address_said(process: subprocess.Popen[str]) -> str:
     """The address that the command prints, after a line on the port that is taken."""
     assert process.stdout is not None
     text = process.stdout.readline() + process.stdout.readline()
-    line = r"port (\d+) is taken: the next free one is (\d+)\n(http://127\.0\.0\.1:\2/) shows .*Ctrl-C ends it\n"
+    line = r"port (\d+) is taken; using the next free one, (\d+)\n(http://127\.0\.0\.1:\2/) serves .*Ctrl-C to stop\n"
     said = re.fullmatch(line, text)
     assert said is not None and said[1] != said[2], text
     return said[3]

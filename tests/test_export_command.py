@@ -73,7 +73,7 @@ def test_a_file_that_fails_does_not_get_its_name(
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder; expected a checkpoint"),
-        (["CHECKPOINT"], "holds no validation images to prove the file on; give --val val.json --images DIR"),
+        (["CHECKPOINT"], "has no validation images to compare the file on; give --val val.json --images DIR"),
         (["CHECKPOINT", "--val", "VAL"], "give the folder of its images, --images DIR"),
         (["CHECKPOINT", "--val", "VAL", "--images", "IMAGES", "--precision", "int8"], "give --calibration DIR"),
         (["RUN", "--output", "m.txt"], "m.txt: expected a name that ends in .onnx"),
@@ -143,7 +143,7 @@ def test_validation_images_that_are_gone_are_named(tiny_run: Path, capsys: pytes
     [
         ("data: [", "config.yaml: not readable as YAML"),
         ("plain text", "config.yaml: found a str, expected settings; restore the file"),
-        ("seed: 1", "--precision int8 is scaled by images of the training set: give --calibration DIR"),
+        ("seed: 1", "--precision int8 is calibrated on training images: give --calibration DIR"),
     ],
 )
 def test_settings_that_name_no_training_images_are_named(

@@ -26,7 +26,7 @@ TINY = [
     "--preset", "smoke", "--stage", "adapt", "--max-steps", "1", "data.embedded_labeled=3", "data.embedded_unlabeled=2",
     "data.embedded_val=2", "pseudo_labels.folds=2", "train.threads=1",
 ]  # fmt: skip
-SPACE = "free some space and start again: with --resume, a run goes on from what it has saved"
+SPACE = "free some space and start again: with --resume, a run continues from what it has saved"
 
 
 @pytest.fixture

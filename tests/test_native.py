@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     done = run(USE, environment(file))
     assert done.returncode == 0 and "backend reference" in done.stdout
     assert f"cannot be built or loaded in {file}" in done.stderr
-    assert "set SSKD_FAST_CACHE to a folder that can be written" in done.stderr
+    assert "set SSKD_FAST_CACHE to a writable folder" in done.stderr
 
 
 def test_paths_with_spaces_reach_the_compiler_whole(tmp_path, monkeypatch):
@@ -286,7 +286,7 @@ def test_the_nvcc_of_the_release_of_pytorch_is_preferred(tmp_path, monkeypatch, 
 
 
 def test_without_a_fitting_nvcc_every_place_is_named(tmp_path, monkeypatch, toolkits):
-    places = f"nvcc on the PATH, {toolkits}/cuda, {toolkits}/cuda-*, NVIDIA's packages of pip"
+    places = f"nvcc on the PATH, {toolkits}/cuda, {toolkits}/cuda-*, NVIDIA's pip packages"
     with pytest.raises(_build.BuildError, match=re.escape(f"nvcc was not found (looked for {places}); install")):
         _native.nvcc()
     old, broken = nvcc_in(toolkits / "cuda-11.8", "11.8"), nvcc_in(tmp_path / "path", "13.0")

@@ -200,16 +200,17 @@ def test_broken_images_are_named_and_left_out(
     assert sorted(row["file"] for row in found) == [f"plate {number}.png" for number in (1, 3, 4, 5, 6)]
 
 
-def test_what_cannot_be_ranked_is_said_in_a_line(
-    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_refused_in_one_line(plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, plain = tmp_path / "run", plates_run.parent / "plain"
     shutil.copytree(plates_run, run)
     (run / "predictions" / "refined_student.json").unlink()
     (tmp_path / "text.png").write_text("no image")
     for command, message in (
-        ([tmp_path, plain], "is no run's folder, it has no config.yaml; give one such as runs/embedded"),
-        ([run, plain], "refined_student.json: the file is missing, thresholds come from it; give one for both models"),
+        ([tmp_path, plain], "not the folder of a run, has no config.yaml; give one such as runs/embedded"),
+        (
+            [run, plain],
+            "refined_student.json: the file is missing, needed for the thresholds; give one for both models",
+        ),
         ([plates_run, tmp_path / "none"], "none: there is no such file or folder; correct the path"),
         (
             [plates_run, tmp_path / "*.tif"],
@@ -233,7 +234,7 @@ def test_what_cannot_be_ranked_is_said_in_a_line(
     assert main([str(run), str(plain)]) == 2
     error = capsys.readouterr().err
     assert f"error: {run}/label_statistics.json: the file is damaged (" in error and error.count("\n") == 1
-    assert error.endswith("thresholds come from it; give one for both models, --score 0.5\n")
+    assert error.endswith("needed for the thresholds; give one for both models, --score 0.5\n")
     (run / "checkpoints" / "adapted_teacher.safetensors").unlink()
     assert main([str(run), str(plain)]) == 2
     assert "has no finished adapted_teacher" in capsys.readouterr().err
