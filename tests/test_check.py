@@ -153,7 +153,7 @@ def test_what_a_run_refuses_beyond_the_files_is_a_problem(plates_run: Path, chec
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
     (tmp_path / "one.json").write_text(json.dumps(content))
     code, (found,), _ = check(tmp_path / "one.json", "--images", data / "train")
-    assert code == 0 and "the labels are those of one image" in found["warnings"][-1]
+    assert code == 0 and "all labels belong to one image" in found["warnings"][-1]
     shutil.copytree(data / "plain", tmp_path / "mixed")
     shutil.copy(data / "train" / "plate 1.png", tmp_path / "mixed" / "again.png")
     code, (found,), _ = check(*labeled, "--unlabeled", tmp_path / "mixed")

@@ -166,7 +166,7 @@ def test_bad_input_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert capsys.readouterr().out.endswith("python -m sskd_fast.demo runs/embedded --score 0.4\n")
     pytest.importorskip("gradio")
     assert main([str(tmp_path), "--no-browser"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: holds neither checkpoints/ nor model.safetensors")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: has neither checkpoints/ nor model.safetensors")
 
 
 def test_without_gradio_one_line_says_what_to_install() -> None:

@@ -59,7 +59,9 @@ def test_predictions_are_those_of_the_run(plates_run: Path, tmp_path: Path, caps
     rows, columns = np.nonzero(mask)
     assert last["id"] == len(expected) and last["area"] == mask.sum() and last["iscrowd"] == 0
     assert last["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-    assert capsys.readouterr().out.startswith(f"6 images, {len(expected)} instances of score 0 and more: {tmp_path}")
+    assert capsys.readouterr().out.startswith(
+        f"6 images, {len(expected)} instances with a score of at least 0: {tmp_path}"
+    )
     names = sorted(p.name for p in (tmp_path / "overlays").iterdir())
     assert names == [f"plate {number}.png" for number in range(1, 7)]
     assert not (tmp_path / "predictions.json.partial").exists()

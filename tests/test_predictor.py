@@ -187,10 +187,10 @@ def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:
 def test_places_without_a_model_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere: there is no such file or folder; expected a checkpoint"):
         load("nowhere")
-    with pytest.raises(ModelError, match=r"holds neither checkpoints/ nor model\.safetensors"):
+    with pytest.raises(ModelError, match=r"has neither checkpoints/ nor model\.safetensors"):
         load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ModelError, match=r"found no finished stage; go on with `python -m sskd_fast\.run --output"):
+    with pytest.raises(ModelError, match=r"found no finished stage; resume with `python -m sskd_fast\.run --output"):
         load(tmp_path)
     (tmp_path / "notes.txt").write_text("not a model")
     with pytest.raises(CheckpointError, match=r"notes\.txt: not a readable safetensors file"):
@@ -207,7 +207,7 @@ def test_places_without_a_model_are_named(tmp_path: Path) -> None:
 def test_a_hub_that_is_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="owner/name: there is no such folder here, and the hub does not give it"):
+    with pytest.raises(ModelError, match="owner/name: there is no such folder here, and the hub does not provide it"):
         load("owner/name")
 
 

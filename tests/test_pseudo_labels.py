@@ -107,7 +107,7 @@ def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(capl
     with caplog.at_level(logging.WARNING):
         thresholds = calibrated(results, truth, target_precision=0.95, minimum_matches=1)
     assert thresholds[3] == 0.7
-    assert "no score gives precision 0.95 on labelled images that the model has not seen" in caplog.text
+    assert "no score reaches precision 0.95 on held-out labelled images" in caplog.text
     assert "the threshold 0.70 gives 0.67" in caplog.text
 
 
