@@ -218,8 +218,8 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
     assert find_inputs([str(tmp_path / "**" / "*.tif")]).files == ("4.tif",)
     (tmp_path / "empty").mkdir()
     for place, said in (
-        ("empty", "empty: holds no image; expected images that Pillow reads, such as .png, .* one by one"),
-        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected images .*\.mp4, .*; check the pattern"),
+        ("empty", "empty: has no image; expected images that Pillow reads, such as .png, .* one by one"),
+        ("a/*.bmp", r"a/\*.bmp: matches no readable file; expected images .*\.mp4, .*; check the pattern"),
         ("nowhere.png", "nowhere.png: there is no such file or folder; correct the path"),
     ):
         with pytest.raises(InputError, match=said):

@@ -214,7 +214,7 @@ def test_bad_input_is_refused_in_one_line(plates_run: Path, tmp_path: Path, caps
         ([plates_run, tmp_path / "none"], "none: there is no such file or folder; correct the path"),
         (
             [plates_run, tmp_path / "*.tif"],
-            "*.tif: matches nothing that can be read; expected images that Pillow reads",
+            "*.tif: matches no readable file; expected images that Pillow reads",
         ),
     ):
         assert main([str(part) for part in command]) == 2
