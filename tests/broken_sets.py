@@ -1,4 +1,4 @@
-"""Data sets as people's tools export them, odd or broken: each made by code, with what becomes of it."""
+"""Odd and broken data sets as real tools export them, each made by code, with the expected outcome."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def colliding_ids(coco: CocoBuilder) -> None:
 
 
 def raw(change: Callable[[str], bytes]) -> Edit:
-    """Writes the file through a change of its text."""
+    """Writes the file after a change of its text."""
 
     def make(coco: CocoBuilder) -> None:
         coco.file.write_bytes(change(json.dumps(coco.content)))
@@ -245,7 +245,7 @@ def no_file(coco: CocoBuilder) -> None:
 
 
 def rle(value: Any = None, **change: Any) -> Edit:
-    """RLE of the first square in place of all polygons, with some fields changed; "list": in a list, of its polygon."""
+    """Replaces all polygons by RLE of the first square with some fields changed; "list": in a list with its polygon."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
     mask[5:25, 5:25] = True
     if value == "list":

@@ -1,4 +1,4 @@
-"""Which backend "auto" takes for every operator on a GPU: by times, by counts, and what can run."""
+"""Choice of the backend "auto" for each operator on a GPU: by times, by counts, and by availability."""
 
 from __future__ import annotations
 

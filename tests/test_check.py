@@ -1,4 +1,4 @@
-"""A data set checked by itself: what is there, what a run would make of it, and what is wrong, with exit codes."""
+"""The check command: contents of a data set, derived settings, problems, and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `sskd`, as a user types it: commands by name, loaded when they are called."""
+"""The command `sskd` as a user types it: commands by name, loaded on call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The AP of a trained model on labelled images: the run's own figures, whatever order and ids the classes have."""
+"""The AP of a trained model on labelled images: the run's own figures, for any order and ids of the classes."""
 
 from __future__ import annotations
 

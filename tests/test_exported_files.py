@@ -1,4 +1,4 @@
-"""Descriptions of exported files, what has no exported form, and how predictions are compared."""
+"""Descriptions of exported files, models that cannot be exported, and the comparison of predictions."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_broken_description_is_refused(text: str) -> None:
 
 
 def write_network(path: Path, description: str) -> None:
-    """An ONNX file with this description, whose network gives its images back."""
+    """An ONNX file with this description and an identity network."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 

@@ -1,4 +1,4 @@
-"""No segmentation, however broken, crashes the process, hangs it, or gives a mask that leaves its image."""
+"""Broken segmentations never crash or hang the process, nor give a mask that leaves its image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building and loading the C++ operators: once, whole or not at all, and with a clear word where it cannot be done."""
+"""Building and loading the C++ operators: cached, atomic, and with a clear message on failure."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_without_nvcc_the_cuda_operators_say_what_was_looked_for(tmp_path, monke
 
 
 def nvcc_in(folder: Path, release: str) -> Path:
-    """A program that says that it is the nvcc of a release."""
+    """A program that reports to be the nvcc of a release."""
     program = folder / "bin" / "nvcc"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.17'\n")

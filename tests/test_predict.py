@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.predict`: folders, globs and videos, from a checkpoint to files, whatever happens meanwhile."""
+"""`python -m sskd_fast.predict`: folders, globs and videos, from a checkpoint to files, with interruptions."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def test_groups_end_at_32_images_or_32_megapixels() -> None:
 
 
 def test_a_large_image_stays_within_the_stated_memory(plates_run: Path, tmp_path: Path) -> None:
-    """100 bytes a pixel over what a small image takes, and 100 MB for tiles and masks."""
+    """At most 100 bytes a pixel more than for a small image, and 100 MB for tiles and masks."""
     rng = np.random.default_rng(0)
     large = rng.normal(900, 40, (1200, 1600)).clip(0, 65535).astype(np.uint16)
     Image.fromarray(large).save(tmp_path / "large.png")

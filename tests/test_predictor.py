@@ -1,4 +1,4 @@
-"""A trained model applied: the numbers of the run's own validation, whatever the image comes as."""
+"""Inference with a trained model: the numbers of the run's validation, for any form of image."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_evaluating_and_resuming_complete_checkpoints_of_an_earlier_version(
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.parametrize("name", ["student.onnx", "student.xml"])
 def test_an_exported_file_on_a_gpu_is_refused(tmp_path: Path, name: str, device: str) -> None:
-    """Without a GPU as well: the file runs on none."""
+    """Fails without a GPU as well, because an exported file never runs on one."""
     (tmp_path / name).touch()
     with pytest.raises(ModelError) as caught:
         load(tmp_path / name, device=device)

@@ -112,7 +112,7 @@ def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(capl
 
 
 def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
-    """Its only score with enough matches may be a very low one, which would let every wrong label of the class in."""
+    """Its only score with enough matches may be very low and would let in all wrong labels of the class."""
     results, truth = graded(3, [(0.9, True), (0.8, True), (0.7, True), (0.6, True)])
     wrong, other = graded(7, [(0.5, True), (0.4, False), (0.3, False), (0.02, True)])
     for record in (*wrong, *other["annotations"]):

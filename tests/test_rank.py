@@ -1,4 +1,4 @@
-"""The images to label next: the disagreement by hand, the order, and pre-labels that tools and runs take."""
+"""Ranking of images to label next: disagreement by hand, order, and pre-labels that tools and runs accept."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_mask_is_one_polygon_with_the_same_pixels() -> None:
 
 
 def test_an_image_on_which_the_models_differ_comes_first(plates_run: Path) -> None:
-    """The student is the teacher itself, but blind to what scores less than the best label of one of the images."""
+    """The student is the teacher with a score threshold at the best label of one of the images."""
     source = open_images([str(plates_run.parent / "plain")], stretch=True)
     teacher, _ = judges_of(plates_run, device="cpu", score=0.1)
     assert [image.comparison.disagreement for image in rank_images(source, teacher, teacher)] == [0.0] * 6

@@ -1,4 +1,4 @@
-"""One process a run folder: a second start, locks whose process has ended, other machines, and names that collide."""
+"""One process per run folder: a second start, stale locks, other machines, and colliding names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.stdin.read()
 
 
 def holder(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """A process that holds a folder, as soon as this returns."""
+    """A running process that holds a folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder), *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Settings: presets, files and overrides, and messages that name what is wrong."""
+"""Settings: presets, files, overrides, and error messages."""
 
 from __future__ import annotations
 

@@ -36,13 +36,15 @@ def batches(
     steps: int | None = None,
     workers: int = 0,
     weights: Sequence[float] | None = None,
+    share: slice = slice(None),
 ) -> Iterator[Batch]:
     """Batches of steps start_step, start_step + 1, ...; the same for any number of workers.
 
     Images come in one seeded permutation per epoch. Permutations continue across batches, so a set smaller than a batch
     repeats within it.  With `weights` (one per image, not negative), images are drawn independently in proportion.
-    steps: number of batches, None for an endless stream.  workers: processes that prepare batches, 0 for none.  Raises
-    ValueError for an empty set, a batch size below 1, or invalid weights.
+    steps: number of batches, None for an endless stream.  workers: processes that prepare batches, 0 for none.  share:
+    the positions of a batch that this process draws, all by default; other ranks draw the rest.  Raises ValueError for
+    an empty set, a batch size below 1, or invalid weights.
     """
     if len(source) == 0:
         raise ValueError(f"{source.name or 'the data set'} has no image; expected at least one to draw batches from")
@@ -53,7 +55,8 @@ def batches(
             f"weights: {len(weights)} values between {min(weights, default=0)} and {max(weights, default=0)}; "
             f"expected one for each of {len(source)} images, none negative and one above 0"
         )
-    drawn = _Steps(source, batch_size, views, seed, None if weights is None else list(itertools.accumulate(weights)))
+    cumulative = None if weights is None else list(itertools.accumulate(weights))
+    drawn = _Steps(source, batch_size, views, seed, cumulative, range(batch_size)[share])
     numbers = itertools.count(start_step) if steps is None else range(start_step, start_step + steps)
     if workers == 0:
         return (_unpack(drawn[step]) for step in numbers)
@@ -97,6 +100,8 @@ class _Packed:
     scores: Tensor
     counts: list[int]
     image_ids: list[int]
+    first: int
+    joint_size: int
 
     def pin_memory(self) -> _Packed:
         """A copy in page-locked memory, from which copies to a device are asynchronous."""
@@ -116,7 +121,9 @@ def _unpack(packed: _Packed) -> Batch:
     targets = [
         Instances(masks, labels, scores, torch.zeros(len(labels), dtype=torch.bool)) for masks, labels, scores in parts
     ]
-    return Batch(packed.images[0], packed.images[1], packed.valid, targets, packed.image_ids)
+    return Batch(
+        packed.images[0], packed.images[1], packed.valid, targets, packed.image_ids, packed.first, packed.joint_size
+    )  # fmt: skip
 
 
 def _as_it_is(packed: Any) -> Any:
@@ -127,23 +134,26 @@ class _Steps(Dataset[_Packed]):
     """Dataset of packed batches by step number."""
 
     def __init__(
-        self, source: ImageSource, batch_size: int, views: Views, seed: int, cumulative: list[float] | None
-    ) -> None:
+        self, source: ImageSource, batch_size: int, views: Views, seed: int, cumulative: list[float] | None,
+        slots: range,
+    ) -> None:  # fmt: skip
         self.source = source
         self.image_ids = source.image_ids
         self.batch_size = batch_size
         self.views = views
         self.seed = seed
         self.cumulative = cumulative
+        self.slots = slots
         self._epoch: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, step: int) -> _Packed:
-        indices = self._indices(step)
+        drawn = self._indices(step)
+        indices = [drawn[slot] for slot in self.slots]
         images = torch.empty((2, len(indices), 3, *self.views.size), dtype=torch.float32)
         valid = torch.empty((len(indices), *self.views.size), dtype=torch.bool)
         targets: list[Instances] = []
         for slot, index in enumerate(indices):
-            seed = derived_seed(self.seed, _VIEW, step, slot)
+            seed = derived_seed(self.seed, _VIEW, step, self.slots[slot])
             images[0, slot], images[1, slot], valid[slot], instances = draw_views(self.source, index, self.views, seed)
             targets.append(instances)
         return _Packed(
@@ -154,6 +164,8 @@ class _Steps(Dataset[_Packed]):
             torch.cat([target.scores for target in targets]),
             [len(target) for target in targets],
             [self.image_ids[index] for index in indices],
+            self.slots.start,
+            self.batch_size,
         )
 
     def _indices(self, step: int) -> list[int]:
