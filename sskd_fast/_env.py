@@ -129,7 +129,7 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes torchrun or accelerate launch has started together; 1 without."""
+    """The number of processes started together by torchrun or accelerate launch; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

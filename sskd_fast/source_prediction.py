@@ -74,7 +74,7 @@ def _predict_groups(
     model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
     wanted: Iterable[list[int]], views: Sequence[Augmentation],
 ) -> list[list[dict[str, Any]]]:  # fmt: skip
-    """The results of each of some groups of images."""
+    """The results of each group of images."""
     results: list[list[dict[str, Any]]] = []
     for rows in wanted:
         found = predict_views(model, [source.image(i) for i in rows], inference, views)
@@ -87,18 +87,18 @@ def _predict_groups(
 
 
 def _of_all_ranks(own: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The results of all groups in their order, from those that each rank has: every n-th one."""
+    """The results of all groups in order, gathered from the ranks, each of which has every n-th group."""
     turns = itertools.zip_longest(*ranks.gathered(own), fillvalue=[])
     return [result for turn in turns for group in turn for result in group]
 
 
-# The model that the other ranks have, by the versions of its tensors; theirs.
+# The model last sent to the other ranks with the versions of its tensors; on those ranks, the copy.
 _known: tuple[weakref.ref[Segmenter], list[int]] | None = None
 _copy: Segmenter | None = None
 
 
 def _news_of(model: Segmenter) -> Segmenter | None:
-    """A copy of the model on the CPU for the other ranks, None if they have it already."""
+    """A CPU copy of the model for the other ranks; None if they have it already."""
     global _known
     versions = [tensor._version for tensor in itertools.chain(model.parameters(), model.buffers())]
     if _known is not None and _known[0]() is model and _known[1] == versions:
