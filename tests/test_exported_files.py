@@ -130,9 +130,9 @@ def without_its_checkpoint(content: dict[str, Any]) -> None:
     ("change", "message"),
     [
         (of_a_later_layout, rf"written by sskd_fast 9\.9 in layout {LAYOUT + 1}, expected at most {LAYOUT}: install"),
-        (with_a_field_more, r"none that sskd_fast \S+ reads \(.*colour: no such setting.*\); export the model again"),
-        (with_a_field_less, r"none that sskd_fast \S+ reads \(.*stride.*\); export the model again"),
-        (without_its_checkpoint, r"none that sskd_fast \S+ reads \(.*\); export the model again"),
+        (with_a_field_more, r"cannot be read by sskd_fast \S+ \(.*colour: no such setting.*\); export the model again"),
+        (with_a_field_less, r"cannot be read by sskd_fast \S+ \(.*stride.*\); export the model again"),
+        (without_its_checkpoint, r"cannot be read by sskd_fast \S+ \(.*\); export the model again"),
     ],
 )
 def test_descriptions_of_other_versions_are_refused(change: Callable[[dict[str, Any]], None], message: str) -> None:
