@@ -113,7 +113,7 @@ def test_an_unknown_operator_is_named(provide: Provide) -> None:
         _backend.resolve("auto", GPU, "fuse")
 
 
-def test_info_says_for_every_operator_what_it_takes_and_why(provide: Provide) -> None:
+def test_info_gives_the_backend_of_every_operator_and_the_reason(provide: Provide) -> None:
     provide(triton=None, cuda=None)
     found = dict(info.choices([GPU]))
     assert list(found) == [f"auto, {operator} on cuda:0" for operator in _backend.OPERATORS]
