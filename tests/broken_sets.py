@@ -381,7 +381,7 @@ BROKEN_SETS = (
     Broken("object", "another object", field("segmentation", {"mask": "1.png"}), refused="object with the keys mask"),
     Broken("mixed", "polygons and RLE in one list", mapped(lambda p: [*p, {"size": [40, 60], "counts": [2400]}]),
            refused="RLE in a list of polygons; .* as one RLE"),
-    Broken("polygon-null", "null for a polygon", field("segmentation", [None]), refused=r"no number \(null\)"),
+    Broken("polygon-null", "null for a polygon", field("segmentation", [None]), refused=r"not a number \(null\)"),
     Broken("polygon-and-null", "null beside a polygon", mapped(lambda p: [*p, None]),
            refused="null in a list of polygons"),
     Broken("polygon-odd", "a polygon without its last number", mapped(lambda p: [p[0][:7]]),

@@ -91,7 +91,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_exported_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"model\.pt: expected a file \.onnx"):
+    with pytest.raises(ExportError, match=r"model\.pt: expected an \.onnx file"):
         load_exported(tmp_path / "model.pt")
     with pytest.raises(ExportError, match=r"model\.onnx does not exist"):
         load_exported(tmp_path / "model.onnx")

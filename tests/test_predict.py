@@ -324,7 +324,7 @@ def test_an_image_at_the_limit_of_instances_is_pointed_out(
 ) -> None:
     call = (plates_run, plates_run.parent / "val" / "plate 1.png", "--score", 0, "--output", tmp_path, "--no-overlays")
     assert predict(*call, "--max-detections", 2) == 0
-    assert "1 images have 2 instances, the limit; raise it by --max-detections" in capsys.readouterr().out
+    assert "1 images have 2 instances, the limit; raise it with --max-detections" in capsys.readouterr().out
     assert len(predictions(tmp_path)["annotations"]) == 2
 
 
