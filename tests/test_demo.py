@@ -189,7 +189,9 @@ def test_a_taken_port_is_named(plates_run: Path) -> None:
     page = demo_page.build_page(models_of(str(plates_run), "cpu"), 0.5)
     with (
         listening() as taken,
-        pytest.raises(demo_page.DemoError, match=rf"port {taken}: another program uses it; end that program, or omit --port"),
+        pytest.raises(
+            demo_page.DemoError, match=rf"port {taken}: another program uses it; end that program, or omit --port"
+        ),
     ):
         demo_page.serve(page, taken, browser=False)
 
