@@ -203,6 +203,17 @@ def test_boxes_prompt_the_masks_in_the_square_of_sam(tiny_foundation: Folder) ->
         torch.testing.assert_close(model.masks_in(encoded.maps, boxes), theirs.pred_masks.squeeze(2))
 
 
+@pytest.mark.parametrize(("kind", "cell"), [("grounded_sam", (4, 6)), ("eomt", (4, 6)), ("mask2former", (4, 4))])
+def test_cells_of_masks_have_the_shape_of_the_crop_if_it_is_resized(
+    tiny_foundation: Folder, kind: str, cell: tuple[float, float]
+) -> None:
+    """On crops of 64 x 96, which become squares of 64."""
+    model: Segmenter = grounded(tiny_foundation) if kind == "grounded_sam" else universal(tiny_foundation, kind)
+    masks = model.eval()(torch.rand(1, 3, *SIZE)).mask_logits
+    assert model.cell_size(SIZE) == cell == (SIZE[0] / masks.shape[-2], SIZE[1] / masks.shape[-1])
+    assert model.cell_size((2 * SIZE[0], SIZE[1])) == (4 if kind == "mask2former" else 2 * cell[0], cell[1])
+
+
 def test_a_part_of_the_batch_has_the_loss_of_a_batch_of_its_own(tiny_foundation: Folder) -> None:
     model = grounded(tiny_foundation).eval()
     model.detector.training = True  # keeps what the loss needs; the layers below draw nothing at random

@@ -112,6 +112,7 @@ class GroundedSam(Segmenter):
         self.detector = Detector(detector, prompts, foundation.detector_side)
         self.projection = Projection(self.sam.hidden_dim, 128, config.embedding)
         self.side: int = self.sam.prompt_encoder.input_image_size
+        self.input_size = (self.side, self.side)
         self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -126,7 +127,7 @@ class GroundedSam(Segmenter):
     def encode(self, images: Tensor) -> Encoded:
         """images (B, 3, H, W) in [0, 1] -> SAM 2's features; the detector waits for `decode`."""
         images = (images - self.mean) / self.std
-        square = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        square = F.interpolate(images, size=self.input_size, mode="bilinear", antialias=True)
         with self.autocast():
             flat = self.sam.get_image_features(square, return_dict=True).fpn_hidden_states
             flat = [*flat[:-1], flat[-1] + self.sam.no_memory_embedding]

@@ -73,6 +73,7 @@ class ModelConfig:
     "universal", "results".
     warm_start: "results" first fits the model to the predictions in `foundation.results`, of a teacher that cannot be
     trained itself, and takes the fitted model for the pretrained one.
+    tile: height and width of the windows that it predicts in, 0 = `predict.tile`.
     precision: what the networks compute in; parameters and losses stay in float32.  gradient_checkpointing: computes
     activations of the backbones' layers again in the backward pass instead of keeping them.
 
@@ -90,6 +91,7 @@ class ModelConfig:
 
     kind: Literal["mask_transformer", "dense", "grounded_sam", "sam3", "universal", "results"] = "mask_transformer"
     warm_start: Literal["", "results"] = ""
+    tile: tuple[int, int] = (0, 0)
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     backbone: str = "conv"
@@ -118,6 +120,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.warm_start and not all(self.foundation.results_files):
             raise ValueError('warm_start="results": name a file of predictions (foundation.results)')
+        check_tile(self.tile)
         if self.embedding_level < 0:
             raise ValueError(f"embedding_level: expected 0, the masks' level, or more, found {self.embedding_level}")
 
@@ -125,6 +128,12 @@ class ModelConfig:
     def trainable(self) -> bool:
         """True if stages can train it; predictions from a file they cannot."""
         return self.kind != "results"
+
+
+def check_tile(tile: tuple[int, int]) -> None:
+    """Raises ValueError for a window that has one side alone, or a negative one."""
+    if min(tile) < 0 or (any(tile) and not all(tile)):
+        raise ValueError(f"tile={tile}: expected two sides, or 0, 0")
 
 
 @dataclass
@@ -206,15 +215,17 @@ class Segmenter(nn.Module):
     `encode` reads images, `decode` predicts from what `encode` gives, `embed` maps it to the embeddings of the
     contrastive loss; so the second view costs neither queries nor masks.
 
-    config: what it was built from.  stride: pixels of a crop that a cell of the masks covers.  max_stride: sides of the
-    images must be multiples of it.  backbone_parts: prefixes of the parameters that came pretrained and learn slowly.
-    reusable_parts: prefixes of what a student keeps of foundation weights.  class_tensors: tensors with a row a class,
-    and then maybe one for no-object.  independent_classes: class scores are independent of one another, and the class
-    logits are those of `with_no_object`.
+    config: what it was built from.  input_size: height and width that it resizes crops to, None = as they are.  stride:
+    pixels of its input that a cell of the masks covers.  max_stride: sides of the images must be multiples of it.
+    backbone_parts: prefixes of the parameters that came pretrained and learn slowly.  reusable_parts: prefixes of what
+    a student keeps of foundation weights.  class_tensors: tensors with a row a class, and then maybe one for no-object.
+    independent_classes: class scores are independent of one another, and the class logits are those of
+    `with_no_object`.
     """
 
     config: ModelConfig
     stride: float
+    input_size: tuple[int, int] | None = None
     max_stride: int = 1
     backbone_parts: tuple[str, ...] = ("backbone.",)
     reusable_parts: tuple[str, ...] = ("backbone.", "pixel_decoder.")
@@ -236,6 +247,11 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """images (B, 3, H, W) in [0, 1] -> Predictions."""
         return self.decode(self.encode(images))
+
+    def cell_size(self, crop: Sequence[int]) -> tuple[float, float]:
+        """Height and width of a cell of the masks in pixels of a crop with this height and width."""
+        height, width = (side / own for side, own in zip(crop, self.input_size or crop, strict=True))
+        return self.stride * height, self.stride * width
 
     def class_probs(self, predictions: Predictions) -> Tensor:
         """The probability of each class (B, K, C), by which predictions are scored."""

@@ -22,9 +22,10 @@ class Row:
     """One row of metrics.json.
 
     ap, ap50: in percent.  params: of the network.  stride: pixels of the image as the network sees it that a cell of
-    its masks covers.  cost: of the stage's own training, the fields of `Cost`; fewer if they are not known.
-    views: over how many the predictions are averaged, 1 for the image as it is.  official: figures of the data set's
-    own evaluation if it has one.  made_with, measured_with: keys of the bases of the model and of its figures.
+    its masks covers, the side of a square of its area.  cost: of the stage's own training, the fields of `Cost`; fewer
+    if they are not known.  views: over how many the predictions are averaged, 1 for the image as it is.  official:
+    figures of the data set's own evaluation if it has one.  made_with, measured_with: keys of the bases of the model
+    and of its figures.
     """
 
     name: str
