@@ -59,11 +59,16 @@ class GroundedPredictions(Predictions):
         masked: Sequence[Tensor] | None = None,
     ) -> Answers:
         """SAM 2's mask in every box that is to have one, and the detector's own loss against boxes and labels, which
-        knows neither weights nor pixels that do not count."""
+        knows neither weights nor pixels that do not count.
+
+        In training the boxes that SAM 2 draws in are jittered; the detector learns from the boxes themselves.
+        """
         assert self.model is not None and self.detections is not None
         asked = boxes if masked is None else [b[index] for b, index in zip(boxes, masked, strict=True)]
         count = max(1, *(len(b) for b in asked))
         padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in asked])
+        if self.model.training:
+            padded = jittered(padded, self.model.config.foundation.box_jitter)
         masks = self.model.masks_in(self.maps, padded)
         return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels)})
 
@@ -170,3 +175,16 @@ class GroundedSam(Segmenter):
             out = self.sam(image_embeddings=list(maps), input_boxes=boxes, multimask_output=False)
         masks: Tensor = out.pred_masks.squeeze(2).float()
         return masks
+
+
+def jittered(boxes: Tensor, share: float) -> Tensor:
+    """Boxes (..., 4), x0 y0 x1 y1 as shares of the image, with each side moved uniformly by up to `share` of the box's
+    width or height, and kept within the image.
+
+    Drawn by the CPU's default generator, which is part of a training's saved state.
+    """
+    if not share:
+        return boxes
+    extent = torch.cat([boxes[..., 2:] - boxes[..., :2]] * 2, -1)
+    moved = torch.rand(boxes.shape, device="cpu").mul_(2).sub_(1).to(boxes)
+    return (boxes + share * extent * moved).clamp(0, 1)

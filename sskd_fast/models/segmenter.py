@@ -33,6 +33,9 @@ class FoundationConfig:
     are resized to for the detector, 0 = as they are.  prompts: what to ask the detector or SAM 3 for, one text a class
     in the order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank
     beside frozen ones.
+    Of kind "grounded_sam" alone: box_jitter: in training, each side of a label's box is moved at random by up to this
+    share of the box's width or height before SAM 2 draws a mask in it, below 0.5, 0 = not at all: the detector's boxes,
+    in which it draws later, are not exact either.
     Of SAM 3 alone: prompts_at_once: pairs of an image and a class that are decoded at a time, which bounds the memory.
     train_text: trains the text encoder, too; frozen, it reads the prompts once.
     """
@@ -48,10 +51,13 @@ class FoundationConfig:
     detector_side: int = 0
     prompts: tuple[str, ...] = ()
     lora_rank: int = 0
+    box_jitter: float = 0.1
     prompts_at_once: int = 8
     train_text: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.box_jitter < 0.5:
+            raise ValueError(f"box_jitter={self.box_jitter}: expected a share of a box's side from 0 up, below 0.5")
         if self.prompts_at_once < 1:
             raise ValueError(f"prompts_at_once={self.prompts_at_once}: expected at least 1")
         if self.source_classes and not self.source_key:
