@@ -19,12 +19,14 @@ class PseudoLabelConfig:
     each, a fold model is trained like the teacher on the others, for a share `fold_steps` of its steps, and predicts
     the images it has not seen.  target_precision: what the per-class thresholds reach on these predictions.
     unsure_precision: predictions between the threshold of this precision and the first one
-    are neither object nor background in training (0 = none).  shrink: results of all classes that count beside each
-    class's own when its threshold is found, for rare classes.  max_per_image: labels of an image, 0 = 300 or as many as
-    there are detections.  truth: train on the hidden true labels of the unlabelled
-    images instead (they exist where `data.labeled_fraction` or the embedded data set hides them): no result, but the
-    upper bound of what labels, however good, can give with the other settings.  shard: images whose labels are one
-    Parquet file, read when an image is, for sets whose labels do not fit into memory; 0 = one JSON file for all.
+    are neither object nor background in training (0 = none).  shrink: n0; the precision of a class's own n results
+    counts n / (n + n0) when its threshold is found, that of all classes n0 / (n + n0); 0 = its own alone.  The best n0
+    is p (1 - p) over the variance of precisions among classes at one score: 20 for p = 0.7 and a deviation of 0.1.
+    max_per_image: labels of an image, 0 = 300 or as many as there are detections.  truth: train on the hidden true
+    labels of the unlabelled images instead (they exist where `data.labeled_fraction` or the embedded data set hides
+    them): no result, but the upper bound of what labels, however good, can give with the other settings.  shard: images
+    whose labels are one Parquet file, read when an image is, for sets whose labels do not fit into memory; 0 = one JSON
+    file for all.
     """
 
     teacher: Labeller = "adapted_teacher"
@@ -37,7 +39,7 @@ class PseudoLabelConfig:
     iou: float = 0.5
     nms_iou: float = 0.6
     minimum_matches: int = 10
-    shrink: float = 0.0
+    shrink: float = 20.0
     max_per_image: int = 0
     weigh_by_score: bool = True
     truth: bool = False
