@@ -25,7 +25,7 @@ _SAME_OBJECT = 0.5
 @dataclass(frozen=True)
 class Augmentation:
     """An image turned by `turns` quarters, counter-clockwise, then mirrored left to right if `mirrored`, and seen
-    `zoom` times as large, in tiles as much larger."""
+    `zoom` times as large, mostly in tiles as much larger."""
 
     turns: int = 0
     mirrored: bool = False
@@ -36,8 +36,15 @@ class Augmentation:
         turned = torch.rot90(image, self.turns, (-2, -1))
         return (turned.flip(-1) if self.mirrored else turned).contiguous()
 
-    def seen(self, config: InferenceConfig, stride: int) -> InferenceConfig:
-        """The configuration with zoom and tiles of the view; tiles are multiples of `stride`."""
+    def seen(self, config: InferenceConfig, model: Segmenter) -> InferenceConfig:
+        """The configuration with zoom and tiles of the view; tiles are multiples of the model's `max_stride`.
+
+        A model that resizes tiles would take the zoom back in larger ones: it gets more of them instead, unless images
+        are to fit into one.
+        """
+        if model.input_size is not None and not config.fit:
+            return replace(config, zoom=config.zoom * self.zoom)
+        stride = model.max_stride
         height, width = (max(stride, round(side * self.zoom / stride) * stride) for side in config.tile)
         overlap = round(config.overlap * self.zoom)
         return replace(config, tile=(height, width), overlap=overlap, zoom=config.zoom * self.zoom)
@@ -103,7 +110,7 @@ def predict_views(
         return predict(model, images, config)
     found: list[list[list[Detection]]] = [[] for _ in images]
     for view in views:
-        turned, seen = [view.apply(image) for image in images], view.seen(config, model.max_stride)
+        turned, seen = [view.apply(image) for image in images], view.seen(config, model)
         for of_image, image, detections in zip(found, turned, predict(model, turned, seen), strict=True):
             size, zoomed = config.seen_size(image.shape[1:]), seen.seen_size(image.shape[1:])
             back = [view.undo(detection, size, zoomed) for detection in detections]
