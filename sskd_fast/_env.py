@@ -116,6 +116,21 @@ def triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")
 
 
+def rank() -> int:
+    """The number of this process among those that torchrun or accelerate launch has started together; 0 without."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """The same among those on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes torchrun or accelerate launch has started together; 1 without."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def any_set(names: Iterable[str]) -> bool:
     """True if one of the variables is set."""
     return any(name in os.environ for name in names)

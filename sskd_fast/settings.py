@@ -160,6 +160,10 @@ def check_settings(config: Config) -> None:
     """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
     _check_data(config.data)
     _check_views(config.views)
+    if config.train.pxl_gradient_share and "float16" in (config.teacher.precision, config.student.precision):
+        raise ConfigError(
+            "train.pxl_gradient_share: gradients are measured without the scale that float16 needs; use bfloat16"
+        )
     if config.pseudo_labels.shard and find_spec("pyarrow") is None:
         raise ConfigError(
             f"pseudo_labels.shard={config.pseudo_labels.shard}: shards are Parquet files, and pyarrow, which writes "

@@ -9,6 +9,7 @@ from torch import Tensor
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.contrast_settings import ContrastOutput
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import Objective, ObjectiveOutput
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
 from sskd_fast.losses.training_step import instance_map
@@ -128,10 +129,13 @@ class CountingLoss(SetLoss):
         *,
         label_pool: int = 1,
         semi_masks: float = 1.0,
+        joint: JointBatch = WHOLE,
         seed: int = 0,
     ) -> SetLossOutput:
         self.calls.append((len(instances), label_pool))
-        return super().__call__(predictions, instances, valid, label_pool=label_pool, semi_masks=semi_masks)
+        return super().__call__(
+            predictions, instances, valid, label_pool=label_pool, semi_masks=semi_masks, joint=joint, seed=seed
+        )
 
 
 @pytest.mark.parametrize(

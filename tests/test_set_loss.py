@@ -555,7 +555,7 @@ class Asked(Predictions):
 
     def answer(
         self, boxes: Sequence[Tensor], labels: Sequence[Tensor], weights: Any = None, valid: Any = None,
-        masked: Sequence[Tensor] = (),
+        masked: Sequence[Tensor] = (), total: Any = None,
     ) -> Answers:  # fmt: skip
         assert self.answers is not None and [len(b) for b in boxes] == [len(c) for c in labels]
         self.seen = [index.tolist() for index in masked]

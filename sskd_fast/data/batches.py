@@ -36,13 +36,14 @@ def batches(
     steps: int | None = None,
     workers: int = 0,
     weights: Sequence[float] | None = None,
+    share: slice = slice(None),
 ) -> Iterator[Batch]:
     """Batches of steps start_step, start_step + 1, ...; the same whatever the number of workers.
 
     Images come in seeded permutations, one an epoch, that run on from batch to batch, so a set smaller than a batch
     repeats within it; with `weights` (one an image, not negative) they are drawn independently in proportion to them.
-    steps: how many
-    batches, endless where None.  workers: processes that prepare batches, 0 for none.  Raises ValueError for an empty
+    steps: how many batches, endless where None.  workers: processes that prepare batches, 0 for none.  share: the
+    places of a batch that are drawn here, all by default; other ranks draw the others.  Raises ValueError for an empty
     set, a batch size below 1 and weights that do not fit.
     """
     if len(source) == 0:
@@ -54,7 +55,8 @@ def batches(
             f"weights: {len(weights)} values between {min(weights, default=0)} and {max(weights, default=0)}; "
             f"expected one for each of {len(source)} images, none negative and one above 0"
         )
-    drawn = _Steps(source, batch_size, views, seed, None if weights is None else list(itertools.accumulate(weights)))
+    cumulative = None if weights is None else list(itertools.accumulate(weights))
+    drawn = _Steps(source, batch_size, views, seed, cumulative, range(batch_size)[share])
     numbers = itertools.count(start_step) if steps is None else range(start_step, start_step + steps)
     if workers == 0:
         return (_unpack(drawn[step]) for step in numbers)
@@ -98,6 +100,8 @@ class _Packed:
     scores: Tensor
     counts: list[int]
     image_ids: list[int]
+    first: int
+    joint_size: int
 
     def pin_memory(self) -> _Packed:
         """The same in page-locked memory, from which copies to a device need not be waited for."""
@@ -117,7 +121,9 @@ def _unpack(packed: _Packed) -> Batch:
     targets = [
         Instances(masks, labels, scores, torch.zeros(len(labels), dtype=torch.bool)) for masks, labels, scores in parts
     ]
-    return Batch(packed.images[0], packed.images[1], packed.valid, targets, packed.image_ids)
+    return Batch(
+        packed.images[0], packed.images[1], packed.valid, targets, packed.image_ids, packed.first, packed.joint_size
+    )  # fmt: skip
 
 
 def _as_it_is(packed: Any) -> Any:
@@ -128,23 +134,26 @@ class _Steps(Dataset[_Packed]):
     """Step number -> packed batch."""
 
     def __init__(
-        self, source: ImageSource, batch_size: int, views: Views, seed: int, cumulative: list[float] | None
-    ) -> None:
+        self, source: ImageSource, batch_size: int, views: Views, seed: int, cumulative: list[float] | None,
+        slots: range,
+    ) -> None:  # fmt: skip
         self.source = source
         self.image_ids = source.image_ids
         self.batch_size = batch_size
         self.views = views
         self.seed = seed
         self.cumulative = cumulative
+        self.slots = slots
         self._epoch: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, step: int) -> _Packed:
-        indices = self._indices(step)
+        drawn = self._indices(step)
+        indices = [drawn[slot] for slot in self.slots]
         images = torch.empty((2, len(indices), 3, *self.views.size), dtype=torch.float32)
         valid = torch.empty((len(indices), *self.views.size), dtype=torch.bool)
         targets: list[Instances] = []
         for slot, index in enumerate(indices):
-            seed = derived_seed(self.seed, _VIEW, step, slot)
+            seed = derived_seed(self.seed, _VIEW, step, self.slots[slot])
             images[0, slot], images[1, slot], valid[slot], instances = draw_views(self.source, index, self.views, seed)
             targets.append(instances)
         return _Packed(
@@ -155,6 +164,8 @@ class _Steps(Dataset[_Packed]):
             torch.cat([target.scores for target in targets]),
             [len(target) for target in targets],
             [self.image_ids[index] for index in indices],
+            self.slots.start,
+            self.batch_size,
         )
 
     def _indices(self, step: int) -> list[int]:

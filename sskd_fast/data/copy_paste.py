@@ -43,7 +43,7 @@ def paste_instances(batch: Batch, source: Batch, probability: float, min_pixels:
         large = joined.masks.flatten(1).sum(1) >= min_pixels
         valid[index] = (valid[index] | cover) & ~joined.masks[~large].any(0)
         targets.append(joined.select(large))
-    return Batch(weak, strong, valid, targets, batch.image_ids)
+    return replace(batch, weak=weak, strong=strong, valid=valid, targets=targets)
 
 
 def _some(instances: Instances, generator: torch.Generator) -> Instances:

@@ -64,6 +64,7 @@ class Batch:
 
     weak, strong: (B, 3, H, W) float32 in [0, 1].  valid: (B, H, W) bool, False on padding and on crowd regions.
     targets: B records with masks (n, H, W) in the geometry of the views; crowd instances are already removed.
+    first, joint_size: the number of its first image in the joint batch of all ranks, and how many images that has.
     """
 
     weak: Tensor
@@ -71,6 +72,20 @@ class Batch:
     valid: Tensor
     targets: list[Instances]
     image_ids: list[int]
+    first: int = 0
+    joint_size: int = 0
+
+    @property
+    def of(self) -> int:
+        """The number of images in the joint batch."""
+        return self.joint_size or len(self.image_ids)
+
+    def part(self, rows: slice) -> Batch:
+        """Some neighbouring images of the batch."""
+        return Batch(
+            self.weak[rows], self.strong[rows], self.valid[rows], self.targets[rows], self.image_ids[rows],
+            self.first + rows.start, self.of,
+        )  # fmt: skip
 
     @classmethod
     def empty(cls, height: int, width: int) -> Batch:

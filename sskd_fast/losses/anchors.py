@@ -5,7 +5,7 @@ Shape letters: B images, N pixels an image, A anchors, n rows, D embedding width
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,25 +51,34 @@ class Pixels(NamedTuple):
         weight = None if self.weight is None else change(self.weight)
         return Pixels(change(self.embedding), scores, weight, change(self.image), change(self.label))
 
+    def elsewhere(self) -> Pixels:
+        """The pixels as candidates for another step or rank: without gradient, of none of its images or instances."""
+        return self._replace(
+            embedding=self.embedding.detach(), image=torch.full_like(self.image, -1),
+            label=torch.where(self.label > 0, self.label | (1 << 62), self.label),
+        )  # fmt: skip
+
     def widths(self) -> tuple[int, int, bool]:
         """Width of the embeddings and of the scores, and whether there are weights."""
         return self.embedding.shape[1], 0 if self.scores is None else self.scores.shape[1], self.weight is not None
 
 
 def draw_anchors(
-    shape: tuple[int, int], valid: Tensor | None, max_anchors: int, seed: int, device: torch.device
-) -> Tensor:
+    shape: tuple[int, int], valid: Tensor | None, max_anchors: int, seed: int, device: torch.device,
+    numbers: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
     """Indices into B * N pixels of at most `max_anchors` valid pixels an image, drawn without replacement; (A,) int64.
 
-    shape: (B, N). valid: (B, h, w) bool or None. max_anchors: 0 takes every valid pixel. A pure function of the
-    arguments.
+    shape: (B, N). valid: (B, h, w) bool or None. max_anchors: 0 takes every valid pixel. numbers: of the images
+    in the joint batch, by which they draw; 0, 1, ... by default. A pure function of the arguments.
     """
     images, pixels = shape
     every = torch.arange(images * pixels, device=device)
     if not 0 < max_anchors < pixels:
         return every if valid is None else every[valid.flatten()]
     column = torch.arange(pixels, device=device)
-    words = rng.random_words(rng.seed_key(seed, device), every[:images, None], column, rng.STREAM_ANCHORS)[0]
+    image = every[:images] if numbers is None else torch.tensor(numbers, device=device)
+    words = rng.random_words(rng.seed_key(seed, device), image[:, None], column, rng.STREAM_ANCHORS)[0]
     if valid is not None:
         words = words.masked_fill(~valid.flatten(1), 1 << 32)
     order = words.argsort(dim=1, stable=True)[:, :max_anchors]

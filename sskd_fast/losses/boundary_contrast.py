@@ -7,7 +7,7 @@ Shape letters: B images, N cells an image, A anchors, D embedding width, R negat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from sskd_fast import rng
 from sskd_fast.losses.anchors import Pixels, draw_anchors, pixel_rows, rows_of
 from sskd_fast.losses.contrast import DIAGNOSTICS, check_shapes, diagnose
 from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.training_step import TrainingStep
 
 
@@ -41,19 +42,22 @@ class BoundaryContrast(nn.Module):
         instances, weights = step.instances(size)
         return self(
             step.predictions.mask_logits, step.predictions.class_logits, weak, strong, instances, weights,
-            valid=step.valid(size), progress=step.progress, seed=step.seed,
+            valid=step.valid(size), progress=step.progress, seed=step.seed, numbers=step.numbers,
+            joint=step.joint,
         )  # fmt: skip
 
     def forward(
         self, mask_logits: Tensor, class_logits: Tensor, embeddings_weak: Tensor, embeddings_strong: Tensor,
         instance_ids: Tensor, weights: Tensor, *, valid: Tensor, progress: float, seed: int,
+        numbers: Sequence[int] | None = None, joint: JointBatch = WHOLE,
     ) -> ContrastOutput:  # fmt: skip
         """The loss of a batch of image pairs, two views of one geometry; 0 without anchors.
 
         mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, read without gradient; embeddings_weak
         (B, D, h, w), with gradient; embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0
         background.  weights (B, h, w) float: of the anchors, 0 for none.  valid (B, h, w) bool: False for cells that
-        take no part.  Raises ValueError or TypeError naming an argument of the wrong shape or range.
+        take no part.  joint: the joint batch, by the summed weight of whose anchors the loss is a mean; numbers: of the
+        images in it.  Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         config, temperature = self.config, self.config.temperature_at(progress)
         shape = check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
@@ -62,21 +66,22 @@ class BoundaryContrast(nn.Module):
             backend=config.backend,
         )  # fmt: skip
         beside = near_another(instance_ids.where(valid, 0), config.reach) & valid & (weights > 0)
-        index = draw_anchors(shape, beside, config.max_anchors, seed, weights.device)
+        index = draw_anchors(shape, beside, config.max_anchors, seed, weights.device, numbers)
+        weight = weights.flatten()[index]
+        total = joint.total("anchors", weight.sum())
         if not len(index):
             nothing = embeddings_weak.sum() * 0
             return ContrastOutput(nothing, dict.fromkeys(DIAGNOSTICS, weights.new_tensor(math.nan)))
         anchors, usable = cells.select(index), valid.flatten(1)
         strong = F.normalize(rows_of(embeddings_strong.detach()), dim=-1).view(*shape, -1)
         own = (cells.label.view(shape)[anchors.image] == anchors.label[:, None]) & usable[anchors.image]
-        negatives = draw_near(cells, index, usable, instance_ids.shape[-1], config, seed)
+        negatives = draw_near(cells, index, usable, instance_ids.shape[-1], config, seed, numbers)
         loss = anchor_losses(anchors, own, negatives, cells.embedding.view(*shape, -1), strong, temperature)
-        weight = weights.flatten()[index]
         with torch.no_grad():
             mean = own.to(strong.dtype)[:, None] @ strong[anchors.image] / own.sum(1)[:, None, None]
             at = torch.where(negatives >= 0, negatives + anchors.image[:, None] * shape[1], -1)
             diagnostics = diagnose(anchors, mean.squeeze(1), cells, at)
-        return ContrastOutput((loss * weight).sum() / weight.sum(), diagnostics)
+        return ContrastOutput((loss * weight).sum() / total, diagnostics)
 
 
 def anchor_losses(
@@ -110,12 +115,15 @@ def near_another(instance_ids: Tensor, reach: int) -> Tensor:
 
 
 @torch.no_grad()
-def draw_near(cells: Pixels, index: Tensor, usable: Tensor, width: int, config: ContrastConfig, seed: int) -> Tensor:
+def draw_near(
+    cells: Pixels, index: Tensor, usable: Tensor, width: int, config: ContrastConfig, seed: int,
+    numbers: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
     """(A, R) int64 cells of the anchors' images in the order drawn, -1 where fewer have a positive weight.
 
     cells: with scores and weights, image by image; index (A,): the anchors among them, image by image.  usable (B, N)
-    bool.  width: cells a row.  The law is successive sampling, by an exponential race (see
-    `reference.negative_sampling`).
+    bool.  width: cells a row.  numbers: of the images, by which they draw; 0, 1, ... by default.  The law is successive
+    sampling, by an exponential race (see `reference.negative_sampling`).
     """
     images, count = usable.shape
     assert cells.scores is not None and cells.weight is not None
@@ -126,7 +134,8 @@ def draw_near(cells: Pixels, index: Tensor, usable: Tensor, width: int, config: 
     rows, columns = (place // width)[:, None] - every // width, (place % width)[:, None] - every % width
     weight *= torch.exp((rows.square() + columns.square()) / (-2 * config.spread**2))
     weight *= cells.weight.double().view(images, count)[image] * usable[image]
-    words = rng.random_words(rng.seed_key(seed, index.device), index[:, None], every, rng.STREAM_RACE)[0]
+    drawer = index if numbers is None else torch.tensor(numbers, device=index.device)[image] * count + place
+    words = rng.random_words(rng.seed_key(seed, index.device), drawer[:, None], every, rng.STREAM_RACE)[0]
     arrival = rng.unit_interval(words).log_().neg_().div_(weight)
     first, drawn = arrival.topk(min(config.num_negatives, count), largest=False, sorted=True)
     return drawn.masked_fill(first.isinf(), -1)

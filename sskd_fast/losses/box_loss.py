@@ -13,22 +13,24 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 
 
 def box_losses(
-    layers: Sequence[Tensor], assigned: Sequence[Tensor | None], boxes: Sequence[Tensor], weights: Tensor
-) -> dict[str, Tensor]:
+    layers: Sequence[Tensor], assigned: Sequence[Tensor | None], boxes: Sequence[Tensor], weights: Tensor,
+    joint: JointBatch = WHOLE,
+) -> dict[str, Tensor]:  # fmt: skip
     """L1 ("box") and one less the generalised IoU ("overlap"), weighted means over the instances, summed over layers.
 
     layers: predicted boxes (B, K, 4) after each layer: centre x, y, width, height as shares of the image.  assigned: a
     layer's (B, G) int64 query of each instance, -1 for none.  boxes: an image's (n, 4) of `boxes_of`; those without an
-    area do not count.  weights: (B, G), of the instances.
+    area do not count.  weights: (B, G), of the instances; the means are by their sum in the joint batch.
     """
     padded = weights.new_zeros((*weights.shape, 4))
     for row, own in zip(padded, boxes, strict=True):
         row[: len(own)] = own
     solid = (padded[..., 2:] > padded[..., :2]).all(-1)
-    total = weights.sum().clamp(min=1.0)
+    total = joint.total("boxes", weights.sum()).clamp(min=1.0)
     distances = overlaps = weights.new_zeros(())
     for predicted, queries in zip(layers, assigned, strict=True):
         assert queries is not None

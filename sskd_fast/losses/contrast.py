@@ -6,6 +6,7 @@ Shape letters: B images, K queries, C classes, D embedding width, A anchors, M c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sskd_fast import ops
+from sskd_fast import ops, ranks
 from sskd_fast.losses.anchors import Pixels, draw_anchors, pixel_rows, rows_of
 from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput, require
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.memory_bank import MemoryBank
 from sskd_fast.losses.training_step import TrainingStep
 
@@ -57,7 +59,8 @@ class InstancePixelContrast(nn.Module):
         size = (weak.shape[-2], weak.shape[-1])
         return self(
             step.predictions.mask_logits, step.predictions.class_logits, weak, strong, progress=step.progress,
-            seed=step.seed, valid=step.valid(size), instance_ids=step.true_instances(size),
+            seed=step.seed, valid=step.valid(size), instance_ids=step.true_instances(size), numbers=step.numbers,
+            joint=step.joint,
         )  # fmt: skip
 
     def forward(
@@ -71,13 +74,17 @@ class InstancePixelContrast(nn.Module):
         seed: int,
         valid: Tensor | None = None,
         instance_ids: Tensor | None = None,
+        numbers: Sequence[int] | None = None,
+        joint: JointBatch = WHOLE,
     ) -> ContrastOutput:
         """The loss of a batch of image pairs, two views of one geometry.
 
         mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, read without gradient; embeddings_weak
         (B, D, h, w), with gradient; embeddings_strong (B, D, h, w), without. progress: in [0, 1], sets the temperature.
         seed: of this step. valid (B, h, w) bool: False for pixels that are neither anchor nor candidate (padding).
-        instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.
+        instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.  joint: the joint batch, over whose
+        anchors the loss is a mean; numbers: of the images in it, by which their anchors are drawn.  Candidates are the
+        pixels seen here, with `all_ranks` also those that other ranks see at the moment.
         Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         temperature = self.temperature(progress)
@@ -87,7 +94,7 @@ class InstancePixelContrast(nn.Module):
             weighted=self.config.objectness, backend=self.config.backend,
         )  # fmt: skip
         strong = rows_of(embeddings_strong.detach())
-        anchor_index = draw_anchors(shape, valid, self.config.max_anchors, seed, strong.device)
+        anchor_index = draw_anchors(shape, valid, self.config.max_anchors, seed, strong.device, numbers)
         anchors = candidates.select(anchor_index)
         positives = F.normalize(strong.index_select(0, anchor_index), dim=-1)
         own = anchor_index
@@ -96,6 +103,9 @@ class InstancePixelContrast(nn.Module):
             candidates = candidates.select(kept.nonzero()[:, 0])
             own = (kept.cumsum(0) - 1).index_select(0, anchor_index)
         fresh = candidates
+        seed += numbers[0] << 44 if numbers else 0  # negatives of their own in every part of the joint batch
+        if self.config.all_ranks and ranks.count() > 1:
+            candidates = candidates.join(candidates.map(ranks.rows_of_others).elsewhere())
         if self.bank is not None:
             candidates = self.bank.extend(candidates)
         if self.config.form == "expected":
@@ -116,10 +126,11 @@ class InstancePixelContrast(nn.Module):
                 normalize=False,
                 backend=self.config.backend,
             )
+        loss = loss * joint.share("anchors", loss.new_tensor(float(len(own))))
         with torch.no_grad():
             output = ContrastOutput(loss, diagnose(anchors, positives, candidates, negatives))
-            if self.bank is not None and self.training:
-                self.bank.add(fresh, own, seed)
+            if self.bank is not None and self.training and joint.learns:
+                self.bank.add(fresh, own, seed, joint.parts)
         return output
 
     def _negatives(self, anchors: Pixels, candidates: Pixels, seed: int, own: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ class ContrastConfig:
     ignores the predictions.  scope: candidates of all images, of the other images or of the anchor's own.  margin:
     similarity below which negatives do not push.  hard_share: share of the negatives taken as the most similar of a
     larger draw.  max_anchors: anchors an image, drawn without replacement; 0 for every pixel.  objectness: prefer
-    candidates that lie on objects.  memory_bank: pixels of earlier steps kept as further candidates.  backend: of the
-    operators.
+    candidates that lie on objects.  memory_bank: pixels of earlier steps kept as further candidates.
+    all_ranks: candidates are the pixels of all ranks instead of the own ones, those of others without gradient.
+    backend: of the operators.
 
     reach: of form "boundary": how many cells away another instance may lie from an anchor.  spread: rho of form
     "boundary": negatives are drawn with exp(-distance^2 / 2 rho^2), in cells.  The temperature of "prototypes" is the
@@ -58,6 +59,7 @@ class ContrastConfig:
     max_anchors: int = 24
     objectness: bool = False
     memory_bank: int = 0
+    all_ranks: bool = False
     backend: str = "auto"
     reach: int = 2
     spread: float = 8.0
@@ -83,6 +85,7 @@ class ContrastConfig:
             not self.memory_bank or self.scope != "same",
             "memory_bank: pixels of earlier steps are never in scope 'same'",
         )
+        require(not self.all_ranks or self.scope != "same", "all_ranks: no image of another rank is in scope 'same'")
         form = f"form={self.form!r}"
         if self.form in ("expected", "boundary"):
             require(self.cues != "uniform", f"{form} needs cues that tell the pixels apart, found cues='uniform'")
@@ -91,6 +94,7 @@ class ContrastConfig:
             require(self.hard_share == 0, f"{form} has no draws of which to take the hardest (hard_share)")
         if self.form not in ("sampled", "expected"):
             require(not self.memory_bank, f"{form} takes no pixels of earlier steps (memory_bank)")
+            require(not self.all_ranks, f"{form} takes no pixels of other ranks (all_ranks)")
             require(not self.objectness, f"{form} has no choice of objectness: leave it out")
         if self.form == "boundary":
             require(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.matching import Targets, pad_targets
 from sskd_fast.models.dense_maps import DenseMaps
 
@@ -57,11 +58,12 @@ class Cells:
 
 
 def dense_loss(
-    config: DenseLossConfig, maps: DenseMaps, instances: list[Instances], valid: Tensor
+    config: DenseLossConfig, maps: DenseMaps, instances: list[Instances], valid: Tensor, joint: JointBatch = WHOLE
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The parts "class", "mask" and "dice", unweighted, and the share of instances that have a cell.
 
-    instances: one record an image; valid: (B, H, W) bool.
+    instances: one record an image; valid: (B, H, W) bool.  joint: masks are a mean by the summed weight of the cells
+    drawn in the joint batch, classes by that of its positive cells.
     """
     size = (maps.features.shape[-2], maps.features.shape[-1])
     targets = pad_targets(instances, valid, size)
@@ -71,9 +73,9 @@ def dense_loss(
     fine = pad_targets(instances, valid, (2 * size[0], 2 * size[1]))
     logits = maps.masks(chosen.image, chosen.cell)
     logits = F.interpolate(logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False).squeeze(1)
-    parts, iou = _mask_parts(logits, chosen, fine)
+    parts, iou = _mask_parts(logits, chosen, fine, joint)
     quality = _qualities(positive, chosen, iou) if config.quality else None
-    parts["class"] = _class_part(maps, positive, targets, quality)
+    parts["class"] = _class_part(maps, positive, targets, quality, joint)
     found = len(torch.unique(positive.image * targets.present.shape[1] + positive.instance))
     matched = parts["class"].new_tensor(found) / targets.present.sum().clamp(min=1)
     return parts, matched
@@ -120,12 +122,12 @@ def drawn_cells(config: DenseLossConfig, positive: Cells, images: int) -> Cells:
     return shuffled.at(kept)
 
 
-def _mask_parts(logits: Tensor, cells: Cells, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+def _mask_parts(logits: Tensor, cells: Cells, targets: Targets, joint: JointBatch) -> tuple[dict[str, Tensor], Tensor]:
     """Mask cross-entropy and dice of the cells' logits (P, h, w), weighed by the instances', and IoUs (P,)."""
     valid = targets.valid[cells.image]
     wanted = targets.masks[cells.image, cells.instance] * valid
     weight = targets.weights[cells.image, cells.instance]
-    total = weight.sum().clamp(min=1.0)
+    total = joint.total("drawn cells", weight.sum()).clamp(min=1.0)
     prob = logits.sigmoid() * valid
     squares = (prob.square() + wanted.square()).flatten(1).sum(1)
     dice = 1 - 2 * (prob * wanted).flatten(1).sum(1) / squares.clamp(min=1e-4)
@@ -152,7 +154,9 @@ def _qualities(positive: Cells, chosen: Cells, iou: Tensor) -> Tensor:
     return mean[positive.image * stride + positive.instance].clamp(min=0.1)
 
 
-def _class_part(maps: DenseMaps, positive: Cells, targets: Targets, quality: Tensor | None) -> Tensor:
+def _class_part(
+    maps: DenseMaps, positive: Cells, targets: Targets, quality: Tensor | None, joint: JointBatch
+) -> Tensor:
     """Focal loss of all cells' scores; cells on invalid pixels (padding, crowd, unsure) that learn nothing do not
     count."""
     logits, centres, _ = maps.cells()
@@ -169,4 +173,4 @@ def _class_part(maps: DenseMaps, positive: Cells, targets: Targets, quality: Ten
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     balance = torch.where(wanted > 0, 0.25, 0.75) if quality is None else torch.where(wanted > 0, 1.0, 0.75)
     focal = balance * entropy * (wanted - prob).detach().square()
-    return (focal.sum(-1) * weight).sum() / own.sum().clamp(min=1.0)
+    return (focal.sum(-1) * weight).sum() / joint.total("positive cells", own.sum()).clamp(min=1.0)

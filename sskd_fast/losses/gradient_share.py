@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from sskd_fast import ranks
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 
 # Steps between two measurements, each of which costs two more backward passes, and what is kept of the one before.
 MEASURE_EVERY = 20
@@ -17,7 +20,7 @@ class GradientShare(nn.Module):
     """weight = share * |gradient of the rest| / |gradient of the term|, norms over the parameters that both reach.
 
     The norms are measured every MEASURE_EVERY steps, the first one included, and smoothed.  They are part of the state
-    dict, so that a resumed stage goes on with them.  share: above 0; 0.15 for 15 %.
+    dict, so that a resumed stage goes on with them.  They are those of the joint batch.  share: above 0; 0.15 for 15 %.
     Ours: the paper has a fixed weight, lam_pxl.
     """
 
@@ -32,6 +35,8 @@ class GradientShare(nn.Module):
         self.share = share
         for name, start in (("steps", 0), ("rest_norm", 0.0), ("term_norm", 0.0)):
             self.register_buffer(name, torch.tensor(start))
+        self._sums: tuple[list[Tensor | None], list[Tensor | None]] | None = None
+        self._ratio = math.nan
 
     @property
     def weight(self) -> float:
@@ -39,25 +44,52 @@ class GradientShare(nn.Module):
         rest, term = float(self.rest_norm), float(self.term_norm)
         return self.share * rest / term if term > 0 else 0.0
 
-    def forward(self, rest: Tensor, term: Tensor, parameters: Iterable[Tensor]) -> dict[str, Tensor]:
+    @property
+    def due(self) -> bool:
+        """True if the step that comes is measured."""
+        return int(self.steps) % MEASURE_EVERY == 0
+
+    def forward(
+        self, rest: Tensor, term: Tensor, parameters: Iterable[Tensor], joint: JointBatch = WHOLE
+    ) -> dict[str, Tensor]:
         """Takes in a step: "pxl_weight" is the term's weight, "pxl_gradient_share" the share it has, NaN if not
         measured.
 
-        rest, term: scalars with a graph, which is kept.  parameters: of the model.
+        rest, term: scalars with a graph, which is kept.  parameters: of the model.  joint: the joint batch that they
+        are the part of; a step that is seen in several parts is taken in with the last one.
         """
-        due = int(self.steps) % MEASURE_EVERY == 0
-        ratio = self._measure(rest, term, [p for p in parameters if p.requires_grad]) if due else math.nan
-        self.steps += 1
+        if joint.measures and self.due:
+            self._add(rest, term, [p for p in parameters if p.requires_grad])
+            if joint.last:
+                self._measure()
+        if joint.learns and joint.last:
+            self.steps += 1
+        ratio = self._ratio
+        if joint.learns and joint.last:
+            self._ratio = math.nan
         return {"pxl_weight": rest.new_tensor(self.weight), "pxl_gradient_share": rest.new_tensor(self.weight * ratio)}
 
-    def _measure(self, rest: Tensor, term: Tensor, parameters: list[Tensor]) -> float:
-        """Takes in the norms of both gradients; returns the ratio of the term's to the rest's in this step."""
-        both = [torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in (rest, term)]
-        shared = [(r, t) for r, t in zip(*both, strict=True) if r is not None and t is not None]
+    def _add(self, rest: Tensor, term: Tensor, parameters: list[Tensor]) -> None:
+        """Adds the gradients of a part of the joint batch to those of the parts before."""
+        rests, terms = (torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in (rest, term))
+        before = self._sums or ([None] * len(parameters), [None] * len(parameters))
+        self._sums = _sums(before[0], rests), _sums(before[1], terms)
+
+    def _measure(self) -> None:
+        """Takes in the norms of both gradients, and the ratio of the term's to the rest's in this step."""
+        assert self._sums is not None
+        shared = [(r, t) for r, t in zip(*self._sums, strict=True) if r is not None and t is not None]
+        self._sums = None
         if not shared:
-            return math.nan
-        rest_norm, term_norm = (float(nn.utils.get_total_norm(list(g))) for g in zip(*shared, strict=True))
+            return
+        gradients = [[ranks.total(g) for g in side] for side in zip(*shared, strict=True)]
+        rest_norm, term_norm = (float(nn.utils.get_total_norm(side)) for side in gradients)
         kept = _KEPT if int(self.steps) else 0.0
         self.rest_norm.mul_(kept).add_((1 - kept) * rest_norm)
         self.term_norm.mul_(kept).add_((1 - kept) * term_norm)
-        return term_norm / rest_norm if rest_norm > 0 else math.nan
+        self._ratio = term_norm / rest_norm if rest_norm > 0 else math.nan
+
+
+def _sums(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients added up, None for a parameter that neither reaches."""
+    return [b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)]

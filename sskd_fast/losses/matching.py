@@ -43,10 +43,10 @@ def pad_targets(instances: list[Instances], valid: Tensor, size: tuple[int, int]
     for i, record in enumerate(instances):
         n = len(record)
         if n:  # as bytes to the device, an image at a time: as floats, full-size masks would fill it
-            full = record.masks.to(device, non_blocking=True).float()
+            full = record.masks.to(device, non_blocking=True).to(masks.dtype)
             masks[i, :n] = F.interpolate(full.unsqueeze(0), size=size, mode="area")[0]
         labels[i, :n], present[i, :n], weights[i, :n] = record.labels.to(device), True, record.scores.to(device)
-    share = F.interpolate(valid.float().unsqueeze(1), size=size, mode="area").squeeze(1)
+    share = F.interpolate(valid.to(masks.dtype).unsqueeze(1), size=size, mode="area").squeeze(1)
     return Targets(masks, labels, present, share, weights)
 
 

@@ -28,20 +28,17 @@ class MemoryBank(nn.Module):
             return candidates
         return candidates.join(self.pixels.map(lambda rows: rows.to(candidates.image.device)))
 
-    def add(self, candidates: Pixels, anchors: Tensor, seed: int) -> None:
-        """Keep some of the candidates at `anchors`; the oldest pixels leave."""
+    def add(self, candidates: Pixels, anchors: Tensor, seed: int, parts: int = 1) -> None:
+        """Keep some of the candidates at `anchors`; the oldest pixels leave.  parts: how often a step calls this."""
         key = rng.seed_key(seed, anchors.device)
         index = torch.arange(len(anchors), device=anchors.device)
         order = rng.random_words(key, torch.zeros_like(index), index, rng.STREAM_BANK)[0].argsort()
-        new = candidates.select(anchors[order[: max(1, self.size // 4)]])
-        # No image of a later step has this number, and no instance of a later step is one of these.
-        new = new._replace(embedding=new.embedding.detach(), image=torch.full_like(new.image, -1))
-        new = new._replace(label=torch.where(new.label > 0, new.label | (1 << 62), new.label))
+        new = candidates.select(anchors[order[: max(1, self.size // (4 * parts))]]).elsewhere()
         self.pixels = self.extend(new).map(lambda rows: rows[: self.size])
 
     def get_extra_state(self) -> dict[str, Tensor | None]:
         """The pixels kept, by name; empty if there are none."""
-        return {} if self.pixels is None else self.pixels._asdict()
+        return {} if self.pixels is None else self.pixels.map(Tensor.cpu)._asdict()
 
     def set_extra_state(self, state: Any) -> None:
         """Take back what `get_extra_state` gave."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sskd_fast.data.instances import Batch
 from sskd_fast.losses.boundary_contrast import BoundaryContrast
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.gradient_share import GradientShare
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.mask_ownership import MaskOwnership
 from sskd_fast.losses.mask_prototypes import MaskPrototypes
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
@@ -31,11 +32,13 @@ _FORMS: dict[str, type[PixelLoss]] = {
 
 @dataclass
 class ObjectiveOutput:
-    """loss: J; parts: every term and diagnostic by name; seconds: forward, matching, losses, contrast."""
+    """loss: J, or what a part of the joint batch adds to it; parts: every term and diagnostic by name; seconds:
+    forward, matching, losses, contrast; means: names of the parts that are means over images, and not terms of J."""
 
     loss: Tensor
     parts: dict[str, Tensor]
     seconds: dict[str, float] = field(default_factory=dict)
+    means: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,13 @@ class Objective:
         return self.lam_semi * (min(1.0, (1 - progress) / self.semi_fade) if self.semi_fade > 0 else 1.0)
 
     def __call__(
-        self, model: Segmenter, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int
-    ) -> ObjectiveOutput:
+        self, model: Segmenter, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int,
+        joint: JointBatch = WHOLE,
+    ) -> ObjectiveOutput:  # fmt: skip
         """labeled: images with ground truth, maybe none; unlabeled: images with pseudo-labels as targets, or None.
 
-        progress: share of the stage that is over, in [0, 1]; seed: of this step's negatives.
+        progress: share of the stage that is over, in [0, 1]; seed: of this step's negatives; joint: the joint batch, of
+        which these images are a part.
         """
         start = time.perf_counter()
         both = [labeled] if unlabeled is None else [labeled, unlabeled]
@@ -89,11 +94,14 @@ class Objective:
 
         count = len(labeled.weak)
         sure = predictions.part(slice(0, count))
-        step = TrainingStep(model, encoded, predictions, [], progress, seed)
+        # In the joint batch, unlabelled images follow labelled ones.
+        starts = [labeled.first] if unlabeled is None else [labeled.first, labeled.of + unlabeled.first]
+        numbers = [first + i for first, batch in zip(starts, both, strict=True) for i in range(len(batch.weak))]
+        step = TrainingStep(model, encoded, predictions, [], progress, seed, joint.within("pxl "), numbers)
         loss, matching = predictions.class_logits.new_zeros(()), 0.0
         parts: dict[str, Tensor] = {}
         if count:
-            sup = self.set_loss(sure, labeled.targets, labeled.valid, seed=seed)
+            sup = self.set_loss(sure, labeled.targets, labeled.valid, joint=joint.within("sup "), seed=seed)
             step.parts.append(Part(labeled, sure, True, sup))
             loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None:
@@ -101,19 +109,20 @@ class Objective:
             if self.lam_semi > 0:
                 semi = self.set_loss(
                     unsure, unlabeled.targets, unlabeled.valid, label_pool=self.label_pool, semi_masks=self.semi_masks,
-                    seed=seed,
+                    joint=joint.within("semi "), seed=seed,
                 )  # fmt: skip
                 loss, matching = loss + weight * semi.loss, matching + semi.seconds
                 parts |= _named(semi, "semi")
             step.parts.append(Part(unlabeled, unsure, False, semi, weight, self.label_pool))
-        losses = time.perf_counter()
+        losses, means = time.perf_counter(), {"sup_matched", "semi_matched"}
 
         if self.contrast is not None and self.lam_pxl > 0:
             pixel = self.contrast.of_step(step)
-            parts |= {"pxl": pixel.loss} | pixel.diagnostics
+            parts, means = parts | {"pxl": pixel.loss} | pixel.diagnostics, means | pixel.diagnostics.keys()
             weight = self.lam_pxl
             if self.gradient_share is not None:
-                parts |= self.gradient_share(loss, pixel.loss, model.parameters())
+                share = self.gradient_share(loss, pixel.loss, model.parameters(), joint)
+                parts, means = parts | share, means | share.keys()
                 weight = self.gradient_share.weight
             loss = loss + weight * pixel.loss
         end = time.perf_counter()
@@ -121,7 +130,21 @@ class Objective:
             "forward": forward - start, "matching": matching, "losses": losses - forward - matching,
             "contrast": end - losses,
         }  # fmt: skip
-        return ObjectiveOutput(loss, parts, seconds)
+        return ObjectiveOutput(loss, parts, seconds, frozenset(means & parts.keys()))
+
+
+class ModelObjective(nn.Module):
+    """A model and its objective as one module for DDP to wrap: its forward uses every parameter that a step trains."""
+
+    def __init__(self, model: Segmenter, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(
+        self, labeled: Batch, unlabeled: Batch | None, progress: float, seed: int, joint: JointBatch
+    ) -> ObjectiveOutput:
+        """J of the model; see `Objective`."""
+        return self.objective(self.model, labeled, unlabeled, progress=progress, seed=seed, joint=joint)
 
 
 def _named(output: SetLossOutput, prefix: str) -> dict[str, Tensor]:

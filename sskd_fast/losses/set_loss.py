@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.box_loss import box_losses, boxes_of
 from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets
 from sskd_fast.models.dense_maps import DenseMaps
 from sskd_fast.models.segmenter import Predictions
@@ -72,7 +73,9 @@ class SetLoss:
     label_pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
     cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
     blur.  semi_masks: factor of the terms of masks and boxes, for labels that tell what and where an object
-    is better than how far it reaches.  seed: of the draw of `trained_boxes`.
+    is better than how far it reaches.  joint: the joint batch, over which the terms are means: a class term by the
+    summed weight of its queries, masks and boxes by that of the instances, the heat by the number of instances.
+    seed: of the draw of `trained_boxes`.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
@@ -86,20 +89,21 @@ class SetLoss:
         *,
         label_pool: int = 1,
         semi_masks: float = 1.0,
+        joint: JointBatch = WHOLE,
         seed: int = 0,
     ) -> SetLossOutput:
         if predictions.promptable:
             drawn = drawn_instances(instances, self.config.trained_boxes, seed)
-            return self._answered(predictions, instances, drawn, valid, label_pool, semi_masks)
+            return self._answered(predictions, instances, drawn, valid, label_pool, semi_masks, joint)
         if predictions.dense is not None:
-            return self._dense(predictions.dense, instances, valid, semi_masks)
+            return self._dense(predictions.dense, instances, valid, semi_masks, joint)
         config = self.config
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
         parts = {name: predictions.mask_logits.new_zeros(()) for name in ("class", "mask", "dice")}
         seconds, matched, choices = 0.0, parts["class"], []
-        for masks, classes in layers:
-            output = self._layer(pooled(masks, label_pool), classes, targets)
+        for number, (masks, classes) in enumerate(layers):
+            output = self._layer(pooled(masks, label_pool), classes, targets, joint.within(f"layer {number} "))
             for name in parts:
                 parts[name] = parts[name] + output.parts[name]
             seconds, matched = seconds + output.seconds, output.matched
@@ -110,30 +114,33 @@ class SetLoss:
             + semi_masks * config.dice_weight * parts["dice"]
         )
         if predictions.boxes:
-            parts |= box_losses(predictions.boxes, choices, [boxes_of(i) for i in instances], targets.weights)
+            around = [boxes_of(i) for i in instances]
+            parts |= box_losses(predictions.boxes, choices, around, targets.weights, joint)
             loss = loss + semi_masks * (config.box_weight * parts["box"] + config.overlap_weight * parts["overlap"])
         if predictions.heat is not None:
             finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if label_pool > 1 else targets
-            parts["heat"] = heat_loss(predictions.heat, finest)
+            parts["heat"] = heat_loss(predictions.heat, finest, joint)
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds, choices[-1])
 
-    def _dense(self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float) -> SetLossOutput:
+    def _dense(
+        self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float, joint: JointBatch
+    ) -> SetLossOutput:
         """The loss of dense queries, which are not matched one to one."""
         config = self.config.dense
-        parts, matched = dense_loss(config, maps, instances, valid)
+        parts, matched = dense_loss(config, maps, instances, valid, joint)
         masks = config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"]
         return SetLossOutput(config.class_weight * parts["class"] + semi_masks * masks, parts, matched, 0.0)
 
     def _answered(
         self, predictions: Predictions, instances: list[Instances], drawn: list[Tensor], valid: Tensor,
-        label_pool: int, semi_masks: float,
+        label_pool: int, semi_masks: float, joint: JointBatch,
     ) -> SetLossOutput:  # fmt: skip
         """The loss of a promptable model: the masks of the drawn instances, and the model's own terms."""
         config, device = self.config, valid.device
         boxes, labels = [boxes_of(i).to(device) for i in instances], [i.labels.to(device) for i in instances]
         weights, masked = [i.scores.to(device) for i in instances], [index.to(device) for index in drawn]
-        answers = predictions.answer(boxes, labels, weights, valid, masked)
+        answers = predictions.answer(boxes, labels, weights, valid, masked, joint.total)
         masks = pooled(answers.mask_logits, label_pool)
         learned = [i.select(index) for i, index in zip(instances, drawn, strict=True)]
         targets = pad_targets(learned, valid, pooled_size(answers.mask_logits, label_pool))
@@ -141,14 +148,14 @@ class SetLoss:
         found = targets.present if answers.found is None else answers.found
         assigned = torch.where(found, torch.arange(count, device=device), -1)
         logits, pixels, seen = self._places(masks, targets)
-        parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets)
+        parts = self._mask_parts(logits, pixels, seen, self._normalizer(masks, pixels, seen), assigned, targets, joint)
         loss = semi_masks * (config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"])
         for term in answers.terms.values():
             loss = loss + term
         matched = (assigned >= 0).sum() / targets.present.sum().clamp(min=1)
         return SetLossOutput(loss, parts | answers.terms, matched, 0.0)
 
-    def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets) -> SetLossOutput:
+    def _layer(self, mask_logits: Tensor, class_logits: Tensor, targets: Targets, joint: JointBatch) -> SetLossOutput:
         config = self.config
         logits, pixels, valid = self._places(mask_logits, targets)
         normalizer = self._normalizer(mask_logits, pixels, valid)
@@ -157,8 +164,8 @@ class SetLoss:
         matching = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
         seconds, assigned = time.perf_counter() - start, matching.assigned
         inside = matching.inside if config.masks == "dense" else inside_everywhere(mask_logits, targets.valid)
-        classes = self._class_loss(class_logits, targets, assigned, inside)
-        parts = {"class": classes} | self._mask_parts(logits, pixels, valid, normalizer, assigned, targets)
+        classes = self._class_loss(class_logits, targets, assigned, inside, joint)
+        parts = {"class": classes} | self._mask_parts(logits, pixels, valid, normalizer, assigned, targets, joint)
         matched = (assigned >= 0).sum() / targets.present.sum().clamp(min=1)
         return SetLossOutput(classes, parts, matched, seconds, assigned)
 
@@ -171,19 +178,22 @@ class SetLoss:
 
     @staticmethod
     def _mask_parts(
-        logits: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor, assigned: Tensor, targets: Targets
-    ) -> dict[str, Tensor]:
+        logits: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor, assigned: Tensor, targets: Targets,
+        joint: JointBatch,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Cross-entropy and dice of the masks; assigned (B, G): the query of each instance, -1 for none."""
         image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
         x, t, v = logits[image, assigned[image, instance]], pixels[image, instance], valid[image, 0]
         weight = targets.weights[image, instance]
-        total = targets.weights.sum().clamp(min=1.0)
+        total = joint.total("instances", targets.weights.sum()).clamp(min=1.0)
         entropy = (F.binary_cross_entropy_with_logits(x, t, reduction="none") * v).sum(-1) / normalizer[image, instance]
         prob = x.sigmoid() * v
         dice = 1 - (2 * (prob * t).sum(-1) + 1) / (prob.sum(-1) + (t * v).sum(-1) + 1)
         return {"mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
 
-    def _class_loss(self, class_logits: Tensor, targets: Targets, assigned: Tensor, inside: Tensor) -> Tensor:
+    def _class_loss(
+        self, class_logits: Tensor, targets: Targets, assigned: Tensor, inside: Tensor, joint: JointBatch
+    ) -> Tensor:
         """Weighted cross-entropy; unmatched queries mostly on invalid pixels (padding, crowd, unsure) do not count."""
         image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
         query = assigned[image, instance]
@@ -195,7 +205,7 @@ class SetLoss:
             weight = weight * mean_weight(targets)
         weight[image, query] = targets.weights[image, instance]
         loss = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return (loss * weight.flatten()).sum() / weight.sum().clamp(min=1.0)
+        return (loss * weight.flatten()).sum() / joint.total("queries", weight.sum()).clamp(min=1.0)
 
     def _places(self, mask_logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
         """Masks at the places of comparison: logits (B, K, P), instances (B, G, P) and valid weights (B, 1, P)."""
@@ -275,7 +285,7 @@ def centre_points(targets: Targets) -> Tensor:
     return torch.stack([(targets.masks.sum(2) * xs).sum(-1) / mass, (targets.masks.sum(3) * ys).sum(-1) / mass], -1)
 
 
-def heat_loss(heat: Tensor, targets: Targets) -> Tensor:
+def heat_loss(heat: Tensor, targets: Targets, joint: JointBatch = WHOLE) -> Tensor:
     """Focal loss of the centre heat map (CenterNet's, alpha 2, beta 4) against Gaussians at the instances' centroids.
 
     heat (B, h, w) logits; the Gaussian's width follows the instance: sigma = max(0.7, sqrt(area) / 6) cells.
@@ -293,4 +303,4 @@ def heat_loss(heat: Tensor, targets: Targets) -> Tensor:
     peak = goal > 0.999
     positive = F.logsigmoid(heat) * (1 - prob).square() * peak
     negative = F.logsigmoid(-heat) * prob.square() * (1 - goal).pow(4) * ~peak * (targets.valid > 0.5)
-    return -(positive.sum() + negative.sum()) / here.sum().clamp(min=1)
+    return -(positive.sum() + negative.sum()) / joint.total("centres", here.sum()).clamp(min=1)

@@ -5,7 +5,7 @@ Shape letters: B images, G padded instances, D embedding width, H x W pixels, h 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.set_loss import SetLossOutput
 from sskd_fast.models.segmenter import Predictions, Segmenter
 
@@ -40,7 +41,8 @@ class TrainingStep:
     """The batches of a step and the model's answers.
 
     encoded, predictions: of the weak views of all parts, in their order.  progress: share of the stage that is over.
-    seed: of the step's random choices.
+    seed: of the step's random choices.  joint: the joint batch that the parts belong to;
+    numbers: of their images in it, 0, 1, ... by default.
     """
 
     model: Segmenter
@@ -49,18 +51,20 @@ class TrainingStep:
     parts: list[Part]
     progress: float
     seed: int
+    joint: JointBatch = WHOLE
+    numbers: Sequence[int] | None = None
 
     def weighted_mean(self, sums: Callable[[Part], tuple[Tensor, Tensor]]) -> Tensor:
         """A mean over all parts: sums(part) gives its numerator and its denominator, which count by the part's weight.
 
-        Parts without a set loss are left out.
+        Parts without a set loss are left out.  The denominator is that of the joint batch.
         """
         total = weight = self.predictions.mask_logits.new_zeros(())
         for part in self.parts:
             if part.set_loss is not None:
                 value, mass = sums(part)
                 total, weight = total + part.weight * value, weight + part.weight * mass
-        return total / weight.clamp(min=1e-6)
+        return total / self.joint.total("pixels", weight).clamp(min=1e-6)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Embeddings (B, D, h, w) of the weak views, and of the strong ones without gradient."""

@@ -15,6 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from sskd_fast.models.segmenter import JointTotal, own_total
+
 # The log-probability of the classes that a query does not ask for.
 _NEVER = -80.0
 # Weights in the matching and in the loss alike: DETR's.
@@ -94,6 +96,7 @@ def query_losses(
     labels: Sequence[Tensor],
     weights: Sequence[Tensor],
     valid: Tensor | None,
+    total: JointTotal = own_total,
 ) -> dict[str, Tensor]:
     """Weighted losses by name, for queries `assigned` (B, G) to instances.
 
@@ -101,21 +104,22 @@ def query_losses(
     there; both are proper scores, so that presence and query are probabilities.  box: L1 distance and generalized IoU
     of the matched ones.  weights: of the instances (n,).  valid (B, H, W) bool: queries whose box lies mostly on pixels
     that do not count are nothing's negatives, and a class whose likeliest query does so is not called absent.
+    total: sums of the joint batch, by which the losses are means.
     """
     image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
     query = assigned[image, instance]
     weight = _padded(weights, assigned)[image, instance]
-    total = weight.sum().clamp(min=1.0)
+    mass = total("matched queries", weight.sum()).clamp(min=1.0)
     inside = _inside(queries.boxes, valid)
     there = _presence_weights(queries, labels, weights)
     own = torch.zeros_like(queries.logits).flatten(1).index_put((image, query), torch.ones_like(weight))
     counts = (inside * (there > 0).unsqueeze(2)).flatten(1).index_put((image, query), weight)
     entropy = F.binary_cross_entropy_with_logits(queries.logits.flatten(1), own, reduction="none")
     return {
-        "presence": _PRESENCE * _presence_loss(queries, there, inside),
-        "query": _CLASS * (entropy * counts).sum() / total,
+        "presence": _PRESENCE * _presence_loss(queries, there, inside, total),
+        "query": _CLASS * (entropy * counts).sum() / mass,
         "box": _box_loss(queries.boxes.flatten(1, 2)[image, query], _padded(boxes, assigned)[image, instance], weight)
-        / total,
+        / mass,
     }
 
 
@@ -135,12 +139,12 @@ def _presence_weights(queries: ClassQueries, labels: Sequence[Tensor], weights: 
     return there
 
 
-def _presence_loss(queries: ClassQueries, there: Tensor, inside: Tensor) -> Tensor:
+def _presence_loss(queries: ClassQueries, there: Tensor, inside: Tensor, total: JointTotal) -> Tensor:
     """Mean cross-entropy of the classes' presence; those that an image has count by their weights `there` (B, C)."""
     best = queries.logits.detach().argmax(2, keepdim=True)
     counts = torch.where(there > 0, there, inside.gather(2, best).squeeze(2))
     entropy = F.binary_cross_entropy_with_logits(queries.presence, (there > 0).to(there.dtype), reduction="none")
-    return (entropy * counts).sum() / counts.sum().clamp(min=1.0)
+    return (entropy * counts).sum() / total("presence", counts.sum()).clamp(min=1.0)
 
 
 def _box_loss(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

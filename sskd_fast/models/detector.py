@@ -6,8 +6,10 @@ C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 
 from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.segmenter import JointTotal, own_total
 
 # The class logit of a class that a query was not asked about.
 _NOT_ASKED = -20.0
@@ -164,24 +167,30 @@ class Detector(nn.Module):
         logits[..., prompt.classes] = given
         return with_no_object(logits)
 
-    def loss(self, detections: Detections, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    def loss(
+        self, detections: Detections, boxes: Sequence[Tensor], labels: Sequence[Tensor], total: JointTotal = own_total
+    ) -> Tensor:
         """The detector's own loss (matching, focal, box and overlap terms of every layer), a mean over the prompts.
 
         boxes: an image's (n, 4), x0 y0 x1 y1 as shares of the image; labels: its classes (n,).
+        total: sums of the joint batch; the loss is a mean by its boxes of a prompt.
         """
         if not detections.raw:
             raise ValueError("detections: found none of what the loss needs; call the detector in training mode")
         losses = []
-        for prompt, raw in zip(self.prompts, detections.raw, strict=True):
+        for number, (prompt, raw) in enumerate(zip(self.prompts, detections.raw, strict=True)):
             targets = [self._targets(b, c, prompt) for b, c in zip(boxes, labels, strict=True)]
             given = dict(raw)
             logits, pred, mask = (given.pop(name) for name in ("logits", "pred_boxes", "text_mask"))
             width = logits.shape[-1] - prompt.spans.shape[1]
             label_map = F.pad((prompt.spans > 0).long(), (0, width)).to(logits.device)
-            loss, _, _ = self.own_loss(
-                logits, targets, logits.device, pred, self.model.config, (label_map,) * len(logits), mask, **given
-            )
-            losses.append(loss)
+            with _own_boxes():
+                loss, _, _ = self.own_loss(
+                    logits, targets, logits.device, pred, self.model.config, (label_map,) * len(logits), mask, **given
+                )
+            count = loss.new_tensor(float(sum(len(target["boxes"]) for target in targets)))
+            joint = total(f"boxes of prompt {number}", count).clamp(min=1)
+            losses.append(loss * (count.clamp(min=1) / joint))
         return torch.stack(losses).mean()
 
     @staticmethod
@@ -193,3 +202,15 @@ class Detector(nn.Module):
         corners = boxes[keep]
         centre, size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
         return {"class_labels": where.argmax(1)[keep], "boxes": torch.cat([centre, size], 1)}
+
+
+@contextlib.contextmanager
+def _own_boxes() -> Iterator[None]:
+    """Lets transformers' loss divide by the boxes that it is given: with accelerate in use it would wait for those of
+    all ranks, and divide by the number of ranks twice."""
+    module = import_module("transformers.loss.loss_for_object_detection")
+    asked, module.is_accelerate_available = module.is_accelerate_available, lambda: False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.is_accelerate_available = asked  # type: ignore[attr-defined]

@@ -17,7 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from sskd_fast.models import pretrained
 from sskd_fast.models.detector import Detections, Detector, Prompt, build_prompts
 from sskd_fast.models.pixel_decoder import Projection
-from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Answers, ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Answers,
+    JointTotal,
+    ModelConfig,
+    Predictions,
+    Segmenter,
+    own_total,
+)
 
 # Boxes of an image that the mask decoder takes at once: it repeats the image's features for each of them.
 _BOXES_AT_ONCE = 32
@@ -57,6 +66,7 @@ class GroundedPredictions(Predictions):
         weights: Sequence[Tensor] | None = None,
         valid: Tensor | None = None,
         masked: Sequence[Tensor] | None = None,
+        total: JointTotal = own_total,
     ) -> Answers:
         """SAM 2's mask in every box that is to have one, and the detector's own loss against boxes and labels, which
         knows neither weights nor pixels that do not count.
@@ -70,7 +80,7 @@ class GroundedPredictions(Predictions):
         if self.model.training:
             padded = jittered(padded, self.model.config.foundation.box_jitter)
         masks = self.model.masks_in(self.maps, padded)
-        return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels)})
+        return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels, total)})
 
 
 class GroundedSam(Segmenter):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sskd_fast.models.backbones import ConvBackbone
 from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import ModelConfig, Segmenter, at_least_float32
 from sskd_fast.models.timm_backbone import TimmBackbone
 
 
@@ -57,7 +57,7 @@ class PyramidSegmenter(Segmenter):
         """Decoder maps of `encode` -> embeddings (B, D, h', w') on the map of `embedding_level`."""
         with self.autocast():
             embeddings: Tensor = self.projection(self.embedded(levels))
-        return embeddings.float()
+        return at_least_float32(embeddings)
 
     def embedded(self, levels: list[Tensor]) -> Tensor:
         """The decoder map (B, F, h', w') that the embeddings live on; the coarsest averaged for a level beyond it."""

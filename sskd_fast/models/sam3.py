@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from sskd_fast.models import pretrained
 from sskd_fast.models.class_queries import ClassQueries, match_within_classes, query_losses
 from sskd_fast.models.pixel_decoder import Projection
-from sskd_fast.models.segmenter import Answers, ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import Answers, JointTotal, ModelConfig, Predictions, Segmenter, own_total
 
 _SETTING = "foundation.sam3"
 # The image processor's own: SAM 3 does not take ImageNet's statistics.
@@ -76,12 +76,13 @@ class Sam3Predictions(Predictions):
         weights: Sequence[Tensor] | None = None,
         valid: Tensor | None = None,
         masked: Sequence[Tensor] | None = None,
+        total: JointTotal = own_total,
     ) -> Answers:
         """The masks of the queries that boxes and labels are matched to, and the losses of `query_losses`."""
         assert self.model is not None and self.encoded is not None and self.asked is not None
         assigned = match_within_classes(self.asked.queries, boxes, labels)
         weights = weights or [torch.ones(len(b), device=b.device) for b in boxes]
-        terms = query_losses(self.asked.queries, assigned, boxes, labels, weights, valid)
+        terms = query_losses(self.asked.queries, assigned, boxes, labels, weights, valid, total)
         if masked is not None:
             count = max(1, *(len(index) for index in masked))
             rows = zip(assigned, masked, strict=True)

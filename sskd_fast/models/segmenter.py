@@ -5,7 +5,7 @@ Shape letters: B images, H x W pixels, K queries, C classes, F feature channels,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -79,9 +79,10 @@ class ModelConfig:
     "universal", "results".
     warm_start: "results" first fits the model to the predictions in `foundation.results`, of a teacher that cannot be
     trained itself, and takes the fitted model for the pretrained one.
-    tile: height and width of the windows that it predicts in, 0 = `predict.tile`.
-    precision: what the networks compute in; parameters and losses stay in float32.  gradient_checkpointing: computes
-    activations of the backbones' layers again in the backward pass instead of keeping them.
+    tile: height and width of the windows that it predicts in, 0 = `predict.tile`.  precision: what the networks compute
+    in; parameters and losses stay in float32.  float16 is for GPUs, and scales the loss in training.
+    gradient_checkpointing: computes activations of the backbones' layers again in the backward pass instead of keeping
+    them.
 
     Of this package's own: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
     (backbone_pretrained, needs the network), from a file, or with "package" from the Python package that carries them
@@ -98,7 +99,7 @@ class ModelConfig:
     kind: Literal["mask_transformer", "dense", "grounded_sam", "sam3", "universal", "results"] = "mask_transformer"
     warm_start: Literal["", "results"] = ""
     tile: tuple[int, int] = (0, 0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
     backbone: str = "conv"
     backbone_pretrained: bool = False
@@ -142,6 +143,20 @@ def check_tile(tile: tuple[int, int]) -> None:
         raise ValueError(f"tile={tile}: expected two sides, or 0, 0")
 
 
+# Name and sum of a part of the joint batch -> the sum of the joint batch.
+JointTotal = Callable[[str, Tensor], Tensor]
+
+
+def own_total(name: str, own: Tensor) -> Tensor:
+    """The sum of a joint batch that is seen whole."""
+    return own
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 if its type is narrower."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 @dataclass
 class Answers:
     """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box that was asked for.
@@ -182,8 +197,8 @@ class Predictions:
         return self._map(lambda tensor: tensor[rows])
 
     def float(self) -> Predictions:
-        """The predictions in float32."""
-        return self._map(Tensor.float)
+        """The predictions in float32 or wider."""
+        return self._map(at_least_float32)
 
     def answer(
         self,
@@ -192,12 +207,14 @@ class Predictions:
         weights: Sequence[Tensor] | None = None,
         valid: Tensor | None = None,
         masked: Sequence[Tensor] | None = None,
+        total: JointTotal = own_total,
     ) -> Answers:
         """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
         labels (n,).
 
         weights: of the instances (n,), None = 1 each.  valid (B, H, W) bool: pixels that count, None = all.  masked:
         indices (G,) of an image's instances that get masks, None = all; the losses are those of all instances.
+        total: sums of the joint batch, by which the losses are means.
         """
         raise NotImplementedError
 
@@ -283,7 +300,10 @@ class Segmenter(nn.Module):
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that the networks compute in."""
         device = autocast_device(next(self.parameters()).device)
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        precision: torch.dtype = getattr(torch, self.config.precision)
+        return torch.autocast(
+            device, torch.bfloat16 if precision == torch.float32 else precision, enabled=precision != torch.float32
+        )
 
     def parameter_count(self) -> int:
         """Parameters that inference uses (it does without the projection of the contrastive loss)."""

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sskd_fast import _interrupt, _process  # noqa: F401  # isort: split
+from sskd_fast import _env, _interrupt, _process  # noqa: F401  # isort: split
 
 if __name__ == "__main__":
     _interrupt.guard_start()
 
 
+from sskd_fast import ranks
 from sskd_fast.data.embedded import SIZE
 from sskd_fast.files import write_json
 from sskd_fast.folder_lock import FolderLock
 from sskd_fast.report import read_figures, table_text, verdict_words
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import summary_text
-from sskd_fast.run.checks import run_folder
+from sskd_fast.run.checks import device_of, run_folder
 from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.run.dry_run import cost_text, dry_run
 from sskd_fast.run.in_folder import run_in_folder
@@ -34,7 +35,34 @@ from sskd_fast.typed_settings import ConfigError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
     arguments = parser().parse_intermixed_args(argv)
-    return status_of(lambda: run_once(arguments) if arguments.seeds is None else run_seeds(arguments))
+    if _env.rank() > 0:
+        return follow(arguments)
+    return status_of(lambda: lead(arguments))
+
+
+def lead(arguments: argparse.Namespace) -> None:
+    """The command, by this process and those that follow it, if a launcher has started any."""
+    if _env.world_size() > 1:
+        ranks.meet(cuda=device_of(resolve(arguments)).type == "cuda")
+    if arguments.seeds is None:
+        run_once(arguments)
+    else:
+        run_seeds(arguments)
+    ranks.dismiss()
+
+
+def follow(arguments: argparse.Namespace) -> int:
+    """Takes part in the command of the first process, which says what is wrong with the arguments."""
+    try:
+        cuda = device_of(resolve(arguments)).type == "cuda"
+    except (ConfigError, OSError):
+        return 2
+
+    def work() -> None:
+        ranks.meet(cuda=cuda)
+        ranks.follow()
+
+    return status_of(work)
 
 
 def run_once(arguments: argparse.Namespace) -> None:

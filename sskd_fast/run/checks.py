@@ -42,12 +42,14 @@ def check_kept(config: Config, kept: Path) -> None:
 
 
 def device_of(config: Config) -> torch.device:
-    """The device of a run.  Raises ConfigError for "cuda" without a GPU."""
+    """The device of a run.  Raises ConfigError for "cuda" or float16 without a GPU."""
     found = torch.cuda.is_available()
     if config.device == "cuda" and not found:
         raise ConfigError(
             "--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build and a driver"
         )
+    if "float16" in (config.teacher.precision, config.student.precision) and not (found and config.device != "cpu"):
+        raise ConfigError("precision: float16 is for GPUs; on a CPU, use float32 or bfloat16")
     return torch.device(config.device if config.device != "auto" else "cuda" if found else "cpu")
 
 

@@ -31,7 +31,7 @@ _INSTANCES = 60
 # Memory of the GPUs, in GB, that a step may have to fit.
 GPU_SIZES = (80, 24)
 # What one large GPU sustains in training, less than half of what its data sheet says; for an order of magnitude.
-SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14}
+SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14, "float16": 1e14}
 
 
 def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from sskd_fast import __version__
+from sskd_fast import __version__, ranks
 from sskd_fast.data.formats.coco import complete_coco
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
@@ -32,6 +32,7 @@ from sskd_fast.pseudo_labels import (
 )
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.sources import Sources
+from sskd_fast.source_prediction import IMAGES_AT_ONCE
 from sskd_fast.train.progress import Log
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
             source.image_ids,
             models.results.cache_path(name, images),
             key=key,
+            chunk=IMAGES_AT_ONCE * ranks.count(),
             progress=show,
         )
     config = models.config.pseudo_labels

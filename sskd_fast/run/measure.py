@@ -40,7 +40,7 @@ def measure(
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     params = model.parameter_count()
     on = results.keep_basis(measured_with(models))
-    stride = math.sqrt(math.prod(model.cell_size(models.inference_of(model.config).tile)))
+    stride = round(math.sqrt(math.prod(model.cell_size(models.inference_of(model.config).tile))), 2)
     row = Row(name, measured.ap, measured.ap50, params, stride, cost, len(views), own, made, on)
     results.add_row(row)
     return row

@@ -16,7 +16,7 @@ from sskd_fast.run.labels import label_views, teacher_labels
 from sskd_fast.run.made_with import made_with
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.training import Run, facts_of, stage_training, train_model, training_state
+from sskd_fast.run.training import Run, check_shares, facts_of, stage_training, train_model, training_state
 from sskd_fast.settings import Config
 from sskd_fast.train.cost import COST_KEYS, Cost
 
@@ -27,6 +27,8 @@ def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
     only: names of stages; the command's others are left out.
     """
     chosen = stages_to_run(run.models.config, command, only)
+    for stage in chosen:
+        check_shares(run.models.config, stage)
     finished = {row["name"] for row in run.models.results.rows} if run.resume else set()
     if any(s.model == "student" and s.name not in finished for s in chosen):
         # Its turn comes after the teacher's training and labelling: what cannot be had is said now.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from safetensors import SafetensorError
 
-from sskd_fast import _interrupt
+from sskd_fast import _interrupt, ranks
 from sskd_fast.data.errors import DataError
 from sskd_fast.files import reason
 from sskd_fast.models.checkpoint import CheckpointError
@@ -31,6 +31,13 @@ def status_of(work: Callable[[], None], again: str = "the same command with --re
         return 2
     except FloatingPointError as error:
         print(f"error: {_notes(error)}{error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        print(
+            f"\nerror: another process of the job has ended; {again} goes on from the last saved step", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt as error:
         print(f"\n{_notes(error)}interrupted: {again} goes on from the last saved step", file=sys.stderr)

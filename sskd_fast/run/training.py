@@ -9,10 +9,12 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from sskd_fast import _process, ranks
 from sskd_fast.data.batches import balance_weights, batches, derived_seed
 from sskd_fast.data.copy_paste import paste_instances
 from sskd_fast.data.instances import Batch
@@ -32,7 +34,7 @@ from sskd_fast.train.checkpoint import TrainingState, end_piece, saved_key
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import train
 from sskd_fast.train.online_labels import OnlineLabels
-from sskd_fast.train.progress import Log, Progress
+from sskd_fast.train.progress import Log, Progress, SilentLog
 from sskd_fast.train.schedule import Schedule, StageConfig
 from sskd_fast.typed_settings import ConfigError
 
@@ -104,14 +106,42 @@ def train_model(
     evaluate: Callable[[Segmenter], dict[str, float]] | None = None,
 ) -> tuple[Segmenter, Cost]:
     """The trained model, and what its training cost.  evaluate: AP of a fold model on its fold."""
-    models, config = run.models, run.models.config
-    stage, budget, labels = training.stage, training.budget, training.labels
     end_piece(run.deadline)
+
+    def measured(model: Segmenter) -> dict[str, float]:
+        found = evaluate(model) if evaluate is not None else {}
+        ranks.dismiss()
+        return found
+
+    ranks.order(_follow_training, run.models, training, evaluate is not None)
+    return _trained(run.models, run.log, training, title, state, None if evaluate is None else measured)
+
+
+def _follow_training(models: RunModels, training: Training, measured: bool) -> None:
+    """Takes part in a training of the first rank.  measured: it measures AP on the way, with the help of the others."""
+    _process.keep_freed_memory()
+    if models.config.train.threads:
+        torch.set_num_threads(models.config.train.threads)
+
+    def help_measuring(model: Segmenter) -> dict[str, float]:
+        ranks.follow()
+        return {"ap": math.nan}
+
+    state = TrainingState(Path(), "", resume=False)
+    _trained(models, SilentLog(), training, "", state, help_measuring if measured else None)
+
+
+def _trained(
+    models: RunModels, log: Log, training: Training, title: str, state: TrainingState,
+    evaluate: Callable[[Segmenter], dict[str, float]] | None,
+) -> tuple[Segmenter, Cost]:  # fmt: skip
+    """The trained model, and what its training cost, by all ranks together."""
+    config, stage, budget, labels = models.config, training.stage, training.budget, training.labels
     torch.manual_seed(config.seed)
     model = models.start(stage)
-    progress = Progress(
-        run.log, stage.name, title, config.train.log_every, part_weights(config, stage), fold=training.fold
-    )
+    if ranks.number():
+        torch.manual_seed(derived_seed(config.seed, ranks.number()))
+    progress = Progress(log, stage.name, title, config.train.log_every, part_weights(config, stage), fold=training.fold)
     label_pool = 1 if labels is None else coarser_by(labels.cell, model.cell_size(models.sources.views.size))
 
     def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
@@ -153,6 +183,18 @@ def stage_budget(config: Config, stage: Stage) -> StageConfig:
     if stage.labels_from is None:
         first = dataclasses.replace(first, labeled_batch=first.labeled_batch + first.unlabeled_batch, unlabeled_batch=0)
     return dataclasses.replace(first, steps=steps)
+
+
+def check_shares(config: Config, stage: Stage) -> None:
+    """Raises ConfigError for a stage whose images of a step cannot be dealt out evenly to the ranks."""
+    budget = stage_budget(config, stage) if stage.budget else StageConfig(labeled_batch=0)
+    for name in ("labeled_batch", "unlabeled_batch"):
+        images, count = getattr(budget, name), ranks.count()
+        if images % count:
+            raise ConfigError(
+                f"stages.{stage.budget[0]}.{name}: found {images} images a step for {count} processes; expected a "
+                f"multiple of {count}, such as {count * max(1, round(images / count))}"
+            )
 
 
 def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Objective:
@@ -203,8 +245,9 @@ def training_batches(
         known = key and all(key in record.extra for record in source.records)
         weights = balance_weights(source.image_field(key), damped=True) if known else None
         return batches(
-            source, size, training.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights
-        )
+            source, size, training.views, seed=seed, start_step=step, workers=config.data.workers, weights=weights,
+            share=ranks.share(size),
+        )  # fmt: skip
 
     if labels is None or budget.unlabeled_batch == 0:
         size = budget.labeled_batch + budget.unlabeled_batch
@@ -224,11 +267,14 @@ def training_batches(
 def _pasted(
     pairs: Iterator[tuple[Batch, Batch | None]], views: Views, seed: int, step: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
-    """The batches of steps from `step` on, with labelled instances pasted on some views if the settings say so."""
+    """The batches of steps from `step` on, with labelled instances pasted on some views if the settings say so.
+
+    Each rank pastes instances of its own share of the labelled images.
+    """
     if not views.paste:
         yield from pairs
     for number, (labeled, unlabeled) in enumerate(pairs, step):
-        own, other = derived_seed(seed, number, 0), derived_seed(seed, number, 1)
+        own, other = (derived_seed(seed, number, 2 * ranks.number() + kind) for kind in (0, 1))
         yield (
             paste_instances(labeled, labeled, views.paste, views.min_pixels, own),
             unlabeled and paste_instances(unlabeled, labeled, views.paste, views.min_pixels, other),

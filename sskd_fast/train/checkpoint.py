@@ -8,12 +8,25 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
+from sskd_fast import ranks
 from sskd_fast.files import write_atomically
 from sskd_fast.train.cost import Cost
+from sskd_fast.train.random_state import RandomState
+
+# What every rank has of its own, beside its random numbers: the pixels that its loss remembers.
+_OWN = "contrast"
+
+
+class HasState(Protocol):
+    """What has a state to keep: modules, scalers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 class PieceOver(Exception):
@@ -26,6 +39,7 @@ class TrainingState:
 
     key: what the stage depends on; a state under another key is not taken up.  cost: of the stage before the
     interruption.  deadline: on the clock of time.monotonic; the first state saved after it ends the piece.
+    All ranks save and restore together; the first one has the file.
     """
 
     path: Path
@@ -35,35 +49,53 @@ class TrainingState:
     deadline: float = math.inf
 
     def save(
-        self, step: int, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer, cost: Cost
+        self, step: int, modules: Mapping[str, HasState | None], optimizer: torch.optim.Optimizer, cost: Cost
     ) -> None:
         """Writes the state after `step` steps; modules by name, None for one that the stage has not.
 
         cost: of the steps since the interruption.  Raises PieceOver once the deadline is over.
         """
-        content = {
-            "key": self.key, "step": step,
-            "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
-            "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
-            "cost": dataclasses.asdict(self.cost + cost),
-        }  # fmt: skip
-        write_atomically(self.path, lambda partial: _save(content, partial))
-        end_piece(self.deadline)
+        own, random = modules.get(_OWN), RandomState.now()
+        kept = None if own is None or ranks.number() == 0 else own.state_dict()
+        others = ranks.gathered({"rng": random.cpu, "cuda_rng": random.cuda, _OWN: kept})[1:]
+        if ranks.number() == 0:
+            content = {
+                "key": self.key, "step": step,
+                "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
+                "optimizer": optimizer.state_dict(), "rng": random.cpu, "cuda_rng": random.cuda, "others": others,
+                "cost": dataclasses.asdict(self.cost + cost),
+            }  # fmt: skip
+            write_atomically(self.path, lambda partial: _save(content, partial))
+        if ranks.from_first(time.monotonic() > self.deadline):
+            raise PieceOver
 
-    def restore(self, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
-        """The step to go on from: 0, or that of a saved state, which is then loaded."""
-        if not self.resume or not self.path.exists():
-            return 0
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
-        if content["key"] != self.key:
+    def restore(self, modules: Mapping[str, HasState | None], optimizer: torch.optim.Optimizer) -> int:
+        """The step to go on from: 0, or that of a saved state, which is then loaded.
+
+        A rank that the saved state does not have keeps its own random numbers.
+        """
+        content = ranks.from_first(self._saved())
+        if content is None:
             return 0
         for name, module in modules.items():
             if module is not None:
                 module.load_state_dict(content["modules"][name])
         optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["rng"])
+        known = [content, *content.get("others", [])]
+        if ranks.number() < len(known):
+            own = known[ranks.number()]
+            RandomState(own["rng"], own.get("cuda_rng")).restore()
+            if ranks.number() and (module := modules.get(_OWN)) is not None:
+                module.load_state_dict(own[_OWN])
         self.cost += Cost(**content["cost"])
         return int(content["step"])
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The state in the first rank's file, None if there is none to go on from."""
+        if ranks.number() or not self.resume or not self.path.exists():
+            return None
+        content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        return content if content["key"] == self.key else None
 
     def clear(self) -> None:
         """Removes the state once the stage's weights are written."""

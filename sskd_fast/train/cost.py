@@ -10,7 +10,7 @@ from sskd_fast.data.instances import Batch
 
 @dataclass
 class Cost:
-    """The cost of a stage so far.
+    """The cost of a stage so far.  Seconds are those of the first rank.
 
     labeled_seen, unlabeled_seen: images in the batches, an image as often as it was drawn.  seconds, cpu_seconds: of
     training, on the wall's clock and of all threads and loader processes; measuring AP on the way counts in neither.
@@ -31,8 +31,8 @@ class Cost:
     def count(self, labeled: Batch, unlabeled: Batch | None) -> None:
         """Takes in the batches of one step."""
         self.steps += 1
-        self.labeled_seen += len(labeled.image_ids)
-        self.unlabeled_seen += 0 if unlabeled is None else len(unlabeled.image_ids)
+        self.labeled_seen += labeled.of
+        self.unlabeled_seen += 0 if unlabeled is None else unlabeled.of
 
 
 COST_KEYS = tuple(field.name for field in dataclasses.fields(Cost))

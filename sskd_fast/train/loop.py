@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.engine import Engine
 from sskd_fast.train.moving_average import update_average
 from sskd_fast.train.online_labels import OnlineLabels
 from sskd_fast.train.progress import Progress
@@ -38,10 +40,12 @@ def train(
     online: gives unlabelled batches the labels of the moving average.
     Raises FloatingPointError where the loss is not finite.
     """
-    average = copy.deepcopy(model).requires_grad_(False)
     optimizer = build_optimizer(model, schedule)
+    engine = Engine(model, objective, optimizer, schedule.train.micro_batch)
+    average = copy.deepcopy(model).requires_grad_(False)
     modules = {
         "model": model, "average": average, "contrast": objective.contrast, "gradient_share": objective.gradient_share,
+        "scaler": engine.scaler if engine.scaler.is_enabled() else None,
     }  # fmt: skip
     start = state.restore(modules, optimizer)
     measure_at = {
@@ -62,15 +66,13 @@ def train(
 
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule.factor(step)
-        output = objective(model, labeled, unlabeled, progress=step / schedule.steps, seed=seed * 1_000_003 + step)
+        output = engine.gradients((labeled, unlabeled), step / schedule.steps, seed * 1_000_003 + step)
 
         clock = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.train.clip)
-        optimizer.step()
+        norm = engine.update(schedule.train.clip)
         update_average(average, model, min(schedule.train.ema, (1 + step) / (10 + step)))
-        seconds = {"data": data_seconds, **output.seconds, "backward": time.perf_counter() - clock}
+        backward = output.seconds["backward"] + time.perf_counter() - clock
+        seconds = {"data": data_seconds, **output.seconds, "backward": backward}
 
         progress.step(step, output, norm, schedule.lr * schedule.factor(step), seconds)
         if evaluate is not None and step + 1 in measure_at:
@@ -107,7 +109,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its images on the device; the instances follow when the loss pads them."""
     if device.type == "cpu":
         return batch
-    return Batch(
-        batch.weak.to(device, non_blocking=True), batch.strong.to(device, non_blocking=True),
-        batch.valid.to(device, non_blocking=True), batch.targets, batch.image_ids,
-    )  # fmt: skip
+    weak, strong, valid = (x.to(device, non_blocking=True) for x in (batch.weak, batch.strong, batch.valid))
+    return replace(batch, weak=weak, strong=strong, valid=valid)

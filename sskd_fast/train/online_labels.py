@@ -71,7 +71,7 @@ class OnlineLabels:
             labels, unsure = found.select(sure), found.masks[~sure].any(0)
             valid[image] &= (labels.masks.any(0) | ~unsure).to(valid.device)
             targets.append(labels if self.weigh_by_score else replace(labels, scores=torch.ones_like(labels.scores)))
-        return Batch(batch.strong, batch.weak, valid, targets, batch.image_ids)
+        return replace(batch, weak=batch.strong, strong=batch.weak, valid=valid, targets=targets)
 
     def _found(self, mask_logits: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
         """The detections of a view's queries from the unsure score on; mask_logits (K, h, w), probs (K, C)."""

@@ -40,6 +40,8 @@ class Log:
                 if isinstance(value, float):
                     self.board.add_scalar(f"{stage}{fold}/{name}", value, step)
 
+    shown = True
+
     @staticmethod
     def say(message: str) -> None:
         """Prints a line above the live one."""
@@ -48,6 +50,25 @@ class Log:
     def close(self) -> None:
         """Flushes TensorBoard."""
         self.board.close()
+
+
+class SilentLog(Log):
+    """The log of a rank that follows the first one, which keeps no files and says nothing."""
+
+    shown = False
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    @staticmethod
+    def say(message: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class Progress:
@@ -83,6 +104,7 @@ class Progress:
             maxinterval=interval,
             dynamic_ncols=True,
             bar_format=bar_format,
+            disable=not self.log.shown,
         )
         self._clock, self._cpu_clock = time.perf_counter(), _process.cpu_seconds()
 

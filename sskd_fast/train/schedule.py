@@ -16,7 +16,8 @@ class TrainConfig:
     masks beside their classes.  lam_pxl: weight of L_pxl, 0 to leave it out; pxl_gradient_share: if above 0, the weight
     is kept such that L_pxl's gradient is this share of the rest's, and lam_pxl only says that it takes part.  schedule:
     "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations: how often a
-    fold model measures AP on its fold while it trains.  threads: 0 = all cores.
+    fold model measures AP on its fold while it trains.  threads: 0 = all cores.  micro_batch: images that a process
+    sees at once, whose gradients add up to those of the step; 0 = all, or as many as a GPU's memory holds.
     """
 
     lr: float = 4e-3
@@ -37,8 +38,11 @@ class TrainConfig:
     save_every: int = 200
     evaluations: int = 3
     threads: int = 0
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch: expected images, 0 for as many as fit, found {self.micro_batch}")
         if not self.pxl_gradient_share >= 0:
             found = self.pxl_gradient_share
             raise ValueError(f"pxl_gradient_share: expected a share of the rest's gradient, 0 for none, found {found}")

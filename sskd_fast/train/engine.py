@@ -1,0 +1,179 @@
+"""The engine of a training: Hugging Face accelerate around model and objective, on one rank or many, in micro batches.
+
+J of the joint batch is the sum of what its parts add, as every part divides by sums of the whole: the images of a rank,
+or a micro batch of them.  So ranks and micro batches give the gradients of one process that sees all images at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from torch import Tensor
+
+from sskd_fast import ranks
+from sskd_fast.data.instances import Batch
+from sskd_fast.losses.joint_batch import WHOLE, JointBatch
+from sskd_fast.losses.objective import ModelObjective, Objective, ObjectiveOutput
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.train.random_state import RandomState
+
+_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+Images: TypeAlias = tuple[Batch, Batch | None]
+
+
+class Engine:
+    """Gradients of J and updates of a model's weights.
+
+    micro_batch: the most images that a rank sees at once, 0 for all of them unless the GPU's memory is too small: then
+    the first two steps halve it until it suffices (after the first one there are the optimizer's moments, too).
+    scaler: of the loss, for float16 alone.
+    """
+
+    def __init__(
+        self, model: Segmenter, objective: Objective, optimizer: torch.optim.Optimizer, micro_batch: int = 0
+    ) -> None:
+        device = next(model.parameters()).device
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as of a term of weight 0
+        self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
+        if self.accelerator.distributed_type not in _DISTRIBUTED:
+            raise ValueError(
+                f"accelerate: found the settings of {self.accelerator.distributed_type.value}; expected plain data "
+                "parallelism: launch with torchrun, or accelerate launch --multi_gpu"
+            )
+        self.plain = ModelObjective(model, objective)
+        self.module, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=model.config.precision == "float16")
+        self.micro_batch = micro_batch
+        self._to_try = 2 if micro_batch == 0 and device.type == "cuda" else 0
+
+    def gradients(self, images: Images, progress: float, seed: int) -> ObjectiveOutput:
+        """Puts the gradients of J of the joint batch in place; returns J with its parts, without gradient.
+
+        images: labelled ones and those with pseudo-labels that this rank has of it; else see `Objective`.
+        """
+        if self._to_try:
+            self._to_try -= 1
+            self._find_micro_batch(images, progress, seed)
+        self.optimizer.zero_grad(set_to_none=True)
+        return of_all_ranks(self._step(images, progress, seed))
+
+    def update(self, clip: float) -> Tensor:
+        """An optimizer step by gradients of at most this norm; returns the norm they had."""
+        self.scaler.unscale_(self.optimizer)
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.plain.parameters(), clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+    def _step(self, images: Images, progress: float, seed: int) -> ObjectiveOutput:
+        parts = micro_batches(images, self.micro_batch)
+        if len(parts) == 1:
+            return self._learn(parts[0], progress, seed, WHOLE)
+        counted, known, share = (
+            JointBatch(counted={}, measures=False, learns=False),
+            {},
+            self.plain.objective.gradient_share,
+        )
+        assert counted.counted is not None
+        with self._undone(), torch.no_grad():
+            for part in parts:
+                self.plain(*part, progress, seed, counted)
+        known = {name: ranks.total(own) for name, own in sorted(counted.counted.items())}
+        seen = [
+            JointBatch(known=known, measures=False, parts=len(parts), last=number == len(parts))
+            for number in range(1, len(parts) + 1)
+        ]
+        if share is not None and share.due:
+            with self._undone():
+                for part, joint in zip(parts, seen, strict=True):
+                    self.plain(*part, progress, seed, dataclasses.replace(joint, measures=True, learns=False))
+        return joined([self._learn(part, progress, seed, joint) for part, joint in zip(parts, seen, strict=True)])
+
+    def _learn(self, images: Images, progress: float, seed: int, joint: JointBatch) -> ObjectiveOutput:
+        """Adds the gradients of a part; with the last one, those of all ranks are reduced."""
+        with contextlib.nullcontext() if joint.last else self.accelerator.no_sync(self.module):
+            output: ObjectiveOutput = self.module(*images, progress, seed, joint)
+            clock = time.perf_counter()
+            # Ranks' gradients are averaged; J is the sum of what they add.
+            self.accelerator.backward(self.scaler.scale(output.loss * ranks.count()))
+        output.seconds["backward"] = time.perf_counter() - clock
+        parts = {name: value.detach() for name, value in output.parts.items()}
+        return dataclasses.replace(output, loss=output.loss.detach(), parts=parts)
+
+    def _find_micro_batch(self, images: Images, progress: float, seed: int) -> None:
+        """Halves the micro batch until every rank has memory enough for a step, of which nothing stays."""
+        whole = len(images[0].image_ids) + (0 if images[1] is None else len(images[1].image_ids))
+        while not all(ranks.gathered(self._fits(images, progress, seed))):
+            self.micro_batch = math.ceil((self.micro_batch or whole) / 2)
+
+    def _fits(self, images: Images, progress: float, seed: int) -> bool:
+        """True if there is memory for the gradients of this rank's images; OutOfMemoryError if for not even one."""
+        trial = JointBatch(counted={}, measures=False, learns=False)
+        try:
+            with self._undone(), ranks.alone():
+                for part in micro_batches(images, self.micro_batch):
+                    self.plain(*part, progress, seed, trial).loss.backward()
+        except torch.OutOfMemoryError:
+            if self.micro_batch == 1:
+                raise
+            fits = False
+        else:
+            fits = True
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return fits
+
+    @contextlib.contextmanager
+    def _undone(self) -> Iterator[None]:
+        """For passes after which random numbers and batch statistics are as before."""
+        random, buffers = RandomState.now(), [buffer.clone() for buffer in self.plain.buffers()]
+        try:
+            yield
+        finally:
+            random.restore()
+            for buffer, before in zip(self.plain.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+
+
+def micro_batches(images: Images, size: int) -> list[Images]:
+    """The images of a step, labelled ones first, by `size` at a time; 0 for all."""
+    labeled, unlabeled = images
+    count, rest = len(labeled.image_ids), 0 if unlabeled is None else len(unlabeled.image_ids)
+    if not 0 < size < count + rest:
+        return [images]
+    found: list[Images] = []
+    for first in range(0, count + rest, size):
+        last = first + size
+        own = labeled.part(slice(min(first, count), min(last, count)))
+        others = slice(max(first - count, 0), max(last - count, 0))
+        found.append((own, None if unlabeled is None or others.stop == 0 else unlabeled.part(others)))
+    return found
+
+
+def joined(outputs: Sequence[ObjectiveOutput]) -> ObjectiveOutput:
+    """J of several parts: terms are added, means averaged over the parts that have one."""
+    means = frozenset().union(*(output.means for output in outputs))
+    parts: dict[str, Tensor] = {}
+    for name in {name: None for output in outputs for name in output.parts}:
+        values = torch.stack([output.parts[name] for output in outputs if name in output.parts])
+        parts[name] = values.nanmean() if name in means else values.sum()
+    seconds = {name: sum(output.seconds[name] for output in outputs) for name in outputs[0].seconds}
+    return ObjectiveOutput(torch.stack([output.loss for output in outputs]).sum(), parts, seconds, means)
+
+
+def of_all_ranks(output: ObjectiveOutput) -> ObjectiveOutput:
+    """J of the joint batch from what every rank adds, the same on all of them."""
+    if ranks.count() == 1:
+        return output
+    found = [
+        dataclasses.replace(output, loss=loss, parts=parts)
+        for loss, parts in ranks.gathered((output.loss.cpu(), {n: v.cpu() for n, v in output.parts.items()}))
+    ]
+    return dataclasses.replace(joined(found), seconds=output.seconds)

@@ -1,0 +1,88 @@
+"""The gradients of a step by the ranks that torchrun starts: joint_gradients.py FOLDER.
+
+Also what one process with the joint batch has; tests/test_ranks.py compares the two.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sskd_fast import _env, ranks
+from sskd_fast.data.instances import Batch, Instances
+from sskd_fast.losses.contrast_settings import ContrastConfig
+from sskd_fast.losses.objective import Objective
+from sskd_fast.losses.set_loss import SetLossConfig
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.train.engine import Engine
+
+TINY: dict[str, Any] = {
+    "channels": (8, 12, 16), "blocks": (1, 1, 1), "width": 16, "mask_width": 8, "layers": 1, "heads": 2,
+    "feedforward": 24, "num_queries": 5, "embedding": 8,
+}  # fmt: skip
+# Terms and forms of J whose every sum is one of the joint batch, or of the anchor's own image.
+FORMS: dict[str, dict[str, Any]] = {
+    "paper": {"scope": "same", "form": "expected"},
+    "boundary": {"scope": "same", "form": "boundary", "reach": 6},
+    "prototypes": {"form": "prototypes"},
+    "ownership": {"form": "ownership"},
+}
+IMAGES = 6
+
+
+def joint_batch(seed: int) -> Batch:
+    """IMAGES images with one to three instances of different scores, parts of them neither object nor background."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = []
+    for number in range(IMAGES):
+        masks = torch.zeros((1 + number % 3, 32, 32), dtype=torch.bool)
+        for mask in masks:
+            top, left, height, width = torch.randint(2, 16, (4,), generator=generator).tolist()
+            mask[top : top + height, left : left + width] = True
+        scores = torch.randint(1, 9, (len(masks),), generator=generator) / 8
+        labels = torch.randint(0, 3, (len(masks),), generator=generator)
+        targets.append(Instances(masks, labels, scores, torch.zeros(len(masks), dtype=torch.bool)))
+    weak, strong = torch.rand((2, IMAGES, 3, 32, 32), generator=generator)
+    valid = torch.ones((IMAGES, 32, 32), dtype=torch.bool)
+    valid[::2, :, 20:] = False
+    return Batch(weak, strong, valid, targets, list(range(IMAGES)))
+
+
+def gradients(kind: str, form: str, *, micro_batch: int = 0, **contrast: Any) -> dict[str, Tensor]:
+    """Loss, parts of J and gradients by name, of the images of this rank and of all others."""
+    torch.manual_seed(0)
+    model: Segmenter = build_segmenter(ModelConfig(kind=kind, **TINY), ["a", "b", "c"])  # type: ignore[arg-type]
+    settings = ContrastConfig(**{"max_anchors": 10, "num_negatives": 8, **FORMS[form], **contrast})
+    objective = Objective.of(SetLossConfig(), settings, lam_semi=0.7, lam_pxl=0.1, pxl_gradient_share=0.15)
+    images = tuple(joint_batch(seed).part(ranks.share(IMAGES)) for seed in (1, 2))
+    engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.1), micro_batch)
+    output = engine.gradients((images[0], images[1]), 0.4, 3)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    terms = {name: value for name, value in output.parts.items() if name not in output.means}
+    return {"loss": output.loss, "pxl_weight": output.parts["pxl_weight"]} | terms | found
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{form: {"kind": "mask_transformer", "form": form} for form in FORMS},
+    "in micro batches": {"kind": "mask_transformer", "form": "paper", "micro_batch": 1},
+}
+
+
+def main(folder: Path) -> None:
+    """Writes every rank's results of all CASES to the folder."""
+    torch.set_default_dtype(torch.float64)
+    if _env.world_size() > 1:
+        ranks.meet(cuda=False)
+    found = {name: gradients(**case) for name, case in CASES.items()}
+    negatives = {"scope": "all", "all_ranks": True}
+    found["negatives of all ranks"] = gradients("mask_transformer", "paper", **negatives)
+    torch.save(found, folder / f"{ranks.number()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""Many ranks train as one process with the joint batch: real processes that meet by gloo."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import joint_gradients
+import pytest
+import torch
+from forked_ranks import ranks_of
+from killed_rank import run_until_killed
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sskd_fast.data.embedded import write_scenes
+from sskd_fast.run.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """What one process with the joint batch has."""
+    folder = tmp_path_factory.mktemp("alone")
+    before = torch.get_default_dtype()
+    try:
+        joint_gradients.main(folder)
+    finally:
+        torch.set_default_dtype(before)
+    return torch.load(folder / "0.pt")  # type: ignore[no-any-return]
+
+
+def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest difference of each tensor, relative to the largest value there."""
+    assert set(found) == set(expected)
+    return {
+        name: float((found[name] - value).abs().max() / value.abs().max().clamp(min=1.0))
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_have_the_loss_and_gradients_of_one_process(
+    count: int, alone: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """To 1e-10 in float64, every form of L_pxl whose sums are of the joint batch, the weight by gradient share too."""
+    done = ranks_of(count, joint_gradients.main, tmp_path, log=tmp_path / "stderr.txt")
+    assert done.statuses == [0] * count, done.stderr[-3000:]
+    for number in range(count):
+        found = torch.load(tmp_path / f"{number}.pt")
+        for case in joint_gradients.CASES:
+            worst = differences(found[case], alone[case])
+            assert max(worst.values()) < 1e-10, (case, {n: d for n, d in worst.items() if d > 1e-10})
+        # With candidates of other ranks, L_pxl is the one process's; their rows have no gradient.
+        case = "negatives of all ranks"
+        assert float(found[case]["pxl"]) == pytest.approx(float(alone[case]["pxl"]), rel=1e-10)
+        assert max(differences(found[case], alone[case]).values()) > 1e-6
+
+
+@pytest.mark.parametrize(("form", "size"), [("paper", 5), ("boundary", 5), ("ownership", 2)])
+def test_micro_batches_have_the_gradients_of_the_whole(
+    form: str, size: int, alone: dict[str, dict[str, Tensor]]
+) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = joint_gradients.gradients("mask_transformer", form, micro_batch=size)
+    finally:
+        torch.set_default_dtype(before)
+    worst = differences(found, alone[form])
+    assert max(worst.values()) < 1e-10, {n: d for n, d in worst.items() if d > 1e-10}
+
+
+@pytest.mark.slow
+def test_a_job_that_lost_a_rank_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Bit by bit those of a job that nobody killed; figures of models that are not trained are those of one process."""
+    for seed, (name, count) in enumerate((("train", 4), ("val", 3), ("plain", 3))):
+        write_scenes(tmp_path, name, "target", count, seed=30 + seed)
+    data = [
+        f"--labeled={tmp_path / 'train.json'}",
+        f"--images={tmp_path / 'train'}",
+        f"--unlabeled={tmp_path / 'plain'}",
+    ]
+    data += [f"--val={tmp_path / 'val.json'}", f"--val-images={tmp_path / 'val'}", "--stage=adapt", "--device=cpu"]
+    data += ["--preset=smoke", "--max-steps=3", "train.save_every=2", "pseudo_labels.folds=2", "train.threads=1"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    log = tmp_path / "stderr.txt"
+    done = ranks_of(2, main, [*data, f"--output={straight}"], log=log)
+    assert done.statuses == [0, 0], done.stderr[-3000:]
+    state = killed / "checkpoints" / "supervised_teacher.state.pt"
+    done = ranks_of(2, run_until_killed, state, [*data, f"--output={killed}"], log=log)
+    assert done.statuses == [1, -signal.SIGKILL]
+    words = "another process of the job has ended; the same command with --resume goes on from the last saved step"
+    assert f"error: {words}" in done.stderr
+    done = ranks_of(2, main, [*data, f"--output={killed}", "--resume"], log=log)
+    assert done.statuses == [0, 0], done.stderr[-3000:]
+    for name in ("supervised_teacher", "adapted_teacher"):
+        expected, found = (load_file(f / "checkpoints" / f"{name}.safetensors") for f in (straight, killed))
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
