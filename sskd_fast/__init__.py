@@ -1,6 +1,6 @@
 """sskd_fast: semi-supervised knowledge distillation for instance segmentation.
 
-Heavy modules load when a name is first used, so that `import sskd_fast` is quick.
+Heavy modules load on the first use of a name, so `import sskd_fast` is quick.
 """
 
 from __future__ import annotations

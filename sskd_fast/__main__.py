@@ -1,4 +1,4 @@
-"""`sskd COMMAND`, the same as `python -m sskd_fast COMMAND`: every command of the package under one name."""
+"""`sskd COMMAND` or `python -m sskd_fast COMMAND`: all commands of the package under one name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from sskd_fast import __version__, _interrupt
 
-# Name -> module below sskd_fast with a `main(argv) -> int`, and a summary.  Modules are imported when they are called.
+# Name -> module of sskd_fast with a `main(argv) -> int`, and a summary.  Modules are imported only when called.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("run", "adapt a teacher, distil it into a student, refine and compare"),
     "label": ("label", "label the unlabelled images of a run in shards"),
@@ -21,9 +21,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "measure a trained model on labelled images"),
     "export": ("export", "write a trained model for other runtimes"),
     "check": ("check", "look for faults in a data set"),
-    "rank": ("rank", "rank unlabelled images by what labels would teach"),
-    "study": ("study", "train the rows of a study with several seeds, and sum them up"),
-    "report": ("report", "write a run's report anew, or compare runs"),
+    "rank": ("rank", "rank unlabelled images by how much their labels would teach"),
+    "study": ("study", "train the rows of a study with several seeds and summarise them"),
+    "report": ("report", "rewrite a run's report, or compare runs"),
     "demo": ("demo", "try a trained model in the browser"),
     "info": ("info", "show versions and the backends that run here"),
 }
@@ -32,8 +32,11 @@ _INSTALLED_AS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyya
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calls a command; returns its exit status, 2 for an unknown one or one that lacks a package, 141 if what reads the
-    output has ended, as `head` does, 130 or 143 if it is interrupted."""
+    """Runs a command and returns its exit status.
+
+    2 for an unknown command or a missing package; 141 if the reader of the output has quit, as `head` does; 130 or 143
+    after SIGINT or SIGTERM.
+    """
     try:
         status = _main(argv)
         sys.stdout.flush()
@@ -61,16 +64,16 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def usage() -> str:
-    """The commands, one a line."""
+    """The help text: one command a line."""
     lines = [f"  sskd {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(["usage: sskd COMMAND ... (`sskd COMMAND --help` for its options)", *lines])
 
 
 def unknown(name: str) -> str:
-    """A message that guesses the command that was meant and lists all."""
+    """An error message for an unknown command, with the closest match and the list of commands."""
     near = difflib.get_close_matches(name, COMMANDS, 1)
     guess = f"did you mean {near[0]}? " if near else ""
-    return f"{name}: there is no such command; {guess}expected one of {', '.join(COMMANDS)}"
+    return f"{name}: no such command; {guess}expected one of {', '.join(COMMANDS)}"
 
 
 def _call(name: str, argv: Sequence[str]) -> int:
@@ -94,7 +97,7 @@ def _entry(module: str) -> Callable[[Sequence[str]], int]:
 
 
 def wanted(module: str) -> str:
-    """The name by which pip installs a module: the extra of sskd_fast that has it, else the package's own."""
+    """The pip requirement for a missing module: the extra of sskd_fast that includes it, else the package itself."""
     package = _INSTALLED_AS.get(module, module)
     try:
         requirements = importlib.metadata.requires("sskd_fast") or []

@@ -1,7 +1,7 @@
-"""Which implementation of the operators runs: the only place that asks what exists.
+"""Backend selection for the operators: the only place that checks which implementations are available.
 
-Backends: "reference" (plain PyTorch, any device), "cpu" (C++), "triton", "cuda", and "auto", which takes for every
-operator the fastest that can run on the device of the tensors: on a GPU by _backend_costs.py.
+Backends: "reference" (plain PyTorch, any device), "cpu" (C++), "triton", "cuda", and "auto". "auto" picks for each
+operator the fastest one that runs on the tensors' device. On a GPU, _backend_costs.py ranks them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _reasons: dict[str, Callable[[], str | None]] = {}
 
 
 def provide(backend: str, why_unavailable: Callable[[], str | None]) -> None:
-    """Called by the module that brings a backend: why_unavailable() gets it ready, or says why it cannot run here."""
+    """Registers a backend. why_unavailable() prepares it and returns None, or returns why it cannot run here."""
     _reasons[backend] = why_unavailable
     _automatic.cache_clear()
     _warn_of_reference.cache_clear()
 
 
 def why_unavailable(backend: str, device_type: str) -> str | None:
-    """Why `backend` cannot run on tensors of `device_type`; None if it can."""
+    """The reason that `backend` cannot run on tensors of `device_type`; None if it can."""
     if backend == "reference":
         return None
     wanted = "cpu" if backend == "triton" and _env.triton_interpreted() else _DEVICE_TYPE[backend]
@@ -47,8 +47,8 @@ def why_unavailable(backend: str, device_type: str) -> str | None:
 def resolve(backend: str, device: torch.device, operator: str) -> str:
     """The backend that will run `operator` (one of OPERATORS) on `device`: `backend` itself, or the choice for "auto".
 
-    A backward pass has the operator of its forward pass. SSKD_FAST_BACKEND replaces "auto". Raises ValueError for an
-    unknown name, and RuntimeError with the reason if an explicitly chosen backend cannot run.
+    A backward pass uses the operator name of its forward pass. SSKD_FAST_BACKEND replaces "auto". Raises ValueError for
+    an unknown name, and RuntimeError with the reason if an explicitly chosen backend cannot run.
     """
     source = "backend"
     if backend == "auto":
@@ -68,10 +68,10 @@ def resolve(backend: str, device: torch.device, operator: str) -> str:
 
 
 def gpu_order(operator: str, capability: str | None, costs: Path = _backend_costs.FILE) -> tuple[list[str], str]:
-    """The backends of an operator on a GPU, the fastest first, and what says so.
+    """The backends of an operator on a GPU, fastest first, and the evidence for that order.
 
-    capability: the GPU's compute capability, such as "9.0". If nothing is known of an operator, or counts are too close
-    to tell, Triton comes first, since it needs no compiler.
+    capability: the GPU's compute capability, such as "9.0". Triton comes first if the operator has no known costs or if
+    they are too close to tell, since Triton needs no compiler.
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator={operator!r} is unknown; expected one of {', '.join(OPERATORS)}")
@@ -93,7 +93,7 @@ def capability_of(device: torch.device) -> str | None:
 
 @functools.cache
 def _automatic(device: torch.device, operator: str) -> str:
-    """The first backend that can run an operator on a device; logged once, and warned of if it is slow."""
+    """The fastest backend that can run an operator on a device. Logs the choice once; warns if it is the slow one."""
     reasons: dict[str, str] = {}
     order, why = ["cpu"] if device.type == "cpu" else [], ""
     if device.type == "cuda":
@@ -113,6 +113,6 @@ def _automatic(device: torch.device, operator: str) -> str:
 
 @functools.cache
 def _warn_of_reference(causes: str) -> None:
-    """Warns once of the same causes, however many operators have them."""
+    """Warns once for the same causes, even if they affect several operators."""
     message = f"{causes}. The operators run in plain PyTorch instead: the same results, many times slower."
     warnings.warn(message, RuntimeWarning, stacklevel=2)

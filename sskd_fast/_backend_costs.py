@@ -1,7 +1,7 @@
-"""What every operator costs by backend on a GPU, from backend_costs.json: times if there are some, else counts.
+"""Cost of each operator by GPU backend, from backend_costs.json: measured times if there are any, else counts.
 
 The file: {"measured": {compute capability: {"source": text, operator: {backend: milliseconds}}},
-"counted": {"source": text, operator: {backend: warp instructions an anchor}}}. Forward and backward are one sum.
+"counted": {"source": text, operator: {backend: warp instructions an anchor}}}. Each cost is forward plus backward.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any
 FILE = Path(__file__).resolve().with_name("backend_costs.json")
 OPERATORS = ("score_fusion", "negative_sampling", "hardest_negatives", "pixel_contrast", "expected_pixel_contrast")
 BACKENDS = ("triton", "cuda")
-_ERROR = 1.25  # of counts, which take every branch for executed
+_ERROR = 1.25  # relative error of counts, which assume that every branch is executed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """amounts: by backend, less is faster; source: where they come from; unit: of the amounts; error: how many times as
-    much one may be as another and still be no more, 1 for those that are sure."""
+    """Cost of one operator by backend; lower is faster.
+
+    source: origin of the amounts; unit: their unit; error: ratio up to which two amounts count as equal, 1 for
+    measured ones.
+    """
 
     amounts: dict[str, float]
     source: str
@@ -30,7 +33,7 @@ class Cost:
     error: float = 1.0
 
     def close(self) -> bool:
-        """True if the amounts are too close to tell."""
+        """True if the amounts are too close to tell apart."""
         return max(self.amounts.values()) < self.error * min(self.amounts.values())
 
     def __str__(self) -> str:
@@ -40,8 +43,10 @@ class Cost:
 
 
 def cost(operator: str, capability: str | None, file: Path = FILE) -> Cost | None:
-    """The costs of an operator on a GPU of a compute capability such as "9.0": measured on one of the very kind, else
-    counted; None if it is neither. Raises ValueError for a broken file."""
+    """The costs of an operator on a GPU of a compute capability such as "9.0".
+
+    Measured on a GPU of that capability, else counted, else None. Raises ValueError for a broken file.
+    """
     content = read(file)
     times = content["measured"].get(capability, {})
     if operator in times:
@@ -54,7 +59,7 @@ def cost(operator: str, capability: str | None, file: Path = FILE) -> Cost | Non
 
 @functools.cache
 def read(file: Path = FILE) -> dict[str, Any]:
-    """The file's content. Raises ValueError that names the file and the place if it is not as above."""
+    """The file's content. Raises ValueError naming the file and the entry if it does not have the format above."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -66,7 +71,7 @@ def read(file: Path = FILE) -> dict[str, Any]:
 
 
 def problem_of(content: Any) -> str | None:
-    """The fault of the content of such a file; None if nothing is."""
+    """A description of the first fault in the content of such a file; None if it is valid."""
     if not isinstance(content, dict) or set(content) != {"measured", "counted"}:
         return f"found {_named(content)}, expected an object of 'measured' and 'counted'"
     if not isinstance(content["measured"], dict):
@@ -99,5 +104,5 @@ def _named(value: Any) -> str:
 
 
 def _broken(file: Path, problem: str) -> ValueError:
-    way_out = "install the package again, or make the counts anew (python -m benchmarks.instruction_counts --json FILE)"
+    way_out = "reinstall the package, or recount the instructions (python -m benchmarks.instruction_counts --json FILE)"
     return ValueError(f"{file}: {problem}; {way_out}")

@@ -1,7 +1,7 @@
-"""Building a shared library of csrc/ with ninja: once, whole or not at all, and with a clear word where it fails.
+"""Builds of the shared libraries of csrc/ with ninja: cached, atomic, and with a clear message on failure.
 
-A build happens in a folder of its own and its result is moved into place at once, under a lock that the operating
-system releases when a process dies: an interrupted build leaves nothing that could be taken for a finished one.
+A build runs in a temporary folder and its result is moved into place atomically. It holds a lock that the operating
+system releases if the process dies. So an interrupted build can never be mistaken for a finished one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """The recipe by which a library is made of the sources in `folder`.
+    """Instructions for building a library from the sources in `folder`.
 
-    file: its file name.  title, takes: what it is and how long it takes, for messages.  sources: what is compiled.
-    headers: patterns, below `folder`, of what they include.  compilers: as they are called.  compile: the command,
-    without input and output, that compiles a source of each suffix.  link: the words before and after the objects.
+    file: file name of the library.  title, takes: its description and build time, for messages.  sources: files to
+    compile.  headers: glob patterns below `folder` of the headers they include.  compilers: compiler commands.
+    compile: by source suffix, the compile command without input and output.  link: the words of the link command
+    before and after the object files.
     """
 
     file: str
@@ -53,9 +54,10 @@ class Recipe:
 
 
 def build(recipe: Recipe, cache: Path, *, announce: bool = True) -> Path:
-    """The library's path in the cache folder, where it is built first unless it is there.
+    """The library's path in the cache folder. Builds it first unless it is cached.
 
-    announce: say so on stderr before a build starts. Raises BuildError with the reason; a failed build is remembered.
+    announce: print a line on stderr before a build starts. Raises BuildError with the reason. A failed build is
+    remembered, so later calls fail at once.
     """
     folder = cache / build_key(recipe)
     library = folder / recipe.file
@@ -66,13 +68,13 @@ def build(recipe: Recipe, cache: Path, *, announce: bool = True) -> Path:
                 if not library.exists():
                     _build(recipe, folder, announce)
     except OSError as error:
-        way_out = "set SSKD_FAST_CACHE to a folder that can be written"
+        way_out = "set SSKD_FAST_CACHE to a writable folder"
         raise BuildError(f"{recipe.title} cannot be built or loaded in {folder} ({error}); {way_out}") from error
     return library
 
 
 def build_key(recipe: Recipe) -> str:
-    """A name for what the library depends on: sources, flags, compilers, torch, and the machine's instruction set."""
+    """A hash of all that the library depends on: sources, flags, compilers, torch, and the CPU's instruction set."""
     digest = hashlib.sha256()
     for path in recipe.inputs():
         digest.update(path.relative_to(recipe.folder).as_posix().encode() + b"\0" + path.read_bytes())
@@ -98,7 +100,7 @@ def _instruction_set() -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    import fcntl  # is not there on every system that this module is imported on
+    import fcntl  # missing on some systems that import this module
 
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -106,14 +108,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _build(recipe: Recipe, folder: Path, announce: bool) -> None:
-    """Compiles into a folder of its own and moves the library to its place. The caller holds the lock.
+    """Compiles in a temporary folder and moves the library into place. The caller holds the lock.
 
-    A failure is kept, so that not every process tries again.
+    A failure is recorded, so that other processes do not try again.
     """
     failure, log = folder / "failed.txt", folder / "build.log"
     if failure.exists():
         raise BuildError(f"{failure.read_text(encoding='utf-8')} (found earlier; delete {folder} to try again)")
-    for left in folder.glob("build-*"):  # of a build that was killed: a living one would have the lock
+    for left in folder.glob("build-*"):  # left by killed builds: a running one would hold the lock
         shutil.rmtree(left, ignore_errors=True)
     if announce:
         print(f"sskd_fast: compiling {recipe.title} for this machine, once ({recipe.takes})", file=sys.stderr)
@@ -135,13 +137,13 @@ def _build(recipe: Recipe, folder: Path, announce: bool) -> None:
 
 
 def ninja_file(recipe: Recipe) -> str:
-    """The build as ninja reads it: one object a source file, one library."""
+    """The content of build.ninja: one object file per source, linked into one library."""
     before, after = recipe.link
     lines = ["rule link", f"  command = {_command(before)} $in -o $out {_command(after)}"]
     for suffix, command in recipe.compile.items():
         lines += [f"rule compile_{suffix[1:]}", f"  command = {_command(command)} $in -o $out"]
     objects = []
-    # The largest first, so that no core waits for the last one alone.
+    # Largest first, so that the build does not end with one core on a large file and the others idle.
     for path in sorted(recipe.sources, key=lambda p: -p.stat().st_size):
         objects.append(f"{path.name}.o")
         lines.append(f"build {path.name}.o: compile_{path.suffix[1:]} {_escaped(str(path))}")
@@ -150,12 +152,12 @@ def ninja_file(recipe: Recipe) -> str:
 
 
 def _command(words: list[str]) -> str:
-    """Words of a command line, for the shell that ninja hands it to."""
+    """A command line quoted for the shell and escaped for ninja."""
     return shlex.join(words).replace("$", "$$")
 
 
 def _escaped(text: str) -> str:
-    """A path in a build line of ninja's."""
+    """A path escaped for a build line of ninja."""
     return text.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 

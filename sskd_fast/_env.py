@@ -1,4 +1,4 @@
-"""The only place that reads or sets environment variables, and asks what else a machine sets from outside."""
+"""Environment variables and installed toolchains: the only place that reads or sets them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def backend_choice() -> str | None:
-    """The value of SSKD_FAST_BACKEND, lower case, or None where it is unset or empty."""
+    """The value of SSKD_FAST_BACKEND in lower case; None if it is unset or empty."""
     value = os.environ.get("SSKD_FAST_BACKEND", "").strip().lower()
     return value or None
 
@@ -27,8 +27,10 @@ def cache_folder() -> Path:
 
 
 def max_pixels(default: int) -> int:
-    """Pixels of the largest image that is read: SSKD_FAST_MAX_PIXELS, or the default.  ValueError, with the
-    value, for no number."""
+    """The pixel limit for reading an image: SSKD_FAST_MAX_PIXELS, or the default.
+
+    Raises ValueError with the variable's value if it is not a whole number.
+    """
     value = os.environ.get("SSKD_FAST_MAX_PIXELS", "").strip()
     if value and not (value.isascii() and value.isdigit() and int(value)):
         raise ValueError(repr(value))
@@ -36,12 +38,12 @@ def max_pixels(default: int) -> int:
 
 
 def allow_pixels(limit: int) -> None:
-    """Sets SSKD_FAST_MAX_PIXELS for this process and those that it starts."""
+    """Sets SSKD_FAST_MAX_PIXELS for this process and its child processes."""
     os.environ["SSKD_FAST_MAX_PIXELS"] = str(limit)
 
 
 def cxx_compiler() -> tuple[str, list[str]]:
-    """The names looked for, and the C++ compiler as a command: CXX if it is set, else g++ or c++; [] without one."""
+    """The names looked for, and the C++ compiler's command: CXX if set, else g++ or c++; [] if none is found."""
     chosen = shlex.split(os.environ.get("CXX", ""))
     names = [chosen] if chosen else [["g++"], ["c++"]]
     found = next(([path, *rest] for name, *rest in names if (path := shutil.which(name)) is not None), [])
@@ -49,15 +51,15 @@ def cxx_compiler() -> tuple[str, list[str]]:
 
 
 def extra_cxx_flags() -> list[str]:
-    """Further flags for the C++ compiler (SSKD_FAST_CXXFLAGS), such as those of a sanitizer."""
+    """Extra flags for the C++ compiler (SSKD_FAST_CXXFLAGS), such as those of a sanitizer."""
     return os.environ.get("SSKD_FAST_CXXFLAGS", "").split()
 
 
 def cuda_compilers() -> tuple[str, list[Path]]:
-    """The names looked for, and every nvcc that is there, the first choice first.
+    """The places looked in, and every nvcc found there, in order of preference.
 
-    Of CUDA_HOME alone if it is set, which is an explicit choice; else of CUDA_PATH, on the PATH, in the usual folders
-    of the toolkit, the newest release first, and in NVIDIA's packages of pip.
+    If CUDA_HOME is set, it is an explicit choice and the only place. Otherwise: CUDA_PATH, the PATH, the usual folders
+    of the toolkit from the newest release down, and NVIDIA's pip packages.
     """
     home = os.environ.get("CUDA_HOME", "").strip()
     if home:
@@ -73,8 +75,8 @@ def cuda_compilers() -> tuple[str, list[Path]]:
     found.append(_TOOLKITS / "cuda" / "bin" / "nvcc")
     found += (folder / "bin" / "nvcc" for folder in sorted(_TOOLKITS.glob("cuda-*"), key=_release, reverse=True))
     found += (folder / inner for folder in _pip_folders("nvidia") for inner in _PIP_NVCC)
-    places += ["nvcc on the PATH", f"{_TOOLKITS}/cuda", f"{_TOOLKITS}/cuda-*", "NVIDIA's packages of pip"]
-    # A folder's own name and a link to it are one compiler; /usr/local/cuda is such a link as a rule.
+    places += ["nvcc on the PATH", f"{_TOOLKITS}/cuda", f"{_TOOLKITS}/cuda-*", "NVIDIA's pip packages"]
+    # List a compiler once if it is also reached by a link; /usr/local/cuda usually is one.
     one_each = {path.resolve(): path for path in reversed(found) if path.is_file()}
     there = [path for path in found if path in one_each.values()]
     return ", ".join(places), list(dict.fromkeys(there))
@@ -85,20 +87,20 @@ _PIP_NVCC = ("cu13/bin/nvcc", "cuda_nvcc/bin/nvcc")
 
 
 def _release(folder: Path) -> tuple[int, ...]:
-    """(13, 0) of a folder cuda-13.0; nothing of one without a number."""
+    """The release in a folder's name, (13, 0) for cuda-13.0; () if the name has none."""
     numbers = folder.name.partition("-")[2].split(".")
     return tuple(int(number) for number in numbers) if all(number.isdigit() for number in numbers) else ()
 
 
 def _pip_folders(package: str) -> list[Path]:
-    """The folders in which the parts of a package of pip lie; it is not imported."""
+    """The folders of an installed namespace package, found without importing it."""
     found = importlib.util.find_spec(package)
     return [] if found is None else [Path(folder) for folder in found.submodule_search_locations or ()]
 
 
 @contextmanager
 def without_value_checks() -> Iterator[None]:
-    """Has transformers leave out checks of values, which tensors without values cannot pass."""
+    """Disables value checks in transformers within the block; meta tensors have no values to check."""
     name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -112,7 +114,7 @@ def without_value_checks() -> Iterator[None]:
 
 
 def triton_interpreted() -> bool:
-    """True if Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET)."""
+    """True if Triton kernels run in Triton's interpreter on the CPU (TRITON_INTERPRET)."""
     return os.environ.get("TRITON_INTERPRET", "").strip().lower() in ("1", "true", "on", "y", "yes")
 
 
@@ -127,24 +129,24 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes torchrun or accelerate launch has started together; 1 without."""
+    """The number of processes started together by torchrun or accelerate launch; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def any_set(names: Iterable[str]) -> bool:
-    """True if one of the variables is set."""
+    """True if at least one of the variables is set."""
     return any(name in os.environ for name in names)
 
 
 def set_default(name: str, value: str, unless: tuple[str, ...] = ()) -> None:
-    """Sets a variable for libraries that are loaded later, where neither it nor one of `unless` is set."""
+    """Sets a variable for libraries loaded later, unless it or one of `unless` is set already."""
     if not any_set((name, *unless)):
         os.environ[name] = value
 
 
 @contextmanager
 def default_within(name: str, value: str) -> Iterator[None]:
-    """Sets a variable for the time of the block, unless it is set already."""
+    """Sets a variable within the block, unless it is set already."""
     was_set = name in os.environ
     os.environ.setdefault(name, value)
     try:

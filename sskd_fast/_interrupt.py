@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command with a line and exit status 130 or 143, at any moment: no traceback, no orphans."""
+"""Handling of Ctrl-C and SIGTERM: a command ends with one line and status 130 or 143, no traceback, no orphans."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, by which containers and batch systems end a process."""
+    """Raised on SIGTERM, which containers and batch systems send to end a process."""
 
 
 def end_at_once(number: int, frame: FrameType | None = None) -> None:
-    """Ends this process and those it has started.  A handler for moments in which there is nothing to save."""
+    """Signal handler that ends this process and its children at once, for times when there is nothing to save."""
     os.write(2, b"\ninterrupted\n")
     for child in multiprocessing.active_children():
         child.kill()
@@ -27,16 +27,17 @@ def end_at_once(number: int, frame: FrameType | None = None) -> None:
 
 
 def guard_start() -> None:
-    """To be called before a command imports torch: an interruption until its work begins ends it with a line."""
+    """Makes a signal end the process with one line until its work begins. Call it before importing torch."""
     for number in _SIGNALS:
         signal.signal(number, end_at_once)
 
 
 @contextlib.contextmanager
 def orderly() -> Iterator[None]:
-    """For the work of a command: the first signal raises KeyboardInterrupt or Terminated, a second one ends it at once.
+    """Within the block, the first signal raises KeyboardInterrupt or Terminated; a second one ends the process at once.
 
-    Errors of files in other threads, which their users raise once more, are not printed.  Does nothing in a thread.
+    Does not print OSErrors raised in other threads, because the code that uses those threads raises them again.  Does
+    nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -63,13 +64,13 @@ def _quiet(failed: threading.ExceptHookArgs) -> None:
 
 
 def leave_to_parent(worker: int = 0) -> None:
-    """To be called in a worker process: its parent, which Ctrl-C in a terminal reaches too, ends it without a word."""
+    """Makes a worker process ignore Ctrl-C, which its parent gets too, and exit silently when the parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.excepthook = _unless_hung_up
 
 
 def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """For the thread that hands tensors to the parent, which an interrupted parent may leave halfway."""
+    """Exception hook that is silent about a lost connection: an interrupted parent stops reading tensors midway."""
     if not issubclass(kind, (EOFError, ConnectionError)):
         sys.__excepthook__(kind, error, trace)

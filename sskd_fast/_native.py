@@ -1,7 +1,7 @@
 """The only loader of the native operators of csrc/: built for this machine on first use, then cached.
 
-Two libraries, so that nobody without a GPU waits for nvcc: one with the schemas and what serves CPU tensors, and one
-with what serves CUDA tensors.
+There are two libraries, so that nobody without a GPU waits for nvcc. One has the schemas and the CPU operators, the
+other the CUDA operators.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from sskd_fast import _backend, _env
 from sskd_fast._build import BuildError, Recipe, build
 
 _PACKAGE = Path(__file__).resolve().parent
-# -fno-trapping-math and -fno-math-errno let loops with comparisons and square roots use vectors; results are the same.
+# -fno-trapping-math and -fno-math-errno let loops with comparisons and square roots vectorise; results do not change.
 _FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 _LEAST_CAPABILITY = (8, 0)
 
 
 def source_folder() -> Path:
-    """csrc of the checkout this package lies in, or the copy that a wheel holds."""
+    """The csrc folder of the checkout, or the copy in the wheel. Raises BuildError if neither has the sources."""
     checkout = _PACKAGE.parent / "csrc"
     folder = checkout if (checkout / "library.cpp").exists() else _PACKAGE / "csrc"
     if not (folder / "library.cpp").exists():
-        raise BuildError(f"the sources are not in {folder}; install the package again")
+        raise BuildError(f"the sources are not in {folder}; reinstall the package")
     return folder
 
 
 def load(*, announce: bool = True) -> Path:
-    """Registers the operators of `torch.ops.sskd_fast_native` on CPU tensors; their library is built unless cached.
+    """Registers the operators of `torch.ops.sskd_fast_native` for CPU tensors. Builds their library unless cached.
 
-    Returns the library's path. announce: say so on stderr before a build starts. Raises BuildError with the reason.
+    announce: print a line on stderr before a build starts. Returns the library's path. Raises BuildError with the
+    reason.
     """
     if sys.platform != "linux":
         raise BuildError(f"the C++ operators are built on Linux only, and this is {sys.platform}")
@@ -45,18 +46,18 @@ def load(*, announce: bool = True) -> Path:
 
 
 def load_cuda(*, announce: bool = True) -> Path:
-    """Registers the same operators on CUDA tensors, for the GPUs that are present; otherwise as `load`."""
+    """Registers the same operators for CUDA tensors, on the GPUs present; otherwise like `load`."""
     capabilities, file = _capabilities(), "sskd_fast_cuda.so"
     library = _prebuilt(file)
     if library is None:
-        # Before the schemas, which would be built for nothing without nvcc.
+        # Before `load`, which would build the schemas for nothing if nvcc is missing.
         recipe = cuda_recipe(source_folder(), file, capabilities)
-    load(announce=announce)  # has the schemas
+    load(announce=announce)  # registers the schemas
     return _loaded(library or _built(recipe, announce))
 
 
 def _prebuilt(file: str) -> Path | None:
-    """A library that was built ahead of time (CMakeLists.txt) for the PyTorch at hand; None where there is none."""
+    """The library built ahead of time (CMakeLists.txt) for this version of PyTorch; None if there is none."""
     library, version = _PACKAGE / "lib" / file, _PACKAGE / "lib" / "torch_version.txt"
     if not library.exists() or version.read_text(encoding="utf-8").strip() != torch.__version__:
         return None
@@ -71,12 +72,12 @@ def _loaded(library: Path) -> Path:
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        raise BuildError(f"{library} cannot be loaded ({error}); delete its folder to have it built again") from error
+        raise BuildError(f"{library} cannot be loaded ({error}); delete its folder to rebuild it") from error
     return library
 
 
 def cxx_compiler() -> list[str]:
-    """The C++ compiler as a command. Raises BuildError where there is none."""
+    """The C++ compiler's command. Raises BuildError if there is none."""
     wanted, compiler = _env.cxx_compiler()
     if not compiler:
         raise BuildError(f"no C++ compiler was found (looked for {wanted} on the PATH); install g++, or set CXX")
@@ -84,15 +85,15 @@ def cxx_compiler() -> list[str]:
 
 
 def torch_flags() -> tuple[list[str], list[str]]:
-    """The flags for compiling against PyTorch, and for linking with it."""
+    """The flags for compiling against PyTorch and for linking with it."""
     root = Path(torch.__file__).parent
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
-    # As system headers, so that they do not warn.
+    # System headers, so that they raise no warnings.
     return [abi, "-isystem", str(root / "include")], [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
 
 
 def cpu_recipe(sources: Path, file: str) -> Recipe:
-    """The library of the CPU operators and of the schemas, for the machine at hand."""
+    """The recipe of the library with the CPU operators and the schemas, for this machine."""
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
     flags = [*_FLAGS, *_env.extra_cxx_flags()]
     return Recipe(
@@ -109,10 +110,10 @@ def cpu_recipe(sources: Path, file: str) -> Recipe:
 
 
 def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -> Recipe:
-    """The library of the CUDA operators, for GPUs of these compute capabilities."""
+    """The recipe of the library with the CUDA operators, for GPUs of these compute capabilities."""
     device_compiler = nvcc()
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
-    # nvcc hands .cpp files to the C++ compiler, with the folders of its own headers and libraries.
+    # nvcc passes .cpp files to the C++ compiler and adds its own header and library folders.
     host = [
         *device_compiler,
         "-ccbin",
@@ -137,7 +138,7 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
 
 
 def nvcc() -> list[str]:
-    """nvcc as a command, the first of the CUDA release that PyTorch is of. Raises BuildError if there is none."""
+    """The command of the first nvcc whose CUDA release is PyTorch's. Raises BuildError if there is none."""
     wanted, compilers = _env.cuda_compilers()
     if not compilers:
         raise BuildError(f"nvcc was not found (looked for {wanted}); install the CUDA toolkit, or set CUDA_HOME")
@@ -155,7 +156,7 @@ def nvcc() -> list[str]:
 
 
 def _release_of(compiler: Path) -> str | None:
-    """The major number of an nvcc's release; None if it does not say."""
+    """The major version that an nvcc reports; None if it reports none."""
     try:
         said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     except OSError:
@@ -165,13 +166,13 @@ def _release_of(compiler: Path) -> str | None:
 
 
 def cuda_flags(capabilities: list[tuple[int, int]]) -> list[str]:
-    """The flags of nvcc for a kernel's file: the language, and machine code for each compute capability."""
+    """The nvcc flags for a kernel file: the language standard, and machine code for each compute capability."""
     targets = (f"{major}{minor}" for major, minor in capabilities)
     return ["-std=c++20", "-O3", *(f"-gencode=arch=compute_{n},code=sm_{n}" for n in targets)]
 
 
 def _capabilities() -> list[tuple[int, int]]:
-    """The compute capabilities of the GPUs at hand. Raises BuildError where CUDA operators cannot run on them."""
+    """The compute capabilities of the GPUs present. Raises BuildError if the CUDA operators cannot run on them."""
     if torch.version.cuda is None:
         raise BuildError("this PyTorch is built without CUDA; install one that has it")
     if not torch.cuda.is_available():
@@ -187,13 +188,13 @@ def _capabilities() -> list[tuple[int, int]]:
 
 @functools.cache
 def why_unavailable() -> str | None:
-    """Why the C++ operators cannot run here, None where they can. Asked once a process."""
+    """The reason that the C++ operators cannot run here; None if they can. Checked once a process."""
     return _reason(load)
 
 
 @functools.cache
 def why_cuda_unavailable() -> str | None:
-    """Why the CUDA operators cannot run here, None where they can. Asked once a process."""
+    """The reason that the CUDA operators cannot run here; None if they can. Checked once a process."""
     return _reason(load_cuda)
 
 
@@ -206,13 +207,15 @@ def _reason(load_library: Any) -> str | None:
 
 
 def operators() -> Any:
-    """The native operators; only for callers that `_backend.resolve` has told "cpu" or "cuda"."""
+    """The native operators. Call it only after `_backend.resolve` has returned "cpu" or "cuda"."""
     return torch.ops.sskd_fast_native
 
 
 def release_memory() -> int:
-    """Gives back to the system what the C++ operators keep for their next results, 512 MB at most; returns how many
-    bytes. 0 where they have not run."""
+    """Frees the memory that the C++ operators keep for their next results, at most 512 MB.
+
+    Returns the number of bytes freed, 0 if the operators have not run.
+    """
     if not hasattr(torch.ops.sskd_fast_native, "release_memory"):
         return 0
     released: int = torch.ops.sskd_fast_native.release_memory()

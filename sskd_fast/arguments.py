@@ -1,4 +1,4 @@
-"""Types of command-line arguments that say what was found and what was expected."""
+"""Argparse types for numbers in a range; their errors name the value found and the range expected."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Number = TypeVar("Number", int, float)
 
 
 def at_least(low: Number) -> Callable[[str], Number]:
-    """Numbers from low on, whole ones if it is an int."""
+    """A parser of numbers >= low; of whole numbers if low is an int."""
     return _number(low, lambda value: value >= low, f"of at least {low}")
 
 
 def between(low: Number, high: Number) -> Callable[[str], Number]:
-    """Numbers from low to high, both included, whole ones if low is an int."""
+    """A parser of numbers from low to high inclusive; of whole numbers if low is an int."""
     return _number(low, lambda value: low <= value <= high, f"from {low:g} to {high:g}")
 
 

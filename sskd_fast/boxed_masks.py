@@ -1,4 +1,4 @@
-"""Masks cut to their boxes, as a model sees them in tiles: overlap of boxes, and IoU.
+"""Masks cropped to their boxes, as a model predicts them in tiles: box overlap and mask IoU.
 
 Shape letters: n boxes, h x w pixels of a box.
 """
@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are ex
 
 
 class BoxedMask(Protocol):
-    """A mask (h, w) cut to its box, with first row `top` and first column `left`, and the tiles that it was seen in."""
+    """A mask (h, w) bool cropped to its box, from row `top` and column `left` on, and the tiles that show it."""
 
     mask: Bools
     top: int
@@ -25,13 +25,13 @@ class BoxedMask(Protocol):
 
     @property
     def box(self) -> Box:
-        """The box that the mask fills."""
+        """The box of the mask in the image."""
 
 
 def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> float:
     """Intersection over union of two masks in [0, 1]; 0 if their boxes share no pixel.
 
-    on_common_tiles: count only pixels on tiles of both, because elsewhere one of the masks was out of sight.
+    on_common_tiles: count only pixels on tiles of both masks; elsewhere one of them was not visible.
     """
     top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
     if top >= bottom or left >= right:
@@ -45,7 +45,7 @@ def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> fl
 
 
 def on_tiles(tiles: Sequence[Box], box: Box) -> Bools:
-    """(h, w) bool: the pixels of a box that lie on one of the tiles."""
+    """(h, w) bool: True for the pixels of a box that lie on at least one tile."""
     inside = np.zeros((box[2] - box[0], box[3] - box[1]), dtype=np.bool_)
     for top, left, bottom, right in tiles:
         inside[max(top - box[0], 0) : max(bottom - box[0], 0), max(left - box[1], 0) : max(right - box[1], 0)] = True
@@ -57,5 +57,5 @@ def boxes_meet(a: Box, b: Box) -> bool: ...
 @overload
 def boxes_meet(a: NDArray[np.int64], b: Box) -> Bools: ...
 def boxes_meet(a: Any, b: Box) -> Any:
-    """True if a box, or each box of a column of (4, n), shares a pixel with the box `b`."""
+    """True if box `a` shares a pixel with box `b`. A (4, n) array `a` holds n boxes and gives (n,) bool."""
     return (a[0] < b[2]) & (b[0] < a[2]) & (a[1] < b[3]) & (b[1] < a[3])

@@ -44,33 +44,35 @@ _COLUMNS = {
 
 
 class EvaluateError(ValueError):
-    """A model and labels that do not fit together, or labels without images."""
+    """A model and labels with different classes, or labels without their images."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog="python -m sskd_fast.evaluate", description=__doc__, epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("model", help="a run's folder, a checkpoint (.safetensors), or a hub id such as owner/name")
-    p.add_argument("--stage", metavar="NAME", help="of a run's folder, whose model (the last student)")
+    p.add_argument("--stage", metavar="NAME", help="with a run's folder: stage of the model (default: last student)")
     p.add_argument("--val", type=Path, required=True, help="labels to measure on, or the folder of a whole data set")
     p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, unless --val is a whole data set")
-    p.add_argument("--format", choices=FORMATS, default="coco", help="of the labels (coco)")
+    p.add_argument("--format", choices=FORMATS, default="coco", help="format of the labels (default: coco)")
     p.add_argument(
-        "--confine", action="store_true", help="refuse file names in labels that lead out of the folder of images"
+        "--confine", action="store_true", help="reject file names in labels that point outside the image folder"
     )
-    p.add_argument("--ignore-unknown", action="store_true", help="measure the classes that model and labels share")
+    p.add_argument("--ignore-unknown", action="store_true", help="measure only the classes that model and labels share")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
-    p.add_argument("--batch", type=at_least(1), metavar="N", help="tiles a forward pass (as in training)")
-    p.add_argument("--max-detections", type=at_least(1), metavar="N", help="detections an image (as in training)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    p.add_argument("--batch", type=at_least(1), metavar="N", help="tiles per forward pass (default: as in training)")
+    p.add_argument(
+        "--max-detections", type=at_least(1), metavar="N", help="detections per image (default: as in training)"
+    )
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 with a message for a model, data or classes that do not fit."""
+    """Runs the command; returns 0, or 2 with an error message if the model, data or classes do not fit."""
     arguments = parser().parse_args(argv)
     try:
         figures = measured(arguments)
@@ -86,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a command line, as its JSON file holds them.
+    """The figures of a command line, in the form of its JSON file.
 
-    Raises ModelError, CheckpointError, DataError, EvaluateError, or ImportError if the data set's own evaluation needs
-    a package that is missing.
+    Raises ModelError, CheckpointError, DataError, EvaluateError, or ImportError if the data set's official evaluation
+    needs a missing package.
     """
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     changes = {key: getattr(arguments, key) for key in ("batch", "max_detections")}
@@ -116,7 +118,10 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
-    """The checked images to measure on.  Raises DataError with every problem found, EvaluateError without images."""
+    """The labelled images to measure on, checked.
+
+    Raises DataError with every problem found, and EvaluateError if the folder of images is not given.
+    """
     format, place, stretch = arguments.format, arguments.val, predictor.description.stretch
     kind = FOLDER_FORMATS.get(format)
     if kind is not None:
@@ -132,7 +137,7 @@ def labeled_images(arguments: argparse.Namespace, predictor: Predictor) -> Label
             raise EvaluateError(f"--val {place}: give the folder of its images, --images DIR")
         files = ROOTS[format](place)
         place, images = files.val, files.val_images
-    # Formats that list no classes have those of the model, as validation labels have those of the training labels.
+    # A format without a list of classes takes the model's, as validation labels take those of the training labels.
     content = READERS[format](place, images, predictor.class_names)
     check_dataset(place, images, decode=False, read=lambda *_: content, confine=arguments.confine)
     return CocoInstances(content, images, name=str(place), stretch=stretch, confine=arguments.confine)
@@ -150,14 +155,14 @@ def _difference(
 
 
 def restricted(truth: dict[str, Any], category_ids: set[int]) -> dict[str, Any]:
-    """A COCO instances dict with these categories and their annotations alone; its images stay."""
+    """A COCO instances dict reduced to these categories and their annotations. All images stay."""
     categories = [c for c in truth["categories"] if c["id"] in category_ids]
     annotations = [a for a in truth["annotations"] if a["category_id"] in category_ids]
     return truth | {"categories": categories, "annotations": annotations}
 
 
 def predictions(predictor: Predictor, source: LabeledImages, classes: SharedClasses) -> list[dict[str, Any]]:
-    """COCO results on all images, of the shared classes, with the category ids of the labels."""
+    """COCO results on all images for the shared classes, with the category ids of the labels."""
     found: list[dict[str, Any]] = []
     with tqdm(total=len(source), desc="images", disable=None) as bar:
         for rows in source_groups(source):
@@ -167,13 +172,13 @@ def predictions(predictor: Predictor, source: LabeledImages, classes: SharedClas
 
 
 def counted(truth: dict[str, Any]) -> Objects:
-    """The objects of each image of a COCO instances dict, without crowd regions."""
+    """The number of objects in each image of a COCO instances dict, without crowd regions."""
     counts = Counter(a["image_id"] for a in truth["annotations"] if not a["iscrowd"])
     return Objects(tuple(counts[image["id"]] for image in truth["images"]))
 
 
 def figures_text(figures: dict[str, Any]) -> str:
-    """The figures as two tables: over all classes, and class by class."""
+    """The figures as two text tables: over all classes, and class by class."""
     instances = figures["instances"]
     stage = f" ({figures['stage'].replace('_', ' ')})" if figures["stage"] else ""
     lines = [

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.export MODEL --format onnx`: a trained model as a file, with proof that it predicts the same."""
+"""`python -m sskd_fast.export MODEL --format onnx`: export a trained model and verify that it predicts the same."""
 
 from __future__ import annotations
 
@@ -37,28 +37,39 @@ from sskd_fast.screen import say
 
 EXPORTERS = {"onnx": (export_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
 _EXAMPLE = "example: python -m sskd_fast.export runs/cells --format onnx --precision fp16"
-# Images that int8 is scaled by; more change little.
+# Images that calibrate int8; more change little.
 _CALIBRATION = 40
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(prog="python -m sskd_fast.export", description=__doc__, epilog=_EXAMPLE)
     p.add_argument("model", help="a run's folder, a checkpoint (.safetensors), or a hub id such as owner/name")
-    p.add_argument("--stage", metavar="NAME", help="of a run's folder, whose model (the last student)")
-    p.add_argument("--format", choices=tuple(EXPORTERS), default="onnx", help="of the file (onnx)")
-    p.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the network (fp32)")
-    p.add_argument("--output", type=Path, metavar="FILE", help="the file (exported/STAGE.PRECISION.onnx of the run)")
-    p.add_argument("--val", type=Path, metavar="JSON", help="COCO instances to compare on (the run's own)")
+    p.add_argument("--stage", metavar="NAME", help="with a run's folder: stage of the model (default: last student)")
+    p.add_argument("--format", choices=tuple(EXPORTERS), default="onnx", help="format of the file (default: onnx)")
+    p.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="precision of the network (default: fp32)"
+    )
+    p.add_argument(
+        "--output", type=Path, metavar="FILE", help="file to write (default: exported/STAGE.PRECISION.onnx of the run)"
+    )
+    p.add_argument("--val", type=Path, metavar="JSON", help="COCO instances to compare on (default: the run's)")
     p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --val")
-    p.add_argument("--calibration", type=Path, metavar="DIR", help="training images that scale int8 (the run's)")
-    p.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"mask AP that may change ({TOLERANCE})")
+    p.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="training images that calibrate int8 (default: the run's)"
+    )
+    p.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help=f"allowed change of mask AP (default: {TOLERANCE})"
+    )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, 1 if the file's mask AP differs by more than the tolerance, or 2 with a message
-    for a model or images that do not fit."""
+    """Runs the command and returns its exit status.
+
+    1 if the file's mask AP differs by more than the tolerance; 2 with an error message if the model or images do not
+    fit; else 0.
+    """
     arguments = parser().parse_args(argv)
     try:
         path, parity = export(arguments)
@@ -70,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
-    """Writes the file and its report beside it; returns the file's path and the report.  Raises as `main` names.
+    """Writes the exported file and its report beside it; returns the file's path and the report.
 
-    It is called NAME.failed until it has passed, and stays so if it fails; a file that an earlier call proved stays.
-    A run's folder that it goes to is held for the while.
+    The file is named NAME.failed until it passes the comparison, and keeps that name if it fails.  So an earlier file
+    that passed is never overwritten by one that fails.  If the file goes to the run's folder, that folder is locked.
+    Raises ModelError, CheckpointError, DataError, ExportError, ImportError, OSError or ValueError.
     """
     model = Path(arguments.model)
     own = model.is_dir() and (arguments.output is None or model.resolve() in arguments.output.resolve().parents)
@@ -101,23 +113,23 @@ def _export(arguments: argparse.Namespace) -> tuple[Path, Parity]:
 
 
 def _renamed(old: Path, new: Path) -> Path:
-    """Gives an exported file another name; returns it."""
+    """Renames all files of an exported model; returns the new path."""
     for there, here in zip(files_of(old), files_of(new), strict=True):
         os.replace(there, here)
     return new
 
 
 def default_path(model: Path, predictor: Predictor, precision: str, suffix: str) -> Path:
-    """The file of a run's model in the run's folder, that of any other beside it or here."""
+    """The default path: in the folder of a run, beside a checkpoint, or in the working directory for a hub id."""
     stage = str(predictor.description.facts.get("stage", "model"))
     folder = model / "exported" if model.is_dir() else model.parent if model.exists() else Path()
     return folder / f"{stage}.{precision}{suffix}"
 
 
 def validation_images(arguments: argparse.Namespace, predictor: Predictor) -> LabeledImages:
-    """The checked images to compare on, in the model's order of classes: those of --val, else the run's own.
+    """The images to compare on, checked, with classes in the model's order: those of --val, else the run's own.
 
-    Raises ExportError without any or for other classes than the model's, DataError with every problem found.
+    Raises ExportError if there are none or their classes are not the model's, and DataError with every problem found.
     """
     labels, images, content = _labels(arguments)
     check_dataset(labels, images, decode=False, read=lambda *_: content)
@@ -133,7 +145,7 @@ def validation_images(arguments: argparse.Namespace, predictor: Predictor) -> La
 
 
 def _labels(arguments: argparse.Namespace) -> tuple[Path, Path, dict[str, Any]]:
-    """The labels to compare on: their file, the folder of their images, and their content."""
+    """The labels to compare on: the path of their file, the folder of their images, and their content."""
     if arguments.val is not None:
         if arguments.images is None:
             raise ExportError(f"--val {arguments.val}: give the folder of its images, --images DIR")
@@ -141,7 +153,7 @@ def _labels(arguments: argparse.Namespace) -> tuple[Path, Path, dict[str, Any]]:
     run = _run(arguments)
     if run is None or run.ground_truth is None:
         raise ExportError(
-            f"{arguments.model}: holds no validation images to prove the file on; give --val val.json --images DIR"
+            f"{arguments.model}: has no validation images to compare the file on; give --val val.json --images DIR"
         )
     labels = run.path / "ground_truth.json"
     names = [str(image["file_name"]) for image in run.ground_truth.get("images", [])]
@@ -155,26 +167,29 @@ def _labels(arguments: argparse.Namespace) -> tuple[Path, Path, dict[str, Any]]:
 
 
 def _run(arguments: argparse.Namespace) -> RunFolder | None:
-    """The content of the model's folder, if it has one."""
+    """The run in the model's folder; None if the model is not a folder."""
     place = Path(arguments.model)
     return read_run(place, predictions=False) if place.is_dir() else None
 
 
 def calibration_images(arguments: argparse.Namespace, predictor: Predictor) -> list[Tensor]:
-    """Some images that int8 is scaled by: of --calibration, else unlabelled ones of the run.  Raises ExportError."""
+    """The images that calibrate int8: from --calibration, else the run's unlabelled ones.
+
+    Raises ExportError if there are none.
+    """
     if arguments.calibration is not None:
         source: ImageCollection = ImageFolder(arguments.calibration, stretch=predictor.description.stretch)
     else:
         run = _run(arguments)
         data = run.settings.get("data") if run is not None else None
         if run is None or not isinstance(data, dict):
-            raise ExportError("--precision int8 is scaled by images of the training set: give --calibration DIR")
+            raise ExportError("--precision int8 is calibrated on training images: give --calibration DIR")
         source = unlabeled_images(run.path, data)
     return [source.image(i) for i in range(min(_CALIBRATION, len(source)))]
 
 
 def parity_text(path: Path, parity: Parity) -> str:
-    """The report in three lines."""
+    """The parity report in three lines."""
     verdict = (
         "passes" if parity.passes else "FAILS, hence its name: use a higher precision, or other calibration images"
     )

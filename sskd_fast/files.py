@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes of files, and errors that name the cure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
-_SPACE = "free some space and start again: with --resume, a run goes on from what it has saved"
+_SPACE = "free some space and start again: with --resume, a run continues from what it has saved"
 _RIGHTS = "give a folder that you may write to"
 _FOLDER = "a folder was expected: give another path, or remove the file that is in its place"
 _CURES = {
@@ -22,7 +22,7 @@ _CURES = {
     errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.EROFS: _RIGHTS,
     errno.ENOTDIR: _FOLDER, errno.EEXIST: _FOLDER, errno.EISDIR: "a file was expected: give another path",
 }  # fmt: skip
-# Answers of file systems that cannot flush to disk.
+# Errors of file systems that do not support fsync.
 _NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -31,8 +31,10 @@ class WriteError(OSError):
 
 
 def reason(error: OSError, path: Path | None = None) -> str:
-    """The system's word on a file, in a line with the cure.  path: of the file, that of the error by default or if
-    it is a folder on the way."""
+    """The system's error message for a file in one line, with the cure.
+
+    path: the file; by default, or if the error is about one of its parent folders, the error's own path.
+    """
     if error.errno is None:
         return str(error)
     on_the_way = path is not None and isinstance(error.filename, str) and Path(error.filename) in path.parents
@@ -42,11 +44,13 @@ def reason(error: OSError, path: Path | None = None) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: bool = False) -> None:
-    """Lets `write` fill a file beside `path`, flushes it to disk and puts it in place: readers see the old file or the
-    new one, whole. Folders are made; nothing stays behind where `write` raises.
+    """Lets `write` fill a temporary file beside `path`, flushes it to disk and moves it into place.
 
-    keep: a file that is there stays, even one that another process put there meanwhile: the first one wins.
-    Raises WriteError in place of any OSError of the system.
+    Readers see the complete old file or the complete new one. Parent folders are created. Nothing is left behind if
+    `write` raises.
+
+    keep: do not replace an existing file, even if another process creates it meanwhile; the first writer wins.
+    Raises WriteError in place of an OSError of the system.
     """
     try:
         _write_atomically(path, write, keep)
@@ -59,15 +63,15 @@ def _write_atomically(path: Path, write: Callable[[Path], Any], keep: bool) -> N
     partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
     try:
         write(partial)
-        with contextlib.suppress(OSError):  # of file systems without permissions
-            partial.chmod(0o666 & ~_UMASK)  # what open() gives; some writers keep their files to themselves
+        with contextlib.suppress(OSError):  # file systems without permissions
+            partial.chmod(0o666 & ~_UMASK)  # as open() would; some writers make private files
         _flush(partial)
         if keep:
             _put(partial, path)
         else:
             os.replace(partial, path)
     finally:
-        with contextlib.suppress(OSError):  # of a folder that cannot be written to
+        with contextlib.suppress(OSError):  # read-only folders
             partial.unlink()
 
 
@@ -81,8 +85,10 @@ def _flush(path: Path) -> None:
 
 
 def _put(partial: Path, path: Path) -> None:
-    """Gives a file a name that no other has: by a hard link, which the first of several processes gets, or on file
-    systems without them by a look and a move."""
+    """Moves a file to a path that is free, or leaves the file that is there.
+
+    A hard link settles which of several processes comes first. File systems without hard links get a check and a move.
+    """
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -93,28 +99,28 @@ def _put(partial: Path, path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what writers that were killed left half-written below a folder; no other process may write there."""
+    """Removes partial files that killed writers left below a folder. No other process may be writing there."""
     for partial in folder.rglob(".*.partial"):
         partial.unlink(missing_ok=True)
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8; bytes of file names that are none become escapes, which JSON reads back."""
+    """The text as UTF-8. Undecodable bytes of file names (surrogates) become escapes, which JSON reads back."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def write_text(path: Path, text: str, *, keep: bool = False) -> None:
-    """UTF-8 text, see `encoded`, atomically; keep: see `write_atomically`."""
+    """Writes text as UTF-8 atomically; see `encoded`, and `write_atomically` for `keep`."""
     write_atomically(path, lambda partial: partial.write_bytes(encoded(text)), keep=keep)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON, atomically."""
+    """Writes JSON atomically."""
     write_text(path, json.dumps(content))
 
 
 def finite(value: Any) -> Any:
-    """Figures as JSON can hold them: rounded to a thousandth; None for NaN, if there was nothing to measure on."""
+    """Figures as JSON can hold them: floats rounded to three decimals, None for NaN (nothing to measure on) and inf."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""One process a folder: a lock that is held as long as its process lives, and that names the process to others."""
+"""A lock that lets one process at a time use a folder, ends with that process, and names it to the others."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import IO, Self
 
 LOCK = "run.lock"
-# Answers of file systems that have no locks.
+# Errors of file systems that do not support locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-# Seconds in which a child, forked right before its parent ended, lets go of what it got from it; and between two looks.
+# Seconds to wait for a child that was forked right before its parent ended to drop the lock; seconds between two tries.
 _LET_GO, _LOOK = 10.0, 0.05
 _held: set[IO[str]] = set()
 
 
 class FolderInUse(OSError):
-    """A folder that another process writes to."""
+    """Raised for a folder that another process writes to."""
 
 
 def lock_file(file: IO[str]) -> bool:
@@ -47,8 +47,8 @@ def lock_file(file: IO[str]) -> bool:
 class Holder:
     """A process that holds a folder.
 
-    boot: id of its machine's boot, which containers share.  started: when the process began, in clock ticks since
-    then; "" for both on a system without /proc.  since: when it took the folder, in words.
+    boot: boot id of its machine, which containers share.  started: start of the process in clock ticks since that boot.
+    Both are "" on a system without /proc.  since: local time at which it took the folder, as text.
     """
 
     pid: int
@@ -65,12 +65,12 @@ class Holder:
 
     @property
     def is_of_this_machine(self) -> bool:
-        """True if its process, while it lives, is seen from here."""
+        """True if the process, if alive, is visible from here."""
         return self.host == socket.gethostname() or (self.boot != "" and self.boot == _boot())
 
     @property
     def is_gone(self) -> bool:
-        """True if it is known from here that the process has ended: its number is free, or belongs to another one."""
+        """True if the process is known to have ended: its pid is free or belongs to another process."""
         if not self.is_of_this_machine:
             return False
         if self.boot != _boot():
@@ -89,12 +89,12 @@ class Holder:
 
 
 class FolderLock:
-    """Holds a folder, which is made if need be, until the context ends or the process does.
+    """Holds a folder, created if missing, until the context or the process ends.
 
-    made: True if it was made for it; it is removed at the end if nothing was written to it.  The lock of a process
-    that has ended on this machine is taken over, and a line says so.
-    Raises FolderInUse, in one line with the cure, if another process holds the folder or a process on another machine
-    did; OSError if it cannot be written to.
+    made: True if the lock created the folder; it is then removed at the end if it is empty.  The lock of a process
+    that has ended on this machine is taken over, with a line on stderr.
+    Raises FolderInUse, in one line with the cure, if another process holds the folder or if a process on another
+    machine left its lock there. Raises OSError if the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,13 +113,13 @@ class FolderLock:
 
     @property
     def path(self) -> Path:
-        """The lock's file."""
+        """The path of the lock file."""
         return self.folder / LOCK
 
     def _taken(self) -> IO[str]:
-        """The open file, locked.  Raises FolderInUse."""
+        """The lock file, open and locked.  Raises FolderInUse."""
         until = time.monotonic() + _LET_GO
-        while True:  # again if its holder has ended, with or without removing the file, since it was opened here
+        while True:  # retry if the holder has ended since the file was opened here, if it removed the file or not
             with contextlib.ExitStack() as opened:
                 file = opened.enter_context(self._opened())
                 try:
@@ -141,18 +141,16 @@ class FolderLock:
         except OSError as error:
             if not self.path.is_symlink():
                 raise
-            found = f"a link to {self.path.readlink()}, which cannot be opened"
-            raise OSError(
-                f"{self.path}: {found}; expected the lock's file: remove the link, and start again"
-            ) from error
+            found = f"found a link to {self.path.readlink()}, which cannot be opened"
+            raise OSError(f"{self.path}: {found}; expected the lock file: remove the link and start again") from error
 
     def _check(self, holder: Holder | None, locked: bool) -> None:
-        """Raises FolderInUse unless a holder that the file names has ended.  locked: the file system says so."""
+        """Raises FolderInUse unless the holder named in the file has ended.  locked: True if this process locked it."""
         if holder is None:
             return
         if not holder.is_of_this_machine:
             raise FolderInUse(
-                f"{self.folder}: {holder} has been writing there, which cannot be seen from this machine; if it has "
+                f"{self.folder}: {holder} has been writing there and is not visible from this machine; if it has "
                 f"ended, remove {self.path} and start again, else give another folder with --output"
             )
         if not locked and not holder.is_gone:
@@ -166,11 +164,11 @@ class FolderLock:
         )
 
     def release(self) -> None:
-        """Lets others have the folder."""
+        """Releases the folder."""
         if _is_at(self._file, self.path):
             self.path.unlink()
         _held.discard(self._file)
-        with contextlib.suppress(OSError):  # of a full disk, once more
+        with contextlib.suppress(OSError):  # a full disk raises again on closing
             self._file.close()
         if self.made:
             with contextlib.suppress(OSError):
@@ -191,7 +189,7 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 
 def _holder_in(file: IO[str]) -> Holder | None:
-    """The holder that a lock's file names; None if it names none, as right after its making."""
+    """The holder named in a lock file; None if it names none, as right after its creation."""
     file.seek(0)
     try:
         return Holder(**json.loads(file.read()))
@@ -206,14 +204,14 @@ def _boot() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """The start of a process, field 22 of its stat; the name before it, in brackets, may hold spaces."""
+    """The start time of a process: field 22 of its stat, which follows a name in brackets that may hold spaces."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return ""
 
 
 def _leave_to_parent() -> None:
-    """A forked process does not hold what its parent does, and must not outlive it with the lock."""
+    """Drops the locks in a forked process, so that it cannot outlive its parent with them."""
     for file in _held:
         file.close()
     _held.clear()

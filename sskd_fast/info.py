@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.info`: versions, GPUs, which backends run here, and which one each operator takes."""
+"""`python -m sskd_fast.info`: versions, GPUs, the backends that run here, and the one that each operator uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLE = "example:\n  python -m sskd_fast.info"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a table; returns 0.  A backend is got ready in order to know: what is not compiled yet is compiled."""
+    """Prints a table; returns 0.  Each backend is prepared to check it, so operators not yet compiled are compiled."""
     argparse.ArgumentParser(
         prog="python -m sskd_fast.info", description=__doc__, epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def versions() -> list[tuple[str, str]]:
-    """Name and version of everything that matters, or that it was not found."""
+    """Name and version of each relevant component, or a note that it was not found."""
     return [
         ("sskd_fast", __version__),
         ("python", f"{platform.python_version()} ({sys.executable})"),
@@ -56,7 +56,7 @@ def versions() -> list[tuple[str, str]]:
 
 
 def backends() -> list[tuple[str, str]]:
-    """Every backend, and whether it runs, or why it does not."""
+    """Each backend, and that it runs or the reason that it does not."""
     rows = []
     for name, device in _DEVICE.items():
         reason = _backend.why_unavailable(name, device)
@@ -66,7 +66,7 @@ def backends() -> list[tuple[str, str]]:
 
 
 def choices(gpus: list[torch.device]) -> list[tuple[str, str]]:
-    """For every operator on every GPU, the backend that "auto" takes, and why."""
+    """For each operator on each GPU, the backend that "auto" picks, and the reason."""
     runs = {name for name in _backend_costs.BACKENDS if _backend.why_unavailable(name, "cuda") is None}
     rows = []
     for gpu in gpus:
@@ -75,7 +75,7 @@ def choices(gpus: list[torch.device]) -> list[tuple[str, str]]:
             able = [name for name in order if name in runs]
             if len(able) == 1:
                 why = "the only one that runs"
-            text = f"{able[0]} ({why})" if able else "reference (none that is faster runs)"
+            text = f"{able[0]} ({why})" if able else "reference (no faster backend runs)"
             rows.append((f"auto, {operator} on {gpu}", text))
     return rows
 
@@ -93,7 +93,7 @@ def _package(name: str) -> str:
 
 
 def _nvcc() -> str:
-    """The compiler of the CUDA operators, or the reason that there is none."""
+    """The version of the nvcc used for the CUDA operators, or the reason that there is none."""
     wanted, compilers = _env.cuda_compilers()
     try:
         return _first_line(wanted, _native.nvcc() if compilers else [], line=-1)
@@ -102,7 +102,7 @@ def _nvcc() -> str:
 
 
 def _first_line(wanted: str, command: list[str], line: int = 0) -> str:
-    """A line of what a program says of its version."""
+    """One line of a program's `--version` output, and the command."""
     if not command:
         return f"not found (looked for {wanted})"
     said = _output([*command, "--version"])
@@ -122,7 +122,7 @@ def _driver() -> str:
 
 
 def _output(command: list[str]) -> str:
-    """The output of a program; nothing if it is not there or fails."""
+    """The standard output of a program; "" if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""A journal of work done, which goes on where a killed process stopped."""
+"""A journal of finished work, so that a restarted process continues where a killed one stopped."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SYNC_SECONDS = 1.0
 
 
 class JournalInUse(OSError):
-    """A journal that another process writes."""
+    """Raised for a journal that another process writes."""
 
 
 class Journal:
-    """A file of JSON objects, one a line, whose first line holds the key of what they depend on.
+    """A JSON Lines file whose first line holds a key for all that the records depend on.
 
-    records: what an earlier process wrote under the same key, without a line torn by a crash.  The file of another key
-    is started anew.  Losing power costs the records of about a second; a killed process loses none.
-    The file is locked until it is closed: raises JournalInUse if another process has it.
+    records: records that an earlier process wrote under the same key; a line cut off by a crash is dropped.  A file
+    with another key is started afresh.  A power failure loses about a second of records, a killed process none.
+    The file is locked until it is closed. Raises JournalInUse if another process holds it.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -49,7 +49,7 @@ class Journal:
         self._file.close()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Writes records, all at once as far as a crash allows."""
+        """Appends records in one write."""
         self._file.write("".join(json.dumps(record) + "\n" for record in records))
         self._file.flush()
         if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -57,13 +57,13 @@ class Journal:
             self._synced = time.monotonic()
 
     def remove(self) -> None:
-        """Deletes and closes the file: the work is done and its result is in place."""
+        """Deletes and closes the file. Call it once the work is done and its result is in place."""
         self.path.unlink()
         self._file.close()
 
 
 def _locked(path: Path) -> TextIO:
-    """The file, opened for appending and locked."""
+    """The file, open for appending and locked."""
     file = path.open("a", encoding="utf-8")
     try:
         lock_file(file)
@@ -75,13 +75,13 @@ def _locked(path: Path) -> TextIO:
         ) from None
     if os.fstat(file.fileno()).st_nlink:
         return file
-    # Another process has finished and deleted the file since it was opened here.
+    # Another process finished and deleted the file after it was opened here.
     file.close()
     return _locked(path)
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """A JSON object; None for anything else."""
+    """The JSON object in a line; None if it is anything else."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -90,7 +90,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 
 def _sound_records(path: Path, key: str) -> tuple[list[dict[str, Any]], int]:
-    """The records before the first damaged line, and the bytes that they and the key fill; 0 for another key."""
+    """The records before the first damaged line, and the size in bytes of them and the key; 0 if the key differs."""
     if not path.exists():
         return [], 0
     header, *lines = path.read_bytes().split(b"\n")[:-1] or [b""]

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.label RUN`: labels a run's unlabelled images in shards, for --stage distill to train on."""
+"""`python -m sskd_fast.label RUN`: label a run's unlabelled images in shards, which --stage distill then trains on."""
 
 from __future__ import annotations
 
@@ -34,43 +34,46 @@ from sskd_fast.yaml_settings import dump_yaml, load_config
 if TYPE_CHECKING:
     from sskd_fast.run.shard_labels import Work
 
-EXAMPLES = """The teacher's thresholds are calibrated on the labelled images first. A shard is written whole or not at
-all: killed and started again, the same command labels the shards that are missing, and so does --stage distill.
-Images may lie in tar archives (WebDataset) below the folder of the unlabelled images: an archive is a shard.
+EXAMPLES = """The teacher's thresholds are calibrated on the labelled images first. Shards are written atomically: if
+the command is killed, run it again, or run --stage distill, to label the missing shards.
+Images may also come in tar archives (WebDataset) in the folder of unlabelled images; each archive is a shard.
 
 examples:
   python -m sskd_fast.run --stage adapt ... && python -m sskd_fast.label runs/cells
-  python -m sskd_fast.label runs/cells --ray 8 --gpus 1     eight workers of Ray with a GPU each
+  python -m sskd_fast.label runs/cells --ray 8 --gpus 1     eight Ray workers with a GPU each
   python -m sskd_fast.run --stage distill --output runs/cells
 """
 SHARD = 10_000
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog="python -m sskd_fast.label", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a run whose teacher is trained")
-    p.add_argument("--teacher", choices=list(STAGE), help="the stage whose model labels (pseudo_labels.teacher)")
     p.add_argument(
-        "--shard", type=at_least(1), metavar="N", help=f"images a shard (pseudo_labels.shard of the run, else {SHARD})"
+        "--teacher", choices=list(STAGE), help="stage whose model labels (default: the run's pseudo_labels.teacher)"
     )
-    p.add_argument("--ray", type=at_least(1), metavar="WORKERS", help="label by so many workers of Ray at most")
-    p.add_argument("--cpus", type=at_least(1), default=1, metavar="N", help="with --ray: CPUs a worker (1)")
-    p.add_argument("--gpus", type=at_least(0), default=0, metavar="N", help="with --ray: GPUs a worker (0)")
+    p.add_argument(
+        "--shard", type=at_least(1), metavar="N",
+        help=f"images per shard (default: the run's pseudo_labels.shard, else {SHARD})",
+    )  # fmt: skip
+    p.add_argument("--ray", type=at_least(1), metavar="WORKERS", help="label with at most this many Ray workers")
+    p.add_argument("--cpus", type=at_least(1), default=1, metavar="N", help="with --ray: CPUs per worker (default: 1)")
+    p.add_argument("--gpus", type=at_least(0), default=0, metavar="N", help="with --ray: GPUs per worker (default: 0)")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, or 2 with a message, which lists the shards that failed."""
+    """Runs the command; returns 0, or 2 with an error message, which lists any shards that failed."""
     arguments = parser().parse_args(argv)
     return status_of(lambda: label_run(arguments), "the same command")
 
 
 def label_run(arguments: argparse.Namespace) -> None:
-    """Labels the shards that are missing.  Raises ConfigError, and DataError for shards that cannot be labelled."""
+    """Labels the missing shards.  Raises ConfigError, and DataError if shards cannot be labelled."""
     if arguments.ray and find_spec("ray") is None:
         raise ConfigError(f"--ray {arguments.ray}: the package ray is missing: pip install 'sskd_fast[scale]'")
     folder: Path = arguments.run
@@ -87,17 +90,19 @@ def label_run(arguments: argparse.Namespace) -> None:
             labels = sharded_labels(models, log, teacher, _workers(arguments))
         finally:
             log.close()
-    say(f"{models.results.shards_path(teacher)}: {'labels to train on' if labels else 'no label is sure enough'}")
+    say(f"{models.results.shards_path(teacher)}: {'labels to train on' if labels else 'no label is confident enough'}")
 
 
 def settings_of(folder: Path, shard: int | None) -> Config:
-    """The settings of a run, with shards.  Raises ConfigError if the folder is no run's."""
+    """The settings of a run, with a shard size.  Raises ConfigError if the folder is not a run's."""
     kept = folder / "config.yaml"
     if not kept.is_file():
-        raise ConfigError(f"{folder}: is no run's folder, it has no config.yaml; give one whose teacher is trained")
+        raise ConfigError(f"{folder}: not the folder of a run, has no config.yaml; give a run whose teacher is trained")
     config = load_config([kept])
     if config.pseudo_labels.truth or config.pseudo_labels.teacher == "none":
-        raise ConfigError(f"{kept}: its pseudo-labels are not a teacher's; expected pseudo_labels.truth=false and one")
+        raise ConfigError(
+            f"{kept}: its pseudo-labels do not come from a teacher; expected pseudo_labels.truth=false and a teacher"
+        )
     labels = dataclasses.replace(config.pseudo_labels, shard=shard or config.pseudo_labels.shard or SHARD)
     return dataclasses.replace(config, output=str(folder), pseudo_labels=labels)
 

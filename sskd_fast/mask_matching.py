@@ -1,4 +1,4 @@
-"""Results against results and ground truth: IoU of RLE masks, greedy matching, and suppression of duplicates.
+"""Matching of results to results and ground truth: IoU of RLE masks, greedy matching, non-maximum suppression.
 
 Shape letters: D results, G objects of the ground truth, n records.
 """
@@ -19,9 +19,9 @@ from sskd_fast.rle import encode_segmentation
 
 
 def rle_iou(found: Sequence[Any], wanted: Sequence[Any], crowd: Bools | None = None) -> NDArray[np.float64]:
-    """(D, G) IoU of two lists of compressed RLE masks; for a crowd region, intersection over the area of `found`.
+    """(D, G) float64 IoU of two lists of compressed RLE masks; for a crowd region, intersection over the found area.
 
-    crowd: (G,) bool; none if left out.
+    crowd: (G,) bool, True for crowd regions; by default there are none.
     """
     if not found or not wanted:
         return np.zeros((len(found), len(wanted)))
@@ -30,10 +30,10 @@ def rle_iou(found: Sequence[Any], wanted: Sequence[Any], crowd: Bools | None = N
 
 
 def greedy_groups(count: int, overlapping: Callable[[int, NDArray[np.int64]], Iterable[int]]) -> Iterator[list[int]]:
-    """Groups of the records 0 to count - 1, best first: each free record takes the free ones that overlap it.
+    """Groups the records 0 to count - 1, sorted best first: each free record takes the free ones that overlap it.
 
-    overlapping: a record and the free ones after it (n,) int64 -> those that overlap it.
-    Yields each group with the record it is gathered around first.
+    overlapping: maps a record and the free records after it, (n,) int64, to those that overlap it.
+    Yields each group, the record that started it first.
     """
     free = np.ones(count, dtype=np.bool_)
     for first in range(count):
@@ -46,10 +46,10 @@ def greedy_groups(count: int, overlapping: Callable[[int, NDArray[np.int64]], It
 def mask_nms(results: Sequence[dict[str, Any]], iou: float, *, class_aware: bool = False) -> list[dict[str, Any]]:
     """Greedy non-maximum suppression by mask IoU over the results of one image.
 
-    Highest score first, a result is kept unless its mask overlaps one already kept by more than `iou`.  One object has
-    one class, so results of different classes suppress each other unless `class_aware`.
+    Results are visited from the highest score down.  One is kept unless its IoU with a kept one is above `iou`.  An
+    object has one class, so results of different classes suppress each other unless `class_aware`.
 
-    Returns the kept results, highest score first.  Raises ValueError if the results are of several images.
+    Returns the kept results, highest score first.  Raises ValueError if the results belong to several images.
     """
     images = {result["image_id"] for result in results}
     if len(images) > 1:
@@ -63,10 +63,10 @@ def mask_nms(results: Sequence[dict[str, Any]], iou: float, *, class_aware: bool
 
 
 def greedy_matches(overlap: NDArray[np.float64], iou: float, allowed: Bools | None = None) -> list[int | None]:
-    """The object of each result, None without one: in their order, each takes the free object it overlaps most.
+    """The index of the object matched to each result, or None: in order, each takes the free object it overlaps most.
 
-    overlap: (D, G) IoU, best result first; a match has at least `iou`.  allowed: (G,) bool, objects that can be taken;
-    all if left out.
+    overlap: (D, G) IoU, best result first; a match needs at least `iou`.  allowed: (G,) bool, objects that can be
+    matched; all by default.
     """
     free = np.ones(overlap.shape[1], dtype=np.bool_) if allowed is None else allowed.copy()
     taken: list[int | None] = []
@@ -82,7 +82,7 @@ def greedy_matches(overlap: NDArray[np.float64], iou: float, allowed: Bools | No
 
 @dataclass(frozen=True)
 class Match:
-    """The fate of one result: matched (to an annotation, at an IoU), or ignored on a crowd region."""
+    """Outcome for one result: matched to an annotation at an IoU, unmatched, or ignored on a crowd region."""
 
     result: dict[str, Any]
     annotation: dict[str, Any] | None
@@ -93,11 +93,11 @@ class Match:
 def match_results(
     results: Sequence[dict[str, Any]], ground_truth: dict[str, Any], *, iou: float, class_aware: bool
 ) -> list[Match]:
-    """Match each result, highest score first, to the free annotation of its image that it overlaps most, at IoU >= iou.
+    """Matches each result, highest score first, to the free annotation that it overlaps most, at IoU >= iou.
 
-    class_aware: only annotations of the result's own category count.
-    A result without a match that lies in a crowd region (intersection over own area >= iou) is ignored, as COCO does.
-    Raises ValueError for a result on an image that the ground truth does not have.
+    class_aware: match only annotations of the result's own category.
+    An unmatched result in a crowd region (intersection over own area >= iou) is ignored, as in COCO.
+    Raises ValueError for a result on an image that is not in the ground truth.
     """
     sizes = {int(image["id"]): (int(image["height"]), int(image["width"])) for image in ground_truth["images"]}
     annotations = by_image(ground_truth["annotations"])
@@ -110,7 +110,7 @@ def match_results(
 
 
 def by_image(records: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """Results or annotations grouped by image id, in their order."""
+    """Results or annotations grouped by image id, in their given order."""
     groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         groups[int(record["image_id"])].append(record)
@@ -142,7 +142,7 @@ def _best_first(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _same_class(found: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> Bools:
-    """(D, G) bool: pairs of one category."""
+    """(D, G) bool: True for pairs of the same category."""
     rows, columns = (np.array([record["category_id"] for record in side]) for side in (found, wanted))
     same: Bools = rows[:, None] == columns[None, :]
     return same

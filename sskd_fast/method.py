@@ -13,9 +13,10 @@ Start = Literal["pretrained", "backbone", "scratch", "distilled_student"]
 class Stage:
     """One row of the table.
 
-    command: the `--stage` it belongs to.  start: weights at the beginning: the foundation weights, their backbone
-    alone, none, or another stage's.  labels_from: the stage whose model labels the unlabelled images.  budget: entries
-    of the configuration's `stages` whose steps add up; none for a model that is only evaluated.
+    command: the `--stage` it belongs to.  start: initial weights: pretrained, their backbone only, none, or another
+    stage's.  labels_from: the stage whose model labels the unlabelled images.  semi, pixel: True if unlabelled images,
+    and the contrastive loss, take part.  budget: entries of the configuration's `stages` whose steps are added up;
+    empty for a model that is only evaluated.
     """
 
     name: str
@@ -54,12 +55,12 @@ def title_of(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-# The model that is fitted to the predictions of a teacher that cannot be trained, and stands for a pretrained one then.
+# A model fitted to the predictions of a teacher that cannot be trained. It then serves as the pretrained teacher.
 FITTED = "fitted_teacher"
 # fmt: off
-# The best supervised student: its own steps and augmentation.
+# The best supervised student, with its own steps and augmentation.
 BASELINE = "supervised_student"
-# The supervised student with the steps and the augmentation of the student's own stages.
+# The supervised student with the steps and augmentation of the student's semi-supervised stages.
 MATCHED_BASELINE = "matched_student"
 BASELINES = (MATCHED_BASELINE, BASELINE)
 # The student's own stages, last first.
@@ -69,7 +70,7 @@ PRETRAINING = (
     Stage("pretrained_teacher", "pretrain", "teacher", "scratch", None,        False, False, ("pretrained_teacher",)),
     Stage("pretrained_student", "pretrain", "student", "scratch", None,        False, False, ("pretrained_student",)),
 )
-# Of runs alone whose teacher is fitted to predictions; comes after the zero-shot teacher.
+# Only in runs whose teacher is fitted to predictions; follows the zero-shot teacher.
 FITTING = Stage(FITTED,         "adapt",   "teacher", "pretrained",        "zero_shot_teacher",  True,  False, (FITTED,))
 STAGES = (
     #     name                  command    model      start                labels from           semi   pixel  budget
@@ -83,16 +84,15 @@ STAGES = (
 )
 # fmt: on
 STAGE = {stage.name: stage for stage in (*PRETRAINING, FITTING, *STAGES)}
-# What `--stage` takes: a stage's command, all of the method, or measuring anew.
+# Values of `--stage`: the whole method, one command's stages, or a fresh evaluation.
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
-# The stages that every run has; others have rows where they took place.
+# The stages that every run has; other stages have rows only if they ran.
 EVERY_RUN = frozenset(stage.name for stage in STAGES)
-# Trained teachers that label images have a second row of results: measured over the views that their labels are averaged
-# over.
+# Trained teachers that label images have a second row of results: predictions averaged over views, as for labels.
 AS_IT_LABELS = {
     f"{s.labels_from}_views": s.labels_from for s in STAGES if s.labels_from and STAGE[s.labels_from].budget
 }
-# Results are shown as the table goes, the baselines before the students that are compared with them.
+# Results appear in the table's order, with the baselines before the students that are compared with them.
 ROW_ORDER = tuple(
     name
     for stage in sorted(
@@ -101,7 +101,7 @@ ROW_ORDER = tuple(
     )
     for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
 )
-# Rows of results whose AP is compared, with an interval: a model, and the one that it is held against.
+# Pairs of rows whose AP is compared, with an interval: a model and its reference.
 COMPARISONS = (
     *((student, row) for student in FINAL_STUDENTS for row in ROW_ORDER if row not in FINAL_STUDENTS),
     FINAL_STUDENTS,
@@ -110,34 +110,34 @@ COMPARISONS = (
 
 
 def stage_of(row: str) -> Stage | None:
-    """The stage whose model a row of results measures; None for a row of another name."""
+    """The stage whose model a row of results measures; None for an unknown row."""
     return STAGE.get(AS_IT_LABELS.get(row, row))
 
 
 def views_rows(stages: Collection[str]) -> set[str]:
-    """The rows that measure these stages' models as they label."""
+    """The rows that measure the models of these stages as they label, averaged over views."""
     return {row for row, teacher in AS_IT_LABELS.items() if teacher in stages}
 
 
 def dependents(stage: Stage) -> set[str]:
-    """The names of the stages that build on a stage's model, directly or not: its results outdate theirs."""
+    """The names of the stages that build on a stage's model, directly or not; a new model makes their results stale."""
     direct = [s for s in (FITTING, *STAGES) if stage.name in _parents(s)]
     return {s.name for s in direct}.union(*(dependents(s) for s in direct))
 
 
 def chain_of(stage: Stage) -> set[str]:
-    """The names of a stage and of all trained ones that it builds on, directly or not."""
+    """The names of a stage and of all trained stages that it builds on, directly or not."""
     return {stage.name}.union(*(chain_of(STAGE[name]) for name in _parents(stage) if STAGE[name].budget))
 
 
 def _parents(stage: Stage) -> set[str]:
-    """The names of the stages that a stage builds on directly, the fitted teacher among them if there may be one."""
+    """The names of the stages that a stage builds on directly, including the fitted teacher if there may be one."""
     stands_in = stage.start == "pretrained" and bool(stage.budget) and stage.name != FITTED
     named = (stage.start, stage.labels_from, FITTED if stands_in else None)
     return {name for name in named if name in STAGE}
 
 
 def stages_of(command: str, *, fitted: bool = False) -> tuple[Stage, ...]:
-    """The stages that a command runs, in the table's order; fitted: if the teacher is fitted to predictions first."""
+    """The stages that a command runs, in the table's order.  fitted: True if a teacher is fitted to predictions."""
     of_run = (STAGES[0], FITTING, *STAGES[1:]) if fitted else STAGES
     return of_run if command == "all" else tuple(s for s in (*PRETRAINING, *of_run) if s.command == command)

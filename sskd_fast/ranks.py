@@ -55,7 +55,7 @@ def lost(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """For the while, this rank is the only one, as far as this file goes: for work that others may not take part in."""
+    """Within the block, this rank acts as the only one, for work that the others do not take part in."""
     global _alone
     before, _alone = _alone, True
     try:

@@ -1,7 +1,7 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
-Every random decision of the operators is a pure function of (seed, row, column, stream), so that the result does not
-depend on the backend, the number of threads, or the order in which the work is done. 32-bit words are kept in int64.
+Every random decision of the operators is a pure function of (seed, row, column, stream). So the result does not depend
+on the backend, the number of threads, or the order of execution. 32-bit words are kept in int64.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def philox4x32(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
-    """Four random words of each counter.
+    """Four random words for each counter.
 
     counter: four int64 tensors of words in [0, 2^32) that broadcast to one shape; key: two one-element int64 tensors
-    of such words. Returns four int64 tensors of the broadcast shape, words in [0, 2^32).
+    of such words. Returns four int64 tensors of the broadcast shape with words in [0, 2^32).
     """
     x0, x1, x2, x3 = (word.clone(memory_format=torch.contiguous_format) for word in torch.broadcast_tensors(*counter))
     k0, k1 = key
     low, high = torch.empty_like(x0), torch.empty_like(x0)
     for _ in range(_ROUNDS):
-        # An int64 product wraps to the 64 bits of the unsigned product; shift and mask recover both of its halves.
+        # An int64 product wraps to the same 64 bits as the unsigned one; shift and mask recover both halves.
         torch.mul(x0, _MULTIPLIER_0, out=low)
         torch.mul(x2, _MULTIPLIER_1, out=high)
         torch.bitwise_right_shift(high, 32, out=x0)
@@ -60,13 +60,13 @@ def seed_key(seed: int | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return value & MASK, (value >> 32) & MASK
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an int or a one-element int64 tensor, found {type(seed).__name__}")
-    # Filled by the device: a copy from the host would wait for it, and a CUDA graph cannot hold one.
+    # Filled on the device: a copy from the host would synchronise, and a CUDA graph cannot capture one.
     low, high = (torch.full((1,), word, dtype=torch.int64, device=device) for word in (seed & MASK, seed >> 32 & MASK))
     return low, high
 
 
 def random_words(key: tuple[Tensor, Tensor], row: Tensor, column: Tensor, stream: int) -> Words:
-    """The four words of (key, row, column, stream): the counter is (column, row, stream, 0).
+    """Four random words for (key, row, column, stream), with counter (column, row, stream, 0).
 
     row, column: int64 tensors that broadcast, values in [0, 2^32); stream: one of the STREAM_ constants.
     """

@@ -1,4 +1,4 @@
-"""Scalars of JSON files, read strictly: a value that is plainly meant is taken, anything else is a ScalarError."""
+"""Strict reading of scalars in JSON files: an unambiguous value is accepted, anything else raises ScalarError."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 # The largest integer that a float64 holds exactly, as tools of other languages read JSON.
 LARGEST = 2**53
-# Sides of images and coordinates beyond this are no pixels; COCO's C code counts in 32 bits.
+# Larger image sides and coordinates are not plausible pixels; COCO's C code counts in 32 bits.
 LARGEST_SIDE = 2**20
 LARGEST_IMAGE = 2**31 - 1
 _INTEGER = re.compile(r"[+-]?\d{1,20}")
 
 
 class ScalarError(ValueError):
-    """A value of another kind; says what was found and what was expected."""
+    """Raised for a value of the wrong kind; names what was found and what was expected."""
 
     def __init__(self, found: str, expected: str) -> None:
         self.found, self.expected = found, expected
@@ -25,7 +25,7 @@ class ScalarError(ValueError):
 
 
 def shown(value: object) -> str:
-    """A JSON value in words, cut short: "the text 'a'", "a list", "null", "NaN"."""
+    """A short description of a JSON value for messages: "the text 'a'", "a list", "null", "NaN"."""
     if isinstance(value, str):
         return f"the text {value[:60]!r}"
     if isinstance(value, bool):
@@ -38,7 +38,7 @@ def shown(value: object) -> str:
 
 
 def integer(value: object, least: int = -LARGEST, most: int = LARGEST) -> int:
-    """An integer within [least, most]; also 3.0 and "3"."""
+    """An integer in [least, most]; accepts 3.0 and "3" too."""
     kind = "an integer" if (least, most) == (-LARGEST, LARGEST) else f"an integer from {least} to {most}"
     if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
         whole = int(value)
@@ -52,7 +52,7 @@ def integer(value: object, least: int = -LARGEST, most: int = LARGEST) -> int:
 
 
 def number(value: object) -> float:
-    """A finite number; also one written as text."""
+    """A finite float; accepts a number written as text too."""
     try:
         found = math.nan if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
     except (ValueError, OverflowError):
@@ -63,7 +63,7 @@ def number(value: object) -> float:
 
 
 def flag(value: object) -> bool:
-    """A yes or no: 1, true, "1", "true", or 0, false, "0", "false", "", null."""
+    """A boolean: True for 1, true, "1", "true"; False for 0, false, "0", "false", "", null."""
     plain = value.strip().lower() if isinstance(value, str) else value
     if plain is None or (isinstance(plain, (str, int, float)) and plain in (0, "0", "false", "")):
         return False
@@ -73,7 +73,7 @@ def flag(value: object) -> bool:
 
 
 def text(value: object) -> str:
-    """A text that is not empty and that a file name or a UTF-8 file can hold."""
+    """A non-empty text that is valid in file names and in UTF-8: no NUL, no lone surrogates."""
     if not isinstance(value, str) or not value:
         raise ScalarError("an empty text" if value == "" else shown(value), "a text")
     if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
@@ -93,5 +93,5 @@ def size(height: object, width: object) -> tuple[int, int] | None:
 
 
 def is_number(value: Any) -> bool:
-    """True for a JSON number that float64 holds as a finite one, bool excluded."""
+    """True for a JSON number, not a bool, that is finite in float64."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

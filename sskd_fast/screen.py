@@ -1,4 +1,4 @@
-"""Text for the screen, whatever its encoding."""
+"""Printing of text on a terminal of any encoding."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TextIO
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Prints text on a stream, by default standard output.
+    """Prints text to a stream, by default standard output.
 
-    Characters that it cannot show become escapes, such as \\xe9.  File names may hold any, and output in the locale C
-    shows ASCII alone.
+    Characters that the stream cannot encode become escapes, such as \\xe9.  File names may hold any character, and the
+    locale C shows ASCII only.
     """
     out = sys.stdout if stream is None else stream
     encoding = out.encoding or "utf-8"

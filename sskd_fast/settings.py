@@ -1,4 +1,4 @@
-"""The settings of a run: what their consumers own, composed; yaml_settings.py fills them from files and overrides."""
+"""The settings of a run, composed of its consumers' dataclasses; yaml_settings.py reads them from files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sskd_fast.typed_settings import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Sources of images and labels; without `root` and `labeled`, the embedded data set is drawn.
+    """Sources of images and labels; without `root` and `labeled`, the embedded data set is generated.
 
-    format: one of data.layouts.FORMATS.  root: the folder that holds a whole data set ("coco", "cityscapes" and
-    "ade20k" as they unpack, "yolo" with its data.yaml); or labeled, val: label files or folders of them ("coco",
-    "labelme", "cvat", "label_studio"); images, val_images: the folders of their images (val_images defaults to
-    images).  unlabeled: a folder of plain images.  labeled_fraction: hide the labels of all but this share of the
-    training set.  group_key: an image field whose groups stay together in every split; stratify_key: one whose values
-    are all represented; balance_key: one whose values are drawn evenly in training.  zoom: factor of the images before
-    anything else, 0 = from the instances' sizes. stretch: percentile stretch of every image (microscopy).  workers:
-    processes that prepare batches, 0 for none.  cache_mb: memory of each process for decoded images, and as much for
-    masks.  max_pixels: of the largest image that is read, 0 = 268 million.  confine: refuse file names in labels that
-    lead out of the folder of images.  decoded: a folder that keeps decoded images, three bytes a pixel, for all
-    processes and later runs; "" for none.
+    format: one of data.layouts.FORMATS.  root: folder of a whole data set ("coco", "cityscapes" and "ade20k" as
+    unpacked, "yolo" with its data.yaml).  Or labeled, val: label files or folders of them ("coco", "labelme", "cvat",
+    "label_studio"), and images, val_images: the folders of their images; val_images defaults to images.
+    unlabeled: a folder of plain images.  labeled_fraction: share of the training set that keeps its labels.
+    group_key: an image field whose groups stay together in every split; stratify_key: one whose values are all
+    represented; balance_key: one whose values are sampled evenly in training.  zoom: scale factor applied to images
+    first, 0 = from the instances' sizes.  stretch: percentile stretch of each image (microscopy).  workers: processes
+    that prepare batches, 0 for none.  cache_mb: memory per process for decoded images, and as much again for masks.
+    max_pixels: limit on the size of an image, 0 = 268 million.  confine: reject file names in labels that point outside
+    the image folder.  decoded: folder that caches decoded images, three bytes a pixel, for all processes and later
+    runs; "" for none.
     """
 
     name: str = "embedded"
@@ -65,20 +65,20 @@ class DataConfig:
     embedded_source_val: int = 300
 
     def with_absolute_paths(self) -> DataConfig:
-        """The same with every path absolute, so that it means the same from any working directory."""
+        """A copy with absolute paths, valid from any working directory."""
         names = ("root", "labeled", "images", "unlabeled", "val", "val_images", "decoded")
         given: dict[str, Any] = {name: str(Path(value).resolve()) for name in names if (value := getattr(self, name))}
         return replace(self, **given)
 
     @property
     def own(self) -> bool:
-        """True if the data are the user's, not the embedded ones."""
+        """True if the data are the user's, not the embedded data set."""
         return bool(self.labeled or self.root)
 
 
 @dataclass(frozen=True)
 class StagesConfig:
-    """Budgets by stage; the matched student has that of the distilled and the refined student together."""
+    """Training budgets by stage. The matched student gets those of the distilled and the refined student together."""
 
     pretrained_teacher: StageConfig = field(default_factory=StageConfig)
     pretrained_student: StageConfig = field(default_factory=StageConfig)
@@ -92,11 +92,11 @@ class StagesConfig:
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """The supervised student's views, and the search for them and for its number of steps.
+    """Augmentation of the supervised student, and the search for its augmentation and number of steps.
 
-    strength: of the changes in its views, relative to `views` (see ViewsConfig.at_strength).  folds: 0 trains it at
-    this strength in the steps of `stages.supervised_student`; from 2 on, every one of `steps` with every one of
-    `strengths` is cross-validated on the labelled images in so many folds, and the best is trained on all of them.
+    strength: strength of its augmentation relative to `views` (see ViewsConfig.at_strength).  folds: 0 trains it at
+    this strength for the steps of `stages.supervised_student`.  At least 2 cross-validates each of `steps` with each of
+    `strengths` on the labelled images in this many folds, and trains the best on all of them.
     """
 
     strength: float = 1.0
@@ -116,10 +116,10 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu", "cuda".
+    """Settings of a whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu" or "cuda".
 
     teacher_weights, student_weights: safetensors files to start from, "embedded" for the shipped ones, "" for none.
-    origins: licence and source of teacher, backbone and data, kept in every checkpoint.
+    origins: licence and source of teacher, backbone and data, stored in each checkpoint.
     """
 
     seed: int = 0
@@ -146,9 +146,9 @@ class Config:
 def derived_settings(
     config: Config, labeled: LabeledImages, val: LabeledImages | None, zoom: float | None = None
 ) -> Derived:
-    """Zoom, views and limits of a run on these images, as they are set or else as the images need them; see `derive`.
+    """Zoom, views and limits of a run: as set, or else derived from the images; see `derive`.
 
-    zoom: in place of `data.zoom`.
+    zoom: replaces `data.zoom`.
     """
     return derive(
         labeled, val, config.views, zoom=config.data.zoom if zoom is None else zoom, queries=config.num_queries,
@@ -157,7 +157,7 @@ def derived_settings(
 
 
 def check_settings(config: Config) -> None:
-    """Checks what no setting shows alone.  Raises ConfigError naming settings, what was found and what was expected."""
+    """Checks rules that span several settings.  Raises ConfigError with the settings, the value and the cure."""
     _check_data(config.data)
     _check_views(config.views)
     if config.train.pxl_gradient_share and "float16" in (config.teacher.precision, config.student.precision):
@@ -172,7 +172,7 @@ def check_settings(config: Config) -> None:
     if config.pseudo_labels.teacher == "none" and config.online.start == 1:
         raise ConfigError(
             "pseudo_labels.teacher='none': nothing labels the unlabelled images; name a stage, or let the student's "
-            "moving average label them from a share of the stage on, such as online.start=0.3"
+            "moving average label them after a share of the stage, such as online.start=0.3"
         )
 
 

@@ -1,4 +1,4 @@
-"""Prediction of image sets by a model and its inference settings."""
+"""Prediction of whole image sets with a model and its inference settings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.results import to_results
 from sskd_fast.models.segmenter import Segmenter
 
-# Images whose tiles are predicted together, and the pixels that are enough before.  The bits of a result may depend on
-# what shares its batch, so that everything that predicts groups by the same rule.
+# Most images predicted together, and the number of pixels that closes a group early.  A result may depend in its last
+# bits on the rest of its batch, so all prediction groups by this one rule.
 IMAGES_AT_ONCE = 32
 PIXELS_AT_ONCE = 32_000_000
 
@@ -27,9 +27,9 @@ Item = TypeVar("Item")
 
 
 def groups(items: Iterable[Item], pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """The items in lists of IMAGES_AT_ONCE, shorter if PIXELS_AT_ONCE pixels are reached before, or at the end.
+    """Lists of IMAGES_AT_ONCE items; shorter if PIXELS_AT_ONCE pixels are reached first, or at the end.
 
-    pixels: of an item.
+    pixels: gives the number of pixels of an item.
     """
     group: list[Item] = []
     for item in items:
@@ -42,7 +42,7 @@ def groups(items: Iterable[Item], pixels: Callable[[Item], int]) -> Iterator[lis
 
 
 def source_groups(source: ImageCollection, indices: Iterable[int] | None = None) -> Iterator[list[int]]:
-    """The images of a source, all by default, in the groups that are predicted together."""
+    """The indices of a source's images, all by default, in the groups that are predicted together."""
     return groups(range(len(source)) if indices is None else indices, lambda i: math.prod(source.size(i)))
 
 
@@ -54,9 +54,10 @@ def predict_source(
     indices: Iterable[int] | None = None,
     views: Sequence[Augmentation] = IDENTITY,
 ) -> list[dict[str, Any]]:
-    """COCO results of a model on images of a source, all of them by default, averaged over views of each.
+    """COCO results of a model on images of a source, all by default, averaged over views of each image.
 
-    category_ids: of the classes in their order.  The groups are dealt out to the ranks; the first one calls this.
+    category_ids: the category id of each class, in the model's order.  The groups are shared among the ranks; only the
+    first rank calls this function.
     """
     groups_of_images = list(source_groups(source, indices))
     if ranks.count() > 1 and groups_of_images:
@@ -73,7 +74,7 @@ def _predict_groups(
     model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
     wanted: Iterable[list[int]], views: Sequence[Augmentation],
 ) -> list[list[dict[str, Any]]]:  # fmt: skip
-    """The results of each of some groups of images."""
+    """The results of each group of images."""
     results: list[list[dict[str, Any]]] = []
     for rows in wanted:
         found = predict_views(model, [source.image(i) for i in rows], inference, views)
@@ -86,18 +87,18 @@ def _predict_groups(
 
 
 def _of_all_ranks(own: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The results of all groups in their order, from those that each rank has: every n-th one."""
+    """The results of all groups in order, gathered from the ranks, each of which has every n-th group."""
     turns = itertools.zip_longest(*ranks.gathered(own), fillvalue=[])
     return [result for turn in turns for group in turn for result in group]
 
 
-# The model that the other ranks have, by the versions of its tensors; theirs.
+# The model last sent to the other ranks with the versions of its tensors; on those ranks, the copy.
 _known: tuple[weakref.ref[Segmenter], list[int]] | None = None
 _copy: Segmenter | None = None
 
 
 def _news_of(model: Segmenter) -> Segmenter | None:
-    """A copy of the model on the CPU for the other ranks, None if they have it already."""
+    """A CPU copy of the model for the other ranks; None if they have it already."""
     global _known
     versions = [tensor._version for tensor in itertools.chain(model.parameters(), model.buffers())]
     if _known is not None and _known[0]() is model and _known[1] == versions:

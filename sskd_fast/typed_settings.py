@@ -1,4 +1,4 @@
-"""Dataclasses from plain data, such as YAML or JSON holds: every name and type checked, with messages."""
+"""Dataclasses built from plain data, such as YAML or JSON, with all names and types checked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A setting that does not exist or does not fit."""
+    """Raised for a setting that does not exist or has an invalid value."""
 
 
 def build(kind: type[T], tree: Mapping[str, Any], place: str) -> T:
-    """A dataclass from a mapping, with every name and type checked; `place` names it in messages."""
+    """Builds a dataclass from a mapping and checks all names and types. Raises ConfigError, which names `place`."""
     hints = typing.get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     values = {}
@@ -69,7 +69,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def number(value: Any) -> Any:
-    """A number from text such as 1e-4, which YAML 1.1 takes for text; anything else as it is."""
+    """Converts text such as 1e-4, which YAML 1.1 reads as text, to a number; returns other values unchanged."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -79,7 +79,7 @@ def number(value: Any) -> Any:
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the settings of `top` in place of its own, section by section."""
+    """A copy of `base` with the settings of `top` merged over its own, section by section."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)

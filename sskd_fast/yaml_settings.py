@@ -1,4 +1,4 @@
-"""The configuration of a run: presets, YAML files and dotted overrides laid on top of each other, and checked."""
+"""The configuration of a run: presets, YAML files and dotted overrides, merged in this order and checked."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: str = "default") -> Config:
-    """The preset, then each YAML file, then dotted overrides ("train.lr=1e-4"), each on top of the last.
+    """Merges the preset, each YAML file, and dotted overrides ("train.lr=1e-4"), later ones over earlier ones.
 
-    A file may name a preset of its own ("preset: paper"), which is laid right below it.  Raises ConfigError that names
-    the setting or file, what was found and what exists.
+    A file may name its own preset ("preset: paper"), which is merged right before the file.  Raises ConfigError naming
+    the setting or file, the value found and the options.
     """
     tree = read_preset("default")
     if preset != "default":
@@ -42,7 +42,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
 
 
 def read_preset(name: str, place: str = "--preset") -> dict[str, Any]:
-    """The settings of a preset; ConfigError that lists them where there is none of this name."""
+    """The settings of a preset.  Raises ConfigError listing all presets if there is none of this name."""
     path = PRESETS / f"{name}.yaml"
     if not path.exists():
         names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
@@ -51,7 +51,7 @@ def read_preset(name: str, place: str = "--preset") -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping; ConfigError where it cannot be read or is no mapping."""
+    """The mapping in a YAML file.  Raises ConfigError if it cannot be read or is not a mapping."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -59,16 +59,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: is not YAML: {error}") from error
+        raise ConfigError(f"--config {path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path}: found {type(tree).__name__}, expected a mapping of settings")
     return tree
 
 
 def parse_override(key: str, text: str) -> Any:
-    """The value of an override: the text itself for settings that are text (a folder may be called 2024), else YAML.
+    """The value of an override: the text itself for text settings (a folder may be called 2024), else parsed as YAML.
 
-    Numbers such as 1e-4, which YAML 1.1 takes for text, are numbers.
+    Text such as 1e-4 becomes a number, although YAML 1.1 reads it as text.
     """
     if _type_of(key) is str:
         quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
@@ -81,7 +81,7 @@ def parse_override(key: str, text: str) -> Any:
 
 
 def _type_of(key: str) -> Any:
-    """The type of a dotted setting; None where there is no such setting (`build` says so with its place)."""
+    """The type of a dotted setting; None if there is no such setting (`build` then raises, with its place)."""
     hint: Any = Config
     for name in key.split("."):
         hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
@@ -89,7 +89,7 @@ def _type_of(key: str) -> Any:
 
 
 def dump_yaml(config: Config) -> str:
-    """The resolved configuration as YAML, every setting included; `load_config` reads it back."""
+    """The resolved configuration as YAML with all settings; `load_config` reads it back."""
     tree = dataclasses.asdict(
         config, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items}
     )

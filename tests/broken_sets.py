@@ -1,4 +1,4 @@
-"""Data sets as people's tools export them, odd or broken: each made by code, with what becomes of it."""
+"""Odd and broken data sets as real tools export them, each made by code, with the expected outcome."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def colliding_ids(coco: CocoBuilder) -> None:
 
 
 def raw(change: Callable[[str], bytes]) -> Edit:
-    """Writes the file through a change of its text."""
+    """Writes the file after a change of its text."""
 
     def make(coco: CocoBuilder) -> None:
         coco.file.write_bytes(change(json.dumps(coco.content)))
@@ -245,7 +245,7 @@ def no_file(coco: CocoBuilder) -> None:
 
 
 def rle(value: Any = None, **change: Any) -> Edit:
-    """RLE of the first square in place of all polygons, with some fields changed; "list": in a list, of its polygon."""
+    """Replaces all polygons by RLE of the first square with some fields changed; "list": in a list with its polygon."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
     mask[5:25, 5:25] = True
     if value == "list":
@@ -381,7 +381,7 @@ BROKEN_SETS = (
     Broken("object", "another object", field("segmentation", {"mask": "1.png"}), refused="object with the keys mask"),
     Broken("mixed", "polygons and RLE in one list", mapped(lambda p: [*p, {"size": [40, 60], "counts": [2400]}]),
            refused="RLE in a list of polygons; .* as one RLE"),
-    Broken("polygon-null", "null for a polygon", field("segmentation", [None]), refused=r"no number \(null\)"),
+    Broken("polygon-null", "null for a polygon", field("segmentation", [None]), refused=r"not a number \(null\)"),
     Broken("polygon-and-null", "null beside a polygon", mapped(lambda p: [*p, None]),
            refused="null in a list of polygons"),
     Broken("polygon-odd", "a polygon without its last number", mapped(lambda p: [p[0][:7]]),
@@ -391,13 +391,13 @@ BROKEN_SETS = (
     Broken("rle-size", "RLE of another size", rle(size=[80, 120]), refused=r"RLE of size \[80, 120\]"),
     Broken("rle-swapped", "the size of RLE is swapped", rle(size=[60, 40]), refused="Write the height first"),
     Broken("rle-short", "RLE that covers too little", counts(100, 100), refused="RLE counts that cover 200 pixels"),
-    Broken("rle-negative", "a negative run", counts(-1, 2401), refused="no valid run lengths"),
-    Broken("rle-huge", "a run of 10^30", counts(10**30), refused="no valid run lengths"),
+    Broken("rle-negative", "a negative run", counts(-1, 2401), refused="not valid run lengths"),
+    Broken("rle-huge", "a run of 10^30", counts(10**30), refused="not valid run lengths"),
     # Numbers that C code must not see.
     Broken("vertex-far", "a vertex at 4e8", points(lambda x, y: (4e8 if x == 25 else x, y)), refused="coordinate 4e"),
     Broken("vertex-inf", "an infinite vertex", points(lambda x, y: (float("inf"), y)),
-           refused="value that is no number"),
-    Broken("vertex-text", "a vertex is text", points(lambda x, y: (str(x), y)), refused="value that is no number"),
+           refused="value that is not a number"),
+    Broken("vertex-text", "a vertex is text", points(lambda x, y: (str(x), y)), refused="value that is not a number"),
     Broken("outline", "an endless outline", lambda coco: field("segmentation", ring(), every=False)(coco),
            refused="an outline of"),
     # Masks that miss their images.

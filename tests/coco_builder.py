@@ -1,4 +1,4 @@
-"""Small COCO data sets drawn on the spot, image by image."""
+"""Builder of small COCO data sets, image by image."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ of the corpus, without the file and the record that they name.
 
 
 def page() -> str:
-    """The page: what is refused, and what is taken, with or without a warning."""
+    """The page: rejected data sets, and accepted ones with or without a warning."""
     refused = ["| cause | message | cure |", "|---|---|---|"]
     taken = ["| found | what is said |", "|---|---|"]
     for broken in BROKEN_SETS[1:]:

@@ -49,7 +49,7 @@ def closure(names: list[str]) -> set[str]:
 
 
 class OnlyThese(importlib.metadata.DistributionFinder):
-    """Stands before the finders that were there, in their place: what it refuses is found by none of them."""
+    """Replaces the existing finders and wraps them, so that no finder returns a refused module."""
 
     def __init__(self, distributions: set[str], project: Path) -> None:
         self.distributions = distributions
@@ -92,7 +92,7 @@ class OnlyThese(importlib.metadata.DistributionFinder):
                     yield each
 
     def _lies_there(self, spec: ModuleSpec) -> bool:
-        """Whether a module is a file of the project or of the standard library, and not of an installed package."""
+        """True if a module is a file of the project or the standard library, not of an installed package."""
         found = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or [])
         paths = [Path(place).resolve() for place in found if place is not None]
         return any(

@@ -1,4 +1,4 @@
-"""Which backend "auto" takes for every operator on a GPU: by times, by counts, and what can run."""
+"""Choice of the backend "auto" for each operator on a GPU: by times, by counts, and by availability."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_info_says_for_every_operator_what_it_takes_and_why(provide: Provide) ->
     provide(cuda="no nvcc")
     assert set(dict(info.choices([GPU])).values()) == {"triton (the only one that runs)"}
     provide(triton="no Triton")
-    assert set(dict(info.choices([GPU])).values()) == {"reference (none that is faster runs)"}
+    assert set(dict(info.choices([GPU])).values()) == {"reference (no faster backend runs)"}
     assert info.choices([]) == []
 
 
@@ -154,5 +154,5 @@ def test_a_broken_file_is_named(tmp_path: Path, content: Any, problem: str) -> N
     file = costs_file(tmp_path, **content) if isinstance(content, dict) else tmp_path / "costs.json"
     if isinstance(content, str):
         file.write_text(content)
-    with pytest.raises(ValueError, match=rf"^{file}: {problem}.*; install the package again, or make the counts anew"):
+    with pytest.raises(ValueError, match=rf"^{file}: {problem}.*; reinstall the package, or recount the instructions"):
         _backend.gpu_order("score_fusion", "9.0", file)

@@ -1,4 +1,4 @@
-"""The stream of batches: the same whatever the workers and the start, every image once an epoch, weighted draws."""
+"""The stream of batches: the same for any workers and start, each image once per epoch, weighted draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Odd and broken data sets are taken with the right value, or refused with a message that says what is wrong."""
+"""Odd and broken data sets are read with the right values, or rejected with a message on the fault."""
 
 from __future__ import annotations
 

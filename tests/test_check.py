@@ -1,4 +1,4 @@
-"""A data set checked by itself: what is there, what a run would make of it, and what is wrong, with exit codes."""
+"""The check command: contents of a data set, derived settings, problems, and exit codes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_sound_data_are_summed_up_as_a_run_takes_them(plates_run: Path, check: C
     }  # fmt: skip
     for text in (
         f"labelled: 12 images of 160 x 160 pixels (height x width), 24 instances (square {counts['square']}, disc ",
-        f"a run would take: zoom {model.inference.zoom:.2f}, crops of 96 x 96 pixels, 16 queries",
+        f"a run would use: zoom {model.inference.zoom:.2f}, crops of 96 x 96 pixels, 16 queries",
         "2 warnings:\n    1. ", "no problem found",
     ):  # fmt: skip
         assert text in printed
@@ -153,7 +153,7 @@ def test_what_a_run_refuses_beyond_the_files_is_a_problem(plates_run: Path, chec
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
     (tmp_path / "one.json").write_text(json.dumps(content))
     code, (found,), _ = check(tmp_path / "one.json", "--images", data / "train")
-    assert code == 0 and "the labels are those of one image" in found["warnings"][-1]
+    assert code == 0 and "all labels belong to one image" in found["warnings"][-1]
     shutil.copytree(data / "plain", tmp_path / "mixed")
     shutil.copy(data / "train" / "plate 1.png", tmp_path / "mixed" / "again.png")
     code, (found,), _ = check(*labeled, "--unlabeled", tmp_path / "mixed")
@@ -231,10 +231,10 @@ def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check
         (["--labeled", data / "train.json"], "--labeled needs --images"),
         ([data / "plain", "--labeled", data / "train.json"], "give it alone, or say what it is"),
         (["--root", data, "--labeled", data / "train.json"], "leave out --labeled and --val, or --root"),
-        (["--root", data], "it holds none of them: say which one it is with --format"),
+        (["--root", data], "it has none of them: give the format with --format"),
         (["--root", data, "--format", "labelme"], "--format labelme needs --labeled, --images and --val"),
         ([data / "train.json", "--images", data, "--format", "ade20k"], "--format ade20k needs --root (data.root)"),
-        ([tmp_path / "both"], "it holds those of ade20k and cityscapes: say which one it is with --format"),
+        ([tmp_path / "both"], "it has those of ade20k and cityscapes: give the format with --format"),
     ):
         code, found, said = check(*arguments)
         assert code == 2 and found == [] and message in said and said.count("\n") == 1

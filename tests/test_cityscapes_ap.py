@@ -1,4 +1,4 @@
-"""Cityscapes AP: equal to the official evaluation of written files, and beside COCO AP where both are known."""
+"""Cityscapes AP: equal to the official evaluation of files, and compared with COCO AP."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_half_of_the_cars_count_a_half_there_and_51_of_101_recalls_here(val: tup
 
 
 def test_predictions_on_groups_and_void_pixels_are_ignored(val: tuple[Cityscapes, list[Scene]]) -> None:
-    """COCO ignores the group too, but knows no void: there the sure mistake on it halves the precision."""
+    """COCO ignores the group too but has no void, so the confident mistake on void halves the precision."""
     source, scenes = val
     right = perfect(scenes)
     group = [result(n, CLASSES["car"], s.codes == CLASSES["car"], 0.9) for n, s in enumerate(scenes, 1)]
@@ -167,7 +167,7 @@ def official_files(folder: Path, source: Cityscapes, results: list[dict[str, Any
 def test_equals_the_official_evaluation_of_files(
     val: tuple[Cityscapes, list[Scene]], tmp_path: Path, seed: int
 ) -> None:
-    """Instances moved, cut, doubled and named wrongly, over groups and void, with equal scores among them."""
+    """Instances shifted, cut, duplicated and misclassified, over groups and void, some with equal scores."""
     source, scenes = val
     rng, results = np.random.default_rng(seed), []
     for number, scene in enumerate(scenes, 1):

@@ -1,4 +1,4 @@
-"""The interval of a gain in AP: exact where images are repeated, wide where they are few."""
+"""The interval of a gain in AP: exact if images are repeated, wide if they are few."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scenes(images: int, seed: int = 0) -> dict[str, Any]:
 
 
 def guesses(truth: dict[str, Any], error: int, missed: float, seed: int) -> list[dict[str, Any]]:
-    """Every square, moved by up to `error` pixels, a share of them missed, and as many wrong ones."""
+    """All squares shifted by up to `error` pixels, with a share of them missed and as many false ones."""
     random = np.random.default_rng(seed)
     results = []
     for annotation in truth["annotations"]:

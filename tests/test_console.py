@@ -1,4 +1,4 @@
-"""The command `sskd`, as a user types it: commands by name, loaded when they are called."""
+"""The command `sskd` as a user types it: commands by name, loaded on call."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predcit", "x"]) == 2
     known = "expected one of train, label, predict, evaluate, export, check, rank, study, report, demo, info"
-    assert capsys.readouterr().err == f"error: predcit: there is no such command; did you mean predict? {known}\n"
+    assert capsys.readouterr().err == f"error: predcit: no such command; did you mean predict? {known}\n"
     assert main(["zzz"]) == 2
-    assert capsys.readouterr().err == f"error: zzz: there is no such command; {known}\n"
+    assert capsys.readouterr().err == f"error: zzz: no such command; {known}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

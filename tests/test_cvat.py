@@ -1,4 +1,4 @@
-"""CVAT for images: polygons, masks, groups, and what is said of faulty files."""
+"""CVAT for images: polygons, masks, groups, and messages on faulty files."""
 
 from __future__ import annotations
 

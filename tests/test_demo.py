@@ -1,4 +1,4 @@
-"""The page of `python -m sskd_fast.demo`: what it draws and says, and the real page in a real browser."""
+"""The page of `python -m sskd_fast.demo`: its pictures and texts, and the real page in a real browser."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_bad_input_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert capsys.readouterr().out.endswith("python -m sskd_fast.demo runs/embedded --score 0.4\n")
     pytest.importorskip("gradio")
     assert main([str(tmp_path), "--no-browser"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: holds neither checkpoints/ nor model.safetensors")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: has neither checkpoints/ nor model.safetensors")
 
 
 def test_without_gradio_one_line_says_what_to_install() -> None:
@@ -189,7 +189,9 @@ def test_a_taken_port_is_named(plates_run: Path) -> None:
     page = demo_page.build_page(models_of(str(plates_run), "cpu"), 0.5)
     with (
         listening() as taken,
-        pytest.raises(demo_page.DemoError, match=rf"port {taken}: another program uses it; end .* leave"),
+        pytest.raises(
+            demo_page.DemoError, match=rf"port {taken}: another program uses it; end that program, or omit --port"
+        ),
     ):
         demo_page.serve(page, taken, browser=False)
 
@@ -243,7 +245,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def server(plates_run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, which shall take the first free port after one that is taken."""
+    """The running command, started while the default port is taken."""
     pytest.importorskip("gradio", reason="needs pip install 'sskd_fast[demo]'")
     command = [sys.executable, "-c", SERVER, str(plates_run), "--no-browser", "--score", "0.05"]
     with listening() as taken, (tmp_path / "errors.txt").open("w") as errors:
@@ -259,7 +261,7 @@ def server(plates_run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def hosts(browser: Any) -> set[str]:
-    """The hosts that the page has sent requests to: "host:port" of all URLs but those that hold their data."""
+    """The hosts that the page sent requests to, as "host:port", without data URLs."""
     found = set()
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
@@ -271,14 +273,14 @@ def hosts(browser: Any) -> set[str]:
 
 
 def counts(predictions: list[Prediction], score: float) -> list[list[str]]:
-    """The rows of the table from the instances on, by the models themselves."""
+    """The rows of the table from the instances on, computed from the models."""
     found = [Counter(p.above(score).names) for p in predictions]
     names = [name for name, _ in sum(found, Counter()).most_common()]
     return [["Instances", *(str(c.total()) for c in found)], *([n, *(str(c[n]) for c in found)] for n in names)]
 
 
 class Page:
-    """The page in the browser; every look waits for up to a minute."""
+    """The page in the browser; each lookup waits up to a minute."""
 
     def __init__(self, browser: Any, url: str) -> None:
         from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
@@ -313,10 +315,10 @@ class Page:
 
 
 def address_said(process: subprocess.Popen[str]) -> str:
-    """The address that the command prints, after a line on the port that is taken."""
+    """The address that the command prints after a line on the taken port."""
     assert process.stdout is not None
     text = process.stdout.readline() + process.stdout.readline()
-    line = r"port (\d+) is taken: the next free one is (\d+)\n(http://127\.0\.0\.1:\2/) shows .*Ctrl-C ends it\n"
+    line = r"port (\d+) is taken; using the next free one, (\d+)\n(http://127\.0\.0\.1:\2/) serves .*Ctrl-C to stop\n"
     said = re.fullmatch(line, text)
     assert said is not None and said[1] != said[2], text
     return said[3]

@@ -1,4 +1,4 @@
-"""The checks of a data set: each problem is named with its place and cure, all of them at once; sound data pass."""
+"""The checks of a data set: all problems are reported at once with place and cure; sound data pass."""
 
 from __future__ import annotations
 

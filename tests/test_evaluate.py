@@ -1,4 +1,4 @@
-"""The AP of a trained model on labelled images: the run's own figures, whatever order and ids the classes have."""
+"""The AP of a trained model on labelled images: the run's own figures, for any order and ids of the classes."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(
     data = plates_run.parent
     labels, images = ["--val", str(data / "val.json")], ["--images", str(data / "val")]
     for command, message in (
-        ([str(tmp_path), *labels, *images], "holds neither checkpoints/ nor model.safetensors"),
+        ([str(tmp_path), *labels, *images], "has neither checkpoints/ nor model.safetensors"),
         ([str(plates_run), *labels], "give the folder of its images, --images DIR"),
         ([str(plates_run), "--val", str(tmp_path / "no.json"), *images], "the annotation file does not exist"),
         ([str(plates_run), *labels, *images, "--stage", "pretrained_student"], "has no finished pretrained_student"),

@@ -1,4 +1,4 @@
-"""Exported files predict as their models do, at every size that they say they take, and say so if they do not."""
+"""Exported files predict like their models at all sizes they claim to support, and report if they do not."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def student_onnx(student_file: Callable[[Precision], Path]) -> Path:
 
 @torch.inference_mode()
 def largest_differences(model: Segmenter, exported: Exported, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Of mask and class logits of random images, as shares of the largest logit of the model."""
+    """Differences of mask and class logits on random images, relative to the model's largest logit."""
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     expected, found = model(images), exported(images)
     assert found.mask_logits.shape == expected.mask_logits.shape

@@ -1,4 +1,4 @@
-"""python -m sskd_fast.export on a finished run: the file, its report, what it predicts, and messages."""
+"""`python -m sskd_fast.export` on a finished run: the file, its report, its predictions, and messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_runs_model_becomes_a_file_that_predicts_the_same(
 def test_a_file_that_fails_does_not_get_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, suffixes: list[str]
 ) -> None:
-    """int8 that is scaled by black images has no room for what bright ones give, and loses most of AP."""
+    """int8 calibrated on black images saturates on bright ones and loses most of AP."""
     if format == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO's files need openvino: pip install 'sskd_fast[export]'")
     run = write_run(tmp_path / "run", shipped_student(), 6)
@@ -73,7 +73,7 @@ def test_a_file_that_fails_does_not_get_its_name(
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder; expected a checkpoint"),
-        (["CHECKPOINT"], "holds no validation images to prove the file on; give --val val.json --images DIR"),
+        (["CHECKPOINT"], "has no validation images to compare the file on; give --val val.json --images DIR"),
         (["CHECKPOINT", "--val", "VAL"], "give the folder of its images, --images DIR"),
         (["CHECKPOINT", "--val", "VAL", "--images", "IMAGES", "--precision", "int8"], "give --calibration DIR"),
         (["RUN", "--output", "m.txt"], "m.txt: expected a name that ends in .onnx"),
@@ -99,7 +99,7 @@ def tiny_run(tmp_path: Path) -> Path:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a command line is refused with, before a file is written."""
+    """The one-line error of a command line that fails before a file is written."""
     assert main([str(argument) for argument in arguments]) == 2
     printed = capsys.readouterr().err
     assert len(printed.splitlines()) == 1
@@ -143,7 +143,7 @@ def test_validation_images_that_are_gone_are_named(tiny_run: Path, capsys: pytes
     [
         ("data: [", "config.yaml: not readable as YAML"),
         ("plain text", "config.yaml: found a str, expected settings; restore the file"),
-        ("seed: 1", "--precision int8 is scaled by images of the training set: give --calibration DIR"),
+        ("seed: 1", "--precision int8 is calibrated on training images: give --calibration DIR"),
     ],
 )
 def test_settings_that_name_no_training_images_are_named(

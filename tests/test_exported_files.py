@@ -1,4 +1,4 @@
-"""Descriptions of exported files, what has no exported form, and how predictions are compared."""
+"""Descriptions of exported files, models that cannot be exported, and the comparison of predictions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
         sam3=str(tmp_path / "sam3"), universal=str(tmp_path / "mask2former"),
     )  # fmt: skip
     reasons = {
-        "grounded_sam": "asks a detector in words", "sam3": "asks for every class in words",
+        "grounded_sam": "prompts a detector with text", "sam3": "prompts for each class with text",
         "universal": "is a model of transformers",
     }  # fmt: skip
     for kind, reason in reasons.items():
@@ -91,7 +91,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_exported_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"model\.pt: expected a file \.onnx"):
+    with pytest.raises(ExportError, match=r"model\.pt: expected an \.onnx file"):
         load_exported(tmp_path / "model.pt")
     with pytest.raises(ExportError, match=r"model\.onnx does not exist"):
         load_exported(tmp_path / "model.onnx")
@@ -130,9 +130,9 @@ def without_its_checkpoint(content: dict[str, Any]) -> None:
     ("change", "message"),
     [
         (of_a_later_layout, rf"written by sskd_fast 9\.9 in layout {LAYOUT + 1}, expected at most {LAYOUT}: install"),
-        (with_a_field_more, r"none that sskd_fast \S+ reads \(.*colour: no such setting.*\); export the model again"),
-        (with_a_field_less, r"none that sskd_fast \S+ reads \(.*stride.*\); export the model again"),
-        (without_its_checkpoint, r"none that sskd_fast \S+ reads \(.*\); export the model again"),
+        (with_a_field_more, r"cannot be read by sskd_fast \S+ \(.*colour: no such setting.*\); export the model again"),
+        (with_a_field_less, r"cannot be read by sskd_fast \S+ \(.*stride.*\); export the model again"),
+        (without_its_checkpoint, r"cannot be read by sskd_fast \S+ \(.*\); export the model again"),
     ],
 )
 def test_descriptions_of_other_versions_are_refused(change: Callable[[dict[str, Any]], None], message: str) -> None:
@@ -145,12 +145,12 @@ def test_descriptions_of_other_versions_are_refused(change: Callable[[dict[str, 
 
 @pytest.mark.parametrize("text", ['{"checkpoint": ', "[]", "3"])
 def test_a_broken_description_is_refused(text: str) -> None:
-    with pytest.raises(ExportError, match=r"model\.onnx: its description is none that .*; export the model again"):
+    with pytest.raises(ExportError, match=r"model\.onnx: its description cannot be read by .*; export the model again"):
         FileDescription.from_json(text, Path("model.onnx"))
 
 
 def write_network(path: Path, description: str) -> None:
-    """An ONNX file with this description, whose network gives its images back."""
+    """An ONNX file with this description and an identity network."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
@@ -164,10 +164,10 @@ def write_network(path: Path, description: str) -> None:
 def test_an_exported_file_is_not_exported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_network(tmp_path / "a.onnx", of_file(tiny()).to_json())
     exported = load_exported(tmp_path / "a.onnx")
-    with pytest.raises(ExportError, match=r"model: is an exported file already; give the checkpoint"):
+    with pytest.raises(ExportError, match=r"model: already an exported file; give the checkpoint"):
         export_onnx(exported, exported.description.checkpoint, tmp_path / "b.onnx")
     assert export_command([str(tmp_path / "a.onnx")]) == 2
-    assert "model: is an exported file already; give the checkpoint" in capsys.readouterr().err
+    assert "model: already an exported file; give the checkpoint" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 

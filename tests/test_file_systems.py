@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, file systems without links, paths that are something else: a line with the cure."""
+"""Full or read-only disks, file systems without links, wrong paths: one line with the cure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY = [
     "--preset", "smoke", "--stage", "adapt", "--max-steps", "1", "data.embedded_labeled=3", "data.embedded_unlabeled=2",
     "data.embedded_val=2", "pseudo_labels.folds=2", "train.threads=1",
 ]  # fmt: skip
-SPACE = "free some space and start again: with --resume, a run goes on from what it has saved"
+SPACE = "free some space and start again: with --resume, a run continues from what it has saved"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_files_on_a_full_disk_name_it_and_leave_nothing(disk: Callable[..., Path
 def test_a_run_on_a_full_disk_goes_on_once_there_is_space(
     disk: Callable[..., Path], size: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The disk is full while images are written, and while models are."""
+    """The disk fills up while images, or models, are written."""
     folder = disk(f"size={size}") / "run"
     assert main(["--output", str(folder), *TINY]) == 2
     said = capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Formats of labels: told apart, opened as the same image sets, and written where no label can be lost."""
+"""Label formats: recognised, opened as the same image sets, and written without overwriting foreign labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def label_files(folder: Path, format: str) -> LabelFiles:
 
 
 def contents(sets: LabeledSets) -> list[Any]:
-    """Everything that training sees: names, pixels, classes and masks."""
+    """All that training sees: names, pixels, classes and masks."""
     found = []
     for source in (sets.train, sets.val):
         for index, name in enumerate(source.file_names):

@@ -1,4 +1,4 @@
-"""Labels of annotation tools with values of the wrong kind: each is named by `sskd check`, none ends in a traceback."""
+"""Labels of annotation tools with values of the wrong kind: `sskd check` names each, without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of images as people have them: every suffix and link, and a count of what is not taken."""
+"""Real-life folders of images: all suffixes and links, and the count of skipped files."""
 
 from __future__ import annotations
 

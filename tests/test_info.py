@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def rows(**environment: str) -> dict[str, str]:
-    """What it prints, by the name at the front of each line."""
+    """The output by the name at the start of each line."""
     command = [sys.executable, "-m", "sskd_fast.info"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

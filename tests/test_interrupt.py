@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment: a line, the exit status of the signal, no traceback, no process left behind."""
+"""Ctrl-C and SIGTERM at any moment: one line, the signal's exit status, no traceback, no orphans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says of its data before it trains, and the limits that it takes from them."""
+"""The summary that a run prints of its data before training, and the limits derived from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label Studio: polygons, brush strokes, images, and what is said of faulty exports."""
+"""Label Studio: polygons, brush strokes, images, and messages on faulty exports."""
 
 from __future__ import annotations
 

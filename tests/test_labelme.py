@@ -1,4 +1,4 @@
-"""LabelMe: shapes, groups, masks, and what is said of faulty files."""
+"""LabelMe: shapes, groups, masks, and messages on faulty files."""
 
 from __future__ import annotations
 

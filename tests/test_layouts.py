@@ -1,4 +1,4 @@
-"""Published data sets in their own folders: instances, groups, classes, and what the checks say of faulty ones."""
+"""Published data sets in their own folders: instances, groups, classes, and messages on faulty ones."""
 
 from __future__ import annotations
 

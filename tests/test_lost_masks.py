@@ -1,4 +1,4 @@
-"""Units of coordinates are told from where the polygons lie, by few polygons, and whatever single ones do."""
+"""Units of coordinates are recognised from the extent of polygons, even of a few, and despite outliers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scattered(count: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def said(boxes: NDArray[np.float64], side: int) -> Findings:
-    """What is said of polygons with these boxes, in images of side x side pixels."""
+    """The messages on polygons with these boxes, in images of side x side pixels."""
     findings = Findings()
     check_losses(FILE, [Extents(9, (x, y, right, low), (side, side)) for x, y, right, low in boxes], findings)
     return findings

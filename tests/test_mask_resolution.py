@@ -1,4 +1,4 @@
-"""Masks brought to a coarser stride: by hand, against whole blocks, and what perfect masks reach there."""
+"""Masks at a coarser stride: by hand, against whole blocks, and the AP of perfect masks."""
 
 from __future__ import annotations
 

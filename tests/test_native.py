@@ -1,4 +1,4 @@
-"""Building and loading the C++ operators: once, whole or not at all, and with a clear word where it cannot be done."""
+"""Building and loading the C++ operators: cached, atomic, and with a clear message on failure."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     done = run(USE, environment(file))
     assert done.returncode == 0 and "backend reference" in done.stdout
     assert f"cannot be built or loaded in {file}" in done.stderr
-    assert "set SSKD_FAST_CACHE to a folder that can be written" in done.stderr
+    assert "set SSKD_FAST_CACHE to a writable folder" in done.stderr
 
 
 def test_paths_with_spaces_reach_the_compiler_whole(tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_without_nvcc_the_cuda_operators_say_what_was_looked_for(tmp_path, monke
 
 
 def nvcc_in(folder: Path, release: str) -> Path:
-    """A program that says that it is the nvcc of a release."""
+    """A program that reports to be the nvcc of a release."""
     program = folder / "bin" / "nvcc"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.17'\n")
@@ -286,7 +286,7 @@ def test_the_nvcc_of_the_release_of_pytorch_is_preferred(tmp_path, monkeypatch, 
 
 
 def test_without_a_fitting_nvcc_every_place_is_named(tmp_path, monkeypatch, toolkits):
-    places = f"nvcc on the PATH, {toolkits}/cuda, {toolkits}/cuda-*, NVIDIA's packages of pip"
+    places = f"nvcc on the PATH, {toolkits}/cuda, {toolkits}/cuda-*, NVIDIA's pip packages"
     with pytest.raises(_build.BuildError, match=re.escape(f"nvcc was not found (looked for {places}); install")):
         _native.nvcc()
     old, broken = nvcc_in(toolkits / "cuda-11.8", "11.8"), nvcc_in(tmp_path / "path", "13.0")

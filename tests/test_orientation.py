@@ -1,4 +1,4 @@
-"""A set whose images are turned by EXIF: which pixels its masks were drawn on, said before anything is trained."""
+"""Images turned by EXIF: the check reports which pixels the masks were drawn on before training."""
 
 from __future__ import annotations
 

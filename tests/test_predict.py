@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.predict`: folders, globs and videos, from a checkpoint to files, whatever happens meanwhile."""
+"""`python -m sskd_fast.predict`: folders, globs and videos, from a checkpoint to files, with interruptions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_predictions_are_those_of_the_run(plates_run: Path, tmp_path: Path, caps
     rows, columns = np.nonzero(mask)
     assert last["id"] == len(expected) and last["area"] == mask.sum() and last["iscrowd"] == 0
     assert last["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-    assert capsys.readouterr().out.startswith(f"6 images, {len(expected)} instances of score 0 and more: {tmp_path}")
+    assert capsys.readouterr().out.startswith(
+        f"6 images, {len(expected)} instances with a score of at least 0: {tmp_path}"
+    )
     names = sorted(p.name for p in (tmp_path / "overlays").iterdir())
     assert names == [f"plate {number}.png" for number in range(1, 7)]
     assert not (tmp_path / "predictions.json.partial").exists()
@@ -216,8 +218,8 @@ def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:
     assert find_inputs([str(tmp_path / "**" / "*.tif")]).files == ("4.tif",)
     (tmp_path / "empty").mkdir()
     for place, said in (
-        ("empty", "empty: holds no image; expected images that Pillow reads, such as .png, .* one by one"),
-        ("a/*.bmp", r"a/\*.bmp: matches nothing that can be read; expected images .*\.mp4, .*; check the pattern"),
+        ("empty", "empty: has no image; expected images that Pillow reads, such as .png, .* one by one"),
+        ("a/*.bmp", r"a/\*.bmp: matches no readable file; expected images .*\.mp4, .*; check the pattern"),
         ("nowhere.png", "nowhere.png: there is no such file or folder; correct the path"),
     ):
         with pytest.raises(InputError, match=said):
@@ -322,7 +324,7 @@ def test_an_image_at_the_limit_of_instances_is_pointed_out(
 ) -> None:
     call = (plates_run, plates_run.parent / "val" / "plate 1.png", "--score", 0, "--output", tmp_path, "--no-overlays")
     assert predict(*call, "--max-detections", 2) == 0
-    assert "1 images have 2 instances, the limit; raise it by --max-detections" in capsys.readouterr().out
+    assert "1 images have 2 instances, the limit; raise it with --max-detections" in capsys.readouterr().out
     assert len(predictions(tmp_path)["annotations"]) == 2
 
 
@@ -333,7 +335,7 @@ def test_groups_end_at_32_images_or_32_megapixels() -> None:
 
 
 def test_a_large_image_stays_within_the_stated_memory(plates_run: Path, tmp_path: Path) -> None:
-    """100 bytes a pixel over what a small image takes, and 100 MB for tiles and masks."""
+    """At most 100 bytes a pixel more than for a small image, and 100 MB for tiles and masks."""
     rng = np.random.default_rng(0)
     large = rng.normal(900, 40, (1200, 1600)).clip(0, 65535).astype(np.uint16)
     Image.fromarray(large).save(tmp_path / "large.png")

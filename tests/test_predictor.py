@@ -1,4 +1,4 @@
-"""A trained model applied: the numbers of the run's own validation, whatever the image comes as."""
+"""Inference with a trained model: the numbers of the run's validation, for any form of image."""
 
 from __future__ import annotations
 
@@ -187,10 +187,10 @@ def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:
 def test_places_without_a_model_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere: there is no such file or folder; expected a checkpoint"):
         load("nowhere")
-    with pytest.raises(ModelError, match=r"holds neither checkpoints/ nor model\.safetensors"):
+    with pytest.raises(ModelError, match=r"has neither checkpoints/ nor model\.safetensors"):
         load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ModelError, match=r"found no finished stage; go on with `python -m sskd_fast\.run --output"):
+    with pytest.raises(ModelError, match=r"found no finished stage; resume with `python -m sskd_fast\.run --output"):
         load(tmp_path)
     (tmp_path / "notes.txt").write_text("not a model")
     with pytest.raises(CheckpointError, match=r"notes\.txt: not a readable safetensors file"):
@@ -207,7 +207,7 @@ def test_places_without_a_model_are_named(tmp_path: Path) -> None:
 def test_a_hub_that_is_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="owner/name: there is no such folder here, and the hub does not give it"):
+    with pytest.raises(ModelError, match="owner/name: there is no such folder here, and the hub does not provide it"):
         load("owner/name")
 
 
@@ -231,7 +231,7 @@ def test_evaluating_and_resuming_complete_checkpoints_of_an_earlier_version(
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.parametrize("name", ["student.onnx", "student.xml"])
 def test_an_exported_file_on_a_gpu_is_refused(tmp_path: Path, name: str, device: str) -> None:
-    """Without a GPU as well: the file runs on none."""
+    """Fails without a GPU as well, because an exported file never runs on one."""
     (tmp_path / name).touch()
     with pytest.raises(ModelError) as caught:
         load(tmp_path / name, device=device)

@@ -14,7 +14,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's O
 
 
 def python(*arguments: str, **environment: str) -> str:
-    """What a fresh interpreter prints, on both streams."""
+    """The output of a fresh interpreter, on both streams."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "MALLOC_"))}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=True

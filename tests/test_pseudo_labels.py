@@ -118,12 +118,12 @@ def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(capl
     with caplog.at_level(logging.WARNING):
         thresholds = calibrated(results, truth, target_precision=0.95, minimum_matches=1)
     assert thresholds[3] == 0.7
-    assert "no score gives precision 0.95 on labelled images that the model has not seen" in caplog.text
+    assert "no score reaches precision 0.95 on held-out labelled images" in caplog.text
     assert "the threshold 0.70 gives 0.67" in caplog.text
 
 
 def test_a_class_that_misses_the_target_takes_the_pooled_threshold() -> None:
-    """Its only score with enough matches may be a very low one, which would let every wrong label of the class in."""
+    """Its only score with enough matches may be very low and would let in all wrong labels of the class."""
     results, truth = graded(3, [(0.9, True), (0.8, True), (0.7, True), (0.6, True)])
     wrong, other = graded(7, [(0.5, True), (0.4, False), (0.3, False), (0.02, True)])
     for record in (*wrong, *other["annotations"]):

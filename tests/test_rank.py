@@ -1,4 +1,4 @@
-"""The images to label next: the disagreement by hand, the order, and pre-labels that tools and runs take."""
+"""Ranking of images to label next: disagreement by hand, order, and pre-labels that tools and runs accept."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_mask_is_one_polygon_with_the_same_pixels() -> None:
 
 
 def test_an_image_on_which_the_models_differ_comes_first(plates_run: Path) -> None:
-    """The student is the teacher itself, but blind to what scores less than the best label of one of the images."""
+    """The student is the teacher with a score threshold at the best label of one of the images."""
     source = open_images([str(plates_run.parent / "plain")], stretch=True)
     teacher, _ = judges_of(plates_run, device="cpu", score=0.1)
     assert [image.comparison.disagreement for image in rank_images(source, teacher, teacher)] == [0.0] * 6
@@ -200,20 +200,21 @@ def test_broken_images_are_named_and_left_out(
     assert sorted(row["file"] for row in found) == [f"plate {number}.png" for number in (1, 3, 4, 5, 6)]
 
 
-def test_what_cannot_be_ranked_is_said_in_a_line(
-    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_refused_in_one_line(plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, plain = tmp_path / "run", plates_run.parent / "plain"
     shutil.copytree(plates_run, run)
     (run / "predictions" / "refined_student.json").unlink()
     (tmp_path / "text.png").write_text("no image")
     for command, message in (
-        ([tmp_path, plain], "is no run's folder, it has no config.yaml; give one such as runs/embedded"),
-        ([run, plain], "refined_student.json: the file is missing, thresholds come from it; give one for both models"),
+        ([tmp_path, plain], "not the folder of a run, has no config.yaml; give one such as runs/embedded"),
+        (
+            [run, plain],
+            "refined_student.json: the file is missing, needed for the thresholds; give one for both models",
+        ),
         ([plates_run, tmp_path / "none"], "none: there is no such file or folder; correct the path"),
         (
             [plates_run, tmp_path / "*.tif"],
-            "*.tif: matches nothing that can be read; expected images that Pillow reads",
+            "*.tif: matches no readable file; expected images that Pillow reads",
         ),
     ):
         assert main([str(part) for part in command]) == 2
@@ -233,7 +234,7 @@ def test_what_cannot_be_ranked_is_said_in_a_line(
     assert main([str(run), str(plain)]) == 2
     error = capsys.readouterr().err
     assert f"error: {run}/label_statistics.json: the file is damaged (" in error and error.count("\n") == 1
-    assert error.endswith("thresholds come from it; give one for both models, --score 0.5\n")
+    assert error.endswith("needed for the thresholds; give one for both models, --score 0.5\n")
     (run / "checkpoints" / "adapted_teacher.safetensors").unlink()
     assert main([str(run), str(plain)]) == 2
     assert "has no finished adapted_teacher" in capsys.readouterr().err

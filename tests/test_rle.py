@@ -1,4 +1,4 @@
-"""Run-length codes made from boxes, runs and id maps: byte for byte those of COCO's own encoder."""
+"""Run-length codes from boxes, runs and id maps: byte for byte equal to COCO's own encoder."""
 
 from __future__ import annotations
 

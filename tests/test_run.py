@@ -178,6 +178,7 @@ def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[s
     assert len(ids("unlabeled")) == 24 and len(ids("val")) == 12
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_repeats_the_finished_one(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""One process a run folder: a second start, locks whose process has ended, other machines, and names that collide."""
+"""One process per run folder: a second start, stale locks, other machines, and colliding names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.stdin.read()
 
 
 def holder(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """A process that holds a folder, as soon as this returns."""
+    """A running process that holds a folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder), *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -110,7 +110,7 @@ def test_the_lock_of_another_machine_is_refused_with_the_way_out(tmp_path: Path)
 
 def test_a_lock_that_is_a_dead_link_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / LOCK).symlink_to("gone/run.lock")
-    words = f"{tmp_path / LOCK}: a link to gone/run.lock, which cannot be opened; expected the lock's file: remove the"
+    words = f"{tmp_path / LOCK}: found a link to gone/run.lock, which cannot be opened; expected the lock file: remove"
     with pytest.raises(OSError, match=re.escape(words)) as caught:
         FolderLock(tmp_path)
     assert reason(caught.value) == str(caught.value)

@@ -1,4 +1,4 @@
-"""Settings: presets, files and overrides, and messages that name what is wrong."""
+"""Settings: presets, files, overrides, and error messages."""
 
 from __future__ import annotations
 
@@ -160,13 +160,13 @@ def test_a_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
         load_config([missing])
     with pytest.raises(ConfigError, match=r"--config .*: cannot be read \(Is a directory"):
         load_config([tmp_path])
-    with pytest.raises(ConfigError, match=r"--config .*own\.yaml: is not YAML"):
+    with pytest.raises(ConfigError, match=r"--config .*own\.yaml: not valid YAML"):
         load_config([file(tmp_path, "train: {lr: 1")])
     with pytest.raises(ConfigError, match=r"--config .*own\.yaml: found list, expected a mapping of settings"):
         load_config([file(tmp_path, "- 1\n- 2")])
     picture = tmp_path / "picture.yaml"
     picture.write_bytes(b"\x89PNG\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"--config .*picture\.yaml: is not YAML"):
+    with pytest.raises(ConfigError, match=r"--config .*picture\.yaml: not valid YAML"):
         load_config([picture])
 
 

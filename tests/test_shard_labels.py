@@ -81,12 +81,11 @@ def test_a_shard_that_fails_names_its_images_and_the_others_are_kept(untrained_r
 
 def test_the_command_wants_a_run_whose_teacher_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none")]) == 2
-    assert (
-        "none: is no run's folder, it has no config.yaml; give one whose teacher is trained" in capsys.readouterr().err
-    )
+    expected = "none: not the folder of a run, has no config.yaml; give a run whose teacher is trained"
+    assert expected in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text("pseudo_labels: {truth: true}")
     assert main([str(tmp_path)]) == 2
-    assert "its pseudo-labels are not a teacher's" in capsys.readouterr().err
+    assert "its pseudo-labels do not come from a teacher" in capsys.readouterr().err
 
 
 @pytest.mark.slow

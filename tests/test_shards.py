@@ -1,4 +1,4 @@
-"""Pseudo-labels in shards: written whole, read lazily, with the batches that a list of the same labels gives."""
+"""Pseudo-labels in shards: written atomically, read lazily, with the same batches as a list of these labels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIZE = (64, 64)
 
 
 def results_of(image_id: int, count: int) -> list[dict[str, Any]]:
-    """So many boxes as COCO results, every third one unsure."""
+    """This many boxes as COCO results, every third one unsure."""
     draw = np.random.default_rng(image_id)
     results = []
     for number in range(count):

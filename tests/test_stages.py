@@ -215,7 +215,7 @@ def test_a_missing_field_is_named_before_training(own_data: Path, tmp_path: Path
 def test_one_labelled_image_is_trained_on_without_folds(own_data: Path, tmp_path: Path) -> None:
     sources = target_sources(settings(own_data, "data.labeled_fraction=0.05"), tmp_path / "run")
     assert len(sources.labeled) == 1 and sources.folds == []
-    assert any("the labels are those of one image" in w and "stay at 0.50" in w for w in sources.warnings)
+    assert any("all labels belong to one image" in w and "stay at 0.50" in w for w in sources.warnings)
     two = target_sources(settings(own_data, "data.labeled_fraction=0.17"), tmp_path / "two")
     assert sorted(map(len, two.folds)) == [1, 1] and not two.warnings
 

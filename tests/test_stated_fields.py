@@ -1,4 +1,4 @@
-"""Stated boxes tell how masks were written wrongly, or leave open which of the two is wrong."""
+"""Stated boxes reveal wrongly encoded masks, or leave open if box or mask is wrong."""
 
 from __future__ import annotations
 

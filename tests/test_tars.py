@@ -1,4 +1,4 @@
-"""Images in tar archives: listed, read, compared and labelled like those of a folder."""
+"""Images in tar archives: listed, read, compared and labelled like those in a folder."""
 
 from __future__ import annotations
 

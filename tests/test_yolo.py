@@ -1,4 +1,4 @@
-"""YOLO-seg: polygons, classes, splits and paths of data.yaml, and what is said of faulty labels."""
+"""YOLO-seg: polygons, classes, splits and paths of data.yaml, and messages on faulty labels."""
 
 from __future__ import annotations
 

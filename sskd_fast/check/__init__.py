@@ -1,1 +1,1 @@
-"""A data set checked and summed up before anything is trained: `python -m sskd_fast.check DATA...`."""
+"""Checks of a data set before training: `python -m sskd_fast.check DATA...`."""

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.check DATA...`: what is in a data set, and what is wrong with it, before anything is trained."""
+"""`python -m sskd_fast.check DATA...`: summarise a data set and list its faults before training."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _EXAMPLE = """examples:
 
 
 class PlaceError(ValueError):
-    """Arguments that do not say what to check."""
+    """Raised for arguments that do not say what to check."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog="python -m sskd_fast.check", description=__doc__, epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,21 +41,23 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--labeled", type=Path, help="labels of the labelled images, a file or a folder")
     p.add_argument("--images", type=Path, help="folder of the labelled images")
-    p.add_argument("--val", type=Path, help="labels that results are reported on")
-    p.add_argument("--val-images", type=Path, help="folder of the validation images, if it is not --images")
+    p.add_argument("--val", type=Path, help="validation labels, on which results are reported")
+    p.add_argument("--val-images", type=Path, help="folder of the validation images (default: --images)")
     p.add_argument("--unlabeled", type=Path, help="folder of plain unlabelled images")
     p.add_argument("--root", type=Path, help="folder of a whole data set")
-    p.add_argument("--format", choices=FORMATS, help="of the labels (coco) or the whole data set (guessed)")
+    p.add_argument(
+        "--format", choices=FORMATS, help="format of the labels (default: coco) or of the data set (default: guessed)"
+    )
     p.add_argument("--group-key", help="image field whose groups stay together in splits (city, slide, video)")
     p.add_argument(
-        "--confine", action="store_true", help="refuse file names in labels that lead out of the folder of images"
+        "--confine", action="store_true", help="reject file names in labels that point outside the image folder"
     )
-    p.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE as well")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to FILE")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 for sound data, 1 for problems, 2 with a message if nothing can be checked."""
+    """Runs the command; returns 0 for sound data, 1 for problems, 2 with an error message if nothing can be checked."""
     arguments = parser().parse_intermixed_args(argv)
     try:
         found = [check(place) for place in places(arguments)]
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def places(arguments: argparse.Namespace) -> list[Place]:
-    """The data that a command line names.  Raises PlaceError if it names none, or too much, or one is missing."""
+    """The data sets named on the command line.  Raises PlaceError if there is none, too much, or a path is missing."""
     a = arguments
     labels: dict[str, Any] = {"format": a.format or "coco", "group_key": a.group_key, "confine": a.confine}
     for path in (*a.data, a.labeled, a.images, a.val, a.val_images, a.unlabeled, a.root):
@@ -93,7 +95,7 @@ def places(arguments: argparse.Namespace) -> list[Place]:
 
 
 def _positional(path: Path, arguments: argparse.Namespace, labels: dict[str, Any]) -> Place:
-    """Labels, a whole data set, or else a folder of plain images."""
+    """The place for a positional argument: labels, a whole data set, or else a folder of plain images."""
     if arguments.images or path.is_file():
         if not arguments.images:
             raise PlaceError(f"{path}: give the folder of its images, --images DIR")
@@ -109,8 +111,8 @@ def _format_of(root: Path, arguments: argparse.Namespace) -> str:
     guesses = [arguments.format] if arguments.format else guessed_format(root)
     if len(guesses) != 1:
         marks = ", ".join(f"{mark} ({format})" for format, mark in MARKS.items())
-        found = f"holds those of {' and '.join(guesses)}" if guesses else "holds none of them"
-        raise PlaceError(f"{root}: data sets are told by {marks}; it {found}: say which one it is with --format")
+        found = f"has those of {' and '.join(guesses)}" if guesses else "has none of them"
+        raise PlaceError(f"{root}: data sets are recognised by {marks}; it {found}: give the format with --format")
     if problem := misfit(guesses[0], True, False):
         raise PlaceError(problem)
     return str(guesses[0])

@@ -1,4 +1,4 @@
-"""The checks of a data set, gathered, and what a run would make of it."""
+"""All checks of a data set, its figures, and the settings that a run would derive from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sskd_fast.pseudo_labels import uncalibrated_warning
 from sskd_fast.settings import derived_settings
 from sskd_fast.yaml_settings import load_config
 
-# What the folder of a whole data set holds, by its format.
+# A file or folder that identifies a whole data set, by format.
 MARKS = {
     "ade20k": "annotations_instance", "cityscapes": "leftImg8bit", "coco": "annotations/instances_train2017.json",
     "yolo": "data.yaml",
@@ -36,10 +36,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Place:
-    """Data to check: labels with the folders of their images, or a whole data set, or plain images alone.
+    """Data to check: labels with the folders of their images, a whole data set, or plain images only.
 
-    format: of the labels, or of the data set in `root`.  unlabeled: plain images, alone or beside labelled ones.
-    group_key, confine: see `check_dataset`.
+    format: format of the labels, or of the data set in `root`.  unlabeled: folder of plain images, with or without
+    labelled ones.  group_key, confine: see `check_dataset`.
     """
 
     labeled: Path | None = None
@@ -57,9 +57,9 @@ class Place:
 class Checked:
     """Findings on a place.
 
-    sets: figures of "labeled", "val" and "unlabeled", those that could be opened (`set_figures`).  derived: what a run
-    would take from its images: "zoom", "crop" (height, width) and "queries"; empty if there are problems.
-    notes: lines on objects an image and the run's limits, and on what the files hold besides.
+    sets: figures (`set_figures`) of those of "labeled", "val" and "unlabeled" that could be opened.  derived: "zoom",
+    "crop" (height, width) and "queries" that a run would derive from the images; empty if there are problems.
+    notes: lines on objects per image against the run's limits, and on other contents of the files.
     """
 
     place: str
@@ -70,7 +70,7 @@ class Checked:
     notes: list[str] = field(default_factory=list)
 
     def attempt(self, work: Callable[[], Result]) -> Result | None:
-        """The result of `work`; None if it found problems, which are noted with the warnings beside them."""
+        """The result of `work`; None if it raised DataError, whose problems and warnings are recorded."""
         try:
             return work()
         except DataError as error:
@@ -79,17 +79,17 @@ class Checked:
             return None
 
     def as_dict(self) -> dict[str, Any]:
-        """The findings as JSON can hold them."""
+        """The findings as a dict for JSON."""
         return asdict(self) | {"problems": [asdict(p) | {"file": str(p.file)} for p in self.problems]}
 
 
 def guessed_format(root: Path) -> list[str]:
-    """The formats whose folders are there."""
+    """The formats whose mark (see MARKS) exists below `root`."""
     return [format for format, mark in MARKS.items() if (root / mark).exists()]
 
 
 def check(place: Place) -> Checked:
-    """Checks a data set as a run would before training, decoding every image."""
+    """Checks a data set as a run does before training, and decodes each image."""
     if place.root is not None:
         by_image = place.format in FOLDER_FORMATS
         return _check_folders(place, place.root) if by_image else _check_root(place, place.root)
@@ -141,14 +141,14 @@ def _check_labels(checked: Checked, place: Place, labeled: Path, images: Path) -
 
 
 def _opened(work: Callable[[], Result]) -> Result | None:
-    """The result of `work`; None if it cannot be had, for problems that are noted already."""
+    """The result of `work`; None if it raises DataError for problems that are already recorded."""
     with contextlib.suppress(DataError):
         return work()
     return None
 
 
 def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, val: LabeledImages | None) -> Checked:
-    """The findings with the figures of each set, and with what only shows in the splits that a run would draw."""
+    """Adds the figures of each set, and findings that depend on a run's splits."""
     folder = place.unlabeled
     plain = None if folder is None else _opened(lambda: ImageFolder(folder))
     sets: dict[str, ImageCollection | None] = {"labeled": labeled, "val": val, "unlabeled": plain}
@@ -171,8 +171,11 @@ def _summed_up(checked: Checked, place: Place, labeled: LabeledImages | None, va
 
 
 def set_figures(source: ImageCollection) -> dict[str, Any]:
-    """Images, and (height, width) of the smallest and the largest; of labelled ones instances, crowd regions, images
-    without an instance, and instances by class.  Raises DataError for a size or a mask that cannot be read."""
+    """Figures of a set: number of images, and (height, width) of the smallest and the largest.
+
+    Labelled sets add the numbers of instances, crowd regions, images without an instance, and instances by class.
+    Raises DataError for a size or a mask that cannot be read.
+    """
     sizes = sorted((source.size(i) for i in range(len(source))), key=lambda size: (size[0] * size[1], size))
     figures: dict[str, Any] = {"images": len(source), "smallest": sizes[0], "largest": sizes[-1]}
     if not isinstance(source, LabeledImages):
@@ -191,7 +194,7 @@ def set_figures(source: ImageCollection) -> dict[str, Any]:
 
 
 def _note_derived(checked: Checked, labeled: LabeledImages, val: LabeledImages | None) -> Objects:
-    """Notes what a run would take from its images, and warns of limits that objects exceed; the labelled objects."""
+    """Records derived settings and warnings of limits that objects exceed; returns the counts of labelled objects."""
     found = derived_settings(load_config([]), labeled, val)
     limits = found.limits
     checked.derived = {"zoom": found.zoom, "crop": found.views.size, "queries": limits.queries}

@@ -11,7 +11,7 @@ _TITLES = {"labeled": "labelled", "val": "validation", "unlabeled": "unlabelled"
 
 
 def checked_text(checked: Checked) -> str:
-    """The sets, what a run would take from them, then warnings, and problems by cause, numbered."""
+    """The findings as text: sets, derived settings, notes, then numbered warnings and problems grouped by cause."""
     groups = grouped(checked.problems)
     problems = groups[:LISTED_PROBLEMS]
     if len(groups) > LISTED_PROBLEMS:
@@ -20,7 +20,7 @@ def checked_text(checked: Checked) -> str:
     if checked.derived:
         height, width = checked.derived["crop"]
         lines.append(
-            f"  a run would take: zoom {checked.derived['zoom']:.2f}, crops of {height} x {width} pixels, "
+            f"  a run would use: zoom {checked.derived['zoom']:.2f}, crops of {height} x {width} pixels, "
             f"{checked.derived['queries']} queries"
         )
     lines += [f"  {note}" for note in checked.notes]

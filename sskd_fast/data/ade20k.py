@@ -1,4 +1,4 @@
-"""ADE20K instances in the official folders of the scene parsing benchmark: images/ and annotations_instance/."""
+"""ADE20K instances in the folders of the scene parsing benchmark: images/ and annotations_instance/."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _CURE = (
 
 
 class Ade20k(IdMapImages):
-    """The instances of a split ("train" or "val"): a hundred classes of things, with the category ids 1 to 100.
+    """The instances of a split ("train" or "val"): a hundred thing classes with category ids 1 to 100.
 
-    Annotation pictures hold the class in their red channel and the number of the instance in their green one.  Class
-    names come from imgCatIds.json or instanceInfo100_train.txt in `root` where one is there.  Raises DataError where
-    the folders hold no image.
+    Annotation pictures hold the class in the red channel and the instance number in the green channel.  Class names
+    come from imgCatIds.json or instanceInfo100_train.txt in `root` if one exists.  Raises DataError if the folders have
+    no image.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Ade20k(IdMapImages):
         )
 
     def read_labels(self, path: Path) -> MaskLayers:
-        """The instances of an annotation picture; MaskError where an instance has no class that there is."""
+        """The instances of an annotation picture.  Raises MaskError for an instance of an unknown class."""
         picture = read_id_map(path)
         if picture.ndim != 3 or picture.shape[2] < 3 or picture.dtype != np.uint8:
             channels = picture.shape[2] if picture.ndim > 2 else 1
@@ -79,7 +79,7 @@ class Ade20k(IdMapImages):
         values = values[values & 255 > 0]
         numbers, count = np.unique(values & 255, return_counts=True)
         for number in numbers[count > 1]:
-            # Of several classes, that of the first pixel counts, as in the benchmark's own conversion to COCO.
+            # If there are several classes, the first pixel's counts, as in the benchmark's own conversion to COCO.
             of_instance = picture[..., 1] == number
             codes[of_instance] = codes[of_instance][0]
             values = values[(values & 255 != number) | (values == codes[of_instance][0])]
@@ -92,8 +92,10 @@ class Ade20k(IdMapImages):
 
 
 def read_categories(root: Path) -> list[str]:
-    """The class names of the benchmark, from its category list where `root` holds one; DataError where that is not one
-    of classes 1, 2, ..."""
+    """The class names of the benchmark, from its category list if `root` has one.
+
+    Raises DataError unless the list has the classes 1, 2, ...
+    """
     path = next((root / name for name in _CATEGORY_FILES if (root / name).is_file()), None)
     if path is None:
         return list(CLASSES)
@@ -113,6 +115,6 @@ def _json_categories(content: dict[str, Any]) -> dict[int, str]:
 
 
 def _listed_categories(text: str) -> dict[int, str]:
-    """Lines of number, name, number of instances, pixels, between tabs, under a line of titles."""
+    """Class names by number from tab-separated lines (number, name, instances, pixels) below a header."""
     rows = [re.split(r"\s*\t+\s*", line.strip()) for line in text.splitlines()[1:] if line.strip()]
     return {int(row[0]): row[1] for row in rows}

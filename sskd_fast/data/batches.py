@@ -1,4 +1,4 @@
-"""The stream of training batches: step s is a pure function of the seed and s, whoever computes it.
+"""The stream of training batches. Step s is a pure function of the seed and s, on any number of workers.
 
 Shape letters: B images, H x W pixels of a view, n instances.
 """
@@ -38,13 +38,13 @@ def batches(
     weights: Sequence[float] | None = None,
     share: slice = slice(None),
 ) -> Iterator[Batch]:
-    """Batches of steps start_step, start_step + 1, ...; the same whatever the number of workers.
+    """Batches of steps start_step, start_step + 1, ...; the same for any number of workers.
 
-    Images come in seeded permutations, one an epoch, that run on from batch to batch, so a set smaller than a batch
-    repeats within it; with `weights` (one an image, not negative) they are drawn independently in proportion to them.
-    steps: how many batches, endless where None.  workers: processes that prepare batches, 0 for none.  share: the
-    places of a batch that are drawn here, all by default; other ranks draw the others.  Raises ValueError for an empty
-    set, a batch size below 1 and weights that do not fit.
+    Images come in one seeded permutation per epoch. Permutations continue across batches, so a set smaller than a batch
+    repeats within it.  With `weights` (one per image, not negative), images are drawn independently in proportion.
+    steps: number of batches, None for an endless stream.  workers: processes that prepare batches, 0 for none.  share:
+    the positions of a batch that this process draws, all by default; other ranks draw the rest.  Raises ValueError for
+    an empty set, a batch size below 1, or invalid weights.
     """
     if len(source) == 0:
         raise ValueError(f"{source.name or 'the data set'} has no image; expected at least one to draw batches from")
@@ -73,9 +73,9 @@ def batches(
 
 
 def balance_weights(labels: Sequence[str], *, damped: bool = False) -> list[float]:
-    """A weight for each image such that every distinct label is drawn equally often, summing to 1.
+    """A weight for each image, summing to 1, so that all distinct labels are drawn equally often.
 
-    damped: labels in proportion to the square root of their frequency instead, between balanced and as they come.
+    damped: draw labels in proportion to the square root of their frequency, halfway to the natural frequencies.
     """
     counts = Counter(labels)
     share = {label: count**0.5 if damped else 1.0 for label, count in counts.items()}
@@ -84,14 +84,14 @@ def balance_weights(labels: Sequence[str], *, damped: bool = False) -> list[floa
 
 
 def derived_seed(*parts: int) -> int:
-    """A 63-bit seed from integers, well mixed: neighbouring seeds and steps give unrelated streams."""
+    """A 63-bit seed hashed from integers, so that neighbouring seeds and steps give unrelated streams."""
     packed = struct.pack(f"<{len(parts)}q", *parts)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 @dataclass
 class _Packed:
-    """A batch whose instances lie in one tensor a field: few tensors to pass between processes."""
+    """A batch with one tensor per field for all instances, so that few tensors pass between processes."""
 
     images: Tensor
     valid: Tensor
@@ -104,7 +104,7 @@ class _Packed:
     joint_size: int
 
     def pin_memory(self) -> _Packed:
-        """The same in page-locked memory, from which copies to a device need not be waited for."""
+        """A copy in page-locked memory, from which copies to a device are asynchronous."""
         return replace(
             self,
             images=self.images.pin_memory(),
@@ -131,7 +131,7 @@ def _as_it_is(packed: Any) -> Any:
 
 
 class _Steps(Dataset[_Packed]):
-    """Step number -> packed batch."""
+    """Dataset of packed batches by step number."""
 
     def __init__(
         self, source: ImageSource, batch_size: int, views: Views, seed: int, cumulative: list[float] | None,

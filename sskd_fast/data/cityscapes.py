@@ -11,7 +11,7 @@ from sskd_fast.data.masks import MaskLayers
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageRecord
 from sskd_fast.rle import MaskError
 
-# The classes that are evaluated by instance, and their label ids.
+# The classes with instance evaluation, and their label ids.
 CLASSES = {
     "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
@@ -25,11 +25,11 @@ _CURE = (
 
 
 class Cityscapes(IdMapImages):
-    """The fine annotations of a split ("train" or "val"): its eight classes of things.
+    """The fine annotations of a split ("train" or "val") with their eight thing classes.
 
-    A group that annotators did not tell apart (its value is the bare label id) is a crowd region of its class, as in
-    the official evaluation; caravans, trailers and everything else are background.  Category ids are label ids; every
-    image has the field "city".  Raises DataError where the folders hold no image.
+    A group that annotators did not separate (its value is the bare label id) is a crowd region of its class, as in the
+    official evaluation.  Caravans, trailers and everything else are background.  Category ids are label ids; each image
+    has the field "city".  Raises DataError if the folders have no image.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Cityscapes(IdMapImages):
         )
 
     def read_labels(self, path: Path) -> MaskLayers:
-        """The instances of a *_gtFine_instanceIds.png; MaskError where its values are no instance ids."""
+        """The instances of a *_gtFine_instanceIds.png.  Raises MaskError if its values are not instance ids."""
         picture = read_id_map(path)
         if picture.ndim != 2 or picture.dtype == np.uint8 or not 0 <= picture.max() < 1 << 16:
             raise MaskError(

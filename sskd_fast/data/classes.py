@@ -1,4 +1,4 @@
-"""The classes of a data set: which categories they are, and in what order."""
+"""The classes of a data set: selection and order of categories."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def ordered_categories(
 ) -> list[Mapping[str, Any]]:
     """COCO categories with integer ids in the order of the class indices.
 
-    class_names: that order, by name; None for the order of the category ids.  Categories of other names are left out.
-    Raises DataError, naming `file`, for a class that has no category.
+    class_names: the order, by name; None for the order of the category ids.  Categories with other names are left out.
+    Raises DataError naming `file` for a class without a category.
     """
     categories = sorted(listed, key=lambda category: int(category["id"]))
     if class_names is None:
@@ -29,7 +29,7 @@ def ordered_categories(
 
 
 def spelling_variants(names: Iterable[str]) -> list[list[str]]:
-    """Names that differ only in case or white space, sorted, those of one word together."""
+    """Sorted groups of names that differ only in case or white space."""
     by_word: dict[str, set[str]] = defaultdict(set)
     for name in names:
         by_word[" ".join(name.split()).casefold()].add(name)

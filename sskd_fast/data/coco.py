@@ -24,12 +24,12 @@ from sskd_fast.rle import MaskError, encode_segmentation
 class CocoInstances(LabeledImages):
     """The images and instance masks of a COCO annotation file.
 
-    annotations: the file, or its content.  images: the folder that holds the image files.  class_names: the classes in
-    the order of their indices, where it is not the order of the category ids; annotations of other categories are left
-    out. name: how the set is called in messages.  stretch, cache_bytes: see ImageCollection.  confine: refuse
-    file names that lead out of `images`.
-    Category ids may have gaps: `category_ids[index]` is the COCO id of class `index`.  Raises DataError where the file
-    does not hold what training needs; a faulty mask is reported when its image is first read, or by `check_dataset`
+    annotations: the file, or its content.  images: the folder of the image files.  class_names: the classes in the
+    order of their indices; by default the order of the category ids.  Annotations of other categories are left out.
+    name: name of the set in messages.  stretch, cache_bytes: see ImageCollection.  confine: reject file names that
+    point outside `images`.
+    Category ids may have gaps: `category_ids[index]` is the COCO id of class `index`.  Raises DataError if the file
+    lacks anything that training needs; a faulty mask is reported when its image is first read, or by `check_dataset`
     beforehand.
     """
 
@@ -92,16 +92,19 @@ class CocoInstances(LabeledImages):
         return DataError([Problem(self.file, item, error.found, error.expected, error.cure)])
 
     def categories(self) -> list[dict[str, Any]]:
-        """The categories as the file has them, in the order of the classes."""
+        """The category records of the file in the order of the classes."""
         return [dict(category) for category in self._categories]
 
     def listed(self, index: int) -> int:
-        """Annotations that the file lists for an image, those without a pixel among them."""
+        """The number of annotations that the file lists for an image, including masks without a pixel."""
         return len(self._annotations[self.records[index].image_id])
 
     def annotations(self, index: int) -> list[dict[str, Any]]:
-        """The annotations of an image as COCO's, with compressed RLE; area and bbox are those of the mask, whatever the
-        file states.  Masks without a pixel are left out, as in training."""
+        """The annotations of an image in COCO form, with compressed RLE.
+
+        Area and bbox are computed from the mask, not taken from the file.  Masks without a pixel are left out, as in
+        training.
+        """
         height, width = self.size(index)
         listed = self._listed(index)
         encoded = [self._encode(annotation, height, width) for annotation in listed]
@@ -113,7 +116,7 @@ class CocoInstances(LabeledImages):
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """The content of a COCO annotation file with its three lists; DataError where it is missing or malformed."""
+    """The content of a COCO annotation file with its three lists.  Raises DataError if it is missing or malformed."""
     expected = 'a JSON object with the lists "images", "annotations" and "categories"'
     cure = "Export the annotations in COCO's instance format, or name theirs with --format."
     content = read_json(path, expected, cure)
@@ -125,18 +128,18 @@ def read_annotations(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(path: Path, keys: Sequence[str]) -> None:
-    """Raises DataError if a list is there twice at the top: JSON's reader keeps the last one alone.
+    """Raises DataError if a top-level list occurs twice, since the JSON reader keeps only the last one.
 
-    Only files that hold a key's text twice are parsed once more, with a look at the pairs of every object.
+    Only files that contain a key's text twice are parsed a second time, with all key-value pairs.
     """
     content = path.read_bytes()
-    letters = content.replace(b"\0", b"")  # of UTF-16 and 32
+    letters = content.replace(b"\0", b"")  # of UTF-16 and UTF-32
     if all(letters.count(f'"{key}"'.encode()) < 2 for key in keys):
         return
     pairs: list[tuple[str, Any]] = []
 
     def note(of_object: list[tuple[str, Any]]) -> None:
-        pairs[:] = of_object  # those of the outermost object come last
+        pairs[:] = of_object  # the outermost object comes last
 
     json.loads(content, object_pairs_hook=note)
     for key, count in Counter(key for key, _ in pairs).items():

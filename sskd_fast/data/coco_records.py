@@ -1,4 +1,4 @@
-"""The records of a COCO file, each scalar read once and strictly: what training, evaluation and checks see of it."""
+"""The records of a COCO file with scalars read strictly, once, for training, evaluation and checks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NUMBER_ANEW = "Number the {kind} with integers, in the annotations too."
 
 @dataclass
 class CocoRecords:
-    """Sound records of a COCO file.
+    """Valid records of a COCO file.
 
-    images, categories: by id.  An image has "id", "file_name", "size" (height, width) or None, and its further fields
-    under "extra" as text.  An annotation has "id", "image_id", "category_id", "iscrowd" (bool), and "segmentation",
-    "area" and "bbox" as the file has them: the last two are compared with the mask, never used in its place.  Its id
-    may be text or None, since nothing refers to it.
+    images, categories: by id.  An image has "id", "file_name", "size" (height, width) or None, and other fields as text
+    under "extra".  An annotation has "id", "image_id", "category_id", "iscrowd" (bool), and "segmentation", "area" and
+    "bbox" as in the file.  The last two are only compared with the mask.  An annotation's id may be text or None, since
+    nothing refers to it.
     """
 
     file: str | Path
@@ -33,9 +33,9 @@ class CocoRecords:
 
 
 def coco_records(content: Mapping[str, Any], file: str | Path, findings: Findings) -> CocoRecords:
-    """The sound records of a COCO instances dict; every other one is a problem of `file`, added to `findings`.
+    """The valid records of a COCO instances dict; each invalid one adds a problem of `file` to `findings`.
 
-    Annotations of an image or a category that is a problem itself are left out without a further one.
+    Annotations of an invalid image or category are left out without another problem.
     Ids that are integers as text are converted if no two of them become the same.
     """
     records = CocoRecords(file)
@@ -53,19 +53,19 @@ def coco_records(content: Mapping[str, Any], file: str | Path, findings: Finding
 
 
 def annotation_item(annotation: Mapping[str, Any]) -> str:
-    """The name of an annotation of CocoRecords in messages."""
+    """The name of a CocoRecords annotation in messages."""
     return f"annotation {annotation['id']} of image {annotation['image_id']}"
 
 
 class _Fields:
-    """The fields of one record; those that cannot be read are noted as its problems."""
+    """The fields of one record; unreadable ones are recorded as its problems."""
 
     def __init__(self, record: Mapping[str, Any], file: str | Path, item: str, findings: Findings) -> None:
         self.record, self.file, self.item, self.findings = record, file, item, findings
         self.sound = True
 
     def read(self, key: str, read: Callable[[Any], Any], cure: str = _RECORD) -> Any:
-        """The field as `read` takes it, None with a problem if it cannot be read."""
+        """The field converted by `read`; None, with a problem, if that fails."""
         try:
             return read(self.record[key])
         except KeyError:
@@ -75,7 +75,7 @@ class _Fields:
         return None
 
     def fault(self, found: str, expected: str, cure: str) -> None:
-        """Notes a problem of the record."""
+        """Records a problem of the record."""
         self.sound = False
         self.findings.add(self.file, self.item, found, expected, cure)
 
@@ -155,7 +155,7 @@ def _extra(image: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _stated_id(record: object) -> int | str | None:
-    """The id of a record, in words if it cannot be read; None without any."""
+    """The id of a record, or a description of it if it cannot be read; None if it has none."""
     if not isinstance(record, dict) or "id" not in record:
         return None
     try:
@@ -167,7 +167,7 @@ def _stated_id(record: object) -> int | str | None:
 def _annotation(
     annotation: object, number: int, records: CocoRecords, refused: Mapping[str, Set[int | str]], findings: Findings
 ) -> dict[str, Any] | None:
-    """The sound fields of an annotation; None, and its problems, if it has others."""
+    """The fields of a valid annotation; None, with problems, for an invalid one."""
     if not isinstance(annotation, dict):
         found = f"the value {str(annotation)[:80]}"
         findings.add(records.file, f"annotations[{number}]", found, "an object", _RECORD)
@@ -208,7 +208,10 @@ _REFERENCES = {
 
 
 def _reference(kind: str, fields: _Fields, known: Mapping[int, Any], refused: Set[int | str]) -> int | None:
-    """The id of a record that an annotation names; None, and a problem unless that record has one."""
+    """The id of the record that an annotation refers to; None if it is invalid.
+
+    Adds a problem, unless that record itself has one.
+    """
     cure, expected = _REFERENCES[kind]
     key = f"{kind}_id"
     if fields.record.get(key) is None:

@@ -1,7 +1,7 @@
-"""Image files of the same content, whatever their names.
+"""Image files with the same content under any names.
 
-Bytes are compared where nothing is decoded: as a run starts, and where splits are drawn.  Decoding every image for
-that would take as long as the check, which hashes the pixels of each image that it reads anyway.
+Bytes are compared if nothing is decoded: at the start of a run, and when splits are drawn.  Decoding all images there
+would take as long as the check, which hashes the pixels of each image that it reads anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sskd_fast.data.tars import file_size, open_file
 
 
 def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Path]:
-    """Files of `second` with the bytes of a file of `first` -> that file; only files of equal size are read."""
+    """Maps files of `second` to the file of `first` with the same bytes.  Reads only files of equal size."""
     kept, asked = dict.fromkeys(first), dict.fromkeys(second)
     by_size = _by_size(kept)
     asked_by_size = _by_size(asked)
@@ -34,7 +34,7 @@ def same_content(first: Iterable[Path], second: Iterable[Path]) -> dict[Path, Pa
 
 
 def copies(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Files with the bytes of an earlier one -> the first of these; only files of equal size are read."""
+    """Maps files to the first earlier file with the same bytes.  Reads only files of equal size."""
     alike = [path for group in _by_size(dict.fromkeys(paths)).values() if len(group) > 1 for path in group]
     first: dict[str, Path] = {}
     digests = zip(alike, in_threads(content_hash, alike), strict=True)
@@ -42,7 +42,7 @@ def copies(paths: Iterable[Path]) -> dict[Path, Path]:
 
 
 def pixel_hash(pixels: NDArray[np.uint8]) -> str:
-    """A hash of an image (H, W) or (H, W, 3) uint8; the same for grey pixels in one channel and in three."""
+    """A hash of an image (H, W) or (H, W, 3) uint8; equal for a grey image with one and with three channels."""
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
@@ -51,7 +51,7 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> str:
 
 
 def same_pixels(first: Mapping[Path, str], second: Mapping[Path, str]) -> dict[Path, Path]:
-    """Files of `second` with the pixels of a file of `first` -> that file.  first, second: path -> `pixel_hash`."""
+    """Maps files of `second` to the file of `first` with the same pixels.  first, second: path -> `pixel_hash`."""
     by_hash: dict[str, Path] = {}
     for path, digest in first.items():
         by_hash.setdefault(digest, path)

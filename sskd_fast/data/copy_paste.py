@@ -1,4 +1,4 @@
-"""Copy-paste: instances of one labelled view, with their pixels, on another view of the same batch.
+"""Copy-paste augmentation: pastes instances of a labelled view, with their pixels, onto another view.
 
 Source: "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation".
 """
@@ -12,17 +12,16 @@ from torch import Tensor
 
 from sskd_fast.data.instances import Batch, Instances
 
-# The farthest a pasted group moves, as a share of the view's side.
+# Largest shift of a pasted group as a share of the view's side.
 _FARTHEST = 1 / 3
 
 
 def paste_instances(batch: Batch, source: Batch, probability: float, min_pixels: int, seed: int) -> Batch:
-    """The batch with instances of `source`, a batch of labelled views of the same size, pasted on some of its views.
+    """The batch with instances of `source`, a batch of labelled views of the same size, pasted onto some of its views.
 
-    A view is pasted on with this probability: about half of the instances of one view of `source`, moved by up to a
-    third of the side and mirrored half of the time, in the weak and the strong view alike.  Instances of which fewer
-    than `min_pixels` remain are taken out; their pixels are neither object nor background.  A pure function of its
-    arguments.
+    Each view is chosen with `probability`.  It gets about half of the instances of one view of `source`, shifted by up
+    to a third of the side and mirrored half of the time, equally in the weak and the strong view.  Instances left with
+    fewer than `min_pixels` are removed, and the losses ignore their pixels.  A pure function of its arguments.
     """
     generator = torch.Generator().manual_seed(seed)
     weak, strong, valid, targets = batch.weak.clone(), batch.strong.clone(), batch.valid.clone(), []
@@ -47,7 +46,7 @@ def paste_instances(batch: Batch, source: Batch, probability: float, min_pixels:
 
 
 def _some(instances: Instances, generator: torch.Generator) -> Instances:
-    """About half of the instances, one at least if there is one."""
+    """About half of the instances, and at least one if there are any."""
     keep = torch.rand(len(instances), generator=generator) < 0.5
     if len(instances) and not bool(keep.any()):
         keep[int(torch.randint(len(instances), (1,), generator=generator))] = True
@@ -62,7 +61,7 @@ def _joined(first: Instances, second: Instances) -> Instances:
 
 
 class _Move:
-    """A shift by whole pixels, after a mirror image or not; what comes in from outside is 0."""
+    """A shift by whole pixels with an optional mirroring before it; pixels from outside are 0."""
 
     def __init__(self, down: int, right: int, mirrored: bool) -> None:
         self.down, self.right, self.mirrored = down, right, mirrored
@@ -76,7 +75,7 @@ class _Move:
         )  # fmt: skip
 
     def of(self, pixels: Tensor) -> Tensor:
-        """pixels (..., H, W) -> the same shape."""
+        """Moves pixels (..., H, W); returns the same shape."""
         pixels = pixels.flip(-1) if self.mirrored else pixels
         height, width = pixels.shape[-2:]
         moved = torch.zeros_like(pixels)
@@ -87,5 +86,5 @@ class _Move:
 
 
 def _overlap(shift: int, length: int) -> tuple[slice, slice]:
-    """The slices of a row that its pixels go to and come from when they move by `shift`."""
+    """The target and source slices along one axis for a shift of its pixels."""
     return slice(max(0, shift), length + min(0, shift)), slice(max(0, -shift), length + min(0, -shift))

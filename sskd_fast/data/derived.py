@@ -1,4 +1,4 @@
-"""Zoom, crop, queries and detections of a run, taken from its images if no setting says them."""
+"""Zoom, crop, queries and detections of a run, derived from its images if not set."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views, ViewsConfig
 
 OBJECT_PIXELS = 24.0
-# Learning and matching take time with the queries, merging with the square of the detections.
+# The cost of training and matching grows with the queries, that of merging with the square of the detections.
 MOST_QUERIES, MOST_DETECTIONS = 300, 2000
 
 
 def natural_zoom(objects: Objects) -> float:
-    """The factor that brings the median object to at most 24 pixels across: what small nets and crops can take in."""
+    """The zoom that brings the median object to at most 24 pixels across, which suits small networks and crops."""
     return min(1.0, OBJECT_PIXELS / math.sqrt(float(np.median(objects.areas)))) if objects.areas else 1.0
 
 
 def resolve_views(config: ViewsConfig, source: ImageCollection, zoom: float) -> Views:
-    """The views at this zoom; a crop size of 0 becomes the images' median shorter side, 64 to 128, a multiple of 32."""
+    """The views at this zoom.
+
+    A crop size of 0 becomes the median shorter side of the images, from 64 to 128 and a multiple of 32.
+    """
     size = config.sides
     if not min(size):
         sides = [min(source.size(i)) * zoom for i in range(len(source))]
@@ -35,14 +38,14 @@ def resolve_views(config: ViewsConfig, source: ImageCollection, zoom: float) -> 
 
 
 def crop_counts(source: LabeledImages, objects: Objects, views: Views, zoom: float) -> list[float]:
-    """Objects of a crop, for every image with objects: as many of the image's as the crop's share of its area."""
+    """Expected objects in a crop for each image with objects: its number times the crop's share of its area."""
     crop = math.prod(views.size)
     shares = (1.0 if views.fit else crop / (math.prod(source.size(i)) * zoom**2) for i in range(len(source)))
     return [count * min(1.0, share) for count, share in zip(objects.counts, shares, strict=True) if count]
 
 
 def natural_queries(in_crop: Sequence[float]) -> int:
-    """Queries for crops with so many objects: twice those of a crowded one (`_crowded`), between 16 and 300."""
+    """Queries for these numbers of objects in a crop: twice those of a crowded crop (`_crowded`), from 16 to 300."""
     return int(np.clip(math.ceil(2 * _crowded(in_crop)), 16, MOST_QUERIES))
 
 
@@ -51,12 +54,12 @@ def _roomy_queries(in_crop: Sequence[float]) -> int:
 
 
 def _crowded(in_crop: Sequence[float]) -> float:
-    """The 95th percentile; 0 without a crop."""
+    """The 95th percentile; 0 without crops."""
     return float(np.percentile(in_crop, 95)) if in_crop else 0.0
 
 
 def natural_detections(counts: Sequence[int]) -> int:
-    """Detections an image, from the objects of each: half more than the most, in fifties, between 100 and 2000."""
+    """Detections per image: 1.5 times the most objects on an image, in steps of fifty, from 100 to 2000."""
     return min(_roomy_detections(counts), MOST_DETECTIONS)
 
 
@@ -65,9 +68,9 @@ def _roomy_detections(counts: Sequence[int]) -> int:
 
 
 def detections_warnings(objects: Mapping[str, Objects], detections: int) -> list[str]:
-    """A line for each set with an image of more objects than the detections that are kept, with the cure.
+    """A warning, with the cure, for each set with more objects on an image than detections kept.
 
-    objects: of sets by the kind of their images, such as "labelled".
+    objects: by kind of image, such as "labelled".
     """
     wanted = _roomy_detections([found.most for found in objects.values()])
     tiles = ", or cut the images into tiles: merging takes time with its square" if wanted > MOST_DETECTIONS else ""
@@ -85,7 +88,7 @@ def _shown(name: str, objects: Objects) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a run can find: queries of a crop, detections and pseudo-labels of an image."""
+    """Limits of a run: queries per crop, detections and pseudo-labels per image."""
 
     queries: int
     detections: int
@@ -101,17 +104,17 @@ class Limits:
         detections: int,
         labels: Callable[[int], int],
     ) -> Limits:
-        """Those of the settings (0: none), else from the objects of every set's images and of labelled crops.
+        """The limits from the settings; those set to 0 are derived from the objects in images and labelled crops.
 
-        labels: from the detections of an image to the pseudo-labels of one.
+        labels: maps the limit of detections to the limit of pseudo-labels.
         """
         found = detections or natural_detections([of_set.most for of_set in objects.values()])
         return cls(queries or natural_queries(in_crop["labelled"]), found, labels(found))
 
     def warnings(self, objects: Mapping[str, Objects], in_crop: Mapping[str, Sequence[float]]) -> list[str]:
-        """The limits that objects exceed, with the flags that raise them.
+        """Warnings for limits that objects exceed, with the flags that raise them.
 
-        objects: of the "labelled" images, and of others by their kind.  in_crop: `crop_counts` of the same sets.
+        objects: by kind of image, "labelled" among them.  in_crop: `crop_counts` of the same sets.
         """
         found, labeled = detections_warnings(objects, self.detections), objects["labelled"]
         if labeled.most > self.labels:
@@ -132,10 +135,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Derived:
-    """Settings of a run, as they are given or as its images need them.
+    """Settings of a run, given or derived from its images.
 
-    objects: of the "labelled" images, and of those for "validation" if there are any.  warnings: of given limits that
-    objects exceed.
+    objects: of the "labelled" images, and of the "validation" images if there are any.  warnings: about given limits
+    that objects exceed.
     """
 
     zoom: float
@@ -155,10 +158,10 @@ def derive(
     detections: int,
     labels: Callable[[int], int],
 ) -> Derived:
-    """Zoom, views and limits; what is 0 comes from all images, whatever their order.
+    """Zoom, views and limits of a run; settings of 0 are derived from all images, in any order.
 
-    Zoom, crop and queries come from labelled images alone.  Objects of validation images are counted too.  That leaks
-    nothing of them into training: their number only bounds how many detections and pseudo-labels an image keeps.
+    Zoom, crop and queries come from labelled images only.  Validation images are counted too.  That leaks nothing into
+    training: their number of objects only bounds the detections and pseudo-labels kept per image.
     labels: see `Limits.natural`.  Raises DataError for a faulty mask.
     """
     sets = {"labelled": labeled} | ({} if val is None else {"validation": val})

@@ -1,4 +1,4 @@
-"""Checks of a whole data set before training: every finding at once, with its file, its id and its cure."""
+"""Checks of a whole data set before training, which report all findings at once with file, id and cure."""
 
 from __future__ import annotations
 
@@ -34,23 +34,24 @@ def check_dataset(
     read: Reader = read_coco,
     confine: bool = False,
 ) -> list[str]:
-    """Checks a data set as training will use it; returns warnings, raises DataError with all problems otherwise.
+    """Checks a data set as training will use it.  Returns warnings, or raises DataError with all problems.
 
     annotations, images: the training set, its labels and its image folder.  val, val_images: the validation set
     (val_images: by default `images`).  unlabeled: a folder of plain images.  class_names: classes that must exist.
-    group_key: field of the image records that no value of may occur in both sets.  decode: read every image whole,
-    which finds damaged files; False reads the headers only.  read: from labels to a COCO instances dict, see
-    formats.table.READERS.  confine: refuse file names that lead out of the folder of images.
+    group_key: field of the image records whose values must not occur in both sets.  decode: decode all images, which
+    finds damaged files; False reads only the headers.  read: reads labels into a COCO instances dict, see
+    formats.table.READERS.  confine: reject file names that point outside the image folder.
 
-    Problems: paths that do not exist, said before anything is read; malformed JSON or records; repeated image or
-    category ids; missing image files, said before any image is decoded; unreadable or differently sized images;
+    Problems: missing paths, reported before anything is read; malformed JSON or records; repeated image or category
+    ids; missing image files, reported before any image is decoded; unreadable or differently sized images;
     annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of another
-    size; a quarter of the masks or more outside of their images; masks that fit the stated boxes if written another
-    way; no instance at all; validation images, by bytes or by pixels, or groups that are in the training set too;
-    training classes that validation does not list.  Warnings: gaps in the category ids
-    (they are mapped), classes without instances, most images without an object, masks without a pixel (they are
-    dropped), objects and images that are there twice, stated areas and boxes far from the masks, repeated annotation
-    ids, image files found under another spelling.  Passed checks with `decode` are remembered (see `check_key`).
+    size; a quarter of the masks or more outside their images; masks that fit the stated boxes if read in another way;
+    no instance at all; validation images (by bytes or pixels) or groups that are also in the training set; training
+    classes that validation does not list.
+    Warnings: gaps in the category ids (they are mapped), classes without instances, mostly images without objects,
+    masks without a pixel (they are dropped), duplicate objects and images, stated areas and boxes far from the masks,
+    repeated annotation ids, image files found under another spelling.
+    Passed checks with `decode` are remembered (see `check_key`).
     """
     val_images = Path(val_images or images)
     sets = [LabelSet(Path(annotations), Path(images))] + ([LabelSet(Path(val), val_images)] if val is not None else [])
@@ -90,14 +91,14 @@ def check_folders(
     group_key: str | None = None,
     decode: bool = True,
 ) -> list[str]:
-    """`check_dataset` for sets with an annotation picture beside each image, as Cityscapes and ADE20K come."""
+    """`check_dataset` for sets with an annotation picture for each image, such as Cityscapes and ADE20K."""
     findings = Findings()
     checked, validation = check_id_maps(train, findings, decode), check_id_maps(val, findings, decode)
     return _check_together(checked, validation, findings, unlabeled, group_key, decode)
 
 
 def check_images(folder: Path, *, decode: bool = True) -> None:
-    """Checks a folder of plain images by itself; raises DataError with every one that cannot be read."""
+    """Checks a folder of plain images on its own.  Raises DataError with all unreadable ones."""
     findings = Findings()
     _check_unlabeled(folder, findings, decode)
     if findings.problems:
@@ -112,7 +113,7 @@ def _check_together(
     group_key: str | None,
     decode: bool,
 ) -> list[str]:
-    """Checks of several sets against one another; returns the warnings, raises DataError if anything was found."""
+    """Checks several sets against each other.  Returns the warnings, or raises DataError if there are problems."""
     if validation is not None:
         _check_overlap(train, validation, findings)
         if group_key is not None:
@@ -126,7 +127,7 @@ def _check_together(
 
 
 def _perhaps_elsewhere(problem: Problem) -> Problem:
-    """Of an image that is not there: the validation images may have a folder of their own, which was not given."""
+    """Adds a hint to the problem of a missing image: validation images may have their own folder, not given."""
     if problem.found != MISSING_IMAGE:
         return problem
     cure = "If the validation images have a folder of their own, name it: --val-images DIR (data.val_images)."
@@ -142,7 +143,7 @@ def _check_validation_classes(train: CheckedFile, validation: CheckedFile, findi
 
 
 def _check_overlap(train: CheckedFile, validation: CheckedFile, findings: Findings) -> None:
-    """Validation images that are training images: files of the same bytes or pixels, whatever their ids and names."""
+    """Finds validation images that are also training images, by bytes or pixels, under any ids and names."""
     twins = same_content(*([record.path for record in part.images.values()] for part in (train, validation)))
     resaved = same_pixels(train.pixels, validation.pixels)
     cure = "Take it out of one of them: validation figures would be too good."
@@ -157,7 +158,7 @@ def _check_overlap(train: CheckedFile, validation: CheckedFile, findings: Findin
 
 
 def without_known(plain: ImageCollection, known: Iterable[ImageCollection], warnings: list[str]) -> ImageCollection:
-    """The images of `plain` that are in no set of `known`, by content; a warning says which ones are left out.
+    """The images of `plain` that no set of `known` has, compared by content; a warning names those left out.
 
     Raises DataError if none remains.
     """
@@ -194,7 +195,7 @@ def _group_members(checked: CheckedFile, key: str) -> Mapping[str, list[int]]:
 
 
 def _warn_of_resaved(plain: CheckedFile, known: Sequence[CheckedFile], findings: Findings) -> None:
-    """Warns of unlabelled images with the pixels, but not the bytes, of others: `without_known` leaves those out."""
+    """Warns of unlabelled images with the pixels but not the bytes of known ones; see `without_known` for bytes."""
     pixels = {path: digest for part in known for path, digest in part.pixels.items()}
     copies = same_content(pixels, plain.pixels)
     resaved = {path: first for path, first in same_pixels(pixels, plain.pixels).items() if path not in copies}

@@ -1,10 +1,10 @@
 """The embedded data set: procedural scenes from a seed, in a generic source and a shifted target domain.
 
-Four classes are shapes (disc, triangle, cross, ring). The source domain lays them out freely, with colours, textures
-and rims that mostly tell the class: the teacher and the student backbone are pretrained on it, as foundation models are
-on web images. The target domain shows chains of touching and overlapping instances of one class, with colours that fix
-only a pair of classes, unlabelled clutter, stripes, blur, light gradients and noise. Scenes are written in the format a
-user would bring (PNG files and COCO instances), so that everything downstream reads them like any other data.
+Four classes are shapes (disc, triangle, cross, ring). In the source domain they are placed freely, with colours,
+textures and rims that mostly identify the class. The teacher and the student backbone are pretrained on it, as
+foundation models are on web images. The target domain shows chains of touching and overlapping instances of one class.
+Its colours identify only a pair of classes, and it adds unlabelled clutter, stripes, blur, light gradients and noise.
+Scenes are stored as PNG files and COCO instances, like a user's data, so that the rest of the code treats them alike.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _source_color(rng: np.random.Generator, label: int) -> Floats:
 
 
 def _target_color(rng: np.random.Generator, label: int, swap: bool) -> Floats:
-    """Classes (0, 1) share one hue and (2, 3) another: colour fixes a pair, the outline decides."""
+    """Classes (0, 1) share one hue and (2, 3) another: colour gives the pair, and only the outline the class."""
     pair = label // 2
     hue = (0.12 if pair == 0 else 0.62) + rng.uniform(-0.08, 0.08) + (0.04 if swap else 0.0)
     return _rgb(hue, rng.uniform(0.25, 0.7), rng.uniform(0.35, 0.85))
@@ -194,7 +194,7 @@ def _background(rng: np.random.Generator, domain: Domain) -> Floats:
 
 
 def _streaks(rng: np.random.Generator, image: Floats, owner: NDArray[np.int64]) -> None:
-    """Two to six thin unlabelled strokes: clutter below and, one time in three, across the instances."""
+    """Draws two to six thin unlabelled strokes as clutter, behind the instances or, one time in three, across them."""
     for _ in range(int(rng.integers(2, 7))):
         x, y = rng.uniform(0, SIZE, 2)
         angle, length, width = rng.uniform(0, np.pi), rng.uniform(10, 40), rng.uniform(0.6, 1.4)

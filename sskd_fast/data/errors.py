@@ -1,4 +1,4 @@
-"""What is wrong with a data set, said so that the reader can mend it."""
+"""Problems of a data set, each with its place and cure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*")
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: where it is, what is there, what should be, and the way out.
+    """One finding: its place, what was found, what was expected, and the cure.
 
-    file: the file concerned.  item: the image, annotation or category concerned ("" for the file as a whole).
+    file: the file concerned.  item: the image, annotation or category concerned ("" for the whole file).
     """
 
     file: str | Path
@@ -30,12 +30,12 @@ class Problem:
 
     @property
     def cause(self) -> str:
-        """The common part of problems of one cause: what was found, without its numbers and names."""
+        """A key shared by problems of one cause: what was found, without numbers and names."""
         return _PARTICULARS.sub("#", self.found)
 
 
 def grouped(problems: Sequence[Problem]) -> list[str]:
-    """Problems as text, those of one cause together: one in full, how many there are, and where the next ones are."""
+    """Problems as text, grouped by cause: the first in full, the number of others, and the places of the next ones."""
     groups: dict[str, list[Problem]] = {}
     for problem in problems:
         groups.setdefault(problem.cause, []).append(problem)
@@ -49,9 +49,9 @@ def _further(rest: Sequence[Problem]) -> str:
 
 
 class DataError(ValueError):
-    """Data that cannot be used; `problems` holds every finding, the message groups them by cause, up to 200.
+    """Raised for unusable data; `problems` has all findings, and the message groups them by cause, up to 200.
 
-    warnings: of what else the same check found.
+    warnings: warnings of the same check.
     """
 
     def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
@@ -72,17 +72,17 @@ class DataError(ValueError):
 
 @dataclass
 class Findings:
-    """The findings of checks so far: problems that training cannot live with, and warnings of what it copes with."""
+    """Findings of checks so far: problems that stop training, and warnings that do not."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def add(self, file: str | Path, item: str, found: str, expected: str, cure: str) -> None:
-        """Notes a problem; see Problem for the arguments."""
+        """Adds a problem; see Problem for the arguments."""
         self.problems.append(Problem(file, item, found, expected, cure))
 
 
 def named(items: Sequence[object], limit: int = 8) -> str:
-    """The first few items as text, and how many more there are."""
+    """The first few items as text, and the number of the others."""
     text = ", ".join(str(item) for item in items[:limit])
     return text if len(items) <= limit else f"{text} and {len(items) - limit} more"

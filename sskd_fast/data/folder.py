@@ -10,11 +10,10 @@ from sskd_fast.data.source import DEFAULT_CACHE_BYTES, ImageCollection, ImageRec
 
 
 class ImageFolder(ImageCollection):
-    """Every image below a folder, also in tar archives, sorted by path, with ids 1..n; instances are unknown (None).
+    """All images below a folder, also in tar archives, sorted by path, with ids 1..n and without instances (None).
 
-    folder: searched recursively, see `list_images`; `listing` says what was not taken.  name: how the set is called in
-    messages.
-    stretch, cache_bytes: see ImageCollection.  Raises DataError where the folder is missing or holds no image.
+    folder: searched recursively, see `list_images`; `listing` names skipped files.  name: name of the set in messages.
+    stretch, cache_bytes: see ImageCollection.  Raises DataError if the folder is missing or has no image.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Checks of a data set whose instances are the values of annotation pictures, one beside each image."""
+"""Checks of a data set whose instances are pixel values of annotation pictures, one for each image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sskd_fast.rle import MaskError
 
 
 def check_id_maps(source: IdMapImages, findings: Findings, decode: bool) -> CheckedFile:
-    """Opens every image and annotation picture; returns what other checks ask of the set.
+    """Opens all images and annotation pictures; returns the data that other checks need.
 
-    Problems: images or annotation pictures that are missing, damaged or of different size; values that the data set
-    does not define; no instance at all.  Warnings: classes without instances, annotation pictures without an image.
-    decode: read every image whole, which finds damaged files; False reads the headers only.
+    Problems: missing or damaged images or annotation pictures, or of different sizes; values that the data set does not
+    define; no instance at all.  Warnings: classes without instances, annotation pictures without an image.
+    decode: decode all images, which finds damaged files; False reads only the headers.
     """
     own = Findings(warnings=findings.warnings)
     checked = CheckedFile(source.labels_dir, class_names=list(source.class_names))
@@ -33,7 +33,7 @@ def check_id_maps(source: IdMapImages, findings: Findings, decode: bool) -> Chec
 
 
 def _check_labels(source: IdMapImages, findings: Findings) -> None:
-    """Reads every annotation picture and counts the instances of every class."""
+    """Reads all annotation pictures and counts the instances of each class."""
 
     def examine(record: ImageRecord) -> Counter[str] | Problem:
         path = source.label_files[record.image_id]

@@ -1,4 +1,4 @@
-"""Images with an annotation picture each, whose pixel values say which instance of which class they belong to.
+"""Images with an annotation picture each, whose pixel values give instance and class.
 
 Shape letters: H x W pixels, n instances.
 """
@@ -25,12 +25,12 @@ from sskd_fast.rle import MaskError
 
 
 class IdMapImages(LabeledImages):
-    """Images whose instances are the values of an annotation picture of the same size; a data set says how.
+    """Images whose instances are pixel values of an annotation picture of the same size; subclasses define the values.
 
     label_files: image id -> annotation picture, which also states the image's size.  labels_dir, labels_pattern: the
-    folder of these, and what their names match.
-    name, stretch, cache_bytes: see ImageCollection.  A picture that is missing or faulty is reported when it is first
-    read, or by `check_id_maps` beforehand.
+    folder of the annotation pictures and the pattern of their names.
+    name, stretch, cache_bytes: see ImageCollection.  A missing or faulty picture is reported when it is first read, or
+    by `check_id_maps` beforehand.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class IdMapImages(LabeledImages):
 
     @abstractmethod
     def read_labels(self, path: Path) -> MaskLayers:
-        """The instances of an annotation picture; MaskError where it does not hold what the data set defines."""
+        """The instances of an annotation picture.  Raises MaskError for values that the data set does not define."""
 
     def _decode(self, index: int) -> MaskLayers:
         record = self.records[index]
@@ -83,7 +83,7 @@ def _stated_size(path: Path) -> tuple[int, int] | None:
 
 
 def list_images(folder: Path, pattern: str, cure: str) -> list[Path]:
-    """The files of a folder that match, sorted; DataError with the cure where there is none."""
+    """The files of a folder that match a pattern, sorted.  Raises DataError with the cure if there are none."""
     found = sorted(folder.glob(pattern))
     if not found:
         there = f"no file {pattern}" if folder.is_dir() else "the folder does not exist"
@@ -92,7 +92,7 @@ def list_images(folder: Path, pattern: str, cure: str) -> list[Path]:
 
 
 def read_id_map(path: Path) -> NDArray[Any]:
-    """An annotation picture as stored, (H, W) or (H, W, channels); MaskError where it is missing or unreadable."""
+    """An annotation picture as stored, (H, W) or (H, W, channels).  Raises MaskError if it is missing or unreadable."""
     expected, cure = "a readable annotation picture", "Unpack the annotations of the data set again."
     try:
         with any_size, Image.open(path) as image:
@@ -113,7 +113,7 @@ def values_of(codes: NDArray[np.uint16]) -> NDArray[np.int64]:
 def layers_of(
     codes: NDArray[np.uint16], values: NDArray[np.int64], labels: NDArray[np.int64], crowd: NDArray[np.bool_]
 ) -> MaskLayers:
-    """The pixels (H, W) of each of n values as an instance with its label and whether it is a crowd region."""
+    """Makes an instance of the pixels (H, W) with each of n values, given its label and crowd flag."""
     table = np.zeros(1 << 16, dtype=np.uint8 if len(values) <= np.iinfo(np.uint8).max else np.uint16)
     table[values] = np.arange(1, len(values) + 1)
     return MaskLayers(

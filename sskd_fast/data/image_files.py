@@ -1,4 +1,4 @@
-"""Image files found by the names that labels have for them, also if a tool spelt the name in its own way."""
+"""Image files found by the names in labels, even if a tool spelt them differently."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _NEAREST = 20
 
 @dataclass
 class LocatedFiles:
-    """The files of a folder that names stand for.
+    """The files of a folder that match names in labels.
 
-    found: name -> path relative to the folder, for names that are no file as they are.  ambiguous: name -> the files
-    that it may stand for.  missing: names without a file.  outside: names that lead out of the folder.  taken: by path
-    relative to the folder, the names that stand for it.
+    found: name -> path relative to the folder, for names that are not file names themselves.  ambiguous: name -> its
+    possible files.  missing: names without a file.  outside: names that point outside the folder.  taken: path relative
+    to the folder -> names that refer to it.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class LocatedFiles:
 
     @cached_property
     def _by_name(self) -> Mapping[str, list[str]]:
-        """Plain name, NFC and lower case, -> the files of the folder that have it, as paths relative to it."""
+        """Files of the folder by plain name (NFC, lower case), as relative paths."""
         files = defaultdict(list)
         for folder, inner, names in os.walk(self.folder):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
@@ -49,8 +49,7 @@ class LocatedFiles:
         return files
 
     def candidates(self, name: str) -> list[str]:
-        """The files that a name may stand for: of those that end in it, or that it ends in, the ones with most parts in
-        common."""
+        """The possible files for a name: among those whose path ends in it, or that it ends in, the longest matches."""
         for spelling in _spellings(name):
             parts = [part for part in spelling.split("/") if part not in ("", ".", "..")]
             files = self._by_name.get(_plain(parts[-1]), []) if parts else []
@@ -62,7 +61,7 @@ class LocatedFiles:
         return []
 
     def nearest(self, name: str) -> str | None:
-        """The file of the most similar name that no other name stands for; None if no name is similar."""
+        """The file with the most similar name that no other name refers to; None if there is none."""
         last = _plain(_spellings(name)[-1].rsplit("/", 1)[-1])
         unused = ((key, [f for f in files if f not in self.taken]) for key, files in self._by_name.items())
         free = {key: files for key, files in unused if files}
@@ -80,15 +79,15 @@ def _plain(name: str) -> str:
 
 
 def _common_end(first: list[str], second: list[str]) -> int:
-    """The number of parts of the shorter path if the longer one ends in it, else 0: folders that differ are others."""
+    """The number of parts of the shorter path if the longer one ends in it, else 0."""
     length = min(len(first), len(second))
     return length if list(map(_plain, first[-length:])) == list(map(_plain, second[-length:])) else 0
 
 
 def _spellings(name: str) -> list[str]:
-    """A name with the path separators, escapes and addresses of other systems undone, the plainest first."""
+    """Variants of a name without the path separators, escapes and URLs of other systems, the plainest first."""
     parts = None
-    with contextlib.suppress(ValueError):  # of text that only looks like an address
+    with contextlib.suppress(ValueError):  # text that only looks like a URL
         parts = urlsplit(name) if "://" in name or "?" in name else None
     local = parse_qs(parts.query).get("d", [parts.path])[0] if parts is not None else name
     slashes = local.strip().replace("\\", "/")
@@ -100,11 +99,11 @@ def _spellings(name: str) -> list[str]:
 
 
 def locate(names: Iterable[str], folder: Path, *, confine: bool = False) -> LocatedFiles:
-    """The image files that names stand for, relative to `folder`.
+    """Finds the image files for names, relative to `folder`.
 
-    A name that is a file as it stands is that file.  Of another one, backslashes, percent escapes, addresses, upload
-    prefixes, folders before it, upper case and the Unicode form may differ, if one file alone fits and no other name
-    stands for it.  confine: refuse names that lead out of the folder, by links too.
+    A name that is an existing file is that file.  Otherwise backslashes, percent escapes, URLs, upload prefixes,
+    leading folders, case and Unicode form may differ, if exactly one file fits and no other name refers to it.
+    confine: reject names that point outside the folder, also through links.
     """
     located = LocatedFiles(folder)
     root, taken = os.path.realpath(folder), located.taken
@@ -132,8 +131,8 @@ def image_records(
 ) -> dict[int, ImageRecord]:
     """The images of a COCO file with their paths, by id.
 
-    findings: takes a problem for every image without a file, and a warning of names that were read in another spelling.
-    confine: DataError for file names that lead out of `folder`.
+    findings: gets a problem for each image without a file, and a warning about names found under another spelling.
+    confine: raise DataError for file names that point outside `folder`.
     """
     located = locate((image["file_name"] for image in records.images.values()), folder, confine=confine)
     if located.outside:

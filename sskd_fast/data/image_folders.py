@@ -1,4 +1,4 @@
-"""The one place that says which files are images, and why the others of a folder are not taken."""
+"""The one place that decides which files are images, and says why the others in a folder are skipped."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sskd_fast.data.errors import named
 from sskd_fast.data.pixels import in_threads, is_picture, page_count
 from sskd_fast.data.tars import SUFFIX, member_names
 
-# Taken by their names alone, so that a damaged one is reported and not passed over.
+# Accepted by name alone, so that a damaged file is reported instead of skipped.
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif", ".ppm", ".pgm",
     ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga",
 )  # fmt: skip
 IMAGE_WORDS = "images that Pillow reads, such as .png, .jpg, .tif, .webp, .bmp, .jp2 or .avif"
 
-# Of the formats that Pillow opens: programs, videos, and containers that need a program of their own.
+# Formats of Pillow that are not pictures: programs, videos, and containers that need another program.
 _NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# Formats that their first bytes tell for certain; a text file is none of them.
+# Formats that the first bytes identify for certain; no text file looks like them.
 _TOLD_BY_CONTENT = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "JPEG2000", "AVIF")
 _WITH_PAGES = (".tif", ".tiff", ".gif", ".webp", ".apng", ".avif", "")
 
@@ -41,7 +41,7 @@ OTHER = "not images"
 class Listing:
     """The files of a folder and its sub-folders.
 
-    names: of the images, relative to the folder, sorted.  passed: reason -> names of what was not taken.
+    names: image names relative to the folder, sorted.  passed: reason -> names of skipped files and folders.
     """
 
     names: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Listing:
 
     @property
     def passed_words(self) -> str:
-        """The number of files and folders that were not taken, by reason with examples, as a line; "" for none."""
+        """A line on skipped files and folders: numbers by reason, with examples; "" if there are none."""
         if not self.passed:
             return ""
         of_reasons = sorted(self.passed.items())
@@ -66,9 +66,9 @@ def _examples(reason: str, names: Sequence[str]) -> str:
 
 
 def list_images(folder: Path, *, tars: bool = False) -> Listing:
-    """The images below a folder, and what was not taken; nothing at all if there is no such folder.
+    """The images below a folder, and the skipped files; empty if the folder does not exist.
 
-    tars: take the images in tar archives too; what else an archive holds is left out without a word.
+    tars: include images in tar archives; other members of an archive are ignored silently.
     Hidden files and folders are left out.  Links are followed, to each folder and each file once.
     """
     passed: dict[str, list[str]] = defaultdict(list)
@@ -90,14 +90,14 @@ def _images_in(tar: Path) -> list[str]:
 
 
 def is_image(path: Path) -> bool:
-    """True for a file that is taken as an image."""
+    """True for a file that counts as an image."""
     return path.is_file() and not reason_against(path)
 
 
 def reason_against(path: Path) -> str:
-    """The reason why a file is not taken as an image, "" if it is.
+    """The reason that a file does not count as an image; "" if it does.
 
-    A usual suffix is enough.  Other files that Pillow may know, and those without a suffix, are told by their content.
+    A usual suffix is enough.  Files with another suffix of Pillow's, or without one, are identified by their content.
     """
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
@@ -116,7 +116,7 @@ def reason_against(path: Path) -> str:
 
 
 def pages_words(paths: Iterable[Path]) -> str:
-    """A line on the files that hold more pages or frames than the first, the one that is read; "" without one."""
+    """A line on files with several pages or frames, of which only the first is read; "" if there are none."""
     candidates = [path for path in paths if path.suffix.lower() in _WITH_PAGES]
     counts = zip(candidates, in_threads(page_count, candidates), strict=True)
     several = [f"{path.name} {count}" for path, count in counts if count > 1]
@@ -127,7 +127,7 @@ def pages_words(paths: Iterable[Path]) -> str:
 
 
 def _walk(folder: Path, passed: dict[str, list[str]]) -> Iterator[Path]:
-    """Every file below a folder; real folders come before links to folders, and each is looked through once."""
+    """Yields all files below a folder. Real folders come before links to folders, and each is visited once."""
     seen: set[tuple[int, int]] = set()
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
@@ -156,7 +156,7 @@ def _sorted_out(
     entries: Iterable[os.DirEntry[str]], folder: Path, passed: dict[str, list[str]],
     folders: deque[Path], links: deque[Path],
 ) -> Iterator[Path]:  # fmt: skip
-    """The files among the entries of a folder; sub-folders and links to folders are queued."""
+    """Yields the files among the entries of a folder, and queues sub-folders and links to folders."""
     for entry in entries:
         path = Path(entry.path)
         reason = ""
@@ -177,7 +177,7 @@ def _sorted_out(
 
 
 def _without_second_links(files: list[Path], passed: dict[str, list[str]], folder: Path) -> list[Path]:
-    """The files without links to others of them, or to what an earlier link leads to."""
+    """The files without links to others of them and without second links to the same target."""
     links = {path for path in files if path.is_symlink()}
     taken = {path.resolve() for path in files if path not in links} if links else set()
     kept = []

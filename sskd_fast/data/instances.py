@@ -1,4 +1,4 @@
-"""The two records that travel through the package: an image's instances, and an image with them.
+"""Records that travel through the package: instances of an image, an image with its instances, and a batch.
 
 Shape letters: n instances, H x W pixels.
 """
@@ -18,7 +18,7 @@ class Instances:
     masks: (n, H, W) bool; they may overlap and nest.
     labels: (n,) int64, contiguous class indices in [0, C).
     scores: (n,) float32 in [0, 1]; 1 for ground truth.
-    crowd: (n,) bool; crowd regions are excluded from the losses (their pixels are neither object nor background).
+    crowd: (n,) bool; the losses ignore the pixels of crowd regions.
     """
 
     masks: Tensor
@@ -28,7 +28,7 @@ class Instances:
 
     @classmethod
     def empty(cls, height: int, width: int) -> Instances:
-        """No instance on an image of height x width."""
+        """An empty set of instances for an image of height x width."""
         return cls(
             masks=torch.zeros((0, height, width), dtype=torch.bool),
             labels=torch.zeros(0, dtype=torch.int64),
@@ -46,9 +46,9 @@ class Instances:
 
 @dataclass
 class Sample:
-    """One image with what is known about it.
+    """One image with its labels.
 
-    image: (3, H, W) uint8 RGB.  instances: None where the image is unlabelled.
+    image: (3, H, W) uint8 RGB.  instances: None if the image is unlabelled.
     """
 
     image: Tensor
@@ -89,6 +89,6 @@ class Batch:
 
     @classmethod
     def empty(cls, height: int, width: int) -> Batch:
-        """No image, in views of height x width."""
+        """A batch without images, with views of height x width."""
         views = torch.zeros((0, 3, height, width))
         return cls(views, views, torch.zeros((0, height, width), dtype=torch.bool), [], [])

@@ -1,4 +1,4 @@
-"""Intensities of images as they come from cameras and microscopes, brought to 8 bits."""
+"""Conversion of image intensities from cameras and microscopes to 8 bits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 LOW_PERCENTILE = 1.0
 HIGH_PERCENTILE = 99.7
-# Values that are scaled at a time.
+# Values scaled at a time.
 _STRIP = 1 << 22
 
 
 def stretch_intensity(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """The image with its 1st to 99.7th percentile stretched over 0..255, and inverted where its background is bright.
+    """The image with its 1st to 99.7th percentile stretched to 0..255, and inverted if its background is bright.
 
-    image: (H, W) or (H, W, 3), any integer or float dtype.  Percentiles are taken over all channels together, so that
-    the balance of the colours stays.  An image whose median exceeds 0.5 after the stretch is inverted: objects become
-    bright on a dark background, as in fluorescence microscopy.  A constant image becomes 0.  Returns uint8 of the same
-    shape.  Raises ValueError as `to_eight_bits` does.
+    image: (H, W) or (H, W, 3), any integer or float dtype.  Percentiles span all channels together, which keeps
+    the colour balance.  An image whose median exceeds 0.5 after the stretch is inverted, so that objects are bright on
+    a dark background, as in fluorescence microscopy.  A constant image becomes 0.  Returns uint8 of the same shape.
+    Raises ValueError like `to_eight_bits`.
     """
     image = _finite(image)
     low, middle, high = np.percentile(image, (LOW_PERCENTILE, 50.0, HIGH_PERCENTILE))
@@ -38,7 +38,7 @@ def stretch_intensity(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _in_strips(image: NDArray[Any], work: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
-    """The result of a function of single pixels, strip by strip: its floats need several bytes for each of them."""
+    """Applies a pixelwise function strip by strip, because its float intermediates take several bytes per pixel."""
     quantized = np.empty(image.shape, dtype=np.uint8)
     rows = max(1, _STRIP * len(image) // image.size)
     for top in range(0, len(image), rows):
@@ -47,7 +47,7 @@ def _in_strips(image: NDArray[Any], work: Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def _finite(image: NDArray[Any]) -> NDArray[Any]:
-    """The image without NaN and infinities; see `to_eight_bits`."""
+    """The image with NaN and infinities replaced; see `to_eight_bits`."""
     if not np.issubdtype(image.dtype, np.floating) and not np.issubdtype(image.dtype, np.signedinteger):
         return image
     sound = np.isfinite(image)
@@ -64,9 +64,9 @@ def to_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
     """An image of more than 8 bits scaled by its bit depth: the fewest bits, 8 to 16, that hold its maximum.
 
     A 12-bit recording in a 16-bit file therefore keeps its contrast.  Float images with values in [0, 1] are scaled by
-    255; other float and 32-bit images by their maximum where that needs more than 16 bits.  Negative values and NaN
-    become 0, infinities the least and the greatest finite value.  Raises ValueError if no value is finite, or none
-    above 0 but some below.
+    255; other float and 32-bit images by their maximum if that needs more than 16 bits.  Negative values and NaN become
+    0, and infinities the smallest or largest finite value.  Raises ValueError if no value is finite, or if some values
+    are negative and none is positive.
     """
     image = _finite(image)
     top = float(image.max()) if image.size else 0.0

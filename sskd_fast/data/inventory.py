@@ -1,4 +1,4 @@
-"""What is in the image sets of a run, in ten lines at most, for a reader who has never seen a run."""
+"""Summary of a run's image sets in at most ten lines, for a first-time reader."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sskd_fast.data.source import ImageCollection
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of labelled images.
+    """Counts of the objects in labelled images.
 
-    counts: of each image, without crowd regions and masks without a pixel.  empty_masks: masks without a pixel.
-    repeated: objects with the class and the mask of another one of the same image.  areas: pixels of every object.
+    counts: objects per image, without crowd regions and masks without a pixel.  empty_masks: masks without a pixel.
+    repeated: objects with the class and mask of another one in the same image.  areas: pixels of each object.
     """
 
     counts: tuple[int, ...]
@@ -29,17 +29,17 @@ class Objects:
 
     @property
     def median(self) -> float:
-        """Objects of the middle image; 0 without an image."""
+        """The median number of objects per image; 0 without images."""
         return float(np.median(self.counts)) if self.counts else 0.0
 
     @property
     def most(self) -> int:
-        """Objects of the fullest image; 0 without an image."""
+        """The largest number of objects on an image; 0 without images."""
         return max(self.counts, default=0)
 
 
 def count_objects(source: LabeledImages) -> Objects:
-    """Counts the objects of every image; DataError for a faulty mask."""
+    """Counts the objects of all images.  Raises DataError for a faulty mask."""
     counts, areas = list[int](), list[float]()
     empty = repeated = 0
     for index in range(len(source)):
@@ -55,9 +55,9 @@ def count_objects(source: LabeledImages) -> Objects:
 def inventory(
     sets: Mapping[str, ImageCollection], objects: Mapping[str, Objects], *, detections: int, queries: int
 ) -> list[str]:
-    """The lines.  sets: by the kind of their images, "labelled" ones first.  objects: of those that have labels.
+    """The lines of the summary.  sets: by kind of image, "labelled" first.  objects: of the sets with labels.
 
-    detections, queries: the most that the model finds on an image, and looks for in a crop.
+    detections, queries: most objects that the model finds on an image, and looks for in a crop.
     """
     classes = _counted(len(sets["labelled"].class_names), "class", "classes")
     lines = [f"labelled images: {_set_words(objects['labelled'])} of {classes}"]
@@ -73,7 +73,7 @@ def inventory(
 
 
 def objects_words(objects: Mapping[str, Objects], detections: int, queries: int) -> str:
-    """A line on the objects of an image and the most that a model finds; objects: as for `inventory`."""
+    """A line on the objects per image and the most that a model finds; objects: as in `inventory`."""
     labeled, val = objects["labelled"], objects.get("validation")
     more = f", {val.most} on a validation image" if val is not None and val.most > labeled.most else ""
     return (
@@ -83,12 +83,12 @@ def objects_words(objects: Mapping[str, Objects], detections: int, queries: int)
 
 
 def folder_words(source: ImageFolder) -> list[str]:
-    """A line on the files of a folder that are not taken; none if all are."""
+    """A line on the skipped files of a folder; no line if there are none."""
     return [f"{source.images_dir}: {words}"] if (words := source.listing.passed_words) else []
 
 
 def file_words(sources: Sequence[ImageCollection], objects: Objects) -> list[str]:
-    """Lines on further pages, masks without a pixel, and duplicates, as far as there are any."""
+    """Lines on extra pages, masks without a pixel, and duplicates, if there are any."""
     paths = [record.path for source in sources for record in source.records]
     lines = [f"pages: {pages}"] if (pages := pages_words(paths)) else []
     if objects.empty_masks:

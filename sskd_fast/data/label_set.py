@@ -1,4 +1,4 @@
-"""The labels of one set with the folder of their images, on the way through the checks."""
+"""The labels of one set with their image folder, as the checks process them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sskd_fast.data.record_checks import CheckedFile, check_classes, check_image
 
 @dataclass
 class LabelSet:
-    """Labels, their images, and the problems found in them.  checked: what `read` has found."""
+    """Labels, their images, and the problems found in them.  checked: the result of `read`."""
 
     file: Path
     images: Path
@@ -27,7 +27,7 @@ class LabelSet:
     checked: CheckedFile = field(init=False)
 
     def read(self, class_names: Sequence[str] | None, read: Reader, confine: bool, warnings: list[str]) -> CheckedFile:
-        """Reads the records, and finds the image files that they name; nothing is decoded."""
+        """Reads the records and finds their image files, without decoding anything."""
         self.checked, own = CheckedFile(self.file), Findings(self.problems, warnings)
         try:
             content = read(self.file, self.images, tuple(class_names or ()))
@@ -44,7 +44,7 @@ class LabelSet:
         return self.checked
 
     def examined(self, warnings: list[str], decode: bool) -> list[Problem]:
-        """Opens the images and draws the masks; returns all problems of the set."""
+        """Opens the images and decodes the masks; returns all problems of the set."""
         own = Findings(self.problems, warnings)
         if self.checked.coco is not None:
             check_image_files(self.checked, own, decode)
@@ -55,7 +55,7 @@ class LabelSet:
 
 
 def check_paths(sets: Sequence[LabelSet], unlabeled: Path | None) -> None:
-    """Says at once which of the given paths do not exist.  Raises DataError."""
+    """Raises DataError with all given paths that do not exist."""
     findings = Findings()
     for part in sets:
         if not part.file.exists():
@@ -77,14 +77,14 @@ def _add_no_folder(path: Path, expected: str, findings: Findings) -> None:
 
 
 def _similar(path: Path) -> str:
-    """The most similar path beside a missing one, as the end of a sentence; nothing without any."""
+    """The end of a sentence that suggests the most similar path beside a missing one; "" if there is none."""
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, 1, 0.6)
     return f" (perhaps {path.parent / close[0]})" if close else ""
 
 
 def _warn_of_copies(checked: CheckedFile, findings: Findings) -> None:
-    """Warns of image files in one set that have the same content, or the same pixels, under different names."""
+    """Warns of image files in one set with the same content or pixels under different names."""
     found = copies(record.path for record in checked.images.values())
     if found:
         copy, first = next(iter(found.items()))

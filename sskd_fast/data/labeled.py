@@ -1,4 +1,4 @@
-"""Images whose instances are known: what training, evaluation and reports ask of them, whatever the files look like."""
+"""Labelled images: the interface that training, evaluation and reports use for all file formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sskd_fast.data.source import ImageCollection
 
 
 def coco_annotation(encoded: Mapping[str, Any], category_id: int, crowd: bool) -> dict[str, Any]:
-    """A COCO annotation of compressed RLE with bytes counts; area and bbox are those of the mask."""
+    """A COCO annotation from compressed RLE with bytes counts; area and bbox are computed from the mask."""
     return {
         "category_id": category_id,
         "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")},
@@ -24,10 +24,10 @@ def coco_annotation(encoded: Mapping[str, Any], category_id: int, crowd: bool) -
 
 
 class LabeledImages(ImageCollection):
-    """Images with instance masks.  A data set says how one image's instances are read; see CocoInstances."""
+    """Images with instance masks.  Subclasses define how an image's instances are read; see CocoInstances."""
 
     def mask_layers(self, index: int) -> MaskLayers:
-        """The instances of an image as id maps, decoded at first use; DataError where one is faulty."""
+        """The instances of an image as id maps, decoded on first use.  Raises DataError for a faulty one."""
         return self.mask_cache.get(self.records[index].image_id, lambda: self._decode(index))
 
     @abstractmethod
@@ -42,12 +42,14 @@ class LabeledImages(ImageCollection):
         ]
 
     def listed(self, index: int) -> int:
-        """Instances that the labels of an image list, those that are dropped for having no pixel among them."""
+        """The number of instances in the labels of an image, including those dropped for having no pixel."""
         return len(self.mask_layers(index).labels)
 
     def annotations(self, index: int) -> list[dict[str, Any]]:
-        """The instances of an image as COCO annotations: category_id, segmentation (compressed RLE with ascii counts),
-        area, bbox and iscrowd."""
+        """The instances of an image as COCO annotations.
+
+        Fields: category_id, segmentation (compressed RLE with ASCII counts), area, bbox and iscrowd.
+        """
         layers = self.mask_layers(index)
         return [
             coco_annotation(rle, self.category_ids[label], bool(crowd))
@@ -55,9 +57,9 @@ class LabeledImages(ImageCollection):
         ]
 
     def ground_truth(self) -> dict[str, Any]:
-        """A COCO dict of this set's images with the original image and category ids, for evaluation.
+        """A COCO instances dict of this set with the original image and category ids, for evaluation.
 
-        Annotations are numbered from 1 (id 0 would count as unmatched in COCO's evaluator).
+        Annotation ids start at 1, because COCO's evaluator reads id 0 as unmatched.
         """
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Data sets as they come: from a format and a path to checked training and validation sets."""
+"""Opening of data sets: from a format and a path to checked training and validation sets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sskd_fast.data.id_maps import IdMapImages
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import DEFAULT_CACHE_BYTES
 
-# From the root folder and a split, "train" or "val", to its images.
+# Format -> class that opens the images of a split ("train" or "val") in a root folder.
 FOLDER_FORMATS: dict[str, Callable[..., IdMapImages]] = {"cityscapes": Cityscapes, "ade20k": Ade20k}
 
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """Labels, a file or a folder of files, and the folders of their images."""
+    """Labels (a file or a folder of files) and the folders of their images."""
 
     train: Path
     train_images: Path
@@ -32,7 +32,7 @@ class LabelFiles:
 
 
 def coco_files(root: Path) -> LabelFiles:
-    """The files of COCO 2017 as its archives unpack."""
+    """The files of COCO 2017 as unpacked from its archives."""
     annotations = root / "annotations"
     return LabelFiles(
         annotations / "instances_train2017.json",
@@ -43,7 +43,7 @@ def coco_files(root: Path) -> LabelFiles:
 
 
 def yolo_files(root: Path) -> LabelFiles:
-    """The sets of the data.yaml in a folder; DataError if they are not there."""
+    """The sets of the data.yaml in a folder.  Raises DataError if they are missing."""
     train, val = yolo_splits(root)
     return LabelFiles(train, root, val, root)
 
@@ -54,7 +54,7 @@ FORMATS = (*FOLDER_FORMATS, *READERS)
 
 
 def misfit(format: str, root: bool, labeled: bool) -> str | None:
-    """The fault of a format and the settings that say where its files are; None if nothing."""
+    """An error message if a format does not fit the settings for its files; None if it does."""
     if format not in FORMATS:
         return f"data.format: found {format!r}, expected one of {', '.join(FORMATS)}"
     by_root, by_files = format in FOLDER_FORMATS or format in ROOTS, format in READERS
@@ -86,8 +86,8 @@ def open_sets(
 ) -> LabeledSets:
     """Opens and checks a data set.
 
-    place: its root folder (a format of FOLDER_FORMATS or ROOTS), or its label files (a format of READERS).  format: one
-    of FORMATS.  unlabeled: a folder of plain images that is checked too.  group_key, confine: see `check_dataset`.
+    place: its root folder (formats of FOLDER_FORMATS or ROOTS) or its label files (formats of READERS).  format: one of
+    FORMATS.  unlabeled: a folder of plain images to check too.  group_key, confine: see `check_dataset`.
     stretch, cache_bytes: see ImageCollection.  Raises DataError with every problem found.
     """
     kind = FOLDER_FORMATS.get(format)
@@ -122,7 +122,7 @@ def open_sets(
 def training_images(
     place: LabelFiles | Path, format: str, *, stretch: bool = False, cache_bytes: int = DEFAULT_CACHE_BYTES
 ) -> LabeledImages:
-    """The training images of a data set without the checks of `open_sets`, whose arguments these are.
+    """The training images of a data set without the checks of `open_sets`; arguments as there.
 
     Raises DataError if they cannot be opened.
     """

@@ -1,4 +1,4 @@
-"""Masks that miss their images, and the guess why: shares in place of pixels, another size, x and y swapped."""
+"""Detection of masks that miss their images, and the likely cause: relative units, another size, swapped x and y."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sskd_fast.data.errors import Findings
 from sskd_fast.rle import MaskError
 from sskd_fast.rle.polygons import enclosed_area, flat_polygons, has_inner_ring
 
-# Sound data sets lose single masks at the borders of images; a wrong unit loses nearly all.
+# A sound data set loses single masks at image borders; a wrong unit loses nearly all.
 LOST_SHARE = 0.25
 # A mask is lost if less than this share of its box lies in the image.
 _INSIDE = 0.5
 _FLAT = ": the points of each polygon lie on a line", "Annotate the objects again: a line encloses no pixel."
-# The share of polygons that tells how far they reach, whatever single ones do; the side of a corner as a share of the
-# image; and the chance of objects all over the images to lie in it from which on they are taken for a wrong unit.
+# Quantile of polygons that measures their extent, robust to outliers; side of the corner as a share of the image;
+# and the probability, under uniform placement, below which polygons in the corner count as a wrong unit.
 _MOST, _CORNER, _CHANCE = 0.95, 0.55, 1e-6
 
 
 @dataclass(frozen=True)
 class Extents:
-    """A mask's pixels, its polygons' (left, top, right, bottom), None for RLE, and its image's (height, width).
+    """A mask's pixels, its polygons' (left, top, right, bottom) or None for RLE, and its image's (height, width).
 
-    flat: the polygons enclose nothing.  ringed: one of them lies inside of another one.
+    flat: True if the polygons enclose no area.  ringed: True if one polygon lies inside another.
     """
 
     area: int
@@ -39,7 +39,7 @@ class Extents:
 
     @classmethod
     def of(cls, annotation: Mapping[str, Any], area: int, size: Sequence[int]) -> Extents:
-        """Those of an annotation whose mask was decoded."""
+        """The extents of an annotation with a decoded mask."""
         segmentation, sides = annotation.get("segmentation"), (size[0], size[1])
         if not isinstance(segmentation, list):
             return cls(area, None, sides)
@@ -54,10 +54,10 @@ class Extents:
 
 
 def check_losses(file: Path, extents: Sequence[Extents], findings: Findings) -> bool:
-    """Notes a problem if more than a quarter of the masks miss their images; True if so.
+    """Adds a problem, and returns True, if more than a quarter of the masks miss their images.
 
-    A mask is lost without a pixel, if less than half of its polygons' box is in the image, or if all of its
-    coordinates lie between 0 and 1.  Fewer lost ones give a warning, and so does a single one beside others.
+    A mask is lost if it has no pixel, if less than half of its polygons' box is in the image, or if all its coordinates
+    lie between 0 and 1.  Fewer lost masks, or a single one among others, give a warning.
     """
     drawn = [e for e in extents if e.box is not None]
     boxes = np.array([e.box for e in drawn], dtype=np.float64).reshape(-1, 4)
@@ -86,12 +86,12 @@ def _lost(boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.
 
 
 def _shares(boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """True for coordinates from 0 to 1 in images of more pixels."""
+    """True for coordinates from 0 to 1 in images larger than a pixel."""
     return (boxes.min(1) >= -0.01) & (boxes.max(1) <= 1.01) & (sides.min(1) > 4)
 
 
 def _guess(boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> tuple[str, str]:
-    """The cause of lost polygons, to go on after what was found, and its cure."""
+    """The likely cause of lost polygons, as the end of a message, and its cure."""
     if not len(boxes):
         return "", "Check that the masks were exported, at the size of the images."
     if _shares(boxes, sides).mean() > 0.9:
@@ -109,13 +109,13 @@ def _guess(boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> tuple[str,
 
 
 def _nice(factor: float) -> float:
-    """The factor, or the whole or half number just above, since no object need reach the border."""
+    """The factor rounded up to a whole or half number if close, since no object need reach the border."""
     above = np.ceil(2 * factor) / 2
     return float(above) if above <= 1.1 * factor else round(factor, 2)
 
 
 def _warn_of_corner(file: Path, boxes: NDArray[np.float64], sides: NDArray[np.float64], findings: Findings) -> None:
-    """Coordinates of smaller images lose nothing, but leave most of every image empty."""
+    """Warns of coordinates for smaller images: they lose no mask but leave most of each image empty."""
     reaches = (boxes[:, 2:] / sides).max(1)
     reach = float(np.quantile(reaches, _MOST, method="lower")) if len(boxes) else 1.0
     within = reaches <= reach

@@ -1,4 +1,4 @@
-"""Checks of the annotations of a COCO file: whether each mask can be decoded, and what they are as a whole."""
+"""Checks of the annotations of a COCO file: decoding of each mask, and statistics of all of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sskd_fast.data.repeated_masks import Drawn, warn_of_repeated
 from sskd_fast.data.stated_fields import Stated, check_stated
 from sskd_fast.rle import MaskError, encode_segmentation
 
-# Sound data sets have few crowd regions; from this share on, a tool may have marked single objects as such.
+# A sound data set has few crowd regions; above this share, a tool may have marked single objects as crowds.
 _CROWD_SHARE = 0.25
 
 
 @dataclass
 class _Masks:
-    """The masks of a file: objects by class and by image, and what is odd about them."""
+    """The masks of a file: objects by class and by image, and irregularities."""
 
     instances: Counter[str] = field(default_factory=Counter)
     objects: dict[int, list[Drawn]] = field(default_factory=lambda: defaultdict(list))
@@ -36,13 +36,12 @@ class _Masks:
 
 
 def check_annotations(checked: CheckedFile, findings: Findings) -> None:
-    """Checks the mask of every annotation, and all of them together.
+    """Checks the mask of each annotation, and all of them together.
 
-    Problems: more annotations on an image than training can tell apart; masks that cannot be decoded; a large share of
-    masks without a pixel or outside of their images; masks that fit the stated boxes if written another way; no
-    instance at all.  Warnings: masks dropped, objects labelled
-    twice, holes that are filled, many crowd regions, stated areas and boxes far from the mask, images and classes
-    without objects, missing and repeated annotation ids.
+    Problems: too many annotations on an image; masks that cannot be decoded; a large share of masks without a pixel or
+    outside their images; masks that fit the stated boxes if read in another way; no instance at all.
+    Warnings: dropped masks, objects labelled twice, filled holes, many crowd regions, stated areas and boxes far from
+    the mask, images and classes without objects, missing and repeated annotation ids.
     """
     assert checked.coco is not None, "annotations of a COCO file"
     masks = _Masks()
@@ -70,7 +69,7 @@ def check_annotations(checked: CheckedFile, findings: Findings) -> None:
 
 
 def _check_counts(checked: CheckedFile, findings: Findings) -> set[int]:
-    """Notes images with more annotations than training can tell apart; returns their ids."""
+    """Adds problems for images with more annotations than id maps can number; returns their ids."""
     assert checked.coco is not None, "annotations of a COCO file"
     refused = set()
     for image_id, count in Counter(annotation["image_id"] for annotation in checked.coco.annotations).items():

@@ -1,4 +1,4 @@
-"""Instance masks of an image as a few id maps: windows of hundreds of instances cost little more than windows of one.
+"""Instance masks of an image packed into a few id maps, so that a window with hundreds of instances costs little more.
 
 Shape letters: n instances, L layers, H x W pixels of the image, h x w of a window.
 """
@@ -19,7 +19,7 @@ from sskd_fast.rle import MaskError, pixels_of_runs, rle_of_runs, run_lengths
 class MaskLayers:
     """All instances of an image, packed into id maps in which they do not overlap.
 
-    ids: (L, H, W) uint8 or uint16, 0 where there is none, else 1 + the instance.  layer: (n,) int64, the id map of each
+    ids: (L, H, W) uint8 or uint16, 0 for no instance, else 1 + its index.  layer: (n,) int64, the id map of each
     instance. labels: (n,) int64.  scores: (n,) float32.  crowd: (n,) bool.
     """
 
@@ -37,10 +37,10 @@ class MaskLayers:
     def window(
         self, rows: NDArray[np.int64] | slice, columns: NDArray[np.int64] | slice
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The instances seen through a grid of pixels.
+        """The instances sampled on a grid of pixels.
 
-        rows, columns: the h rows and w columns of the grid, indices or slices.  Returns the instances with a pixel on
-        the grid, in order, (m,) int64, and their masks (m, h, w) bool.
+        rows, columns: the h rows and w columns of the grid, as indices or slices.  Returns the indices of the instances
+        with a pixel on the grid, in order, (m,) int64, and their masks (m, h, w) bool.
         """
         grid = self.ids[:, rows][:, :, columns]
         count = np.bincount(grid.ravel(), minlength=len(self.labels) + 1)[1:]
@@ -51,7 +51,7 @@ class MaskLayers:
         return kept, maps == (kept + 1).astype(grid.dtype)[:, None, None]
 
     def encoded(self) -> list[dict[str, Any]]:
-        """Every instance as compressed RLE with bytes counts, in order."""
+        """All instances in order as compressed RLE with bytes counts."""
         height, width = self.ids.shape[1:]
         runs = [_runs(ids) for ids in self.ids]
         found = []
@@ -63,7 +63,7 @@ class MaskLayers:
 
 
 def _runs(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """Maximal runs of equal ids (H, W) down the columns, one column after the other: (starts, ends, ids), by id."""
+    """Maximal runs of equal ids (H, W) in column-major order: (starts, ends, ids), sorted by id."""
     flat = ids.T.ravel()
     borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts = np.concatenate([[0], borders])
@@ -73,7 +73,7 @@ def _runs(ids: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
 
 
 def check_count(count: int) -> None:
-    """Raises MaskError for more instances of an image than id maps can number."""
+    """Raises MaskError if an image has more instances than id maps can number."""
     most = np.iinfo(np.uint16).max
     if count > most:
         raise MaskError(f"{count} instances on one image", f"at most {most}", "Cut the image into tiles.")
@@ -87,13 +87,13 @@ def pack_layers(
     height: int,
     width: int,
 ) -> MaskLayers:
-    """n compressed RLE masks as id maps, each instance on the first map where nothing lies under it.
+    """Packs n compressed RLE masks into id maps, each on the first map on which it overlaps nothing.
 
-    Masks of no pixel are dropped.  Raises MaskError for more instances than `check_count` allows.
+    Masks without a pixel are dropped.  Raises MaskError for more instances than `check_count` allows.
     """
     check_count(len(encoded))
     kind = np.uint8 if len(encoded) <= np.iinfo(np.uint8).max else np.uint16
-    # Painted column by column, as run-length codes go; turned into rows at the end.
+    # Painted in the column-major order of run-length codes and transposed at the end.
     maps: list[NDArray[Any]] = []
     layer: list[int] = []
     kept: list[int] = []

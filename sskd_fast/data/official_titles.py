@@ -1,10 +1,10 @@
-"""Titles of the figures by data sets' own evaluations, apart from the evaluations so that a report needs no torch."""
+"""Titles of the figures of official evaluations, in a module of their own so that reports need no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Name of the evaluation -> its figures, in percent, that stand in the tables beside COCO's -> their titles.
+# Name of the evaluation -> its figures in percent that tables show beside COCO's -> their titles.
 OFFICIAL_TITLES: Mapping[str, Mapping[str, str]] = {
     "cityscapes": {"ap": "Cityscapes AP", "ap50": "Cityscapes AP50"},
 }

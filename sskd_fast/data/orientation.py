@@ -1,4 +1,4 @@
-"""EXIF orientation: the size that an image is shown at, and its pixels turned so."""
+"""EXIF orientation: the displayed size of an image, and its pixels turned accordingly."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 _ORIENTATION_TAG = 0x0112
-# EXIF orientations that swap the sides, and what takes an image that is shown so back to how it is stored.
+# EXIF orientations that swap the sides -> the transposition from displayed back to stored pixels.
 _TRANSPOSING_ORIENTATIONS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
     7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
 }  # fmt: skip
-# Raised by Pillow's readers of damaged files.
+# Errors that Pillow raises for damaged files.
 DECODING_ERRORS = (
     UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
     RuntimeError, EOFError, AssertionError, struct.error, Image.DecompressionBombError,
@@ -22,33 +22,35 @@ DECODING_ERRORS = (
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 for none or one that is no number from 1 to 8; asking a PNG that states none in its header
-    would decode it."""
+    """The EXIF orientation, 1 if it is missing or not a number from 1 to 8.
+
+    A PNG is asked only if its header states an orientation, since asking would decode it.
+    """
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except DECODING_ERRORS:  # what viewers pass over too
+    except DECODING_ERRORS:  # viewers ignore it too
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) as the file holds them; of a TIFF, which Pillow turns by itself, those are in its tags."""
+    """(height, width) as stored in the file; for a TIFF from its tags, because Pillow turns it on its own."""
     if isinstance(image, TiffImageFile):
         return int(image.tag_v2[IMAGELENGTH]), int(image.tag_v2[IMAGEWIDTH])
     return image.height, image.width
 
 
 def is_turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
-    """True if the image is shown with its sides swapped; not if only the stored shape fits the annotations."""
+    """True if the image is displayed with swapped sides, unless only the stored shape fits the annotations."""
     stored = stored_size(image)
     drawn_on_stored = size == stored and size != stored[::-1]
     return orientation(image) in _TRANSPOSING_ORIENTATIONS and not drawn_on_stored
 
 
 def as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """The image turned as its orientation says, or as it is stored if its annotations were drawn on that."""
+    """The image turned by its orientation, or as stored if its annotations were drawn on the stored pixels."""
     stated, turned = orientation(image), is_turned(image, size)
     image.load()
     turned_by_pillow = isinstance(image, TiffImageFile)
@@ -58,8 +60,10 @@ def as_shown(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
 
 
 def drawn_on(image: Image.Image, size: tuple[int, int] | None) -> Literal["", "stored", "shown", "unknown"]:
-    """The pixels that annotations were drawn on, as far as the size (height, width) that they state tells; "" for an
-    image without an orientation."""
+    """The pixels that annotations were drawn on, judged by the (height, width) they state.
+
+    "" for an image without an orientation, "unknown" if the size does not tell.
+    """
     stated, stored = orientation(image), stored_size(image)
     if stated == 1:
         return ""

@@ -1,4 +1,4 @@
-"""Annotations drawn on images as they are stored or as they are shown: one set should do one of them."""
+"""Check that annotations of one set are all drawn on stored pixels or all on displayed pixels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CURE = "Turn the pixels and remove the orientation (exiftool -Orientation=, or 
 def check_orientations(file: Path, records: Sequence[ImageRecord], findings: Findings) -> None:
     """Looks for images whose EXIF orientation leaves open which pixels their masks were drawn on.
 
-    They are read as they are shown.  A problem if other images of the set were drawn on the stored pixels, else a
-    warning if none was drawn on the shown ones.  Images that cannot be opened are passed over.
+    These are read as displayed.  Adds a problem if other images of the set were drawn on stored pixels, else a warning
+    if none was drawn on displayed pixels.  Unreadable images are skipped.
     """
     names: dict[str, list[str]] = defaultdict(list)
     for record, pixels in zip(records, in_threads(_pixels_of, records), strict=True):

@@ -1,4 +1,4 @@
-"""Photographs among image files, by what cameras write: JPEG files in colour."""
+"""Detection of photographs among image files: JPEG files in colour, as cameras write them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pixels import opened
 
-# Of so many files, so large a share must be.
+# Size of the sample of files, and the share of it that must be photographs.
 _SAMPLE, _SHARE = 30, 0.9
-# The mean difference between a pixel's strongest and weakest channel, of 255, from which an image is in colour.
+# Smallest mean difference between the strongest and weakest channel, of 255, of an image in colour.
 _COLOUR = 5.0
 
 
 def are_photographs(paths: list[Path]) -> bool:
-    """True if nearly all of an even sample of the files are JPEG files in colour; False without a file.
+    """True if nearly all files in an even sample are JPEG files in colour; False without files.
 
-    Files that cannot be read are none: the checks of a data set name them.
+    Unreadable files count as not photographs; the checks of a data set report them.
     """
     step = max(1, len(paths) // _SAMPLE)
     sample = sorted(paths)[::step][:_SAMPLE]

@@ -1,4 +1,4 @@
-"""Photometric changes of an image whose parameters are already drawn, each a few tensor operations.
+"""Photometric transforms with given parameters, each a few tensor operations.
 
 Shape letters: H x W pixels.
 """
@@ -18,12 +18,12 @@ _LUMA = torch.tensor(LUMA)
 def color_twist(
     image: Tensor, *, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
 ) -> Tensor:
-    """Brightness, contrast, saturation and hue, in this order, as one affine map of the colours.
+    """Applies brightness, contrast, saturation and hue, in this order, as one affine map of the colours.
 
-    image: (3, H, W) float32 in [0, 1].  brightness, contrast, saturation: factors, 1 leaves the image as it is;
-    contrast blends with the mean luma of the image and saturation with the luma of each pixel, as in torchvision.  hue:
-    a rotation about the grey axis, in turns: it leaves greys alone, and a third of a turn is that of HSV, which
-    permutes the channels; unlike HSV it is linear.  Returns a new tensor, clamped to [0, 1] once, at the end.
+    image: (3, H, W) float32 in [0, 1].  brightness, contrast, saturation: factors, 1 for no change.  Contrast blends
+    with the mean luma of the image and saturation with the luma of each pixel, as in torchvision.  hue: a rotation
+    about the grey axis, in turns.  It keeps greys, and a third of a turn permutes the channels, as in HSV; unlike HSV
+    it is linear.  Returns a new tensor, clamped to [0, 1] once, at the end.
     """
     flat = image.reshape(3, -1)
     mean_luma = brightness * float(_LUMA @ flat.mean(dim=1))
@@ -37,7 +37,7 @@ def color_twist(
 
 
 def hue_rotation(turns: float) -> list[list[float]]:
-    """The 3 x 3 rotation of RGB colours about the grey axis; 1/3 of a turn takes red to green, green to blue."""
+    """The 3 x 3 rotation of RGB colours about the grey axis; 1/3 of a turn maps red to green and green to blue."""
     angle = 2.0 * math.pi * turns
     along = (1.0 - math.cos(angle)) / 3.0
     across = math.sin(angle) / math.sqrt(3.0)
@@ -50,12 +50,12 @@ def hue_rotation(turns: float) -> list[list[float]]:
 
 
 def to_grey(image: Tensor) -> Tensor:
-    """(3, H, W) -> its luma on all three channels, a new tensor of the same shape."""
+    """The luma of (3, H, W) on all three channels, as a new tensor of the same shape."""
     return torch.tensordot(_LUMA, image, dims=1).expand(3, -1, -1).contiguous()
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with a kernel of 5 x 5 pixels and reflected borders.
+    """Gaussian blur with a 5 x 5 kernel and reflected borders.
 
     image: (3, H, W) float32 with H, W >= 3.  sigma: standard deviation in pixels, above 0.
     """

@@ -1,4 +1,4 @@
-"""Image files decoded to 8-bit arrays, and the memory they are kept in."""
+"""Decoding of image files to 8-bit arrays, and caches for them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from sskd_fast.files import encoded, write_atomically
 from sskd_fast.scalars import LARGEST_IMAGE
 
 MISSING_IMAGE = "the image file does not exist"
-# 16384 x 16384.  A header of a few bytes can claim any size: this many are read in 2 GB of memory.
+# 16384 x 16384.  A header of a few bytes can claim any size; reading this many pixels takes 2 GB of memory.
 MAX_PIXELS = 1 << 28
-# Pixels that are converted at a time, and from which on one image at a time is decoded.
+# Pixels converted at a time; size from which images are decoded one at a time.
 _STRIP, _LARGE = 1 << 24, 1 << 25
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """The results of `work`, in order; image decoding and file reads run side by side."""
+    """The results of `work` in order, computed in threads: decoding and file reads run in parallel."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, items))
 
@@ -52,7 +52,7 @@ Value = TypeVar("Value", bound=_Sized)
 
 
 class ByteBudgetCache(Generic[Value]):
-    """Values kept in memory up to a number of bytes; the least recently used one goes first."""
+    """An LRU cache limited by the number of bytes in memory."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -60,7 +60,7 @@ class ByteBudgetCache(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value under `key`, made and kept at the first request."""
+        """The value under `key`, made and cached on the first request."""
         found = self._values.get(key)
         if found is not None:
             self._values.move_to_end(key)
@@ -89,7 +89,7 @@ def _unreadable(path: Path, cause: str, cure: str = _REPLACE) -> DataError:
 
 
 def _no_image(path: Path) -> tuple[str, str]:
-    """What a file is that Pillow takes for no image, in words, and the cure."""
+    """A description of a file that Pillow does not recognise as an image, and the cure."""
     with path.open("rb") as file:
         start = file.read(256)
     if not start:
@@ -102,7 +102,7 @@ def _no_image(path: Path) -> tuple[str, str]:
 
 
 class _AnySize:
-    """Lifts Pillow's limit on pixels, a global of the process, until the last thread that asked for it is done."""
+    """Lifts Pillow's process-wide pixel limit until the last thread that asked for it is done."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -127,10 +127,10 @@ any_size = _AnySize()
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, whose size only `data.max_pixels` limits; DataError if opening or decoding it fails."""
+    """Opens an image file, limited only by `data.max_pixels`.  Raises DataError if opening or decoding it fails."""
     limit = pixel_limit()
     try:
-        # By an open file: those that Pillow maps by name are torn if they are TIFFs that it turns (Pillow 12).
+        # From an open file: Pillow 12 corrupts TIFFs that it opens by name, maps into memory, and turns.
         with any_size, open_file(path) as file, Image.open(file) as image:
             _check_pixels(path, image, limit)
             yield image
@@ -146,7 +146,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def pixel_limit() -> int:
-    """Pixels of the largest image that is read.  Raises DataError if the environment names no number."""
+    """The pixel limit for reading an image.  Raises DataError if the environment variable is not a number."""
     try:
         return _env.max_pixels(MAX_PIXELS)
     except ValueError as error:
@@ -168,7 +168,7 @@ def _check_pixels(path: Path, image: Image.Image, limit: int) -> None:
 
 
 def is_picture(path: Path, formats: list[str]) -> bool:
-    """True if the header of a file is that of one of these formats of Pillow."""
+    """True if the header of a file matches one of these Pillow formats."""
     try:
         with any_size, Image.open(path, formats=formats):
             return True
@@ -177,7 +177,7 @@ def is_picture(path: Path, formats: list[str]) -> bool:
 
 
 def page_count(path: Path) -> int:
-    """Pages or frames of an image file, of which `read_pixels` takes the first; 1 if it cannot be read."""
+    """The number of pages or frames of an image file, of which `read_pixels` reads the first; 1 if unreadable."""
     try:
         with any_size, open_file(path) as file, Image.open(file) as image:
             return int(getattr(image, "n_frames", 1))
@@ -186,7 +186,7 @@ def page_count(path: Path) -> int:
 
 
 def image_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) that `read_pixels` gives an image file, from its header alone; DataError if unreadable.
+    """The (height, width) of `read_pixels` for an image file, from its header.  Raises DataError if unreadable.
 
     size: the (height, width) that the annotations state, or None.
     """
@@ -206,7 +206,7 @@ def image_pixels(
 
 
 def _converted(image: Image.Image, mode: str) -> NDArray[np.uint8]:
-    """The pixels in a mode of 8 bits; strip by strip, so that of a large image no second copy is made."""
+    """The pixels in an 8-bit mode, converted strip by strip to avoid a second copy of a large image."""
     rows = max(1, _STRIP // image.width)
     if rows >= image.height:
         return np.array(image.convert(mode))
@@ -221,14 +221,14 @@ _one_at_a_time = threading.Lock()
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
-    """The right to decode an image: large ones one after another, so that threads do not add up their memory."""
+    """A lock for decoding an image: large images go one at a time, so that threads do not add up their memory."""
     return _one_at_a_time if image.width * image.height > _LARGE else nullcontext()
 
 
 def array_pixels(array: NDArray[Any], *, stretch: bool = False) -> NDArray[np.uint8]:
-    """An array as (H, W) grey or (H, W, 3) RGB, uint8.
+    """Converts an array to (H, W) grey or (H, W, 3) RGB, uint8.
 
-    array: (H, W), (H, W, 1), (H, W, 3) or, with alpha that is dropped, (H, W, 4), of any integer or float dtype.
+    array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of any integer or float dtype; alpha is dropped.
     stretch: see `read_pixels`.  Raises ValueError for another shape.
     """
     if array.ndim == 3 and array.shape[2] in (1, 4):
@@ -241,12 +241,12 @@ def array_pixels(array: NDArray[Any], *, stretch: bool = False) -> NDArray[np.ui
 
 
 def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False) -> NDArray[np.uint8]:
-    """An image file as (H, W) grey or (H, W, 3) RGB, uint8.
+    """Reads an image file as (H, W) grey or (H, W, 3) RGB, uint8.
 
     Palette, CMYK, 1-bit and alpha images are converted (alpha is dropped); images of more than 8 bits are scaled to 8
-    (`to_eight_bits`, or `stretch_intensity` where `stretch`, from their full depth); EXIF rotation is applied.
-    size: the (height, width) that the annotations state, or None.  Raises DataError, naming the file, where it is
-    missing, unreadable or of another size.
+    (`to_eight_bits`, or `stretch_intensity` if `stretch`, from their full depth); EXIF rotation is applied.
+    size: the (height, width) that the annotations state, or None.  Raises DataError naming the file if it is missing,
+    unreadable or of another size.
     """
     with opened(path) as image, _turn(image):
         array = image_pixels(image, size, stretch=stretch)
@@ -260,10 +260,10 @@ def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: boo
 def stored_pixels(
     folder: Path, path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False
 ) -> NDArray[np.uint8]:
-    """`read_pixels`, decoded once: the array lies in a file below `folder` from then on and is mapped into memory.
+    """`read_pixels` with a disk cache: the decoded array is stored below `folder` and memory-mapped from then on.
 
-    A crop then costs the reading of its rows, and processes share what the system keeps in memory.  A file that is
-    changed is decoded anew.
+    A crop then reads only its rows, and processes share the system's page cache.  A changed image file is decoded
+    again.
     """
     try:
         status = path.stat()

@@ -1,4 +1,4 @@
-"""The images that a command line names: files, folders and globs."""
+"""The images named on a command line: files, folders and globs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sskd_fast.data.image_folders import IMAGE_WORDS, OTHER, Listing, is_image, 
 
 
 class InputError(ValueError):
-    """A command line that names no image that can be read."""
+    """Raised for a command line that names no readable image."""
 
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """Files and the folder that all of them share.
+    """Files and their common folder.
 
-    names: relative to the folder.  notes: lines on what was not taken from the places, one each.
+    names: relative to the folder.  notes: one line per place on skipped files.
     """
 
     folder: Path
@@ -33,10 +33,10 @@ class FoundFiles:
 
 
 def find_files(places: Sequence[str], *, also: Sequence[str] = (), skip: Path | None = None) -> FoundFiles:
-    """The images of files, folders with their sub-folders, and globs; each once, in the order of the places.
+    """The images of files, folders with sub-folders, and globs, without duplicates, in the order of the places.
 
-    also: suffixes of further files, taken if they are named or match a glob.  skip: a folder whose files are left out.
-    Raises InputError for a place without such a file.
+    also: suffixes of other files that count if they are named or match a glob.  skip: a folder whose files are left
+    out.  Raises InputError for a place without such files.
     """
     left_out = Path(os.path.abspath(skip)) if skip is not None else None
     paths: dict[Path, None] = {}
@@ -53,7 +53,7 @@ def find_files(places: Sequence[str], *, also: Sequence[str] = (), skip: Path | 
 
 
 def _files(place: str, also: Sequence[str]) -> tuple[list[Path], str]:
-    """The files of a place, and what was passed over."""
+    """The files of a place, and a description of skipped ones."""
     path = Path(os.path.abspath(place))
     if path.is_dir():
         listing = list_images(path)
@@ -71,8 +71,8 @@ def _nothing(place: str, passed: str, also: Sequence[str]) -> str:
     there = f" ({passed})" if passed else ""
     if Path(place).is_dir():
         further = f"; name files ending in {', '.join(also)} one by one" if also else ""
-        return f"{place}: holds no image{there}; expected {IMAGE_WORDS}{further}"
+        return f"{place}: has no image{there}; expected {IMAGE_WORDS}{further}"
     if glob.has_magic(place):
         videos = f", or files ending in {', '.join(also)}" if also else ""
-        return f"{place}: matches nothing that can be read{there}; expected {IMAGE_WORDS}{videos}; check the pattern"
+        return f"{place}: matches no readable file{there}; expected {IMAGE_WORDS}{videos}; check the pattern"
     return f"{place}: there is no such file or folder; correct the path"

@@ -1,4 +1,4 @@
-"""Images with the labels of a teacher in place of their own, or with none."""
+"""Images with a teacher's labels instead of their own, or without labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sskd_fast.rle import MaskError, encode_segmentation
 
 
 def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:
-    """The images of `base` without its labels: every sample has instances None.  Decoded images are shared with it."""
+    """The images of `base` without labels: instances are None.  Decoded images are shared with `base`."""
     plain = ImageCollection(
         base.records,
         base.images_dir,
@@ -27,7 +27,7 @@ def unlabeled(base: ImageCollection, *, name: str = "") -> ImageCollection:
 
 
 class LabelsByImage(Protocol):
-    """Labels that are looked up image by image, so that they need not all be in memory."""
+    """Labels looked up image by image, so that they need not all be in memory."""
 
     @property
     def categories(self) -> Collection[int]:
@@ -40,7 +40,7 @@ class LabelsByImage(Protocol):
 
 
 class ListedLabels:
-    """A COCO results list as labels by image; an image without a result has none."""
+    """A COCO results list as labels by image; an image without results has none."""
 
     def __init__(self, results: Sequence[Mapping[str, Any]]) -> None:
         self.categories = {int(result["category_id"]) for result in results}
@@ -54,13 +54,13 @@ class ListedLabels:
 
 
 class PseudoLabeled(ImageCollection):
-    """The images of `base` with instances and scores of pseudo-labels; labels of `base` are not seen.
+    """The images of `base` with pseudo-labels and their scores instead of the labels of `base`.
 
     labels: a COCO results list [{"image_id", "category_id", "segmentation": RLE, "score"}, ...], or labels by image,
-    read when an image is.  One with "iscrowd": 1 is an unsure region, neither object nor background; results of images
-    outside `base` are ignored.  category_ids: class index -> COCO id of the labels.  class_names: their names, by
-    default those of `base`.  weighted: labels keep their scores, which weigh them in training; else all have score 1.
-    Raises DataError for an unknown category, and for a mask of another size when it is read.
+    read with the image.  A label with "iscrowd": 1 is an unsure region, which the losses ignore.  Results on images
+    outside `base` are ignored.  category_ids: class index -> COCO id of the labels.  class_names: class names, by
+    default those of `base`.  weighted: keep the scores as weights in training; otherwise all scores are 1.
+    Raises DataError for an unknown category, and, when a mask is read, for one of another size.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class PseudoLabeled(ImageCollection):
         unknown = sorted(set(self._labels.categories) - self._class_of.keys())
         if unknown:
             found, expected = f"results of the categories {unknown}", f"only {self.category_ids}"
-            raise DataError([Problem(self._place(), "pseudo-labels", found, expected, "Label the images anew.")])
+            raise DataError([Problem(self._place(), "pseudo-labels", found, expected, "Label the images again.")])
 
     def _place(self) -> str:
         return self.name or str(self.images_dir)
 
     def mask_layers(self, index: int) -> MaskLayers:
-        """The pseudo-labels of an image as id maps, decoded at first use."""
+        """The pseudo-labels of an image as id maps, decoded on first use."""
         return self.mask_cache.get(self.records[index].image_id, lambda: self._decode(index))
 
     def _decode(self, index: int) -> MaskLayers:

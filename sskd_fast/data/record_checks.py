@@ -1,4 +1,4 @@
-"""Checks of the classes and the image files that labels name."""
+"""Checks of the classes and image files named in labels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sskd_fast.data.source import ImageRecord
 
 @dataclass
 class CheckedFile:
-    """Labels as the checks know them.
+    """Labels as the checks process them.
 
-    images: by id.  sizes: image id -> (height, width) that its masks are measured against.  class_names: in the order
-    of the ids.  coco: the records, of a COCO file.  pixels: path -> `pixel_hash` of the images that were read whole.
+    images: by id.  sizes: image id -> (height, width) that its masks must have.  class_names: in the order of the ids.
+    coco: the records, for a COCO file.  pixels: path -> `pixel_hash` of the decoded images.
     """
 
     file: Path
@@ -33,7 +33,7 @@ class CheckedFile:
 
 
 def check_classes(checked: CheckedFile, class_names: Sequence[str] | None, findings: Findings) -> None:
-    """Checks that every class asked for is there, and warns of names that may mean one class and of gaps in ids."""
+    """Checks that all requested classes exist; warns of names that may mean the same class, and of gaps in ids."""
     missing = [name for name in class_names or () if name not in checked.class_names]
     if missing and checked.class_names:
         cure = "Add the categories (they may have no annotation), or correct the class names."
@@ -54,9 +54,9 @@ def check_classes(checked: CheckedFile, class_names: Sequence[str] | None, findi
 
 
 def check_image_files(checked: CheckedFile, findings: Findings, decode: bool) -> None:
-    """Opens every image that is no problem yet; fills `checked.sizes` and, with `decode`, `checked.pixels`.
+    """Opens all images without a problem so far; fills `checked.sizes` and, with `decode`, `checked.pixels`.
 
-    decode: reads the image whole.  A progress bar shows on a terminal.
+    decode: decode the whole image.  Shows a progress bar on a terminal.
     """
     hashes: dict[Path, str] = {}
     known = {problem.file for problem in findings.problems}

@@ -1,4 +1,4 @@
-"""Checks that were passed, remembered in the user's cache folder until what they read changes."""
+"""Passed checks, remembered in the user's cache folder until their input changes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sskd_fast.files import write_json
 
 
 def check_key(contents: Iterable[object], files: Iterable[Path], options: object) -> str:
-    """The name of a check: a hash of labels by content, of image files by size and times, of options and of the code.
+    """The name of a check: a hash of label contents, of sizes and times of image files, of options and of the code.
 
-    Labels are small, and tools write them anew with the same content or keep an old time.  Images would have to be read
-    whole, which is what a remembered check saves.  Their inode and the time of their last change (`st_ctime`) tell even
-    of a tool that sets the old time of writing again.  A disk that loses bytes by itself is not seen, nor a change on a
-    file system without these; a move or a new link only makes the check run again.
+    Labels are hashed by content: they are small, and tools may rewrite them unchanged or keep an old time.  Hashing
+    images would read them whole, which a remembered check avoids.  Their inode and change time (`st_ctime`) reveal even
+    a tool that restores the modification time.  Silent disk corruption goes unnoticed, and so do changes on a file
+    system without these fields.  A move or a new link only makes the check run again.
     """
     digest = hashlib.sha256(_code().encode())
     for value in (options, *contents):
@@ -35,9 +35,9 @@ def check_key(contents: Iterable[object], files: Iterable[Path], options: object
 
 
 def remembered(key: str, work: Callable[[], list[str]]) -> list[str]:
-    """The warnings of a check: those of an earlier one of this key, else of `work`, which raises if it finds problems.
+    """The warnings of a check: remembered under this key, else from `work`, which raises if it finds problems.
 
-    Only passed checks are kept.  A cache folder that cannot be written is no fault: the check runs again next time.
+    Only passed checks are remembered.  If the cache folder is not writable, the check simply runs again next time.
     """
     file = _env.cache_folder() / "checks" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
@@ -50,7 +50,7 @@ def remembered(key: str, work: Callable[[], list[str]]) -> list[str]:
 
 @functools.cache
 def _code() -> str:
-    """A hash of the code that checks, so that a new version checks anew."""
+    """A hash of the checking code, so that a new version checks again."""
     package = Path(__file__).parents[1]
     sources = [*(package / "data").rglob("*.py"), *(package / "rle").glob("*.py"), package / "scalars.py"]
     content = [source.read_bytes() for source in sorted(sources)]

@@ -1,4 +1,4 @@
-"""Objects labelled twice: masks of one image that hardly differ, of one class or of two."""
+"""Detection of objects labelled twice: nearly equal masks on one image, of the same or of different classes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pycocotools.mask as coco_mask
 
 from sskd_fast.data.errors import Findings
 
-# The least IoU of two masks that are the same object labelled twice.
+# Smallest IoU of two masks of one object labelled twice.
 SAME_OBJECT = 0.9
-# Masks that are compared with all later ones at once: a table of all pairs of a crowded image would fill the memory.
+# Masks compared with all later ones at a time; a table of all pairs of a crowded image would fill the memory.
 _AT_ONCE = 512
 
 
 class Drawn(NamedTuple):
-    """An object of an image: its name in messages, its category and its compressed RLE."""
+    """An object of an image: name in messages, category and compressed RLE."""
 
     item: str
     category_id: int
@@ -26,7 +26,7 @@ class Drawn(NamedTuple):
 
 
 def warn_of_repeated(file: Path, images: Iterable[Sequence[Drawn]], findings: Findings) -> None:
-    """Warns of objects that repeat an earlier one of their image.  images: the objects of each."""
+    """Warns of objects that repeat an earlier one of their image.  images: the objects of each image."""
     total = 0
     pairs: list[tuple[Drawn, Drawn]] = []
     for objects in images:
@@ -48,10 +48,10 @@ def warn_of_repeated(file: Path, images: Iterable[Sequence[Drawn]], findings: Fi
 
 
 def _repeated(objects: Sequence[Drawn]) -> Iterator[tuple[Drawn, Drawn]]:
-    """(first, copy) of the objects that repeat an earlier one, of their own class if there is one."""
+    """Pairs (first, copy) for objects that repeat an earlier one, preferably of their own class."""
     codes = [drawn.encoded for drawn in objects]
     classes = np.array([drawn.category_id for drawn in objects])
-    # Of every object, the first one that it repeats, of its class and of any; its own place if it repeats none.
+    # For each object, the first one that it repeats, of its class and of any class; itself if there is none.
     alike, other = np.arange(len(codes)), np.arange(len(codes))
     for start in range(0, len(codes), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)

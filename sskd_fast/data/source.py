@@ -1,4 +1,4 @@
-"""What every set of images offers, whatever its labels: a protocol, and the collection that implements it.
+"""The common interface of all image sets, labelled or not: a protocol, and the collection that implements it.
 
 Shape letters: H x W pixels of an image, h x w of a window, n instances.
 """
@@ -27,7 +27,7 @@ DEFAULT_CACHE_BYTES = 1 << 30
 
 
 class ImageSource(Protocol):
-    """A set of images, labelled, pseudo-labelled or plain, that views and batches can be drawn from."""
+    """A set of images (labelled, pseudo-labelled or plain) that views and batches are drawn from."""
 
     name: str
     class_names: list[str]
@@ -64,7 +64,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a set: its id, its file, its size where the annotations state it, and their other fields as text."""
+    """One image of a set: id, file, size if the annotations state it, and other fields as text."""
 
     image_id: int
     file_name: str
@@ -74,12 +74,12 @@ class ImageRecord:
 
 
 class ImageCollection(Dataset[Sample]):
-    """Images on disk, kept in memory up to a budget once decoded; without labels unless a subclass has them.
+    """Images on disk, cached in memory once decoded; without labels unless a subclass adds them.
 
-    images_dir: the folder that holds the files.  class_names, category_ids: class index -> name, COCO id.
-    stretch: percentile stretch of every image (`stretch_intensity`), for microscopy.  cache_bytes: memory for decoded
-    images and for masks, each.  Copies made by `subset` share that memory.  `decoded`: a folder to keep decoded images
-    in (`stored_pixels`), None for none.
+    images_dir: the folder of the files.  class_names, category_ids: class index -> name, COCO id.
+    stretch: percentile stretch of each image (`stretch_intensity`), for microscopy.  cache_bytes: memory for decoded
+    images, and as much again for masks.  Copies made by `subset` share the caches.  `decoded`: a folder that caches
+    decoded images (`stored_pixels`), None for none.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class ImageCollection(Dataset[Sample]):
         return len(self.records)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(H, W) of an image: as the annotations state it, else from the header of its file."""
+        """(H, W) of an image, from its annotations or else from the header of its file."""
         record = self.records[index]
         return record.size or self._size_in_file(record)
 
@@ -128,7 +128,7 @@ class ImageCollection(Dataset[Sample]):
         return self._sizes[record.image_id]
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The decoded image, (H, W) grey or (H, W, 3) RGB uint8; not to be written to."""
+        """The decoded image, (H, W) grey or (H, W, 3) RGB uint8; do not write to it."""
         record = self.records[index]
         return self.pixel_cache.get(record.path, lambda: self._read(record))
 
@@ -143,11 +143,11 @@ class ImageCollection(Dataset[Sample]):
         return image_tensor(self.pixels(index))
 
     def mask_layers(self, index: int) -> MaskLayers | None:
-        """The instances of an image as id maps, None where the set has no labels."""
+        """The instances of an image as id maps; None if the set has no labels."""
         return None
 
     def __getitem__(self, index: int) -> Sample:
-        """The whole image with its instances; IndexError past the end."""
+        """The whole image with its instances.  Raises IndexError past the end."""
         return self.window(index, 0, 0, *self.size(index))
 
     def window(
@@ -162,8 +162,9 @@ class ImageCollection(Dataset[Sample]):
     ) -> Sample:
         """A crop of an image with the instances that touch it, in the order of the annotations.
 
-        top, left, height, width: pixels of the image.  size: (h, w) to resize the crop to; the image bilinearly with
-        antialiasing, the masks by the nearest pixel.  Raises ValueError if the window is empty or leaves the image.
+        top, left, height, width: in pixels of the image.  size: (h, w) to resize the crop to: bilinear with
+        antialiasing for the image, nearest for the masks.  Raises ValueError if the window is empty or leaves the
+        image.
         """
         record = self.records[index]
         full_height, full_width = self.size(index)
@@ -181,7 +182,7 @@ class ImageCollection(Dataset[Sample]):
         return Sample(image_tensor(crop, size), instances, record.image_id, record.file_name, record.extra)
 
     def image_field(self, key: str) -> list[str]:
-        """The field `key` of every image record, as text; DataError where an image lacks it."""
+        """The field `key` of all image records, as text.  Raises DataError if an image lacks it."""
         for record in self.records:
             if key not in record.extra:
                 known = ", ".join(sorted(record.extra)) or "none"
@@ -192,7 +193,7 @@ class ImageCollection(Dataset[Sample]):
         return [record.extra[key] for record in self.records]
 
     def subset(self, image_ids: Iterable[int]) -> Self:
-        """The same set restricted to these images, in this order; ValueError for an unknown id."""
+        """The set restricted to these images, in this order.  Raises ValueError for an unknown id."""
         by_id = {record.image_id: record for record in self.records}
         wanted = list(image_ids)
         unknown = [image_id for image_id in wanted if image_id not in by_id]
@@ -207,14 +208,14 @@ class ImageCollection(Dataset[Sample]):
 
 
 def _grid(start: int, length: int, out: int | None) -> NDArray[np.int64] | slice:
-    """The source pixels under the centres of `out` pixels that cover [start, start + length)."""
+    """The source pixels at the centres of `out` pixels that cover [start, start + length)."""
     if out is None or out == length:
         return slice(start, start + length)
     return start + ((2 * np.arange(out, dtype=np.int64) + 1) * length) // (2 * out)
 
 
 def image_tensor(crop: NDArray[np.uint8], size: tuple[int, int] | None = None) -> Tensor:
-    """(h, w) or (h, w, 3) uint8 -> (3, h', w') uint8 tensor, not sharing memory with the crop."""
+    """Converts (h, w) or (h, w, 3) uint8 to a (3, h', w') uint8 tensor that shares no memory with the crop."""
     pixels = torch.from_numpy(crop if crop.ndim == 3 else crop[..., None]).permute(2, 0, 1)
     if size is not None and size != crop.shape[:2]:
         pixels = functional.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]

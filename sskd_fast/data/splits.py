@@ -1,4 +1,4 @@
-"""Labelled subsets of a data set: drawn by whole groups, evenly over strata, and written with a hash."""
+"""Labelled subsets of a data set: drawn in whole groups, evenly over strata, and saved with a hash."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def split_labeled(
     group_key: str | None = None,
     stratify_key: str | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Image ids of a labelled part of about `fraction` of the images, and those of the rest, each in the set's order.
+    """Image ids of a labelled part with about `fraction` of the images, and of the rest, each in the set's order.
 
-    group_key: field of the image records whose values stay together on one side (tiles of one picture, frames of one
-    video); so do image files of the same content.  stratify_key: field whose values (by the majority in a group) are
-    drawn in proportion, each with at least one group.  At least one image is labelled.  Raises ValueError for a
+    group_key: field of the image records whose groups stay on one side (tiles of one picture, frames of one video).
+    Image files with the same content also stay together.  stratify_key: field whose values (the majority in a group)
+    are drawn in proportion, each with at least one group.  At least one image is labelled.  Raises ValueError for a
     fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
@@ -50,13 +50,15 @@ def split_labeled(
 
 
 def group_count(dataset: ImageCollection, group_key: str | None) -> int:
-    """The number of groups that a split keeps whole: values of the field `group_key`, without one every image; groups
-    that have an image file in common are one."""
+    """The number of groups that a split keeps whole: values of the field `group_key`, or single images without one.
+
+    Groups that share an image file count as one.
+    """
     return len(set(_group_names(dataset, group_key)))
 
 
 def _group_names(dataset: ImageCollection, group_key: str | None) -> list[str]:
-    """The group of each image: its value of the field `group_key`, else its id; copies of a file share theirs."""
+    """The group of each image: its value of the field `group_key`, else its id; copies of a file share a group."""
     names = dataset.image_field(group_key) if group_key else [str(image_id) for image_id in dataset.image_ids]
     paths = [Path(os.path.realpath(record.path)) for record in dataset.records]
     joined: dict[str, str] = {}
@@ -88,9 +90,9 @@ def fold_ids(
 ) -> list[list[int]]:
     """Image ids of `count` disjoint folds of nearly equal size that cover the set, each in the set's order.
 
-    group_key: field whose values stay together in one fold.  stratify_key: field whose values (by the majority in a
-    group) spread evenly over the folds; of labelled images by default their rarest class.  There are as many folds as
-    groups if those are fewer.  Raises ValueError for a count below 1.
+    group_key: field whose groups stay in one fold.  stratify_key: field whose values (the majority in a group) spread
+    evenly over the folds; by default the rarest class of labelled images.  With fewer groups than `count`, each group
+    is a fold.  Raises ValueError for a count below 1.
     """
     if count < 1:
         raise ValueError(f"count={count}: expected at least 1 fold")
@@ -108,7 +110,7 @@ def fold_ids(
 
 
 def _rarest_classes(dataset: ImageCollection) -> list[str]:
-    """By image, the class of its instances that the fewest images have; "" for an image without labels."""
+    """For each image, its class that the fewest images have; "" for an image without labels."""
     if not isinstance(dataset, LabeledImages):
         return [""] * len(dataset)
     classes = [set(dataset.mask_layers(index).labels) for index in range(len(dataset))]
@@ -119,7 +121,7 @@ def _rarest_classes(dataset: ImageCollection) -> list[str]:
 def _groups_by_stratum(
     dataset: ImageCollection, group_key: str | None, stratify_key: str | None, otherwise: Sequence[str] | None = None
 ) -> dict[str, list[list[int]]]:
-    """Stratum -> its groups, each a list of image ids; otherwise: the strata by image without a key, one by default."""
+    """Maps each stratum to its groups of image ids; otherwise: the strata by image if there is no key, else one."""
     names = _group_names(dataset, group_key)
     kinds = dataset.image_field(stratify_key) if stratify_key else otherwise or [""] * len(names)
     members: dict[str, list[int]] = defaultdict(list)
@@ -134,7 +136,7 @@ def _groups_by_stratum(
 
 
 def _fill(groups: list[list[int]], target: float) -> list[int]:
-    """Images of the groups taken in turn, each where it brings the number closer to the target; never none."""
+    """Images of groups added in turn while they bring the number closer to the target; at least one group."""
     taken: list[int] = []
     for group in groups:
         if abs(len(taken) + len(group) - target) < abs(len(taken) - target):
@@ -143,11 +145,11 @@ def _fill(groups: list[list[int]], target: float) -> list[int]:
 
 
 def kept_split(path: Path, dataset: ImageCollection, draw: Callable[[], Sequence[int]]) -> list[int]:
-    """The image ids of a split file; where there is none, `draw` says them and they are written first.
+    """The image ids of a split file. If it is missing, `draw` gives the ids and they are written first.
 
-    The same ids come out in every process and in every later run: of several processes that draw at once, the first
-    to finish writes the file and all read it.  Raises DataError where the file was edited, or where its ids stand for
-    other image files in `dataset` than when they were drawn.
+    All processes and later runs get the same ids: if several processes draw at once, the first one to finish writes the
+    file and all read it.  Raises DataError if the file was edited, or if its ids refer to other image files in
+    `dataset` than when they were drawn.
     """
     if not path.exists():
         write_split(path, draw(), dataset=dataset, keep=True)
@@ -157,11 +159,10 @@ def kept_split(path: Path, dataset: ImageCollection, draw: Callable[[], Sequence
 def write_split(
     path: Path, ids: Sequence[int], *, dataset: ImageCollection | None = None, source: str = "", keep: bool = False
 ) -> None:
-    """Writes image ids to a text file, one a line, under a comment with their sha256.
+    """Writes image ids to a text file, one per line, below a comment with their sha256.
 
-    dataset: the set the ids belong to: the sha256 of their file names is noted too.  source: where the ids come from,
-    kept as a comment; by default the name of the set.  The file appears whole or not at all.  keep: not in the place of
-    one that exists.
+    dataset: the set of the ids; adds the sha256 of their file names.  source: origin of the ids, stored as a comment;
+    by default the name of the set.  The write is atomic.  keep: do not replace an existing file.
     """
     path = Path(path)
     source = source or (dataset.name if dataset is not None else "")
@@ -173,13 +174,13 @@ def write_split(
 
 
 def read_split(path: Path, *, dataset: ImageCollection | None = None) -> list[int]:
-    """The image ids of a file written by `write_split`; DataError where it is missing, malformed or was edited.
+    """The image ids of a file from `write_split`.  Raises DataError if it is missing, malformed or was edited.
 
-    dataset: the set the ids belong to; DataError too where it lacks one, or has another file under it.
+    dataset: the set of the ids; DataError also if it lacks an id, or has another file under one.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError([Problem(path, "", "the split file does not exist", "a file of image ids", "Draw it anew.")])
+        raise DataError([Problem(path, "", "the split file does not exist", "a file of image ids", "Draw it again.")])
     ids: list[int] = []
     stated = names = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -191,7 +192,7 @@ def read_split(path: Path, *, dataset: ImageCollection | None = None) -> list[in
             try:
                 ids.append(int(line))
             except ValueError:
-                cure = "Draw the split anew."
+                cure = "Draw the split again."
                 raise DataError([Problem(path, f"line {number}", f"{line!r}", "an image id", cure)]) from None
     if stated != _ids_hash(ids):
         found = f"the {len(ids)} ids have the sha256 {_ids_hash(ids)[:12]}..."
@@ -205,7 +206,7 @@ def read_split(path: Path, *, dataset: ImageCollection | None = None) -> list[in
 
 def _check_names(path: Path, ids: Sequence[int], stated: str, dataset: ImageCollection) -> None:
     place = dataset.name or str(dataset.images_dir)
-    cure = "Bring the images back as they were, or start anew in another folder: results would not compare."
+    cure = "Restore the images, or start again in another folder: results would not be comparable."
     unknown = sorted(set(ids) - set(dataset.image_ids))
     if unknown:
         found = f"{len(unknown)} ids that {place} does not have ({named(unknown)})"

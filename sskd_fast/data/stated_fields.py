@@ -1,4 +1,4 @@
-"""Stated areas and boxes compared with the masks: they are never used, but tell masks that were written wrongly."""
+"""Comparison of stated areas and boxes with the masks: they are never used, but reveal wrongly encoded masks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sskd_fast.data.errors import Findings
 from sskd_fast.rle import pixels_of_runs, run_lengths
 from sskd_fast.scalars import ScalarError
 
-# A stated area is far off from this factor on, a stated box below this IoU; both beyond a few pixels.
+# A stated area is far off above this factor, a stated box below this IoU; differences of a few pixels never count.
 _AREA_FACTOR, _BOX_IOU, _PIXELS = 2.0, 0.5, 4
-# Of the stated boxes, more than the first share must be far off, and of these the second fit a wrong way of writing.
+# A problem needs more than the first share of boxes far off, and the second share of these explained by one encoding.
 _MOST, _NEARLY_ALL = 0.5, 0.9
 _EITHER = "or, if the masks are right, correct the boxes or take them out."
 _READINGS = {
@@ -32,9 +32,10 @@ _READINGS = {
 
 @dataclass(frozen=True)
 class Stated:
-    """What an annotation states of its mask: its name in messages, and what is far off, in words, "" if nothing is.
+    """Fields that an annotation states about its mask: its name in messages, and a text on what is far off, or "".
 
-    box: it states one.  box_far: it is far from that of the mask.  fits: the key of _READINGS by which it fits, or "".
+    box: True if it states a box.  box_far: True if that is far from the mask's.  fits: key of _READINGS that explains
+    it, or "".
     """
 
     item: str
@@ -45,7 +46,7 @@ class Stated:
 
     @classmethod
     def of(cls, annotation: Mapping[str, Any], encoded: Mapping[str, Any], area: int) -> Stated:
-        """The fields of an annotation whose mask has `area` pixels, at least one, as compressed RLE."""
+        """Compares the fields of an annotation with its mask, compressed RLE of `area` >= 1 pixels."""
         item, stated = annotation_item(annotation), annotation.get("bbox")
         far_area = _far_area(annotation.get("area"), area)
         if not stated:
@@ -64,7 +65,7 @@ class Stated:
 
 
 def check_stated(file: Path, stated: Sequence[Stated], findings: Findings) -> None:
-    """Notes a problem if most boxes fit masks written in a wrong way, else a warning of areas and boxes far off."""
+    """Adds a problem if most boxes fit masks in a wrong encoding, else a warning of areas and boxes far off."""
     far, boxes = [one for one in stated if one.far], [one for one in stated if one.box]
     off = [one for one in boxes if one.box_far]
     mostly = len(off) > _MOST * len(boxes)
@@ -92,7 +93,7 @@ def check_stated(file: Path, stated: Sequence[Stated], findings: Findings) -> No
 
 
 def _far_area(stated: object, area: int) -> str:
-    """A stated area that is far from that of the mask, in words; "" for none or a near one."""
+    """A text on a stated area far from the mask's; "" if there is none or it is close."""
     if stated is None:
         return ""
     try:
@@ -118,7 +119,7 @@ def _swapped(box: Sequence[float]) -> list[float]:
 
 
 def _along_rows(encoded: Mapping[str, Any]) -> list[float]:
-    """The box of a mask if its runs went along the rows."""
+    """The box that a mask would have if its runs went along the rows."""
     rows, columns = np.divmod(pixels_of_runs(run_lengths(encoded["counts"])), encoded["size"][1])
     left, top = int(columns.min()), int(rows[0])
     return [left, top, int(columns.max()) - left + 1, int(rows[-1]) - top + 1]

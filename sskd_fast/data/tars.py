@@ -1,4 +1,4 @@
-"""Files in tar archives, as WebDataset keeps them, under paths that go on into the archive: images-000.tar/17.jpg."""
+"""Files in tar archives, as in WebDataset, under paths that continue into the archive: images-000.tar/17.jpg."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from sskd_fast.data.errors import DataError, Problem
 
 SUFFIX = ".tar"
-# Archives whose lists of members stay in memory, about 50 bytes a member.
+# Archives whose member lists stay in memory, about 50 bytes per member.
 _ARCHIVES = 4096
 
 
 def tar_of(path: Path) -> Path | None:
-    """The archive that a path goes into, None if it is that of a file."""
+    """The archive that a path continues into; None for the path of a plain file."""
     return next((parent for parent in path.parents if parent.suffix == SUFFIX and parent.is_file()), None)
 
 
 def open_file(path: Path) -> io.BufferedReader | io.BytesIO:
-    """A file or a member of an archive, opened for reading; FileNotFoundError if there is none."""
+    """Opens a file or a member of an archive for reading.  Raises FileNotFoundError if it is missing."""
     tar = tar_of(path)
     if tar is None:
         return path.open("rb")
@@ -37,7 +37,7 @@ def open_file(path: Path) -> io.BufferedReader | io.BytesIO:
 
 
 def file_size(path: Path) -> int | None:
-    """The bytes of a file or of a member of an archive, None if there is none."""
+    """The size in bytes of a file or a member of an archive; None if it is missing."""
     tar = tar_of(path)
     if tar is None:
         return os.path.getsize(path) if os.path.isfile(path) else None
@@ -48,21 +48,21 @@ def file_size(path: Path) -> int | None:
 
 
 def member_names(tar: Path) -> list[str]:
-    """The names of the files in an archive, sorted, without hidden ones.  Raises DataError if it cannot be read."""
+    """The sorted names of the files in an archive, without hidden ones.  Raises DataError if it cannot be read."""
     names = [name.decode() for name in _members(tar).names]
     return [name for name in names if not PurePosixPath(name).name.startswith(".")]
 
 
 @dataclass(frozen=True)
 class _Members:
-    """names: sorted UTF-8.  starts, sizes: bytes."""
+    """Index of an archive.  names: sorted, UTF-8.  starts, sizes: in bytes."""
 
     names: NDArray[np.bytes_]
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
     def place(self, name: str) -> tuple[int, int]:
-        """First byte and length of a member; FileNotFoundError if there is none of this name."""
+        """The first byte and the length of a member.  Raises FileNotFoundError if there is none of this name."""
         wanted = name.encode()
         at = int(np.searchsorted(self.names, np.bytes_(wanted)))
         if at == len(self.names) or self.names[at] != wanted:

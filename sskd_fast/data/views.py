@@ -1,7 +1,7 @@
-"""Two views of an image: weak (geometry only, or nearly) and strong (the same geometry, other colours).
+"""Two views of an image: weak (almost only geometry) and strong (the same geometry, changed colours).
 
-The transforms are those of torchvision's ColorJitter, RandomGrayscale, GaussianBlur and ScaleJitter, drawn from one
-seed and computed on the crop alone.
+The transforms are torchvision's ColorJitter, RandomGrayscale, GaussianBlur and ScaleJitter, drawn from one seed and
+computed only on the crop.
 
 Shape letters: H x W pixels of a view.
 """
@@ -21,17 +21,16 @@ from sskd_fast.data.source import ImageSource
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """Settings of views (section 3 of the method: flip, scale jitter and crop; colours for the strong view).
+    """Settings of views (section 3 of the method: flip, scale jitter and crop; colour changes for the strong view).
 
     size: height and width of a view, or one number for both; 0 = from the data (64 to 128 pixels).  scale: range of the
-    zoom factor of the image's pixels, or with `fit` of the zoom at which the whole image just fits into the view
+    zoom factor of the image's pixels, or with `fit`, relative to the zoom at which the whole image just fits the view
     (large-scale jitter, for images of many sizes).  hflip, vflip, rot90: flips and quarter turns, each drawn evenly
     (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
     strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
     view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
-    the strong view.  min_pixels: instances with fewer pixels in the view are neither object nor background
-    (their pixels are not valid).  paste: probability that a view
-    gets labelled instances of another one pasted on (see `copy_paste`).
+    the strong view.  min_pixels: the losses ignore instances with fewer pixels in the view.  paste: probability that
+    labelled instances of another view are pasted onto a view (see `copy_paste`).
     """
 
     size: int | tuple[int, int] = 0
@@ -51,19 +50,19 @@ class ViewsConfig:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width; 0 for one that comes from the data."""
+        """Height and width; 0 for a side that comes from the data."""
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     def at_strength(self, strength: float) -> ViewsConfig:
-        """Views whose changes of zoom and weak colour are as many times as large: 0 for none, 1 for these.
+        """Views with changes of zoom and weak colour scaled by `strength`: 0 for none, 1 for these settings.
 
-        The ends of `scale` are taken to that power.
+        The limits of `scale` are raised to that power.
         """
         scale = (self.scale[0] ** strength, self.scale[1] ** strength)
         return replace(self, scale=scale, weak_color=min(1.0, strength * self.weak_color))
 
     def resolved(self, size: tuple[int, int], zoom: float) -> Views:
-        """The views of this size, (H, W), of images that are zoomed; with `fit` the size alone sets the zoom."""
+        """The views of size (H, W) for images scaled by `zoom`; with `fit`, only the size determines the zoom."""
         factor = 1.0 if self.fit else zoom
         scale = (self.scale[0] * factor, self.scale[1] * factor)
         own = {field.name: getattr(self, field.name) for field in fields(ViewsConfig)}
@@ -72,7 +71,7 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class Views(ViewsConfig):
-    """Resolved settings of views: those of `ViewsConfig` with their size (H, W) and scale resolved.
+    """Settings of `ViewsConfig` with the size (H, W) and scale resolved.
 
     Raises ValueError for a setting out of range.
     """
@@ -97,7 +96,7 @@ class Views(ViewsConfig):
 
 
 class _Draws:
-    """Uniform draws from one seed, used up in order, and the generator for noise."""
+    """Uniform draws from one seed, consumed in order, and a generator for noise."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -121,9 +120,9 @@ def draw_views(
 ) -> tuple[Tensor, Tensor, Tensor, Instances]:
     """Weak view, strong view, valid pixels and instances of one image; a pure function of `generator_seed`.
 
-    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool (False on padding, on crowd regions and
-    on instances too small to learn), and the other instances, masks (n, H, W), in the geometry of both views; none
-    if the source has no labels.
+    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool, and the instances with masks
+    (n, H, W), in the geometry of both views.  valid is False on padding, crowd regions and instances too small to
+    learn, which are left out.  Without labels there are no instances.
     """
     draws = _Draws(generator_seed)
     sample = _draw_window(source, index, views, draws)
@@ -147,7 +146,7 @@ def draw_views(
 
 
 def _draw_window(source: ImageSource, index: int, views: Views, draws: _Draws) -> Sample:
-    """A random crop at a random zoom, at most as large as a view."""
+    """Draws a random crop at a random zoom, at most as large as a view."""
     zoom = draws.between(*views.scale)
     full_size = source.size(index)
     if views.fit:
@@ -162,7 +161,7 @@ def _draw_window(source: ImageSource, index: int, views: Views, draws: _Draws) -
 
 
 def _draw_turn(views: Views, draws: _Draws) -> tuple[int, list[int]]:
-    """Quarter turns and the dimensions to flip."""
+    """Draws the number of quarter turns and the dimensions to flip."""
     turn = draws.below(4) if views.rot90 else 0
     flips = [dim for dim, used in ((-2, views.vflip), (-1, views.hflip)) if used and draws.chance(0.5)]
     return turn, flips
@@ -199,7 +198,7 @@ def _strong_view(picture: Tensor, views: Views, draws: _Draws) -> Tensor:
 
 
 def _placed(part: Tensor, size: tuple[int, int], corner: list[int]) -> Tensor:
-    """The part (..., h, w) on a canvas (..., H, W) of zeros, its first pixel at `corner`."""
+    """The part (..., h, w) on a zero canvas (..., H, W) with its first pixel at `corner`."""
     height, width = part.shape[-2:]
     if (height, width) == size:
         return part

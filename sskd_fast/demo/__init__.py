@@ -1,1 +1,1 @@
-"""A page that shows teacher and student side by side: `python -m sskd_fast.demo RUN`."""
+"""A local page that shows teacher and student side by side: `python -m sskd_fast.demo RUN`."""

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.demo RUN`: a page on this machine that shows what teacher and student find in an image."""
+"""`python -m sskd_fast.demo RUN`: serve a local page that shows the instances teacher and student find in an image."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ EXAMPLE = """example:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog="python -m sskd_fast.demo", description=__doc__, epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("run", metavar="RUN", help="a run's folder, a checkpoint (.safetensors), or a hub id (owner/name)")
-    p.add_argument("--port", type=between(1, 65535), help="port of the page (the first free one from 7860)")
-    p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="instances below are left out at first (0.5)")
+    p.add_argument("--port", type=between(1, 65535), help="port of the page (default: first free one from 7860)")
+    p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="initial score threshold (default: 0.5)")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
-    p.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
+    p.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves the page until Ctrl-C; returns the exit status: 0, or 2 with a message for bad input."""
+    """Serves the page until Ctrl-C; returns 0, or 2 with an error message for bad input."""
     arguments = parser().parse_args(argv)
     try:
         check()
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def uploads_folder() -> Iterator[None]:
-    """Keeps uploaded images in a folder that is removed at the end, unless GRADIO_TEMP_DIR names another one."""
+    """Keeps uploaded images in a temporary folder, removed at the end, unless GRADIO_TEMP_DIR names another one."""
     with (
         TemporaryDirectory(prefix="sskd_fast_demo_", ignore_cleanup_errors=True) as folder,
         _env.default_within("GRADIO_TEMP_DIR", folder),

@@ -1,4 +1,4 @@
-"""All that teacher and student find in an image, as pictures, a table and sentences."""
+"""Instances that teacher and student find in an image, as pictures, a table and sentences."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sskd_fast.report.numbers import count_text
 from sskd_fast.report.overlays import SAME_OBJECT_IOU, Shown, draw, results_shown
 from sskd_fast.report.pictures import enlarged
 
-# Pixels of a picture's long side: small images are enlarged to the first, large ones reduced to the second.
+# Limits for the long side of a picture, in pixels: smaller images are enlarged, larger ones reduced.
 SMALLEST, LARGEST = 540, 960
-# The time of a prediction is the median of so many, or of fewer that have taken so long.
+# Prediction time is the median of this many runs, or of fewer once they have taken this many seconds.
 TIMED, TIMED_SECONDS = 5, 0.5
 
 
 @dataclass(frozen=True)
 class Model:
-    """A column of the page. title: for readers, such as "Refined student"."""
+    """A column of the page. title: display name, such as "Refined student"."""
 
     title: str
     predictor: Predictor
@@ -36,7 +36,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Found:
-    """All that one model finds in an image. parameters: those inference uses.  milliseconds: of a warm prediction."""
+    """Instances that one model finds in an image.
+
+    parameters: number of parameters used in inference.  milliseconds: time of a prediction after warm-up.
+    """
 
     title: str
     parameters: int
@@ -46,19 +49,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Analysis:
-    """An image as the models see it, and all that each finds: enough to draw it anew for another score."""
+    """An image as the models see it, with all predictions, so it can be redrawn for another score."""
 
     name: str
     picture: Image.Image
     found: tuple[Found, ...]
 
     def above(self, score: float) -> Analysis:
-        """The same with the instances of at least this score."""
+        """A copy with only the instances of at least this score."""
         return replace(self, found=tuple(replace(f, prediction=f.prediction.above(score)) for f in self.found))
 
 
 def models_of(place: str, device: str) -> list[Model]:
-    """Teacher and student of a run's folder, or the one model of any other place.  Errors as of `predictor.load`."""
+    """Teacher and student of a run's folder, or the single model of any other place.
+
+    Raises the errors of `predictor.load`.
+    """
     stages = [stage.name for stage in reversed(STAGES) if stage.model == "teacher"]
     teacher = next((s for s in stages if (Path(place) / "checkpoints" / f"{s}.safetensors").is_file()), None)
     student = load(place, device=device)
@@ -67,7 +73,7 @@ def models_of(place: str, device: str) -> list[Model]:
 
 
 def analyse(models: Sequence[Model], image: Path) -> Analysis:
-    """Predicts an image file with every model.  Raises DataError for a file that cannot be read."""
+    """Predicts an image file with each model.  Raises DataError if the file cannot be read."""
     found = tuple(_find(model, image) for model in models)
     pixels = models[-1].predictor.read_image(image).permute(1, 2, 0).numpy()
     long_side = min(max(*pixels.shape[:2], SMALLEST), LARGEST)
@@ -77,7 +83,7 @@ def analyse(models: Sequence[Model], image: Path) -> Analysis:
 def _find(model: Model, image: Path) -> Found:
     predictor = model.predictor
     pixels = predictor.read_image(image)
-    prediction = predictor.find([pixels])[0]  # the warm-up for images of this size, too
+    prediction = predictor.find([pixels])[0]  # also the warm-up for images of this size
     seconds: list[float] = []
     while len(seconds) < TIMED and sum(seconds) < TIMED_SECONDS:
         start = time.perf_counter()
@@ -87,7 +93,7 @@ def _find(model: Model, image: Path) -> Found:
 
 
 def shown_instances(analysis: Analysis) -> list[list[Shown]]:
-    """The instances of each model; those of the second have colour and number of the ones of the first they cover."""
+    """The instances of each model. Those that match one of the first model share its colour and number."""
     first, *others = [found.prediction for found in analysis.found]
     numbered = zip(first.rles, first.names, first.scores, strict=True)
     reference = [Shown(rle, name, score, i, True) for i, (rle, name, score) in enumerate(numbered, start=1)]
@@ -99,7 +105,7 @@ def _names(prediction: Prediction) -> dict[int, str]:
 
 
 def table(analysis: Analysis) -> str:
-    """An HTML table: parameters, time, instances, and instances by class, one column a model."""
+    """An HTML table with one column per model: parameters, time, instances, and instances by class."""
     predictions = [found.prediction for found in analysis.found]
     counts = [Counter(prediction.names) for prediction in predictions]
     names = [name for name, _ in sum(counts, Counter()).most_common()]
@@ -118,7 +124,7 @@ def table(analysis: Analysis) -> str:
 
 
 def note(analysis: Analysis, shown: Sequence[Sequence[Shown]], score: float) -> str:
-    """Sentences on the image and on how two models agree."""
+    """Sentences on the image and on the agreement of two models."""
     height, width = analysis.found[0].prediction.size
     image = f"{analysis.name}, {width} x {height} pixels."
     if not any(shown):
@@ -137,7 +143,7 @@ def _agreement(found: Sequence[Found], shown: Sequence[Sequence[Shown]]) -> str:
 
 
 def view(analysis: Analysis, score: float) -> tuple[list[Image.Image], str]:
-    """The pictures, and the table with its note as HTML, of the instances with at least this score."""
+    """The pictures, and the table with its note as HTML, for instances with at least this score."""
     chosen = analysis.above(score)
     shown = shown_instances(chosen)
     pictures = [draw(analysis.picture, instances) for instances in shown]
@@ -145,7 +151,7 @@ def view(analysis: Analysis, score: float) -> tuple[list[Image.Image], str]:
 
 
 def trouble(error: DataError) -> str:
-    """A message for the page on an image that cannot be read: no path of the server in it, and the cure."""
+    """An HTML error message for an unreadable image, with the cure and without server paths."""
     problem = error.problems[0]
     name = Path(problem.file).name
     found = problem.found.replace(str(problem.file), name)
@@ -154,6 +160,6 @@ def trouble(error: DataError) -> str:
 
 
 def heading(models: Sequence[Model]) -> str:
-    """The top of the page as Markdown: the models, and the classes they find."""
+    """The heading of the page as Markdown: the models and the classes they find."""
     titles = " and ".join(model.title if i == 0 else model.title.lower() for i, model in enumerate(models))
     return f"# {titles}\n\nFinds {escape(named(models[-1].predictor.class_names, 12))}. Images stay on this machine."

@@ -1,4 +1,4 @@
-"""The page: an image in, pictures and table out, served on this machine alone."""
+"""The demo page: an image in, pictures and a table out, served on this machine only."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ STYLE = """
 
 
 class DemoError(Exception):
-    """A reason why the page cannot be shown, and the way out."""
+    """Raised if the page cannot be served; the message has the reason and the cure."""
 
 
 def build_page(models: Sequence[Model], score: float) -> gr.Blocks:
-    """The page, not yet served.  ImportError without gradio."""
+    """Builds the page without serving it.  Raises ImportError if gradio is missing."""
     import gradio as gr
 
     def redraw(analysis: Analysis | None, score: float) -> list[Any]:
@@ -55,7 +55,7 @@ def build_page(models: Sequence[Model], score: float) -> gr.Blocks:
         gr.Markdown(heading(models))
         with gr.Row(equal_height=True):
             file = gr.File(label="Image", file_types=list(IMAGE_SUFFIXES), elem_id="file", height=150, min_width=300)
-            slider = gr.Slider(0, 1, score, step=0.01, label="Score: instances below are left out",
+            slider = gr.Slider(0, 1, score, step=0.01, label="Score: instances below it are hidden",
                                elem_id="score", min_width=300)  # fmt: skip
         message = gr.HTML(visible=False)
         with gr.Column(visible=False) as result:
@@ -71,7 +71,7 @@ def build_page(models: Sequence[Model], score: float) -> gr.Blocks:
 
 
 def _picture(title: str, elem_id: str) -> gr.Image:
-    """A picture below its title, which would hide a corner of it otherwise."""
+    """A picture with its title above it; gradio's own label would hide a corner of the picture."""
     import gradio as gr
 
     with gr.Column(min_width=300):
@@ -82,11 +82,11 @@ def _picture(title: str, elem_id: str) -> gr.Image:
 
 
 def serve(page: gr.Blocks, port: int | None, *, browser: bool) -> None:
-    """Serves the page on this machine alone until Ctrl-C.  Raises DemoError if the port is taken."""
+    """Serves the page on this machine only, until Ctrl-C.  Raises DemoError if the port is taken."""
     import gradio as gr
     from gradio.http_server import INITIAL_PORT_VALUE
 
-    # Fonts of the system alone: none is fetched.
+    # System fonts only, so that none is downloaded.
     theme = gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, url, _ = page.launch(
@@ -95,11 +95,11 @@ def serve(page: gr.Blocks, port: int | None, *, browser: bool) -> None:
             theme=theme,
         )  # fmt: skip
     except OSError as error:
-        cure = "leave --port out for the first free one" if port else "choose one with --port"
+        cure = "omit --port to take the first free one" if port else "choose one with --port"
         raise DemoError(
             f"port {port or INITIAL_PORT_VALUE}: another program uses it; end that program, or {cure}"
         ) from error
     if port is None and page.server_port != INITIAL_PORT_VALUE:
-        print(f"port {INITIAL_PORT_VALUE} is taken: the next free one is {page.server_port}")
-    print(f"{url} shows the page on this machine; Ctrl-C ends it", flush=True)
+        print(f"port {INITIAL_PORT_VALUE} is taken; using the next free one, {page.server_port}")
+    print(f"{url} serves the page on this machine; press Ctrl-C to stop", flush=True)
     page.block_thread()

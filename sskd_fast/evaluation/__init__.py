@@ -1,4 +1,4 @@
-"""Quality of predictions that travel as a COCO results list: AP by COCO and by data sets themselves, and by image."""
+"""Quality of COCO results lists: mask AP by COCO and by official evaluations, comparisons, and quality per image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Cityscapes' average precision, computed by the code of cityscapesscripts itself on predictions held in memory.
+"""Cityscapes average precision, computed by cityscapesscripts on predictions in memory.
 
-That code matches predictions to instances image by image (`assignGt2Preds`) and counts pixels of whole pictures for
-every pair.  A prediction's counts are the same on its bounding box, so it is given boxes: same integers, same AP.
+cityscapesscripts matches predictions to instances image by image (`assignGt2Preds`) and counts the pixels of whole
+images for each pair.  Here it gets only the bounding box of each prediction: the counts, and so the AP, are the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ _MISSING = (
 
 @dataclass(frozen=True)
 class CityscapesAP:
-    """Average precision in percent, nan where there is no ground truth: over IoU 0.50:0.05:0.95 and the classes, at IoU
-    0.50, and by class."""
+    """Average precision in percent, NaN without ground truth.
+
+    ap: mean over IoU 0.50:0.05:0.95 and the classes.  ap50: at IoU 0.50.  per_class: ap by class name, without NaN.
+    """
 
     ap: float
     ap50: float
@@ -38,9 +40,9 @@ class CityscapesAP:
 
 
 def official_evaluation() -> Any:
-    """The evaluation module of cityscapesscripts; ImportError with the way out where it is not installed.
+    """The evaluation module of cityscapesscripts.  Raises ImportError with the cure if it is not installed.
 
-    It calls numpy.in1d, which newer versions of NumPy have dropped; the module then gets NumPy with isin in its place.
+    The module calls numpy.in1d, which newer versions of NumPy have dropped; there it gets NumPy's isin instead.
     """
     try:
         from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as official
@@ -55,8 +57,8 @@ def evaluate_cityscapes(label_files: Mapping[int, Path], results: Sequence[Mappi
     """Cityscapes AP of a COCO results list.
 
     label_files: image id -> its *_gtFine_instanceIds.png.  results: RLE masks with label ids (24 person, ...) as
-    category ids; results of other images are left aside.  Raises ImportError where cityscapesscripts is missing,
-    ValueError for a result on an image that is not listed.
+    category ids.  Raises ImportError if cityscapesscripts is missing, and ValueError for a result on an image that is
+    not listed.
     """
     official = official_evaluation()
     settings = _settings(official)
@@ -72,7 +74,7 @@ def evaluate_cityscapes(label_files: Mapping[int, Path], results: Sequence[Mappi
         truth, predictions = _matched(official, settings, known, np.asarray(Image.open(path)), by_image[image_id])
         matches[str(path)] = {"groundTruth": truth, "prediction": predictions}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # no instance at all: nan
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # no instance at all: NaN
         averages = official.computeAverages(official.evaluateMatches(matches, settings), settings)
     per_class = {name: 100.0 * float(value["ap"]) for name, value in averages["classes"].items()}
     return CityscapesAP(
@@ -83,7 +85,7 @@ def evaluate_cityscapes(label_files: Mapping[int, Path], results: Sequence[Mappi
 
 
 def _settings(official: Any) -> Any:
-    """The official evaluation's own parameters, with nothing said on the screen."""
+    """The parameters of the official evaluation, with printing turned off."""
     settings = official.CArgs()
     vars(settings).update(vars(official.args), quiet=True)
     official.setInstanceLabels(settings)
@@ -97,7 +99,7 @@ def _matched(
     codes: NDArray[Any],
     results: Sequence[Mapping[str, Any]],
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-    """The instances of an image with the predictions that meet them, and the predictions with the instances."""
+    """The instances of an image with the predictions that overlap them, and vice versa."""
     truth = {name: [{**instance, "matchedPred": []} for instance in group] for name, group in known.items()}
     predictions: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.instLabels}
     for result in results:
@@ -115,7 +117,7 @@ def _matched(
 
 
 def _picture(mask: NDArray[np.bool_]) -> io.BytesIO:
-    """A mask as a picture file in memory, the form in which predictions are handed in."""
+    """A mask as an image file in memory, the form that cityscapesscripts reads."""
     file = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(file, "PPM")
     file.seek(0)

@@ -1,4 +1,4 @@
-"""COCO mask average precision: pycocotools' COCOeval, for any number of detections an image.
+"""COCO mask average precision by pycocotools' COCOeval, for any number of detections per image.
 
 Shape letters: T IoU thresholds, R recall levels, C classes, A area ranges, M detection limits.
 """
@@ -25,10 +25,10 @@ RESULT_FIELDS = ("image_id", "category_id", "segmentation", "score")
 
 @dataclass(frozen=True)
 class MaskAP:
-    """Mask average precision in percent, 0 to 100; nan where there is no ground truth to measure it on.
+    """Mask average precision in percent, 0 to 100; NaN if there is no ground truth to measure it on.
 
-    ap is the mean over IoU 0.50:0.05:0.95 and over the classes that have ground truth; ap_small, ap_medium and ap_large
-    restrict it to areas under 32^2, up to 96^2 and above 96^2 pixels. per_class maps a class name to its ap.
+    ap is the mean over IoU 0.50:0.05:0.95 and the classes with ground truth.  ap_small, ap_medium and ap_large restrict
+    it to areas under 32^2, up to 96^2 and above 96^2 pixels.  per_class maps class names to their ap.
     """
 
     ap: float
@@ -50,18 +50,18 @@ def evaluate_masks(
 ) -> MaskAP:
     """COCO mask AP of `results` against `ground_truth`.
 
-    ground_truth: a COCO instances dict (polygons or RLE, crowd regions allowed; `area` is computed where missing).
+    ground_truth: a COCO instances dict (polygons or RLE, crowd regions allowed; `area` is computed if missing).
     results: a COCO results list; an empty list gives 0.
-    max_detections: the highest-scored detections kept per image and class.
-    image_ids: evaluate on these images only; other images' results are then left aside.
+    max_detections: number of highest-scored detections kept per image and class.
+    image_ids: evaluate only on these images and ignore results on others; all by default.
 
-    Neither argument is changed.  Raises ValueError for an unknown image or category, a missing field, a score that is
-    not finite, an `iscrowd` that is no flag, or max_detections < 1.
+    The arguments are not changed.  Raises ValueError for an unknown image or category, a missing field, a score that is
+    not finite, an `iscrowd` other than 0 or 1, or max_detections < 1.
     """
     evaluation = matched_masks(ground_truth, results, max_detections=max_detections, image_ids=image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., -1]  # (T, R, C, A), -1 where a class has no ground truth
+    precision = evaluation.eval["precision"][..., -1]  # (T, R, C, A), -1 if a class has no ground truth
     names = _class_names(ground_truth["categories"])
     per_class = {
         names[category]: _percent(precision[:, :, column, 0])
@@ -87,8 +87,10 @@ def matched_masks(
     max_detections: int,
     image_ids: Iterable[int] | None = None,
 ) -> COCOeval:
-    """pycocotools' COCOeval with every image's results matched to its annotations, but not summed up; arguments and
-    errors as of `evaluate_masks`."""
+    """A COCOeval whose results are matched to the annotations image by image but not accumulated.
+
+    Arguments and errors are those of `evaluate_masks`.
+    """
     if max_detections < 1:
         raise ValueError(f"max_detections is {max_detections}, expected at least 1")
     images = {int(image["id"]): image for image in ground_truth["images"]}
@@ -108,7 +110,7 @@ def _percent(precision: np.ndarray) -> float:
 
 
 def _class_names(categories: list[dict[str, Any]]) -> dict[int, str]:
-    """Category id -> a name that no other category has."""
+    """Unique class names by category id; the id is added to a name that occurs twice."""
     count = Counter(str(category["name"]) for category in categories)
     return {
         int(category["id"]): str(category["name"])
@@ -132,7 +134,7 @@ def _chosen_images(images: dict[int, dict[str, Any]], image_ids: Iterable[int] |
 def _checked_results(
     results: Sequence[dict[str, Any]], images: dict[int, dict[str, Any]], categories: set[int], chosen: set[int]
 ) -> list[dict[str, Any]]:
-    """The results on the chosen images, once every one of the results is known to be well formed."""
+    """The results on the chosen images.  Raises ValueError if any result, on any image, is malformed."""
     for index, result in enumerate(results):
         missing = [field for field in RESULT_FIELDS if field not in result]
         if missing:
@@ -155,26 +157,26 @@ def _checked_results(
 
 
 def _truth_index(ground_truth: dict[str, Any], chosen: set[int]) -> COCO:
-    """pycocotools' index over copies of the annotations (COCOeval writes into them)."""
+    """pycocotools' index of copies of the annotations, because COCOeval writes into them."""
     index = COCO()
     annotations = []
     for position, annotation in enumerate(ground_truth["annotations"]):
         if annotation["image_id"] in chosen:
-            # COCOeval takes id 0 for "unmatched", so annotations are numbered from 1.
+            # Ids start at 1 because COCOeval reads id 0 as "unmatched".
             crowd = int(flag(annotation.get("iscrowd")))
             annotations.append({**annotation, "iscrowd": crowd, "id": position + 1})
     images = [image for image in ground_truth["images"] if image["id"] in chosen]
     index.dataset = {"images": images, "annotations": annotations, "categories": ground_truth["categories"]}
     index.createIndex()
     for annotation in annotations:
-        # COCO's published figures go by stated areas, of polygons; `LabeledImages.ground_truth` states those of masks.
+        # COCO's published figures use the stated areas, of polygons; `LabeledImages.ground_truth` states mask areas.
         if "area" not in annotation:
             annotation["area"] = float(rle.area(index.annToRLE(annotation)))
     return index
 
 
 def _result_index(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> COCO:
-    """pycocotools' index over the results (COCO.loadRes refuses an empty list and writes into the caller's dicts)."""
+    """pycocotools' index of the results; COCO.loadRes rejects an empty list and writes into the caller's dicts."""
     index = COCO()
     annotations = [
         {**result, "id": position + 1, "iscrowd": 0, "area": float(rle.area(result["segmentation"]))}

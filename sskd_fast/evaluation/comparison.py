@@ -1,9 +1,9 @@
-"""How far the difference in AP between two models rests on which images, and which seeds, they were measured on.
+"""Confidence intervals for the difference in AP between two models, over images and over seeds.
 
-A paired bootstrap: images, or groups of images that belong together, are drawn with replacement, the same for both
-models, and AP is computed anew for every draw.  An image drawn n times counts as n images (but for the order of
-detections with equal scores); what was matched on it stays matched, so that a draw costs two cumulative sums a class.
-A class without an object in a draw does not count in it.
+A paired bootstrap draws images, or whole groups of images, with replacement and computes AP for each draw.  Both models
+get the same draws.  An image drawn n times counts as n images, except for the order of detections with equal scores.
+Matches on an image do not change, so a draw costs two cumulative sums per class.  A class without objects in a draw
+does not count there.
 
 Shape letters: T IoU thresholds, R recall levels, D detections of a class, I images.
 """
@@ -22,14 +22,16 @@ from scipy.special import stdtrit
 
 from sskd_fast.evaluation.coco_ap import matched_masks
 
-# Share of the draws that the interval holds.
+# Confidence level of the intervals.
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Gain:
-    """The AP of one model less that of another, in percent, and its 95 % confidence interval as far as the choice of
-    images goes; another training run may change it by more."""
+    """The AP of one model minus that of another, in percent, with its 95 % confidence interval.
+
+    The interval covers only the choice of images; another training run may change the gain by more.
+    """
 
     ap: float
     low: float
@@ -40,8 +42,8 @@ class Gain:
 class SeedGain:
     """The mean gain of several seeds in percent, its sample standard deviation, and 95 % confidence intervals.
 
-    low, high: over seeds and images.  t_low, t_high: by Student's t, over seeds alone.  by_seed: the gain of each.
-    sd, t_low and t_high are nan for one seed.
+    low, high: interval over seeds and images.  t_low, t_high: Student's t interval over seeds only.  by_seed: the gain
+    of each seed.  sd, t_low and t_high are NaN for a single seed.
     """
 
     ap: float
@@ -55,8 +57,11 @@ class SeedGain:
 
 @dataclass(frozen=True)
 class _ClassMatches:
-    """The detections of a class, best score first: right, wrong (T, D) bool, image (D,); objects (I,) a class has on
-    each image."""
+    """The detections of a class, best score first.
+
+    right, wrong: (T, D) bool, both False for ignored ones.  image: (D,) index of the image.  objects: (I,) number of
+    objects of the class on each image.
+    """
 
     right: np.ndarray
     wrong: np.ndarray
@@ -64,9 +69,9 @@ class _ClassMatches:
     objects: np.ndarray
 
     def ap(self, times: np.ndarray, levels: np.ndarray) -> float:
-        """AP over the IoU thresholds, 0 to 1, where image i counts times[i] times; nan without an object.
+        """AP in [0, 1] over the IoU thresholds if image i counts times[i] times; NaN without objects.
 
-        levels (R,): recalls at which precision is read, as COCO does.
+        levels: (R,) recalls at which precision is read, as in COCO.
         """
         objects = float(self.objects @ times)
         if objects == 0:
@@ -92,10 +97,10 @@ def compare_masks(
     seed: int = 0,
     groups: Mapping[int, object] | None = None,
 ) -> Gain:
-    """By how much `results` are better than `others`, in COCO mask AP, and how well the images tell.
+    """The gain in COCO mask AP of `results` over `others`, with a percentile bootstrap interval (Efron).
 
-    Arguments and errors as of `evaluate_masks`; draws, seed, groups: as of `drawn_ap`.  Source of the interval: the
-    percentile bootstrap (Efron).  All three are NaN if there is no ground truth.
+    Arguments and errors are those of `evaluate_masks`; draws, seed and groups those of `drawn_ap`.  All three figures
+    are NaN without ground truth.
     """
     ours, theirs = drawn_ap(
         ground_truth, [results, others], max_detections=max_detections, draws=draws, seed=seed, groups=groups
@@ -112,11 +117,11 @@ def drawn_ap(
     seed: int = 0,
     groups: Mapping[int, object] | None = None,
 ) -> list[NDArray[np.float64]]:
-    """For each model's results, their AP in percent, (1 + draws,): on the images as they are, then on each draw.
+    """The AP in percent of each model's results, (1 + draws,) float64: on the images as they are, then on each draw.
 
-    The draws are the same for all models.  seed: of the draws.  groups: image id -> what it belongs to (slide, video,
-    city), where images of a group are alike: whole groups are drawn then, since images drawn one by one would make an
-    interval too narrow.  nan for a draw without ground truth.  Raises ValueError for an image without a group.
+    All models get the same draws.  seed: seed of the draws.  groups: image id -> group of similar images (slide, video,
+    city).  Whole groups are drawn then, since drawing their images one by one would make the interval too narrow.
+    A draw without ground truth gives NaN.  Raises ValueError for an image without a group.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
@@ -133,7 +138,7 @@ def drawn_ap(
 
 
 def _ap_of_draws(evaluation: COCOeval, draws: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """AP in percent over the classes with an object, for each draw of images; draws: times that each image counts."""
+    """AP in percent over the classes with objects, for each draw; draws: how often each image counts."""
     classes, levels = _matches_by_class(evaluation), evaluation.params.recThrs
     aps = np.full(len(draws), math.nan)
     for number, times in enumerate(draws):
@@ -144,7 +149,7 @@ def _ap_of_draws(evaluation: COCOeval, draws: Sequence[NDArray[Any]]) -> NDArray
 
 
 def gain_of(differences: NDArray[np.float64]) -> Gain:
-    """The gain that differences of `drawn_ap` (1 + draws,) show, with its percentile interval over the draws."""
+    """The gain from differences of `drawn_ap`, (1 + draws,), with its percentile interval over the draws."""
     low, high = _interval(differences[1:])
     return Gain(float(differences[0]), low, high)
 
@@ -154,12 +159,12 @@ def gain_over_seeds(
 ) -> SeedGain:
     """The mean of the gains of several seeds, with its interval over seeds and images.
 
-    differences: of `drawn_ap`, (1 + draws,) for each seed.  same_images: the seeds have been measured on the same
-    images, drawn by the same seed: then a draw has the same images for all, since their choice does not average out.
+    differences: differences of `drawn_ap`, (1 + draws,) for each seed.  same_images: True if all seeds were measured on
+    the same images with the same draws.  A draw then has the same images for all seeds, since their choice does not
+    average out.
 
-    Source: the hierarchical bootstrap (Davison and Hinkley, 1997, section 3.8): seeds are drawn with replacement, and
-    for each of them one of its draws of images.  Of one seed the interval is that over images.  Raises ValueError
-    without a seed.
+    Source: the hierarchical bootstrap (Davison and Hinkley, 1997, section 3.8).  Seeds are drawn with replacement, and
+    one draw of images for each.  For a single seed the interval is over images only.  Raises ValueError without seeds.
     """
     if not differences:
         raise ValueError("differences: found no seed, expected at least 1")
@@ -177,7 +182,7 @@ def gain_over_seeds(
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The quantiles between which the finite values lie at the level; nan without any."""
+    """The central interval of the finite values at the confidence level; NaN if there are none."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return math.nan, math.nan
@@ -186,7 +191,7 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _groups(image_ids: Sequence[int], groups: Mapping[int, object] | None) -> tuple[np.ndarray, int]:
-    """The number of each image's group, (I,) int64, and how many groups there are; every image alone without groups."""
+    """The group number of each image, (I,) int64, and the number of groups; by default each image is its own group."""
     if groups is None:
         return np.arange(len(image_ids)), len(image_ids)
     without = [i for i in image_ids if i not in groups]
@@ -197,7 +202,7 @@ def _groups(image_ids: Sequence[int], groups: Mapping[int, object] | None) -> tu
 
 
 def _matches_by_class(evaluation: COCOeval) -> list[_ClassMatches]:
-    """The matches of COCOeval, objects of all sizes, as one record a class."""
+    """The matches of COCOeval for objects of all sizes, one record per class."""
     p = evaluation.params
     count, sizes = len(p.imgIds), len(p.areaRng)
     classes = []

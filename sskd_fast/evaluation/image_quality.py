@@ -1,4 +1,4 @@
-"""Quality of the objects found in each single image: panoptic quality at IoU 0.5, and the counts behind it."""
+"""Quality of the results on each image: panoptic quality at IoU 0.5, and the counts behind it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sskd_fast.mask_matching import Match, by_image, match_results
 
 MATCH_IOU = 0.5
 POOR_IOU = 0.75
-# Counted from this score up if no result is right, so that no score is better than another.
+# Score threshold if no result is right, so that all thresholds are equally good.
 UNDECIDED_SCORE = 0.5
 
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """One image: its quality in [0, 1], its objects, and how many of them are missed or poorly outlined.
+    """Quality of one image in [0, 1], and its numbers of objects and of missed ones.
 
-    false: results that match no object of their class.  poor: matches at an IoU under POOR_IOU.
+    false: number of results that match no object of their class.  poor: number of matches with an IoU under POOR_IOU.
     """
 
     image_id: int
@@ -33,27 +33,27 @@ class ImageQuality:
 
 @dataclass(frozen=True)
 class ImageQualities:
-    """The quality of every image that has an object or a result; score: the lowest score of a result that counts."""
+    """The quality of each image with an object or a result; score: the lowest score that counts."""
 
     score: float
     images: list[ImageQuality]
 
     def worst(self, limit: int) -> list[ImageQuality]:
-        """The `limit` images of the lowest quality; of equal ones, those with more missed objects come first."""
+        """The `limit` images of lowest quality; ties go to more missed objects."""
         return sorted(self.images, key=lambda image: (image.quality, -image.missed, image.image_id))[:limit]
 
 
 def image_qualities(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> ImageQualities:
-    """The panoptic quality of each image, for the results from the score on that gives the highest F1 over all images.
+    """The panoptic quality of each image, at the score threshold with the highest F1 over all images.
 
     ground_truth: a COCO instances dict.  results: a COCO results list.
 
-    The quality of an image is the sum of the IoU of its matches, divided by the matches plus half of the missed objects
-    plus half of the false results (Kirillov et al., Panoptic Segmentation, 2019).  A match has the class of its object
-    and an IoU of at least 0.5.  Crowd regions, and results on them, do not count.  Images without an object and without
-    a result that counts are left out.  Raises ValueError for a result on an image that the ground truth does not have.
+    The quality of an image is the sum of the IoU of its matches, divided by the number of matches plus half the missed
+    objects plus half the false results (Kirillov et al., Panoptic Segmentation, 2019).  A match has the class of its
+    object and an IoU of at least 0.5.  Crowd regions, and results on them, do not count.  Images without objects and
+    results are left out.  Raises ValueError for a result on an image that is not in the ground truth.
     """
-    # Matching goes by falling score, so results under the chosen score change no match above it.
+    # Matching goes by falling score, so results under the threshold change no match above it.
     matches = [m for m in match_results(results, ground_truth, iou=MATCH_IOU, class_aware=True) if not m.ignored]
     objects = by_image(a for a in ground_truth["annotations"] if not a.get("iscrowd", 0))
     score = _best_score(matches, sum(map(len, objects.values())))
@@ -66,7 +66,7 @@ def image_qualities(ground_truth: dict[str, Any], results: Sequence[dict[str, An
 
 
 def _best_score(matches: Sequence[Match], objects: int) -> float:
-    """The score from which on the results have the highest F1; of equal ones the highest."""
+    """The score threshold with the highest F1; the highest one if several tie."""
     scores = np.array([float(match.result["score"]) for match in matches])
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]

@@ -1,4 +1,4 @@
-"""Masks as a network that draws them on a coarser map would at best: what that costs, and models at equal resolution.
+"""Masks at a coarser stride, to measure the AP lost to it and to compare models at equal resolution.
 
 Shape letters: H x W pixels of an image, h x w of a mask's box, M x N cells of the map that the box touches.
 """
@@ -17,17 +17,17 @@ from sskd_fast.rle import box_of_rle, encode_segmentation, rle_of_box
 
 
 def at_stride(results: Sequence[dict[str, Any]], stride: float, zoom: float = 1.0) -> list[dict[str, Any]]:
-    """COCO results with their masks drawn on a map of so many pixels a cell, without those that vanish there.
+    """COCO results with masks resampled to cells of `stride` pixels; masks that vanish are dropped.
 
-    A cell belongs to a mask that covers at least half of it, and a pixel to the cell in which its centre lies.
-    zoom: factor by which the network's images are scaled; the stride is counted in pixels of those.
+    A cell belongs to a mask that covers at least half of it, and a pixel to the cell that holds its centre.
+    zoom: scale factor of the network's images; the stride is in pixels of the scaled image.
     """
     drawn = ((result, _drawn(result["segmentation"], stride, zoom)) for result in results)
     return [{**result, "segmentation": code} for result, code in drawn if code is not None]
 
 
 def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.0, max_detections: int = 100) -> float:
-    """The mask AP, in percent, of results that are the objects themselves, drawn at a stride; see `at_stride`."""
+    """The mask AP in percent of the ground truth itself, resampled to a stride; see `at_stride`."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     perfect = [
         {
@@ -40,7 +40,7 @@ def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.
 
 
 def _drawn(code: dict[str, Any], stride: float, zoom: float) -> dict[str, Any] | None:
-    """The mask on the map and back, as compressed RLE with text counts; None if no cell is left."""
+    """The mask resampled to cells and back, as compressed RLE with text counts; None if no cell is left."""
     mask, top, left = box_of_rle(code)
     if not mask.size:
         return None
@@ -58,8 +58,7 @@ def _drawn(code: dict[str, Any], stride: float, zoom: float) -> dict[str, Any] |
 
 
 def _cell_edges(start: int, length: int, side: int, stride: float, zoom: float) -> tuple[NDArray[np.float64], int]:
-    """The edges of the cells that pixels start .. start + length touch, (M + 1,) in pixels of the image, and the
-    number of the first of these cells."""
+    """Edges, (M + 1,) in image pixels, of the cells that pixels start .. start + length touch; and the first cell."""
     seen = zoomed_size((side, side), zoom)[0]
     scale = side / seen
     first = int(start / scale / stride)
@@ -68,7 +67,7 @@ def _cell_edges(start: int, length: int, side: int, stride: float, zoom: float) 
 
 
 def _sums(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sums of rows (h, w) between edges (M + 1,) in rows, a row cut in two by an edge by its parts: (M, w)."""
+    """(M, w) sums of the rows (h, w) between edges (M + 1,); a row that an edge cuts is split in proportion."""
     total = np.vstack([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     edges = edges.clip(0, len(values))
     whole = np.minimum(edges.astype(np.int64), len(values) - 1)
@@ -79,7 +78,7 @@ def _sums(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np
 def _pixels(
     first: int, edges: NDArray[np.float64], side: int, stride: float, zoom: float
 ) -> tuple[NDArray[np.int64], int]:
-    """The cell of each pixel whose centre lies between the outer edges, counted from the first, and the first pixel."""
+    """The cell, relative to `first`, of each pixel whose centre lies between the outer edges, and the first pixel."""
     scale = side / zoomed_size((side, side), zoom)[0]
     start, end = (int(np.ceil(edge - 0.5)) for edge in (edges[0], edges[-1]))
     centres = np.arange(start, min(end, side)) + 0.5

@@ -1,4 +1,4 @@
-"""The evaluations that data sets have of their own, beside COCO's."""
+"""Official evaluations of data sets, in addition to COCO's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Results = Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A data set's own evaluation.
+    """The official evaluation of a data set.
 
-    kind: the data set.  figures: images of that kind and a COCO results list -> figures, with those of OFFICIAL_TITLES.
-    require: raises ImportError, with the way out, if a package that it needs is missing.
+    kind: class of the data set.  figures: maps images of that kind and a COCO results list to figures, among them those
+    of OFFICIAL_TITLES.  require: raises ImportError with the cure if a package is missing.
     """
 
     kind: type[LabeledImages]
@@ -35,15 +35,15 @@ JUDGES = {"cityscapes": Judge(Cityscapes, _cityscapes, official_evaluation)}
 
 
 def require_official(source: LabeledImages) -> None:
-    """Raises ImportError, with the way out, if the data set's own evaluation needs a package that is missing."""
+    """Raises ImportError with the cure if the data set's official evaluation needs a missing package."""
     for judge in _judges(source).values():
         judge.require()
 
 
 def official_figures(source: LabeledImages, results: Results) -> dict[str, dict[str, Any]]:
-    """Figures of a COCO results list by the data set's own evaluation, such as ap and ap50 in percent, under its name.
+    """Figures of a COCO results list by the data set's official evaluation, under its name: ap, ap50, ... in percent.
 
-    Empty for a data set without one.  Raises ImportError as `require_official` does.
+    Empty for a data set without one.  Raises ImportError like `require_official`.
     """
     return {name: judge.figures(source, results) for name, judge in _judges(source).items()}
 

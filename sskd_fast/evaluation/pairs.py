@@ -1,4 +1,4 @@
-"""Pairs of models whose AP is compared, as their masks are and at equal stride, on draws of images that all share."""
+"""Comparison of AP between pairs of models, with their own masks and at equal stride, on shared draws of images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from sskd_fast.evaluation.comparison import drawn_ap
 from sskd_fast.evaluation.mask_resolution import at_stride
 
-# A model, the one that it is held against, and the stride that both have masks of; None for the masks as they are.
+# A model, its reference, and the common stride of their masks; None for the masks as they are.
 Pair = tuple[str, str, float | None]
 
 
 def compared_pairs(strides: Mapping[str, float | None], pairs: Sequence[tuple[str, str]]) -> list[Pair]:
-    """Each pair as its masks are, and again at the coarser stride if the strides of both are known and differ."""
+    """Each pair with its masks as they are, and again at the coarser stride if both strides are known and differ."""
     compared: list[Pair] = []
     for model, against in pairs:
         compared.append((model, against, None))
@@ -36,10 +36,10 @@ def drawn_pairs(
     max_detections: int,
     group_key: str = "",
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """For each pair the AP of both models on the images and on draws of them; see `drawn_ap`.
+    """For each pair, the AP of both models on the images and on draws of them; see `drawn_ap`.
 
-    results, strides: by model.  zoom: see `at_stride`.  group_key: image field whose groups are drawn whole; images are
-    drawn one by one if it is "" or an image lacks it.
+    results, strides: by model name.  zoom: see `at_stride`.  group_key: image field whose groups are drawn whole.
+    Single images are drawn if it is "" or an image lacks it.
     """
 
     def drawn_at(model: str, to: float | None) -> tuple[str, float | None]:
@@ -59,7 +59,7 @@ def drawn_pairs(
 
 
 def image_groups(ground_truth: dict[str, Any], key: str) -> dict[int, str] | None:
-    """The value of an image field by image id; None without a key, or if an image lacks it."""
+    """The value of an image field by image id; None if the key is empty or an image lacks the field."""
     images = ground_truth["images"]
     if not key or not all(key in image for image in images):
         return None

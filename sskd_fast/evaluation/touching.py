@@ -1,4 +1,4 @@
-"""Mask AP of the objects that touch another one, which are hard to tell apart.
+"""Mask AP of touching objects, which are hard to tell apart.
 
 Shape letters: D results, G objects of the ground truth.
 """
@@ -20,11 +20,11 @@ from sskd_fast.rle import box_of_rle, encode_segmentation
 def evaluate_touching(
     ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, within: int = 2, max_detections: int = 100
 ) -> MaskAP:
-    """COCO mask AP of the objects at most `within` rows and columns of pixels away from another one, of any class.
+    """COCO mask AP of the objects at most `within` rows and columns of pixels away from another object of any class.
 
-    Objects that lie alone do not count, nor does a result that overlaps such an object more than any other.  Results
-    off every object count, as false ones.  Crowd regions stay what they are and touch nothing.
-    ground_truth, results, max_detections: as of `evaluate_masks`, and so are the errors; ValueError for within < 1.
+    Isolated objects do not count, nor do results that overlap an isolated object most.  Results off all objects count
+    as false positives.  Crowd regions stay crowd regions and touch nothing.
+    ground_truth, results, max_detections and errors: see `evaluate_masks`.  Raises ValueError for within < 1.
     """
     if within < 1:
         raise ValueError(f"within: expected at least 1 pixel, found {within}")
@@ -45,9 +45,9 @@ def evaluate_touching(
 
 
 def touching_masks(masks: Sequence[dict[str, Any]], counted: NDArray[np.bool_], within: int) -> NDArray[np.bool_]:
-    """(G,) bool: masks with a pixel at most `within` rows and columns away from one of another mask.
+    """(G,) bool: True for masks with a pixel at most `within` rows and columns away from a pixel of another mask.
 
-    masks: compressed RLE of one image.  counted (G,) bool: the others neither touch nor are touched.
+    masks: compressed RLE masks of one image.  counted: (G,) bool; masks with False neither touch nor are touched.
     """
     touching = np.zeros(len(masks), dtype=np.bool_)
     if not counted.any():

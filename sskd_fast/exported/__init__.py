@@ -1,6 +1,6 @@
-"""Trained models as files of ONNX and OpenVINO, and the proof that a file predicts as its model does.
+"""Trained models as ONNX and OpenVINO files, and parity checks of the files against their models.
 
-The packages of the extra `export` are imported on use.
+Packages of the extra `export` are imported on first use.
 """
 
 from __future__ import annotations

@@ -16,17 +16,17 @@ Logits = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Differences:
-    """Absolute differences of mask logits (n, h, w) and of class logits (n, C+1), of n pairs of queries."""
+    """Absolute differences of mask logits (n, h, w) and class logits (n, C+1) over n pairs of queries."""
 
     masks: Tensor
     classes: Tensor
 
 
 def matched_differences(expected: Logits, found: Logits, score_floor: float = 0.0) -> Differences:
-    """Differences of mask logits (B, K, h, w) and class logits (B, K, C+1), paired at the least total difference.
+    """Differences of mask logits (B, K, h, w) and class logits (B, K, C+1), with queries paired at least total cost.
 
-    Queries have no order of their own: rounding exchanges peaks of nearly equal height.  score_floor: queries count if
-    `expected` gives one of their classes a higher probability.
+    Queries have no fixed order: rounding may swap peaks of nearly equal height.  score_floor: count only queries for
+    which `expected` gives a class a higher probability than this.
     """
     masks, classes = [], []
     for i in range(len(expected[0])):
@@ -40,5 +40,5 @@ def matched_differences(expected: Logits, found: Logits, score_floor: float = 0.
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """(K, ...) and (K, ...) -> (K, K) mean absolute differences."""
+    """(K, K) mean absolute differences between two tensors (K, ...)."""
     return torch.cdist(a.flatten(1), b.flatten(1), p=1.0) / a[0].numel()

@@ -1,4 +1,4 @@
-"""An exported file behind the interface of the models, so that prediction runs on it unchanged.
+"""Exported files with the interface of a model, so that the prediction code runs on them unchanged.
 
 Shape letters: B images, H x W pixels, K queries, C classes, h x w cells.
 """
@@ -23,9 +23,9 @@ Runner = Callable[[Floats], tuple[Floats, Floats]]
 
 
 class Exported(Segmenter):
-    """The network of an exported file: predicts on the CPU, and can be neither trained nor moved.
+    """The network of an exported file: predicts on the CPU and cannot be trained or moved.
 
-    run: images (B, 3, H, W) in [0, 1] -> mask logits (B, K, h, w) and class logits (B, K, C+1).
+    run: maps images (B, 3, H, W) in [0, 1] to mask logits (B, K, h, w) and class logits (B, K, C+1), all float32.
     """
 
     def __init__(self, description: FileDescription, run: Runner, runtime: str) -> None:
@@ -37,50 +37,53 @@ class Exported(Segmenter):
             description.multiple,
         )
         self.independent_classes = description.independent_classes
-        self.device_mark = nn.Parameter(torch.empty(0), requires_grad=False)  # prediction asks a parameter where it is
+        self.device_mark = nn.Parameter(torch.empty(0), requires_grad=False)  # tells prediction the device
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, 3, H, W) in [0, 1] -> mask and class logits; ExportError for a size that the file lacks."""
+        """Maps images (B, 3, H, W) in [0, 1] to mask and class logits.
+
+        Raises ExportError for an image size that the file does not support.
+        """
         self.description.check_size(images.shape[-2:])
         masks, classes = self._run(images.float().contiguous().numpy())
         return torch.from_numpy(masks), torch.from_numpy(classes)
 
     def decode(self, encoded: tuple[Tensor, Tensor]) -> Predictions:
-        """Mask and class logits as Predictions, without pixel features."""
+        """Wraps mask and class logits as Predictions without pixel features."""
         masks, classes = encoded
         return Predictions(masks, classes, masks.new_empty(len(masks), 0, 1, 1))
 
     def embed(self, encoded: tuple[Tensor, Tensor]) -> Tensor:
-        """Raises ExportError: the projection of the contrastive loss is for training and not exported."""
-        raise ExportError("embed: an exported file has no embeddings, which are for training; use the model itself")
+        """Raises ExportError: the projection for the contrastive loss is only for training and not exported."""
+        raise ExportError("embed: an exported file has no embeddings, which only training needs; use the model itself")
 
     def parameter_count(self) -> int:
-        """Parameters of the network in the file."""
+        """Number of parameters of the network in the file."""
         return self.description.parameters
 
 
 def require_model(model: Segmenter) -> None:
-    """Raises ExportError for an exported file, which has no code to export from."""
+    """Raises ExportError if the model is already an exported file, which cannot be exported again."""
     if isinstance(model, Exported):
         raise ExportError(
-            "model: is an exported file already; give the checkpoint (.safetensors) or the run's folder that it is from"
+            "model: already an exported file; give the checkpoint (.safetensors) or the run's folder that it came from"
         )
 
 
 def load_exported(path: Path) -> Exported:
     """The network of an .onnx file in ONNX Runtime, or of an .xml file in OpenVINO, on the CPU.
 
-    Raises ExportError for any other file, ImportError if the runtime is not installed.
+    Raises ExportError for any other file, and ImportError if the runtime is not installed.
     """
     if path.suffix not in (".onnx", ".xml"):
-        raise ExportError(f"{path}: expected a file .onnx, or .xml with its .bin beside it")
+        raise ExportError(f"{path}: expected an .onnx file, or an .xml file with its .bin beside it")
     if not path.exists():
         raise ExportError(f"{path} does not exist; export the model first")
     return _from_onnx(path) if path.suffix == ".onnx" else _from_openvino(path)
 
 
 def onnx_runner(source: str | bytes) -> Runner:
-    """Runs an ONNX file, or its bytes, in ONNX Runtime."""
+    """A function that runs an ONNX file, or its bytes, in ONNX Runtime."""
     return _runner_of(require("onnxruntime").InferenceSession(source, providers=["CPUExecutionProvider"]))
 
 
@@ -103,7 +106,7 @@ def _from_onnx(path: Path) -> Exported:
 
 
 def openvino_runner(model: Any) -> Runner:
-    """Runs an OpenVINO model on the CPU, in float32 except for what is quantised, whatever the processor prefers."""
+    """A function that runs an OpenVINO model on the CPU, in float32 except for its quantised parts."""
     compiled = require("openvino").Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(images: Floats) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Description of an exported file: JSON beside the network, with all that prediction needs."""
+"""Description of an exported file: JSON in its metadata with all that prediction needs."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sskd_fast.models.universal import UniversalSegmenter
 from sskd_fast.typed_settings import build
 
 Precision = Literal["fp32", "fp16", "int8"]
-# The entry of a file's metadata that holds the description.
+# Metadata key of the description.
 KEY = "sskd_fast"
-# No image is smaller, so that what follows from the least size (the number of queries) is the same for all.
+# Lower bound on the sides of images, so that the number of queries is the same for all sizes.
 _LEAST_SIDE = 32
 
 
 class ExportError(ValueError):
-    """A model that has no exported form, a file that is none, or an image that a file cannot take."""
+    """Raised for a model that cannot be exported, an invalid file, or an image that a file cannot process."""
 
 
 @dataclass(frozen=True)
 class FileDescription:
-    """All that prediction with an exported file needs; the input's mean and standard deviation are in its network.
+    """Facts that prediction with an exported file needs; the network itself normalises its input.
 
-    checkpoint: what the checkpoint says that it was exported from.  parameters: how many the network has.
-    stride: pixels a cell of the masks.  multiple, smallest: sides of images are multiples of `multiple` and at least
-    `smallest`.  size: the only (H, W) that the network takes, none = any.  precision: see `export_onnx`,
-    `export_openvino`.  independent_classes: see `Segmenter`.
+    checkpoint: description in the checkpoint that was exported.  parameters: number of parameters.  stride: pixels per
+    mask cell.  multiple, smallest: image sides are multiples of `multiple` and at least `smallest`.  size: the only
+    (H, W) that the network accepts, () = any.  precision: see `export_onnx` and `export_openvino`.
+    independent_classes: see `Segmenter`.
     """
 
     checkpoint: Description
@@ -50,9 +50,9 @@ class FileDescription:
 
     @classmethod
     def of(cls, model: Segmenter, checkpoint: Description) -> Self:
-        """The description of a model that is applied as its checkpoint says.
+        """The description of a model with the inference settings of its checkpoint.
 
-        Raises ExportError if the model has no network to export, or if it cannot read tiles of that size.
+        Raises ExportError if the model has no network to export or cannot process tiles of that size.
         """
         traceable = isinstance(model, UniversalSegmenter) and model.reader.traceable
         if model.config.kind in REFUSED and not traceable:
@@ -71,7 +71,7 @@ class FileDescription:
 
     @classmethod
     def from_json(cls, text: str | None, path: Path) -> Self:
-        """The description that a file carries; ExportError if it has none, or one that this version cannot read."""
+        """The description in a file.  Raises ExportError if there is none or this version cannot read it."""
         if text is None:
             raise ExportError(f"{path}: has no description of its model; expected a file that sskd_fast.exported wrote")
         try:
@@ -83,7 +83,7 @@ class FileDescription:
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # broken JSON, or fields of another version
             reason = f"{type(error).__name__}: {error}"
             raise ExportError(
-                f"{path}: its description is none that sskd_fast {__version__} reads ({reason}); export the model again"
+                f"{path}: its description cannot be read by sskd_fast {__version__} ({reason}); export the model again"
             ) from error
 
     def to_json(self) -> str:
@@ -91,50 +91,50 @@ class FileDescription:
         return json.dumps(dataclasses.asdict(self))
 
     def check_size(self, size: Sequence[int]) -> None:
-        """Raises ExportError if the network cannot take images of this height and width."""
+        """Raises ExportError if the network does not support this (height, width) of images."""
         found = f"images: found {size[0]} x {size[1]} pixels, expected"
         if self.size and tuple(size) != self.size:
-            raise ExportError(f"{found} {self.size[0]} x {self.size[1]}, the only size of this file: cut such tiles")
+            raise ExportError(f"{found} {self.size[0]} x {self.size[1]}, the only size of this file: use such tiles")
         if min(size) < self.smallest or any(side % self.multiple for side in size):
             raise ExportError(f"{found} multiples of {self.multiple} from {self.smallest} on: choose another tile")
 
 
 REFUSED = {
-    "grounded_sam": "asks a detector in words and segments its boxes, which is no single network: export the student",
-    "sam3": "asks for every class in words, which is no single network: export the student that learned from it",
-    "universal": "is a model of transformers that torch.export does not trace: export the student that learned from it",
+    "grounded_sam": "prompts a detector with text and segments its boxes, not a single network: export the student",
+    "sam3": "prompts for each class with text, not a single network: export the student that learned from it",
+    "universal": "is a model of transformers that torch.export cannot trace: export the student that learned from it",
     "results": "is a file of predictions without a network: export the student that learned from them",
 }
 
 
 def smallest_side(model: Segmenter) -> int:
-    """The least side in pixels of images with as many cells as the model has queries."""
+    """The smallest image side in pixels that gives at least as many cells as the model has queries."""
     cells = model.config.num_queries if model.config.queries == "peaks" else 1
     least = max(_LEAST_SIDE, 2 * model.max_stride, model.stride * math.sqrt(cells))
     return math.ceil(least / model.max_stride) * model.max_stride
 
 
 def check_precision(precision: str, calibration: Sequence[Any]) -> None:
-    """Raises ExportError for an unknown precision, and for int8 without images to calibrate on."""
+    """Raises ExportError for an unknown precision, or for int8 without calibration images."""
     if precision not in get_args(Precision):
         raise ExportError(f"precision: found {precision!r}, expected one of {', '.join(get_args(Precision))}")
     if precision == "int8" and not calibration:
-        raise ExportError("calibration: found no images, expected some of the training set: int8 is scaled by them")
+        raise ExportError("calibration: found no images, expected some of the training set to calibrate int8")
 
 
 def check_suffix(path: Path, suffix: str) -> None:
-    """Raises ExportError unless the name of a file ends as those of its format do."""
+    """Raises ExportError unless a file's name ends in the suffix of its format."""
     if path.suffix != suffix:
         raise ExportError(f"{path}: expected a name that ends in {suffix}")
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that an exported model consists of: itself, after the weights beside it if they have their own."""
+    """The files of an exported model: its weights file if there is one, then the file itself."""
     return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
 
 
 def require(name: str) -> Any:
-    """A package of the extra `export`; ImportError with the way out if it is not installed."""
+    """Imports a package of the extra `export`.  Raises ImportError with the cure if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

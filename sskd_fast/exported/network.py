@@ -1,4 +1,4 @@
-"""The ONNX graph of a model, for images of any size if the model's code allows it.
+"""The ONNX graph of a model, for images of any size if the model allows it.
 
 Shape letters: B images, H x W pixels, K queries, C classes, h x w cells.
 """
@@ -23,15 +23,15 @@ from sskd_fast.exported.quantization import quantized, tile_batches
 from sskd_fast.models.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
-# A graph for any size differs by rounding from its network at other sizes; constants of the traced size differ grossly.
+# Relative difference allowed at sizes not traced. Rounding stays below it; baked-in constants exceed it by far.
 _SAME = 0.02
 
 
 class Network(nn.Module):
-    """A copy of a model as a function of one tensor, on the CPU: images (B, 3, H, W) in [0, 1] -> mask logits
-    (B, K, h, w) and class logits (B, K, C+1), all float32.
+    """A copy of a model on the CPU as a function of one tensor.
 
-    half: computes in float16, but for what the model's code keeps in float32.
+    Maps images (B, 3, H, W) in [0, 1] to mask logits (B, K, h, w) and class logits (B, K, C+1), all float32.
+    half: compute in float16, except where the model's code keeps float32.
     """
 
     def __init__(self, model: Segmenter, *, half: bool = False) -> None:
@@ -41,7 +41,7 @@ class Network(nn.Module):
         self.dtype = torch.float16 if half else torch.float32
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, 3, H, W) -> mask logits and class logits."""
+        """Maps images (B, 3, H, W) to mask logits and class logits."""
         predictions = self.model(images.to(self.dtype))
         return predictions.mask_logits, predictions.class_logits
 
@@ -49,10 +49,10 @@ class Network(nn.Module):
 def onnx_graph(
     model: Segmenter, description: FileDescription, precision: Precision, calibration: Sequence[Tensor], *, half: bool
 ) -> tuple[Any, FileDescription]:
-    """The ONNX ModelProto of a model, and the description with its precision and the sizes that it takes.
+    """The ONNX ModelProto of a model, and its description with precision and supported sizes.
 
-    It takes any batch, and any size if what it gives is then what the model gives.  half: computes in float16.
-    calibration: uint8 images (3, H, W) for int8.  Raises ExportError for arguments that do not fit.
+    The graph accepts any batch size, and any image size if its results match the model's there.  half: compute in
+    float16.  calibration: uint8 images (3, H, W) for int8.  Raises ExportError for invalid arguments.
     """
     require_model(model)
     check_precision(precision, calibration)
@@ -69,7 +69,7 @@ def onnx_graph(
 
 
 def _any_size(network: Network, description: FileDescription) -> Any:
-    """The graph for any size that the description allows; ExportError if it does not hold at sizes not traced."""
+    """The graph for all sizes that the description allows.  Raises ExportError if it fails at sizes not traced."""
     step, least, (height, width) = description.multiple, description.smallest, description.inference.tile
     sides = [torch.export.Dim(side, min=least // step) for side in ("height", "width")]
     graph = _traced(network, (height, width + step), {2: step * sides[0], 3: step * sides[1]})
@@ -79,7 +79,7 @@ def _any_size(network: Network, description: FileDescription) -> Any:
 
 
 def _traced(network: Network, size: Sequence[int], sides: dict[int, Any]) -> Any:
-    """The ONNX graph of a network, traced at one size, for any batch; sides: dimensions that are open, too."""
+    """The ONNX graph of a network for any batch size, traced at one image size; sides: other dynamic dimensions."""
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -88,20 +88,20 @@ def _traced(network: Network, size: Sequence[int], sides: dict[int, Any]) -> Any
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ExportError(f"model: torch.onnx.export finds no ONNX form ({reason}); export another model") from error
+        raise ExportError(f"model: torch.onnx.export cannot convert it ({reason}); export another model") from error
     assert program is not None
     return without_traces(program.model_proto)
 
 
 def _check(graph: Any, network: Network, size: Sequence[int]) -> None:
-    """Raises ExportError unless the graph gives what the network gives at this size."""
+    """Raises ExportError unless the graph agrees with the network at this image size."""
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     run = onnx_runner(graph.SerializeToString())
     try:
         with torch.inference_mode():
             expected = network(images)
         masks, classes = (torch.from_numpy(array) for array in run(images.numpy()))
-    except Exception as error:  # neither models at sizes they are not made for nor onnxruntime have one of their own
+    except Exception as error:  # models and onnxruntime have no common error
         raise ExportError(f"model: does not run on {size[0]} x {size[1]} pixels once traced at others") from error
     if masks.shape == expected[0].shape:
         difference = matched_differences(expected, (masks, classes)).masks.mean()
@@ -111,7 +111,7 @@ def _check(graph: Any, network: Network, size: Sequence[int]) -> None:
 
 
 def without_traces(graph: Any) -> Any:
-    """The graph without the exporter's notes on which line of code each node comes from: two fifths of a small file."""
+    """The graph without the exporter's notes on the source line of each node: two fifths of a small file."""
     for node in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
         del node.metadata_props[:]
     return graph

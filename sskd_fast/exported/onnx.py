@@ -1,4 +1,4 @@
-"""A model as an ONNX file: float32, float16, or int8 between QuantizeLinear and DequantizeLinear nodes."""
+"""Export to ONNX: float32, float16, or int8 with QuantizeLinear and DequantizeLinear nodes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def export_onnx(
     model: Segmenter, checkpoint: Description, path: Path, *, precision: Precision = "fp32",
     calibration: Sequence[Tensor] = (),
 ) -> Exported:  # fmt: skip
-    """Writes a model to an .onnx file that carries its description, and returns what the file holds.
+    """Writes a model to an .onnx file with its description, and returns the exported model.
 
-    Input and outputs are float32 in every precision.  calibration: uint8 training images (3, H, W), which int8 needs.
-    Raises ExportError for arguments that do not fit, ImportError without the extra `export`.
+    Input and outputs are float32 at any precision.  calibration: uint8 training images (3, H, W), needed for int8.
+    Raises ExportError for invalid arguments, and ImportError without the extra `export`.
     """
     check_suffix(path, ".onnx")
     graph, description = onnx_graph(

@@ -1,4 +1,4 @@
-"""A model as OpenVINO's intermediate representation: an .xml file with the weights in a .bin file beside it."""
+"""Export to OpenVINO's intermediate representation: an .xml file with its weights in a .bin file beside it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def export_openvino(
     model: Segmenter, checkpoint: Description, path: Path, *, precision: Precision = "fp32",
     calibration: Sequence[Tensor] = (),
 ) -> Exported:  # fmt: skip
-    """Writes a model to an .xml and a .bin file, and returns what they hold; arguments and errors as of `export_onnx`.
+    """Writes a model to an .xml and a .bin file, and returns the exported model.
 
-    fp16 is the weights' alone: OpenVINO computes in what the device is best at, and `load_exported` in float32.
+    Arguments and errors are those of `export_onnx`.  fp16 applies only to the stored weights: OpenVINO computes in the
+    type that suits the device, and `load_exported` in float32.
     """
     check_suffix(path, ".xml")
     runtime = require("openvino")
@@ -38,7 +39,7 @@ def export_openvino(
 
 
 def _save(model: Any, path: Path, *, half: bool) -> None:
-    """Writes both files beside their places and moves them there, the weights first."""
+    """Writes both files to a temporary folder and moves them into place, the weights first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=".partial") as folder:
         partial = Path(folder) / path.name

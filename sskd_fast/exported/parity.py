@@ -1,4 +1,4 @@
-"""Proof that an exported file predicts as its model does: differences of the logits, and of mask AP."""
+"""Parity of an exported file with its model: differences of logits and of mask AP."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.source_prediction import predict_source, source_groups
 
-# Mask AP, in percent, that a file may differ by from its model.
+# Allowed difference in mask AP between a file and its model, in percent.
 TOLERANCE = 0.3
 
 
 @dataclass(frozen=True)
 class Parity:
-    """A model and its file on the same images.
+    """Comparison of a model and its file on the same images.
 
-    mask_difference, class_difference: the largest and the mean absolute difference of logits, over the queries whose
-    score passes the floor.  ap, ap50: mask AP in percent, of the model and of the file.  tolerance: in percent.
+    mask_difference, class_difference: maximum and mean absolute difference of logits over the queries above the score
+    floor.  ap, ap50: mask AP in percent of the model and of the file.  tolerance: allowed change of AP in percent.
     """
 
     precision: str
@@ -53,7 +53,7 @@ class Parity:
 
     @property
     def ap_change(self) -> float:
-        """AP of the file less that of the model, in percent."""
+        """AP of the file minus that of the model, in percent."""
         return self.ap_file - self.ap_model
 
     @property
@@ -62,7 +62,7 @@ class Parity:
         return abs(self.ap_change) <= self.tolerance
 
     def write(self, path: Path) -> Path:
-        """Writes the report beside an exported file, as <its name>.parity.json, and returns where."""
+        """Writes the report beside an exported file as <its name>.parity.json and returns its path."""
         content = {
             "file": path.name, "bytes": sum(file.stat().st_size for file in files_of(path)), **dataclasses.asdict(self),
             "ap_change": self.ap_change, "passes": self.passes,
@@ -72,7 +72,7 @@ class Parity:
 
 
 def report_of(path: Path) -> Path:
-    """The parity report of an exported file."""
+    """The path of the parity report of an exported file."""
     return path.with_name(f"{path.name}.parity.json")
 
 
@@ -80,7 +80,7 @@ def parity_report(
     model: Segmenter, exported: Exported, source: LabeledImages, inference: InferenceConfig,
     tolerance: float = TOLERANCE,
 ) -> Parity:  # fmt: skip
-    """Compares a model with its exported file on labelled images: logits tile by tile, mask AP of the whole pipeline.
+    """Compares a model with its exported file on labelled images: logits per tile, and mask AP of the whole pipeline.
 
     Raises ValueError if the images have no instances to measure AP on.
     """
@@ -122,7 +122,7 @@ def _largest_and_mean(difference: Tensor) -> tuple[float, float]:
 
 
 def machine() -> str:
-    """The processor by name, and how many cores the system has."""
+    """The processor's name, the number of cores, and the operating system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

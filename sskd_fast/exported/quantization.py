@@ -1,4 +1,4 @@
-"""int8 for the convolutions of an ONNX graph, scaled by images as the network sees them.
+"""Static int8 quantisation of the convolutions of an ONNX graph, calibrated on image tiles.
 
 Shape letters: B tiles, H x W pixels of an image, T tile side.
 """
@@ -19,9 +19,10 @@ from sskd_fast.models.inference import InferenceConfig, cut_tiles, zoomed
 
 
 def quantized(graph: Any, batches: Iterator[Floats]) -> Any:
-    """The graph with its convolutions in int8: weights scaled by channel, activations by their range on the batches.
+    """The graph with int8 convolutions: weights scaled per channel, activations by their range on the batches.
 
-    Convolutions are most of the work.  Matrix products stay in float32: in the decoder they cost little and lose AP.
+    Convolutions are most of the work.  Matrix products stay in float32: in the decoder they are cheap, and int8 would
+    lose AP.
     """
     quantization = require("onnxruntime.quantization")
 
@@ -41,7 +42,7 @@ def quantized(graph: Any, batches: Iterator[Floats]) -> Any:
 
 
 def tile_batches(images: Sequence[Tensor], inference: InferenceConfig, batch: int = 8) -> Iterator[Floats]:
-    """Tiles (B, 3, T, T) in [0, 1] of uint8 images (3, H, W), cut as prediction cuts them."""
+    """Batches of tiles (B, 3, T, T) float32 in [0, 1] of uint8 images (3, H, W), cut as in prediction."""
     seen = [zoomed(image, inference.zoom_of(image.shape[1:])) for image in images]
     tiles = [tile for _, _, _, tile in cut_tiles(seen, inference)]
     for start in range(0, len(tiles), batch):

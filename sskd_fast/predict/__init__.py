@@ -1,1 +1,1 @@
-"""Prediction of folders of images and of videos: `python -m sskd_fast.predict MODEL IMAGES...`."""
+"""Prediction on folders of images and on videos: `python -m sskd_fast.predict MODEL IMAGES...`."""

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.predict MODEL IMAGES...`: finds the instances in images and videos, and draws them."""
+"""`python -m sskd_fast.predict MODEL IMAGES...`: find the instances in images and videos, and draw them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from sskd_fast.predict.work import Work, coco_of
 from sskd_fast.predictor import ModelError, load
 from sskd_fast.screen import say
 
-EXAMPLES = """writes DIR/predictions.json (COCO: opens anywhere, its annotations are results) and pictures of all images
-to DIR/overlays.  Killed and started again, the same command goes on where it stopped.
+EXAMPLES = """writes DIR/predictions.json (COCO instances; its annotations are also COCO results) and pictures of all
+images to DIR/overlays.  If the command is killed, run it again to continue where it stopped.
 Exit status: 0, 1 if an image could not be read and was skipped, 2 if nothing could be done.
 
 examples:
   python -m sskd_fast.predict runs/embedded photos/                         all images below a folder
-  python -m sskd_fast.predict model.safetensors 'plates/**/*.tif' --score 0   all that the model gives, as AP needs
+  python -m sskd_fast.predict model.safetensors 'plates/**/*.tif' --score 0   all detections, as AP needs them
   python -m sskd_fast.predict owner/name clip.mp4 --every 10 --output clip    every tenth frame of a video
 """
 
@@ -46,7 +46,7 @@ PREDICTIONS = "predictions.json"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog="python -m sskd_fast.predict", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -56,26 +56,26 @@ def parser() -> argparse.ArgumentParser:
         "images", metavar="IMAGES", nargs="+", help="files, folders with their sub-folders, quoted globs, videos"
     )
     p.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="(predictions)")
-    p.add_argument("--stage", help="whose model to take from a run's folder; by default the last student's")
+    p.add_argument("--stage", help="with a run's folder: stage of the model (default: last student)")
+    p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="lowest score written and drawn (default: 0.5)")
+    p.add_argument("--max-detections", type=at_least(1), help="most instances per image (default: as in training)")
+    p.add_argument("--batch", type=at_least(1), help="tiles per forward pass (default: as in training)")
     p.add_argument(
-        "--score", type=between(0.0, 1.0), default=0.5, help="instances below are neither written nor drawn (0.5)"
-    )
-    p.add_argument("--max-detections", type=at_least(1), help="instances an image at most; by default as in training")
-    p.add_argument("--batch", type=at_least(1), help="tiles a forward pass; by default as in training")
-    p.add_argument(
-        "--max-pixels", type=at_least(1), metavar="N", help=f"pixels of the largest image that is read ({MAX_PIXELS:,})"
+        "--max-pixels", type=at_least(1), metavar="N", help=f"limit on the size of an image (default: {MAX_PIXELS:,})"
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--every", type=at_least(1), default=1, metavar="N", help="take every Nth frame of a video (1)")
     p.add_argument(
-        "--format", choices=FORMATS, default="coco", help="write DIR/yolo or DIR/labelme beside predictions.json"
+        "--every", type=at_least(1), default=1, metavar="N", help="take every Nth frame of a video (default: 1)"
     )
-    p.add_argument("--overlays", action=argparse.BooleanOptionalAction, default=True, help="draw pictures (yes)")
+    p.add_argument("--format", choices=FORMATS, default="coco", help="also write DIR/yolo or DIR/labelme")
+    p.add_argument(
+        "--overlays", action=argparse.BooleanOptionalAction, default=True, help="draw pictures (default: yes)"
+    )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 1 if images were skipped, 2 if nothing could be done."""
+    """Runs the command; returns 0, 1 if images were skipped, or 2 if nothing could be done."""
     arguments = parser().parse_args(argv)
     try:
         return predict_to_folder(arguments)
@@ -85,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("\ninterrupted: the same command continues where it stopped", file=sys.stderr)
         return 130
 
 
 def predict_to_folder(arguments: argparse.Namespace) -> int:
-    """Predicts, writes everything below the output folder and says what is there; returns the exit status."""
+    """Predicts, writes all results below the output folder and prints a summary; returns the exit status."""
     output: Path = arguments.output
     if arguments.max_pixels is not None:
         allow_pixels(arguments.max_pixels)
@@ -118,23 +118,27 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
 
 
 def write_predictions(content: dict[str, Any], output: Path, also: str) -> None:
-    """Writes predictions.json, and a folder `also` in that format; DataError, and no loss, for files edited since."""
+    """Writes predictions.json, and a folder `also` in that format.
+
+    Raises DataError, and overwrites nothing, if files there were edited since.
+    """
     WRITERS["coco"](content, output / PREDICTIONS)
     if also != "coco":
         WRITERS[also](content, output / also)
 
 
 def summary(records: Sequence[dict[str, object]], work: Work, output: Path) -> str:
-    """A line on the predictions, and one on images that may hold more instances than the limit lets through."""
+    """A line on the predictions, and one on images that reach the limit of instances."""
     counts = [len(results) for record in records if isinstance(results := record["results"], list)]
     text = (
-        f"{len(counts)} images, {sum(counts)} instances of score {work.score:g} and more: {output / 'predictions.json'}"
+        f"{len(counts)} images, {sum(counts)} instances with a score of at least {work.score:g}: "
+        f"{output / 'predictions.json'}"
     )
     if work.drawings is not None:
         text += f"; pictures: {work.drawings}"
     limit = work.predictor.inference.max_detections
     full = sum(count >= limit for count in counts)
-    return text + (f"\n{full} images have {limit} instances, the limit; raise it by --max-detections" if full else "")
+    return text + (f"\n{full} images have {limit} instances, the limit; raise it with --max-detections" if full else "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An image with the instances found in it: masks in the colour of their class, each with its name and score."""
+"""Drawings of an image with its instances: masks in the colour of their class, labelled with name and score."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sskd_fast.predictor import Prediction
 from sskd_fast.report.overlays import COLORS
 from sskd_fast.report.pictures import DARK, Color, Patch, enlarged, patch
 
-# Pixels of the long side from which on a picture is made smaller.
+# Largest long side of a picture in pixels; larger images are reduced.
 LONGEST_SIDE = 1600
 _FILL = 0.34
 
 
 def draw(image: Tensor, prediction: Prediction) -> Image.Image:
-    """The picture of an image (3, H, W) uint8: large ones made smaller, small and dark ones enlarged and lit."""
+    """The picture of an image (3, H, W) uint8. Large images are reduced, small ones enlarged, dark ones brightened."""
     canvas = enlarged(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), kept=LONGEST_SIDE)
     patches = [patch(mask, canvas.size) for mask in prediction.rles]
     colors = [COLORS[label % len(COLORS)] for label in prediction.labels]
@@ -33,7 +33,7 @@ def draw(image: Tensor, prediction: Prediction) -> Image.Image:
 
 
 def _write_labels(canvas: Image.Image, patches: list[Patch], texts: list[str], colors: list[Color]) -> None:
-    """A label at each mask, best score first; one that would hide another label or a small mask is left out."""
+    """Writes a label at each mask, best score first; skips one that would hide another label or a small mask."""
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(_font_size(canvas, patches))
     masks, labels = (np.zeros((canvas.height, canvas.width), dtype=np.bool_) for _ in range(2))
@@ -52,7 +52,7 @@ def _write_labels(canvas: Image.Image, patches: list[Patch], texts: list[str], c
 
 
 def _font_size(canvas: Image.Image, patches: list[Patch]) -> int:
-    """Pixels: a third of the middle mask's height, between what can be read and a thirtieth of the picture."""
+    """The font size in pixels: a third of the median mask's height, readable and at most 1/30 of the picture."""
     heights = [int(np.count_nonzero(place.solid.any(1))) for place in patches]
     return max(11, min(20, canvas.height // 30, int(np.median(heights)) // 3 if heights else 20))
 
@@ -63,7 +63,7 @@ def _window(field: NDArray[np.bool_], place: Patch) -> NDArray[np.bool_]:
 
 
 def _spots(place: Patch, width: int, height: int, size: tuple[int, int]) -> list[tuple[int, int, bool]]:
-    """Left upper corners of a label above and below a mask, and inside (True) if the mask has room for several."""
+    """Upper left corners for a label above and below a mask, and inside (True) if the mask has room for several."""
     rows, columns = np.nonzero(place.solid)
     if not len(rows) or width > size[0]:
         return []

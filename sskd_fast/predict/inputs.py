@@ -1,4 +1,4 @@
-"""The images that a command line names: files, folders, globs, and frames of videos."""
+"""The images named on the command line: files, folders, globs, and frames of videos."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to predict.  file_name: relative to the common folder.  overlay: the name of its drawing.
+    """One image to predict.  file_name: relative to the common folder.  overlay: file name of its drawing.
 
-    load: gives the image; raises DataError if it cannot be read.  origin: of a frame, its video and number.
+    load: returns the image, or raises DataError if it cannot be read.  origin: video and number of a frame.
     """
 
     file_name: str
@@ -33,9 +33,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and videos in order.  folder: the common one.  files: relative to it.  every: frames of a video a step.
+    """Images and videos in order.  folder: their common folder.  files: relative to it.  every: use every nth frame.
 
-    notes: lines on what was not taken.
+    notes: lines on skipped files.
     """
 
     folder: Path
@@ -44,16 +44,16 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
     def stamps(self) -> list[tuple[str, int, int]]:
-        """Name, bytes and time of change (ns) of every file."""
+        """Name, size in bytes and modification time (ns) of each file."""
         status = [(name, (self.folder / name).stat()) for name in self.files]
         return [(name, found.st_size, found.st_mtime_ns) for name, found in status]
 
     def count(self) -> int:
-        """The images in all, for a progress bar: of a video, as many as its header states."""
+        """The total number of images for a progress bar; for a video, from its header."""
         return sum(_frame_count(self.folder / n, self.every) if _is_video(n) else 1 for n in self.files)
 
     def __iter__(self) -> Iterator[Picture]:
-        """Every picture; one of a video is loaded before the next one is asked for, or not at all."""
+        """Yields all pictures. Load a video's frame before asking for the next one, or not at all."""
         drawings = overlay_names(self.files)
         for name in self.files:
             path = self.folder / name
@@ -64,10 +64,10 @@ class Inputs:
 
 
 def find_inputs(places: Sequence[str], *, every: int = 1, skip: Path | None = None) -> Inputs:
-    """The images and videos of places, skip: see `find_files`.
+    """The images and videos of the given places; skip: see `find_files`.
 
-    Videos are taken if they are named or match a glob.  Raises InputError for a place without an image, and for a
-    video without OpenCV.
+    Videos count only if they are named or match a glob.  Raises InputError for a place without images, or for a video
+    if OpenCV is missing.
     """
     found = find_files(places, also=VIDEO_SUFFIXES, skip=skip)
     videos = [name for name in found.names if _is_video(name)]
@@ -78,7 +78,7 @@ def find_inputs(places: Sequence[str], *, every: int = 1, skip: Path | None = No
 
 
 def overlay_names(files: Sequence[str]) -> dict[str, str]:
-    """A PNG name for each file, all different; the suffix stays if another file could have the short name.
+    """A unique PNG name for each file. The original suffix stays if two files would get the same name:
 
     a.jpg.png and a.tif.png for a.jpg and a.tif.
     """

@@ -1,7 +1,8 @@
-"""Prediction image by image, kept in a journal, so that an interrupted folder goes on where it stopped.
+"""Prediction image by image with a journal, so that an interrupted command continues where it stopped.
 
-A journal's record is a group of images that were predicted together, each a dict: "file_name" with "problem" for one
-that could not be read, else with "height", "width", "results", and "video" and "frame" for a frame.
+A record of the journal is a group of images that were predicted together, one dict each.  It has "file_name", and
+"problem" if the image could not be read.  Otherwise it has "height", "width" and "results", and "video" and "frame" for
+a frame.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from sskd_fast.source_prediction import groups
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that the predictions depend on.  model: as the user named it.
+    """All that the predictions depend on.  model: as the user named it.
 
-    score: instances below are neither written nor drawn.  drawings: the folder of the overlays, None for none.
+    score: lowest score written and drawn.  drawings: folder of the overlays, None for none.
     """
 
     model: str
@@ -45,9 +46,9 @@ class Work:
 
     @property
     def key(self) -> str:
-        """A hash that changes with any weight, setting or file."""
+        """A hash of the weights, settings and files."""
         model, path = self.predictor.model, Path(self.model)
-        # An exported file keeps its weights to itself: .onnx, or .bin beside .xml.
+        # An exported file holds its own weights: .onnx, or .bin beside .xml.
         files = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]
         description = dataclasses.replace(self.predictor.description, figures={}, facts={})
         settings = {
@@ -59,9 +60,9 @@ class Work:
         return cache_key(model.state_dict(), settings)
 
     def go_on(self, journal: Journal) -> list[dict[str, Any]]:
-        """Predicts what the journal lacks, under a progress bar; returns the records of all images in order.
+        """Predicts the images missing from the journal, with a progress bar; returns all records in order.
 
-        An image that cannot be read is named on stderr.
+        An unreadable image is named on stderr.
         """
         records = [image for group in journal.records for image in group["images"]]
         for record in records:
@@ -83,7 +84,7 @@ class Work:
                 yield picture, error
 
     def _predict(self, group: Sequence[tuple[Picture, Tensor | DataError]]) -> list[dict[str, Any]]:
-        """The records of a group; its overlays are drawn before they return."""
+        """The records of a group. Its overlays are drawn first."""
         found = iter(self.predictor.find([image for _, image in group if isinstance(image, Tensor)]))
         records = []
         for picture, image in group:
@@ -112,7 +113,7 @@ def _name_problem(record: dict[str, Any]) -> None:
 
 
 def coco_of(records: Sequence[dict[str, Any]], work: Work) -> dict[str, Any]:
-    """The records of readable images as a COCO dict, whose annotations are results as well."""
+    """The records of readable images as a COCO instances dict whose annotations are also COCO results."""
     predictor = work.predictor
     stage = predictor.description.facts.get("stage", "")
     numbered = [(number, record) for number, record in enumerate(records, 1) if "results" in record]

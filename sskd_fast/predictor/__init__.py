@@ -1,4 +1,4 @@
-"""A trained model applied: from a checkpoint, a run's folder or a hub repository to masks, boxes, scores and names."""
+"""Inference with trained models: loads a checkpoint, run or hub repository and predicts masks, boxes and classes."""
 
 from __future__ import annotations
 

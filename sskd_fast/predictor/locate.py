@@ -1,4 +1,4 @@
-"""Finding a trained model by a path, a run's folder or the name of a hub repository."""
+"""Loading of a trained model from a path, a run's folder or a hub repository."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class ModelError(ValueError):
-    """A place that holds no model, or a device that is not there."""
+    """Raised for a place without a model, or for an unavailable device."""
 
 
 def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:
     """The predictor of a trained model.
 
     model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, an exported file (.onnx, .xml),
-    which runs on the CPU, or the id of a hub repository ("owner/name").  stage: of a run's folder, whose model; by
-    default the last student.  device: "auto" takes a GPU if there is one.
-    Raises ModelError if there is no model or no such device, CheckpointError or ExportError if its file cannot be used.
+    which runs on the CPU, or a hub id ("owner/name").  stage: stage of the model in a run's folder; by default the last
+    student.  device: "auto" takes a GPU if there is one.
+    Raises ModelError if there is no model or no such device, and CheckpointError or ExportError for a bad file.
     """
     if device not in ("auto", "cpu") and _is_exported(Path(model)):
         raise ModelError(
@@ -51,7 +51,7 @@ def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -
 def _found(model: str | Path, stage: str | None) -> Predictor:
     path = Path(model)
     if stage is not None and not (path / "checkpoints").is_dir():
-        raise ModelError(f"{model}: is no run's folder, and the stage {stage} is one's; leave the stage out")
+        raise ModelError(f"{model}: not the folder of a run, so it has no stage {stage}; leave the stage out")
     if _is_exported(path):
         exported = load_exported(path)
         return Predictor(exported, exported.description.checkpoint)
@@ -63,7 +63,7 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
         return Predictor.from_pretrained(path)
     if path.exists():
         raise ModelError(
-            f"{path}: holds neither checkpoints/ nor {WEIGHTS}; expected a run's folder, a folder of save_pretrained "
+            f"{path}: has neither checkpoints/ nor {WEIGHTS}; expected a run's folder, a folder of save_pretrained "
             "or a .safetensors file"
         )
     if not _HUB_ID.fullmatch(str(model)) or path.suffix == ".safetensors" or path.parent.is_dir():
@@ -84,19 +84,19 @@ def _from_hub(model: str) -> Predictor:
     except (OSError, HFValidationError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"{model}: there is no such folder here, and the hub does not give it ({reason}); check the path, the id "
-            "and the network, or log in with `hf auth login`"
+            f"{model}: there is no such folder here, and the hub does not provide it ({reason}); check the path, the "
+            "id and the network, or log in with `hf auth login`"
         ) from error
 
 
 def checkpoint_of(run: Path, stage: str | None = None) -> Path:
-    """The weights file of a stage of a run, by default of its last student.  Raises ModelError naming what is there."""
+    """The weights file of a run's stage, by default the last student.  Raises ModelError listing finished stages."""
     names = sorted(path.stem for path in (run / "checkpoints").glob("*.safetensors"))
     wanted = [stage] if stage else [*FINAL_STUDENTS, BASELINE]
     found = next((name for name in wanted if name in names), None)
     if found is None:
         raise ModelError(
-            f"{run}: has no finished {' or '.join(wanted)}; found {', '.join(names) or 'no finished stage'}; go on "
+            f"{run}: has no finished {' or '.join(wanted)}; found {', '.join(names) or 'no finished stage'}; resume "
             f"with `python -m sskd_fast.run --output {run} --resume`, or choose a stage that is there (--stage)"
         )
     return run / "checkpoints" / f"{found}.safetensors"

@@ -1,4 +1,4 @@
-"""The instances that a model finds in one image.
+"""Instances that a model finds in one image.
 
 Shape letters: n instances, H x W pixels of the image.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Instances of one image, best score first.
+    """Predicted instances of one image, best score first.
 
     size: (H, W).  rles: masks as compressed COCO run-length codes.  labels: class indices.  scores: in [0, 1].
-    class_names, category_ids: of all classes, by class index.  file_name: of the image, "" for one from memory.
+    class_names, category_ids: by class index, for all classes.  file_name: of the image, "" if it came from memory.
     """
 
     size: tuple[int, int]
@@ -42,7 +42,7 @@ class Prediction:
         category_ids: tuple[int, ...],
         file_name: str = "",
     ) -> Prediction:
-        """From the COCO results of one image."""
+        """Builds a prediction from the COCO results of one image."""
         index = {category: label for label, category in enumerate(category_ids)}
         return cls(
             size,
@@ -59,7 +59,7 @@ class Prediction:
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """(n, H, W) bool, decoded at every access."""
+        """(n, H, W) bool, decoded on each access."""
         if not self.rles:
             return np.zeros((0, *self.size), dtype=np.bool_)
         masks: NDArray[np.bool_] = coco_mask.decode(self.rles).transpose(2, 0, 1).astype(np.bool_)
@@ -67,7 +67,7 @@ class Prediction:
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        """(n, 4) float64: x0, y0, x1, y1 in pixels, the far sides exclusive."""
+        """(n, 4) float64: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive."""
         if not self.rles:
             return np.zeros((0, 4))
         boxes: NDArray[np.float64] = coco_mask.toBbox(self.rles)
@@ -76,7 +76,7 @@ class Prediction:
 
     @property
     def names(self) -> list[str]:
-        """The class name of every instance."""
+        """The class name of each instance."""
         return [self.class_names[label] for label in self.labels]
 
     def above(self, score: float) -> Prediction:
@@ -97,7 +97,10 @@ class Prediction:
         ]
 
     def to_supervision(self) -> Detections:
-        """The instances as `supervision.Detections`, class names in its data.  ImportError without supervision."""
+        """The instances as `supervision.Detections` with class names in `data`.
+
+        Raises ImportError if supervision is missing.
+        """
         try:
             from supervision import Detections
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""A trained model with all that inference needs."""
+"""A trained model with the settings that inference needs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ WEIGHTS = "model.safetensors"
 class Predictor(
     ModelHubMixin, library_name="sskd_fast", pipeline_tag="image-segmentation", tags=["instance-segmentation"]
 ):
-    """Predicts instances as the run did that trained the model.
+    """Predicts instances with the settings of the run that trained the model.
 
-    model: the network.  description: what its checkpoint says of it, the inference settings among it.
-    `save_pretrained`, `from_pretrained` and `push_to_hub` are those of huggingface_hub.
+    model: the network.  description: metadata of its checkpoint, including the inference settings.
+    `save_pretrained`, `from_pretrained` and `push_to_hub` come from huggingface_hub.
     """
 
     def __init__(self, model: Segmenter, description: Description) -> None:
@@ -57,12 +57,12 @@ class Predictor(
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes by index."""
+        """The class names by class index."""
         return self.description.class_names
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The COCO ids of the classes by index."""
+        """The COCO category ids by class index."""
         return self.description.category_ids
 
     def to(self, device: torch.device | str) -> Predictor:
@@ -71,7 +71,10 @@ class Predictor(
         return self
 
     def with_inference(self, **changes: Any) -> Predictor:
-        """The same model with other inference settings, such as `batch=8`.  ValueError for one out of range."""
+        """A predictor with the same model and other inference settings, such as `batch=8`.
+
+        Raises ValueError for a setting out of range.
+        """
         inference = dataclasses.replace(self.inference, **changes)
         return Predictor(self.model, dataclasses.replace(self.description, inference=inference))
 
@@ -82,11 +85,11 @@ class Predictor(
     def predict(self, images: Sequence[ImageLike], score: float = 0.0) -> list[Prediction]: ...
 
     def predict(self, images: ImageLike | Sequence[ImageLike], score: float = 0.0) -> Prediction | list[Prediction]:
-        """The instances of an image, or of each of several.
+        """Predicts the instances of one image, or of each image in a sequence.
 
         images: paths, PIL images, arrays (H, W) or (H, W, 3) in RGB of any integer dtype or floats in [0, 1], or uint8
-        tensors (3, H, W).  score: leave out instances below.  Raises DataError for a file that cannot be read,
-        ValueError for an array of another shape, or a score outside.
+        tensors (3, H, W).  score: drop instances with a lower score.  Raises DataError for an unreadable file, and
+        ValueError for an array of another shape or a score outside [0, 1].
         """
         if not 0 <= score <= 1:
             raise ValueError(f"score={score}: expected a score from 0 to 1")
@@ -95,7 +98,7 @@ class Predictor(
         return list(self.stream(images, score))
 
     def stream(self, images: Iterable[ImageLike], score: float = 0.0) -> Iterator[Prediction]:
-        """The predictions one by one, images read as they are needed; arguments and errors as of `predict`."""
+        """Yields predictions one by one and reads images as needed; arguments and errors are those of `predict`."""
         read = ((image, self.read_image(image)) for image in images)
         for group in groups(read, lambda pair: pair[1][0].numel()):
             for (image, _), found in zip(group, self.find([tensor for _, tensor in group]), strict=True):
@@ -103,7 +106,7 @@ class Predictor(
                 yield dataclasses.replace(found.above(score), file_name=name)
 
     def find(self, images: Sequence[Tensor]) -> list[Prediction]:
-        """The instances of images that `read_image` has read, whose tiles share batches; all are kept in memory."""
+        """The instances of images from `read_image`. Their tiles share batches; all images stay in memory."""
         d = self.description
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         predictions = []
@@ -113,7 +116,7 @@ class Predictor(
         return predictions
 
     def read_image(self, image: ImageLike) -> Tensor:
-        """An image as the model's training read it, stretched if it was: (3, H, W) uint8."""
+        """Reads an image as in the model's training, with the same stretch: (3, H, W) uint8."""
         if isinstance(image, (str, Path)):
             return image_tensor(read_pixels(Path(image), stretch=self.description.stretch))
         if isinstance(image, Image.Image):
@@ -122,19 +125,21 @@ class Predictor(
         return image_tensor(array_pixels(np.asarray(array), stretch=self.description.stretch))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card: verdict, data, licences, use."""
+        """The model card with verdict, data, licences and use."""
         return ModelCard(card_text(self.description, **kwargs))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Writes model.safetensors, config.json and the model card README.md to a folder; a card that somebody has
-        written or edited stays.  options: those of huggingface_hub's mixin."""
+        """Writes model.safetensors, config.json and the model card README.md to a folder.
+
+        A card that somebody wrote or edited is kept.  options: those of huggingface_hub's mixin.
+        """
         card = Path(save_directory) / "README.md"
         if is_own_card(card):
             card.unlink()
         return super().save_pretrained(save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads what `save_pretrained` writes to a hub repository, whose name the card's example has."""
+        """Uploads the files of `save_pretrained` to a hub repository, with its name in the card's example."""
         options["model_card_kwargs"] = {"name": repo_id} | (options.get("model_card_kwargs") or {})
         return super().push_to_hub(repo_id, **options)
 

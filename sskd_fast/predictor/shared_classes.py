@@ -1,4 +1,4 @@
-"""The classes of a model and those of labels, brought together by name."""
+"""Matching of a model's classes to those of labels by name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sskd_fast.predictor.predictor import Predictor
 
 @dataclass(frozen=True)
 class SharedClasses:
-    """Classes by name.  ids: category id of the model -> that of the labels, for those that both have.
+    """Classes matched by name.  ids: category id of the model -> category id of the labels, for shared classes.
 
-    model_only, labels_only: names that the other one lacks.
+    model_only, labels_only: class names that the other side lacks.
     """
 
     ids: dict[int, int]
@@ -23,12 +23,12 @@ class SharedClasses:
 
     @property
     def differ(self) -> bool:
-        """True if one has a class that the other lacks."""
+        """True if one side has a class that the other lacks."""
         return bool(self.model_only or self.labels_only)
 
 
 def shared_classes(predictor: Predictor, source: LabeledImages) -> SharedClasses:
-    """The classes of a model and of labels, brought together by name, whatever their order and ids."""
+    """Matches the classes of a model and of labels by name, regardless of order and ids."""
     theirs = dict(zip(source.class_names, source.category_ids, strict=True))
     ours = dict(zip(predictor.class_names, predictor.category_ids, strict=True))
     return SharedClasses(
@@ -41,7 +41,7 @@ def shared_classes(predictor: Predictor, source: LabeledImages) -> SharedClasses
 def difference_text(
     labels: str | Path, source: LabeledImages, model: str | Path, predictor: Predictor, classes: SharedClasses
 ) -> str:
-    """The classes of labels and of a model, and those that only one has, in one line; the cure is the caller's.
+    """One line on the classes of labels and of a model, and those that only one has; the caller adds the cure.
 
     labels, model: the names of their files.
     """

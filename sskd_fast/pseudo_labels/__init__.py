@@ -1,4 +1,4 @@
-"""From a teacher's scored predictions to pseudo-labels: thresholds, selection, a resumable cache and statistics.
+"""Pseudo-labels from a teacher's scored predictions: thresholds, selection, a resumable cache and statistics.
 
 Predictions and labels travel as a COCO results list, ground truth as a COCO instances dict.
 """

@@ -1,4 +1,4 @@
-"""Predictions of a whole image set, kept on disk, so that an interrupted labelling continues where it stopped."""
+"""Predictions of a whole image set, cached on disk so that interrupted labelling resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_key(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
-    """A hash (64 hex digits) that changes with any weight of the teacher and any setting of the labelling."""
+    """A hash (64 hex digits) of the teacher's weights and the settings of the labelling."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name in sorted(weights):
         weight = weights[name].detach().cpu().contiguous()
@@ -38,23 +38,23 @@ def label_images(
     chunk: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The results of `predict` on every image, in the order of `image_ids`, kept in the file `path`.
+    """The results of `predict` on all images, in the order of `image_ids`, cached in the file `path`.
 
-    predict: at most `chunk` image ids -> the COCO results of those images, in any order.
-    key: what the results depend on (see cache_key).
-    progress: called after every chunk with (images done, images in all).
+    predict: maps at most `chunk` image ids to the COCO results of those images, in any order.
+    key: hash of all that the results depend on (see cache_key).
+    progress: called after each chunk with (images done, images in total).
 
-    A finished `path` with the same key and ids is read instead.  While working, each image is one line of
-    `<path>.partial`, which a later call with the same key continues, without a line torn by a crash; the finished file
-    takes its place in one step.  Results under another key or of other images are never used.
-    Raises ValueError if `predict` returns a result on an image that it was not asked for.
+    If `path` is finished with the same key and ids, it is read instead.  Until then, each image is one line of
+    `<path>.partial`.  A later call with the same key resumes from it and drops a line cut off by a crash.  The finished
+    file replaces it atomically.  Results under another key or of other images are never used.
+    Raises ValueError if `predict` returns a result on an image that was not requested.
     """
     ids = [int(image_id) for image_id in image_ids]
     partial = path.with_name(path.name + ".partial")
     if path.exists():
         finished = _finished(path)
         if finished is not None and finished["key"] == key and finished["image_ids"] == ids:
-            partial.unlink(missing_ok=True)  # of a process killed right after it had finished
+            partial.unlink(missing_ok=True)  # left by a process killed right after it finished
             return list(finished["results"])
         logger.info("%s was made by another teacher, with other settings or of other images: labelling again", path)
     with Journal(partial, key) as journal:
@@ -67,7 +67,7 @@ def label_images(
 
 
 def read_labels(path: Path) -> list[dict[str, Any]]:
-    """The COCO results list in a file that label_images finished.  Raises ValueError if it is not such a file."""
+    """The COCO results list in a finished file of label_images.  Raises ValueError for any other file."""
     finished = _finished(path)
     if finished is None:
         raise ValueError(f"{path}: expected a JSON object with 'key', 'image_ids' and 'results' from label_images")
@@ -82,7 +82,10 @@ def _predict_missing(
     chunk: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Adds to `done` and to the journal what they lack; a crash loses about a second and a chunk at most."""
+    """Predicts the missing images and adds them to `done` and the journal.
+
+    A crash loses at most about a second of records and one chunk.
+    """
     missing = [image_id for image_id in ids if image_id not in done]
     for start in range(0, len(missing), chunk):
         asked = missing[start : start + chunk]

@@ -1,4 +1,4 @@
-"""Which of a teacher's predictions become labels: score thresholds, mask NMS, a limit per image."""
+"""Selection of pseudo-labels among a teacher's predictions: score thresholds, mask NMS, a limit per image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sskd_fast.mask_matching import by_image, mask_nms
 
 @dataclass(frozen=True)
 class Selection:
-    """The choice of labels among a teacher's predictions, which is made image by image.
+    """Rules that select labels among a teacher's predictions, image by image.
 
-    sure_from: category id -> score from which a prediction is a label.  unsure_from: score from which it is an unsure
-    region, at most that of `sure_from`; None for no such regions.  nms_iou, max_per_image: see `select_labels`.
+    sure_from: category id -> lowest score of a label.  unsure_from: lowest score of an unsure region, at most that of
+    `sure_from`; None for no such regions.  nms_iou, max_per_image: see `select_labels`.
     """
 
     sure_from: Mapping[int, float]
@@ -23,11 +23,11 @@ class Selection:
     max_per_image: int
 
     def objects(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The predictions of any score; of several on one object the best-scored, and no more than the limit."""
+        """The predictions of any score after NMS and the limit per image."""
         return select_labels(predictions, 0.0, nms_iou=self.nms_iou, max_per_image=self.max_per_image)
 
     def labels(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Sure labels with "iscrowd": 0, by image, and then unsure regions with "iscrowd": 1."""
+        """Confident labels with "iscrowd": 0 by image, then unsure regions with "iscrowd": 1."""
         limits: Any = {"nms_iou": self.nms_iou, "max_per_image": self.max_per_image}
         labels = [r | {"iscrowd": 0} for r in select_labels(predictions, self.sure_from, **limits)]
         if self.unsure_from is None:
@@ -43,9 +43,9 @@ def select_labels(
     nms_iou: float,
     max_per_image: int,
 ) -> list[dict[str, Any]]:
-    """The results that are sure enough to train on: score >= the threshold of their class, mask NMS, best few an image.
+    """The results confident enough to train on: score >= threshold of the class, mask NMS, then the best few per image.
 
-    thresholds: one score for all, or {category_id: score} as calibrate_thresholds gives it.
+    thresholds: one score for all, or {category_id: score} from calibrate_thresholds.
 
     Returns a COCO results list ordered by image id, then by falling score.  Raises ValueError for a category without a
     threshold.

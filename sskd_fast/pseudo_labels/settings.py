@@ -10,23 +10,23 @@ Labeller = Literal["adapted_teacher", "supervised_teacher", "zero_shot_teacher",
 
 @dataclass(frozen=True)
 class PseudoLabelConfig:
-    """Choice of the predictions that become labels.
+    """Settings that decide which predictions become labels.
 
-    teacher: the stage whose model labels for the student's distillation, trained before it; "none" leaves that to the
-    student's own moving average (`online`).
-    views: over how many of the flips and turns that training draws the teacher's predictions are averaged (8 at most; 1
-    = the image as it is); they take turns at the `zooms`.  folds: the labelled images are divided into so many; for
-    each, a fold model is trained like the teacher on the others, for a share `fold_steps` of its steps, and predicts
-    the images it has not seen.  target_precision: what the per-class thresholds reach on these predictions.
-    unsure_precision: predictions between the threshold of this precision and the first one
-    are neither object nor background in training (0 = none).  shrink: n0; the precision of a class's own n results
-    counts n / (n + n0) when its threshold is found, that of all classes n0 / (n + n0); 0 = its own alone.  The best n0
-    is p (1 - p) over the variance of precisions among classes at one score: 20 for p = 0.7 and a deviation of 0.1.
-    max_per_image: labels of an image, 0 = 300 or as many as there are detections.  truth: train on the hidden true
-    labels of the unlabelled images instead (they exist where `data.labeled_fraction` or the embedded data set hides
-    them): no result, but the upper bound of what labels, however good, can give with the other settings.  shard: images
-    whose labels are one Parquet file, read when an image is, for sets whose labels do not fit into memory; 0 = one JSON
-    file for all.
+    teacher: the stage whose model labels for the student's distillation, trained before it.  "none" leaves labelling to
+    the student's own moving average (`online`).
+    views: number of flips and turns, among those of training, over which the teacher's predictions are averaged (at
+    most 8; 1 = the image itself).  They alternate between the `zooms`.
+    folds: number of parts of the labelled images.  For each part, a fold model is trained like the teacher on the other
+    parts, for a share `fold_steps` of its steps, and predicts the held-out part.  target_precision: precision that the
+    per-class thresholds must reach on these predictions.  unsure_precision: training ignores pixels of predictions
+    between the threshold of this precision and that of target_precision; 0 = off.
+    shrink: n0.  In calibration, the precision of a class's own n results counts n / (n + n0), that of all classes
+    n0 / (n + n0); 0 = its own alone.  The best n0 is p (1 - p) over the variance of precisions among classes at one
+    score: 20 for p = 0.7 and a standard deviation of 0.1.
+    max_per_image: labels per image, 0 = 300 or the number of detections, if larger.
+    truth: train on the hidden true labels of the unlabelled images, if `data.labeled_fraction` or the embedded data set
+    hides them.  This is not a result but an upper bound on what perfect labels would give.
+    shard: images per Parquet file of labels, for sets whose labels do not fit into memory; 0 = one JSON file for all.
     """
 
     teacher: Labeller = "adapted_teacher"
@@ -46,7 +46,7 @@ class PseudoLabelConfig:
     shard: int = 0
 
     def labels_limit(self, detections: int) -> int:
-        """Labels of an image at most, for so many detections."""
+        """The most labels of an image, for this limit of detections."""
         return self.max_per_image or max(300, detections)
 
     def __post_init__(self) -> None:

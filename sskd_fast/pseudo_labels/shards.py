@@ -1,4 +1,4 @@
-"""Pseudo-labels of many images as Parquet files: a shard a file, a row an image, read a few rows at a time."""
+"""Pseudo-labels of many images as Parquet files: one file per shard, one row per image, read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sskd_fast.data.errors import DataError, Problem
 from sskd_fast.data.pixels import ByteBudgetCache
 from sskd_fast.files import write_atomically
 
-# Images a row group: to read the labels of one image, those of so many are read.
+# Images per row group: reading the labels of one image reads those of this many.
 GROUP = 64
 _CACHED_BYTES, _OPEN_FILES = 32 << 20, 64
 _ABOUT = b"sskd_fast.labels"
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """The labels of an image of (height, width) `size`: COCO results, unsure ones with "iscrowd": 1."""
+    """The labels of an image of `size` (height, width): COCO results, unsure ones with "iscrowd": 1."""
 
     image_id: int
     file_name: str
@@ -49,17 +49,17 @@ class ImageLabels:
 
 
 def shard_path(folder: Path, number: int, key: str) -> Path:
-    """The file of a shard; key: of what its labels depend on, hex digits."""
+    """The path of a shard; key: hex digits of a hash of all that its labels depend on."""
     return folder / f"{number:05d}-{key[:12]}.parquet"
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The files in a folder that have the name of a shard, of any key, in their order."""
+    """The files in a folder that are named like a shard, with any key, in order."""
     return sorted(path for path in folder.glob("*.parquet") if re.fullmatch(r"\d{5,}-[0-9a-f]{12}", path.stem))
 
 
 def write_shard(path: Path, key: str, images: Iterable[ImageLabels]) -> None:
-    """Writes a shard whole or not at all; of the images, no more than a row group is held in memory."""
+    """Writes a shard atomically; holds at most one row group of images in memory."""
     write_atomically(path, lambda partial: _write(partial, key, iter(images)))
 
 
@@ -93,7 +93,7 @@ def _row(image: ImageLabels) -> dict[str, Any]:
 
 
 def is_whole(path: Path, key: str, image_ids: Sequence[int]) -> bool:
-    """True for a shard that was written under this key, of exactly these images in this order."""
+    """True for a shard written under this key with exactly these images in this order."""
     try:
         with pq.ParquetFile(path) as file:
             return _about(path, file)["key"] == key and _image_ids(file).tolist() == list(image_ids)
@@ -102,10 +102,10 @@ def is_whole(path: Path, key: str, image_ids: Sequence[int]) -> bool:
 
 
 class LabelShards:
-    """The labels in the files of shards, read when they are asked for; kept in memory: 24 bytes an image.
+    """The labels in shard files, read on demand; keeps 24 bytes per image in memory.
 
-    categories: COCO ids that occur.  sure, unsure: labels in all.  groups: the row groups that were read last.
-    Raises DataError for a file that is no shard, for one of another key than the first, and for an image in two.
+    categories: COCO ids that occur.  sure, unsure: total numbers of labels.  groups: cache of the last row groups read.
+    Raises DataError for a file that is not a shard, a shard with another key than the first, or an image in two shards.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -135,11 +135,11 @@ class LabelShards:
             )
 
     def __len__(self) -> int:
-        """Images in all."""
+        """The total number of images."""
         return len(self._ids)
 
     def of_image(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results of an image; DataError for one that is in no shard."""
+        """COCO results of an image.  Raises DataError if it is in none of the shards."""
         place = int(np.searchsorted(self._ids, image_id))
         if place == len(self) or self._ids[place] != image_id:
             folder = self.paths[0].parent if self.paths else Path("pseudo_labels")
@@ -150,13 +150,13 @@ class LabelShards:
         return _results(table.slice(row, 1).to_pylist()[0])
 
     def by_image(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Image ids with their COCO results, in the order of the shards; a row group in memory at a time."""
+        """Yields image ids with their COCO results in the order of the shards, one row group in memory at a time."""
         for number, group, _ in self._groups.tolist():
             for row in _read_group(self.paths[number], group).to_pylist():
                 yield row["image_id"], _results(row)
 
     def _place(self, row: int) -> tuple[Path, int, int]:
-        """File, row group, and row in it, of a row of all."""
+        """The file, row group, and row within it for a row number over all shards."""
         at = int(np.searchsorted(self._starts, row, side="right")) - 1
         number, group, _ = self._groups[at].tolist()
         return self.paths[number], group, row - int(self._starts[at])
@@ -191,7 +191,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _about(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
-    """The description that `write_shard` has put into the file; DataError if there is none."""
+    """The description that `write_shard` stored in the file.  Raises DataError if there is none."""
     content = (file.metadata.metadata or {}).get(_ABOUT)
     if content is None or file.schema_arrow.remove_metadata() != SCHEMA:
         found = f"a Parquet file with the columns {', '.join(file.schema_arrow.names)} that this package did not write"
@@ -209,7 +209,7 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _read_group(path: Path, group: int) -> pa.Table:
-    """A row group; by one thread, since workers of a data loader are forked."""
+    """A row group, read by one thread because data loader workers are forked."""
     columns = [name for name in SCHEMA.names if name != "file_name"]
     try:
         return _opened(path).read_row_group(group, columns=columns, use_threads=False)

@@ -1,4 +1,4 @@
-"""What a set of pseudo-labels is worth: how many, of which classes, and how right where the truth is known."""
+"""Statistics of pseudo-labels: counts by class, and precision and recall if the truth is known."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NEARLY_ALL_EMPTY = 0.9
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Counts over a set of pseudo-labels; dataclasses.asdict gives what the report reads.
+    """Counts over a set of pseudo-labels; the report reads its dataclasses.asdict.
 
-    images, labels: how many.  labels_per_image: the mean.  images_with: element i counts the images with i labels.
-    by_class: labels by class name.  empty_share: share of images without a label.  mean_score: 0 without labels.
-    thresholds: score thresholds by class name, where given.
-    Against hidden ground truth (None where it is not given), at IoU 0.5, shares in [0, 1]: precision and recall of
-    labels right in mask and class; class_accuracy, the share with the right class among the labels whose mask is right;
-    mean_iou, the mean IoU of those masks.
-    warnings: sentences for the user, each with a way out.
+    images, labels: their numbers.  labels_per_image: the mean.  images_with: element i counts the images with i labels.
+    by_class: labels by class name.  empty_share: share of images without labels.  mean_score: 0 without labels.
+    thresholds: score thresholds by class name, if given.
+    The rest compares with hidden ground truth at IoU 0.5, in [0, 1]; None without it.  precision, recall: labels with
+    the right mask and class.  class_accuracy: share with the right class among labels with the right mask.  mean_iou:
+    mean IoU of those masks.
+    warnings: sentences for the user, each with a cure.
     """
 
     images: int
@@ -51,10 +51,10 @@ def label_statistics(
     """Statistics of the pseudo-labels `results` over the images `image_ids`.
 
     categories: COCO category id -> class name.
-    hidden_truth: a COCO instances dict of these images, where known; training never sees it.
+    hidden_truth: a COCO instances dict of these images, if known; training never sees it.
     thresholds: by category id, recorded by class name.
 
-    Raises ValueError if image_ids is empty, or if a label is on an image or of a category that is not given.
+    Raises ValueError if image_ids is empty, or for a label on another image or of another category.
     """
     return statistics_by_image(by_image(results).items(), image_ids, categories, hidden_truth, thresholds=thresholds)
 
@@ -67,7 +67,7 @@ def statistics_by_image(
     *,
     thresholds: Mapping[int, float] | None = None,
 ) -> LabelStatistics:
-    """The same of (image id, its pseudo-labels) pairs, an image at a time; images without labels may be left out."""
+    """`label_statistics` from (image id, pseudo-labels) pairs, one image at a time; empty images are optional."""
     if not image_ids:
         raise ValueError("image_ids is empty: there is no unlabelled image to count labels on")
     known, images_with = set(image_ids), Counter[int]()
@@ -101,7 +101,7 @@ def statistics_by_image(
 
 
 class _Truth:
-    """Labels held against hidden ground truth at IoU 0.5, an image at a time."""
+    """Comparison of labels with hidden ground truth at IoU 0.5, one image at a time."""
 
     def __init__(self, truth: dict[str, Any], image_ids: set[int]) -> None:
         self.wanted = sum(a["image_id"] in image_ids and not a.get("iscrowd", 0) for a in truth["annotations"])
@@ -110,7 +110,7 @@ class _Truth:
         self.iou = 0.0
 
     def add(self, image_id: int, results: Sequence[dict[str, Any]]) -> None:
-        """Counts the labels of an image.  Raises ValueError if the ground truth does not have it."""
+        """Counts the labels of an image.  Raises ValueError if it is not in the ground truth."""
         images = [self._images[image_id]] if image_id in self._images else []
         own = {"images": images, "annotations": self._annotations.get(image_id, [])}
         right = [m for m in match_results(results, own, iou=0.5, class_aware=True) if not m.ignored]
@@ -121,7 +121,7 @@ class _Truth:
                 self.same_class += match.annotation["category_id"] == match.result["category_id"]
 
     def shares(self) -> dict[str, float | None]:
-        """Precision, recall, class accuracy and mean IoU; None for a share of nothing."""
+        """Precision, recall, class accuracy and mean IoU; None if the denominator is 0."""
         return {
             "precision": self.right / self.labels if self.labels else None,
             "recall": self.right / self.wanted if self.wanted else None,
@@ -133,14 +133,14 @@ class _Truth:
 def _warnings(labels: int, images: int, empty_share: float, by_class: Mapping[str, int]) -> list[str]:
     if not labels:
         return [
-            f"No pseudo-label on any of {images} unlabelled images: distillation would learn from the labelled images "
-            "alone. Lower the score thresholds (or target_precision), train the teacher longer, or check that the "
+            f"No pseudo-label on any of {images} unlabelled images: distillation would learn only from the labelled "
+            "images. Lower the score thresholds (or target_precision), train the teacher longer, or check that the "
             "unlabelled images show the same classes as the labelled ones."
         ]
     warnings = []
     if empty_share > NEARLY_ALL_EMPTY:
         warnings.append(
-            f"{100 * empty_share:.0f} % of {images} unlabelled images have no pseudo-label ({labels} labels in all). "
+            f"{100 * empty_share:.0f} % of {images} unlabelled images have no pseudo-label ({labels} labels in total). "
             "Lower the score thresholds (or target_precision), or check that these images show the labelled classes."
         )
     absent = [name for name, count in by_class.items() if not count]

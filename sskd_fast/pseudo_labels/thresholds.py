@@ -1,4 +1,4 @@
-"""Score thresholds by class, calibrated for a wanted precision on labelled images that the model has not seen."""
+"""Score thresholds per class, calibrated for a target precision on held-out labelled images."""
 
 from __future__ import annotations
 
@@ -29,21 +29,19 @@ def calibrate_thresholds(
     shrink: float = 0.0,
     quiet: bool = False,
 ) -> dict[int, float]:
-    """For each category, the lowest score from which on the labels kept are right with at least `target_precision`.
+    """For each category, the lowest score threshold that reaches `target_precision`.
 
-    results: the teacher's predictions on images it has not seen, low scores included; ground_truth: the annotations of
-    those images.  A result is right where it matches a free annotation of its class at IoU >= `iou`, highest score
-    first.
-    A threshold counts only if it keeps at least `minimum_matches` right labels; a class that does not reach the target
-    with one takes the threshold pooled over all classes.  Where these do not reach it either, their most precise
-    threshold is taken, where even they are too few, 0.5; both are logged, unless `quiet`.
-    shrink: n0; the precision of a class's n results from a score on counts n / (n + n0), that of the results of all
-    classes n0 / (n + n0), so that the few results of a rare class say little against the many of the others.  It
-    changes nothing if there is one class.
+    results: the teacher's predictions on held-out images, low scores included; ground_truth: the annotations of those
+    images.  A result is right if it matches a free annotation of its class at IoU >= `iou`, highest score first.
+    A threshold is valid only if it keeps at least `minimum_matches` right labels.  A class without a valid threshold at
+    the target gets the threshold pooled over all classes.  If the pool misses the target too, its most precise valid
+    threshold is used, or 0.5 if there is none; both cases are logged unless `quiet`.
+    shrink: n0.  The precision of a class's n results from a score on counts n / (n + n0), that of all classes
+    n0 / (n + n0).  So the few results of a rare class weigh little.  A single class is not changed.
     No threshold is under `floor`.
 
-    Returns {category_id: score} for every category of the ground truth.  Raises ValueError for values outside their
-    range or a result on an image that the ground truth does not have.
+    Returns {category_id: score} for all categories of the ground truth.  Raises ValueError for arguments out of range
+    or a result on an image that is not in the ground truth.
     """
     for name, value in (("target_precision", target_precision), ("iou", iou), ("floor", floor)):
         if not 0.0 <= value <= 1.0:
@@ -71,10 +69,10 @@ def calibrate_thresholds(
 
 
 def uncalibrated_warning(place: str, group_key: str) -> str:
-    """The warning that nothing can be calibrated, since all labelled images are one image, or one group of a field."""
+    """The warning that calibration is impossible because the labels cover only one image, or one group of a field."""
     what = f"one group of {group_key!r}" if group_key else "one image"
     return (
-        f"{place}: the labels are those of {what}, so no model can be tested on labels that it has not seen; the "
+        f"{place}: all labels belong to {what}, so no model can be tested on held-out labels; the "
         f"thresholds of the pseudo-labels stay at {UNCALIBRATED_THRESHOLD:.2f}. Label more images."
     )
 
@@ -86,13 +84,13 @@ def equally_many(
     *,
     floor: float,
 ) -> dict[int, float]:
-    """Thresholds with which a model keeps as many results of each category as the fold models keep with theirs.
+    """Thresholds at which a model keeps as many results of each category as the fold models keep at theirs.
 
-    A model trained on more labels, or for longer, gives other scores: the ranks of its results compare, not the scores.
+    A model trained on more labels, or for longer, has other scores.  So ranks are comparable and scores are not.
     thresholds: {category_id: score} of the fold models.  results, of_folds: results of the model and of each fold model
     on the same images, low scores included.  The number to keep is the mean over the fold models.
 
-    Returns {category_id: score}, not under `floor`; if nothing is to be kept, a score that no result reaches.
+    Returns {category_id: score}, at least `floor`; a score above all results if none is to be kept.
     """
     mapped = {}
     for category, threshold in thresholds.items():
@@ -108,8 +106,8 @@ def equally_many(
 
 @dataclass(frozen=True)
 class PrecisionCurve:
-    """By falling score, at each one that occurs: how many results have it or a higher one, how many of these are right,
-    and the precision that is made of both."""
+    """For each distinct score, falling: the number of results with at least that score, how many are right, and their
+    precision."""
 
     scores: NDArray[np.float64]
     matches: NDArray[np.int64]
@@ -118,7 +116,7 @@ class PrecisionCurve:
 
     @classmethod
     def of(cls, scores: np.ndarray, right: np.ndarray) -> PrecisionCurve:
-        """The curve of results with their scores (D,), right or wrong."""
+        """The curve of results with scores (D,) and right (D,) bool."""
         order = np.argsort(-scores, kind="stable")
         falling, matches = scores[order], np.cumsum(right[order])
         # A threshold keeps all results of one score or none of them.
@@ -126,30 +124,32 @@ class PrecisionCurve:
         return cls(falling[last], matches[last], last + 1, matches[last] / (last + 1))
 
     def shrunk(self, every: PrecisionCurve, prior: float) -> PrecisionCurve:
-        """This curve with its precision drawn towards that of `every` at the same score, as if `prior` results were so.
+        """This curve with its precision drawn towards that of `every` at the same score.
 
-        The precision is the mean of the posterior whose prior is a beta distribution of that many results.
+        It is the posterior mean under a beta prior that weighs as much as `prior` results.
         """
-        at = np.searchsorted(-every.scores, -self.scores)  # its scores are among those of all
-        # A difference, so that a curve that is that of all stays as it is, bit by bit.
+        at = np.searchsorted(-every.scores, -self.scores)  # all scores occur in `every`
+        # As a difference, so that a curve equal to `every` stays the same bit by bit.
         drawn = (every.precision[at] - self.precision) * (prior / (self.results + prior))
         return replace(self, precision=self.precision + drawn)
 
     def usable(self, minimum_matches: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores, falling, that keep at least `minimum_matches` right results, and the precision at each."""
+        """The falling scores that keep at least `minimum_matches` right results, and the precision at each."""
         enough = self.matches >= minimum_matches
         return self.scores[enough], self.precision[enough]
 
 
 def _lowest_score(usable: np.ndarray, precision: np.ndarray, target: float) -> float | None:
-    """The lowest score with cumulative precision >= target; None if none has it."""
+    """The lowest score with cumulative precision >= target; None if there is none."""
     reached = usable[precision >= target]
     return float(reached[-1]) if len(reached) else None
 
 
 def _pooled_score(every: PrecisionCurve, target: float, minimum_matches: int) -> tuple[float, str]:
-    """The threshold over all classes: the lowest that reaches the target, else the most precise, else 0.5; and what is
-    wrong with it, "" for nothing."""
+    """The threshold over all classes, and a note on its weakness ("" if it reaches the target).
+
+    The lowest score that reaches the target, else the most precise one, else 0.5.
+    """
     usable, precision = every.usable(minimum_matches)
     score = _lowest_score(usable, precision, target)
     if score is not None:
@@ -157,11 +157,11 @@ def _pooled_score(every: PrecisionCurve, target: float, minimum_matches: int) ->
     if len(usable):
         best = int(np.argmax(precision))
         return float(usable[best]), (
-            f"no score gives precision {target:.2f} on labelled images that the model has not seen; the threshold "
+            f"no score reaches precision {target:.2f} on held-out labelled images; the threshold "
             f"{usable[best]:.2f} gives {precision[best]:.2f}"
         )
     return UNCALIBRATED_THRESHOLD, (
-        f"the predictions on unseen labelled images hold {every.matches.max(initial=0)} right ones, fewer than "
+        f"the predictions on held-out labelled images have {every.matches.max(initial=0)} right ones, fewer than "
         f"pseudo_labels.minimum_matches = {minimum_matches}: thresholds stay at {UNCALIBRATED_THRESHOLD:.2f}; "
         "label more images or train the teacher longer"
     )

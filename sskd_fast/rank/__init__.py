@@ -1,1 +1,1 @@
-"""Unlabelled images in the order in which labels would tell most: `python -m sskd_fast.rank RUN IMAGES...`."""
+"""Unlabelled images ordered by how much their labels would teach: `python -m sskd_fast.rank RUN IMAGES...`."""

@@ -1,6 +1,6 @@
-"""`python -m sskd_fast.rank RUN IMAGES...`: which unlabelled images to label next, with pre-labels to start from.
+"""`python -m sskd_fast.rank RUN IMAGES...`: rank unlabelled images to label next, with pre-labels to start from.
 
-Images on which a run's adapted teacher and its last student disagree come first.
+Images on which a run's adapted teacher and its last student disagree most come first.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ PRELABELS, RANKING, TABLE = "prelabels.json", "ranking.json", "ranking.csv"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog="python -m sskd_fast.rank", description=__doc__, epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     p.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders with their sub-folders, quoted globs")
-    p.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (RUN/next)")
-    p.add_argument("--top", type=at_least(1), metavar="N", help="pre-label the first N images alone (all)")
+    p.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (default: RUN/next)")
+    p.add_argument("--top", type=at_least(1), metavar="N", help="pre-label only the first N images (default: all)")
     p.add_argument(
-        "--score", type=between(0.0, 1.0), metavar="S", help="score from which labels of both count (the run's own)"
+        "--score", type=between(0.0, 1.0), metavar="S", help="score threshold for both models (default: the run's)"
     )
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 1 if images were skipped, 2 if nothing could be done."""
+    """Runs the command; returns 0, 1 if images were skipped, or 2 if nothing could be done."""
     arguments = parser().parse_args(argv)
     output = arguments.output or arguments.run / "next"
     try:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def contents(
     ranked: Sequence[RankedImage], chosen: Sequence[RankedImage], judges: tuple[Judge, Judge], folder: Path
 ) -> dict[str, str]:
-    """The text of every file by its name; chosen: the images that are pre-labelled."""
+    """The content of each output file by name; chosen: the images to pre-label."""
     rows = [image.row(rank) for rank, image in enumerate(ranked, 1)]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
@@ -106,10 +106,10 @@ def contents(
 
 
 def ranking_text(ranked: Sequence[RankedImage], judges: tuple[Judge, Judge]) -> str:
-    """The first images as a table."""
+    """The first images of the ranking as a text table."""
     teacher, student = (STAGE[judge.stage].words for judge in judges)
     lines = [
-        f"{len(ranked)} images by disagreement of the {teacher} and the {student}: 0 = the same instances, 1 = none "
+        f"{len(ranked)} images by disagreement of the {teacher} and the {student}: 0 = same instances, 1 = none "
         "in common", "",
         "rank  disagreement  teacher  student  file",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Disagreement of two models on an image, from 0 (the same instances) to 1 (none in common)."""
+"""Disagreement of two models on an image, from 0 (same instances) to 1 (none in common)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sskd_fast.mask_matching import Match, match_results
 
 Results = Sequence[dict[str, Any]]
 
-# Masks of a class that overlap at least this much are the same object.
+# Masks of one class with at least this IoU are the same object.
 SAME_OBJECT_IOU = 0.5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Labels of two models on one image as COCO results, and the pairs that stand for the same object.
+    """Labels of two models on one image as COCO results, and the pairs that describe the same object.
 
-    pairs: a result of the student matched to one of the teacher as its annotation.
+    pairs: matches of a student's result to a teacher's result, which takes the role of the annotation.
     """
 
     teacher: Results
@@ -32,8 +32,8 @@ class Comparison:
 
             1 - sum over pairs (t, s) of IoU(t, s) (score t + score s) / sum of all scores of both.
 
-        0 if both are empty; 1 if one is, or nothing is paired.  A sure label without a partner counts more than an
-        unsure one, and a pair counts as far as its masks overlap.
+        0 if both are empty; 1 if only one is, or if there are no pairs.  A confident unpaired label counts more than an
+        unconfident one, and a pair counts by the IoU of its masks.
         """
         total = math.fsum(_score(label) for label in (*self.teacher, *self.student))
         if not total:
@@ -48,7 +48,7 @@ class Comparison:
 
     @property
     def prelabels(self) -> list[dict[str, Any]]:
-        """Labels to start annotating from, best score first: the teacher's; of a pair, the one of better score."""
+        """Labels to start annotation from, best score first: the teacher's, or the better-scored label of a pair."""
         student_of = {id(pair.annotation): pair.result for pair in self.pairs}
         chosen = [max(label, student_of.get(id(label), label), key=_score) for label in self.teacher]
         return sorted(chosen, key=_score, reverse=True)
@@ -59,10 +59,10 @@ def _score(label: dict[str, Any]) -> float:
 
 
 def compare(teacher: Results, student: Results, size: tuple[int, int]) -> Comparison:
-    """The labels of both models on one image of (H, W) pixels.
+    """Compares the labels of both models on one image of (H, W) pixels.
 
-    Each label of the student, best score first, is paired with the free one of the teacher of the same class that it
-    overlaps most, at an IoU of at least 0.5.
+    Each label of the student, best score first, is paired with the free label of the teacher that it overlaps most. The
+    two must have the same class and an IoU of at least 0.5.
     """
     image_ids = {label["image_id"] for label in (*teacher, *student)}
     images = [{"id": image_id, "height": size[0], "width": size[1]} for image_id in image_ids]

@@ -24,9 +24,9 @@ TEACHER = str(STAGE[FINAL_STUDENTS[-1]].labels_from)
 
 @dataclass(frozen=True)
 class Judge:
-    """A model that labels images as the run's pseudo-labels were made: by thresholds, NMS and a limit an image.
+    """A model that labels images like the run's pseudo-labels: by thresholds, NMS and a limit per image.
 
-    thresholds: category id -> score from which a label is sure.  views: over which its predictions are averaged.
+    thresholds: category id -> lowest score of a label.  views: augmentations over which predictions are averaged.
     """
 
     predictor: Predictor
@@ -40,7 +40,7 @@ class Judge:
         return str(self.predictor.description.facts["stage"])
 
     def labels(self, source: ImageCollection, rows: Iterable[int]) -> list[dict[str, Any]]:
-        """COCO results on images of a source, those that are sure."""
+        """COCO results on images of a source that reach the thresholds."""
         p, limits = self.predictor, self.config.pseudo_labels
         raw = predict_source(p.model, p.inference, source, p.category_ids, rows, self.views)
         limit = limits.labels_limit(p.inference.max_detections)
@@ -48,12 +48,12 @@ class Judge:
 
 
 def judges_of(run: Path, *, device: str, score: float | None = None) -> tuple[Judge, Judge]:
-    """The adapted teacher, which labels as it did for the students, and the last student, which labels as it predicts.
+    """The adapted teacher, which labels as it did for the students, and the last student, without averaging over views.
 
-    score: one threshold for both, in place of the run's own.  Raises ModelError if the run lacks a model or thresholds.
+    score: one threshold for both, instead of the run's.  Raises ModelError if the run lacks a model or thresholds.
     """
     if not (run / "config.yaml").is_file():
-        raise ModelError(f"{run}: is no run's folder, it has no config.yaml; give one such as runs/embedded")
+        raise ModelError(f"{run}: not the folder of a run, has no config.yaml; give one such as runs/embedded")
     config = load_config([run / "config.yaml"])
     teacher, student = (load(checkpoint_of(run, stage), device=device) for stage in (TEACHER, None))
     views, flips = config.pseudo_labels, config.views
@@ -80,7 +80,7 @@ def _kept_thresholds(run: Path, teacher: Predictor) -> dict[int, float]:
 
 
 def _measured_thresholds(run: Path, student: Predictor, config: Config) -> dict[int, float]:
-    """The student's thresholds by the same rule, on its predictions for the run's validation images."""
+    """The student's thresholds, calibrated by the same rule on its predictions for the run's validation images."""
     labels = config.pseudo_labels
     found = _read(run / "predictions" / f"{student.description.facts['stage']}.json")
     return calibrate_thresholds(
@@ -96,4 +96,4 @@ def _read(path: Path) -> Any:
         found = "the file is missing"
     except ValueError as error:
         found = f"the file is damaged ({error})"
-    raise ModelError(f"{path}: {found}, thresholds come from it; give one for both models, --score 0.5")
+    raise ModelError(f"{path}: {found}, needed for the thresholds; give one for both models, --score 0.5")

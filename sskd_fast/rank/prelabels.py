@@ -1,4 +1,4 @@
-"""Pre-labels as a COCO instances dict that annotation tools open and a run takes back."""
+"""Pre-labels as a COCO instances dict that annotation tools open and runs read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sskd_fast.rle import box_of_rle
 
 
 def instances_dict(ranked: Sequence[RankedImage], class_names: Mapping[int, str]) -> dict[str, Any]:
-    """The images in their order, with ids from 1, and their pre-labels with scores.
+    """The images in the given order, with ids from 1, and their pre-labels with scores.
 
-    class_names: category id -> name.  Every mask is one polygon along the edges of its pixels, holes and parts joined
-    by cuts of no width: CVAT imports polygons alone for single objects, Label Studio's converter the first polygon
-    alone.  COCO's rasteriser gives the same pixels back.  No annotation has a "bbox", for which that converter would
-    draw a rectangle beside the polygon.
+    class_names: category id -> name.  Each mask is one polygon along its pixel edges, with holes and parts joined by
+    cuts of zero width.  CVAT imports only polygons for single objects, and Label Studio's converter only the first
+    polygon.  COCO's rasteriser restores the same pixels.  Annotations have no "bbox", because that converter would draw
+    it as a rectangle beside the polygon.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

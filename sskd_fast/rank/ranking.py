@@ -20,14 +20,14 @@ from sskd_fast.source_prediction import source_groups
 
 @dataclass(frozen=True)
 class RankedImage:
-    """An image with the labels of both models.  file: its path below the images' folder.  size: (H, W)."""
+    """An image with the labels of both models.  file: its path below the image folder.  size: (H, W) in pixels."""
 
     file: str
     size: tuple[int, int]
     comparison: Comparison
 
     def row(self, rank: int) -> dict[str, Any]:
-        """The image as a line of the ranking."""
+        """The image as a row of the ranking."""
         found = self.comparison
         return {
             "rank": rank, "file": self.file, "disagreement": round(found.disagreement, 4),
@@ -36,9 +36,9 @@ class RankedImage:
 
 
 def open_images(places: Sequence[str], *, stretch: bool) -> ImageCollection:
-    """The images of files, folders and globs, each once; InputError if a place holds none.
+    """The images of files, folders and globs, without duplicates.  Raises InputError if a place has none.
 
-    Their folder is the one that all of them share.  What was passed over is said on stderr.
+    Their folder is their deepest common one.  Skipped files are named on stderr.
     """
     found = find_files(places)
     for note in found.notes:
@@ -48,9 +48,9 @@ def open_images(places: Sequence[str], *, stretch: bool) -> ImageCollection:
 
 
 def rank_images(source: ImageCollection, teacher: Judge, student: Judge) -> list[RankedImage]:
-    """The images of a source, those with the largest disagreement first, equal ones by name.
+    """The images of a source sorted by falling disagreement, then by name.
 
-    An image that cannot be read is named on stderr and left out.
+    An unreadable image is named on stderr and left out.
     """
     ranked: list[RankedImage] = []
     with tqdm(total=len(source), desc="images", disable=None) as bar:
@@ -65,7 +65,7 @@ def rank_images(source: ImageCollection, teacher: Judge, student: Judge) -> list
 
 
 def _readable(source: ImageCollection) -> Iterator[int]:
-    """The images that can be decoded; the source keeps their pixels for the models."""
+    """The indices of the images that can be decoded; the source caches their pixels for the models."""
     for row in range(len(source)):
         try:
             source.pixels(row)

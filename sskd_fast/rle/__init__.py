@@ -1,4 +1,4 @@
-"""Run-length codes of masks: COCO's forms checked and brought to one, and made from runs of pixels."""
+"""Run-length codes of masks: all COCO forms checked and converted to compressed RLE, and built from pixel runs."""
 
 from sskd_fast.rle.errors import MaskError
 from sskd_fast.rle.runs import box_of_rle, pixels_of_runs, rle_of_box, rle_of_runs, run_lengths

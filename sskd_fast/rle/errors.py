@@ -1,10 +1,10 @@
-"""The error of masks that cannot be decoded."""
+"""The error for masks that cannot be decoded."""
 
 from __future__ import annotations
 
 
 class MaskError(ValueError):
-    """A segmentation that cannot be decoded; says what was found, what was expected and the cure."""
+    """Raised for a segmentation that cannot be decoded; has what was found, what was expected and the cure."""
 
     def __init__(self, found: str, expected: str, cure: str) -> None:
         self.found, self.expected, self.cure = found, expected, cure

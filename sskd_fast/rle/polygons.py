@@ -1,6 +1,6 @@
-"""Polygons brought to flat lists of numbers and cut to the image, before COCO's rasteriser sees them.
+"""Polygons normalised to flat lists and clipped to the image before COCO's rasteriser draws them.
 
-The rasteriser walks every edge in steps of a fifth of a pixel and counts them in 32 bits: a vertex far away would take
+The rasteriser walks each edge in steps of a fifth of a pixel and counts them in 32 bits.  A distant vertex would use up
 all memory or write past its end.
 """
 
@@ -19,9 +19,9 @@ from sskd_fast.rle.errors import MaskError
 from sskd_fast.rle.runs import union_of
 from sskd_fast.scalars import LARGEST_SIDE, is_number, shown
 
-# Pixels of outline that one object may have; more would take gigabytes to draw.
+# Longest outline of an object in pixels; a longer one would take gigabytes to draw.
 LONGEST_OUTLINE = 4_000_000
-# Pairs of an edge and a point that are compared at once.
+# Pairs of edge and point compared at once.
 _AT_ONCE = 1 << 18
 _NO_BOX = "Annotate masks: boxes alone cannot train instance segmentation."
 _WRITE = "Write the polygons as a list of flat lists, [[x1, y1, x2, y2, ...], ...], in pixels."
@@ -30,7 +30,7 @@ _WRITE = "Write the polygons as a list of flat lists, [[x1, y1, x2, y2, ...], ..
 def drawn_polygons(polygons: Sequence[Any], height: int, width: int) -> dict[str, Any]:
     """The union of polygons in any of the forms of `flat_polygons`, as compressed RLE with bytes counts.
 
-    What lies beyond the image is cut off.  Raises MaskError for what is no polygon.
+    Parts beyond the image are clipped.  Raises MaskError for anything that is not a polygon.
     """
     cut = [cut_to_image(points, height, width) for points in flat_polygons(polygons)]
     outline = sum(
@@ -44,10 +44,10 @@ def drawn_polygons(polygons: Sequence[Any], height: int, width: int) -> dict[str
 
 
 def flat_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
-    """Polygons as (n, 2) arrays of x and y, n >= 3.
+    """Polygons as (n, 2) float64 arrays of x and y, n >= 3.
 
-    Taken are lists of flat lists, [[x1, y1, x2, y2, ...], ...], COCO's form; one flat list; points as pairs, as OpenCV
-    and Shapely give them; {"x", "y"} objects; and each of these in one list too many.  Raises MaskError otherwise.
+    Accepts COCO's lists of flat lists, [[x1, y1, x2, y2, ...], ...]; one flat list; points as pairs, as in OpenCV and
+    Shapely; {"x", "y"} objects; and each of these in an extra list.  Raises MaskError otherwise.
     """
     if not polygons:
         raise MaskError("the segmentation is an empty list (a box without a mask)", "polygons or RLE", _NO_BOX)
@@ -68,7 +68,7 @@ def _polygons(value: Sequence[Any], depth: int) -> list[Any]:
 
 
 def _pair(point: Any) -> tuple[Any, Any] | None:
-    """A point as [x, y], [[x, y]] or {"x": x, "y": y}; None if it is none."""
+    """The x and y of a point given as [x, y], [[x, y]] or {"x": x, "y": y}; None for anything else."""
     if isinstance(point, Mapping):
         return (point["x"], point["y"]) if {"x", "y"} <= point.keys() else None
     if isinstance(point, (list, tuple)) and len(point) == 1:
@@ -89,7 +89,7 @@ def _points(polygon: Any) -> NDArray[np.float64]:
         wrong, values = [math.inf], np.array([])
     wrong = wrong or values[~np.isfinite(values)].tolist()
     if wrong:
-        found = f"a polygon with a value that is no number ({shown(wrong[0])})"
+        found = f"a polygon with a value that is not a number ({shown(wrong[0])})"
         raise MaskError(found, "finite numbers", "Correct the polygon.")
     if len(flat) % 2 or len(flat) < 6:
         expected = "a flat list [x1, y1, x2, y2, ...] of at least 3 points"
@@ -103,8 +103,8 @@ def _points(polygon: Any) -> NDArray[np.float64]:
 
 
 def _no_polygon(entry: Any) -> MaskError:
-    """The error of an entry of a list of polygons that is something else."""
-    expected = "lists [x1, y1, x2, y2, ...] alone"
+    """The error for an entry in a list of polygons that is not a polygon."""
+    expected = "only lists [x1, y1, x2, y2, ...]"
     if isinstance(entry, Mapping) and "counts" in entry:
         return MaskError("RLE in a list of polygons", expected, "Encode the whole object as one RLE.")
     found, cure = unknown_form(entry) if isinstance(entry, Mapping) else (shown(entry), "Remove the entry.")
@@ -112,10 +112,9 @@ def _no_polygon(entry: Any) -> MaskError:
 
 
 def has_inner_ring(rings: Sequence[NDArray[np.float64]]) -> bool:
-    """True if all vertices of one polygon (n, 2) lie inside of another one.
+    """True if all vertices of one polygon (n, 2) lie inside another one.
 
-    Only polygons whose boxes lie in the box of another one are looked at, and all of their vertices only if a few are
-    inside.
+    For speed, it tests only polygons whose box lies in another's box, and all vertices only if a few are inside.
     """
     low, high = (np.array([bound(ring, axis=0) for ring in rings]) for bound in (np.min, np.max))
     order = np.argsort(low[:, 0], kind="stable")
@@ -132,29 +131,29 @@ def has_inner_ring(rings: Sequence[NDArray[np.float64]]) -> bool:
 
 
 def _has_ring_inside(inner: Sequence[NDArray[np.float64]], outer: NDArray[np.float64]) -> bool:
-    """True if all vertices of one of the polygons `inner` lie inside of `outer`."""
+    """True if all vertices of one of the polygons `inner` lie inside `outer`."""
     few = _are_inside([ring[:: len(ring) // 16 + 1] for ring in inner], outer)
     kept = [inner[place] for place in np.flatnonzero(few).tolist()]
     return bool(kept) and bool(_are_inside(kept, outer).any())
 
 
 def _are_inside(rings: Sequence[NDArray[np.float64]], outer: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """True for each list of points (n, 2) of which all lie inside of a ring."""
+    """For each list of points (n, 2), True if all of them lie inside a ring."""
     ends = np.cumsum([len(ring) for ring in rings])
     all_of: NDArray[np.bool_] = np.logical_and.reduceat(_inside(np.concatenate(rings), outer), np.r_[0, ends[:-1]])
     return all_of
 
 
 def enclosed_area(ring: NDArray[np.float64]) -> float:
-    """The area that a polygon (n, 2) encloses, in square pixels, by the shoelace formula; 0 for points on a line."""
+    """The area of a polygon (n, 2) in square pixels by the shoelace formula; 0 for points on a line."""
     x, y = (ring - ring[0]).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def _inside(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Points (n, 2) from which a ray to the right crosses the outline of a ring (m, 2) an odd number of times.
+    """(n,) bool: True for points (n, 2) whose ray to the right crosses a ring (m, 2) an odd number of times.
 
-    Every edge meets only the points at its height, found in their order by y, so that fine outlines take n + m steps.
+    Each edge is compared only with the points at its height, found in order of y, so fine outlines take n + m steps.
     """
     order = np.argsort(points[:, 1], kind="stable")
     x, y = points[order].T
@@ -177,9 +176,9 @@ def _inside(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[n
 
 
 def cut_to_image(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """A polygon (n, 2) without what lies more than a few pixels beyond the image; as it is if nothing does.
+    """A polygon (n, 2) clipped a few pixels beyond the image; unchanged if it does not reach that far.
 
-    The method of Sutherland and Hodgman: the cut edges run outside of the image, so that its pixels stay the same.
+    Sutherland-Hodgman clipping. The new edges run outside the image, so that its pixels stay the same.
     """
     margin = 8.0
     for axis, side in ((0, width), (1, height)):
@@ -202,7 +201,7 @@ def _cut(points: NDArray[np.float64], axis: int, sign: float, bound: float) -> N
 
 
 def unknown_form(segmentation: Any) -> tuple[str, str]:
-    """The name of a segmentation that is neither polygons nor RLE, and the cure of the tool that writes it."""
+    """A description of a segmentation that is neither polygons nor RLE, and the cure for the tool that wrote it."""
     if segmentation is None:
         return "no segmentation (a box without a mask)", _NO_BOX
     if isinstance(segmentation, Mapping):
@@ -235,7 +234,7 @@ def _object_form(segmentation: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _text_form(text: str) -> tuple[str, str] | None:
-    """The name and the cure of a segmentation that text holds; None for other text."""
+    """The description and the cure for a segmentation in a text; None for other text."""
     try:
         inner = json.loads(text)
     except (ValueError, RecursionError):

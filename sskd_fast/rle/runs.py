@@ -1,4 +1,4 @@
-"""Run-length codes of masks, read, and made from runs of pixels."""
+"""Reading run-length codes of masks, and building them from pixel runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 
 def run_lengths(counts: bytes) -> NDArray[np.int64]:
-    """The run lengths of a compressed RLE string, outside and inside in turn; negative where it is malformed.
+    """The run lengths of a compressed RLE string, alternating outside and inside; a negative one marks malformed input.
 
-    The string is COCO's: six bits a character from "0", five of value and one that says that more follow, sign in the
-    last; from the fourth run on, the difference to the run two before.  COCO's decoder trusts it and would write past
-    the end of the mask.
+    COCO's code has six bits per character, counted from "0": five of value and one that says that more follow.  The
+    last character holds the sign.  From the fourth run on, it stores the difference to the run two before.  COCO's
+    decoder trusts the string and would write past the end of the mask.
     """
     bits = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     last = np.flatnonzero(bits & 32 == 0)
@@ -35,7 +35,7 @@ def run_lengths(counts: bytes) -> NDArray[np.int64]:
 
 
 def pixels_of_runs(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pixels of a mask, counted down the columns, from the lengths of its runs (outside, inside, outside, ...)."""
+    """The pixel indices of a mask, in column-major order, from its run lengths (outside, inside, outside, ...)."""
     lengths = runs[1::2]
     before = np.cumsum(lengths) - lengths
     starts = np.cumsum(runs)[: 2 * len(lengths) : 2]
@@ -43,7 +43,7 @@ def pixels_of_runs(runs: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def box_of_rle(encoded: Mapping[str, Any]) -> tuple[NDArray[np.bool_], int, int]:
-    """A compressed RLE mask on its bounding box: (h, w) bool, its first row and column; (0, 0) for an empty mask."""
+    """A compressed RLE mask cropped to its box: (h, w) bool, and its first row and column; (0, 0) for an empty mask."""
     counts = encoded["counts"]
     pixels = pixels_of_runs(run_lengths(counts if isinstance(counts, bytes) else counts.encode("ascii")))
     if not len(pixels):
@@ -56,9 +56,9 @@ def box_of_rle(encoded: Mapping[str, Any]) -> tuple[NDArray[np.bool_], int, int]
 
 
 def union_of(codes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The union of compressed RLE masks of one size, at least one.
+    """The union of one or more compressed RLE masks of one size.
 
-    Joined in pairs, and these in pairs again: one after the other would take the square of their number.
+    They are merged in pairs, and the results in pairs again; one after the other would take quadratic time.
     """
     while len(codes) > 1:
         codes = [coco_mask.merge(codes[place : place + 2]) for place in range(0, len(codes), 2)]
@@ -68,8 +68,7 @@ def union_of(codes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def rle_of_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> dict[str, Any]:
     """A mask of height x width as compressed RLE with bytes counts, from its runs of pixels.
 
-    starts, ends: (r,) int64, first pixel of each run and the one past its last, counted down the columns, in order;
-    no two runs touch.
+    starts, ends: (r,) int64, first pixel of each run and one past its last, in column-major order; runs must not touch.
     """
     borders = np.stack([starts, ends], axis=1).ravel()
     counts = np.diff(borders, prepend=0, append=height * width)
@@ -79,10 +78,10 @@ def rle_of_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int,
 
 
 def rle_of_box(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> dict[str, Any]:
-    """A mask of height x width that is `mask` (h, w) from row `top` and column `left` on, as compressed RLE with bytes
-    counts; the time it takes depends on the box alone.
+    """`mask` (h, w) placed at row `top` and column `left` of a height x width image, as RLE with bytes counts.
 
-    Raises ValueError for a box that leaves the image: runs beyond its end would never end for readers.
+    The time depends only on the box.  Raises ValueError for a box that leaves the image: runs beyond the end would hang
+    readers.
     """
     bottom, right = top + mask.shape[0], left + mask.shape[1]
     if not (top >= 0 and bottom <= height and left >= 0 and right <= width):
@@ -93,7 +92,7 @@ def rle_of_box(mask: NDArray[np.bool_], top: int, left: int, height: int, width:
     columns, rows = np.nonzero(np.diff(padded, axis=1))
     places = (left + columns) * height + top + rows
     starts, ends = places[::2], places[1::2]
-    # Runs down to the last row that go on in the first one of the next column are one run.
+    # Merge runs that end in the last row with runs that start in the first row of the next column.
     first = np.r_[True, starts[1:] != ends[:-1]][: len(starts)]
     last = np.r_[first[1:], True][: len(ends)]
     return rle_of_runs(starts[first], ends[last], height, width)

@@ -1,4 +1,4 @@
-"""A COCO segmentation in any of its forms as compressed RLE, checked before C code reads it."""
+"""Conversion of any COCO segmentation to compressed RLE, with checks before C code reads it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sskd_fast.scalars import LARGEST_IMAGE, ScalarError, integer
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Polygons, uncompressed or compressed RLE of a height x width image as compressed RLE with bytes counts.
+    """Converts polygons or RLE of a height x width image to compressed RLE with bytes counts.
 
-    Polygons come in the forms of `flat_polygons`; RLE may stand in a list, whose parts are joined.  Raises MaskError
-    where the form is none of these, the RLE has another size or does not cover the image.
+    Polygons come in the forms of `flat_polygons`.  RLE may be compressed or not; the parts of a list are joined.
+    Raises MaskError for any other form, or for RLE that has another size or does not cover the image.
     """
     if not (height > 0 and width > 0 and height * width <= LARGEST_IMAGE):
         expected = f"1 to {LARGEST_IMAGE} pixels"
@@ -53,12 +53,12 @@ def _run_length_code(code: Mapping[str, Any], height: int, width: int) -> dict[s
     else:
         text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         runs = run_lengths(text) if isinstance(text, bytes) else None
-    # A sum of runs that are longer than the image could wrap around to the right number.
+    # A sum of overlong runs could wrap around to the right number.
     wrong = runs is None or not len(runs) or int(runs.min()) < 0
     covered = -1 if wrong or runs is None else int(runs.astype(np.float64).sum())
     if runs is None or covered != height * width or int(runs.max()) > height * width:
         raise MaskError(
-            f"RLE counts that cover {covered} pixels" if covered >= 0 else "RLE counts that are no valid run lengths",
+            f"RLE counts that cover {covered} pixels" if covered >= 0 else "RLE counts that are not valid run lengths",
             f"{height} x {width} = {height * width} pixels",
             "Export the masks again at the size of the image.",
         )
@@ -68,7 +68,7 @@ def _run_length_code(code: Mapping[str, Any], height: int, width: int) -> dict[s
 
 
 def _canonical(runs: NDArray[np.int64], height: int, width: int) -> dict[str, Any]:
-    """The code of run lengths without runs of no pixel, which COCO's boxes do not bear."""
+    """The RLE of run lengths, with empty runs removed because COCO's box code cannot handle them."""
     ends = np.cumsum(runs)[1::2]
     starts = ends - runs[1::2]
     inside = starts < ends
@@ -79,7 +79,7 @@ def _canonical(runs: NDArray[np.int64], height: int, width: int) -> dict[str, An
 
 
 def _whole(values: Sequence[Any]) -> list[int] | None:
-    """The values as integers, None if one is none."""
+    """The values as integers; None if one is not an integer."""
     try:
         return [value if type(value) is int else integer(value) for value in values]
     except ScalarError:

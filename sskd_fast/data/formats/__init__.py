@@ -1,1 +1,1 @@
-"""Annotation formats: each is read into a COCO instances dict, and some are written from one."""
+"""Annotation formats: all are read into a COCO instances dict, and some are written from one."""

@@ -1,4 +1,4 @@
-"""COCO files: instances, read and written, and results."""
+"""COCO files: reading and writing of instances, and writing of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sskd_fast.data.formats.own_files import OwnFiles
 
 
 def read_coco(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of a COCO instances file, which names its images and classes itself; see `read_annotations`."""
+    """The content of a COCO instances file, which lists its own images and classes; see `read_annotations`."""
     return read_annotations(place)
 
 
@@ -23,10 +23,10 @@ def complete_coco(
     images: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]],
     info: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """COCO results as a COCO instances dict that other tools open: annotations with id, bbox, area, iscrowd and score.
+    """COCO results as a COCO instances dict for other tools: annotations with id, bbox, area, iscrowd and score.
 
-    images: records with id, file_name, height and width.  results: with compressed RLE.  info: its "images_dir" is the
-    folder that the file names are relative to.
+    images: records with id, file_name, height and width.  results: with compressed RLE.  info: file names are relative
+    to its "images_dir".
     """
     annotations = [
         {
@@ -39,18 +39,18 @@ def complete_coco(
 
 
 def write_coco(instances: Mapping[str, Any], path: Path) -> list[Path]:
-    """Writes a COCO instances file, scores and all; returns it in a list.
+    """Writes a COCO instances file with scores; returns its path in a list.
 
-    Raises DataError if a file is there that this function did not write or that was edited since.
+    Raises DataError if a file exists there that this function did not write, or that was edited since.
     """
     content = {**instances, "annotations": [_plain(annotation) for annotation in instances["annotations"]]}
     return _write(path, content)
 
 
 def write_coco_results(instances: Mapping[str, Any], path: Path) -> list[Path]:
-    """Writes a COCO results file: image_id, category_id, segmentation, score, and iscrowd if set, of every annotation.
+    """Writes a COCO results file: image_id, category_id, segmentation, score, and iscrowd if set, of all annotations.
 
-    Raises DataError if one has no score; for the rest as `write_coco`.
+    Raises DataError if an annotation has no score; otherwise like `write_coco`.
     """
     findings = Findings()
     for annotation in instances["annotations"]:
@@ -70,7 +70,7 @@ def write_coco_results(instances: Mapping[str, Any], path: Path) -> list[Path]:
 
 
 def _plain(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """An annotation as JSON can hold it: counts of compressed RLE as text."""
+    """An annotation for JSON, with the counts of compressed RLE as text."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, Mapping) and isinstance(segmentation["counts"], bytes):
         segmentation = {**segmentation, "counts": segmentation["counts"].decode("ascii")}

@@ -1,4 +1,4 @@
-"""A COCO instances dict in the making: images, their instances by class name, and every problem found on the way."""
+"""Builder of a COCO instances dict: images, instances by class name, and all problems found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sskd_fast.rle import MaskError
 
 @dataclass
 class Collected:
-    """Everything a reader has found.  classes: names that come first, in this order; others follow by the alphabet."""
+    """Content collected by a reader.  classes: class names that come first, in this order; others follow sorted."""
 
     classes: Sequence[str] = ()
     findings: Findings = field(default_factory=Findings)
@@ -25,9 +25,9 @@ class Collected:
     _annotations: list[dict[str, Any]] = field(default_factory=list)
 
     def image(self, file_name: str, size: tuple[int, int], origin: str | Path, extra: Mapping[str, Any] = {}) -> bool:
-        """Adds an image of (height, width); False, and a problem, if another part of the labels has it already.
+        """Adds an image of (height, width); returns False, and adds a problem, if the image was added before.
 
-        origin: the file or record that labels it.  extra: further fields of its record.
+        origin: the file or record that labels it.  extra: other fields of its record.
         """
         if file_name in self._images:
             found = f"it labels {file_name}, which {self._origins[file_name]} labels too"
@@ -40,7 +40,7 @@ class Collected:
         return True
 
     def instance(self, file_name: str, label: str, parts: Sequence[dict[str, Any]], origin: str, **fields: Any) -> None:
-        """Adds an instance, given the compressed RLE of its parts; origin: what to call it in a message."""
+        """Adds an instance from the compressed RLE of its parts; origin: its name in messages."""
         encoded = union(parts)
         self._annotations.append(
             {
@@ -56,7 +56,7 @@ class Collected:
         )
 
     def drawn(self, file: str | Path, item: str, draw: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """The mask that `draw` gives; None, and a problem of this file and item, if it raises MaskError."""
+        """The mask from `draw`; None, with a problem of this file and item, if it raises MaskError."""
         try:
             return draw()
         except MaskError as error:
@@ -64,7 +64,7 @@ class Collected:
             return None
 
     def content(self) -> dict[str, Any]:
-        """The instances dict, images in the order of their names, ids from 1, and `warnings` if there are any.
+        """The instances dict with images sorted by name, ids from 1, and `warnings` if there are any.
 
         Raises DataError with all problems.
         """

@@ -1,7 +1,7 @@
-"""Masks as polygons along the edges of pixels, and several polygons as one that is joined by cuts of no width.
+"""Masks as polygons along pixel edges, and several polygons joined to one by cuts of zero width.
 
-Coordinates are those of COCO: pixel (row, column) covers [column, column + 1] x [row, row + 1], and what an odd
-number of outlines encloses is inside. COCO's rasteriser gives the same mask back from either form, pixel by pixel.
+Coordinates are COCO's: pixel (row, column) covers [column, column + 1] x [row, row + 1], and points enclosed by an odd
+number of outlines are inside. COCO's rasteriser restores exactly the same mask from either form.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Loop = NDArray[np.int64]
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[Loop]:
-    """The closed outlines of a mask (H, W) bool, around its parts and its holes, each (n, 2) int64 corners (x, y).
+    """The closed outlines of a mask (H, W) bool around parts and holes, each (n, 2) int64 corners (x, y).
 
-    Pixels that touch at a corner only belong to different outlines.
+    Pixels that touch only at a corner belong to different outlines.
     """
     rows, columns, falling = _corners(mask)
-    # Corners of a row, from left to right, are the ends of its horizontal edges in turn; likewise down a column.
+    # From left to right, corners of a row are alternately starts and ends of horizontal edges; likewise in a column.
     number = np.arange(len(rows))
     order = np.lexsort((np.where(falling, number, -number), rows, columns))
     below = np.empty_like(number)
@@ -43,9 +43,9 @@ def outlines(mask: NDArray[np.bool_]) -> list[Loop]:
 
 
 def _corners(mask: NDArray[np.bool_]) -> tuple[Loop, Loop, NDArray[np.bool_]]:
-    """Rows and columns of the outlines' corners, row by row, and which are met by pixels above left and below right.
+    """Rows and columns of the outlines' corners, row by row, and True for those with pixels above left and below right.
 
-    A point at which two pixels touch diagonally is two corners.
+    A point at which two pixels touch diagonally counts as two corners.
     """
     padded = np.pad(mask, 1)
     above_left, above_right = padded[:-1, :-1], padded[:-1, 1:]
@@ -58,13 +58,13 @@ def _corners(mask: NDArray[np.bool_]) -> tuple[Loop, Loop, NDArray[np.bool_]]:
 
 
 def is_hole(loop: Loop, mask: NDArray[np.bool_]) -> bool:
-    """True if an outline of `outlines` runs around a hole: the pixel inside its uppermost left corner is not set."""
+    """True if an outline encloses a hole: the pixel inside its upper left corner is not set."""
     x, y = min(loop.tolist(), key=lambda corner: (corner[1], corner[0]))
     return not mask[y, x]
 
 
 def joined(loops: Sequence[Loop]) -> Loop:
-    """Several outlines as one closed polygon: each is reached by a cut from the nearest corner so far."""
+    """Joins outlines to one closed polygon: a cut connects each to the nearest corner so far."""
     first, *others = sorted(loops, key=len, reverse=True)
     path = first
     for loop in others:

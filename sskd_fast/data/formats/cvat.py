@@ -25,10 +25,10 @@ _OF_IMAGE = {"tag"}
 def read_cvat(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
     """CVAT's labels as a COCO instances dict.
 
-    place: annotations.xml, or a folder with such files.  images: the folder that the names of the images are relative
-    to. classes: names that get the first category ids; the labels of the XML follow in its order.  Shapes of the same
+    place: annotations.xml, or a folder with such files.  images: the folder to which image names are relative.
+    classes: names that get the first category ids; the labels of the XML follow in its order.  Shapes with the same
     label and group_id are one instance; other attributes of an image (subset, task_id) become fields of its record.
-     Raises DataError with all problems; boxes, lines, points and tracks are among them, image tags are not.
+    Raises DataError with all problems, including boxes, lines, points and tracks; image tags are ignored.
     """
     roots = {}
     collected, groups = Collected(list(classes)), Groups()
@@ -111,7 +111,7 @@ def _points(text: str) -> list[tuple[float, float]]:
 
 
 def _draw_mask(attributes: Mapping[str, str], height: int, width: int) -> dict[str, Any]:
-    """Lengths of runs along the rows of a box, outside and inside in turn."""
+    """Draws a mask from run lengths along the rows of a box, alternating outside and inside."""
     try:
         top, left, rows, columns = (int(attributes.get(key, "")) for key in ("top", "left", "height", "width"))
         runs = np.array([int(run) for run in attributes.get("rle", "").split(",")], dtype=np.int64)

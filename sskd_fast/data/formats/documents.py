@@ -1,4 +1,4 @@
-"""Label files found and parsed, and the format that a file of another one looks like."""
+"""Finding and parsing of label files, and recognition of files in another format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "coco": {"images": list, "annotations": list, "categories": list},
 }
 _LONGEST_NAME = 255
-# Formats without a reader, and the way from them to one that has it.
+# Formats without a reader, and how to convert them.
 _DETECTRON2, _VIA = "Detectron2's list of images", "a project of VIA"
 _FOREIGN = {
     _DETECTRON2: "write it with detectron2.data.datasets.convert_to_coco_json.",
@@ -26,7 +26,7 @@ _FOREIGN = {
 
 
 def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
-    """The file itself, or the files of a folder and those below it that end in `suffix`, sorted; DataError if none."""
+    """The file itself, or all files below a folder that end in `suffix`, sorted.  Raises DataError if none exist."""
     if place.is_file():
         return [place]
     found = sorted(
@@ -39,8 +39,10 @@ def label_files(place: Path, suffix: str, cure: str) -> list[Path]:
 
 
 def read_json(path: Path, expected: str, cure: str) -> Any:
-    """The content of a JSON file in UTF-8, 16 or 32, with a byte-order mark or without; DataError if it is missing or
-    malformed."""
+    """The content of a JSON file in UTF-8, 16 or 32, with or without a byte-order mark.
+
+    Raises DataError if it is missing or malformed.
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -65,7 +67,7 @@ def stated_size(file: Path, item: str, height: object, width: object) -> tuple[i
 
 
 def image_name(file: Path, item: str, name: object) -> str:
-    """The name that labels state for an image; DataError unless a file can be called that."""
+    """The name that labels state for an image.  Raises DataError unless it is a valid file name."""
     try:
         stated = scalars.text(name)
     except ScalarError as error:
@@ -83,7 +85,7 @@ def image_name(file: Path, item: str, name: object) -> str:
 
 
 def described(content: object) -> str:
-    """A JSON value for messages: its kind, and of an object what it lacks of a format, else its first keys."""
+    """A description of a JSON value for messages: its kind, and the missing or first keys of an object."""
     if isinstance(content, list):
         return "a JSON list"
     if not isinstance(content, dict) or not content:
@@ -100,7 +102,7 @@ def described(content: object) -> str:
 
 
 def format_cure(path: Path, content: object = None) -> str | None:
-    """A cure if a path, or the JSON value read from it, is the sign of a certain format; None otherwise."""
+    """A cure if a path, or the JSON value read from it, looks like a certain format; None otherwise."""
     if path.suffix.lower() in (".yaml", ".yml"):
         return "This looks like YOLO: --format yolo --root DIR, the folder of that file."
     listed = isinstance(content, list) and bool(content)
@@ -114,7 +116,7 @@ def format_cure(path: Path, content: object = None) -> str | None:
 
 
 def _format_of(content: Mapping[str, Any]) -> str | None:
-    """The format of a JSON object, or of the first one in a list: a value of --format, or a key of _FOREIGN."""
+    """The format of a JSON object, or of the first object in a list: a value of --format or a key of _FOREIGN."""
     for name, fields in _FIELDS.items():
         if all(isinstance(content.get(key), kind) for key, kind in fields.items()):
             return name

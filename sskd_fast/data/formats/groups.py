@@ -1,4 +1,4 @@
-"""Group ids, which join shapes of one label to one object, and a check that they do not join all objects."""
+"""Group ids, which join shapes of a label into one object, and a check that they do not join all objects."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sskd_fast import scalars
 from sskd_fast.scalars import ScalarError
 
 _NONE = ("", "null", "none", "false")
-_PARTS = 2  # shapes of one object that are no reason to ask
+_PARTS = 2  # so few shapes of one object raise no warning
 
 GroupId = int | str | None
 
 
 def group_id(value: object) -> GroupId:
-    """The id of a group, None for the values by which tools mean no group; ScalarError if it is neither."""
+    """The id of a group; None for the values that tools use for no group.  Raises ScalarError for other values."""
     if value is None or value is False or (isinstance(value, str) and value.strip().lower() in _NONE):
         return None
     try:
@@ -31,13 +31,13 @@ def group_id(value: object) -> GroupId:
 
 @dataclass
 class Groups:
-    """Counts of the images of a data set whose shapes have group ids."""
+    """Counts of images whose shapes have group ids."""
 
     grouped: int = 0
     whole: list[str] = field(default_factory=list)
 
     def add(self, shapes: Sequence[tuple[str, GroupId]], origin: str | Path) -> None:
-        """Counts an image, given the label and the group of its shapes; origin: what to call it in a message."""
+        """Counts an image with the label and group of each shape; origin: its name in messages."""
         by_label: dict[str, Counter[GroupId]] = defaultdict(Counter)
         for label, group in shapes:
             by_label[label][group] += 1
@@ -49,7 +49,7 @@ class Groups:
                 return
 
     def warnings(self, place: Path) -> list[str]:
-        """A warning if one group holds all shapes of a label in most images with groups."""
+        """A warning if one group has all shapes of a label in most images with groups."""
         if 2 * len(self.whole) <= self.grouped:
             return []
         return [

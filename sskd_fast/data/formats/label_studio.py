@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: tasks with an image each, and the annotation of each that counts."""
+"""Label Studio's JSON export: tasks with one image and one valid annotation each."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _CURE = 'Export the project as "JSON".'
 def read_label_studio(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
     """Label Studio's labels as a COCO instances dict.
 
-    place: the JSON export, or a folder of such files.  images: the folder of the images; each is looked for at the
-    path of its task, by its name, and by its name without the eight characters that an upload puts before it.
-    classes: names that get the first category ids.  Tasks without an annotation, and skipped ones, are left out with
-    a warning; an annotation without a region is an image without objects; other text of a task becomes a field of its
-    image record.  Raises DataError with all problems: regions that are no masks, several annotations of a task and
-    not one marked as ground truth, or no task that is annotated.
+    place: the JSON export, or a folder of such files.  images: the folder of the images.  Each image is looked for by
+    the path in its task, by its name, and by its name without the eight-character prefix of uploads.
+    classes: names that get the first category ids.  Tasks that are skipped or not annotated are left out with a
+    warning.  An annotation without regions is an image without objects.  Other text of a task becomes a field of its
+    image record.  Raises DataError with all problems: regions that are not masks, several annotations of a task
+    without exactly one marked as ground truth, or no annotated task.
     """
     collected = Collected(classes)
     left_out: Counter[str] = Counter()
@@ -50,7 +50,7 @@ def read_label_studio(place: Path, images: Path, classes: Sequence[str] = ()) ->
 
 
 def _tasks(path: Path, findings: Findings) -> list[Mapping[str, Any]]:
-    """The sound tasks of a file; every other one is a problem, or the file if it has no sound one."""
+    """The valid tasks of a file. Each invalid one is a problem; if none is valid, the file is."""
     expected = "a list of tasks with data and annotations, as the export JSON has (JSON_MIN has no sizes)"
     try:
         content = read_json(path, expected, _CURE)
@@ -71,7 +71,7 @@ def _tasks(path: Path, findings: Findings) -> list[Mapping[str, Any]]:
 def _read_task(
     path: Path, task: Mapping[str, Any], images: Path, collected: Collected, left_out: Counter[str]
 ) -> list[Region]:
-    """Adds the image and the objects of a task, or a reason to `left_out`; returns its regions."""
+    """Adds the image and objects of a task, or a reason to `left_out`; returns its regions."""
     item = f"task {str(task.get('id'))[:40]}"
     try:
         annotation = _annotation(path, item, task, left_out)
@@ -93,7 +93,7 @@ def _read_task(
 
 
 def _annotation(path: Path, item: str, task: Mapping[str, Any], left_out: Counter[str]) -> Mapping[str, Any] | None:
-    """The one annotation of a task that counts; None, and the reason in `left_out`, if there is none."""
+    """The annotation of a task to use; None, with the reason in `left_out`, if there is none."""
     listed = objects(task, "annotations" if "annotations" in task else "completions")
     made = [a for a in listed if not a.get("was_cancelled")]
     if not made:
@@ -122,7 +122,7 @@ def _size(path: Path, item: str, regions: Sequence[Region]) -> tuple[int, int] |
 
 
 def _image_address(path: Path, item: str, data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Path of the image of a task, and the other fields of its data."""
+    """The path of a task's image, and the other fields of its data."""
     addresses = {key: _file_part(value) for key, value in data.items() if isinstance(value, str)}
     pictures = [key for key, address in addresses.items() if address.lower().endswith(IMAGE_SUFFIXES)]
     if len(pictures) != 1:
@@ -133,7 +133,7 @@ def _image_address(path: Path, item: str, data: Mapping[str, Any]) -> tuple[str,
 
 
 def _file_part(address: str) -> str:
-    """The path of an address: of local storage (?d=path), of an upload, or of anything else; "" for other text."""
+    """The path in an address: of local storage (?d=path), an upload, or another URL; "" for other text."""
     try:
         parts = urlsplit(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Label Studio's run-length code of brush strokes."""
+"""Decoder of Label Studio's run-length code for brush strokes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sskd_fast.rle import MaskError
 
 
 def decode_brush(code: Sequence[int], length: int) -> NDArray[np.uint8]:
-    """Label Studio's run-length code as `length` bytes: the colours and opacity (RGBA) of the pixels, row by row.
+    """Decodes Label Studio's run-length code to `length` bytes: the RGBA values of the pixels, row by row.
 
-    A stream of bits: the length (32), the bits of a value less one (5), four widths of run lengths less one (4 each),
-    then blocks: 1 bit, set if one value is repeated; 2 bits for the width; the run's length less one; the value or
-    values. Raises MaskError if it is malformed or of another length.
+    The bit stream has the length (32 bits), the bits per value minus one (5), and four widths of run lengths minus one
+    (4 each).  Then come blocks: 1 bit, set if one value repeats; 2 bits for the width; the run's length minus one; the
+    value or values.  Raises MaskError if the code is malformed or has another length.
     """
     cure = "Use the image that was annotated, or export the project again."
     try:
@@ -30,7 +30,7 @@ def decode_brush(code: Sequence[int], length: int) -> NDArray[np.uint8]:
 
 
 class _Bits:
-    """Whole numbers read from bytes, bit by bit, the highest first; ValueError past the end."""
+    """Reader of integers from a bit stream, highest bit first.  Raises ValueError past the end."""
 
     def __init__(self, code: bytes) -> None:
         self._text = "".join(f"{byte:08b}" for byte in code)

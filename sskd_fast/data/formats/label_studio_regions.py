@@ -1,4 +1,4 @@
-"""Regions of Label Studio's annotations: results read strictly, joined by their ids, and drawn."""
+"""Regions of Label Studio's annotations: results read strictly, joined by id, and drawn."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ _MASKS = "Annotate masks: boxes alone cannot train instance segmentation. Remove
 class Region:
     """A result of an annotation: a shape, its labels, or both.
 
-    place: what to call it in messages.  id: shared by the results of one region, None if the result has none.  kind:
-    its `type`.
+    place: its name in messages.  id: shared by the results of one region; None if missing.  kind: its `type`.
     """
 
     place: str
@@ -38,18 +37,18 @@ class Region:
 
     @property
     def labels(self) -> list[Any]:
-        """The labels that this result gives."""
+        """The labels in this result."""
         names = self.value.get(self.kind, []) if self.kind.endswith("labels") else []
         return names if isinstance(names, list) else [names]
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """The fields of the value that say where the region is; empty for labels alone."""
+        """The fields of the value with the geometry of the region; empty if the result has only labels."""
         return {key: value for key, value in self.value.items() if not key.endswith("labels") and key != "closed"}
 
 
 def objects(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The objects that a field of a record lists, none if it is missing; ScalarError if it holds anything else."""
+    """The objects listed in a field of a record; [] if it is missing.  Raises ScalarError for any other content."""
     listed = record.get(key, [])
     if not isinstance(listed, list):
         raise ScalarError(f"`{key}` is {shown(listed)}", "a list of objects")
@@ -60,7 +59,7 @@ def objects(record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 
 def regions_of(path: Path, item: str, annotation: Mapping[str, Any], findings: Findings) -> list[Region]:
-    """The sound results of an annotation that are about objects; every other one is a problem."""
+    """The valid results of an annotation about objects. Each invalid one adds a problem."""
     found = []
     for number, record in enumerate(objects(annotation, "result")):
         try:
@@ -89,7 +88,7 @@ def _region(item: str, number: int, record: Mapping[str, Any]) -> Region | None:
 
 
 def read_regions(path: Path, regions: Sequence[Region], name: str, size: tuple[int, int], into: Collected) -> None:
-    """Adds the objects of an image: regions of one id are one, unless they are several shapes with a label each."""
+    """Adds the objects of an image. Regions with one id are one object, unless they are shapes with a label each."""
     for region, labels in _labelled_shapes(regions):
         if len(labels) != 1 or not isinstance(labels[0], str):
             found = f"not one label but {named(labels, 4)}" if labels else "not one label"
@@ -102,7 +101,7 @@ def read_regions(path: Path, regions: Sequence[Region], name: str, size: tuple[i
 
 
 def _labelled_shapes(regions: Sequence[Region]) -> Iterator[tuple[Region, list[Any]]]:
-    """Each shape with its labels: those of all results of its id if it is the only shape of that id, else its own."""
+    """Yields each shape with its labels: of all results with its id if it is their only shape, else its own."""
     by_id: dict[Hashable, list[Region]] = defaultdict(list)
     for number, region in enumerate(regions):
         by_id[("", number) if region.id is None else (type(region.id), region.id)].append(region)
@@ -142,7 +141,7 @@ def _check_upright(rotation: object) -> None:
 
 
 def in_shares(regions: Sequence[Region]) -> bool:
-    """True if all polygons, one at least, lie between 0 and 1, as shares of the image do and hardly percentages."""
+    """True if there are polygons and all lie between 0 and 1, so that they look like shares and not percentages."""
     listed = [region.value["points"] for region in regions if isinstance(region.value.get("points"), list)]
     values = [value for points in listed for pair in points if isinstance(pair, list) for value in pair]
     return bool(values) and all(is_number(value) and 0 <= value <= 1 for value in values)

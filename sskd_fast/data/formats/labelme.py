@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file an image, of polygons, rectangles, circles and masks; group_id joins the parts of an object."""
+"""LabelMe: one JSON file per image with polygons, rectangles, circles and masks; group_id joins parts of an object."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _VERSION = "5.5.0"
 def read_labelme(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[str, Any]:
     """LabelMe's labels as a COCO instances dict.
 
-    place: a JSON file, or a folder of them, with those below it.  images: the folder of the images: each is looked
-    for at the JSON file's place in it, at its `imagePath`, and by its name alone.  classes: names that get the first
-    category ids.  Shapes of the same label and group_id are one instance; without a group_id, each is one.  Raises
-    DataError with all problems.
+    place: a JSON file, or a folder searched recursively.  images: the folder of the images.  Each image is looked for
+    at the JSON file's relative path, at its `imagePath`, and by name.  classes: names that get the first category ids.
+    Shapes with the same label and group_id are one instance; without a group_id, each shape is one.  Raises DataError
+    with all problems.
     """
     collected, groups = Collected(classes), Groups()
     for path in label_files(place, ".json", "Name the folder that LabelMe saved its JSON files in."):
@@ -76,7 +76,7 @@ def _read_file(path: Path, place: Path, images: Path, collected: Collected, grou
 
 
 def _image_name(path: Path, place: Path, images: Path, image_path: str) -> str:
-    """The image of a JSON file, relative to the folder of images; a missing one is expected at the same place."""
+    """The image of a JSON file, relative to the image folder; if missing, the path where it is expected."""
     named = PureWindowsPath(image_path).as_posix()
     name = PurePosixPath(named).name
     beside = path.parent.relative_to(place) if place.is_dir() else Path()
@@ -91,7 +91,7 @@ def _image_name(path: Path, place: Path, images: Path, image_path: str) -> str:
 def _read_shapes(
     path: Path, listed: Sequence[Any], file_name: str, size: tuple[int, int], collected: Collected
 ) -> list[tuple[str, GroupId]]:
-    """Adds the instances of an image; returns the label and the group of each shape."""
+    """Adds the instances of an image; returns the label and group of each shape."""
     instances: dict[tuple[str, GroupId], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
     grouped: list[tuple[str, GroupId]] = []
     for number, shape in enumerate(listed):
@@ -140,7 +140,7 @@ def _draw(shape: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
 
 
 def _check_box(mask: NDArray[np.bool_], first: tuple[float, float], last: tuple[float, float]) -> None:
-    """Refuses a picture of another size than its box, give or take the pixel that tools differ by."""
+    """Raises MaskError if a mask's size differs from its box by more than the one pixel that tools disagree on."""
     stated = [int(last[1]) - int(first[1]), int(last[0]) - int(first[0])]
     if any(not -1 <= side - box <= 2 for side, box in zip(mask.shape, stated, strict=True)):
         found = f"a mask of {mask.shape[0]} x {mask.shape[1]} pixels (height x width) from {first} to {last}"
@@ -155,7 +155,7 @@ def _points(value: object) -> list[tuple[float, float]]:
 
 
 def _decoded(text: object) -> NDArray[np.bool_]:
-    """The PNG picture of a mask shape, (h, w) bool."""
+    """Decodes the PNG of a mask shape to (h, w) bool."""
     expected = "a PNG picture in base64"
     if not isinstance(text, str) or not text:
         raise MaskError(f"a mask with no picture ({shown(text)})", expected, _SAVE)
@@ -169,12 +169,12 @@ def _decoded(text: object) -> NDArray[np.bool_]:
 
 
 def write_labelme(instances: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes one JSON file an image, named as the image, with sub-folders; returns the files.
+    """Writes one JSON file per image, named like the image, with sub-folders; returns the files.
 
-    instances: a COCO instances dict; scores and iscrowd are kept as fields of the shapes.  A mask without holes
-    becomes polygons that share a group_id, one with holes a shape of type mask; both give the same pixels back.  Put
-    the files beside the images to open them in LabelMe.  Raises DataError, and writes nothing, if a file is there
-    that this function did not write or that was edited since.
+    instances: a COCO instances dict; scores and iscrowd are stored as fields of the shapes.  A mask without holes
+    becomes polygons with a common group_id, one with holes a shape of type mask; both restore the same pixels.  Put the
+    files beside the images to open them in LabelMe.  Raises DataError, and writes nothing, if a file exists that this
+    function did not write, or that was edited since.
     """
     own = OwnFiles(folder)
     for image in labeled_images(instances):

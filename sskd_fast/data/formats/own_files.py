@@ -1,4 +1,4 @@
-"""Label files that are written only where no label of somebody else can be lost."""
+"""Safe writing of label files: never overwrites labels that this package did not write."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MARKER = ".sskd_fast_written"
 
 
 class OwnFiles:
-    """Text files for a folder, written together or not at all.
+    """Text files for a folder, written all together or not at all.
 
-    The file `.sskd_fast_written` in the folder lists the SHA-256 of everything that was ever written there, in the form
-    of `sha256sum`: a file is replaced only if it still has a content of that list under its name.
+    The file `.sskd_fast_written` in the folder lists the SHA-256 of all files ever written there, in the format of
+    `sha256sum`.  An existing file is replaced only if its name and content are in that list.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +25,7 @@ class OwnFiles:
         self._problems: list[Problem] = []
 
     def add(self, name: PurePosixPath, text: str) -> None:
-        """Adds a file, given its path below the folder."""
+        """Adds a file by its path below the folder."""
         if name.is_absolute() or ".." in name.parts:
             found, expected = f"the file name {name}", "one below the folder that is written to"
             self._problems.append(
@@ -39,16 +39,16 @@ class OwnFiles:
             self._texts[str(name)] = text
 
     def check(self, names: Iterable[str]) -> None:
-        """Raises DataError if one of these files must not be replaced, as `write` does."""
+        """Raises DataError, like `write`, if one of these files must not be replaced."""
         known = self._known()
         problems = self._problems + [problem for name in names if (problem := self._foreign(name, known))]
         if problems:
             raise DataError(problems)
 
     def write(self) -> list[Path]:
-        """Writes all files, each whole or not at all, and returns them; DataError if one must not be replaced."""
+        """Writes all files atomically and returns their paths.  Raises DataError if one must not be replaced."""
         self.check(self._texts)
-        # Listed first: if this process ends in between, what it did write is known as its own.
+        # Listed first, so that files written before a crash are known as our own.
         listed = self._known() | {_line(encoded(text), name) for name, text in self._texts.items()}
         write_text(self.folder / MARKER, "".join(f"{line}\n" for line in sorted(listed)))
         for name, text in self._texts.items():

@@ -1,6 +1,6 @@
-"""Shapes as annotation tools store them, drawn as compressed RLE with bytes counts; MaskError if one cannot be drawn.
+"""Shapes of annotation tools, drawn as compressed RLE with bytes counts.  Raise MaskError for invalid shapes.
 
-Points are (x, y) in pixels of the image, from its upper left corner; pixel (row, column) covers one unit square.
+Points are (x, y) in pixels from the image's upper left corner; pixel (row, column) covers a unit square.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Points = Sequence[tuple[float, float]]
 
 
 def polygon(points: Points, height: int, width: int) -> dict[str, Any]:
-    """The inside of a closed polygon; what it encloses twice is outside, what lies beyond the image is cut off."""
+    """The inside of a closed polygon by the even-odd rule, clipped to the image."""
     _check_points(points, height, width)
     return encode_segmentation([[value for point in points for value in point]], height, width)
 
 
 def rectangle(points: Points, height: int, width: int) -> dict[str, Any]:
-    """The rectangle between two opposite corners, or of four corners in turn."""
+    """A rectangle given by two opposite corners, or by four corners in order."""
     if len(points) == 4:
         return polygon(points, height, width)
     if len(points) != 2:
@@ -36,7 +36,7 @@ def rectangle(points: Points, height: int, width: int) -> dict[str, Any]:
 
 
 def circle(points: Points, height: int, width: int) -> dict[str, Any]:
-    """The pixels whose centres lie in a circle, given its centre and a point on it."""
+    """The pixels with centres in a circle, given its centre and a point on it."""
     if len(points) != 2:
         cure = "Annotate the object again."
         raise MaskError(f"a circle of {len(points)} points", "its centre and a point on it", cure)
@@ -51,7 +51,7 @@ def circle(points: Points, height: int, width: int) -> dict[str, Any]:
 
 
 def bitmap(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> dict[str, Any]:
-    """A mask (h, w) bool of which the first pixel is at row `top` and column `left` of the image."""
+    """A mask (h, w) bool with its first pixel at row `top` and column `left` of the image."""
     bottom, right = top + mask.shape[0], left + mask.shape[1]
     if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
         raise MaskError(
@@ -63,13 +63,13 @@ def bitmap(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int
 
 
 def union(drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The parts of one instance together."""
+    """The union of the parts of an instance."""
     merged: dict[str, Any] = drawn[0] if len(drawn) == 1 else coco_mask.merge(list(drawn))
     return merged
 
 
 def _check_points(points: Points, height: int, width: int) -> None:
-    """Refuses points so far outside that they are no slip of the annotator's hand."""
+    """Raises MaskError for points too far outside the image to be a slip of the annotator's hand."""
     for x, y in points:
         if not (-width <= x <= 2 * width and -height <= y <= 2 * height):
             raise MaskError(

@@ -1,4 +1,4 @@
-"""The formats by name: a new one is a module of this folder and a line here."""
+"""Readers and writers by format name; a new format is a module in this folder and a line here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sskd_fast.data.formats.label_studio import read_label_studio
 from sskd_fast.data.formats.labelme import read_labelme, write_labelme
 from sskd_fast.data.formats.yolo import read_yolo, write_yolo
 
-# From labels, the folder of their images, and class names that come first, to a COCO instances dict.
+# Takes labels, the folder of their images, and class names that come first; returns a COCO instances dict.
 Reader = Callable[[Path, Path, Sequence[str]], dict[str, Any]]
-# From a COCO instances dict and a file or folder to the files that were written.
+# Takes a COCO instances dict and a file or folder; returns the written files.
 Writer = Callable[[Mapping[str, Any], Path], list[Path]]
 
 READERS: dict[str, Reader] = {

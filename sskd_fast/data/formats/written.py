@@ -1,4 +1,4 @@
-"""A COCO instances dict image by image, checked, as the writers of other formats need it."""
+"""A checked COCO instances dict, image by image, for writers of other formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sskd_fast.rle import MaskError, encode_segmentation
 
 @dataclass
 class LabeledImage:
-    """An image and its annotations, each with the name of its class (`category`) and RLE with bytes counts."""
+    """An image and its annotations, each with its class name (`category`) and RLE with bytes counts."""
 
     file_name: str
     height: int
@@ -23,7 +23,7 @@ class LabeledImage:
 
 
 def labeled_images(instances: Mapping[str, Any]) -> list[LabeledImage]:
-    """The images in order; masks without a pixel are left out.  Raises DataError with every faulty annotation."""
+    """The images in order, without empty masks.  Raises DataError with all faulty annotations."""
     findings = Findings()
     names = {category["id"]: category["name"] for category in instances["categories"]}
     images = {

@@ -1,7 +1,7 @@
-"""YOLO segmentation: data.yaml, and a text file an image with a line "class x1 y1 x2 y2 ..." an object, from 0 to 1.
+"""YOLO segmentation: data.yaml, and a text file per image with a line "class x1 y1 x2 y2 ..." per object, in [0, 1].
 
-The format has neither holes nor several parts: by custom one polygon runs around all of them, joined by cuts of no
-width.
+The format has neither holes nor several parts.  By convention, one polygon runs around all of them, joined by cuts of
+zero width.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _NAMES_CURE = "Write `names:` as a list, or as `0: name` lines; put names such a
 def yolo_splits(root: Path) -> tuple[Path, Path]:
     """Resolves `train` and `val` of the data.yaml in a folder: folders of images, or text files that list them.
 
-    `path` of data.yaml is looked for beside that file, then in the working directory; without `val`, `valid` counts.
-    Raises DataError with all problems of data.yaml, the class names among them.
+    `path` of data.yaml is looked for beside that file, then in the working directory.  `valid` replaces a missing
+    `val`.  Raises DataError with all problems of data.yaml, including the class names.
     """
     file, content = _read_yaml(root)
     findings = Findings()
@@ -56,9 +56,9 @@ def read_yolo(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
     """YOLO's labels as a COCO instances dict; category ids are class indices + 1.
 
     place: a folder of images with their labels, or a text file that lists images.  images: the folder of data.yaml,
-    which names the classes and which file names are relative to.  The labels of .../images/a.jpg are
-    .../labels/a.txt; without a folder `images`, a.txt beside it.  An empty label file, and none, is an image without
-    objects.  Raises DataError with all problems.
+    which names the classes; file names are relative to it.  The labels of .../images/a.jpg are .../labels/a.txt;
+    without a folder `images`, a.txt beside it.  An empty or missing label file means an image without objects.
+    Raises DataError with all problems.
     """
     file, content = _read_yaml(images)
     names = _class_names(file, content)
@@ -126,7 +126,7 @@ def _split(file: Path, content: Mapping[str, Any], key: str, findings: Findings)
         cure = "Give one folder, or a text file that lists the images of several."
         findings.add(file, key, f"the value {value!r}", "a folder of images or a text file that lists them", cure)
         return file
-    # Some exports name splits by "../" from a folder below the one that holds data.yaml.
+    # Some exports name splits by "../" relative to a folder below that of data.yaml.
     bases = [file.parent / str(root), Path(str(root))] if root else [file.parent]
     tried = [base / part for base in bases for part in (value, value.removeprefix("../"))]
     found = next((place for place in tried if os.path.exists(place)), None)
@@ -171,7 +171,7 @@ def _read_labels(path: Path, file_name: str, size: tuple[int, int], names: Seque
 
 
 def _class_index(text: str) -> int:
-    """A class index, also as 1.0, which some tools write; -1 if it is none."""
+    """A class index, possibly written as 1.0 as some tools do; -1 for anything else."""
     value = _number(text)
     return int(value) if math.isfinite(value) and value == int(value) else -1
 
@@ -207,11 +207,10 @@ def _draw(values: Sequence[str], height: int, width: int) -> dict[str, Any]:
 def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes data.yaml and labels/<image>.txt, with sub-folders; returns the files.
 
-    instances: a COCO instances dict; class indices follow the order of the category ids.  Holes and parts are joined
-    to one polygon by cuts of no width: read back here, it gives the same pixels.  Scores are left out, since the
-    format has no place for them.  Put the images into `images` beside `labels`.  A data.yaml with the same classes
-    stays as it is.  Raises DataError, and writes
-    nothing, for crowd regions, and if a file is there that this function did not write or that was edited since.
+    instances: a COCO instances dict; class indices follow the order of the category ids.  Holes and parts are joined to
+    one polygon by cuts of zero width; `read_yolo` restores the same pixels.  The format has no scores.  Put the images
+    into `images` beside `labels`.  A data.yaml with the same classes is kept.  Raises DataError, and writes nothing,
+    for crowd regions, or if a file exists that this function did not write, or that was edited since.
     """
     categories = sorted(instances["categories"], key=lambda category: int(category["id"]))
     names = [category["name"] for category in categories]
@@ -236,7 +235,7 @@ def write_yolo(instances: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _names_classes(file: Path, names: Sequence[str]) -> bool:
-    """True if a data.yaml is there and names these classes."""
+    """True if the data.yaml exists and names these classes."""
     try:
         return file.is_file() and _class_names(*_read_yaml(file.parent)) == list(names)
     except DataError:

@@ -1,4 +1,4 @@
-"""YOLO's images, of a folder or a list, and the label file of each."""
+"""YOLO's images from a folder or a list, and their label files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sskd_fast.data.formats.documents import image_name
 from sskd_fast.data.image_folders import HIDDEN, OTHER, SECOND_LINK, Listing
 
 _LABELS = ".txt"
-# Files that data sets of this format hold beside their images.
+# Suffixes of other files that data sets of this format have beside their images.
 _BESIDE = (_LABELS, ".cache", ".csv", ".db", ".html", ".ini", ".json", ".md", ".npy", ".xml", ".yaml", ".yml", ".zip")
 
 
 def images_of(place: Path, root: Path, findings: Findings) -> dict[Path, Path]:
-    """Image -> label file, of a folder or of a text file that lists images, which may not exist.
+    """Maps images, from a folder or a text file that lists them, to label files, which may be missing.
 
-    root: the folder of data.yaml.  Problems: names that no file can have, images that share a label file, and label
-    files of a folder without an image.  A warning says which files of the folder may be images and are not read.
+    root: the folder of data.yaml.  Problems: invalid file names, images that share a label file, and label files of a
+    folder without an image.  A warning names skipped files of the folder that may be images.
     """
     if place.is_file():
         return _labels_of(_listed_images(place, root, findings), findings)
@@ -34,7 +34,7 @@ def images_of(place: Path, root: Path, findings: Findings) -> dict[Path, Path]:
 
 
 def _perhaps_images(listing: Listing) -> Listing:
-    """The passed files of a listing without those that are no images for certain, or were left out on purpose."""
+    """The skipped files of a listing that may be images and were not left out on purpose."""
     others = [name for name in listing.passed.get(OTHER, []) if not name.lower().endswith(_BESIDE)]
     passed = {reason: names for reason, names in listing.passed.items() if reason not in (HIDDEN, SECOND_LINK, OTHER)}
     return Listing(passed=passed | ({OTHER: others} if others else {}))
@@ -61,7 +61,7 @@ def _listed_images(place: Path, root: Path, findings: Findings) -> list[Path]:
 
 
 def label_path(image: Path) -> Path:
-    """The label file of an image: `labels` in place of the last folder `images`."""
+    """The label file of an image: its path with the last folder `images` replaced by `labels`."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
@@ -69,7 +69,7 @@ def label_path(image: Path) -> Path:
 
 
 def _labels_of(paths: Sequence[Path], findings: Findings) -> dict[Path, Path]:
-    """Image -> label file; a problem for images that would share one."""
+    """Maps images to label files; adds a problem for images that share one."""
     wanted = {path: label_path(path) for path in paths}
     spelt = {label.with_suffix(_LABELS): label for label in _label_files({label.parent for label in wanted.values()})}
     labels: dict[Path, Path] = {}
@@ -84,7 +84,7 @@ def _labels_of(paths: Sequence[Path], findings: Findings) -> dict[Path, Path]:
 
 
 def _label_files(folders: Iterable[Path]) -> list[Path]:
-    """The label files of folders, with a suffix in upper case too; the usual ones last."""
+    """The label files in folders, also with an upper-case suffix; those with the usual suffix come last."""
     files = [path for folder in folders if os.path.isdir(folder) for path in folder.iterdir()]
     return sorted(path for path in files if path.suffix.lower() == _LABELS)
 
@@ -103,7 +103,7 @@ def _check_images_exist(place: Path, labels: Mapping[Path, Path], passed: Listin
 
 
 def check_labels_exist(labels: Mapping[Path, Path], findings: Findings) -> None:
-    """Warns of images without a label file; a problem if no image has one."""
+    """Warns of images without a label file; adds a problem if no image has one."""
     missing = [path.name for path, label in labels.items() if not os.path.exists(label)]
     folder = next(iter(labels.values()), Path()).parent
     if missing and len(missing) == len(labels):
