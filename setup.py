@@ -1,8 +1,8 @@
-"""Everything is declared in pyproject.toml; this file puts csrc/ and kernels/, beside the package, into wheels.
+"""Adds csrc/ and kernels/, which lie beside the package, to wheels; pyproject.toml declares everything else.
 
-With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt): then the wheel is for one
-platform and one version of PyTorch, which has to be there during the build (`pip install --no-build-isolation`).
-CMAKE_ARGS has further words for cmake, such as -DSSKD_FAST_CUDA=OFF.
+With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt). The wheel is then for one
+platform and one version of PyTorch, which must be installed for the build (`pip install --no-build-isolation`).
+CMAKE_ARGS has further arguments for cmake, such as -DSSKD_FAST_CUDA=OFF.
 """
 
 import os
@@ -19,13 +19,13 @@ AHEAD_OF_TIME = os.environ.get("SSKD_FAST_AOT", "") == "1"
 
 
 class BuildWithSources(build_py):
-    """build_py, csrc/ and kernels/ as folders of the package: operators are compiled on the machine that uses them."""
+    """build_py with csrc/ and kernels/ as folders of the package: users' machines compile the operators from them."""
 
     def run(self) -> None:
         super().run()
         if AHEAD_OF_TIME:
             self.build_operators()
-        if self.editable_mode:  # an editable install reads both from the checkout
+        if self.editable_mode:  # an editable install reads both folders from the checkout
             return
         for source in sorted([*(ROOT / "csrc").rglob("*"), *(ROOT / "kernels").rglob("*")]):
             if source.suffix in {".h", ".cpp", ".cu", ".py"}:
@@ -34,7 +34,7 @@ class BuildWithSources(build_py):
                 self.copy_file(str(source), str(target))
 
     def build_operators(self) -> None:
-        """The libraries, into sskd_fast/lib of what is being built."""
+        """Builds the libraries into sskd_fast/lib of the build folder."""
         build = Path(self.get_finalized_command("build").build_temp).resolve() / "ahead_of_time"
         target = ROOT if self.editable_mode else Path(self.build_lib).resolve()
         settings = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_INSTALL_PREFIX={target}"]
@@ -44,7 +44,7 @@ class BuildWithSources(build_py):
 
 
 class PlatformDistribution(Distribution):
-    """Says that the wheel holds machine code where it does."""
+    """Marks the wheel as platform-specific if it holds machine code."""
 
     def has_ext_modules(self) -> bool:
         return AHEAD_OF_TIME

@@ -1,6 +1,6 @@
-"""Checks what the README's predict command left: `python .ci/check_predictions.py FOLDER RUN`.
+"""Checks the output of the README's predict command: `python .ci/check_predictions.py FOLDER RUN`.
 
-Instances of score 0.5 and more must be those of the run's own validation predictions, and each image have its picture.
+Instances with a score of at least 0.5 must equal the run's own validation predictions, and each image needs a picture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def by_file(images: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
-    """Instances of score 0.5 and more by the name of their image."""
+    """File name of an image -> its instances with a score of at least 0.5."""
     names = {image["id"]: Path(image["file_name"]).name for image in images}
     found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names.values()}
     for result in results:

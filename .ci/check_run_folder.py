@@ -1,4 +1,4 @@
-"""Checks that a finished main job left everything its run folder promises: `python .ci/check_run_folder.py FOLDER`."""
+"""Checks that the run folder of a finished main job is complete: `python .ci/check_run_folder.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from sskd_fast.method import COMPARISONS, FITTED, ROW_ORDER
 from sskd_fast.train.cost import COST_KEYS
 
-# Of a run whose teacher is not fitted to predictions first.
+# The rows of a run whose teacher is not fitted to predictions first.
 ROWS = [name for name in ROW_ORDER if name != FITTED]
 
 FILES = (
@@ -26,7 +26,7 @@ FILES = (
 
 
 def row_problems(folder: Path, metrics: dict[str, Any]) -> list[str]:
-    """Problems of the rows of metrics.json and the predictions they stand for."""
+    """Problems of the rows of metrics.json and of their predictions."""
     rows = {row["name"]: row for row in metrics["rows"]}
     if [row["name"] for row in metrics["rows"]] != ROWS:
         found = [row["name"] for row in metrics["rows"]]
@@ -59,13 +59,13 @@ def gain_problems(details: dict[str, Any]) -> list[str]:
 
 
 def log_problems(log: Path) -> list[str]:
-    """Problems of log.jsonl: lines that are no JSON objects, or no step with a finite loss."""
+    """Problems of log.jsonl: lines that are not JSON objects, losses that are not finite, or no loss at all."""
     steps = 0
     for number, line in enumerate(log.read_text().splitlines(), start=1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            return [f"log.jsonl: line {number} is no JSON: {error}"]
+            return [f"log.jsonl: line {number} is not JSON: {error}"]
         if "loss" in record:
             steps += 1
             if not math.isfinite(record["loss"]):
@@ -74,7 +74,7 @@ def log_problems(log: Path) -> list[str]:
 
 
 def problems(folder: Path) -> list[str]:
-    """Everything that is missing from a finished run's folder, or wrong in it."""
+    """Everything that is missing or wrong in a finished run's folder."""
     paths = {name: folder / name for name in FILES}
     absent = [name for name, path in paths.items() if not path.is_file() or path.stat().st_size == 0]
     if absent:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the commands that the README names beside predict and export on a finished run: `commands.sh RUN FOLDER`.
+# Runs the README's commands other than predict and export on a finished run: `commands.sh RUN FOLDER`.
 run=$1 folder=$2
 sskd evaluate "$run" --val "$run/data/val.json" --images "$run/data/val" --json "$folder/figures.json"
 python - "$run" "$folder/figures.json" <<'END'

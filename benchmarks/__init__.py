@@ -1,1 +1,1 @@
-"""Speed and memory of the operators beside what they replace: `python -m benchmarks`, or `pytest benchmarks`."""
+"""Speed and memory of the operators against the code they replace: `python -m benchmarks`, or `pytest benchmarks`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--output FILE]`: every benchmark, each step's memory, the bandwidth -> docs/benchmarks.md."""
+"""`python -m benchmarks [--output FILE]`: all benchmarks, memory of each step, bandwidth -> docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*command: str, **environment: str) -> str:
-    """Standard output of a command in the checkout; its errors go to ours."""
+    """Standard output of a command run in the checkout; its stderr is passed on."""
     env = {**os.environ, **environment}
     return subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def build_and_import(folder: Path) -> tuple[float, list[float]]:
-    """Seconds of the first build, into a cache of its own, and of three imports after it."""
+    """Seconds of the first build, into an empty cache, and of three imports after it."""
     build = "import time; from sskd_fast import _native; s = time.time(); _native.load(); print(time.time() - s)"
     first = float(run(sys.executable, "-c", build, SSKD_FAST_CACHE=str(folder / "cache")))
     imports = []
@@ -38,7 +38,7 @@ def build_and_import(folder: Path) -> tuple[float, list[float]]:
 
 
 def memory() -> dict[tuple[str, str, str], int | str]:
-    """Peak extra bytes of every step, or why there are none."""
+    """Peak extra bytes of every step, or the reason why it was not measured."""
     result: dict[tuple[str, str, str], int | str] = {}
     for case in CASES:
         for dtype in DTYPES:

@@ -1,4 +1,4 @@
-// What the machine gives: random reads of 512-byte rows (prefetched, as the operators do it) from tables of several
+// The machine's memory bandwidth: random reads of 512-byte rows (prefetched, as in the operators) from tables of several
 // sizes, and a sequential read, on two threads. Prints "name GB/s" lines.
 #include <omp.h>
 

@@ -1,6 +1,6 @@
-"""The data path at paper scale: images a second that one worker prepares, evaluations, and the matching in a step.
+"""The data path at paper scale: images per second of one worker, evaluations, and the matching in a step.
 
-Everything runs on one thread, as a worker of a data loader does.
+Everything runs on one thread, like a data-loader worker.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def test_decoding(benchmark: Any, streets: Path, part: str) -> None:
 
 
 def detections(source: Cityscapes) -> list[dict[str, Any]]:
-    """A hundred an image: its instances, moved by a few pixels, at random scores."""
+    """A hundred detections for each image: its instances, shifted by a few pixels, with random scores."""
     rng, results = np.random.default_rng(0), []
     for index, image_id in enumerate(source.image_ids):
         instances = source[index].instances
@@ -149,7 +149,7 @@ def test_coco_evaluation(benchmark: Any, streets: Path, contender: str) -> None:
 
 @pytest.mark.parametrize("contender", ["ours", "cityscapesscripts"])
 def test_cityscapes_evaluation(benchmark: Any, streets: Path, tmp_path: Path, contender: str) -> None:
-    """The official code on predictions in memory, and on the files that it expects (written beforehand)."""
+    """The official code on predictions in memory, and on files in its own format (written beforehand)."""
     source = Cityscapes(streets, "val")
     label_files = {image_id: source.label_files[image_id] for image_id in source.image_ids[:2]}
     results = [result for result in detections(source) if result["image_id"] in label_files]
@@ -171,7 +171,7 @@ def test_cityscapes_evaluation(benchmark: Any, streets: Path, tmp_path: Path, co
 
 
 def write_official(folder: Path, results: list[dict[str, Any]]) -> None:
-    """A text file an image and a picture a prediction."""
+    """Write one text file for each image and one picture for each prediction."""
     lines: dict[int, list[str]] = {}
     for number, result in enumerate(results):
         Image.fromarray(rle.decode(result["segmentation"]) * np.uint8(255)).save(folder / f"{number}.png")
@@ -184,7 +184,7 @@ def write_official(folder: Path, results: list[dict[str, Any]]) -> None:
 def test_matching(benchmark: Any, streets: Path) -> None:
     """A supervised step on two crops: the paper's decoder (100 queries, 9 layers, 12544 points), a small backbone.
 
-    Its matching is timed too: with a larger backbone its share is smaller.
+    The matching is timed too; its share is smaller with a larger backbone.
     """
     source = Cityscapes(streets, "val")
     drawn = [

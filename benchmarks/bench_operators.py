@@ -20,7 +20,7 @@ IDS = [f"{b}-{c}-{d}" for c, d, b in SAMPLED]
 def timed(
     benchmark: Any, operator: str, mode: str, case: str, dtype: str, backend: str, run: Callable[[], Any]
 ) -> None:
-    """Times a call and records what it was."""
+    """Times a call and records its operator, mode, case, dtype and backend."""
     benchmark.group = f"{operator} {mode} {case} {dtype}"
     benchmark.extra_info.update(operator=operator, mode=mode, contender=backend, case=case, dtype=dtype)
     benchmark.pedantic(run, rounds=7 if backend == "cpu" else 3, warmup_rounds=1)

@@ -1,4 +1,4 @@
-"""A whole step, forward and backward of fuse, sample and contrast together."""
+"""A whole step: fuse, sample and contrast, forward and backward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_step(benchmark: Any, case: str, dtype: str, contender: str) -> None:
     if isinstance(step, str):
         pytest.skip(step)
     if SIZES[case] is FLAT and (contender != "cpu" or dtype != "float32"):
-        pytest.skip("only ours depends on how alike the scores are")
+        pytest.skip("the time of this contender does not depend on the scores")
     benchmark.group = f"step {case} {dtype}"
     benchmark.extra_info.update(operator="step", contender=contender, case=case, dtype=dtype)
     benchmark.pedantic(step, rounds=9 if contender == "cpu" else 5, warmup_rounds=2 if contender == "cpu" else 1)

@@ -1,7 +1,7 @@
-"""The precision that pseudo-labels reach for the one wanted: `python -m benchmarks.calibration RUN...`.
+"""The precision that pseudo-labels reach against the target: `python -m benchmarks.calibration RUN...`.
 
-A run's teachers label the unlabelled images from the thresholds of their fold models, taken as scores and by rank. The
-hidden labels of these images, which take part in nothing else, tell the precision and recall.
+A run's teachers label the unlabelled images with the thresholds of their fold models, applied to scores and by rank.
+The hidden labels of these images, which are used for nothing else, give precision and recall.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Reached = tuple[float, float]
 
 
 def calibrations(run: Path) -> Iterator[tuple[str, str, Reached]]:
-    """(teacher, "score" or "rank", what its labels reach) for the teachers of a run whose images have hidden labels."""
+    """(teacher, "score" or "rank", precision and recall) for each teacher of a run whose images have hidden labels."""
     config = load_config([run / "config.yaml"])
     sources = target_sources(config, run)
     if sources.hidden_truth is None:
@@ -48,7 +48,7 @@ def calibrations(run: Path) -> Iterator[tuple[str, str, Reached]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a Markdown table: a line a run and teacher, and the mean distance from the precision that was wanted."""
+    """Prints a Markdown table with a line for each run and teacher, and the mean distance from the target precision."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder in which stage adapt is done")
     print("| run, teacher | wanted | by score: precision, recall | by rank: precision, recall |\n|---|---|---|---|")

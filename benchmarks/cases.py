@@ -1,4 +1,4 @@
-"""The sizes that are timed, their inputs, and one training step's worth of the operators."""
+"""The sizes to time, their inputs, and the operators of one training step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUERIES, CLASSES, WIDTH, NEGATIVES, TEMPERATURE = 100, 8, 128, 200, 0.2
 class Case:
     """B images of height x width pixels, each pixel an anchor and a candidate.
 
-    sharpness: standard deviation of the logits; 4 as of a trained model, 1 for scores that are nearly alike.
+    sharpness: standard deviation of the logits; 4 as in a trained model, 1 for scores that are nearly alike.
     """
 
     images: int

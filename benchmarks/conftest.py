@@ -1,4 +1,4 @@
-"""Every benchmark runs on two threads, and only where the operators are right."""
+"""Fixtures: every benchmark runs on two threads, and only if the operators are correct."""
 
 from __future__ import annotations
 

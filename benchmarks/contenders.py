@@ -1,4 +1,4 @@
-"""Who is timed: each gives a step that is run again and again, or the reason why it cannot run a case."""
+"""The contenders: each gives a step to time, or the reason why it cannot run a case."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def metric_learning(case: Case, dtype: torch.dtype, device: str) -> Step | str:
     if importlib.util.find_spec("pytorch_metric_learning") is None:
         return "pytorch-metric-learning is not installed"
     if case.pixels > 6000 or dtype != torch.float32:
-        return f"its matrices of {2 * case.pixels} x {2 * case.pixels} take too much memory or its type is another"
+        return f"its matrices of {2 * case.pixels} x {2 * case.pixels} take too much memory, or it lacks the dtype"
     from pytorch_metric_learning.losses import SupConLoss
 
     _, _, weak, strong = case.inputs(dtype, device)
@@ -56,7 +56,7 @@ def metric_learning(case: Case, dtype: torch.dtype, device: str) -> Step | str:
 
 
 def _too_large(case: Case, device: str) -> str:
-    """Why the dense matrices do not fit, "" if they do: about six of them are alive at a time."""
+    """The reason why the dense matrices do not fit, or "": about six of them are alive at a time."""
     size = dense.dense_bytes(case.images, case.pixels)
     limit = torch.cuda.get_device_properties(device).total_memory // 8 if device != "cpu" else LIMIT_BYTES
     return "" if size < limit else f"one of its matrices would take {size / 2**30:.1f} GiB, and it holds several"
@@ -71,14 +71,14 @@ CONTENDERS: dict[str, Callable[[Case, torch.dtype, str], Step | str]] = {
 }
 
 
-# Timed on a GPU alone, by benchmarks/gpu_steps.
+# Timed only on a GPU, by benchmarks/gpu_steps.
 GPU_BACKENDS: dict[str, Callable[[Case, torch.dtype, str], Step | str]] = {
     backend: operators(backend) for backend in ("triton", "cuda")
 }
 
 
 def step_of(contender: str, case: Case, dtype: torch.dtype, device: str = "cpu") -> Step | str:
-    """The step on tensors of a device, or the reason why there is none. It does not wait for a GPU to end it."""
+    """The step on tensors of a device, or the reason why there is none. The step does not wait for a GPU to finish."""
     if contender == "reference" and case == FINE and device == "cpu":
-        return "left out for its time, about half a minute a step"
+        return "left out, since it takes about half a minute per step"
     return (CONTENDERS | GPU_BACKENDS)[contender](case, dtype, device)

@@ -1,8 +1,8 @@
-"""A model of what the operators cost on a GPU, not a measurement: bytes, operations, and the time that both allow.
+"""A cost model of the operators on a GPU, not a measurement: bytes, operations, and the time that both allow.
 
 Shape letters: A anchors, M candidates, R negatives, D width of an embedding, E of a score vector, N pixels, K queries,
-C1 classes with no-object. Every formula counts what the kernels of this repository have to move or to compute when
-nothing is read twice that a cache holds, and every row gathered once for each use.
+C1 classes with no-object. Every formula counts the bytes and operations of this repository's kernels. It assumes that
+cached data are read once, and that rows are gathered once for each use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# Mean share of the trials that are accepted, with the envelope for scores that are alike; the even one accepts more.
+# Mean acceptance of trials with the spread envelope, for scores that are alike; the even one accepts more.
 ACCEPTANCE = 0.5
 _INDEX = 4  # bytes of an index
 _RATIO = 8  # of an acceptance ratio
@@ -18,7 +18,7 @@ _RATIO = 8  # of an acceptance ratio
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU by its data sheet: bytes a second of memory, operations a second by kind (dense, without sparsity)."""
+    """A GPU by its data sheet: memory bytes per second, operations per second by kind (dense, without sparsity)."""
 
     name: str
     bandwidth: float
@@ -35,14 +35,14 @@ DEVICES = (H100, A100)
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes moved to and from memory, operations outside of the tensor cores and on them (counted as one product)."""
+    """Bytes moved to and from memory, operations outside the tensor cores, and on them (counted as one product)."""
 
     bytes: float
     operations: float
     products: float = 0.0
 
     def seconds(self, device: Device, element: int = 4) -> float:
-        """The roofline: the longest of what memory, arithmetic and tensor cores take. element: bytes of an embedding.
+        """The roofline: the longest time of memory, arithmetic and tensor cores. element: bytes of an embedding number.
 
         Products of float32 are three of TF32.
         """
@@ -100,9 +100,9 @@ def pixel_contrast(anchors: int, candidates: int, negatives: int, width: int, el
 def expected_pixel_contrast(
     anchors: int, candidates: int, width: int, score_width: int, element: int = 4, tile: int = 64
 ) -> dict[str, Cost]:
-    """A, M, D, E: two products a tile; backward, by anchors and by candidates, those and two more.
+    """A, M, D, E: two products for each tile; the backward pass, by anchors and by candidates, has two more each.
 
-    The columns pass once for each tile of rows.
+    The columns are read once for each tile of rows.
     """
     pairs = anchors * candidates
     product = 2 * pairs * (width + score_width)
@@ -119,7 +119,7 @@ def expected_pixel_contrast(
 def of_case(
     pixels: int, queries: int, classes: int, negatives: int, width: int, element: int
 ) -> dict[str, dict[str, Cost]]:
-    """Every operator where each of the pixels is an anchor and a candidate, by operator and pass."""
+    """Costs by operator and pass, if every pixel is an anchor and a candidate."""
     scores = queries + classes
     return {
         "score_fusion": score_fusion(pixels, queries, classes),
@@ -130,7 +130,7 @@ def of_case(
 
 
 def main() -> None:
-    """Prints the model for the cases of the benchmarks; benchmarks/gpu_call.py holds measured times against it."""
+    """Prints the model for the cases of the benchmarks; benchmarks/gpu_call.py compares measured times with it."""
     from benchmarks.cases import CASES, CLASSES, NEGATIVES, QUERIES, WIDTH
 
     for case in CASES.values():

@@ -1,4 +1,4 @@
-"""The CUDA kernels compiled by nvcc for GPUs that are not there, and what their binaries say.
+"""The CUDA kernels compiled by nvcc, without a GPU, and the resources that their binaries use.
 
 `rows()` needs nvcc, cuobjdump (of the CUDA toolkit or of Triton's package) and c++filt.
 """
@@ -16,12 +16,12 @@ from typing import Any
 from sskd_fast import _env, _native
 
 CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
-# Of a multiprocessor of these architectures: 32-bit registers, threads, blocks, and bytes of shared memory, of which
-# every block takes some for the CUDA runtime.
+# Limits of a multiprocessor of these architectures: 32-bit registers, threads and blocks; and the bytes of shared
+# memory that every block reserves for the CUDA runtime.
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
 # Dynamic shared memory of a block, which a launch chooses: for 100 queries, 20 classes and no-object (score fusion),
-# 200 negatives (sampling), and 512 draws of which the hardest are taken. That of the expected form depends on no shape.
+# 200 negatives (sampling), and 512 draws (hardest negatives). For the expected form it does not depend on shapes.
 DYNAMIC_SHARED = {
     "score_fusion_kernel": 121 * 33 * 4 + 1024,
     "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,
@@ -39,7 +39,7 @@ DYNAMIC_SHARED = {
     },
 }
 _TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b")
-# Of every kernel, in what cuobjdump says of the sections .nv.info: what __launch_bounds__ allows.
+# The largest block that __launch_bounds__ allows, in cuobjdump's listing of a kernel's .nv.info section.
 _LARGEST_BLOCK = re.compile(
     r"^\.nv\.info\.(\S+)\n(?:(?!\.).*\n)*?.*EIATTR_MAX_THREADS\n.*\n.*0x([0-9a-f]+) 0x1 0x1", re.M
 )
@@ -47,7 +47,7 @@ _LOAD = re.compile(r"\b(?:LDG|LDGSTS)\.E((?:\.\w+)*)")
 
 
 def why_unavailable() -> str | None:
-    """Why the kernels cannot be compiled and read here; None where they can."""
+    """The reason why the kernels cannot be compiled and read here; None if they can."""
     wanted, compilers = _env.cuda_compilers()
     if not compilers:
         return f"nvcc was not found (looked for {wanted})"
@@ -57,12 +57,12 @@ def why_unavailable() -> str | None:
 
 
 def source_files() -> list[Path]:
-    """The files that have kernels."""
+    """The source files with kernels."""
     return sorted((_native.source_folder() / "cuda").glob("*.cu"))
 
 
 def rows(arch: str) -> list[dict[str, Any]]:
-    """A row a kernel: what `python -m benchmarks.kernel_report` writes."""
+    """One row for each kernel, as `python -m benchmarks.kernel_report` writes them."""
     with tempfile.TemporaryDirectory() as folder:
         return [row for file in source_files() for row in _read(_compiled(file, arch, Path(folder)), arch)]
 
@@ -80,7 +80,7 @@ def _texts(cubin: Path) -> dict[str, str]:
 
 
 def _compiled(source: Path, arch: str, folder: Path) -> Path:
-    """A cubin of the file's kernels, compiled as for a user."""
+    """A cubin of the file's kernels, compiled with the same options as for users."""
     result = folder / f"{source.stem}.{arch}.cubin"
     flags = _native.cuda_flags([CAPABILITIES[arch]])
     command = [*_native.nvcc(), *flags, "-I", str(source.parent.parent), "-cubin", str(source)]
@@ -104,7 +104,7 @@ def _read(cubin: Path, arch: str) -> list[dict[str, Any]]:
 
 def _row(name: str, arch: str, numbers: dict[str, str], code: str, threads: int) -> dict[str, Any]:
     registers = int(numbers["REG"])
-    # cuobjdump counts what every block takes for the CUDA runtime, too.
+    # cuobjdump includes the memory that every block reserves for the CUDA runtime.
     shared = max(0, int(numbers["SHARED"]) - (0 if arch == "sm_80" else _RESERVED))
     instance = name.partition("(Tiles")[0]
     shared += DYNAMIC_SHARED.get(instance, DYNAMIC_SHARED.get(name.partition("<")[0], 0))
@@ -123,7 +123,7 @@ def _row(name: str, arch: str, numbers: dict[str, str], code: str, threads: int)
 
 
 def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
-    """Threads that a multiprocessor can hold of such blocks, over the most that it can hold."""
+    """Resident threads of a multiprocessor with such blocks, divided by its limit."""
     warps = -(-threads // 32)
     by_registers = _REGISTERS // (-(-registers * 32 // 256) * 256) // warps
     by_shared = _SHARED[arch] // (-(-shared // 128) * 128 + _RESERVED)
@@ -131,7 +131,7 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
 
 
 def _demangled(symbols: list[str]) -> list[str]:
-    """score_fusion_kernel<float, 32> of each symbol."""
+    """The name of each symbol, such as score_fusion_kernel<float, 32>."""
     said = subprocess.run(["c++filt", "-p"], input="\n".join(symbols), capture_output=True, text=True, check=True)
     plain = (re.sub(r"^void ", "", line) for line in said.stdout.splitlines())
     return [re.sub(r"sskd_fast::|cuda::|\(anonymous namespace\)::|_GLOBAL__N_\w+::", "", line) for line in plain]

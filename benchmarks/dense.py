@@ -1,4 +1,4 @@
-"""The obvious implementation, as a baseline: image by image, dense anchors x candidates matrices and a top-k of them.
+"""The obvious implementation, as a baseline: image by image, dense anchors x candidates matrices and their top-k.
 
 It runs on any device.
 """
@@ -25,8 +25,8 @@ def image_loss(own: Tensor, scores: Tensor, anchors: Tensor, positives: Tensor, 
     """Sum of the losses of one image's anchors against all candidates."""
     with torch.no_grad():
         dissimilarity = (1 - own @ scores.t()).clamp_min(0)
-        # In the order of Gumbel top-k, log(dissimilarity) - log(-log(u)), without two of its logarithms. PyTorch's own
-        # exponential_() takes longer than this on a CPU; u may be 0, of which there is no logarithm.
+        # The order of Gumbel top-k, log(dissimilarity) - log(-log(u)), with two logarithms less. PyTorch's own
+        # exponential_() takes longer on a CPU. u may be 0, which has no logarithm, so it is clamped.
         arrival = torch.rand_like(dissimilarity).clamp_min_(torch.finfo(dissimilarity.dtype).tiny).log_().neg_()
         drawn = (dissimilarity / arrival).topk(min(NEGATIVES, scores.shape[0]), dim=1, sorted=False).indices
     similarity = (anchors @ candidates.t()) / TEMPERATURE
@@ -50,5 +50,5 @@ def dense_step(
 
 
 def dense_bytes(images: int, pixels: int) -> int:
-    """Of one anchors x candidates matrix of an image in float32; several are alive at a time."""
+    """Bytes of one anchors x candidates matrix of an image in float32; several are alive at a time."""
     return 4 * pixels // images * pixels

@@ -1,11 +1,11 @@
 """A domain shift, cross-validated: `python -m benchmarks.domain_shift DATA --source modality=fluorescence ...`.
 
-Teacher and student are first trained on the labels of a source domain (98 % of them, or all but one group: a run needs
-unlabelled images), and start from that on a target domain with few labels. The target is cross-validated over whole
-groups: each fold is the validation set of one run, and the rest its training set, of which a share has labels. Every
-baseline starts from the same weights as our models. DATA is a folder with annotations/instances_*.json and images/.
-With --truth the student learns from the hidden true labels instead: the bound of what a teacher can give, and all that
-is trained. The same command goes on where it stopped.
+Teacher and student are first trained on the labels of a source domain (98 % of them, or all but one group, since a run
+needs unlabelled images). From these weights they start on a target domain with few labels. The target is
+cross-validated over whole groups: each fold is the validation set of one run, and the rest its training set, of which a
+share has labels. Every baseline starts from the same weights as our models. DATA is a folder with
+annotations/instances_*.json and images/. With --truth, only the student is trained, on the hidden true labels: the
+upper bound for any teacher. Run the same command to resume.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
 _ON_SOURCE = ("supervised_teacher", BASELINE)
-# Nobody is taught on the source, so that its fold models need not be good.
+# No student is taught on the source, so its fold models need not be good.
 _NO_FOLDS = ("pseudo_labels.folds=2", "pseudo_labels.fold_steps=0.01", "train.evaluations=0")
 
 
@@ -42,7 +42,7 @@ class Domain:
 
     @classmethod
     def of(cls, text: str) -> Domain:
-        """From the command line; argparse's error for other text."""
+        """Parses FIELD=VALUE from the command line. Raises argparse's error for other text."""
         field, equals, value = text.partition("=")
         if not (field and equals and value):
             raise argparse.ArgumentTypeError(f"found {text!r}, expected FIELD=VALUE, such as modality=fluorescence")
@@ -53,7 +53,7 @@ class Domain:
 
 
 def read_all(data: Path) -> dict[str, Any]:
-    """All annotation files of a data set as one: images and annotations with ids of their own."""
+    """Merge all annotation files of a data set, with new ids for images and annotations."""
     whole: dict[str, Any] = {"images": [], "annotations": []}
     for file in sorted((data / "annotations").glob("instances_*.json")):
         part = json.loads(file.read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def read_all(data: Path) -> dict[str, Any]:
 
 
 def part_of(whole: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
-    """The data set of some images."""
+    """The part of the data set with these images."""
     kept = set(image_ids)
     return {
         "images": [image for image in whole["images"] if image["id"] in kept],
@@ -80,9 +80,9 @@ def part_of(whole: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any
 
 
 def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds: int, group: str) -> int:
-    """Writes source.json, and for each fold of the target train_N.json and val_N.json; returns how many folds.
+    """Writes source.json, and train_N.json and val_N.json for each fold of the target. Returns the number of folds.
 
-    Groups are whole in a fold; a group that has images of both domains is left out of the source.
+    A fold has whole groups. A group with images of both domains is left out of the source.
     """
     whole = read_all(data)
     ids = {name: [i["id"] for i in whole["images"] if i in domain] for name, domain in
@@ -103,7 +103,7 @@ def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds:
 
 
 def source_share(source: Path, group: str) -> float:
-    """The share of a source's images that keep their labels: 98 %, or all but one group."""
+    """The share of the source's images that keep their labels: 98 %, or all but one group."""
     images = json.loads(source.read_text(encoding="utf-8"))["images"]
     groups = len({image.get(group, image["id"]) for image in images})
     return min(0.98, (groups - 1) / groups)
@@ -116,12 +116,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", type=Domain.of, required=True, metavar="FIELD=VALUE")
     parser.add_argument("--target", type=Domain.of, required=True, metavar="FIELD=VALUE")
     parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
-    parser.add_argument("--output", type=Path, required=True, help="folder of all runs")
-    parser.add_argument("--folds", type=int, default=3, help="of the target (3)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all runs")
+    parser.add_argument("--folds", type=int, default=3, help="number of folds of the target (3)")
     parser.add_argument("--labeled-fraction", type=float, default=0.1, help="of the target's training images (0.1)")
     parser.add_argument("--group", default="group", help="field of images that stay together (group)")
-    parser.add_argument("--truth", action="store_true", help="the bound: hidden true labels in place of a teacher's")
-    parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source alone")
+    parser.add_argument("--truth", action="store_true", help="upper bound: hidden true labels instead of a teacher's")
+    parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source only")
     parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all runs")
     a = parser.parse_intermixed_args(argv)
     a.output.mkdir(parents=True, exist_ok=True)

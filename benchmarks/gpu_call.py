@@ -1,12 +1,12 @@
-"""`python -m benchmarks.gpu_call --out DIR [--only STEP ...] [--dry]`: all that ten minutes on a GPU can show.
+"""`python -m benchmarks.gpu_call --out DIR [--only STEP ...] [--dry]`: measure and test on a GPU in ten minutes.
 
-Every step is a process of its own with its own limit, and leaves DIR/STEP.json, also if it fails or is stopped: then
-the file has what was found until then and why it ended. Nothing is raised, and no step keeps the next from its turn.
-Then `python -m benchmarks.gpu_page DIR` writes it into docs/gpu.md.
+Every step runs in its own process with its own time limit, and writes DIR/STEP.json. If a step fails or is stopped, the
+file has the findings so far and the reason. Nothing is raised, and no step blocks the next one. Then
+`python -m benchmarks.gpu_page DIR` writes the findings into docs/gpu.md.
 
-It runs in a checkout that need not be installed, with torch, torchvision, triton, timm, numpy, scipy, pytest, pyyaml,
-safetensors, tensorboard, tqdm and ninja, and without a network; `--wheels FOLDER` installs what travels in a folder.
-`--dry` does it all at a tiny size on a CPU, with Triton's kernels in the interpreter, and fails if a step does.
+It runs in a checkout, which need not be installed, with torch, torchvision, triton, timm, numpy, scipy, pytest, pyyaml,
+safetensors, tensorboard, tqdm and ninja. It needs no network; `--wheels FOLDER` installs the wheels of a folder.
+`--dry` runs everything at a tiny size on a CPU, with Triton's kernels in the interpreter, and fails if a step fails.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from benchmarks.gpu_steps.tools import kill_tree
 from sskd_fast import _env
 
 LARGEST_FILE = 200_000  # bytes
-_LOG_END = 6_000  # characters of what a step printed
+_LOG_END = 6_000  # characters kept of a step's output
 _SOURCES = ("csrc", "kernels", "sskd_fast", "benchmarks", "tests")
-# A dry run on a busy machine with two cores takes longer than a step that computes on a GPU.
+# On a busy machine with two cores, a dry step takes longer than a step on a GPU.
 _DRY_SECONDS = 300
 _DRY = {"TRITON_INTERPRET": "1", "TORCH_COMPILE_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def source_digest() -> str:
-    """A hash of everything that runs, by which a result is known to be of a commit wherever the files travelled."""
+    """A hash of all sources that run, which ties a result to a commit even if the files were copied without git."""
     digest = hashlib.sha256()
     for path in sorted(p for folder in _SOURCES for p in (ROOT / folder).rglob("*")):
         if path.suffix in {".py", ".h", ".cu", ".cpp", ".yaml"}:
@@ -51,7 +51,7 @@ def source_digest() -> str:
 
 
 def place() -> dict[str, Any]:
-    """The machine, what runs on it, and which sources: what every file says of where it comes from."""
+    """The origin of every file: machine, versions of the software, and sources."""
     versions = {name: found for name in ("torch", "triton", "numpy") if (found := version(name))}
     gpu: dict[str, Any] = {}
     if torch.cuda.is_available():
@@ -68,12 +68,12 @@ def place() -> dict[str, Any]:
 
 
 def checked_out() -> str:
-    """The commit, marked if tracked files differ from it; "" without a history."""
+    """The commit, marked if tracked files differ from it; "" without a git history."""
     return said(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
 
 
 def version(name: str) -> str:
-    """The version that a package states, whatever its distribution is called; "" if it is missing."""
+    """The version that a package states, whatever the name of its distribution; "" if it is missing."""
     try:
         return str(importlib.import_module(name).__version__)
     except ImportError:
@@ -81,7 +81,7 @@ def version(name: str) -> str:
 
 
 def run_step(step: Step, out: Path, where: dict[str, Any], *, limit: float, dry: bool) -> str:
-    """Runs a step and writes its file; returns what became of it: "passed", "failed", "stopped at its limit"."""
+    """Runs a step and writes its file; returns its outcome: "passed", "failed" or "stopped at its limit"."""
     file = out / f"{step.name}.json"
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -109,7 +109,7 @@ def run_step(step: Step, out: Path, where: dict[str, Any], *, limit: float, dry:
 
 
 def fitting(content: dict[str, Any]) -> dict[str, Any]:
-    """The content, less the largest findings until the file is small enough; those left out are named."""
+    """The content without its largest findings, so that the file is small enough; it names those left out."""
     while len(json.dumps(content)) > LARGEST_FILE - 20_000:  # the file itself has line breaks
         found = content["found"]
         largest = max(found, key=lambda name: len(json.dumps(found[name])))
@@ -129,13 +129,13 @@ def install_wheels(folder: Path, target: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the steps in turn and says in a line what became of each."""
+    """Runs the steps in turn and prints a line with the outcome of each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_call", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
-    parser.add_argument("--only", action="append", choices=[step.name for step in STEPS], help="may be given again")
-    parser.add_argument("--dry", action="store_true", help="at a tiny size on a CPU")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument("--only", action="append", choices=[step.name for step in STEPS], help="one step; repeatable")
+    parser.add_argument("--dry", action="store_true", help="run at a tiny size on a CPU")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first")
-    parser.add_argument("--limit", type=float, default=580, help="seconds for all steps; a later step has what is left")
+    parser.add_argument("--limit", type=float, default=580, help="seconds for all steps; later steps get the rest")
     options = parser.parse_args(argv)
     if not options.dry and not torch.cuda.is_available():
         parser.error("torch sees no GPU; --dry tries everything at a tiny size on the CPU")

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gpu_page DIR`: what a GPU call found -> docs/gpu.md, between its marks, and backend_costs.json.
+"""`python -m benchmarks.gpu_page DIR`: a GPU call's findings -> docs/gpu.md, between its marks, and backend_costs.json.
 
-The page says on which card, driver and versions, when, and of which sources, what passed, and the figures. Times of the
-operators on both backends go to sskd_fast/backend_costs.json, by which `backend="auto"` chooses on such a GPU.
-A dry run has no figures of a GPU: it is written only into a page named by `--docs`, to try this.
+The page has the card, driver, versions, date and sources, the outcomes of the steps, and the figures. Times of the
+operators on both backends go to sskd_fast/backend_costs.json; `backend="auto"` chooses by them on such a GPU.
+A dry run has no figures of a GPU: it is written only to a page named by `--docs`, to try the command.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.marked import replaced
 from sskd_fast import _backend_costs
 
 COMMAND = "python -m benchmarks.gpu_page"
-_CASE, _DTYPE = "8x703", "float32"  # by which "auto" chooses
+_CASE, _DTYPE = "8x703", "float32"  # the case by which "auto" chooses
 Found = dict[str, dict[str, Any]]
 
 
 def read(folder: Path) -> Found:
-    """The steps' files by name. Raises ValueError if there is none, or if they are of several machines or sources."""
+    """The steps' files by name. Raises ValueError if there are none, or if they mix machines or sources."""
     found: Found = {}
     for step in STEPS:
         file = folder / f"{step.name}.json"
@@ -44,16 +44,16 @@ def read(folder: Path) -> Found:
 
 
 def page(found: Found) -> str:
-    """The whole part of docs/gpu.md."""
+    """The whole generated part of docs/gpu.md."""
     texts = [origin(next(iter(found.values()))["place"]), outcomes(found)]
     texts += [part(found[name]["found"]) for name, part in SECTIONS.items() if found.get(name, {}).get("found")]
     return "\n\n".join(text for text in texts if text)
 
 
 def origin(place: dict[str, Any]) -> str:
-    """Card, driver, versions, date and sources in a sentence."""
+    """A sentence with card, driver, versions, date and sources."""
     commit = place["commit"]
-    if not commit and place["sources"] == source_digest():  # the sources travelled without their history
+    if not commit and place["sources"] == source_digest():  # the sources were copied without their git history
         commit = checked_out()
     card = place.get("card", "no GPU (a dry run on a CPU)")
     driver = (place.get("driver") or ["none"])[0]
@@ -63,7 +63,7 @@ def origin(place: dict[str, Any]) -> str:
 
 
 def measured_costs(found: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """By operator: milliseconds of its passes together on both backends; operators that lack a time are left out."""
+    """Operator -> backend -> milliseconds of all passes; operators that lack a time are left out."""
     sums: dict[str, dict[str, float]] = {}
     missing: set[str] = set()
     for row in found.get("operators", []):
@@ -79,8 +79,10 @@ def measured_costs(found: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def write_costs(found: Found, file: Path) -> bool:
-    """Adds the measured times to the file by which "auto" chooses; whether there were some. Raises ValueError if the
-    file would be broken by them."""
+    """Adds the measured times to the file by which "auto" chooses. Returns True if there were any.
+
+    Raises ValueError if they would break the file.
+    """
     place = found["times"]["place"] if "times" in found else {}
     costs = measured_costs(found["times"]["found"]) if "capability" in place else {}
     if not costs:
@@ -98,10 +100,10 @@ def write_costs(found: Found, file: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page and the costs; says what it wrote."""
+    """Writes the page and the costs, and prints the files written."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what benchmarks.gpu_call --out wrote")
-    parser.add_argument("--docs", type=Path, help="page whose part is replaced; docs/gpu.md if left out")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder written by benchmarks.gpu_call --out")
+    parser.add_argument("--docs", type=Path, help="page to update (default: docs/gpu.md)")
     options = parser.parse_args(argv)
     try:
         found = read(options.folder)

@@ -1,4 +1,4 @@
-"""The findings of a GPU call as tables in Markdown, a function a step."""
+"""The findings of a GPU call as Markdown tables, one function for each step."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ceilings(found: dict[str, Any]) -> str:
 
 
 def tests(found: dict[str, Any]) -> str:
-    """Outcomes of the tests, and those that did not pass."""
+    """Outcomes of the tests, and the tests that did not pass."""
     counts = ", ".join(f"{count} {name}" for name, count in found.get("outcomes", {}).items())
     failed = [line for line in found.get("summaries", []) if not line.startswith("SKIPPED")]
     return "\n".join(
@@ -83,7 +83,7 @@ def times(found: dict[str, Any]) -> str:
 
 
 def _measured(row: dict[str, Any]) -> list[object]:
-    """Time with its range, or why there is none; time in a graph; time of the kernels alone, and their number."""
+    """Time with its range (or the reason why there is none), time in a graph, time of the kernels, and their number."""
     kernels = row.get("kernels", {})
     time = str(row.get("not_run") or row.get("failed")).replace("|", "/")
     if "ms" in row:

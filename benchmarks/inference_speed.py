@@ -1,8 +1,8 @@
-"""Milliseconds of the shipped student's network on this CPU: PyTorch, torch.compile, ONNX Runtime and OpenVINO.
+"""Latency of the shipped student's network on this CPU: PyTorch, torch.compile, ONNX Runtime and OpenVINO.
 
 `python -m benchmarks.inference_speed` exports the student, times a batch of tiles of the training crop and one larger
 tile, and writes a table to docs/export.md.  The contenders take turns, so that other work on the machine slows all of
-them; ratios carry further than milliseconds.
+them: compare ratios rather than milliseconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Contenders = dict[str, Callable[[Tensor], object]]
 
 
 def contenders(folder: Path) -> tuple[Contenders, dict[str, str]]:
-    """The ways to run the student by name, the first one the base of all ratios, and the versions of what runs it."""
+    """Name -> way to run the student (the first is the base of all ratios), and the versions of the libraries."""
     metadata = read_metadata(SHIPPED / "student.safetensors")
     names, ids = metadata["class_names"], tuple(range(1, len(CLASS_NAMES) + 1))
     model = build_segmenter(build(ModelConfig, metadata["model"], "model"), names).eval()
@@ -69,7 +69,7 @@ def contenders(folder: Path) -> tuple[Contenders, dict[str, str]]:
 
 @torch.inference_mode()
 def measure(found: Contenders, shape: Sequence[int], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every contender in every round, after a few that do not count."""
+    """Milliseconds of every contender in every round, after a warm-up."""
     images = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(WARM_UP + rounds):
@@ -81,7 +81,7 @@ def measure(found: Contenders, shape: Sequence[int], rounds: int) -> dict[str, l
 
 
 def rows(times: dict[str, list[float]]) -> list[list[str]]:
-    """A row a contender: its median, the range of the middle half, and its speed as a multiple of the first one's."""
+    """One row for each contender: its median, interquartile range, and speed relative to the first contender."""
     base = statistics.median(next(iter(times.values())))
     found = []
     for name, of_name in times.items():
@@ -93,7 +93,7 @@ def rows(times: dict[str, list[float]]) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints and writes the page; see the module's docstring."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="turns of each contender that count")
+    parser.add_argument("--rounds", type=int, default=30, help="timed rounds of each contender")
     parser.add_argument("--page", type=Path, default=PAGE, help=f"the page with {marks(COMMAND)[0]}")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

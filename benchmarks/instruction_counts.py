@@ -1,12 +1,16 @@
-"""`python -m benchmarks.instruction_counts [--json FILE]`: a count of what the operators of both GPU backends execute.
+"""`python -m benchmarks.instruction_counts [--json FILE]`: instructions executed by the operators of both GPU backends.
 
-It is a model, not a measurement; "auto" goes by it until a GPU of the kind has been measured. Every kernel is compiled
-for sm_90 as for a user; the instructions of each loop are multiplied by its turns (instruction_work.py) and by the
-warps that run it, forward and backward are added up, and the sum is divided by the anchors or pixels. So it assumes:
-that every instruction costs the same and memory costs nothing; that both sides of every branch are executed, unless the
-work says that one is rare; that slow paths of divisions and roots are never taken; that no trial is left for the exact
-race, whose blocks leave at once and are not counted; and that PyTorch's own kernels (sorting, tables, and padding),
-which both backends start, are alike. If a kernel no longer has the loops that are declared for it, the command fails.
+It is a model, not a measurement; "auto" uses it until such a GPU has been measured. Every kernel is compiled for sm_90
+as for users. The instructions of each loop are multiplied by its turns (instruction_work.py) and by the warps that run
+it. Forward and backward are added, and the sum is divided by the anchors or pixels. The model assumes:
+
+- every instruction costs the same, and memory costs nothing;
+- both sides of every branch are executed, unless the declared work calls one rare;
+- slow paths of divisions and roots are never taken;
+- no trial is left for the exact race, whose blocks return at once and are not counted;
+- PyTorch's own kernels (sorting, tables and padding), which both backends launch, cost the same.
+
+If a kernel no longer has the loops declared for it, the command fails.
 """
 
 from __future__ import annotations
@@ -32,12 +36,12 @@ from sskd_fast import _backend_costs, _native, kernels
 from sskd_fast.ops import _library
 
 ARCH = "sm_90"
-# Of kernel_report's launches, in their order; the last one is replaced by one without gradients of the scores.
+# Indices into kernel_report's launches; the last launch is replaced by one without gradients of the scores.
 _LAUNCHES = {"score_fusion": (0, 1), "negative_sampling": (3,), "hardest_negatives": (4,), "pixel_contrast": (5, 6)}
 
 
 def launches() -> dict[str, list[Callable[[], object]]]:
-    """By operator, the calls that launch its Triton kernels for the counted case."""
+    """Operator -> calls that launch its Triton kernels for the counted case."""
     every = triton_launches()
     found = {operator: [every[place] for place in places] for operator, places in _LAUNCHES.items()}
     size = 64
@@ -51,10 +55,10 @@ def launches() -> dict[str, list[Callable[[], object]]]:
 
 
 def settings() -> dict[str, dict[str, Any]]:
-    """The launch configurations that the counted case gets, by function of kernels/_tuning.py."""
+    """Function of kernels/_tuning.py -> its launch configuration for the counted case."""
     tuning = importlib.import_module(f"{kernels.__name__}._tuning")
     dtype, padded = torch.float32, -(-SCORES // 8) * 8
-    with compiling_for(ARCH):  # they ask whose GPU it is
+    with compiling_for(ARCH):  # the functions ask for the target GPU
         return {
             "sampling_trials": tuning.sampling_trials(padded, dtype),
             "gathered": tuning.gathered(WIDTH, dtype),
@@ -67,7 +71,7 @@ def settings() -> dict[str, dict[str, Any]]:
 
 
 def triton_counts() -> dict[str, float]:
-    """Warp instructions an anchor or pixel by operator. Raises ValueError if the loops are not those declared."""
+    """Operator -> warp instructions per anchor or pixel. Raises ValueError if the loops are not those declared."""
     modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *_backend_costs.OPERATORS)]
     counts = {}
     calls = launches()
@@ -80,13 +84,13 @@ def triton_counts() -> dict[str, float]:
 
 
 def cuda_counts() -> dict[str, float]:
-    """The same of the CUDA kernels."""
+    """Operator -> warp instructions per anchor or pixel, for the CUDA kernels."""
     texts = cuda_binaries.listings(ARCH)
     return {operator: sum(count_of(x, texts[x.kernel]) for x in work) for operator, work in cuda_work().items()}
 
 
 def count_of(work: Work, code: str) -> float:
-    """Warp instructions of a kernel an anchor or pixel. Raises ValueError, with its name, if its loops are others."""
+    """Warp instructions of a kernel per anchor or pixel. Raises ValueError, naming it, if its loops differ."""
     try:
         return executed(code, work.turns) * work.warps / ANCHORS
     except ValueError as error:
@@ -94,14 +98,14 @@ def count_of(work: Work, code: str) -> float:
 
 
 def source() -> str:
-    """The command and what compiled the kernels."""
+    """The command and the compilers of the kernels."""
     release = subprocess.run([*_native.nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
     nvcc = release.split("release ")[-1].split(",")[0]
     return f"python -m benchmarks.instruction_counts: {ARCH}, {versions()}, nvcc {nvcc}"
 
 
 def written(file: Path, counts: dict[str, dict[str, float]], made_by: str) -> None:
-    """Replaces the counts in a file of costs. Raises ValueError if the result would not be one."""
+    """Replaces the counts in a file of costs. Raises ValueError if the result would be invalid."""
     content = json.loads(file.read_text(encoding="utf-8"))
     content["counted"] = {"source": made_by} | {
         operator: {backend: round(amount) for backend, amount in amounts.items()}
@@ -115,9 +119,7 @@ def written(file: Path, counts: dict[str, dict[str, float]], made_by: str) -> No
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instruction_counts", description=__doc__)
-    parser.add_argument(
-        "--json", type=Path, help="file whose counts are replaced, such as sskd_fast/backend_costs.json"
-    )
+    parser.add_argument("--json", type=Path, help="file to update, such as sskd_fast/backend_costs.json")
     options = parser.parse_args(arguments)
     reason = cuda_binaries.why_unavailable()
     if reason is not None:
@@ -125,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     triton, cuda = triton_counts(), cuda_counts()
     counts = {operator: {"triton": triton[operator], "cuda": cuda[operator]} for operator in _backend_costs.OPERATORS}
-    print(f"{source()}\nwarp instructions an anchor or pixel, forward and backward:")
+    print(f"{source()}\nwarp instructions per anchor or pixel, forward and backward:")
     for operator, amounts in counts.items():
         print(f"{operator:24}" + "".join(f"  {backend} {amount:9.0f}" for backend, amount in amounts.items()))
     if options.json is not None:

@@ -1,10 +1,10 @@
-"""The loops of every GPU kernel, how often each turns in the case that is published, and how many warps run it.
+"""The loops of every GPU kernel, their turns in the published case, and the warps that run them.
 
 The case: 8 images of 703 pixels, each an anchor and a candidate, 200 negatives, 100 queries, 8 classes and no-object,
-embeddings of 128 numbers in float32; half of the trials accepted; twice as many draws as negatives for the hardest
-ones. Loops are listed by address: (how many others it lies in, turns each time that it is entered). The compiler may
-unroll a loop, which leaves one of fewer turns and another one for the rest; where it does so for some launch
-configurations only, a kernel has several lists. Of loops that only some warps enter, or in some turns, the mean counts.
+embeddings of 128 numbers in float32. Half of the trials are accepted; hardest negatives have twice as many draws as
+negatives. Loops are listed by address: (nesting depth, turns each time that it is entered). The compiler may unroll a
+loop into one with fewer turns and another one for the rest. If it does so only for some launch configurations, a kernel
+has several lists. If only some warps enter a loop, or only in some turns, the mean counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CUDA_WARPS = 8  # a block of any CUDA kernel
 
 @dataclass(frozen=True)
 class Work:
-    """A kernel that an operator runs: its warps in the whole case, and its loops."""
+    """A kernel of an operator: its warps in the whole case, and its loops."""
 
     kernel: str
     warps: float
@@ -39,7 +39,7 @@ def loops(*listed: tuple[int, float], rare: tuple[tuple[str, float], ...] = ()) 
 
 
 def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Work]]:
-    """By operator; settings: the launch configurations of kernels/_tuning.py by function."""
+    """Operator -> its kernels; settings: function of kernels/_tuning.py -> launch configuration."""
 
     def work(kernel: str, tuning: str, blocks: float, *turns: Turns) -> Work:
         return Work(kernel, blocks * settings[tuning]["num_warps"], turns)
@@ -97,7 +97,7 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
             ),
             own,
             work(
-                "expected_pixel_contrast_backward_kernel",  # of the anchors, and another one of the candidates
+                "expected_pixel_contrast_backward_kernel",  # for the anchors, and once more for the candidates
                 "expected_backward",
                 rows_of["backward"],
                 loops((0, tiles["backward"]), *panels["backward"]),
@@ -113,13 +113,13 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
 
 
 def cuda_work() -> dict[str, list[Work]]:
-    """By operator. A kernel that runs twice is there twice."""
+    """Operator -> its kernels. A kernel that runs twice is listed twice."""
     norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS, (loops((0, 1)),))]
     anchors = Work("pixel_contrast_anchors_backward_kernel<float>", ANCHORS, (loops(*[(0, 1)] * 4),))
     packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 16)
     # Stores by lanes are unrolled by four and by sixteen.
     cleared = math.ceil(NEGATIVES / 32) % 4
-    chains = 2  # further places of the hash set that the worst lane of a warp looks at
+    chains = 2  # further probes of the hash set by the worst lane of a warp
     trials = loops(
         (0, cleared),
         (0, 0),
@@ -150,7 +150,7 @@ def cuda_work() -> dict[str, list[Work]]:
 
 
 def _cuda_fusion() -> list[Work]:
-    """Tiles of 32 pixels, eight warps that share the rows; 703 pixels are no whole number of packs."""
+    """Tiles of 32 pixels, eight warps that share the rows; 703 pixels are not a whole number of packs."""
     rows, entries, mixed = QUERIES / 8, SCORES / 8, MIXED / 8
     tiles, parts = math.ceil(PIXELS / 32), 512 // IMAGES
     packed, single = 0.25 * 32 * SCORES / 4 / 256, 0.75 * 32 * SCORES / 256  # a quarter of the images is aligned
@@ -174,7 +174,7 @@ def _cuda_fusion() -> list[Work]:
 def _cuda_expected() -> list[Work]:
     """Blocks of 64 rows, which share the tiles of 64 columns with two others; steps of 32 numbers of a row.
 
-    A step fetches three units of 16 bytes a thread for either side, or six of the columns that the factors multiply.
+    In a step, a thread fetches three units of 16 bytes of either side, or six of the columns that the factors multiply.
     """
     row_tiles = math.ceil(ANCHORS / 64)
     splits = math.ceil(264 / row_tiles)
@@ -187,8 +187,8 @@ def _cuda_expected() -> list[Work]:
         return loops(*first, (0, tiles), (1, steps), *turned, rare=rare)
 
     steps = products + factors
-    # What takes up the products has the exponentials; what multiplies by the factors loads transposed tiles, in those
-    # warps that have columns of the 256 that there could be.
+    # The code that consumes the products has the exponentials. The code that multiplies by the factors loads transposed
+    # tiles, in the warps that have columns among the 256 possible ones.
     sums = tile_loops(4, 8, products, (r"\bMUFU", 1 / products))
     used = math.ceil(WIDTH / 128) / 2
     gradients = tile_loops(5, 10, steps, (r"\bMUFU", 1 / steps), (r"\bLDSM\.\w+\.MT88", used * factors / steps))

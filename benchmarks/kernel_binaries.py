@@ -1,7 +1,7 @@
-"""The Triton kernels compiled for GPUs that are not there, and what their binaries say.
+"""The Triton kernels compiled without a GPU, and the resources that their binaries use.
 
-The launchers of kernels/ run as they are, on small CPU tensors, under a driver that compiles for a target and launches
-nothing: what is read here is what a user's launch would compile, with its heuristics and its specialised arguments.
+The launchers of kernels/ run unchanged, on small CPU tensors, under a driver that compiles for a target and launches
+nothing. So the binaries are those that a user's launch would compile, with its heuristics and specialised arguments.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _AMD_SHARED = 64 << 10  # bytes of a compute unit of gfx942
 # Matrix instructions: HMMA and DMMA of sm_80, HGMMA of sm_90, the tcgen05 ones (UTC*MMA) of sm_100, MFMA of gfx942.
 _TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b|\bv_mfma_\w+")
-# Triton counts a device's kernels apart: every target gets a number of its own, none of a real device.
+# Triton caches kernels per device, so every target gets a device number of its own, beyond those of real devices.
 _DEVICES = itertools.count(1 << 16)
 
 
 @dataclass(frozen=True)
 class Binary:
-    """One compiled kernel. occupancy: threads that fit on a multiprocessor over its limit. load_bytes: widest load from
-    global memory of one thread."""
+    """One compiled kernel.
+
+    occupancy: resident threads of a multiprocessor divided by its limit.  load_bytes: the widest load of a thread from
+    global memory.
+    """
 
     kernel: str
     backend: str
@@ -43,7 +46,7 @@ class Binary:
     tensor_core: bool
 
     def most(self, other: Binary) -> Binary:
-        """The largest of what both versions of a kernel use, and the smallest occupancy."""
+        """The larger resource use of two versions of a kernel, and the smaller occupancy."""
         return Binary(
             kernel=self.kernel,
             backend=self.backend,
@@ -61,7 +64,7 @@ class Binary:
 
 
 class _CompileOnly:
-    """A driver of Triton's that has a target and no device."""
+    """A Triton driver with a target but no device."""
 
     def __init__(self, target: Any) -> None:
         self._target, self.device = target, next(_DEVICES)
@@ -85,7 +88,7 @@ class _CompileOnly:
 
 @contextlib.contextmanager
 def compiling_for(arch: str) -> Iterator[_CompileOnly]:
-    """Launches of Triton kernels in this context compile for `arch` and do nothing else."""
+    """In this context, launches of Triton kernels compile for `arch` and do nothing else."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -99,12 +102,12 @@ def compiling_for(arch: str) -> Iterator[_CompileOnly]:
 
 
 def compiled(arch: str, launches: Iterable[Callable[[], object]], modules: Iterable[Any]) -> list[Binary]:
-    """What the launches compile of the kernels of these modules, for one architecture."""
+    """The kernels of these modules that the launches compile, for one architecture."""
     return [_read(kernel, arch) for kernel in compiled_kernels(arch, launches, modules)]
 
 
 def compiled_kernels(arch: str, launches: Iterable[Callable[[], object]], modules: Iterable[Any]) -> list[Any]:
-    """The same as Triton's own objects."""
+    """The same kernels as Triton's own objects."""
     from triton.runtime.jit import JITFunction
 
     with compiling_for(arch) as driver:
@@ -123,7 +126,7 @@ def _read(kernel: Any, arch: str) -> Binary:
 
 
 def listing(kernel: Any, option: str = "-sass") -> str:
-    """What cuobjdump says of a kernel of Triton's that is compiled for NVIDIA's GPUs."""
+    """The output of cuobjdump for a Triton kernel compiled for an NVIDIA GPU."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +169,7 @@ def _read_amd(kernel: Any, arch: str) -> Binary:
     waves = kernel.metadata.num_warps
     widths = {"": 4, "x2": 8, "x3": 12, "x4": 16}
     loads = re.findall(r"\b(?:global|buffer)_load_dword(x[234])?\b", code)
-    # Of eight waves a SIMD; 512 vector registers a lane, in units of 8; four SIMDs share the memory of a block.
+    # At most eight waves per SIMD; 512 vector registers per lane, in units of 8; four SIMDs share a block's memory.
     by_registers = min(8, 512 // max(8, -(-vectors // 8) * 8))
     by_shared = (_AMD_SHARED // shared if shared else 32) * waves / 4
     return Binary(

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.kernel_report [--json FILE] [--docs FILE]`: what the compiled GPU kernels use -> docs/gpu.md.
+"""`python -m benchmarks.kernel_report [--json FILE] [--docs FILE]`: resources of the GPU kernels -> docs/gpu.md.
 
-No GPU is needed. Every source in SOURCES gives the binaries of one backend; one whose compiler is missing says so.
+No GPU is needed. Every source in SOURCES gives the binaries of one backend, or reports that its compiler is missing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def triton_launches(
 ) -> list[Callable[[], object]]:
     """Calls that launch every kernel at the published sizes of a row, with `size` anchors and candidates.
 
-    dtype: of the embeddings; all else is of the type that they are computed in.
+    dtype: of the embeddings; everything else has their compute dtype.
     """
     compute = torch.promote_types(dtype, torch.float32)
     zeros = functools.partial(torch.zeros, dtype=compute)
@@ -77,7 +77,7 @@ def triton_launches(
 
 
 def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binary]:
-    """Every Triton kernel for an architecture, by name; of one compiled more than once the largest of every number."""
+    """Every Triton kernel for an architecture, by name; for several versions of one, the largest of each number."""
     modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
     found: dict[str, Binary] = {}
     for binary in compiled(arch, triton_launches(dtype), modules):
@@ -86,7 +86,7 @@ def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binar
 
 
 def cuda_kernels(arch: str) -> list[Binary]:
-    """Every CUDA kernel for an architecture; none for one that is not NVIDIA's. Raises RuntimeError without a tool."""
+    """Every CUDA kernel for an NVIDIA architecture; empty for others. Raises RuntimeError if a tool is missing."""
     reason = cuda_binaries.why_unavailable()
     if reason is not None:
         raise RuntimeError(reason)
@@ -94,17 +94,17 @@ def cuda_kernels(arch: str) -> list[Binary]:
     return [Binary(**row) for row in cuda_binaries.rows(arch)] if known else []
 
 
-# Backend -> the binaries of an architecture. Raises ImportError or RuntimeError where they cannot be made.
+# Backend -> function that compiles the binaries of an architecture. Raises ImportError or RuntimeError if it cannot.
 SOURCES: dict[str, Callable[[str], list[Binary]]] = {"triton": triton_binaries, "cuda": cuda_kernels}
 
 
 def _operator(kernel: str) -> int:
-    """The place of a kernel's operator; "expected_pixel_contrast" holds "pixel_contrast", so the last match counts."""
+    """The index of a kernel's operator; the last match counts: "expected_pixel_contrast" contains "pixel_contrast"."""
     return max(i for i, name in enumerate(OPERATORS) if name in kernel)
 
 
 def collect() -> tuple[list[Binary], dict[str, str]]:
-    """The binaries of every source, and why a source has none; as many compile at a time as there are processors."""
+    """The binaries of every source, and the reason if a source has none; compiles in parallel on all cores."""
     found: list[Binary] = []
     missing: dict[str, str] = {}
     fresh = multiprocessing.get_context("spawn")
@@ -156,7 +156,7 @@ def updated(page: str, binaries: list[Binary]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_report", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the list of kernels here")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "gpu.md", help="page whose table is replaced")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "gpu.md", help="page to update")
     arguments = parser.parse_args()
     binaries, missing = collect()
     for backend, reason in missing.items():

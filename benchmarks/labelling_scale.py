@@ -2,7 +2,7 @@
 
     python -m benchmarks.labelling_scale FOLDER --images 1000 --shard 250 --ray 2 [--kill worker|driver]
 
-Images of 32 x 32 pixels in tar archives and a teacher with random weights: what is measured is all but the teacher.
+Images of 32 x 32 pixels in tar archives and a tiny teacher with random weights: this measures all but the teacher.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _POLL = 0.5
 
 
 def write_tars(folder: Path, images: int, shard: int) -> None:
-    """Archives of `shard` generated images each, of discs on noise; those that are there are kept."""
+    """Write archives of `shard` generated images each, with discs on noise; existing ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, images, shard):
         path = folder / f"images-{start // shard:05d}.tar"
@@ -67,7 +67,7 @@ def _png(seed: int) -> bytes:
 
 
 def tiny_labeller(images: ImageFolder, folder: Path) -> ShardLabeller:
-    """A teacher with random weights of seed 0, all of whose predictions are labels, at most 5 an image."""
+    """A teacher with random weights of seed 0; all its predictions become labels, at most 5 for an image."""
     torch.manual_seed(0)
     model = build_segmenter(ModelConfig(num_queries=8), list(CLASSES)).eval()
     selection = Selection({1: 0.0, 2: 0.0}, None, nms_iou=0.6, max_per_image=5)
@@ -77,7 +77,7 @@ def tiny_labeller(images: ImageFolder, folder: Path) -> ShardLabeller:
 
 
 def label(arguments: argparse.Namespace) -> None:
-    """The work that is measured, in a process of its own; prints a line for each shard."""
+    """The work to measure, in its own process; prints a line for each shard."""
     source = ImageFolder(arguments.folder / "images")
     labeller = tiny_labeller(source, arguments.folder / "labels")
     torch.set_num_threads(1)
@@ -91,7 +91,7 @@ def label(arguments: argparse.Namespace) -> None:
 
 
 class Peaks:
-    """The highest resident memory, in MB, of a process and of the workers of Ray below it, looked at while they run."""
+    """Peak resident memory, in MB, of a process and of its Ray workers, sampled while they run."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -114,7 +114,7 @@ class Peaks:
 
 
 def _memory(pid: int) -> int:
-    """Resident memory of a process without what it shares with others, in MB; 0 if it has ended."""
+    """Unshared resident memory of a process in MB; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
@@ -123,7 +123,7 @@ def _memory(pid: int) -> int:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes below `pid` that are workers of Ray with a teacher."""
+    """The Ray workers with a teacher among the descendants of `pid`."""
     parents = {pid}
     pairs = [(int(p.name), *_parent_and_name(p)) for p in Path("/proc").iterdir() if p.name.isdigit()]
     for _ in range(4):
@@ -140,7 +140,7 @@ def _parent_and_name(process: Path) -> tuple[int, str]:
 
 
 def timed(arguments: argparse.Namespace, kill: str = "") -> dict[str, Any]:
-    """Runs `label` once; kill: "worker" or "driver", once a third of the shards is there."""
+    """Runs `label` once; kill: "worker" or "driver" to kill once a third of the shards is written, "" for none."""
     labels, shards = arguments.folder / "labels", -(-arguments.images // arguments.shard)
     before, start = len(shard_files(labels)), time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.labelling_scale", str(arguments.folder), "--work"]
@@ -177,8 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("folder", type=Path)
     p.add_argument("--images", type=int, default=1000)
     p.add_argument("--shard", type=int, default=250)
-    p.add_argument("--ray", type=int, default=0, help="workers of Ray; 0 for none")
-    p.add_argument("--kill", choices=("worker", "driver"), help="once a third of the shards is there")
+    p.add_argument("--ray", type=int, default=0, help="number of Ray workers; 0 for none")
+    p.add_argument("--kill", choices=("worker", "driver"), help="process to kill once a third of the shards is written")
     p.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = p.parse_args(argv)
     if arguments.work:

@@ -1,4 +1,4 @@
-"""Peak memory of one large image: decoded, predicted by tiles, and cropped for training, a process each.
+"""Peak memory of one large image: decoded, predicted by tiles, and cropped for training, each in its own process.
 
 `python -m benchmarks.large_image` draws scenes on 13400 x 13400 pixels, predicts them with the shipped student at a
 zoom of 0.3 and takes training crops; docs/own_data.md has the figures.
@@ -49,7 +49,7 @@ def write_student(path: Path) -> None:
 
 
 def write_large(folder: Path, side: int) -> tuple[Path, Path]:
-    """Some dozens of one enlarged scene on grey as a JPEG file, and an instance of it in a COCO file."""
+    """Write a JPEG file with some dozens of copies of one enlarged scene on grey, and a COCO file with one instance."""
     labels = write_scenes(folder, "scene", "target", 1, seed=3)
     content = json.loads(labels.read_text())
     scene = Image.open(next((folder / "scene").glob("*.png"))).convert("RGB")
@@ -70,7 +70,7 @@ def write_large(folder: Path, side: int) -> tuple[Path, Path]:
 
 
 def peak(command: Sequence[str]) -> float:
-    """Peak memory of a command in GB (resident set); CalledProcessError if it fails."""
+    """Peak memory of a command in GB (resident set). Raises CalledProcessError if it fails."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

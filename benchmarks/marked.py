@@ -1,4 +1,4 @@
-"""Parts of a page that a command writes: what stands between two comments that name it."""
+"""Parts of a page that a command writes, between two comments that name the command."""
 
 from __future__ import annotations
 

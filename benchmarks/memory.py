@@ -1,4 +1,4 @@
-"""Peak extra memory of one step: `python -m benchmarks.memory CONTENDER CASE DTYPE` prints bytes, or why not."""
+"""Peak extra memory of one step: `python -m benchmarks.memory CONTENDER CASE DTYPE` prints bytes, or a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resident(field: str) -> int:
 
 
 def measure(contender: str, case: str, dtype: str) -> int | str:
-    """Peak of the resident memory in a step, above what was there with its inputs before it."""
+    """Peak resident memory of a step in bytes, above that of the process with the inputs before the step."""
     torch.set_num_threads(2)
     step = step_of(contender, CASES[case], DTYPES[dtype])
     if isinstance(step, str):
@@ -31,7 +31,7 @@ def measure(contender: str, case: str, dtype: str) -> int | str:
     gc.collect()
     ops.release_memory()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
     before = resident("VmRSS")
     step()
     return resident("VmHWM") - before

@@ -1,8 +1,8 @@
 """Teacher and student of the paper side by side: parameters, FLOPs, and the latency of one prediction on this machine.
 
 `python -m benchmarks.models` builds both with random weights (the teacher takes 2.3 GB), or one of them with other
-settings, counts FLOPs as `--dry-run` does and predicts one crop with each in turn, several times; what the weights are
-has no part in how long it takes.  Times are CPU seconds.
+settings, counts FLOPs as `--dry-run` does, and predicts one crop with each in turn, several times. The time does not
+depend on the weights. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def latencies(
 ) -> dict[ModelName, list[float]]:
     """CPU seconds, over all threads, of `rounds` predictions of one crop by each model, taking turns.
 
-    CPU time, because other work on the machine stretches the wall's; with one thread on an idle machine they agree.
+    CPU time, since other work on the machine stretches wall-clock time. On an idle machine with one thread both agree.
     """
     images = torch.rand(1, 3, *size)
     seconds: dict[ModelName, list[float]] = {name: [] for name in models}

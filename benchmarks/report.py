@@ -44,7 +44,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def milliseconds(record: dict[str, Any] | None) -> str:
-    """Median and, behind it, the range of the middle half of the rounds."""
+    """The median, followed by the interquartile range of the rounds."""
     if record is None:
         return "-"
     stats = record["stats"]
@@ -125,7 +125,7 @@ def operators(m: Measured) -> str:
 
 
 def data_path(m: Measured) -> str:
-    """Images a second of one thread, and the share of the matching in a step."""
+    """Images per second of one thread, and the share of the matching in a step."""
     rows = []
     for record in m.records:
         info, stats = record["extra_info"], record["stats"]

@@ -1,9 +1,8 @@
-"""The loops of a compiled kernel, read from its disassembly (cuobjdump -sass): what is in which loop, and how often.
+"""The loops of a compiled kernel, read from its disassembly (cuobjdump -sass), and their instructions.
 
-A loop is a natural loop of the control flow: the blocks from which a jump back to their dominator can be reached.
-Blocks that the compiler has moved to the end of a kernel are so counted with the loop that they belong to. Code for
-warps whose lanes have parted ways (BRA.DIV) and functions that are called, which are slow paths of divisions and
-square roots, count as never reached.
+A loop is a natural loop of the control flow: the blocks from which a jump back to their dominator can be reached. So
+blocks that the compiler has moved to the end of a kernel count with the loop that they belong to. Code for diverged
+warps (BRA.DIV) and called functions (slow paths of divisions and square roots) count as never reached.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _ENDS = re.compile(r"\b(?:EXIT|RET|BRX|JMX|BPT\.TRAP)\b")
 
 @dataclass(frozen=True)
 class Loop:
-    """instructions: places of all that it holds, inner loops too; depth: in how many others it lies."""
+    """A loop. instructions: indices of all its instructions, with those of inner loops; depth: of its nesting."""
 
     instructions: frozenset[int]
     start: int
@@ -29,12 +28,12 @@ class Loop:
 
 
 def instructions(code: str) -> list[tuple[int, str]]:
-    """Address and text of every instruction of one kernel's listing."""
+    """Address and text of every instruction in a kernel's listing."""
     return [(int(address, 16), text) for address, text in _INSTRUCTION.findall(code)]
 
 
 def loops(code: str) -> list[Loop]:
-    """Every loop that the entry reaches, by the address of its first instruction."""
+    """Every loop reachable from the entry, sorted by the address of its first instruction."""
     successors = _successors(instructions(code))
     dominators = _dominators(successors)
     bodies: dict[int, set[int]] = {}
@@ -51,9 +50,9 @@ def loops(code: str) -> list[Loop]:
 
 @dataclass(frozen=True)
 class Turns:
-    """How often loops turn each time that they are entered: (depth, turns) of each by address, on average over warps.
+    """(depth, turns each time that it is entered) for each loop by address, on average over warps.
 
-    rare: of code inside loops that few turns reach, what is only in it (a pattern), and the share of turns that do.
+    rare: for code inside loops that few turns reach, a pattern that only this code matches, and the share of turns.
     """
 
     loops: tuple[tuple[int, float], ...]
@@ -61,17 +60,17 @@ class Turns:
 
 
 def executed(code: str, choices: Sequence[Turns]) -> float:
-    """Instructions that a warp executes, by the one of the choices that has the loops of the code.
+    """Instructions that a warp executes, by the choice that has the same loops as the code.
 
-    Both sides of every branch count as executed, except what is rare. Raises ValueError if no choice has these loops,
-    or nothing matches a pattern.
+    Both sides of every branch count as executed, except rare code. Raises ValueError if no choice has these loops, or
+    if nothing matches a pattern.
     """
     listing, found = instructions(code), loops(code)
     shape = [loop.depth for loop in found]
     turns = next((choice for choice in choices if [depth for depth, _ in choice.loops] == shape), None)
     if turns is None:
         expected = " or ".join(str([depth for depth, _ in choice.loops]) for choice in choices)
-        raise ValueError(f"found loops of depths {shape}, expected {expected}; declare what the loops are now")
+        raise ValueError(f"found loops of depths {shape}, expected {expected}; declare the new loops")
     successors = _successors(listing)
     times = dict.fromkeys(successors, 1.0)
     for loop, (_, count) in zip(found, turns.loops, strict=True):
@@ -86,11 +85,11 @@ def executed(code: str, choices: Sequence[Turns]) -> float:
 def _region(
     pattern: str, listing: list[tuple[int, str]], successors: dict[int, list[int]], found: list[Loop]
 ) -> set[int]:
-    """What is reached only by way of the first branch that leads to all instructions in loops that match a pattern."""
+    """Instructions reached only through the first branch that leads to all matches of a pattern in loops."""
     inside = set[int]().union(*(loop.instructions for loop in found))
     matching = [place for place in inside if re.search(pattern, listing[place][1])]
     if not matching:
-        raise ValueError(f"no instruction in a loop matches {pattern!r}; declare what is rare now")
+        raise ValueError(f"no instruction in a loop matches {pattern!r}; declare the rare code again")
     dominators, predecessors = _dominators(successors), _predecessors(successors)
     common = dominators[matching[0]]
     for place in matching:
@@ -102,7 +101,7 @@ def _region(
 
 
 def _successors(listing: list[tuple[int, str]]) -> dict[int, list[int]]:
-    """Of the place of every instruction that can be reached, the places of those that may follow."""
+    """Index of every reachable instruction -> indices of the instructions that may follow it."""
     place_of = {address: place for place, (address, _) in enumerate(listing)}
     following: dict[int, list[int]] = {}
     for place, (_, text) in enumerate(listing):
@@ -139,7 +138,7 @@ def _predecessors(successors: dict[int, list[int]]) -> dict[int, list[int]]:
 
 
 def _dominators(successors: dict[int, list[int]]) -> dict[int, int]:
-    """Of every place, those that every way from the entry to it passes, as the bits of a number."""
+    """The dominators of every instruction, as the bits of a number."""
     predecessors = _predecessors(successors)
     everything = (1 << (max(successors, default=0) + 1)) - 1
     found = dict.fromkeys(successors, everything)

@@ -1,4 +1,4 @@
-"""Street scenes of full size in Cityscapes' official folders: 1024 x 2048 pixels, 20 instances each."""
+"""Full-size street scenes in Cityscapes' official folders: 1024 x 2048 pixels, 20 instances each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEIGHT, WIDTH, INSTANCES = 1024, 2048, 20
 
 
 def write_streets(root: Path, images: int) -> None:
-    """leftImg8bit and gtFine of the split "val"; pictures compress about as photographs do."""
+    """Write leftImg8bit and gtFine of the split "val"; the pictures compress about as well as photographs."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     pictures, labels = (root / kind / "val" / "synthetic" for kind in ("leftImg8bit", "gtFine"))

@@ -1,8 +1,8 @@
 """AP on labelled images against minutes, for several students: `python -m benchmarks.students CONFIG --output DIR`.
 
-Each student is trained from its start on the labelled images without one fold, and tested on that fold, once for every
-number of steps: each with a whole schedule of its own. Validation images take no part, so that a student can be chosen
-by this table. CONFIG is a run's config.yaml, which says what is labelled. The same command goes on where it stopped.
+Each student is trained on the labelled images without one fold and tested on that fold. This is repeated for every
+number of steps, each with its own full schedule. Validation images are not used, so this table may guide the choice of
+a student. CONFIG is a run's config.yaml, which names the labelled images. Run the same command to resume.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STUDENTS = {
 
 @dataclass(frozen=True)
 class Point:
-    """A student after some steps: its AP on the folds and the CPU seconds of a training, means; parameters."""
+    """A student after some steps: mean AP on the folds, mean CPU seconds of a training, and parameters."""
 
     student: str
     steps: int
@@ -55,7 +55,7 @@ class Point:
 
 
 def measured(settings: Path, output: Path, student: str, steps: Sequence[int], count: int) -> Iterator[Point]:
-    """The points of a student in the order of `steps`, over `count` folds; settings: a YAML file."""
+    """The points of a student in the order of `steps`, as means over `count` folds; settings: a YAML file."""
     overrides = STUDENTS[student]
     config = load_config([settings], [*overrides, f"output={output}"])
     if config.train.threads:
@@ -64,7 +64,7 @@ def measured(settings: Path, output: Path, student: str, steps: Sequence[int], c
     current = Run(RunModels(config, sources, RunResults(output, {}), device_of(config)), log, resume=True)
     folds = kept_folds(config, sources.labeled, output / "splits", count)
     if not folds:
-        raise SystemExit(f"{settings}: one labelled image or group cannot be divided into folds; expected two or more")
+        raise SystemExit(f"{settings}: found one labelled image or group, expected two or more to make folds")
     with closing(log), Journal(output / f"{key_of(student)}.jsonl", " ".join(overrides)) as journal:
         for number in steps:
             rows = [_on_fold(current, student, number, fold, n, journal) for n, fold in enumerate(folds, 1)]
@@ -78,7 +78,7 @@ def key_of(student: str) -> str:
 
 
 def _on_fold(run: Run, student: str, steps: int, fold: Sequence[int], number: int, journal: Journal) -> dict[str, Any]:
-    """A student after a training without a fold, measured on it; read from the journal if it is there."""
+    """The figures of a student trained without a fold and measured on it; read from the journal if already there."""
     key = {"steps": steps, "fold": number}
     for record in journal.records:
         if key.items() <= record.items():
@@ -96,7 +96,7 @@ def _on_fold(run: Run, student: str, steps: int, fold: Sequence[int], number: in
 
 
 def table(points: Sequence[Point]) -> str:
-    """The points as a Markdown table, a line a student."""
+    """The points as a Markdown table, one line for each student."""
     steps = sorted({point.steps for point in points})
     lines = ["| student | parameters | " + " | ".join(f"{n} steps: AP, CPU minutes" for n in steps) + " |"]
     lines.append("|---" * (2 + len(steps)) + "|")
@@ -112,10 +112,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the students, and writes OUTPUT/students.md after each point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.students", description=__doc__)
     parser.add_argument("config", type=Path, help="config.yaml of a run")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the measurements")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the measurements")
     parser.add_argument("--steps", default="100,200,400", help="numbers of steps, separated by commas (100,200,400)")
     parser.add_argument("--folds", type=int, default=2, help="how many (2)")
-    parser.add_argument("--students", default=";".join(STUDENTS), help="by name, separated by semicolons (all)")
+    parser.add_argument("--students", default=";".join(STUDENTS), help="names separated by semicolons (default: all)")
     arguments = parser.parse_args(argv)
     students = [name.strip() for name in arguments.students.split(";")]
     if unknown := [name for name in students if name not in STUDENTS]:

@@ -1,4 +1,4 @@
-"""The training loop on a few steps, and what it took: what the benchmarks of training steps share."""
+"""A few timed steps of the training loop, for the benchmarks of training steps."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def timed_steps(
     log: Log,
     folder: Path,
 ) -> dict[str, float]:
-    """Milliseconds a step by part, "wall" and "cpu" in all, and page "faults" a step, over the steps of the plan.
+    """Milliseconds per step: of each part, "wall" and "cpu" in total; and page "faults" per step.
 
-    log: of the folder, with one record for all steps (log_every is their number). On a GPU the wall's time has all of
-    its work, and the parts have theirs only if every launch is waited for (CUDA_LAUNCH_BLOCKING=1).
+    log: of the folder, with one record for all steps (log_every is their number). On a GPU, wall time includes all of
+    its work; times of the parts do so only if the host waits for every launch (CUDA_LAUNCH_BLOCKING=1).
     """
     progress = Progress(log, "timed", "timed", plan.steps, {})
     state = TrainingState(folder / "state.pt", "", resume=False)
@@ -51,11 +51,11 @@ def timed_steps(
 
 
 def wait_for(device: torch.device) -> None:
-    """Returns when a GPU has done all that was asked of it."""
+    """Wait until a GPU has finished all work; returns at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def page_faults() -> int:
-    """Pages that this process has had mapped without reading a disk."""
+    """Minor page faults of this process: pages mapped without reading a disk."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

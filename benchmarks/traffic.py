@@ -1,4 +1,4 @@
-"""Bytes that each operator reads and writes in random order: a model, to hold measured times against the bandwidth."""
+"""Model of the bytes that each operator reads and writes at random, to compare measured times with the bandwidth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trials_per_anchor(case: str) -> float:
 def random_bytes(operator: str, mode: str, case: str, dtype: str) -> float | None:
     """Bytes of the rows read in random order; None for operators that read in order."""
     pixels, size = CASES[case].pixels, 4 if dtype == "float32" else 2
-    if operator == "negative_sampling":  # a slot's line and a compressed row of two lines a trial
+    if operator == "negative_sampling":  # per trial, a slot's cache line and a compressed row of two lines
         return pixels * trials_per_anchor(case) * 192
     if operator == "pixel_contrast":  # forward: each negative's row once; backward: an anchor's row and an index entry
         return pixels * NEGATIVES * (WIDTH * size + (8 if mode == "backward" else 0))
@@ -28,7 +28,7 @@ def random_bytes(operator: str, mode: str, case: str, dtype: str) -> float | Non
 
 
 def table_megabytes(operator: str, case: str, dtype: str) -> float:
-    """Size of what is read in random order at a time: a tile of the embeddings, or all compressed scores."""
+    """Size in MB of the table read at random: a tile of the embeddings, or all compressed scores."""
     rows = CASES[case].pixels
     if operator == "negative_sampling":
         return rows * 128 / 2**20

@@ -1,10 +1,10 @@
-"""A training step on this machine, by its parts, and what the main job's use of threads and memory is worth to it.
+"""Time of a training step on this machine by its parts, and the gain from the main job's use of threads and memory.
 
 `python -m benchmarks.training_step` trains the student (or `--model teacher`) of the default preset on labelled images
-for a few steps, in processes of its own that take turns: as the main job runs; with memory given back to the system, as
-it is without `keep_freed_memory`; with threads that wait as long as GNU's OpenMP lets them.  `--beside 2` keeps as many
-other processes busy meanwhile.  `--device cuda` trains on a GPU, which a step does not wait for: the times of the parts
-come from a second process there that waits for every kernel, and add up to more than a step takes.
+for a few steps, in separate processes that take turns.  The variants: as in the main job; with freed memory returned to
+the system, as without `keep_freed_memory`; with GNU OpenMP's default spinning of waiting threads.  `--beside 2` keeps
+two other processes busy meanwhile.  `--device cuda` trains on a GPU, for which a step does not wait.  There, the times
+of the parts come from a second process that waits for every kernel, and add up to more than a step.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule
 from sskd_fast.yaml_settings import load_config
 
-# Spins of a waiting thread, and whether freed memory is kept.
-USUAL_SPINS = 300_000  # libgomp's own number
+# Variant -> (spins of a waiting thread, True if freed memory is kept).
+USUAL_SPINS = 300_000  # libgomp's default
 VARIANTS = {
     "as the main job": (_process.SPINS, True),
     "memory given back": (_process.SPINS, False),
@@ -47,7 +47,7 @@ WARM_UP = 5
 
 
 def measure(model: str, steps: int, threads: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds a step by part, "wall" and "cpu" in all, and page "faults" a step, in this process."""
+    """Milliseconds per step (of each part, "wall" and "cpu" in total) and page "faults" per step, in this process."""
     sizes = ["data.embedded_unlabeled=2", "data.embedded_val=2", f"train.log_every={steps}"]
     if threads:
         torch.set_num_threads(threads)
@@ -81,7 +81,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """The findings of `measure` in a fresh process that runs as the variant says."""
+    """The result of `measure` in a fresh process with the settings of the variant."""
     spins, keep = VARIANTS[variant]
     command = [sys.executable, "-m", "benchmarks.training_step", "--child", *(["--keep"] if keep else [])]
     command += ["--model", arguments.model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
@@ -101,7 +101,7 @@ def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float
 
 
 def table(found: dict[str, list[dict[str, float]]], first: str) -> str:
-    """Medians over the rounds as a Markdown table; the wall's also with its range and as a multiple of the first's."""
+    """Medians over the rounds as a Markdown table; wall time also with its range, and relative to the first variant."""
     lines = ["| | ms a step | of the first | CPU ms | page faults | " + " | ".join(PARTS) + " |"]
     lines.append("|---" * (5 + len(PARTS)) + "|")
     base = statistics.median(r["wall"] for r in found[first])
@@ -118,10 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description=__doc__)
     parser.add_argument("--model", choices=("student", "teacher"), default="student")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are measured, after a few others")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps, after a few warm-up steps")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--threads", type=int, default=0, help="0 for all cores")
-    parser.add_argument("--beside", type=int, default=0, help="other processes that are kept busy")
+    parser.add_argument("--beside", type=int, default=0, help="number of other processes to keep busy")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what trains")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)

@@ -1,5 +1,5 @@
-// The schemas, and the operators that serve CPU tensors. They are registered in this one file because torch/library.h
-// takes a compiler longer than an operator does.
+// The schemas and the operators for CPU tensors, registered in this one file because torch/library.h takes longer to
+// compile than an operator.
 #include "cpu/operators.h"
 #include "cpu/recycled.h"
 #include "schemas.h"

@@ -13,7 +13,7 @@ inline void define_operators(torch::Library& m) {
   m.def(
       "negative_sampling(Tensor anchor_scores, Tensor anchor_group, Tensor? candidate_scores, Tensor? candidate_weight,"
       " Tensor candidate_group, bool same, int num_negatives, Tensor seed) -> Tensor");
-  // Of CUDA tensors: with the tables of `build_proposals` in sskd_fast/reference/proposals.py.
+  // For CUDA tensors: with the tables of `build_proposals` in sskd_fast/reference/proposals.py.
   m.def(
       "negative_sampling_by_tables(Tensor anchor_scores, Tensor anchor_group, Tensor? candidate_scores,"
       " Tensor? candidate_weight, Tensor candidate_group, bool same, int num_negatives, Tensor seed, Tensor entries,"

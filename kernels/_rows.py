@@ -1,4 +1,4 @@
-"""The backward pass of both contrast operators for the rows that every anchor owns: the anchor and its positive."""
+"""Backward pass of both contrast operators for the rows that belong to one anchor: the anchor and its positive."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def rows_backward(
     normalize: bool,
     with_positives: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the anchors and of the positives (no rows where not wanted), and grad / (temperature |a|), (A,).
+    """Gradients of the anchors and of the positives (no rows if not wanted), and grad / (temperature |a|), (A,).
 
-    pull (A,) and pulled (A, D), of the unit candidates, as in `ContrastState` of the reference.
+    pull (A,) and pulled (A, D), for unit candidates, as in `ContrastState` of the reference.
     """
     count, width = anchors.shape
     grads = torch.empty_like(anchors, memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""What the kernels share: rows gathered by index, random words, and how a launch finds its device."""
+"""Code shared by the kernels: rows gathered by index, random words, and the device of a launch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 
 
 def padded_rows(rows: Tensor) -> Tensor:
-    """rows (N, W), contiguous and with zeros at their ends, so that each begins where 16 bytes can be loaded at once.
+    """rows (N, W), contiguous and padded with zeros, so that every row is aligned to 16-byte loads.
 
-    A row becomes a whole number of the 32-byte sectors in which memory is moved.
+    A row becomes a whole number of 32-byte sectors, the unit of memory transfers.
     """
     whole = 32 // rows.element_size()
     missing = -rows.shape[1] % whole
@@ -35,8 +35,8 @@ def squared_distances(
 ):
     """|x[index] - own|^2 for rows of x (., WIDTH) at index [BLOCK], a line of 128 bytes (COLUMNS numbers) at a time.
 
-    Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles. lines: of
-    a row; a number that the compiler does not know, since it would unroll the loop at the cost of registers.
+    Eight lanes share a line of a row, 16 bytes each, and a warp holds four rows: a sum takes three shuffles. lines: the
+    number of lines in a row, not a constexpr, since the compiler would unroll the loop at the cost of registers.
     """
     squares = tl.zeros([index.shape[0], COLUMNS], dtype=ACCUMULATE)
     rows = index.to(tl.int64)[:, None] * WIDTH
@@ -58,7 +58,7 @@ def unit_interval(words):
 
 @triton.jit
 def held_already(picks_ptr, held, drawn, BLOCK: tl.constexpr):
-    """Which of drawn [N] are among the first `held` picks of a row."""
+    """Mask of drawn [N]: true if among the first `held` picks of a row."""
     found = drawn < 0
     for begin in range(0, held, BLOCK):
         place = begin + tl.arange(0, BLOCK)
@@ -69,26 +69,26 @@ def held_already(picks_ptr, held, drawn, BLOCK: tl.constexpr):
 
 @triton.jit
 def wide(x):
-    """x in the type of sums and products: float64 for float64, float32 otherwise."""
+    """x in the dtype of sums and products: float64 for float64, float32 otherwise."""
     return x if x.dtype == tl.float64 else x.to(tl.float32)
 
 
 @triton.jit
 def inverse_norm(squares):
-    """1 / |x| from the sum of squares; norms below 1e-12 count as that, as in torch.nn.functional.normalize."""
+    """1 / |x| from the sum of squares; norms are clamped to at least 1e-12, as in torch.nn.functional.normalize."""
     norm = tl.sqrt(squares) if squares.dtype == tl.float64 else tl.sqrt_rn(squares)
     return 1.0 / tl.maximum(norm, 1e-12)
 
 
 @triton.jit
 def row_columns(CHUNKS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Columns of a whole row as it is held while rows are gathered: [CHUNKS, 1, COLUMNS], COLUMNS in 128 bytes."""
+    """Columns of a whole row in the layout of gathered rows: [CHUNKS, 1, COLUMNS], COLUMNS in 128 bytes."""
     return tl.arange(0, CHUNKS)[:, None, None] * COLUMNS + tl.arange(0, COLUMNS)[None, None, :]
 
 
 @triton.jit
 def gathered_rows(x_ptr, index, mask, columns, WIDTH: tl.constexpr):
-    """Rows of x (., WIDTH) at index [BLOCK], zeros where masked off: [CHUNKS, BLOCK, COLUMNS], widened."""
+    """Rows of x (., WIDTH) at index [BLOCK], zero if masked off: [CHUNKS, BLOCK, COLUMNS], widened."""
     offsets = index.to(tl.int64)[None, :, None] * WIDTH + columns
     return wide(tl.load(x_ptr + offsets, mask=mask[None, :, None] & (columns < WIDTH), other=0.0))
 

@@ -1,9 +1,9 @@
-"""Every launch configuration of the kernels, by the shapes they are launched with: one a kernel, no search at run time.
+"""Every launch configuration of the kernels, as a function of shapes: one for each kernel, no search at run time.
 
-The bounds behind the numbers: a gather kernel should leave room for half of the threads of a multiprocessor (64
-registers a thread), hold a row in 16-byte pieces, and have no more rows in flight than its registers hold. float64 is
-there to check the other types by: its numbers take two registers each, so that gather kernels of it may take as many as
-they need, and tiles are smaller. No kernel spills, be it compiled by the oldest supported Triton or by the newest one
+The bounds behind the numbers: a gather kernel should allow half occupancy of a multiprocessor (64 registers per
+thread), load a row in 16-byte pieces, and have no more rows in flight than its registers hold. float64 exists to check
+the other dtypes. Its numbers take two registers each, so its gather kernels may use as many registers as they need, and
+its tiles are smaller. No kernel spills with the oldest supported Triton or with the newest
 (tests/test_triton_compile.py).
 """
 
@@ -19,22 +19,22 @@ _LINE_BYTES = 128
 
 
 def line_columns(dtype: torch.dtype) -> int:
-    """Numbers of a row that are gathered at a time: a line of the cache."""
+    """Numbers of a row gathered at a time: one cache line."""
     return _LINE_BYTES // dtype.itemsize
 
 
 def _on_amd() -> bool:
-    """Whether kernels are compiled for AMD's GPUs; the interpreter has no target."""
+    """True if kernels are compiled for AMD GPUs; the interpreter has no target."""
     return not _env.triton_interpreted() and driver.active.get_current_target().backend == "hip"
 
 
 def _warps(count: int) -> int:
-    """The number of warps that hold the threads of `count` warps of 32 lanes; AMD's have 64."""
+    """The number of warps with as many threads as `count` warps of 32 lanes; AMD's warps have 64."""
     return max(1, count // 2) if _on_amd() else count
 
 
 def _has_tensor_memory() -> bool:
-    """Whether tensor cores sum in a memory of their own, of 512 columns: NVIDIA's Blackwell for data centres."""
+    """True if tensor cores accumulate in tensor memory of 512 columns: NVIDIA's data-centre Blackwell."""
     if _env.triton_interpreted():
         return False
     target = driver.active.get_current_target()
@@ -42,7 +42,7 @@ def _has_tensor_memory() -> bool:
 
 
 def _registers(count: int) -> dict[str, int]:
-    """The option that keeps a kernel of NVIDIA's compiler at that many a thread; AMD's has none of that name."""
+    """The option that limits registers per thread with NVIDIA's compiler; AMD's has no option of that name."""
     return {} if _on_amd() else {"maxnreg": count}
 
 
@@ -51,14 +51,16 @@ def _half_of_the_threads(dtype: torch.dtype) -> dict[str, int]:
 
 
 def sampling_trials(width: int, dtype: torch.dtype) -> dict[str, int]:
-    """One warp an anchor: every warp of a program computes words, levels and ranks of all trials over again, and waits
-    for the others at each sum. It needs more registers, which leave room for a quarter of the threads: enough, since
-    each warp has 2 KB of rows on their way."""
+    """One warp for each anchor.
+
+    With several warps, each would compute words, levels and ranks of all trials again, and wait for the others at each
+    sum. One warp needs more registers and allows quarter occupancy: enough, since each warp has 2 KB of rows in flight.
+    """
     return {"BLOCK_T": 16, "BLOCK_HELD": 64, "num_warps": _warps(1), **_registers(112)}
 
 
 def sampling_race(num_negatives: int) -> dict[str, int]:
-    """As few warps as hold the best in four numbers a thread, for the reason that trials have one."""
+    """The fewest warps that hold the best arrivals in four numbers per thread, for the same reason as for trials."""
     slots = triton.next_power_of_2(num_negatives)
     warps = max(2, min(8, slots // 128))
     return {
@@ -71,14 +73,17 @@ def sampling_race(num_negatives: int) -> dict[str, int]:
 
 
 def _row_shape(width: int, dtype: torch.dtype, lines: int = 1) -> dict[str, int]:
-    """A whole row in registers: CHUNKS times COLUMNS numbers, which are that many lines of the cache."""
+    """A whole row in registers: CHUNKS times COLUMNS numbers, that is CHUNKS cache lines."""
     columns = lines * line_columns(dtype)
     return {"CHUNKS": triton.next_power_of_2(max(1, triton.cdiv(width, columns))), "COLUMNS": columns}
 
 
 def gathered(width: int, dtype: torch.dtype) -> dict[str, int]:
-    """Programs that gather whole rows: sixteen lanes a row, so that row, sum and anchor take 8 registers each at 128
-    numbers; very wide rows share out their lines among the warps."""
+    """Programs that gather whole rows.
+
+    Sixteen lanes share a row, so that row, sum and anchor take 8 registers each at 128 numbers. The lines of very wide
+    rows are split among warps.
+    """
     shape = _row_shape(width, dtype, lines=2)
     numbers = shape["CHUNKS"] * shape["COLUMNS"]
     return {
@@ -96,10 +101,10 @@ def rows_backward(width: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def _products(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    """How numbers are multiplied: PRECISION those of float32, FLOW_PRECISION gradients with embeddings as stored.
+    """Precision of products: PRECISION for float32 numbers, FLOW_PRECISION for gradients times stored embeddings.
 
-    Half precision fits into TF32 without loss, so that with such embeddings one TF32 product rounds the flow only,
-    far below the rounding of the result. AMD's matrix cores multiply float32 as it is. The interpreter's products of
+    Half precision fits into TF32 without loss. With such embeddings, a single TF32 product only rounds the flow, far
+    below the rounding of the result. AMD's matrix cores multiply float32 natively. The interpreter's products of
     bfloat16 are wrong, so it widens first.
     """
     exact = dtype == torch.float64 or _on_amd()
@@ -119,8 +124,8 @@ def expected_forward(dtype: torch.dtype) -> dict[str, int | str | bool]:
 def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
     """BLOCK_G: numbers of a row whose gradients a program holds.
 
-    Before Triton 3.8 the sums of float32 products take twice their size in tensor memory, so that 128 numbers of both
-    gradients do not fit; with half of them two programs share a multiprocessor.
+    Before Triton 3.8, sums of float32 products take twice their size in tensor memory, so 128 numbers of both gradients
+    do not fit. With 64, two programs share a multiprocessor.
     """
     tile = {"BLOCK_I": 64, "BLOCK_J": 16, "BLOCK_W": 32, "BLOCK_G": 128}
     if dtype == torch.float64:
@@ -131,7 +136,7 @@ def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
 
 
 def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
-    """All queries of a block of pixels; a panel of classes."""
+    """All queries of a block of pixels, one panel of classes."""
     block = max(16, triton.next_power_of_2(queries))
     return {
         "BLOCK_K": block,
@@ -142,7 +147,7 @@ def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, 
 
 
 def fusion_backward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
-    """All queries of a block of pixels, a class at a time."""
+    """All queries of a block of pixels, one class at a time."""
     block = max(16, triton.next_power_of_2(queries))
     return {
         "BLOCK_K": block,

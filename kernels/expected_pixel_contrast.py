@@ -1,9 +1,9 @@
-"""The expected form of pixel contrast: tiles of anchors against candidates, two products a tile, nothing of A x M kept.
+"""The expected form of pixel contrast: tiles of anchors x candidates, two products for each, no A x M matrix kept.
 
-A program holds the rows of one side and goes through the columns of the other with an online log-sum-exp; the backward
-pass computes the tiles again, once with the anchors as rows and once with the candidates, so that every gradient is
-summed by one program in one order. Rows are multiplied BLOCK_W numbers at a time, and a program holds the gradients of
-BLOCK_G of them; wider rows are spread over programs.
+A program holds the rows of one side and loops over the columns of the other with an online log-sum-exp. The backward
+pass computes the tiles again, once with the anchors as rows and once with the candidates. So one program sums each
+gradient, in a fixed order. Rows are multiplied BLOCK_W numbers at a time, and a program holds the gradients of BLOCK_G
+numbers; wider rows are split over programs.
 
 Half precision is multiplied as stored, which is exact with float32 sums. Products of float32 numbers (PRECISION) are
 split in three of TF32 on NVIDIA's tensor cores, whose error is that of float32 (tests/test_triton.py holds them to it).
@@ -32,10 +32,10 @@ from sskd_fast.kernels._tl import (
 
 @triton.jit
 def _panel(x_ptr, first, inside, begin, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr):
-    """[BLOCK, BLOCK_W]: columns begin and on of the rows first and on of x (., WIDTH), zeros outside."""
+    """[BLOCK, BLOCK_W]: the columns from `begin` on of the rows from `first` on of x (., WIDTH), zero outside."""
     columns = begin + tl.arange(0, BLOCK_W)
     mask = inside[:, None] & (columns < WIDTH)[None, :]
-    # Large offsets by block, small ones by number: half of the registers that pointers of 64 bits would take.
+    # 64-bit offsets per block, 32-bit ones per number: half of the registers that 64-bit pointers would take.
     x_ptr += first * tl.full([], WIDTH, tl.int64)
     offsets = tl.arange(0, inside.shape[0])[:, None] * WIDTH + columns[None, :]
     x = tl.load(x_ptr + offsets, mask=mask, other=0.0)
@@ -48,9 +48,10 @@ def _products(
     WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of rows of x with rows of y, from their first on, [BLOCK_I, BLOCK_J].
+    """Dot products of the rows of x from x_first on with the rows of y from y_first on, [BLOCK_I, BLOCK_J].
 
-    panels: of BLOCK_W numbers; unknown to the compiler, which would unroll the loop at the cost of registers.
+    panels: number of panels of BLOCK_W numbers; not a constexpr, since the compiler would unroll the loop at the cost
+    of registers.
     """
     ACCUMULATE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     products = tl.zeros([BLOCK_I, BLOCK_J], ACCUMULATE)
@@ -73,7 +74,7 @@ def _factors(
     WEIGHTED: tl.constexpr, GROUPED: tl.constexpr, SAME: tl.constexpr, ANCHORS_ARE_ROWS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """What the dissimilarity of a pair is multiplied by: the weight of the candidate, 0 out of scope or outside."""
+    """The factor of a pair's dissimilarity: the candidate's weight, 0 out of scope or outside the tile."""
     row, column = row_inside.to(ACCUMULATE), column_inside.to(ACCUMULATE)
     if WEIGHTED:
         if ANCHORS_ARE_ROWS:
@@ -160,10 +161,10 @@ def expected_pixel_contrast_backward_kernel(
     PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
     BLOCK_W: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """A panel of the gradients of BLOCK_I rows x, of their unit embeddings and of their scores, by columns y.
+    """A panel of the gradients of BLOCK_I rows x (unit embeddings and scores), summed over columns y.
 
-    grad: for anchors sum_q w_q exp(s_q - log_mass) c_q, for candidates with the weights pulled / temperature of the
-    anchors. pulled (A,) = grad * pull.
+    grad: for anchors sum_q w_q exp(s_q - log_mass) c_q; for candidates the same sum over anchors, weighted by
+    pulled / temperature. pulled (A,) = grad * pull.
     """
     first = tl.program_id(0) * BLOCK_I
     i = first + tl.arange(0, BLOCK_I)
@@ -234,7 +235,7 @@ def expected_pixel_contrast_unit_rows_backward_kernel(
     grad_ptr, x_ptr, out_ptr, rows,
     WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_A: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of rows (N, OUT_WIDTH) from that of their unit vectors (N, WIDTH)."""
+    """Gradient of rows (N, OUT_WIDTH) from the gradient of their unit vectors (N, WIDTH)."""
     i = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     columns = row_columns(CHUNKS, COLUMNS)
     x = gathered_rows(x_ptr, i, i < rows, columns, WIDTH)
@@ -245,7 +246,7 @@ def expected_pixel_contrast_unit_rows_backward_kernel(
 
 
 class _Side:
-    """Rows of one side of the tiles: embeddings and, less the candidates' centre, scores, both padded; their norms."""
+    """One side of the tiles: padded embeddings, padded scores minus the candidates' centre, and the norms of both."""
 
     def __init__(self, embeddings: Tensor, scores: Tensor | None, centre: Tensor | None, normalize: bool) -> None:
         compute = torch.promote_types(embeddings.dtype, torch.float32)
@@ -305,12 +306,12 @@ def expected_pixel_contrast(
 
 
 def _panels(x: _Side, config: dict[str, int]) -> tuple[int, int]:
-    """In how many panels embeddings and scores are multiplied."""
+    """The numbers of panels in which embeddings and scores are multiplied."""
     return triton.cdiv(x.rows.shape[1], config["BLOCK_W"]), triton.cdiv(x.scores.shape[-1], config["BLOCK_W"])
 
 
 def _details(a: _Side, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Contiguous tensors, one that is not read in place of what is not there."""
+    """Contiguous tensors; absent ones become a dummy that the kernel does not read."""
     return tuple(a.inverse if x is None else x.contiguous() for x in tensors)
 
 
@@ -332,7 +333,7 @@ def expected_pixel_contrast_backward(
     normalize: bool,
     with_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of anchors, positives, candidates, anchor scores and candidate scores; of the scores where wanted."""
+    """Gradients of anchors, positives, candidates, anchor scores and candidate scores; of scores only if wanted."""
     a, c = _sides(anchors, candidates, (anchor_scores, candidate_scores), normalize)
     weight, anchor_group_, candidate_group_ = _details(a, candidate_weight, anchor_group, candidate_group)
     pulled = grad * pull

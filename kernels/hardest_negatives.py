@@ -1,4 +1,4 @@
-"""Hardest negatives: a program an anchor, which compares the keys of its draws with one another to rank them."""
+"""Hardest negatives: one program for each anchor ranks its draws by comparing their keys with one another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def hardest_negatives_kernel(
     anchors_ptr, candidates_ptr, drawn_ptr, key_ptr, picks_ptr, draws, num_negatives,
     WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """The draws of an anchor ranked by cosine; equal ones in the order drawn, NaN last, -1 left out."""
+    """Rank the draws of an anchor by cosine: ties in the order drawn, NaN last, -1 left out."""
     anchor = tl.program_id(0).to(tl.int64)
     columns = row_columns(CHUNKS, COLUMNS)
     slot = tl.arange(0, BLOCK_R)
@@ -37,12 +37,12 @@ def hardest_negatives_kernel(
         q = tl.load(drawn_ptr + begin + slot, mask=inside, other=-1)
         x = gathered_rows(candidates_ptr, q, q >= 0, columns, WIDTH)
         similarity = row_sums(x * a) * inverse_norm(row_sums(x * x))
-        # NaN ranks below every number, and what was not drawn below that.
+        # NaN ranks below every number, and index -1 below NaN.
         similarity = tl.where(similarity == similarity, similarity, -1e30)
         tl.store(key_ptr + begin + slot, tl.where(q >= 0, similarity, float("-inf")), mask=inside)
     for begin in range(0, num_negatives, BLOCK_R):
         tl.store(picks_ptr + begin + slot, -1, mask=begin + slot < num_negatives)
-    tl.debug_barrier()  # other threads wrote what is read and overwritten from here on
+    tl.debug_barrier()  # keys written by other threads are read and overwritten below
     for begin in range(0, draws, BLOCK_R):
         place = begin + slot
         q = tl.load(drawn_ptr + place, mask=place < draws, other=-1)

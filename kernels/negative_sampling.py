@@ -1,9 +1,9 @@
-"""Negative sampling: a program an anchor. Trials a block at a time, then for what they leave the exact race.
+"""Negative sampling: one program for each anchor. Blocks of trials, then the exact race for the missing negatives.
 
-The law, the tables of slots and the order of the random words are those of sskd_fast/reference;
-what decides a draw is computed in double precision as there. The tables are built by `build_proposals` of proposals.py,
-without a value read on the host, so that the whole can be held in a CUDA graph: the race is launched for every anchor,
-and a program whose anchor lacks nothing leaves at once.
+The law, the tables of slots and the order of the random words are those of sskd_fast/reference; comparisons that decide
+a draw are in double precision, as there. `build_proposals` of proposals.py builds the tables without reading a value on
+the host, so a CUDA graph can capture the whole operator. That is why the race is launched for every anchor: a program
+whose anchor lacks nothing returns at once.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TRIALS_PER_NEGATIVE = 16
 
 @triton.jit
 def _proposals(seed_ptr, anchor, block, slots, bound, entries_ptr, BLOCK_T: tl.constexpr):
-    """Candidates and levels of the trials BLOCK_T * block and on; the level of an unfair trial is infinite.
+    """Candidates and levels of the trials from BLOCK_T * block on; the level of an unfair trial is infinite.
 
     Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor): the slot and the level.
     """
     first, count, unfair_below, skip_from, skip_length = slots
     column = (block * (BLOCK_T // 2) + tl.arange(0, BLOCK_T // 2)).to(tl.uint32)
     none = column * 0
-    # The key is read here, every time: the keys of the ten rounds would be kept in twenty registers otherwise.
+    # The key is read each time: otherwise the keys of the ten rounds would occupy twenty registers.
     key = tl.load(seed_ptr)
     w0, w1, w2, w3 = tl.philox(key, column, none + anchor.to(tl.uint32), none + STREAM_TRIALS, none)
     word = tl.reshape(tl.join(w0, w2), [BLOCK_T])
@@ -50,7 +50,7 @@ def _proposals(seed_ptr, anchor, block, slots, bound, entries_ptr, BLOCK_T: tl.c
 
 @triton.jit
 def _repeats(drawn, accepted, BLOCK_T: tl.constexpr):
-    """Which accepted candidates another accepted trial before them in the block has drawn."""
+    """Mask of accepted candidates that an earlier accepted trial of the block has drawn already."""
     place = tl.arange(0, BLOCK_T)
     marked = tl.where(accepted, drawn, -1)
     earlier = (marked[None, :] == drawn[:, None]) & (place[None, :] < place[:, None])
@@ -64,7 +64,7 @@ def negative_sampling_trials_kernel(
     SCORED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_T: tl.constexpr,
     BLOCK_HELD: tl.constexpr,
 ):  # fmt: skip
-    """Rejection: fills picks (A, R) from the left, -1 behind, and held (A,), how many there are."""
+    """Rejection: fills picks (A, R) from the left, the rest is -1, and writes their numbers to held (A,)."""
     anchor = tl.program_id(0).to(tl.int64)
     count = tl.load(count_ptr + anchor).to(tl.uint32)
     picks_ptr += anchor * num_negatives
@@ -79,7 +79,7 @@ def negative_sampling_trials_kernel(
         drawn, level = _proposals(seed_ptr, anchor, 0, slots, bound, entries_ptr, BLOCK_T)
         block = 0
         while (held < num_negatives) & (block * BLOCK_T < limit):
-            # The next block is looked up while the rows of this one are on their way.
+            # Look up the next block while the rows of this one are in flight.
             next_drawn, next_level = _proposals(seed_ptr, anchor, block + 1, slots, bound, entries_ptr, BLOCK_T)
             ratio = tl.load(ratio_ptr + drawn)
             if SCORED:
@@ -138,7 +138,7 @@ def negative_sampling_race_kernel(
     SAME: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_HELD: tl.constexpr,
 ):  # fmt: skip
-    """What the trials left: the first arrivals among the candidates in scope that are not yet drawn."""
+    """Fill up the picks with the first arrivals among the candidates in scope that are not yet drawn."""
     anchor = tl.program_id(0).to(tl.int64)
     held = tl.load(held_ptr + anchor)
     wanted = num_negatives - held
@@ -148,7 +148,7 @@ def negative_sampling_race_kernel(
         if not SAME:
             in_scope = num_candidates - in_scope
         picks_ptr += anchor * num_negatives
-        # The best so far, in no order; places past the number wanted are never the worst.
+        # The best so far, in no order; places beyond the number wanted never count as the worst.
         slot = tl.arange(0, BLOCK_R)
         best = tl.where(slot < wanted, float("inf"), -1.0).to(tl.float64)
         winner = tl.full([BLOCK_R], -1, dtype=tl.int32)
@@ -208,7 +208,7 @@ def negative_sampling_by_tables(
     own_from: Tensor,
     own_until: Tensor,
 ) -> Tensor:
-    """Indices (A, R) int32, at least one anchor and candidate; from `entries` on the tables of `build_proposals`."""
+    """Indices (A, R) int32, for at least one anchor and candidate; `entries` to `own_until`: from `build_proposals`."""
     anchors, size = anchor_scores.shape[0], candidate_group.shape[0]
     picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
     held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)

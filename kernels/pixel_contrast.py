@@ -1,8 +1,8 @@
-"""Pixel contrast: a program an anchor, which reads the rows of its negatives once, for the loss and its own gradient.
+"""Pixel contrast: one program for each anchor reads its negatives once, for the loss and the anchor's gradient.
 
-Every row slot of a program keeps an online log-sum-exp and a weighted sum of rows of its own; they are merged once at
-the end, so that the loop has no barrier. The gradient of the candidates goes through an inverted index, a program a
-candidate: uses sorted once, summed in their order, so that the bits are the same every time.
+Every row slot of a program keeps its own online log-sum-exp and weighted sum of rows. They are merged once at the end,
+so the loop has no barrier. The gradient of the candidates goes through an inverted index, one program for each
+candidate: uses are sorted once and summed in that order, so the bits are the same every time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pixel_contrast_forward_kernel(
     if NORMALIZE:
         inverse = tl.sum(inverse_norm(row_sums(a * a)), axis=0)
         positive *= inverse * tl.sum(inverse_norm(row_sums(p * p)), axis=0)
-    # The logit of the positive is a finite bound from below for every slot.
+    # The logit of the positive is a finite lower bound for every slot.
     top = tl.zeros([BLOCK_R], a.dtype) + positive
     mass = tl.zeros([BLOCK_R], a.dtype)
     pulled = tl.zeros([CHUNKS, BLOCK_R, COLUMNS], a.dtype)
@@ -69,7 +69,7 @@ def pixel_contrast_forward_kernel(
         top = higher
         if WITH_GRAD:
             pulled = pulled * shrink[None, :, None] + (part * weight)[None, :, None] * x
-            tl.store(share_ptr + begin + slot, logit, mask=inside)  # a share when the sum is known
+            tl.store(share_ptr + begin + slot, logit, mask=inside)  # becomes a share once the sum is known
     highest = tl.max(top, axis=0)
     shrink = tl.exp(top - highest)
     negative_mass = tl.sum(mass * shrink, axis=0)
@@ -79,7 +79,7 @@ def pixel_contrast_forward_kernel(
     if WITH_GRAD:
         pulled = tl.sum(pulled * (shrink / total)[None, :, None], axis=1, keep_dims=True)
         tl.store(pulled_ptr + anchor * OUT_WIDTH + columns, pulled, mask=columns < OUT_WIDTH)
-        tl.debug_barrier()  # the logits were written by other threads
+        tl.debug_barrier()  # other threads wrote the logits
         for begin in range(0, draws, BLOCK_R):
             inside = begin + slot < draws
             logit = tl.load(share_ptr + begin + slot, mask=inside, other=float("-inf"))
@@ -95,7 +95,7 @@ def pixel_contrast_candidates_backward_kernel(
     NORMALIZE: tl.constexpr, WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a candidate: the sum over its uses, places in share, of share times factor times the anchor."""
+    """Gradient of a candidate: the sum of share * factor * anchor over its uses (positions in share)."""
     candidate = tl.program_id(0).to(tl.int64)
     columns = row_columns(CHUNKS, COLUMNS)
     slot = tl.arange(0, BLOCK_R)
@@ -156,7 +156,7 @@ def pixel_contrast_backward(
     with_positives: bool,
     with_candidates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of anchors, positives and candidates; the latter two have no rows where not wanted."""
+    """Gradients of anchors, positives and candidates; the latter two have no rows if not wanted."""
     own = rows_backward(grad, anchors, positives, pull, pulled, temperature, normalize, with_positives)
     grad_anchors, grad_positives, factor = own
     size, width = candidates.shape

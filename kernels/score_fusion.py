@@ -1,8 +1,9 @@
 """Score fusion: a program holds all queries of a block of pixels, from the mask logits to the unit score vectors.
 
-Tiles are [BLOCK_K, BLOCK_N], queries by pixels, as the mask logits lie in memory. The first BLOCK_C classes are held;
-further ones are mixed a panel at a time, once for the norm and once for the result. The backward pass computes the
-scores again, a class at a time; sums over the pixels of a program go to a table of parts, added up in one order.
+Tiles are [BLOCK_K, BLOCK_N], queries x pixels, the memory layout of the mask logits. The first BLOCK_C classes stay in
+registers; further classes are mixed one panel at a time, once for the norm and once for the result. The backward pass
+computes the scores again, one class at a time. Each program writes its sums over pixels to a table of parts, which are
+then added in a fixed order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FUSED, OBJECT, MASK, CLASS = (tl.constexpr(i) for i in range(4))
 
 @triton.jit
 def _source(index, size_in, size_out, T: tl.constexpr):
-    """Bilinear resizing along one axis, align_corners=False: both source cells, and the weight of the second."""
+    """Bilinear resizing along one axis, align_corners=False: the two source cells and the weight of the second."""
     ratio = size_in.to(T) / size_out.to(T) if tl.float64 == T else tl.div_rn(size_in.to(T), size_out.to(T))
     position = tl.maximum(ratio * (index.to(T) + 0.5) - 0.5, 0.0)
     first = tl.minimum(position.to(tl.int32), size_in - 1)
@@ -51,7 +52,7 @@ def _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height,
 
 @triton.jit
 def _presence(logits, inside, CUES: tl.constexpr):
-    """Softmax over the queries, for OBJECT the sigmoid; 0 outside."""
+    """Softmax over the queries or, for OBJECT, the sigmoid; 0 outside."""
     if CUES == OBJECT:
         small = tl.exp(-tl.abs(logits))
         presence = tl.where(logits > 0, 1.0, small) / (1 + small)
@@ -68,7 +69,7 @@ def _presence(logits, inside, CUES: tl.constexpr):
 def _class_panel(
     classes_ptr, k, begin, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """Probabilities of the classes begin and on, of MIXED: [BLOCK_K, BLOCK_C]."""
+    """Probabilities of the MIXED classes from `begin` on: [BLOCK_K, BLOCK_C]."""
     c = begin + tl.arange(0, BLOCK_C)
     mask = (k < QUERIES)[:, None] & (c < MIXED)[None, :]
     return tl.load(classes_ptr + k[:, None] * CLASSES + c[None, :], mask=mask, other=0.0)
@@ -86,7 +87,7 @@ def score_fusion_forward_kernel(
     CUES: tl.constexpr, RESIZED: tl.constexpr, QUERIES: tl.constexpr, CLASSES: tl.constexpr, MIXED: tl.constexpr,
     OFFSET: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Unit score vectors (B, N, OFFSET + MIXED); OFFSET: where the class part begins."""
+    """Unit score vectors (B, N, OFFSET + MIXED); OFFSET: start of the class part."""
     image = tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -129,7 +130,7 @@ def score_fusion_forward_kernel(
 
 @triton.jit
 def _class(classes_ptr, k, c, presence, QUERIES: tl.constexpr, CLASSES: tl.constexpr):
-    """Probabilities of class c [BLOCK_K], and what they mix to [BLOCK_N]."""
+    """Probabilities of class c [BLOCK_K], and their mixture over the queries [BLOCK_N]."""
     probability = tl.load(classes_ptr + k * CLASSES + c, mask=k < QUERIES, other=0.0)
     return probability, tl.sum(probability[:, None] * presence, axis=0)
 
@@ -143,7 +144,7 @@ def score_fusion_backward_kernel(
 ):  # fmt: skip
     """Gradient of the resized mask logits (B, K, N), and of the class probabilities by part: (B, P, K, C + 1).
 
-    mixed_classes is MIXED again, not known to the compiler: unrolled, the loops would not fit into the registers.
+    mixed_classes equals MIXED but is not a constexpr: unrolled loops would need too many registers.
     """
     part, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
@@ -153,7 +154,7 @@ def score_fusion_backward_kernel(
     masks_ptr += image * QUERIES * plane_in
     classes_ptr += image * QUERIES * CLASSES
     parts_ptr += ((image * tl.num_programs(0) + part) * QUERIES + k) * CLASSES
-    # Large offsets by block, small ones by number: half of the registers that pointers of 64 bits would take.
+    # 64-bit offsets per block, 32-bit ones per number: half of the registers that 64-bit pointers would take.
     grad_ptr += (image * pixels + part * BLOCK_N) * (OFFSET + MIXED)
     rows_ptr = grad_ptr + tl.arange(0, BLOCK_N) * (OFFSET + MIXED)
     logits = _mask_logits(masks_ptr, k, n, inside, plane_in, height_in, width_in, height, width, RESIZED)
@@ -178,7 +179,7 @@ def score_fusion_backward_kernel(
         _, mixed = _class(classes_ptr, k, c, presence, QUERIES, CLASSES)
         squares += mixed * mixed
         inner += tl.load(rows_ptr + OFFSET + c, mask=present, other=0.0) * mixed
-    # The gradient of y from that of y / |y|: without its part along y, unless the norm was clamped.
+    # Gradient of y from the gradient of y / |y|: without its part along y, unless the norm was clamped.
     inverse = inverse_norm(squares)
     radial = tl.where(inverse * 1e-12 < 1, inner * inverse * inverse, 0.0)
     if CUES != CLASS:
@@ -205,13 +206,13 @@ def score_fusion_backward_kernel(
 def score_fusion_resize_backward_kernel(
     grad_ptr, out_ptr, height_in, width_in, height, width, reach_y, reach_x, BLOCK: tl.constexpr
 ):
-    """Transpose of the bilinear resizing of a plane: every source pixel gathers from the result, in one order."""
+    """Transpose of the bilinear resizing of a plane: each source pixel gathers from the result in a fixed order."""
     T: tl.constexpr = out_ptr.dtype.element_ty
     plane = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     grad_ptr += plane * height * width
     y, x = at // width_in, at % width_in
-    # Rows and columns of the result whose source lies within one of this pixel, from the first on.
+    # The first row and column of the result whose source lies within one pixel of this one.
     first_y = ((2 * y - 1) * height - height_in) // (2 * height_in)
     first_x = ((2 * x - 1) * width - width_in) // (2 * width_in)
     total = tl.zeros([BLOCK], T)
@@ -288,6 +289,6 @@ def _resize_backward(grad: Tensor, masks: Tensor) -> Tensor:
     (images, queries, *size), target = masks.shape, grad.shape[2:]
     reach = (triton.cdiv(2 * n, s) + 2 for n, s in zip(target, size, strict=True))
     config = _tuning.resize_backward()
-    grid = images * queries, triton.cdiv(size[0] * size[1], config["BLOCK"])  # the second has 65535 at most
+    grid = images * queries, triton.cdiv(size[0] * size[1], config["BLOCK"])  # the second dimension is at most 65535
     score_fusion_resize_backward_kernel[grid](grad, result, *size, *target, *reach, **config)
     return result

@@ -38,7 +38,7 @@ DATA_ROOT = Path(os.environ.get("SSKD_FAST_DATA", Path(__file__).resolve().paren
 
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
-    """The folder of a real data set by its name; skips the test where it is absent."""
+    """The folder of a real data set by its name; skips the test if it is absent."""
 
     def folder(name: str) -> Path:
         path = DATA_ROOT / name
@@ -75,7 +75,7 @@ def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Runs a test of tests/gpu_*.py once with every backend for GPUs; skips the test where one cannot run."""
+    """Runs a test of tests/gpu_*.py once with every backend for GPUs; skips the test if one cannot run."""
     name: str = request.param
     reason = _backend.why_unavailable(name, DEVICE) or (why_not_interpreted() if DEVICE == "cpu" else None)
     if reason is not None:
@@ -132,7 +132,7 @@ def emulated(request: pytest.FixtureRequest, emulated_library: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What `python -m benchmarks.kernel_report` says of every kernel for every architecture."""
+    """The output of `python -m benchmarks.kernel_report` on every kernel for every architecture."""
     pytest.importorskip("triton", reason="Triton is not installed: the kernels are not compiled")
     from filelock import FileLock
 

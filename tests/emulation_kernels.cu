@@ -1,5 +1,5 @@
-// Kernels that are right and their faulty twins, for tests/test_emulation.py: `emulation_kernels NAME ORDER` runs one and
-// prints what it computes. The same file compiles with nvcc.
+// Correct kernels and their faulty twins, for tests/test_emulation.py: `emulation_kernels NAME ORDER` runs one and prints
+// its result. The same file compiles with nvcc.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -48,7 +48,7 @@ __global__ void fills_dynamic_memory(float* out, int length) {
   if (threadIdx.x < 32) out[threadIdx.x] = numbers[31 - threadIdx.x];
 }
 
-// Threads that end, or that wait elsewhere, while the others wait for them.
+// Threads that exit, or wait elsewhere, while the others wait for them.
 __global__ void barrier_after_exit(float* out) {
   if (threadIdx.x == 5) return;
   __syncthreads();
@@ -66,7 +66,7 @@ __global__ void ballot_without_a_lane(float* out) {
   if (threadIdx.x != 7) out[threadIdx.x] = static_cast<float>(__popc(__ballot_sync(kAllLanes, 1)));
 }
 
-// Reads shared memory that nobody wrote in this block; the first block leaves its numbers.
+// Reads shared memory that this block did not write; the first block leaves its numbers there.
 __global__ void reads_what_the_last_block_left(float* out) {
   SSKD_SHARED(float, tile, [32]);
   if (blockIdx.x == 0) tile[threadIdx.x] = 1;
@@ -118,7 +118,7 @@ __global__ void tile_product(const float* a, const float* b, float* d) {
 
 #if defined(SSKD_EMULATION)
 
-// Numbers in memory of exactly their size.
+// Numbers in an allocation of exactly their size.
 template <typename T>
 struct Numbers {
   explicit Numbers(int n, int first, int step = 1) : size(n), data(new T[n]) {

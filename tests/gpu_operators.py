@@ -231,6 +231,6 @@ def test_strided_inputs_and_every_run_give_the_same_bits(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(12))
-def test_raw_operators_are_what_their_schemas_say(backend, index):
+def test_raw_operators_match_their_schemas(backend, index):
     operator, arguments = raw_samples(backend)[index]
     torch.library.opcheck(operator, arguments)

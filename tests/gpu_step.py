@@ -71,8 +71,10 @@ def everything(
 
 
 def step(inputs: list[Tensor], seed: int | None, scope: str, draws: int) -> list[Tensor]:
-    """What the operators give, and the gradients of the loss in the logits and the embeddings; a number as seed takes
-    the place of the tensor."""
+    """Outputs of the operators, and gradients of the loss with respect to logits and embeddings.
+
+    seed: if a number, replaces the seed tensor.
+    """
     arguments = inputs if seed is None else [*inputs[:-1], seed]
     results = operators(*arguments, scope, draws)
     return [*(x.detach() for x in results), *torch.autograd.grad(results[-1], inputs[:4])]

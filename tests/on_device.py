@@ -1,4 +1,4 @@
-"""Where the tests of tests/gpu_*.py run: on a GPU if there is one, else in Triton's interpreter on the CPU."""
+"""The device of the tests in tests/gpu_*.py: a GPU if there is one, else Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKENDS = ("triton", "cuda") if DEVICE == "cuda" else ("triton",)
 
 
 def why_not_interpreted() -> str | None:
-    """Why Triton's interpreter does not run here, None if it does."""
+    """The reason why Triton's interpreter does not run here, None if it does."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: its kernels are not run"
     # Its scalars are arrays of one element, and up to 3.6 it takes int() of them.

@@ -1,4 +1,4 @@
-"""Runs a module as `python -m` does while nothing can be imported but some distributions and what they require.
+"""Runs a module like `python -m`, with imports limited to some distributions and their requirements.
 
     python tests/only_these.py torch,triton,pytest -- -m pytest -q tests/gpu_operators.py
 

@@ -1,4 +1,4 @@
-"""Folders as runs leave them, made by hand, and pages taken apart."""
+"""Run folders written by hand, and a parser of pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOID = {"meta", "img"}
 
 
 def row(name: str, ap: float) -> dict[str, Any]:
-    """A row of metrics.json; stages that learn from unlabelled images see two of them for each labelled one."""
+    """A row of metrics.json; stages with unlabelled images see two of them for each labelled one."""
     stage = stage_of(name)
     assert stage is not None
     large, semi = stage.model == "teacher", stage.labels_from is not None
@@ -96,7 +96,7 @@ def save_images(folder: Path, count: int = 2) -> None:
 
 
 def make_run(folder: Path, measured: int = 7) -> Path:
-    """A folder as a run leaves it after `measured` of its seven models, teachers as they label among their rows."""
+    """The folder of a run after `measured` of its seven models; its rows include teachers as they label."""
     save_images(folder / "images")
     stages = [name for name in ROW_ORDER if name in EVERY_RUN][:measured]
     names = [name for name in ROW_ORDER if name in stages or AS_IT_LABELS.get(name) in stages]
@@ -123,7 +123,7 @@ def make_run(folder: Path, measured: int = 7) -> Path:
 
 
 class Page(HTMLParser):
-    """A page taken apart; every element must be closed in turn."""
+    """A parser of a page, which checks that every element is closed in turn."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

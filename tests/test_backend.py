@@ -47,7 +47,7 @@ def of_counts(operator: str) -> list[str]:
     return ["cuda", "triton"] if 1.25 * amounts["cuda"] <= amounts["triton"] else ["triton", "cuda"]
 
 
-def test_counts_order_where_nothing_is_measured(tmp_path: Path) -> None:
+def test_counts_order_backends_without_measurements(tmp_path: Path) -> None:
     counted = {"source": "by hand", "negative_sampling": {"triton": 48000, "cuda": 8700}}
     file = costs_file(tmp_path, counted=counted)
     order, why = _backend.gpu_order("negative_sampling", "9.0", file)
@@ -113,7 +113,7 @@ def test_an_unknown_operator_is_named(provide: Provide) -> None:
         _backend.resolve("auto", GPU, "fuse")
 
 
-def test_info_says_for_every_operator_what_it_takes_and_why(provide: Provide) -> None:
+def test_info_gives_the_backend_of_every_operator_and_the_reason(provide: Provide) -> None:
     provide(triton=None, cuda=None)
     found = dict(info.choices([GPU]))
     assert list(found) == [f"auto, {operator} on cuda:0" for operator in _backend.OPERATORS]

@@ -1,4 +1,4 @@
-"""The GPU tests run where nothing is installed but torch, Triton, NumPy, SciPy, pytest and what these require."""
+"""The GPU tests need nothing but torch, Triton, NumPy, SciPy, pytest and their requirements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_gpu_tests_need_no_more_than_a_bare_machine_has():
     assert re.search(r"\d+ passed", done.stdout)
 
 
-def test_what_is_not_among_the_distributions_is_refused_by_name():
+def test_modules_of_other_distributions_are_refused_by_name():
     done = only_these("numpy", "PIL.features")
     assert done.returncode != 0 and "No module named 'PIL'" in done.stderr
     assert "not to be imported with numpy alone: PIL" in done.stderr
@@ -50,7 +50,7 @@ def test_plugins_of_other_distributions_are_not_loaded():
     assert "xdist" not in only_these("pytest", "pytest", "--version", "--version").stdout
 
 
-def test_what_a_distribution_requires_belongs_to_it():
+def test_requirements_of_a_distribution_belong_to_it():
     found = closure(["torch", "pytest"])
     assert {"torch", "sympy", "mpmath", "pytest", "pluggy"} <= found
     assert not {"pillow", "pycocotools", "pytest-xdist", "optree"} & found

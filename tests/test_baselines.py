@@ -1,4 +1,4 @@
-"""What the operators are timed beside: the dense baseline computes what it should, on any device."""
+"""The baselines of the benchmarks: the dense one computes the right result, on any device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.contenders import step_of
 SMALL = Case(2, 11, 13)
 
 
-def test_the_dense_baseline_draws_what_differs_without_replacement() -> None:
+def test_the_dense_baseline_draws_dissimilar_candidates_without_replacement() -> None:
     """With exactly as many candidates that differ as are drawn, each of them is drawn once."""
     rows = torch.eye(2)
     own, scores = rows[:1], torch.cat([rows[1:].expand(NEGATIVES, 2), rows[:1].expand(100, 2)])

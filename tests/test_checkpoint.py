@@ -102,7 +102,7 @@ def test_a_reader_never_sees_a_part_of_the_new_file(tmp_path: Path) -> None:
     assert (seen, path.read_text()) == (["old"], "new")
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "model.state.pt"
     script = (
         "import os, signal, sys; from pathlib import Path; from sskd_fast.files import write_atomically\n"
@@ -145,7 +145,7 @@ def test_a_checkpoint_describes_its_model(tmp_path: Path) -> None:
     assert torch.equal(read(images).mask_logits, written.eval()(images).mask_logits)
 
 
-def test_classes_are_told_by_name(tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     written = model(seed=1)
     save_described(path, written, ["disc", "ring", "cross"])
@@ -208,7 +208,7 @@ def test_a_description_is_changed_without_touching_the_weights(tmp_path: Path) -
     assert same(load_checkpoint(path)[0], written)
 
 
-def test_an_old_or_foreign_file_says_what_it_lacks(tmp_path: Path) -> None:
+def test_an_old_or_foreign_file_is_refused_with_its_missing_fields(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     metadata = {"model": json.dumps(dataclasses.asdict(TINY)), "class_names": '["a"]', "facts": "{}"}
     save_file({"x": torch.zeros(1)}, str(path), metadata=metadata)

@@ -1,4 +1,4 @@
-"""What nvcc makes of csrc/cuda for GPUs that are not there: no spills, room for many warps, wide loads."""
+"""Binaries that nvcc makes of csrc/cuda, without a GPU: no spills, high occupancy, wide loads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_kernels_of_the_contrast_fit_the_machine(kernel_list: list[dict[str, Any
 NUMBERS = {"registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes", "tensor_core"}
 
 
-def test_occupancy_is_what_registers_shared_memory_and_threads_leave() -> None:
+def test_occupancy_is_limited_by_registers_shared_memory_and_threads() -> None:
     assert cuda_binaries.occupancy("sm_80", 32, 0, 256) == 1
     assert cuda_binaries.occupancy("sm_80", 64, 0, 256) == 0.5
     assert cuda_binaries.occupancy("sm_80", 65, 0, 256) == 3 / 8  # 72 registers a thread are taken
@@ -65,7 +65,7 @@ def test_occupancy_is_what_registers_shared_memory_and_threads_leave() -> None:
     assert cuda_binaries.occupancy("sm_90", 32, 0, 32) == 0.5  # 32 blocks, however small
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert cuda_binaries.why_unavailable() == f"nvcc was not found (looked for CUDA_HOME={tmp_path})"

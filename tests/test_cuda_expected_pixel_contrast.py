@@ -138,7 +138,7 @@ def test_no_anchors_give_no_losses(emulated):
     assert torch.equal(grads[2], torch.zeros(5, 6, dtype=torch.float64))
 
 
-def test_scores_get_a_gradient_only_where_it_is_wanted(emulated):
+def test_scores_get_a_gradient_only_if_wanted(emulated):
     embeddings, scores = case(7, 13, 5, 3)
     inputs = *embeddings, *scores, None, None, None, False
     loss, *state = emulated.expected_pixel_contrast(*inputs, 9, TEMPERATURE, True)

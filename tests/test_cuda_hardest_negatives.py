@@ -29,7 +29,7 @@ def test_the_hardest_are_those_of_the_reference(emulated, shape, dtype):
     assert float((cosine[0] - cosine[1]).abs().max()) <= tolerance
 
 
-def test_ties_keep_the_order_drawn_and_what_is_no_number_comes_last(emulated):
+def test_ties_keep_the_order_drawn_and_nan_comes_last(emulated):
     candidates = torch.tensor([[1.0, 0], [2, 0], [math.nan, 0], [0, 1], [0, 0]])
     index = torch.tensor([[2, -1, 1, 0, 4, 3]], dtype=torch.int32)
     hardest = emulated.hardest_negatives(torch.tensor([[1.0, 0.5]]), candidates, index, 6)

@@ -82,7 +82,7 @@ def test_rows_of_zeros_count_as_of_the_least_norm(emulated):
     assert float(found[1][1].abs().max()) > 1e9  # the gradient of a row of norm 0, divided by 1e-12
 
 
-def test_only_what_is_wanted_is_computed(emulated):
+def test_only_wanted_gradients_are_computed(emulated):
     embeddings, negatives = case(7, 13, 5, 3)
     loss, share, pull, pulled = emulated.pixel_contrast(*embeddings, negatives, TEMPERATURE, 0.1, True, True)
     alone = emulated.pixel_contrast(*embeddings, negatives.int(), TEMPERATURE, 0.1, True, False)

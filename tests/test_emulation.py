@@ -85,7 +85,7 @@ def test_accesses_out_of_bounds_are_caught(program, order):
         ("empty_grid", "a grid of (0, 1, 1) blocks, expected 1 to "),
     ],
 )
-def test_what_would_hang_or_not_start_is_an_error(program, kernel, message, order):
+def test_deadlocks_and_invalid_launches_are_errors(program, kernel, message, order):
     done = run(program, kernel, order)
     assert done.returncode == 1 and message in done.stderr
     if kernel != "barriers_in_two_places" and "waits" in message:

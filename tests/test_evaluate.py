@@ -71,7 +71,7 @@ def test_the_table_has_every_figure(plates_run: Path, measure: Measure, capsys: 
     assert lines[5].split() == ["class", "instances", "AP"] and lines[6].split() == square
 
 
-def test_classes_are_told_by_name(plates_run: Path, measure: Measure, tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(plates_run: Path, measure: Measure, tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "disc"}, {"id": 3, "name": "square"}]
     expected, other = measure(), measure(changed(plates_run, tmp_path / "val.json", {3: 3, 7: 1}, categories))
     for key in ("ap", "ap50", "ap75", "ap_medium", "per_class", "instances", "ignored"):

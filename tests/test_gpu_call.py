@@ -110,7 +110,7 @@ def test_a_step_that_fails_is_recorded_and_one_that_takes_too_long_is_stopped(tm
     assert json.loads((tmp_path / "times.json").read_text())["status"] == "stopped at its limit"
 
 
-def test_what_is_stopped_leaves_no_process_behind(tmp_path):
+def test_a_stopped_step_leaves_no_process_behind(tmp_path):
     """A shell that starts another in a session of its own."""
     script = f"import subprocess, sys, time; p = subprocess.Popen(['sleep', '600'], start_new_session=True); " \
         f"open('{tmp_path}/pid', 'w').write(str(p.pid)); print('up', flush=True); time.sleep(600)"  # fmt: skip
@@ -127,7 +127,7 @@ def test_commands_side_by_side_report_as_they_end():
     assert found == {"good": (0, "fine\n"), "bad": (3, "wrong\n"), "slow": (None, "")}
 
 
-def test_a_file_that_would_be_too_large_names_what_it_leaves_out(tmp_path):
+def test_a_file_at_its_size_limit_names_the_findings_left_out(tmp_path):
     content = {"step": "times", "found": {"small": 1, "large": "x" * 300_000}}
     fitted = gpu_call.fitting(content)
     assert fitted["found"] == {"small": 1} and fitted["left_out"] == ["large"]
@@ -178,7 +178,7 @@ def timed_rows(**ms: float) -> list[dict[str, Any]]:
 
 
 def gpu_files(folder: Path, **place: str) -> None:
-    """What a call on a GPU leaves, of two steps."""
+    """The files that a call on a GPU leaves for two steps."""
     where = {"card": "Some GPU", "capability": "9.0", "driver": ["580.1"], "date": "2026-01-02 03:04 UTC"}
     where |= {"python": "3.12.3", "torch": "2.11.0", "triton": "3.6.0", "cuda": "13.0", "commit": "abc", "sources": "s"}
     rows = timed_rows(triton=2.0, cuda=1.5)
@@ -191,7 +191,7 @@ def gpu_files(folder: Path, **place: str) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-def test_measured_times_decide_the_backend_and_the_page_says_where_from(tmp_path):
+def test_measured_times_choose_the_backend_and_the_page_names_their_origin(tmp_path):
     gpu_files(tmp_path)
     found = gpu_page.read(tmp_path)
     text = gpu_page.page(found)

@@ -64,7 +64,7 @@ def test_a_term_without_gradient_has_no_weight() -> None:
     assert float(share(shared.sum(), apart.sum(), [shared, apart])["pxl_weight"]) == 0
 
 
-def test_the_state_goes_on_where_it_was() -> None:
+def test_the_state_dict_resumes_the_weight() -> None:
     shared, own = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
     whole, first = GradientShare(0.3), GradientShare(0.3)
     scales = [1.0 + step for step in range(2 * MEASURE_EVERY + 3)]
@@ -174,7 +174,7 @@ def test_labels_become_cells_with_weights() -> None:
     assert torch.equal(truth[:2], ids[:2]) and (truth[2:] == -1).all()
 
 
-def test_models_without_what_a_form_needs_are_named() -> None:
+def test_models_that_do_not_support_a_form_are_named() -> None:
     step = step_of(model())
     bare = [
         dataclasses.replace(p, predictions=dataclasses.replace(p.predictions, mask_features=None)) for p in step.parts

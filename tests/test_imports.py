@@ -67,7 +67,7 @@ def target_room(package: str, source: str, name: str | None) -> str | None:
 
 
 def may_import(room: str, target: str) -> bool:
-    """Whether a room may import another one."""
+    """True if a room may import another."""
     if room == target:
         return True
     return target in ONLY[room] if room in ONLY else LEVEL[target] < LEVEL[room]

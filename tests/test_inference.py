@@ -285,7 +285,7 @@ def test_score_is_class_probability_times_mask_quality() -> None:
 
 
 def view(mask: Bools, tile: tuple[int, int, int, int], score: float, label: int = 0) -> Detection:
-    """What a perfect network sees of a full-size mask in a tile."""
+    """The part of a full-size mask that a perfect network predicts in a tile."""
     part = np.zeros_like(mask)
     part[tile[0] : tile[2], tile[1] : tile[3]] = mask[tile[0] : tile[2], tile[1] : tile[3]]
     rows, cols = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))

@@ -40,13 +40,13 @@ NESTED = listing(
 )
 
 
-def test_loops_hold_what_the_compiler_has_moved_to_the_end() -> None:
+def test_loops_include_blocks_moved_to_the_end() -> None:
     outer, inner = found_loops(NESTED)
     assert (outer.start, outer.depth, sorted(outer.instructions)) == (1, 0, [*range(1, 10), 11, 12])
     assert (inner.start, inner.depth, sorted(inner.instructions)) == (2, 1, [2, 3, 4, 5, 11, 12])
 
 
-def test_turns_multiply_and_what_is_rare_counts_for_its_share() -> None:
+def test_turns_multiply_and_rare_code_counts_by_its_share() -> None:
     # Outside 2; the outer loop alone 5 (1, 6, 7, 8, 9), the inner one 6.
     assert executed(NESTED, [loops((0, 10), (1, 4))]) == 2 + 10 * (5 + 4 * 6)
     rare = loops((0, 10), (1, 4), rare=(("MUFU", 0.5),))
@@ -57,13 +57,13 @@ def test_turns_multiply_and_what_is_rare_counts_for_its_share() -> None:
 
 @pytest.mark.parametrize("turns", [loops(), loops((0, 1)), loops((0, 1), (0, 1)), loops((0, 1), (1, 1), (0, 1))])
 def test_loops_that_are_not_declared_are_refused(turns) -> None:
-    message = r"^a_kernel: found loops of depths \[0, 1\], expected \[.*\]; declare what the loops are now in"
+    message = r"^a_kernel: found loops of depths \[0, 1\], expected \[.*\]; declare the new loops in"
     with pytest.raises(ValueError, match=message):
         count_of(Work("a_kernel", 1, (turns,)), NESTED)
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no instruction in a loop matches 'HMMA'; declare what is rare now"):
+    with pytest.raises(ValueError, match="no instruction in a loop matches 'HMMA'; declare the rare code again"):
         executed(NESTED, [loops((0, 1), (1, 1), rare=(("HMMA", 0.5),))])
 
 

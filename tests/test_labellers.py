@@ -1,4 +1,4 @@
-"""Who labels the unlabelled images for the student: another stage, an untrained teacher, or the student itself."""
+"""Labellers of the unlabelled images for the student: another stage, an untrained teacher, or the student itself."""
 
 from __future__ import annotations
 

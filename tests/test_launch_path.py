@@ -1,7 +1,7 @@
-"""Nothing between a public operator and its kernel on a GPU waits for the device, and few calls come before a kernel.
+"""The path from a public operator to its kernel on a GPU never waits for the device, and makes few calls.
 
-By the text of the launch path and on tensors without values, as no GPU is needed for that; on a GPU, tests/gpu_step.py
-runs a step while PyTorch refuses to wait.
+Checked without a GPU, by the source of the launch path and on tensors without values. On a GPU, tests/gpu_step.py runs
+a step while PyTorch refuses to wait.
 """
 
 from __future__ import annotations
@@ -114,8 +114,10 @@ class Calls(TorchDispatchMode):
 
 
 def calls_before_the_kernel(scope: str, weighted: bool) -> Calls:
-    """What `sample_negatives` does on a GPU before its kernel, on tensors without values: the public function, and the
-    tables for what it gives to the raw operator."""
+    """The calls of `sample_negatives` on a GPU before its kernel, on tensors without values.
+
+    They come from the public function, and from the tables for the inputs of the raw operator.
+    """
     with FakeTensorMode(), torch.device("cuda"):
         scores, group = torch.zeros(40, 9), torch.zeros(40, dtype=torch.int64)
         weight = torch.ones(40) if weighted else None
@@ -160,6 +162,6 @@ def test_calls_that_wait_are_refused(call: Callable[[Tensor, Tensor], Any], name
     "line",
     ["x.item()", "a = y.nonzero()", "torch.cuda.synchronize()", "float(x.max())", "z.cpu()", "torch.tensor([seed])"],
 )
-def test_what_waits_is_found(line):
+def test_waiting_calls_are_found(line):
     assert waits([("file", line)], WAITS) == [f"file: {line}"]
     assert waits([("file", "const auto x = y.item<float>();")], WAITS_CPP)

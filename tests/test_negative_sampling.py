@@ -82,7 +82,7 @@ def test_draws_follow_successive_sampling(scores, draws):
     assert chi_square_p_value(drawn, law(weights, draws)) > 1e-3
 
 
-def test_float32_scores_follow_the_law_where_they_are_nearly_alike():
+def test_float32_scores_follow_the_law_even_if_nearly_alike():
     scores = F.normalize(1 + 1e-3 * torch.rand(7, 5, generator=seeded(2)), dim=-1)
     exact = scores.double()
     weights = (0.5 * (exact - exact[0]).square().sum(-1)).tolist()
@@ -174,7 +174,7 @@ def test_rows_hold_distinct_candidates_in_scope():
     assert bool((group[drawn.long()] != group[::3, None]).all())
 
 
-def test_the_same_seed_gives_the_same_negatives_whatever_else_is_sampled():
+def test_the_same_seed_gives_the_same_negatives_independent_of_other_anchors():
     scores = F.normalize(torch.rand(500, 9, generator=seeded(6)).pow(6), dim=-1)
     first = ops.sample_negatives(scores, scores, 40, seed=3)
     assert torch.equal(first, ops.sample_negatives(scores, scores, 40, seed=torch.tensor([3])))

@@ -162,7 +162,7 @@ def test_only_pseudo_labels_are_compared_on_the_coarser_map_they_were_drawn_on()
     assert loss.calls == [(2, 1), (3, 2)]
 
 
-def test_contrast_gets_both_sets_with_ids_where_they_are_known() -> None:
+def test_contrast_gets_both_sets_with_known_ids() -> None:
     net, pixel = model(), CountingContrast()
     labeled, unlabeled = batch(2, 1), batch(3, 2)
     labeled.valid[0, :, 16:] = False

@@ -1,4 +1,4 @@
-"""What holds of every operator on every backend: error budget, indices, schemas, compilation, odd shapes, strides."""
+"""Properties of all operators on all backends: error budget, indices, schemas, compilation, odd shapes, strides."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def raw_samples(backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("index", range(12))
-def test_raw_operators_are_what_their_schemas_say(index, backend):
+def test_raw_operators_match_their_schemas(index, backend):
     operator, arguments = raw_samples(backend)[index]
     torch.library.opcheck(operator, arguments)
 
@@ -423,7 +423,7 @@ def test_second_derivatives_are_refused(backend):
         grad.sum().backward()
 
 
-def test_tensors_elsewhere_are_named():
+def test_tensors_on_other_devices_are_named():
     rows, away = unit(torch.eye(4)), torch.ones(4, device="meta")
     with pytest.raises(ValueError, match="candidate_weight: on meta, expected cpu as anchor_scores"):
         ops.sample_negatives(rows, rows, 1, seed=0, candidate_weight=away)

@@ -1,4 +1,4 @@
-"""What is declared, and what a built wheel holds."""
+"""Declared metadata, and the content of a built wheel."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_dry_run_of_the_default_preset(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_costs_go_to_a_file_in_a_dry_run_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "costs.json"]) == 2
-    assert "--json FILE says where --dry-run writes its costs" in capsys.readouterr().err
+    assert "--json FILE is the file for the costs of --dry-run" in capsys.readouterr().err
 
 
 # What has to be other than in the YAML file where there are neither weights nor a GPU: tiny models of the teacher's own

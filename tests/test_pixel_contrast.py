@@ -233,7 +233,7 @@ def test_the_sampled_loss_approaches_its_expected_form():
 
 
 def test_no_anchors_by_candidates_matrix_is_kept():
-    """What the expected form saves for its backward pass grows with A + M, not with A x M."""
+    """The state that the expected form saves for its backward pass grows with A + M, not with A x M."""
     tensors, scores, _, _ = expected_case(300, 700)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains, and what it warns of."""
+"""The log of a run in training, and its warnings."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from sskd_fast.run.__main__ import main
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """What one process with the joint batch has."""
+    """The results of one process with the joint batch."""
     folder = tmp_path_factory.mktemp("alone")
     before = torch.get_default_dtype()
     try:
@@ -43,7 +43,7 @@ def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 def test_ranks_have_the_loss_and_gradients_of_one_process(
     count: int, alone: dict[str, dict[str, Tensor]], tmp_path: Path
 ) -> None:
-    """To 1e-10 in float64, every form of L_pxl whose sums are of the joint batch, the weight by gradient share too."""
+    """To 1e-10 in float64, for every form of L_pxl that sums over the joint batch, and with a gradient share."""
     done = ranks_of(count, joint_gradients.main, tmp_path, log=tmp_path / "stderr.txt")
     assert done.statuses == [0] * count, done.stderr[-3000:]
     for number in range(count):

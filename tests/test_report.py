@@ -113,7 +113,7 @@ def test_verdict_of_a_handful_of_images_is_open_whatever_they_show() -> None:
     assert verdict(metrics | {"val_images": 10}, sure).tone == "better"
 
 
-def test_verdict_compares_at_equal_stride_where_strides_differ() -> None:
+def test_verdict_compares_at_equal_stride_if_strides_differ() -> None:
     entry = gain(REFINED, TEACHER, -7.2, -9.0, -5.0, stride=4.0) | {"model_ap": 23.8, "against_ap": 31.0}
     words = said({"gains": [entry], "ceilings": {"2": 87.5, "4": 48.0}})
     assert (
@@ -151,7 +151,7 @@ def test_without_a_sure_pseudo_label_no_unlabelled_image_is_claimed() -> None:
     assert "unlabelled" not in words
 
 
-def test_figures_of_an_earlier_version_are_still_told() -> None:
+def test_figures_of_an_earlier_version_are_still_shown() -> None:
     names = ("zero_shot_teacher", "supervised_teacher", "adapted_teacher", BEST, "distilled_student", REFINED)
     metrics = metrics_of({}) | {"rows": [old_row(name, AP[name]) for name in names]}
     details = {REFINED: {"ap75": 1.0, "gain": {"ap": 5.7, "low": 1.0, "high": 9.0}}}
@@ -177,7 +177,7 @@ def test_verdict_of_an_unfinished_run_says_what_is_missing() -> None:
     assert "No teacher was measured" in verdict_words(metrics_of({"supervised_student": 1.0, "refined_student": 2.0}))
 
 
-def test_table_has_a_line_a_row_in_the_order_of_the_method() -> None:
+def test_table_has_one_line_for_each_row_in_the_order_of_the_method() -> None:
     shuffled = metrics_of({name: AP[name] for name in reversed(ROW_ORDER) if name in AP})
     shuffled["rows"].append({"name": "other_model", "ap": 1.0})
     lines = [re.split(" {2,}", line) for line in table_text(shuffled).splitlines()]
@@ -231,7 +231,7 @@ def test_ticks_are_round_and_enclose_the_data(low: float, high: float) -> None:
     assert f"{steps[0]:.0e}"[0] in "125"
 
 
-def test_chart_is_well_formed_and_breaks_at_numbers_that_are_not_finite() -> None:
+def test_chart_is_well_formed_and_breaks_at_non_finite_numbers() -> None:
     points = [(0.0, 1.0), (1.0, 3.0), (2.0, math.nan), (3.0, 2.0), (4.0, math.inf)]
     svg = line_chart([Series("a & b", points, "main", marked=True)], title='1 < "2"', x_label="step", y_label="loss")
     root = ElementTree.fromstring(svg)
@@ -345,7 +345,7 @@ def test_report_of_a_run_at_any_stage(tmp_path: Path, measured: int) -> None:
 
 
 def test_evaluations_of_fold_models_are_averaged_by_step() -> None:
-    """Their losses are another training's, so the loss of the stage is drawn without them."""
+    """Their losses belong to other trainings, so the chart of the stage's loss leaves them out."""
     log: list[dict[str, Any]] = [{"stage": "s", "step": 10, "loss": 3.0}]
     for fold, ap in ((1, 10.0), (2, 30.0)):
         log.append({"stage": "s", "fold": fold, "step": 10, "loss": 100.0})
@@ -376,7 +376,7 @@ def test_report_is_one_accessible_file_without_outside_resources(tmp_path: Path)
     assert [name for name, _ in page.elements].count("h1") == 1
 
 
-def test_report_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_report_escapes_its_input(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run / "metrics.json").write_text(json.dumps(metrics_of(AP, dataset="<i>set</i> & more")))
     with (run / "log.jsonl").open("a") as log:
@@ -387,7 +387,7 @@ def test_report_escapes_what_it_is_given(tmp_path: Path) -> None:
     assert page.text.count("<script>alert(1)</script>") == 1 and "<script" not in text
 
 
-def test_a_crowded_picture_shows_its_scores_in_place_of_numbers(tmp_path: Path) -> None:
+def test_a_crowded_picture_shows_scores_instead_of_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     crowded = [result(1, 1, 12, x, 0.5 + x / 200) for x in range(10, 30)]
     (run / "predictions" / "refined_student.json").write_text(json.dumps(crowded))

@@ -47,7 +47,7 @@ def test_settings_that_differ(tmp_path: Path) -> None:
     assert different_settings(runs[:1]) == {}
 
 
-def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path) -> None:
+def test_runs_that_differ_only_in_the_seed_are_a_group(tmp_path: Path) -> None:
     folders = [
         a_run(tmp_path / "a0", {"refined_student": 20.0}, seed=0, lr=0.1),
         a_run(tmp_path / "b0", {"refined_student": 30.0}, seed=0, lr=0.2),
@@ -94,10 +94,14 @@ def test_runs_on_the_same_images_compare(tmp_path: Path) -> None:
     [
         ("metrics.json", {"dataset": "cells"}, "data sets, so their AP is not comparable (shapes: a; cells: b)."),
         ("metrics.json", {"max_detections": 300}, "limits, so their AP is not comparable (100: a; 300: b)."),
-        ("ground_truth.json", {"images": []}, "The validation images differ, so AP compares only within: a | b."),
+        (
+            "ground_truth.json",
+            {"images": []},
+            "The validation images differ, so AP compares only within these groups: a",
+        ),
     ],
 )
-def test_what_does_not_compare_is_said_in_bold(tmp_path: Path, file: str, change: Any, words: str) -> None:
+def test_reasons_not_to_compare_are_in_bold(tmp_path: Path, file: str, change: Any, words: str) -> None:
     first, second = a_run(tmp_path / "a", lr=1), a_run(tmp_path / "b", lr=2)
     edit(second / file, **change)
     (sentence,) = incomparable(seed_groups(compared(first, second)))
@@ -107,11 +111,11 @@ def test_what_does_not_compare_is_said_in_bold(tmp_path: Path, file: str, change
     assert [name for name, _ in page.elements].count("strong") == 2
 
 
-def test_other_labelled_images_are_said_but_not_if_both_groups_have_the_same(tmp_path: Path) -> None:
+def test_different_labelled_images_are_reported_unless_both_groups_have_the_same(tmp_path: Path) -> None:
     one = a_run(tmp_path / "one", lr=1, seed=0, labeled="1\n2\n")
     other = a_run(tmp_path / "other", lr=2, seed=0, labeled="1\n3\n")
     (sentence,) = incomparable(seed_groups(compared(one, other)))
-    assert sentence == "The labelled images differ, so AP compares only within: one | other."
+    assert sentence == "The labelled images differ, so AP compares only within these groups: one | other."
     more = [
         a_run(tmp_path / "one1", lr=1, seed=1, labeled="1\n3\n"),
         a_run(tmp_path / "other1", lr=2, seed=1, labeled="1\n2\n"),
@@ -124,7 +128,7 @@ def test_other_labelled_images_are_said_but_not_if_both_groups_have_the_same(tmp
     edit(more[0] / "ground_truth.json", images=[])
     assert incomparable(seed_groups(compared(one, other, more[0]))) == [
         "The seeds of one, one1 have different labelled and validation images: the standard deviation includes that.",
-        "The labelled and validation images differ, so AP compares only within: one | one1, other.",
+        "The labelled and validation images differ, so AP compares only within these groups: one | one1, other.",
     ]
 
 
@@ -134,7 +138,7 @@ def test_drawn_images_count_though_their_names_are_equal(tmp_path: Path) -> None
         (folder / "data").mkdir()
         (folder / "data" / "labeled.json").write_text(folder.name)
     assert incomparable(seed_groups(compared(*folders))) == [
-        "The labelled images differ, so AP compares only within: a | b."
+        "The labelled images differ, so AP compares only within these groups: a | b."
     ]
 
 
@@ -164,7 +168,7 @@ def test_one_folder_rewrites_its_report(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert "The 2 worst validation images" in page.text
-    # The disc at IoU 100 / 126, the ring at 1, two that are false: (100 / 126 + 1) / (2 + 1).
+    # The disc matches at IoU 100 / 126, the ring at 1, and two are false: (100 / 126 + 1) / (2 + 1).
     assert "scene 1.png Quality 0.60: 0 of 2 objects missed, 2 false, 0 poorly outlined" in page.text
     assert "scene 2.png Quality 0.00: 2 of 2 objects missed, 0 false, 0 poorly outlined" in page.text
     assert page.text.index("scene 2.png Quality") < page.text.index("scene 1.png Quality")
@@ -177,7 +181,7 @@ def test_the_page_goes_to_the_working_folder(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "comparison.html").exists()
 
 
-def test_bad_input_is_one_line_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_gets_one_line_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, other, empty = a_run(tmp_path / "run"), a_run(tmp_path / "other"), tmp_path / "empty"
     empty.mkdir()
     file = tmp_path / "file"
@@ -190,14 +194,14 @@ def test_bad_input_is_one_line_with_the_cure(tmp_path: Path, capsys: pytest.Capt
         return err.removeprefix("error: ").strip()
 
     gone = tmp_path / "gone"
-    assert said(gone) == f"{gone}: no such folder; give the folder of a run, which sskd_fast.run names as its --output"
+    assert said(gone) == f"{gone}: no such folder; give the folder of a run, the --output of sskd_fast.run"
     assert said(run, file).startswith(f"{file}: is a file; give the folder of a run")
     assert said(empty) == (
-        f"{empty}: no metrics.json, so no model of this run is measured yet; finish a stage of it with "
+        f"{empty}: no metrics.json, so no model of this run has been measured yet; finish a stage with "
         f"python -m sskd_fast.run --output {empty} --resume"
     )
     assert said(run, run) == f"{run}: the folder is given twice; give each run once"
-    assert said(run, "--output", "x.html").startswith("--output is the page of several runs; leave it out")
+    assert said(run, "--output", "x.html").startswith("--output needs several runs; leave it out")
     assert said(run, other, "--output", empty).startswith(f"--output {empty}: is a folder; give the name of a file")
     (other / "metrics.json").write_text("{")
     assert "other/metrics.json: not readable as JSON" in said(run, other) and "run the stage" in said(other)

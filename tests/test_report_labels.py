@@ -43,7 +43,7 @@ def choices() -> list[Choice]:
 
 
 def labelled_run(folder: Path) -> Path:
-    """A run whose first teacher has labelled two images of a folder of plain ones, which its settings name."""
+    """A run whose first teacher has labelled two images of the unlabelled folder that its settings name."""
     run, plain = make_run(folder), folder / "plain"
     plain.mkdir()
     for name in ("first <1>.png", "second.png"):
@@ -79,7 +79,7 @@ def test_a_prediction_that_comes_twice_is_kept_once() -> None:
 def test_labels_of_other_predictions_are_refused() -> None:
     with pytest.raises(ValueError, match="1 of 3 labels are not among the 5 predictions"):
         label_choices(RAW[1:], LABELS, CATEGORIES, THRESHOLDS)
-    with pytest.raises(ValueError, match="class 'ring' has no threshold; thresholds are known for disc"):
+    with pytest.raises(ValueError, match="class 'ring' has no threshold; the classes with one are disc"):
         label_choices(RAW, LABELS, CATEGORIES, {"disc": 0.6})
 
 
@@ -139,10 +139,11 @@ def test_the_report_shows_what_was_kept_and_refused(tmp_path: Path) -> None:
     assert len(re.findall(r'alt="[^"]*Supervised teacher: ', html)) == 2
 
 
-def test_the_report_says_why_the_refused_are_not_known(tmp_path: Path) -> None:
+def test_the_report_says_why_refused_predictions_are_unknown(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
     (run / CACHED).unlink()
-    assert f"Supervised teacher : {CACHED} has been deleted, so the refused predictions are not known" in section(run)
+    words = f"Supervised teacher : {CACHED} has been deleted, so the refused predictions are no longer known"
+    assert words in section(run)
 
 
 def test_a_large_cache_is_not_read(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_unlabelled_images_are_found_again_by_their_settings(tmp_path: Path, pla
     assert found.file_names == ["b.png", "c.png"] and found.pixels(0).shape == (6, 8, 3)
 
 
-def test_labels_that_do_not_belong_to_the_predictions_are_said(tmp_path: Path) -> None:
+def test_labels_that_do_not_belong_to_the_predictions_are_reported(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
     (run / "pseudo_labels" / "supervised_teacher.json").write_text(json.dumps([RAW[0] | {"score": 0.91}]))
     assert f"{CACHED} is not what its labels were chosen from (1 of 1 labels" in section(run)
@@ -199,7 +200,7 @@ def test_true_labels_have_no_refused_ones(tmp_path: Path) -> None:
         (lambda plain: (plain / "second.png").rename(plain / "third.png"), "other image files than when they were"),
     ],
 )
-def test_images_that_are_not_there_any_more_are_said(tmp_path: Path, change: Any, words: str) -> None:
+def test_missing_images_are_reported(tmp_path: Path, change: Any, words: str) -> None:
     run = labelled_run(tmp_path)
     change(run / "plain")
     said = section(run)
@@ -214,10 +215,11 @@ def test_predictions_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         write_report(run)
 
 
-def test_labels_in_shards_are_said_to_be_there(tmp_path: Path) -> None:
+def test_labels_in_shards_are_located(tmp_path: Path) -> None:
     run = labelled_run(tmp_path)
     statistics = json.loads((run / "label_statistics.json").read_text())
     statistics["supervised_teacher"]["shards"] = 7
     (run / "label_statistics.json").write_text(json.dumps(statistics))
     (run / "pseudo_labels" / "supervised_teacher.json").unlink()
-    assert "its labels are in 7 shards in pseudo_labels/supervised_teacher/; what was not sure" in section(run)
+    place = "pseudo_labels/supervised_teacher/"
+    assert f"its labels are in 7 shards in {place}; the refused predictions were not kept" in section(run)

@@ -1,4 +1,4 @@
-"""What a resumed run keeps: only what the same settings and files have made; what changed is named."""
+"""Resumed runs keep only results of the same settings and files; changes are named."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_edited_files_are_named_and_nothing_is_written(
     assert contents(adapted) == before
 
 
-def test_what_touches_no_figure_resumes_also_in_another_place(
+def test_settings_that_change_no_figure_resume_even_in_another_place(
     adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = shutil.copytree(adapted, tmp_path / "moved")

@@ -94,7 +94,7 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
 
-def test_rows_say_what_they_cost_and_where_their_masks_are_drawn(
+def test_rows_have_their_costs_and_the_stride_of_their_masks(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     rows = {row["name"]: row for row in json.loads((finished[0] / "metrics.json").read_text())["rows"]}
@@ -142,7 +142,7 @@ def test_gains_are_those_of_compare_masks(finished: tuple[Path, subprocess.Compl
             assert gains["refined_student", name, coarse]["ap"] == pytest.approx(expected.ap, abs=1e-3)
 
 
-def test_calibration_by_rank_is_what_the_runs_labels_reach(
+def test_calibration_by_rank_gives_the_precision_of_the_runs_labels(
     finished: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = finished
@@ -250,7 +250,7 @@ KILLS = [
 
 
 def made_of(folder: Path) -> dict[str, Any]:
-    """What a run has made, by file: weights, labels, predictions and splits, without seconds and the folder's name."""
+    """A run's output by file: weights, labels, predictions and splits, without seconds and the folder's name."""
     made: dict[str, Any] = {}
     for pattern in ("predictions/*", "cache/**/*.json", "splits/*", "label_statistics.json", "ground_truth.json"):
         made |= {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob(pattern)}

@@ -249,7 +249,7 @@ def test_a_part_of_the_batch_has_the_loss_of_a_batch_of_its_own(tiny_foundation:
         torch.testing.assert_close(answers.terms[name], alone.terms[name], rtol=1e-4, atol=1e-5)
 
 
-def test_more_instances_than_queries_are_told(tiny_foundation: Folder) -> None:
+def test_more_instances_than_queries_are_reported(tiny_foundation: Folder) -> None:
     model = sam3(tiny_foundation).eval()
     truth = [instances(*[(4 * i, 2, 4 * i + 3, 20) for i in range(8)], labels=[1] * 8)]
     output = SetLoss(SetLossConfig())(model(torch.rand(1, 3, *SIZE)), truth, VALID[:1])
@@ -393,9 +393,7 @@ def test_a_transformers_without_sam3_is_named(monkeypatch: pytest.MonkeyPatch) -
         build_segmenter(ModelConfig(kind="sam3"), NAMES)
 
 
-def test_checkpoints_and_cards_name_the_licences_of_what_they_come_from(
-    tiny_foundation: Folder, tmp_path: Path
-) -> None:
+def test_checkpoints_and_cards_name_the_licences_of_their_ancestors(tiny_foundation: Folder, tmp_path: Path) -> None:
     """A folder's licence is not known; by its name on the hub the model is SAM 3, and a student carries its labels."""
     path, folder = tmp_path / "model.safetensors", str(tiny_foundation("sam3"))
     model = sam3(tiny_foundation)

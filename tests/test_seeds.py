@@ -20,7 +20,7 @@ GOOD = [result(image, category, *where, 0.9) for image in (1, 2) for category, w
 
 
 def seeds_in(folder: Path, aps: list[float], **facts: Any) -> Path:
-    """Run folders of seeds 0, 1, ... with these AP of the refined student, whose predictions are right."""
+    """Run folders of seeds 0, 1, ... with these AP of the refined student, which predicts the ground truth."""
     for seed, ap in enumerate(aps):
         run = make_run(folder / f"seed-{seed}")
         (run / "config.yaml").write_text(f"seed: {seed}\nlr: 0.1\noutput: {run}\n")
@@ -70,7 +70,7 @@ def test_the_summary_in_words_and_tables(tmp_path: Path) -> None:
     assert {name for name, _ in page.elements} & {"script", "link", "a"} == set()
 
 
-def test_what_a_summary_cannot_show_is_said(tmp_path: Path) -> None:
+def test_the_summary_says_what_it_cannot_show(tmp_path: Path) -> None:
     folder = seeds_in(tmp_path, [24.0, 26.0])
     (folder / "seed-1" / "config.yaml").write_text("seed: 1\nlr: 0.2\n")
     truth = json.loads((folder / "seed-1" / "ground_truth.json").read_text())
@@ -86,7 +86,7 @@ def test_what_a_summary_cannot_show_is_said(tmp_path: Path) -> None:
     assert [(gain["against"], gain["stride"]) for gain in summary["gains"]] == [(BEST, None)]
     assert "| model | AP | seed 0 | AP50 | parameters | training |\n" in (folder / "summary.md").read_text()
     (folder / "seed-0" / "metrics.json").unlink()
-    with pytest.raises(ValueError, match=r"seed-0/metrics\.json: no measured model; go on with --seeds and --resume"):
+    with pytest.raises(ValueError, match=r"seed-0/metrics\.json: no measured model; resume with --seeds and --resume"):
         write_summary(folder, [0])
 
 
@@ -100,7 +100,7 @@ def test_report_rewrites_the_summary(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (folder / "summary.html").exists()
     other = shutil.copytree(folder / "seed-0", tmp_path / "other")
     assert report([str(folder), str(other)]) == 2
-    assert f"{folder}: holds several seeds; give it alone, or its folders three/seed-N" in capsys.readouterr().err
+    assert f"{folder}: holds several seeds; give it alone, or give its folders three/seed-N" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_seeds_are_different_numbers_in_a_folder_of_their_own(
 
 
 @pytest.mark.slow
-def test_two_seeds_are_the_runs_that_each_would_be_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_of_two_seeds_gives_the_same_run_as_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "two"
     settings = [
         "--preset", "smoke", "--max-steps", "3", "data.embedded_labeled=8", "data.embedded_unlabeled=8",

@@ -420,7 +420,7 @@ def test_matching_does_not_look_at_invalid_pixels() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", "points"])
-def test_unmatched_queries_on_invalid_pixels_are_not_told_to_be_no_object(kind: Literal["dense", "points"]) -> None:
+def test_unmatched_queries_on_invalid_pixels_are_not_trained_as_no_object(kind: Literal["dense", "points"]) -> None:
     targets = [record([(0, 0, 8, 8)], [0])]
     valid = everything(1)
     valid[:, :, 10:] = False
@@ -461,7 +461,7 @@ def test_few_unsure_labels_weigh_less_than_one_sure_one() -> None:
     assert half.parts["mask"].item() == pytest.approx(0.5 * full.parts["mask"].item(), rel=1e-5)
 
 
-def test_an_image_without_instances_is_background_whatever_the_scores() -> None:
+def test_an_image_without_instances_is_background_for_any_scores() -> None:
     predictions = random_predictions(2, 3)
     for targets in ([record([], []), record([(0, 0, 6, 6)], [0], [0.5])], [record([], []), record([], [])]):
         outputs = [

@@ -108,7 +108,7 @@ def allocated(work: Callable[[], None]) -> int:
         ("eomt", {"precision": "bfloat16"}),
     ],
 )
-def test_models_of_transformers_take_what_is_counted(
+def test_models_of_transformers_use_the_counted_memory(
     tiny_foundation: Folder, kind: str, changes: dict[str, Any]
 ) -> None:
     config = settings(tiny_foundation, kind, **changes)
@@ -118,13 +118,13 @@ def test_models_of_transformers_take_what_is_counted(
 
 @pytest.mark.parametrize("kind", ["mask_transformer", "dense"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_own_models_take_what_is_counted(kind: str, precision: str) -> None:
+def test_own_models_use_the_counted_memory(kind: str, precision: str) -> None:
     config = settings(None, kind, precision=precision)
     two_steps(config)
     assert estimate(config).peak == pytest.approx(allocated(lambda: two_steps(config)), rel=0.15)
 
 
-def test_adapters_take_what_is_counted(tiny_foundation: Folder) -> None:
+def test_adapters_use_the_counted_memory(tiny_foundation: Folder) -> None:
     pytest.importorskip("peft")
     config = settings(tiny_foundation, "mm_grounding_dino", lora_rank=2, gradient_checkpointing=True)
     two_steps(config)

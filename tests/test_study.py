@@ -56,7 +56,7 @@ def test_names_of_rows_are_unique_and_can_be_listed_between_commas() -> None:
         assert len(set(names)) == len(names) and not any("," in name or "|" in name for name in names)
 
 
-def test_rows_say_what_they_are_about() -> None:
+def test_rows_have_the_settings_of_their_names() -> None:
     def config(table: str, row: str) -> Any:
         return part_of(TABLES[table].row(row), Settings(overrides=("train.lam_pxl=0.2",)), 0).config
 
@@ -253,7 +253,7 @@ def summary(**changes: Any) -> dict[str, Any]:
     return {"seeds": [0, 1], "reference": "all", "unfinished": [["all", 3]], "rows": rows, **facts, **changes}
 
 
-def test_the_table_shows_what_was_measured_and_nothing_else() -> None:
+def test_the_table_shows_only_measured_figures() -> None:
     table = TABLES["stages"]
     assert columns(table, summary()) == {
         "": ["all", "no refinement"], "AP": ["31.2 ± 0.6", "30.0"], "difference": ["", "-1.2 (-2.0 to -0.5)"],
@@ -264,7 +264,7 @@ def test_the_table_shows_what_was_measured_and_nothing_else() -> None:
     assert "Not measured yet: all (seed 3)." in text
 
 
-def test_a_page_keeps_what_is_not_the_study(tmp_path: Path) -> None:
+def test_a_page_keeps_its_text_outside_the_study(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_text("# Results\n\nBefore.\n", encoding="utf-8")
     insert(page, "stages embedded", "one")
@@ -314,7 +314,7 @@ def test_rows_are_chosen_by_name() -> None:
         (["pseudo_labels.teacher=none"], "pseudo_labels.teacher='none': nothing labels the unlabelled images"),
     ],
 )
-def test_bad_input_is_said_before_anything_is_trained(
+def test_bad_input_is_reported_before_training(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["stages", "--output", str(tmp_path), *arguments]) == 2

@@ -135,7 +135,7 @@ def split_in_three(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("width", [16, 109, 128, 768])
 def test_products_split_in_three_are_as_exact_as_float32(width):
-    """What a tensor core does to float32 embeddings and scores, followed on the CPU: at most twice float32's error."""
+    """Emulation on the CPU of tensor cores with float32 embeddings and scores: at most twice float32's error."""
     x, y = (
         torch.nn.functional.normalize(torch.randn(200, width, generator=torch.Generator().manual_seed(i)))
         for i in (1, 2)

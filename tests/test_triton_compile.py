@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to for GPUs that are not there: registers, spills, occupancy, loads, products.
+"""Binaries of the Triton kernels, compiled without a GPU: registers, spills, occupancy, loads, products.
 
 Continuous integration runs this with the newest Triton and with the oldest supported one.
 """

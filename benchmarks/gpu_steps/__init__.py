@@ -1,7 +1,7 @@
-"""The steps of `python -m benchmarks.gpu_call`: each a module with `measure(record)`, run in a process of its own.
+"""The steps of `python -m benchmarks.gpu_call`: each is a module with `measure(record)`, run in its own process.
 
-A step writes what it has found into its record as soon as it has it, so that a process which is killed leaves the rest.
-With `record.dry` it does the same at a tiny size on the CPU, Triton's kernels in the interpreter.
+A step writes each finding into its record at once, so a process that is killed leaves its earlier findings.
+With `record.dry` it does the same at a tiny size on the CPU, with Triton's kernels in the interpreter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """name: of the module and of the JSON file.  seconds: its limit.  shows: what it is for, a line of the page."""
+    """A step. name: of its module and its JSON file; seconds: its limit; shows: its purpose, a line of the page."""
 
     name: str
     seconds: int

@@ -1,4 +1,4 @@
-"""Compiling, side by side: the native libraries, every Triton kernel that is timed, and the dense baseline."""
+"""Compile, in parallel, the native libraries, every timed Triton kernel, and the dense baseline."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from benchmarks.gpu_steps.record import ROOT, Record
 
 
 def native(record: Record) -> None:
-    """The C++ library, which has the schemas, and on a GPU that of the CUDA kernels."""
+    """Build the C++ library, which has the schemas, and on a GPU the library of the CUDA kernels."""
     from sskd_fast import _native
 
     print(_native.load() if record.dry else _native.load_cuda())
 
 
 def triton(record: Record) -> None:
-    """A step and the expected form of every type, forward and backward: Triton compiles what it launches."""
+    """Run a step and the expected form in every dtype, forward and backward, so that Triton compiles the kernels."""
     case = next(iter(cases_of(record).values()))
     for dtype in DTYPES.values():
         run(step_of("triton", case, dtype, record.device.type))
@@ -32,30 +32,30 @@ def triton(record: Record) -> None:
 
 
 def odd(record: Record) -> None:
-    """The small step of the sanitizers."""
+    """Run the sanitizers' small step."""
     small_step.odd(small_step.ODD, record.device, "triton")
 
 
 def dense(record: Record, case: str) -> None:
-    """The dense baseline under torch.compile, which keeps what it made."""
+    """Compile the dense baseline with torch.compile, which caches the result."""
     for dtype in DTYPES.values():
         run(step_of("dense-compiled", cases_of(record)[case], dtype, record.device.type))
 
 
 def run(step: object) -> None:
-    """Runs a step, or prints why there is none."""
+    """Runs a step, or prints the reason why there is none."""
     print(step() if callable(step) else step)
 
 
 def parts(record: Record) -> list[str]:
-    """The parts that compile side by side."""
-    # What the sanitizers look at, in types and sizes of its own: compiling under them would take their time.
+    """The parts to compile in parallel."""
+    # The sanitizers' step has its own dtypes and sizes; to compile it under them would use up their time.
     odd = [] if record.dry else ["odd"]
     return ["native", "triton", *odd, *(f"dense {case}" for case in cases_of(record))]
 
 
 def measure(record: Record) -> None:
-    """Seconds of each part, and the end of what a part that failed printed."""
+    """Records the seconds of each part, and the end of the output of a part that failed."""
     dry = ["--dry"] if record.dry else []
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
@@ -73,11 +73,11 @@ def measure(record: Record) -> None:
             time.sleep(0.05)
     failures = [part for part, found in record.found.items() if "failed" in found]
     if failures:
-        raise RuntimeError(f"{', '.join(failures)}: did not compile; the record says why")
+        raise RuntimeError(f"{', '.join(failures)}: did not compile; see the record for the reason")
 
 
 def main() -> None:
-    """One part, in this process."""
+    """Compiles one part, in this process."""
     record, part = Record(Path("unused"), Path("unused"), dry="--dry" in sys.argv), sys.argv[-1]
     if part.startswith("dense "):
         dense(record, part.removeprefix("dense "))

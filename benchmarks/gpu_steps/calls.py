@@ -1,4 +1,4 @@
-"""What is timed and looked at on a GPU: each operator's passes, as calls without arguments."""
+"""The calls to time and check on a GPU: each operator's passes, as functions without arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.cases import CASES, NEGATIVES, TEMPERATURE, Case
 from benchmarks.gpu_steps.record import Record
 from sskd_fast import ops
 
-# Tried where there is no GPU.
+# Used without a GPU.
 TINY = Case(2, 2, 3)
 
 
@@ -22,7 +22,7 @@ def cases_of(record: Record) -> dict[str, Case]:
 
 
 def passes(forward: Callable[[], Tensor], leaves: list[Tensor]) -> dict[str, Callable[[], object]]:
-    """The forward pass, and the backward pass alone on a graph that is kept."""
+    """The forward pass, and the backward pass alone on a retained graph."""
     value = forward().sum()
     return {"forward": forward, "backward": partial(torch.autograd.grad, value, leaves, retain_graph=True)}
 
@@ -30,7 +30,10 @@ def passes(forward: Callable[[], Tensor], leaves: list[Tensor]) -> dict[str, Cal
 def operator_calls(
     case: Case, dtype: torch.dtype, device: str, backend: str
 ) -> dict[tuple[str, str], Callable[[], object]]:
-    """By operator and pass, all pixels of the case anchors and candidates; dtype: of the embeddings and logits."""
+    """(operator, pass) -> call; every pixel of the case is an anchor and a candidate.
+
+    dtype: of the embeddings and logits.
+    """
     masks, classes, weak, strong = case.inputs(dtype, device)
     masks, classes, strong = (x.requires_grad_() for x in (masks, classes, strong))
     rows = ops.fuse_scores(masks, classes, backend=backend).flatten(0, 1).detach()
@@ -54,7 +57,7 @@ def operator_calls(
 def expected_calls(
     case: Case, dtype: torch.dtype, device: str, backend: str
 ) -> dict[tuple[str, str], Callable[[], object]]:
-    """The expected form, by operator and pass."""
+    """(operator, pass) -> call, for the expected form."""
     masks, classes, weak, strong = case.inputs(dtype, device)
     rows = ops.fuse_scores(masks, classes, backend=backend).flatten(0, 1).detach()
     strong.requires_grad_()

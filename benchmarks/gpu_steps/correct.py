@@ -1,4 +1,4 @@
-"""The tests of the operators on a GPU, side by side: tests/gpu_*.py, the long ones too."""
+"""The tests of the operators on a GPU, in parallel: tests/gpu_*.py, slow ones included."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from collections import Counter
 from benchmarks.gpu_steps.record import ROOT, Record
 
 _SIDE_BY_SIDE = 8
-# A few of every kind, where the interpreter runs them.
+# A few tests of every kind, for the interpreter.
 _DRY = "nothing_in or uniform or race_completes"
 _OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _SUMMARY = re.compile(r"^(?:FAILED|ERROR|SKIPPED) .*")
 
 
 def command(record: Record) -> list[str]:
-    """The call of pytest: without a plugin that is missing, and with nothing of tests/conftest.py's data."""
-    # A step in a graph first, the fine map last: in the order of what must not be missed.
+    """The call of pytest, without missing plugins and without the data of tests/conftest.py."""
+    # In order of importance: a step in a graph first, the fine map last.
     files = sorted((str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("gpu_*.py")), reverse=True)
     workers = ["-n", str(_SIDE_BY_SIDE)] if importlib.util.find_spec("xdist") is not None and not record.dry else []
     chosen = ["-k", _DRY] if record.dry else ["-m", "slow or not slow"]
@@ -29,7 +29,7 @@ def command(record: Record) -> list[str]:
 
 
 def measure(record: Record) -> None:
-    """Counts of outcomes so far, and of every test that did not pass the reason."""
+    """Records the counts of outcomes so far, and the reason of every test that did not pass."""
     outcomes: Counter[str] = Counter()
     summaries: list[str] = []
     last = ""
@@ -45,7 +45,7 @@ def measure(record: Record) -> None:
                 summaries.append(line.strip()[:400])
             elif (outcome := _OUTCOME.search(line)) is not None and "::" in line:
                 outcomes[outcome[1].lower()] += 1
-                if outcome[1] in ("FAILED", "ERROR"):  # its reason follows in the summary, if that is reached
+                if outcome[1] in ("FAILED", "ERROR"):  # the summary gives the reason, if pytest gets there
                     summaries.append(line.strip()[:400])
             if time.monotonic() > written + 1:
                 record.put(outcomes=outcomes, summaries=summaries[-60:])

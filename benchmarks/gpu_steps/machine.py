@@ -1,4 +1,4 @@
-"""What the GPU can do at most, measured: the ceilings that the other steps' times are held against."""
+"""Measured ceilings of the GPU, to compare the times of the other steps with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LAUNCHES = 1000
 
 
 def measure(record: Record) -> None:
-    """Copy and L2 bandwidth, matrix products of the types that the kernels use, and launches that do nothing."""
+    """Records copy and L2 bandwidth, matrix products in the dtypes of the kernels, and empty launches."""
     device = record.device
     if not record.dry:
         gpu = torch.cuda.get_device_properties(device)
         record.put(multiprocessors=gpu.multi_processor_count, l2_bytes=gpu.L2_cache_size, memory=gpu.total_memory)
     record.put(copy_gb_s=copy_rate(device, 1 << (20 if record.dry else 30)))
-    # A quarter of the cache for either side, so that both stay in it.
+    # A quarter of the cache for source and target each, so that both stay in it.
     record.put(l2_gb_s=copy_rate(device, 1 << 16 if record.dry else record.found["l2_bytes"] // 4, 20))
     size = 64 if record.dry else 8192
     for name, dtype, tf32 in (
@@ -33,20 +33,20 @@ def measure(record: Record) -> None:
 
 
 def copy_rate(device: torch.device, size: int, turns: int = 1) -> dict[str, Any]:
-    """GB/s of copies of `size` bytes, read and written bytes together."""
+    """GB/s of copies of `size` bytes, counting read and written bytes."""
     source, target = (torch.randint(0, 255, (size,), dtype=torch.uint8, device=device) for _ in range(2))
 
     def copy() -> None:
         for _ in range(turns):
             target.copy_(source)
 
-    # Several short copies from a graph, since launching one takes longer than the copy.
+    # Several short copies in a graph, since a launch takes longer than a copy.
     call = captured(copy).replay if turns > 1 and device.type == "cuda" else copy
     return _rate(call, device, 2 * size * turns / 1e9)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, size: int, tf32: bool) -> dict[str, Any]:
-    """TFLOP/s of a product of square matrices of random numbers, which draw more power than zeros."""
+    """TFLOP/s of products of square matrices of random numbers, which draw more power than zeros."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -63,7 +63,7 @@ def _rate(call: Callable[[], object], device: torch.device, amount: float) -> di
 
 
 def launches(device: torch.device, count: int) -> dict[str, float]:
-    """Microseconds a launch of a kernel that does next to nothing: one after the other, and replayed from a graph."""
+    """Microseconds per launch of a nearly empty kernel: one after the other, and replayed from a graph."""
     one = torch.zeros(1, device=device)
 
     def many() -> None:

@@ -1,4 +1,4 @@
-"""What the hardware counters say of every kernel at the published size, by Nsight Compute, which leaves the clocks."""
+"""Hardware counters of every kernel at the published size, by Nsight Compute with unlocked clocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.gpu_steps.record import ROOT, Record
 from benchmarks.gpu_steps.tools import side_by_side, small_step, tool
 
 _LIMIT = 42.0
-# By the name on the page: the counter of Nsight Compute.
+# Name on the page -> counter of Nsight Compute.
 COUNTERS = {
     "us": "gpu__time_duration.sum",
     "dram %": "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
@@ -30,7 +30,7 @@ _BYTES = {"byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
 
 
 def measure(record: Record) -> None:
-    """A row a kernel of ours, of both backends."""
+    """Records a row for each of our kernels, for both backends."""
     profiler = tool("ncu")
     if profiler is None or record.dry:
         record.put(not_run="there is no GPU" if record.dry else "ncu was not found; it comes with Nsight Compute")
@@ -54,7 +54,7 @@ def measure(record: Record) -> None:
 
 
 def ours(backend: str) -> list[str]:
-    """The options that leave out PyTorch's own kernels, of which there are hundreds."""
+    """Options that skip PyTorch's own kernels, of which there are hundreds."""
     if backend == "cuda":
         return ["--kernel-name-base", "demangled", "--kernel-name", "regex:sskd_fast"]
     texts = (path.read_text(encoding="utf-8") for path in (ROOT / "kernels").glob("*.py"))
@@ -63,7 +63,7 @@ def ours(backend: str) -> list[str]:
 
 
 def kernel_rows(output: str) -> list[dict[str, Any]]:
-    """The counters of our kernels from `ncu --csv --page raw`; of one that ran several times the first."""
+    """The counters of our kernels from `ncu --csv --page raw`; the first run of a kernel counts."""
     lines = output.splitlines()
     begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
     if begin is None:
@@ -82,7 +82,7 @@ def kernel_rows(output: str) -> list[dict[str, Any]]:
 
 
 def _number(text: str, unit: str) -> float | None:
-    """A counter's value in microseconds or bytes, if it has such a unit; None if it is missing."""
+    """A counter's value, in microseconds or bytes if its unit is a time or a size; None if it is missing."""
     try:
         value = float(text.replace(",", ""))
     except ValueError:

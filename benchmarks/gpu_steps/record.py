@@ -1,4 +1,4 @@
-"""What a step has found so far, in a JSON file that is written whole each time."""
+"""The findings of a step so far, in a JSON file that is rewritten as a whole each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Record:
-    """Findings by name. folder: where the files of earlier steps lie.  dry: the step runs at a tiny size on the CPU."""
+    """Findings by name. folder: with the files of earlier steps.  dry: True to run at a tiny size on the CPU."""
 
     def __init__(self, file: Path, folder: Path, *, dry: bool) -> None:
         self.file, self.folder, self.dry = file, folder, dry
@@ -28,7 +28,7 @@ class Record:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """The GPU backends that can be tried: in the interpreter there is Triton alone."""
+        """The GPU backends that can run here: only Triton in the interpreter."""
         return ("triton",) if self.dry else ("triton", "cuda")
 
     def put(self, **found: Any) -> None:
@@ -37,7 +37,7 @@ class Record:
         write_json(self.file, self.found)
 
     def of_step(self, name: str) -> dict[str, Any]:
-        """Findings of an earlier step of the same call; nothing if it left no file."""
+        """Findings of an earlier step of the same call; empty if it left no file."""
         file = self.folder / f"{name}.json"
         if not file.exists():
             return {}
@@ -46,7 +46,7 @@ class Record:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes the file whole or not at all: a line an entry, and a line a row of a list, so that changes can be read."""
+    """Writes the file whole or not at all, one line per entry and per row of a list, for readable diffs."""
 
     def lines(value: Any, depth: int) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -62,7 +62,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def said(command: Sequence[str]) -> str:
-    """The output of a program; nothing if it is missing or fails."""
+    """The output of a program; "" if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -71,6 +71,6 @@ def said(command: Sequence[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """An error in a line, short enough for a page."""
+    """An error as one line, short enough for a page."""
     first = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {first[:300]}"

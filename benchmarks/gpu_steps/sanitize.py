@@ -1,7 +1,7 @@
 """compute-sanitizer on every operator of both backends: memory, races in shared memory, and barriers.
 
-PyTorch's allocator hands out parts of large blocks, in which an access past the end of a tensor is in allowed memory:
-it is switched off here.
+PyTorch's caching allocator is off here: it hands out parts of large blocks, in which an access past the end of a tensor
+would still be in allocated memory.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from benchmarks.gpu_steps.record import Record
 from benchmarks.gpu_steps.tools import side_by_side, small_step, tool
 
 CHECKS = ("memcheck", "racecheck", "synccheck")
-_LIMIT = 62.0  # seconds: less than the step's, so that what was found so far is written
+_LIMIT = 62.0  # seconds: less than the step's, so that the findings so far are written
 _FOUND_ERRORS = 99
 _PREFIX = re.compile(r"^=+ ?", re.M)
 
 
 def measure(record: Record) -> None:
-    """A row for each check of each backend: what the tool found, and the first lines it says of it."""
+    """Records a row for each check of each backend: the tool's result, and the first lines of its report."""
     sanitizer = tool("compute-sanitizer")
     commands = {}
     for backend in record.backends:
         for check in CHECKS:
             watched = small_step(record, backend, "odd")
             options = ["--tool", check, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
-            # Calls that fail without harm are none of ours: PyTorch and Triton ask the driver for what it may lack.
+            # API calls that fail harmlessly are not ours: PyTorch and Triton ask the driver for optional features.
             options += ["--report-api-errors", "no"] if check == "memcheck" else []
             commands[f"{check} {backend}"] = [sanitizer, *options, *watched] if sanitizer else watched
     if sanitizer is None:
@@ -40,11 +40,11 @@ def measure(record: Record) -> None:
         record.put(checks=rows)
     wrong = [row["check"] for row in rows if row["outcome"] != "clean"]
     if wrong:
-        raise RuntimeError(f"{', '.join(wrong)}: not clean; the record says why")
+        raise RuntimeError(f"{', '.join(wrong)}: not clean; see the record for the reason")
 
 
 def outcome(status: int | None, output: str) -> str:
-    """The outcome of a check: "clean" only if the program ran to its end and nothing was found."""
+    """The outcome of a check: "clean" only if the program finished and nothing was found."""
     if status is None:
         return "stopped at the limit"
     if status == _FOUND_ERRORS:
@@ -53,7 +53,7 @@ def outcome(status: int | None, output: str) -> str:
 
 
 def details(status: int | None, output: str) -> dict[str, Any]:
-    """The tool's summary; of a check that is not clean, where its first report begins, or how the program ended."""
+    """The tool's summary and, if the check is not clean, the start of its first report or the program's exit."""
     summary = re.findall(r"^=+ (.*SUMMARY: .*)$", output, re.M)
     if status == 0:
         return {"summary": summary}

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.gpu_steps.small_step BACKEND SIZE [--dry]`: every operator once, for tools that look on.
+"""`python -m benchmarks.gpu_steps.small_step BACKEND SIZE [--dry]`: every operator once, for sanitizers and profilers.
 
-SIZE "odd": a few pixels, primes and one past a tile, all scopes and types, for the sanitizers. "8x703": the published
-case once, after a warm-up, between the marks that a profiler starts and stops at.
+SIZE "odd": a few pixels, prime sizes and one past a tile, all scopes and dtypes, for the sanitizers. "8x703": the
+published case once, after a warm-up, between the start and stop marks of a profiler.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from benchmarks.gpu_steps.calls import operator_calls
 from sskd_fast import ops
 from sskd_fast.reference.score_fusion import Cues
 
-# One past a tile of 64 rows an image, and more candidates than the trials need to be taken.
+# Each image has one row more than a tile of 64, and there are enough candidates for trials.
 ODD, TINY = Case(2, 5, 13), Case(2, 1, 3)
 CUES_BY_SCOPE: dict[str, Cues] = {"all": "fused", "other": "object", "same": "class"}
 
 
 def odd(case: Case, device: torch.device, backend: str) -> None:
-    """All operators forward and backward, in every scope, type and cue; more negatives than a group has pixels, too."""
+    """All operators forward and backward, in every scope, dtype and cue; also with more negatives than a group has."""
     generator = torch.Generator().manual_seed(0)
     pixels, width = case.pixels, 37 if case == ODD else 5
     few, many, size = (9, 70, (6, 11)) if case == ODD else (2, 4, (1, 2))
@@ -61,7 +61,7 @@ def published(case: Case, device: str, backend: str) -> Callable[[], None]:
 
 
 def between_marks(run: Callable[[], None]) -> None:
-    """What a profiler that starts switched off looks at."""
+    """Runs a call between the start and stop marks of a profiler."""
     torch.cuda.synchronize()
     torch.cuda.profiler.start()
     run()
@@ -70,7 +70,7 @@ def between_marks(run: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    """Runs it; on the CPU, in Triton's interpreter, with --dry."""
+    """Runs the step; with --dry on the CPU, in Triton's interpreter."""
     backend, size = sys.argv[1:3]
     device = torch.device("cpu" if "--dry" in sys.argv else "cuda")
     if size == "odd":

@@ -1,7 +1,7 @@
 """Times of a step and of every operator: ours in Triton and in CUDA C++, the reference, and the dense baseline.
 
-Eager calls between events, replays of a CUDA graph, kernels by the profiler, memory; and the time over the roofline of
-benchmarks/cost_model.py with the ceilings that the step `machine` measured in the same call.
+Measures eager calls between events, replays of a CUDA graph, kernels by the profiler, and memory. Also gives the time
+relative to the roofline of benchmarks/cost_model.py, with the ceilings measured by the step `machine` in this call.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from benchmarks.gpu_steps.calls import cases_of, operator_calls
 from benchmarks.gpu_steps.record import Record, reason
 from benchmarks.gpu_steps.timing import captured, kernels, milliseconds, peak_bytes
 
-# The reference last: it takes longest, and is not captured, since it waits for the host.
+# The reference comes last: it takes longest, and cannot be captured in a graph, since it waits for the host.
 OTHERS = ("dense", "dense-compiled", "reference")
 
-# A call that takes longer launches so many kernels that reading the profiler's events takes longer still.
+# A longer call launches so many kernels that reading the profiler's events takes too long.
 _TOO_MANY_MS = 1000.0
 
 
 def measure(record: Record) -> None:
-    """Rows of `steps` and `operators`, each written when it is there: what matters most comes first."""
+    """Records rows of `steps` and `operators`, each as soon as it is measured, the most important first."""
     ceilings = of_machine(record)
     record.put(ceilings=vars(ceilings))
     steps: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def measure(record: Record) -> None:
 
 
 def of_machine(record: Record) -> cost_model.Device:
-    """The ceilings of the step `machine`, which is run here if it left none."""
+    """The ceilings of the step `machine`; runs that step if it left none."""
     found = record.of_step("machine")
     if "float32_tflop_s" not in found:
         machine.measure(record)
@@ -62,7 +62,7 @@ def of_machine(record: Record) -> cost_model.Device:
 
 
 def step_rows(record: Record, contender: str) -> Iterator[dict[str, Any]]:
-    """Fuse, sample and contrast, forward and backward: a row a case and type, or the reason why there is none."""
+    """Fuse, sample and contrast, forward and backward: a row for each case and dtype, or the reason for none."""
     for name, case in cases_of(record).items():
         for dtype in DTYPES:
             row = {"contender": contender, "case": name, "dtype": dtype}
@@ -73,7 +73,7 @@ def step_rows(record: Record, contender: str) -> Iterator[dict[str, Any]]:
                     if isinstance(step, str)
                     else timed(step, record.device, graph=contender != "reference")
                 )
-            except Exception as error:  # whatever a contender raises is a finding about it, and the others go on
+            except Exception as error:  # an error of one contender is a finding, and the others continue
                 yield row | {"failed": reason(error)}
 
 
@@ -104,10 +104,10 @@ def operator_rows(
 
 
 def timed(call: Callable[[], object], device: torch.device, *, graph: bool) -> dict[str, Any]:
-    """Everything that is measured of a call.
+    """All measurements of a call.
 
-    graph: whether to replay it from one. The backward pass alone cannot be captured: it runs on the stream of its
-    forward pass. A capture that fails can leave the generators and the allocator as they are in one.
+    graph: True to also replay it from a CUDA graph. The backward pass alone cannot be captured, since it runs on the
+    stream of its forward pass. A failed capture can leave the generators and the allocator in capture mode.
     """
     found: dict[str, Any] = milliseconds(call, device)
     if found["ms"] < _TOO_MANY_MS:

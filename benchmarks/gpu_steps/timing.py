@@ -1,4 +1,4 @@
-"""Times of a call: between events on a GPU, by the clock on a CPU; its CUDA graph; its kernels by the profiler."""
+"""Timing of a call: by events on a GPU, by the clock on a CPU; its CUDA graph; its kernels by the profiler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 Call = Callable[[], object]
-# Seconds for which a call is repeated, at least and at most how often, and from when once is enough.
+# Seconds to repeat a call for, fewest and most repetitions, and seconds from which a single call is enough.
 _BUDGET, _LEAST, _MOST, _LONG = 0.1, 3, 50, 1.0
 
 
@@ -22,7 +22,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds_once(call: Call, device: torch.device) -> float:
-    """Seconds of one call, by the clock, the device's work included."""
+    """Wall-clock seconds of one call, including the device's work."""
     synchronize(device)
     start = time.perf_counter()
     call()
@@ -31,9 +31,9 @@ def seconds_once(call: Call, device: torch.device) -> float:
 
 
 def milliseconds(call: Call, device: torch.device) -> dict[str, float]:
-    """Median, fastest and slowest of repeated calls, and how many: one of a call that takes a second.
+    """Median, fastest and slowest of repeated calls, and their number: a single one if a call takes a second.
 
-    Earlier calls, one of them to find out how long it takes, warm up.
+    A few calls before them warm up; one of these tells how long a call takes.
     """
     call()
     once = seconds_once(call, device)
@@ -55,8 +55,8 @@ def _between_events(call: Call) -> float:
 
 
 def captured(call: Call) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of the call, after a warm-up on a stream of its own. Raises whatever the capture raises."""
-    torch.cuda.empty_cache()  # what one stream has freed, another cannot take
+    """A CUDA graph of the call, after a warm-up on its own stream. Raises whatever the capture raises."""
+    torch.cuda.empty_cache()  # a stream cannot reuse the cached memory of another
     before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -68,14 +68,14 @@ def captured(call: Call) -> torch.cuda.CUDAGraph:
         with torch.cuda.graph(graph):
             call()
     finally:
-        torch.cuda.set_stream(before)  # a capture that fails leaves its own as the current one
+        torch.cuda.set_stream(before)  # a failed capture leaves its own stream as the current one
     return graph
 
 
 def kernels(call: Call, device: torch.device, named: int = 3) -> dict[str, Any]:
-    """By the profiler, of one call: launches, microseconds in all, and the kernels that take longest, by name.
+    """Profile one call: launches, total microseconds, and the kernels that take longest, by name.
 
-    Without a GPU the operators that PyTorch ran stand in their place.
+    Without a GPU, PyTorch's operators take the place of kernels.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -95,7 +95,7 @@ def kernels(call: Call, device: torch.device, named: int = 3) -> dict[str, Any]:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int | None:
-    """Most memory that a call holds above what was held before it; None without a GPU."""
+    """Peak memory of a call in bytes, above that before it; None without a GPU."""
     if device.type != "cuda":
         return None
     gc.collect()
@@ -109,5 +109,5 @@ def peak_bytes(call: Call, device: torch.device) -> int | None:
 
 
 def _rounded(value: float) -> float:
-    """Four digits: more are noise, and the file is small."""
+    """Round to four digits: more would be noise."""
     return float(f"{value:.4g}")

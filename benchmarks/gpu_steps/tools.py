@@ -1,4 +1,4 @@
-"""NVIDIA's tools that watch a process: where they lie, and a small step under several of them side by side."""
+"""NVIDIA's sanitizers and profilers: their paths, and a small step under several of them in parallel."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 
 from benchmarks.gpu_steps.record import ROOT, Record, said
 
-# Beside the PATH; the newest of several comes first.
+# Searched after the PATH; the newest of several comes first.
 _PLACES = ("/usr/local/cuda/bin", "/opt/nvidia/nsight-compute/*", "/usr/local/cuda-*/bin")
 
-# Seconds that a killed process may take to end; one that waits for a device can take long.
+# Seconds that a killed process may take to end; a process that waits for a device can take long.
 _ENDS_WITHIN = 5.0
 
 
 def tool(name: str) -> str | None:
-    """Path of a program that says its version, None if there is none: a toolkit may have a wrapper of what it lacks."""
+    """Path of a program that runs (prints its version), or None: a toolkit may ship a wrapper of a missing program."""
     on_path = shutil.which(name)
     candidates = [on_path] if on_path is not None else []
     for place in _PLACES:
@@ -35,17 +35,19 @@ def tool(name: str) -> str | None:
 
 
 def small_step(record: Record, backend: str, size: str) -> list[str]:
-    """The command that the tools watch."""
+    """The command to run under the tools."""
     dry = ["--dry"] if record.dry else []
     return [sys.executable, "-m", "benchmarks.gpu_steps.small_step", backend, size, *dry]
 
 
 def kill_tree(process: int) -> None:
-    """Ends a process and all that it started, whatever sessions they are in, and waits until they have ended: what is
-    left would disturb the next."""
+    """Kills a process and all its descendants, in whatever session, and waits until they have ended.
+
+    Leftover processes would disturb the next measurement.
+    """
     children: list[str] = []
     with contextlib.suppress(OSError):
-        os.kill(process, signal.SIGSTOP)  # starts no more of them meanwhile
+        os.kill(process, signal.SIGSTOP)  # so that it starts no more meanwhile
         for thread in Path(f"/proc/{process}/task").iterdir():
             children += (thread / "children").read_text().split()
     for child in children:
@@ -58,7 +60,7 @@ def kill_tree(process: int) -> None:
 
 
 def _runs(process: int) -> bool:
-    """True if a process is there and not a zombie, which waits for its parent alone."""
+    """True if a process exists and is not a zombie, which only waits for its parent."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -68,7 +70,7 @@ def _runs(process: int) -> bool:
 def side_by_side(
     commands: Mapping[str, Sequence[str]], limit: float, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, int | None, float, str]]:
-    """Name, exit status (None if it was stopped at the limit), seconds and output of each command, as they end."""
+    """Run commands in parallel; yield name, exit status (None if stopped at the limit), seconds and output of each."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         running = {}

@@ -1,7 +1,7 @@
-"""A training step of the paper's student, 52 M parameters in bfloat16: with the contrastive loss and without.
+"""A training step of the paper's student, 52 M parameters in bfloat16: with and without the contrastive loss.
 
-Random weights and images, the training loop itself. The parts' times come from a second process that waits for every
-launch (CUDA_LAUNCH_BLOCKING=1); they add up to more than a step takes.
+Weights and images are random; the training loop is the real one. The times of the parts come from a second process that
+waits for every launch (CUDA_LAUNCH_BLOCKING=1), so they add up to more than a step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VARIANTS = {"contrast on": 0.1, "contrast off": 0.0}
 
 
 def measure(record: Record) -> None:
-    """By variant: milliseconds a step and by part, waits for the host by line of code, peak memory."""
+    """Records for each variant: milliseconds per step and part, waits of the host by line of code, peak memory."""
     failures: list[str] = []
     for blocking in (False, True):
         for variant in VARIANTS:
@@ -54,16 +54,16 @@ def measure(record: Record) -> None:
                 continue
             found = json.loads(done.stdout.splitlines()[-1])
             parts = found.pop("ms_by_part")
-            if blocking or record.dry:  # otherwise they are the times of launches alone
+            if blocking or record.dry:  # otherwise these are only the times of the launches
                 found = record.found.get(variant, found) | {"ms_by_part": parts}
             record.put(**{variant: found})
     if failures:
-        raise RuntimeError(f"{' and '.join(failures)}: failed; the record says why")
+        raise RuntimeError(f"{' and '.join(failures)}: failed; see the record for the reason")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The part of a run's settings that a step of the student takes."""
+    """The part of a run's settings that a step of the student needs."""
 
     student: ModelConfig = field(default_factory=ModelConfig)
     loss: SetLossConfig = field(default_factory=SetLossConfig)
@@ -77,7 +77,7 @@ class Settings:
 def settings(dry: bool) -> Settings:
     """The paper's preset, or the smallest student on the CPU.
 
-    They are read from the presets themselves: `settings.Config` composes rooms that need pycocotools.
+    Read from the presets directly, since `settings.Config` imports packages that need pycocotools.
     """
     tree: dict[str, Any] = {}
     for name in ["default"] if dry else ["default", "paper"]:
@@ -89,7 +89,7 @@ def settings(dry: bool) -> Settings:
 
 
 def batch(count: int, size: int, device: torch.device) -> Batch:
-    """Random images with random boxes as instances: what they show has no part in what a step takes."""
+    """Random images with random boxes as instances: the time of a step does not depend on their content."""
     generator = torch.Generator().manual_seed(count)
     weak, strong = (torch.rand(count, 3, size, size, generator=generator).to(device) for _ in range(2))
     targets = []
@@ -105,7 +105,7 @@ def batch(count: int, size: int, device: torch.device) -> Batch:
 
 
 def one_variant(variant: str, dry: bool) -> dict[str, Any]:
-    """The findings of a variant, measured in this process."""
+    """The measurements of a variant, made in this process."""
     device, config = torch.device("cpu" if dry else "cuda"), settings(dry)
     student = dataclasses.replace(config.student, num_queries=config.num_queries)
     torch.manual_seed(0)
@@ -139,7 +139,7 @@ def one_variant(variant: str, dry: bool) -> dict[str, Any]:
 
 
 def waits(run: Any, count: int, device: torch.device) -> dict[str, Any]:
-    """Waits of the host for the device in a step, by the line that makes it wait; nothing without a GPU."""
+    """Waits of the host for the device in a step, by the line that waits; empty without a GPU."""
     if device.type != "cuda":
         return {"waits_a_step": None, "waits": []}
     torch.cuda.set_sync_debug_mode("warn")

@@ -1,4 +1,4 @@
-// Half-precision numbers as they lie in memory, and their conversions; arithmetic is done in float. The layouts are those
+// Half-precision numbers as stored in memory, and their conversions; arithmetic is in float. The layouts are those
 // of c10::Half and c10::BFloat16.
 #pragma once
 
@@ -43,13 +43,13 @@ SSKD_HOST_DEVICE inline float widen(Half x) {
 #else
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, magnitude = x.bits & 0x7FFF;
   if (magnitude >= 0x7C00) return float_of(sign | 0x7F800000u | (magnitude & 0x3FF) << 13);
-  // A subnormal number counts in units of 2^-24; the others have their exponent moved by 112.
+  // Subnormal numbers are multiples of 2^-24; the exponent of the others shifts by 112.
   if (magnitude < 0x400) return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-24f));
   return float_of(sign | ((magnitude << 13) + (112u << 23)));
 #endif
 }
 
-// x as a T, rounded to the nearest, to even where two are as near.
+// x as a T, rounded to nearest, ties to even.
 template <typename T>
 SSKD_HOST_DEVICE inline T narrow(float x) {
   return x;

@@ -1,4 +1,4 @@
-// What lets one header serve host and device compilers.
+// Macros that let host and device compilers share headers.
 #pragma once
 
 #if defined(__CUDACC__)

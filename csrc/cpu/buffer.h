@@ -1,6 +1,5 @@
-// Memory that is not initialised. Tables that are read in random order go into huge pages where the system has them,
-// since the translation of addresses is what such reads wait for; what is read in order does not, since huge pages are
-// slow to come by.
+// Uninitialised memory. Tables read at random go into huge pages if the system has them, since such reads wait for
+// address translation. Data read in order does not, since huge pages are slow to allocate.
 #pragma once
 
 #include <cstdint>

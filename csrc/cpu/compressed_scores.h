@@ -2,8 +2,8 @@
 //
 // With c any fixed vector, a' = a - c and q' = q - c:  s = (|a'|^2 + |q'|^2) / 2 - <a', q'>.  Each row is stored as
 // q' = scale * integers + error, so by Cauchy-Schwarz <a', q'> differs from its integer product by at most
-// |error_a| |q'| + (|a'| + |error_a|) |error_q|. A trial whose acceptance that bound settles needs no exact score; the
-// others are computed exactly, so that no decision ever depends on the compression.
+// |error_a| |q'| + (|a'| + |error_a|) |error_q|. If that bound settles the acceptance of a trial, no exact score is
+// needed. All other scores are computed exactly, so no decision depends on the compression.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ namespace sskd_fast {
 inline float rounding_slack(int64_t width) { return 2e-5f * static_cast<float>(1 + width / 4096); }
 // Squared norms below this may underflow in float32: such rows are never settled by the bound.
 constexpr float kLeastSquare = 1e-30f;
-// Products of the integers of longer rows would not fit 32 bits.
+// Integer products of wider rows would overflow 32 bits.
 constexpr int64_t kWidestRow = 65536;
 
 struct CompressedRow {
@@ -49,7 +49,7 @@ CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* 
   return {scale, square, error * (1 + slack) + slack * largest, 1.0f};
 }
 
-// Of n candidates: the product of their integers with the anchor's, and the fields of their headers.
+// For n candidates: the product of their integers with the anchor's, and the fields of their headers.
 template <int n>
 struct CompressedProducts {
   float product[n], scale[n], square[n], error[n], ratio[n];
@@ -81,7 +81,7 @@ class CompressedScores {
 
   int64_t chunks() const { return chunks_; }
 
-  // Of n candidates, n a multiple of 4: <integers, anchor> and the fields of the header. anchor: 64 * chunks() bytes,
+  // For n candidates, n a multiple of 4: <integers, anchor> and the fields of the header. anchor: 64 * chunks() bytes,
   // zero beyond the width; offset: 128 times their sum.
   template <int n>
   void products(const int32_t* candidates, const int8_t* anchor, int32_t offset, CompressedProducts<n>& out) const {

@@ -25,7 +25,7 @@ Embeddings<S> embeddings(const at::Tensor& x) {
   return {x.const_data_ptr<S>(), x.size(0), x.size(1)};
 }
 
-// Of sums and products of these embeddings: double for double, single precision otherwise.
+// The dtype of sums and products of these embeddings: double for double, float otherwise.
 inline at::TensorOptions compute_options(const at::Tensor& x) {
   return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
@@ -37,7 +37,7 @@ inline double checked_temperature(const at::Tensor& temperature) {
   return value;
 }
 
-// 1 / |x| of every row, or 1 where rows are taken as they are.
+// 1 / |x| of every row, or 1 without normalisation.
 template <typename S>
 std::vector<Compute<S>> inverse_norms(const Embeddings<S>& x, bool normalize) {
   using T = Compute<S>;

@@ -1,6 +1,6 @@
 // The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates, with the similarities
 // and the weights of a tile in registers and an online log-sum-exp. The backward pass computes the tiles again, once by
-// anchors and once by candidates, so that every gradient is summed by one thread in one order.
+// anchors and once by candidates, so one thread sums each gradient in a fixed order.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -19,13 +19,13 @@
 namespace sskd_fast {
 namespace {
 
-// Rows that one thread holds while it goes through the panels.
+// Rows that a thread holds while it loops over the panels.
 constexpr int64_t kTileRows = 64;
 
 // One side of the tiles, the anchors or the candidates.
 template <typename T>
 struct Side {
-  Operand<T> embedding, score;  // unit rows; scores less the centre of the candidates' scores
+  Operand<T> embedding, score;  // unit rows; scores minus the centre of the candidates' scores
   std::vector<T> half, weight, group;  // |score|^2 / 2; factor of the weights, 0 for padding; number of the group
 
   template <typename S>
@@ -131,8 +131,8 @@ void forward(const Tiles<T>& tiles, const T* positive, int64_t num_negatives, T*
   });
 }
 
-// What the gradient of a tile needs of the anchors, zero for padding: pulled = grad * pull, and of the forward pass
-// log_mass and 1 / weight_sum (0 where there was nothing in scope).
+// The anchors' data for the gradient of a tile, zero for padding: pulled = grad * pull and, from the forward pass,
+// log_mass and 1 / weight_sum (0 if nothing was in scope).
 template <typename T>
 struct AnchorState {
   std::vector<T> pulled, log_mass, inverse_sum;
@@ -155,8 +155,8 @@ void accumulate(const Block<T>& factors, const Operand<T>& x, int64_t panel, T s
   }
 }
 
-// Gradients of the rows, of their unit embeddings and where wanted of their scores, handed to `finish`. The anchors
-// are the rows or the columns.
+// Gradients of the rows (of their unit embeddings and, if wanted, of their scores), handed to `finish`. The anchors are
+// the rows or the columns.
 template <bool anchors_are_rows, typename T, typename Finish>
 void backward(const Tiles<T>& tiles, const AnchorState<T>& state, bool with_scores, Finish finish) {
   constexpr int64_t lanes = Lanes<T>::count;
@@ -185,7 +185,7 @@ void backward(const Tiles<T>& tiles, const AnchorState<T>& state, bool with_scor
               likelihood = w > 0 ? likelihood : Vector<T>{};
               weights.at[r][v] = w * likelihood * pulled * tiles.scale;
               if (!with_scores) continue;
-              // d loss / d w, times what w is a multiple of: the weight of the candidate, in scope.
+              // d loss / d w, times the candidate's weight if in scope, since w is a multiple of it.
               Vector<T> slope = (likelihood - of_anchor(state.inverse_sum)) * pulled;
               slope *= tiles.rows.weight[first + i + r] * load(tiles.columns.weight.data() + j);
               if (tiles.grouped) {
@@ -248,7 +248,7 @@ struct Operands {
     for (double& m : mean) m /= std::max<double>(1, static_cast<double>(c.rows));
     centre.assign(mean.begin(), mean.end());
     if (grouped) dense_group_ids(in.candidate_group, in.anchor_group, group_c, group_a);
-    // They are compared as numbers of type T.
+    // Groups are compared as numbers of type T.
     TORCH_CHECK_VALUE(group_c.empty() || *std::max_element(group_c.begin(), group_c.end()) < (1 << 24),
                       "candidate_group: found more than 2^24 groups");
     anchors.emplace(a, inverse_a, ya, width, centre, nullptr, grouped ? &group_a : nullptr);

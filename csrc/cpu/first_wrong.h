@@ -1,4 +1,4 @@
-// The first row that a check running on several threads finds wrong.
+// The first row that fails a check, found with several threads.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -8,7 +8,7 @@
 
 namespace sskd_fast {
 
-// The smallest i < count for which wrong(i); count where there is none.
+// The smallest i < count for which wrong(i) is true; count if there is none.
 template <typename Wrong>
 int64_t first_wrong(int64_t count, int64_t grain, Wrong wrong) {
   std::atomic<int64_t> first{count};

@@ -1,4 +1,4 @@
-// Group ids, which may be any integers, as numbers from 0 on in ascending order of the ids.
+// Group ids (any integers) as numbers from 0 on, in ascending order of the ids.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,7 +20,7 @@ class GroupIds {
 
   int64_t count() const { return static_cast<int64_t>(known_.size()); }
 
-  // The numbers of some ids, -1 for those unknown. Equal ids mostly follow each other, so the last one is remembered.
+  // The numbers of some ids, -1 for unknown ones. Equal ids mostly follow each other, so the last one is remembered.
   std::vector<int32_t> numbers(const int64_t* ids, int64_t size) const {
     std::vector<int32_t> result(size);
     for (int64_t i = 0; i < size; ++i) {
@@ -38,7 +38,7 @@ class GroupIds {
   std::vector<int64_t> known_;
 };
 
-// Of both sides, numbered by the ids of the first.
+// Group numbers of both sides, by the ids of the first.
 inline void dense_group_ids(const at::Tensor& first, const at::Tensor& second, std::vector<int32_t>& first_numbers,
                             std::vector<int32_t>& second_numbers) {
   const GroupIds ids(first.const_data_ptr<int64_t>(), first.numel());

@@ -1,4 +1,4 @@
-// Hardest negatives on the CPU: the draws of every anchor, sorted by similarity as far as they are wanted.
+// Hardest negatives on the CPU: a partial sort of each anchor's draws by similarity.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -17,10 +17,10 @@
 namespace sskd_fast {
 namespace {
 
-// Rows fetched ahead of the one that is read.
+// Number of rows to prefetch ahead of the one being read.
 constexpr int64_t kAhead = 8;
 
-// hardest (A, R) <- the hardest of drawn (A, R') first, and nothing behind them; earlier draws win ties.
+// hardest (A, R) <- the hardest of drawn (A, R'), hardest first; later entries are not written. Earlier draws win ties.
 template <typename T>
 void rank_draws(const Embeddings<T>& anchors, const Embeddings<T>& candidates, const int32_t* drawn, int64_t draws,
                 int64_t num_negatives, int32_t* hardest) {

@@ -13,7 +13,7 @@ void check_range(const char* name, const I* index, int64_t count, int64_t size) 
   I low = -1, high = -1;
   for (int64_t i = 0; i < count; ++i) low = std::min(low, index[i]), high = std::max(high, index[i]);
   if (low == -1 && high < size) return;
-  // For the message, the range of what is there: -1 may not be.
+  // The range for the message, from the values found (-1 need not occur).
   const auto [least, most] = std::minmax_element(index, index + count);
   TORCH_CHECK_VALUE(false, name, ": found values in [", *least, ", ", *most, "], expected -1 or an index below ", size);
 }

@@ -21,7 +21,7 @@ struct InvertedIndex {
   std::vector<int64_t> start;  // (M + 1)
   Buffer<Use> uses;
 
-  // A counting sort; each thread has its own part of the anchors and its own place in the list of every candidate.
+  // A counting sort. Each thread has its own range of anchors and its own section in the list of every candidate.
   template <typename WeightOf>
   InvertedIndex(const int32_t* negatives, int64_t draws, int64_t first_anchor, int64_t last_anchor, int64_t candidates,
                 WeightOf weight)

@@ -31,7 +31,7 @@ struct Lanes<double> {
 template <typename T>
 using Vector = typename Lanes<T>::Vector;
 
-// The type that rows of storage type S are computed in.
+// The compute type for rows of storage type S.
 template <typename S>
 using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
@@ -58,7 +58,7 @@ inline void store(T* x, const Vector<T>& v) {
   std::memcpy(x, &v, sizeof(v));
 }
 
-// The halves of a vector, added.
+// The sum of the two halves of a vector.
 template <typename Half, typename Whole>
 inline Half add_halves(const Whole& v) {
   static_assert(sizeof(Whole) == 2 * sizeof(Half));

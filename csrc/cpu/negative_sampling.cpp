@@ -1,4 +1,4 @@
-// Negative sampling on the CPU: rejection in linear time, and the exact race for what it leaves.
+// Negative sampling on the CPU: rejection in linear time, then the exact race for the missing negatives.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -22,12 +22,12 @@
 namespace sskd_fast {
 namespace {
 
-// Trials are made, and settled by their bounds, this many at a time.
+// Number of trials that are made, and settled by their bounds, at a time.
 constexpr int64_t kChunk = 16;  // as many as philox_lanes gives words for
 constexpr int64_t kLargestBatch = 4096, kChunksAhead = 4;
 constexpr double kNormTolerance = 1e-2, kLeastEntry = 1e-6;
 
-// Which candidates an anchor has drawn already, a bit each.
+// The candidates that an anchor has drawn already, one bit each.
 class Drawn {
  public:
   explicit Drawn(int64_t candidates) : bits_((candidates + 63) / 64, 0) {}
@@ -45,9 +45,9 @@ class Drawn {
   std::vector<uint64_t> bits_;
 };
 
-// Trials of one anchor, in chunks: what they propose, and the level that the acceptance ratio has to exceed. Trials
-// that cannot be accepted (unfair slots, trials past the last) have an infinite level. Each step of a batch goes over
-// all of its trials and fetches what the next step will read.
+// Trials of one anchor, in chunks: the proposed candidates, and the levels that the acceptance ratios must exceed. Trials
+// that cannot be accepted (unfair slots, trials past the last) have an infinite level. Each step of a batch loops over
+// all of its trials and prefetches the data of the next step.
 struct Batch {
   explicit Batch(int64_t size)
       : slot(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
@@ -58,7 +58,7 @@ struct Batch {
   int64_t chunks = 0;
 };
 
-// Trials that suffice for most anchors: the expected number and one standard deviation, in whole chunks.
+// A number of trials that suffices for most anchors: the mean plus one standard deviation, in whole chunks.
 int64_t first_batch(double acceptance, int64_t num_negatives) {
   const double rate = std::clamp(acceptance, 0.05, 1.0), wanted = static_cast<double>(num_negatives);
   const double trials = (wanted + std::sqrt(wanted * (1 - rate))) / rate;
@@ -133,14 +133,14 @@ class Sampler {
     for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) batch_.candidate[i] = table.entries[batch_.slot[i]];
   }
 
-  // Asks for the compressed scores of a chunk; a few chunks ahead of their use, between other work, since a processor
-  // waits for no more than some twenty lines of memory at a time.
+  // Prefetches the compressed scores of a chunk, a few chunks ahead of their use and between other work, since a core
+  // has no more than about twenty cache misses in flight.
   void fetch(int64_t chunk) const {
     if (compressed_ == nullptr || chunk >= batch_.chunks) return;
     for (int64_t i = 0; i < kChunk; ++i) compressed_->prefetch(batch_.candidate[chunk * kChunk + i]);
   }
 
-  // What the bounds, or the ratios alone where there are no scores, say of the trials.
+  // Settles trials by their bounds, or by their ratios alone if there are no scores.
   void settle(const AnchorProposals& p, const SlotTable& table) {
     for (int64_t chunk = 0; chunk < kChunksAhead; ++chunk) fetch(chunk);
     for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
@@ -178,7 +178,7 @@ class Sampler {
     return accepted;
   }
 
-  // Between which numbers the acceptance ratio lies, with room for the rounding of the level to float.
+  // Bounds of the acceptance ratio, with room for the rounding of the level to float.
   void bounds(const AnchorProposals& p, const SlotTable& table, const int32_t* candidate, float* low,
               float* high) const {
     CompressedProducts<kChunk> x;
@@ -259,7 +259,7 @@ class Sampler {
   uint32_t unfair_ = 0;
 };
 
-// Rows must be non-negative and of unit norm, as the even envelope takes them; returns the largest squared norm.
+// Checks that rows are non-negative and of unit norm, as the even envelope assumes; returns the largest squared norm.
 template <typename T>
 double check_unit_rows(const char* name, const at::Tensor& scores) {
   const int64_t rows = scores.size(0), width = scores.size(1);
@@ -306,7 +306,7 @@ void sample(const SamplingInput<T>& in, int64_t num_negatives, int64_t seed, int
   std::vector<T> centre;
   std::unique_ptr<CompressedScores> compressed;
   if (envelope) {
-    // Any vector would do; the centre of the first cell keeps the rows short.
+    // Any vector works; the centre of the first cell keeps the rows short.
     centre.assign(envelope->centre.begin(), envelope->centre.begin() + in.width);
     compressed = compress_candidates(in, proposals, centre);
   }

@@ -1,4 +1,4 @@
-// The negatives of every anchor in the order of the tiles in which the candidates are worked through.
+// The negatives of every anchor in the order in which tiles of candidates are processed.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -14,8 +14,8 @@
 
 namespace sskd_fast {
 
-// The negatives of every anchor by tile, those that are ignored left out. They are sorted once where there are several
-// tiles, and copied a row at a time where there is one.
+// The negatives of every anchor by tile, without ignored ones. They are sorted once if there are several tiles, and
+// copied one row at a time if there is only one.
 class NegativesByTile {
  public:
   // The negatives of one anchor that lie in a tile of the candidates.
@@ -24,8 +24,8 @@ class NegativesByTile {
     int64_t begin, count;  // begin: place of the first among all negatives of the anchor, by tile
   };
 
-  // room: for anchors x draws candidates, used where there are several tiles; null to have it allocated. What stands
-  // there for a tile may be overwritten once its row was taken.
+  // room: space for anchors x draws candidates, used if there are several tiles; null to allocate it. The entries of a
+  // tile may be overwritten once its row has been read.
   NegativesByTile(const int32_t* negatives, int64_t anchors, int64_t draws, int64_t candidates, int shift, void* room)
       : negatives_(negatives), draws_(draws), tiles_(candidates == 0 ? 1 : ((candidates - 1) >> shift) + 1),
         room_(static_cast<char*>(room)) {
@@ -62,12 +62,12 @@ class NegativesByTile {
     return {scratch.data(), start[0], count};
   }
 
-  // How many negatives an anchor has, whose row in the last tile is `last`.
+  // The number of negatives of an anchor whose row in the last tile is `last`.
   int64_t count(int64_t anchor, const Row& last) const {
     return tiles_ == 1 ? last.count : start_[anchor * (tiles_ + 1) + tiles_];
   }
 
-  // out (R) <- what was computed for the negatives of an anchor by tile, in their own columns; 0 for those ignored.
+  // out (R) <- values of an anchor's negatives, moved from tile order to their own columns; 0 for ignored negatives.
   template <typename T>
   void scatter(int64_t anchor, const T* by_tile, int64_t count, T* out) const {
     if (tiles_ == 1) {

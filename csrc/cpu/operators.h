@@ -1,4 +1,4 @@
-// The operators on CPU tensors; schemas in schemas.h, arguments explained in sskd_fast/ops.
+// The operators on CPU tensors; schemas.h has the schemas, sskd_fast/ops explains the arguments.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-// Philox of common/philox.h for eight counters at a time, a 64-bit lane each.
+// Philox of common/philox.h for eight counters at a time, in one 64-bit lane each.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ inline void philox_lanes(PhiloxKey key, uint32_t column, uint32_t row, uint32_t 
   uint32_t k0 = key.low, k1 = key.high;
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-    // The high halves of x1 and x3 hold what nothing reads.
+    // The high halves of x1 and x3 are garbage that nothing reads.
     const WordLanes low = multiply_low(x0, 0xD2511F53u), high = multiply_low(x2, 0xCD9E8D57u);
     x0 = (high >> 32) ^ x1 ^ static_cast<uint64_t>(k0);
     x2 = (low >> 32) ^ x3 ^ static_cast<uint64_t>(k1);

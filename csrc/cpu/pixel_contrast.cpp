@@ -1,6 +1,6 @@
-// Pixel contrast on the CPU: every anchor reads the rows of its negatives once, for its loss and for its own gradient;
-// the gradient of the candidates goes through an inverted index, a candidate at a time, so that nothing is added twice
-// and the bits do not depend on the number of threads.
+// Pixel contrast on the CPU: every anchor reads the rows of its negatives once, for its loss and for its own gradient.
+// The gradient of the candidates goes through an inverted index, one candidate at a time, so the bits do not depend on
+// the number of threads.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -26,13 +26,13 @@ namespace {
 
 using Row = NegativesByTile::Row;
 
-// Rows fetched ahead of the one that is read.
+// Number of rows to prefetch ahead of the one being read.
 constexpr int64_t kAhead = 12;
-// Rows that are read in random order are worked through in tiles of about this many bytes, which stay in the last-level
-// cache whatever the size of the whole.
+// Rows read at random are processed in tiles of about this many bytes, which stay in the last-level cache however large
+// the whole table is.
 constexpr int64_t kTileBytes = int64_t{1} << 22;
 
-// log2 of the rows of a tile.
+// log2 of the number of rows in a tile.
 template <typename S>
 int tile_shift(int64_t width) {
   const int64_t rows = kTileBytes / std::max<int64_t>(1, width * static_cast<int64_t>(sizeof(S)));
@@ -41,7 +41,7 @@ int tile_shift(int64_t width) {
   return shift;
 }
 
-// Fetches the row that is read `ahead` rows after the first of `row`; after its last one come those of `next`.
+// Prefetches the row that is read `ahead` rows after the first of `row`; the rows of `next` follow its last one.
 template <typename S>
 void prefetch_ahead(const Embeddings<S>& candidates, const Row& row, const Row& next, int64_t ahead) {
   if (ahead < row.count)
@@ -50,7 +50,7 @@ void prefetch_ahead(const Embeddings<S>& candidates, const Row& row, const Row& 
     prefetch_row(candidates.row(next.candidate[ahead - row.count]), candidates.width);
 }
 
-// Similarities of a unit anchor with its negatives; next: those of the anchor after it.
+// Similarities of a unit anchor with its negatives; next: the negatives of the next anchor.
 template <typename T, typename S>
 void similarities(const T* anchor, const Embeddings<S>& candidates, const std::vector<T>& inverse, const Row& row,
                   const Row& next, T* out) {
@@ -70,13 +70,13 @@ void similarities(const T* anchor, const Embeddings<S>& candidates, const std::v
   for (r = 0; r < row.count; ++r) out[r] *= inverse[q[r]];
 }
 
-// What the forward pass gives for every anchor; share and pulled are null where no gradient is wanted.
+// Results of the forward pass for every anchor; share and pulled are null if no gradient is wanted.
 template <typename T>
 struct Outputs {
   T *loss, *pull, *share, *pulled;
 };
 
-// The forward pass over one set of embeddings: a tile of candidates at a time, with an online log-sum-exp.
+// The forward pass over one set of embeddings: one tile of candidates at a time, with an online log-sum-exp.
 template <typename S>
 class Forward {
   using T = Compute<S>;
@@ -86,7 +86,7 @@ class Forward {
           const int32_t* negatives, int64_t draws, double temperature, std::optional<double> margin, bool normalize,
           const Outputs<T>& out)
       : anchors_(anchors), positives_(positives), candidates_(candidates),
-        // A logit takes the place of its candidate, where it has the same size.
+        // Logits overwrite their candidates if they have the same size.
         negatives_(negatives, anchors.rows, draws, candidates.rows, tile_shift<S>(candidates.width),
                    sizeof(T) == sizeof(int32_t) ? out.share : nullptr),
         draws_(draws),
@@ -154,7 +154,7 @@ class Forward {
     const T inverse = mass_[i] > 0 ? result.pull / mass_[i] : T(0);
     T* share = out_.share + i * draws_;
     std::copy_n(share, count, scratch);
-    if (margin_)  // below it, a negative has its part of the sum but no gradient
+    if (margin_)  // below the margin, a negative counts in the sum but has no gradient
       for (int64_t r = 0; r < count; ++r)
         scratch[r] = scratch[r] > 0 ? scratch[r] : -std::numeric_limits<T>::infinity();
     exp_and_sum(scratch, count, top_[i]);
@@ -181,7 +181,7 @@ void candidates_backward(const Embeddings<S>& anchors, const Embeddings<S>& cand
   const int64_t width = anchors.width, last = std::max<int64_t>(anchors.rows, 1);
   const int64_t size = int64_t{1} << tile_shift<S>(width);
   const auto inverse_candidate = inverse_norms(candidates, normalize);
-  // The sums of a candidate, over one tile of anchors after the other; in the result itself where its type allows.
+  // Sums of the candidates over one tile of anchors after the other; in the result itself if its type allows it.
   Buffer<T> storage(std::is_same_v<S, T> ? 0 : candidates.rows * width);
   T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : storage.data();
   for (int64_t first = 0; first < last; first += size) {
@@ -210,7 +210,7 @@ void candidates_backward(const Embeddings<S>& anchors, const Embeddings<S>& cand
   }
 }
 
-// Gradients of the anchors, from what the forward pass pulled together, and of the positives unless null.
+// Gradients of the anchors, from `pulled` of the forward pass, and of the positives unless null.
 template <typename S>
 void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positives, const Compute<S>* grad,
                       const Compute<S>* pull, const Compute<S>* pulled, double temperature,

@@ -1,4 +1,4 @@
-// Small matrix products for tiled losses: a few rows times a panel of columns, in registers.
+// Small matrix products for tiled losses: a few rows by a panel of columns, in registers.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace sskd_fast {
 
-// Rows of a block, chosen so that the sums of a block fill the registers.
+// Rows per block, chosen so that the sums of a block fill the registers.
 #if defined(__AVX512F__)
 constexpr int kBlockRows = 8;
 #else

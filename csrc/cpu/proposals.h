@@ -1,5 +1,5 @@
-// The tables of slots from which the trials propose candidates, and the envelope of every anchor: what
-// `build_proposals` of sskd_fast/reference/proposals.py computes, in the same double-precision arithmetic.
+// The tables of slots from which trials propose candidates, and the envelope of every anchor. The same computation as
+// `build_proposals` of sskd_fast/reference/proposals.py, in the same double-precision arithmetic.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -18,7 +18,7 @@
 
 namespace sskd_fast {
 
-// What the sampler is given. Shapes: A anchors, M candidates, E width; scores may be null (all alike), weight too.
+// The sampler's input. Shapes: A anchors, M candidates, E width; scores (all alike) and weight may be null.
 template <typename T>
 struct SamplingInput {
   int64_t anchors, candidates, width;
@@ -28,7 +28,7 @@ struct SamplingInput {
   const int64_t* anchor_group;
   const int64_t* candidate_group;
   bool same;
-  double even_bound;  // no dissimilarity exceeds it: 1, or a little more for rows that are a little longer than 1
+  double even_bound;  // upper bound of the dissimilarities: 1, or slightly more for rows slightly longer than 1
 
   double weight_of(int64_t q) const { return weight == nullptr ? 1.0 : weight[q]; }
   bool in_scope(int64_t a, int64_t q) const { return (anchor_group[a] == candidate_group[q]) == same; }
@@ -39,7 +39,7 @@ struct Cells {
   int64_t count = 0;
   std::vector<int32_t> of_candidate, of_anchor;  // of_anchor: -1 for a group without candidates
   std::vector<int32_t> order;                    // candidates by cell, ascending within
-  std::vector<int64_t> start;                    // (count + 1): where a cell begins in `order`
+  std::vector<int64_t> start;                    // (count + 1): start of each cell in `order`
 };
 
 template <typename T>
@@ -61,8 +61,8 @@ Cells cells_of(const SamplingInput<T>& in) {
 // One table of slots: every candidate has slots in proportion to its mass, rounded up.
 struct SlotTable {
   Buffer<int32_t> entries;       // the candidate of a slot
-  std::vector<double> ratio;     // (M): the weight of a candidate over the envelope that its slots stand for
-  std::vector<int64_t> start;    // (cells + 1): where the slots of a cell begin
+  std::vector<double> ratio;     // (M): weight of a candidate divided by the envelope that its slots stand for
+  std::vector<int64_t> start;    // (cells + 1): start of the slots of each cell
 };
 
 template <typename T>
@@ -141,14 +141,14 @@ constexpr int64_t kRowsPerPart = 512;
 
 template <typename T>
 Spread spread_envelope(const SamplingInput<T>& in, const Cells& cells) {
-  // Candidates of one's own group have their own centre; those of other groups share the centre of all.
+  // With scope "same", each group has its own centre; otherwise all candidates share one.
   const int64_t centres = in.same ? cells.count : 1, width = in.width;
   const auto cell = [&](int64_t q) { return in.same ? cells.of_candidate[q] : 0; };
   Spread result;
   std::vector<double> mass(centres, 0.0);
   for (int64_t q = 0; q < in.candidates; ++q) mass[cell(q)] += in.weight_of(q);
   for (double& m : mass) m = std::max(m, std::numeric_limits<double>::min());
-  // Sums by parts of fixed size, added in their order: the same bits for any number of threads.
+  // Sums over parts of fixed size, added in order: the same bits for any number of threads.
   const int64_t parts = (in.candidates + kRowsPerPart - 1) / kRowsPerPart;
   const auto sum_by_parts = [&](int64_t size, auto&& add) {
     std::vector<double> total(size, 0.0);
@@ -194,7 +194,7 @@ Spread spread_envelope(const SamplingInput<T>& in, const Cells& cells) {
   return result;
 }
 
-// Both tables, and how every anchor uses them.
+// Both tables, and the ranges of them that each anchor uses.
 struct Proposals {
   SlotTable even, spread;
   std::vector<AnchorProposals> anchor;

@@ -1,5 +1,5 @@
-// Large blocks of memory that are used again. The system clears fresh memory page by page when it is first touched, and
-// takes blocks of this size back as soon as they are freed: a step would wait for that longer than for its arithmetic.
+// Recycling of large memory blocks. The system clears fresh memory page by page on first touch, and reclaims blocks of
+// this size as soon as they are freed. A step would spend more time on that than on arithmetic.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,24 +19,24 @@
 
 namespace sskd_fast {
 
-// Blocks from this size on are recycled; what is idle is kept up to this size altogether, the latest first.
+// Least size of a recycled block in bytes, and most bytes of idle blocks; the most recently freed are kept.
 constexpr int64_t kLeastRecycled = int64_t{1} << 20, kMostIdle = int64_t{1} << 29;
 constexpr int64_t kHugePage = int64_t{1} << 21;
 
 struct MemoryBlock {
   void* data = nullptr;
   int64_t bytes = 0;
-  bool huge = false;  // in huge pages where the system has them
+  bool huge = false;  // in huge pages if the system has them
 };
 
-// Where idle blocks wait; shared by all threads.
+// The pool of idle blocks, shared by all threads.
 class Recycler {
  public:
   // A block of at least `bytes`, not initialised. Raises std::bad_alloc.
   MemoryBlock acquire(int64_t bytes, bool huge) {
     if (bytes >= kLeastRecycled) {
       const std::lock_guard<std::mutex> lock(mutex_);
-      // The latest that fits and is not much too large: its memory is the likeliest to be in a cache.
+      // The most recently freed block that fits and is not much too large: it is the likeliest to be in a cache.
       for (auto block = idle_.rbegin(); block != idle_.rend(); ++block) {
         if (block->huge != huge || block->bytes < bytes || block->bytes > bytes + bytes / 4) continue;
         const MemoryBlock found = *block;
@@ -50,7 +50,7 @@ class Recycler {
 
   void release(const MemoryBlock& block) {
 #if defined(__SANITIZE_ADDRESS__)
-    constexpr int64_t most = 0;  // so that a use after the release is found
+    constexpr int64_t most = 0;  // so that a use after free is found
 #else
     constexpr int64_t most = kMostIdle;
 #endif
@@ -61,7 +61,7 @@ class Recycler {
     shrink(most);
   }
 
-  // Gives what is idle back to the system; returns how many bytes.
+  // Returns the idle blocks to the system; gives their size in bytes.
   int64_t clear() {
     const std::lock_guard<std::mutex> lock(mutex_);
     const int64_t before = idle_bytes_;
@@ -99,7 +99,7 @@ class Recycler {
   int64_t idle_bytes_ = 0;
 };
 
-// A contiguous tensor that is not initialised. read_at_random: in huge pages, see buffer.h.
+// An uninitialised contiguous tensor. read_at_random: in huge pages, see buffer.h.
 inline at::Tensor recycled_empty(at::IntArrayRef sizes, const at::TensorOptions& options, bool read_at_random = false) {
   const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(options.dtype().itemsize());
   if (bytes < kLeastRecycled) return at::empty(sizes, options);

@@ -1,4 +1,4 @@
-// Score fusion on the CPU: a vector of pixels at a time.
+// Score fusion on the CPU: one vector of pixels at a time.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -16,7 +16,7 @@
 namespace sskd_fast {
 namespace {
 
-// Pixels whose partial sums of the class gradient are added up together: a multiple of the vector's length.
+// Pixels per partial sum of the class gradient: a multiple of the vector's length.
 constexpr int64_t kPixelsPerPart = 512;
 
 struct Shape {
@@ -106,12 +106,12 @@ class MaskSampler {
   Vector<T> right_, below_;
 };
 
-// What one thread needs for a vector of pixels.
+// Working memory of one thread for a vector of pixels.
 template <typename T>
 struct Scratch {
   explicit Scratch(const Shape& s) : sampler(s), logits(s.queries), presence(s.queries), scores(s.width()) {}
 
-  // Unit score vectors of the pixels from `pixel` on of an image; returns the norms before.
+  // Unit score vectors of an image's pixels from `pixel` on; returns the norms before normalisation.
   Vector<T> fuse(const Shape& s, const T* masks, const T* classes, int64_t pixel) {
     sampler.move_to(pixel);
     for (int64_t k = 0; k < s.queries; ++k) logits[k] = sampler(masks + k * s.in_height * s.in_width);
@@ -213,7 +213,7 @@ void resize_backward(const Shape& s, const T* grad_resized, T* grad_masks) {
   });
 }
 
-// Through the softmax over the classes; the parts are added in their order.
+// Gradient through the softmax over the classes; the parts are added in order.
 template <typename T>
 void classes_backward(const Shape& s, const T* parts, int64_t count, const T* classes, T* grad) {
   const int64_t table = s.queries * s.classes;

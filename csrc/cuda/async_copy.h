@@ -1,4 +1,4 @@
-// Copies from global to shared memory that go on while the threads compute (sm_80 and later).
+// Asynchronous copies from global to shared memory (sm_80 and later).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace sskd_fast::cuda {
 
-// 16 bytes, aligned to as much; zeros where not there, and `from` is not read then.
+// Copies 16 bytes, aligned to 16; writes zeros without reading `from` unless `there`.
 __device__ inline void copy_async(void* to, const void* from, bool there) {
   require_alignment(to);
 #if defined(SSKD_EMULATION)
@@ -29,8 +29,8 @@ __device__ inline void copy_async(void* to, const void* from, bool there) {
 #endif
 }
 
-// The index of the thread in its block, unknown to the compiler: what is computed from it in a loop is computed there,
-// instead of being kept in registers that the loop needs.
+// The index of the thread in its block, hidden from the compiler, so that it does not hoist values computed from the index
+// out of a loop into registers that the loop needs.
 __device__ inline int forgotten_thread() {
   int thread = static_cast<int>(threadIdx.x);
 #if !defined(SSKD_EMULATION)
@@ -39,7 +39,7 @@ __device__ inline int forgotten_thread() {
   return thread;
 }
 
-// Waits for the copies that this thread has begun; a barrier must follow before others read them.
+// Waits for the copies that this thread has started; a barrier must follow before other threads read them.
 __device__ inline void wait_for_copies() {
 #if !defined(SSKD_EMULATION)
   asm volatile("cp.async.wait_all;" ::: "memory");

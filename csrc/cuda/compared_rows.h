@@ -1,4 +1,5 @@
-// A row beside 32 others, read at random: eight lanes read a row together, and every group of eight has several in flight.
+// Comparison of a row with 32 others, read at random: eight lanes share a row, and each group of eight has several rows
+// in flight.
 #pragma once
 
 #include "cuda/rows.h"
@@ -7,12 +8,12 @@
 namespace sskd_fast::cuda {
 
 constexpr int kGroups = kWarp / kGroup;
-// Rows that each group compares at a time: as many as registers allow without spilling.
+// Rows that each group compares at a time: as many as fit into registers without spilling.
 template <typename S>
 constexpr int kCompared = sizeof(S) == 4 ? 4 : 2;
 
-// For each of the 32 rows that the lanes of a warp bring: n sums over the row, to which add(own number, row's number, sums)
-// adds, in type T; each lane gets the sums of its own row. `index` < 0: no row, and no meaning of its sums.
+// For each of the 32 rows given by the lanes of a warp: n sums over the row, accumulated by add(own number, row's number,
+// sums) in type T. Each lane gets the sums of its own row. `index` < 0: no row; its sums are meaningless.
 template <typename T, int n, typename S, typename Add>
 __device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t index, Add add, T (&result)[n]) {
   const int lane = own_lane(), group = lane / kGroup, member = lane % kGroup;
@@ -48,7 +49,7 @@ __device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t i
   }
 }
 
-// |own - row|^2 / 2 of the row that the lane brings, in type T.
+// |own - row|^2 / 2 for the lane's row, in type T.
 template <typename T, typename S>
 __device__ inline T half_squared_distance(const S* own, const Rows<S>& rows, int32_t index) {
   T sum[1] = {};

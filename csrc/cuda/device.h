@@ -1,7 +1,7 @@
-// What the kernels take from the compiler, nvcc or the emulation: shared memory, launches, streams.
+// The interface to the compiler, nvcc or the emulation: shared memory, launches, streams.
 //
 //   SSKD_SHARED(float, tile, [32][33]);   static shared memory: a reference to the array `tile`
-//   SSKD_DYNAMIC_SHARED(bytes);           `unsigned char* bytes`, at least 16-byte aligned, once a kernel
+//   SSKD_DYNAMIC_SHARED(bytes);           `unsigned char* bytes`, at least 16-byte aligned, once per kernel
 //   launch(kernel, grid, block, shared_bytes, stream, arguments...);
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace sskd_fast::cuda {
 
-// Dynamic shared memory that every launch may have; more has to be asked for.
+// Dynamic shared memory available to every launch; more must be requested.
 constexpr int kSharedBytes = 48 * 1024;
 
 }  // namespace sskd_fast::cuda
@@ -30,7 +30,7 @@ constexpr int kSharedBytes = 48 * 1024;
 
 namespace sskd_fast::cuda {
 
-using Stream = int;  // there is one
+using Stream = int;  // the emulation has a single stream
 
 template <typename... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream /*stream*/,

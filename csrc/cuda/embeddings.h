@@ -1,4 +1,4 @@
-// Embeddings as the kernels of the contrast read them.
+// Embeddings in the layout that the contrast kernels read.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,7 +9,7 @@
 
 namespace sskd_fast::cuda {
 
-// The temperature as kernels read it, so that a captured graph can be replayed at another one.
+// The temperature as a tensor on the device, so that a captured graph can be replayed with another value.
 inline at::Tensor checked_temperature(const at::Tensor& temperature, const at::Tensor& anchors) {
   TORCH_CHECK_VALUE(temperature.scalar_type() == at::kDouble && temperature.numel() == 1 &&
                         temperature.device() == anchors.device(),
@@ -18,7 +18,7 @@ inline at::Tensor checked_temperature(const at::Tensor& temperature, const at::T
   return temperature;
 }
 
-// Aligned rows and 1 / norm of each, or 1 where they are taken as they are.
+// Aligned rows and 1 / norm of each, or 1 without normalisation.
 struct AlignedEmbeddings {
   at::Tensor rows, inverse;
 

@@ -15,8 +15,8 @@
 namespace sskd_fast::cuda {
 namespace {
 
-// Blocks that are wanted at least: two for each multiprocessor of a large device. Where there are fewer tiles of rows,
-// the columns are split. It depends on the shapes alone, so that the order of the sums does too.
+// Minimum number of blocks: two for each multiprocessor of a large device. If there are fewer tiles of rows, the columns
+// are split. The split depends only on shapes, so the order of the sums does too.
 constexpr int64_t kBlocks = 264;
 
 int32_t splits_of(int64_t rows, int64_t columns) {
@@ -41,7 +41,7 @@ struct Inputs {
         anchor_group(contiguous(ga)), candidate_group(contiguous(gq)), temperature(checked_temperature(t, a)),
         scope(!ga ? Scope::kAll : same ? Scope::kSame : Scope::kOther) {
     if (!candidate_scores.defined()) return;
-    // Half the squared distance keeps its digits where all scores are alike.
+    // So that half the squared distance keeps its digits if all scores are alike.
     centre = candidate_scores.size(0) > 0 ? candidate_scores.mean(0)
                                           : at::zeros({candidate_scores.size(1)}, candidate_scores.options());
   }
@@ -49,7 +49,7 @@ struct Inputs {
   static at::Tensor contiguous(const std::optional<at::Tensor>& x) { return x ? x->contiguous() : at::Tensor(); }
 };
 
-// The state that the forward pass has left, with the gradient of the loss.
+// The state of the forward pass and the gradient of the loss.
 struct State {
   at::Tensor grad, pull, log_mass, weight_sum;
 };
@@ -113,7 +113,7 @@ struct Sides {
             splits_of(rows.count, columns.count)};
   }
 
-  // (rows, width): gradient of the unit embeddings, for anchors times the temperature, or of the scores.
+  // (rows, width): gradient of the unit embeddings (for anchors, times the temperature) or of the scores.
   at::Tensor gradients(bool by_anchor, bool of_scores, int64_t width, const at::TensorOptions& options,
                        Stream stream) const {
     const Tiles<S> work = tiles(by_anchor);

@@ -1,5 +1,5 @@
-// The expected form of pixel contrast: the sides of the tiles, made of embeddings and scores; the tiles, in
-// expected_tiles.h; and what is done with their results, a warp a row.
+// The expected form of pixel contrast: the sides of the tiles, built from embeddings and scores; the tiles, in
+// expected_tiles.h; and the reduction of their results, one warp for each row.
 #include "cuda/expected_pixel_contrast.h"
 
 #include <cmath>
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) expected_side_kernel(
   entry.group = x.group == nullptr ? 0 : x.group[row];
   entry.pulled = 1;
   if (x.weight_sum != nullptr) {
-    // Without a candidate in scope nothing pulls.
+    // Without a candidate in scope, pull is 0.
     const bool any = x.weight_sum[row] > 0;
     entry.log_mass = any ? x.log_mass[row] : T(0);
     entry.pulled = any ? x.grad[row] * x.pull[row] : T(0);

@@ -1,5 +1,5 @@
-// The expected form of pixel contrast on the device: what the kernels of expected_pixel_contrast.cu take, and the
-// functions that launch them. Pointers are to device memory. Shape letters: A anchors, M candidates, D embedding width,
+// The expected form of pixel contrast on the device: the arguments of the kernels in expected_pixel_contrast.cu, and
+// their launchers. Pointers are to device memory. Shape letters: A anchors, M candidates, D embedding width,
 // E width of a score vector.
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace sskd_fast::cuda {
 
-// How embeddings of storage type S lie in memory for the products of tiles: as a sum of parts (parts, rows, width), the
-// width rounded up to kPartDepth by zeros; see tile_products.h. Scores have the type Compute<S>.
+// Memory layout of embeddings of storage type S for the products of tiles: a sum of parts (parts, rows, width), the
+// width padded with zeros to a multiple of kPartDepth; see tile_products.h. Scores have the type Compute<S>.
 template <typename S>
 using Part = std::conditional_t<std::is_same_v<S, double>, double, BFloat16>;
 template <typename S>
@@ -25,10 +25,10 @@ constexpr int kPartDepth = std::is_same_v<S, double> ? 8 : 32;
 // Rows and columns of a tile.
 constexpr int kTile = 64;
 
-// What a tile needs of an anchor or a candidate besides its parts. All zero for padding, which then weighs nothing.
+// The data of an anchor or a candidate that a tile needs besides its parts. All zero for padding, so it has no weight.
 template <typename T>
 struct alignas(16) Entry {
-  T inverse;      // 1 / norm of the embedding; of an anchor, divided by the temperature too
+  T inverse;      // 1 / norm of the embedding; for an anchor, also divided by the temperature
   T half;         // half the square of the centred score vector
   T weight;       // of a candidate, 1 for an anchor
   T log_mass;     // of an anchor, 0 for a candidate, as the two below ...
@@ -50,13 +50,13 @@ struct Side {
 template <typename S>
 struct Tiles {
   Side<S> rows, columns;
-  int32_t width, score_width;  // of the parts; score_width 0 where all weigh the same
+  int32_t width, score_width;  // of the parts; score_width is 0 if all weights are equal
   Scope scope;
-  int32_t splits;  // of the columns, each for a block of its own
+  int32_t splits;  // number of splits of the columns, one block each
 };
 
-// Makes a side of rows. Null where there are none: score, weight, group, for candidates the temperature, and but for
-// anchors in the backward pass the gradient and the state.
+// Builds a side from rows. Null if absent: score, weight, group; for candidates the temperature; and, except for anchors
+// in the backward pass, the gradient and the state.
 template <typename S>
 struct SideInputs {
   Embeddings<S> rows;

@@ -1,8 +1,7 @@
-// The tiles of the expected form of pixel contrast: a block goes with 64 rows over the columns, 64 at a time. The
-// similarities and the weights of a tile are two products of matrices, which stay in registers; an online log-sum-exp
-// takes them up. The backward pass computes the tiles again, with the anchors as rows and with the candidates as rows,
-// so that every gradient is summed by one block in one order. While a chunk of the operands is multiplied, the next one
-// is fetched.
+// The tiles of the expected form of pixel contrast: a block holds 64 rows and loops over the columns, 64 at a time. The
+// similarities and the weights of a tile are two matrix products, which stay in registers and feed an online
+// log-sum-exp. The backward pass computes the tiles again, with the anchors as rows and with the candidates as rows, so
+// one block sums each gradient in a fixed order. While a chunk of the operands is multiplied, the next one is fetched.
 #pragma once
 
 #include <cmath>
@@ -19,7 +18,7 @@ namespace sskd_fast::cuda {
 template <typename S>
 using Product = std::conditional_t<std::is_same_v<S, double>, Fma, TensorCores>;
 
-// What the blocks of a launch compute: the sums of the forward pass, or gradients of the rows.
+// Results of a launch: the sums of the forward pass, or gradients of the rows.
 struct Sums {};
 struct EmbeddingGradients {};
 struct ScoreGradients {};
@@ -50,21 +49,21 @@ struct OnlineSum {
   }
 };
 
-// What a thread knows of a row: the sums over its columns, or for scores the sum of its slopes.
+// A thread's share of a row: the sums over its columns or, for scores, the sum of its slopes.
 template <typename S, typename Result>
 using Share = std::conditional_t<kIsSums<Result>, OnlineSum<Compute<S>>, Compute<S>>;
 
 template <typename Result>
 constexpr bool kHasShares = kIsSums<Result> || kIsScores<Result>;
 
-// Parts of the chunks of embeddings and of what is multiplied by the factors.
+// Parts of the chunks of embeddings, and of the operand of the factors.
 template <typename S, typename Result>
 constexpr int kSliceParts = kIsScores<Result> ? kScoreParts<S> : kParts<S>;
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-// The shared memory of a block: two chunks, one that is multiplied and one that is fetched; the entries of the rows and
-// of two tiles of columns; the factors; the shares of all threads.
+// The shared memory of a block: two chunks, one being multiplied and one being fetched; the entries of the rows and of
+// two tiles of columns; the factors; the shares of all threads.
 template <typename S, typename Result>
 struct Shared {
   using P = Product<S>;
@@ -79,8 +78,7 @@ struct Shared {
   Share<S, Result> shares[kHasShares<Result> ? kTile : 1][P::kSharers];
 };
 
-// `count` rows from `first` on, `columns` of them from `column` on, of each part: to shared memory, zeros where there
-// are none.
+// Copies `count` rows from `first` on, `columns` columns from `column` on, of each part to shared memory; zeros outside.
 template <int parts, int count, int columns, int stride, typename E>
 __device__ inline void fetch_rows(const E* x, int64_t rows, int32_t width, int64_t first, int32_t column, E* out) {
   constexpr int kUnit = 16 / static_cast<int>(sizeof(E)), kUnits = columns / kUnit;
@@ -104,8 +102,8 @@ __device__ inline void fetch_entries(const Side<S>& side, int64_t first, Entry<C
   }
 }
 
-// The steps through the tiles of a block: chunks of embeddings, chunks of scores and, where there are factors, chunks
-// of the columns that they multiply.
+// The steps through the tiles of a block: chunks of embeddings, chunks of scores and, if there are factors, chunks of the
+// columns that they multiply.
 template <typename S, typename Result>
 struct Steps {
   using P = Product<S>;
@@ -132,7 +130,7 @@ struct Steps {
                                                          out + parts * kTile * P::kDepthStride);
   }
 
-  // Begins to fetch step `step` of a tile into buffer `to`.
+  // Starts to fetch step `step` of a tile into buffer `to`.
   __device__ void fetch(int64_t tile, int step, int to) const {
     Part<S>* out = shared.chunk[to];
     if (step == 0) fetch_entries(tiles.columns, tile * kTile, shared.columns[tile % 2]);
@@ -149,17 +147,17 @@ struct Steps {
   }
 };
 
-// Takes up a pair, from the products of its embeddings and of its centred scores. Returns the factor of the column in
-// the gradient of the row.
+// Adds a pair, from the products of its embeddings and of its centred scores. Returns the factor of the column in the
+// gradient of the row.
 template <typename Result, typename S, typename T = Compute<S>>
 __device__ inline T take_up(const Tiles<S>& tiles, const Entry<T>& row, const Entry<T>& column, T logit, T product,
                             Share<S, Result>& share) {
   const bool in_scope = tiles.scope == Scope::kAll || (row.group == column.group) == (tiles.scope == Scope::kSame);
-  // Of what the weight is a multiple.
+  // The weight is a multiple of this.
   const T given = in_scope ? row.weight * column.weight : T(0);
   const T distance = row.half + column.half - product;
   const T weight = given * (tiles.score_width == 0 ? T(1) : distance > 0 ? distance : T(0));
-  // The same bits whichever of the two is the row.
+  // The same bits whether the anchor or the candidate is the row.
   logit *= row.inverse * column.inverse;
   if constexpr (kIsSums<Result>) {
     share.add(logit, weight);
@@ -174,7 +172,7 @@ __device__ inline T take_up(const Tiles<S>& tiles, const Entry<T>& row, const En
   }
 }
 
-// out (3, splits, rows): what the threads know of each row together.
+// out (3, splits, rows): the threads' shares of each row, combined.
 template <typename S>
 __device__ inline void write_sums(const Steps<S, Sums>& steps, Compute<S>* out) {
   const int64_t row = steps.first_row + threadIdx.x, count = steps.tiles.rows.count;
@@ -205,7 +203,7 @@ __device__ inline void write_gradients(const Steps<S, Result>& steps, typename P
       if (column >= width) continue;
       T value = gradients.at(i, j);
       if constexpr (kIsScores<Result>) {
-        // Of half the squared distance: the slopes times the own scores less those of the columns.
+        // Gradient of half the squared distance: the slopes times the row's scores minus those of the columns.
         const int32_t stride = steps.tiles.score_width;
         const Part<S>* own = rows.score + row * stride + column;
         value = slopes * P::template joined<kScoreParts<S>>(own, rows.count * stride) - value;
@@ -215,7 +213,7 @@ __device__ inline void write_gradients(const Steps<S, Result>& steps, typename P
   }
 }
 
-// Blocks that share a multiprocessor at least: gradients, and numbers in double precision, fill most of its registers.
+// Minimum number of blocks per multiprocessor: gradients and double-precision numbers fill most of its registers.
 template <typename S, typename Result>
 constexpr int kBlocks = kIsSums<Result> && !std::is_same_v<S, double> ? 2 : 1;
 

@@ -9,15 +9,15 @@ namespace sskd_fast::cuda {
 
 constexpr int kThreads = 256;
 template <typename T>
-constexpr int kSquare = 16 / sizeof(T);  // queries and classes whose products a thread adds up at a time
+constexpr int kSquare = 16 / sizeof(T);  // queries and classes whose products a thread sums at a time
 
 // Rows of the buffers below.
 SSKD_HOST_DEVICE inline int32_t tile_rows(const FusionShape& s) {
   return s.queries + (s.cues == Cues::kObject ? 1 : 0) + s.mixed();
 }
 
-// The pixels first .. first + kPixels of an image. y has a row a query (its presence), for "object" one for the background,
-// and one a class (the mixture F); pixels past the image's last are there, but nothing is written of them.
+// The pixels first .. first + kPixels of an image. y has one row for each query (its presence), one for the background
+// with "object", and one for each class (the mixture F). Pixels past the end of the image are computed but not written.
 template <typename T, int kPixels>
 struct Tile {
   static constexpr int kSubs = kThreads / kPixels, kStride = kPixels + 1;
@@ -41,7 +41,7 @@ struct Tile {
   // The row of an entry of the score vector.
   __device__ int32_t row_of(int32_t entry) const { return entry + tile_rows(s) - s.width(); }
 
-  // Of what all threads of a pixel bring.
+  // Combines the values of all threads of a pixel.
   template <typename Combine>
   __device__ T combined(T value, Combine combine) const {
     partial[threadIdx.x] = value;
@@ -55,7 +55,7 @@ struct Tile {
     return combined(value, [](T a, T b) { return a + b; });
   }
 
-  // Mask logits (K, H, W) of the image into the rows of y.
+  // Loads the image's mask logits (K, H, W) into the rows of y.
   __device__ void load_logits(const T* masks) const {
     if (s.resized()) return load_resized(masks);
     const int32_t plane = s.in_pixels();
@@ -92,7 +92,7 @@ struct Tile {
     }
   }
 
-  // The logits in y become presences. Every thread touches rows of its own only, once the logits are there.
+  // Turns the logits in y into presences. Once the logits are loaded, each thread touches only its own rows.
   __device__ void make_presence() const {
     __syncthreads();
     if (s.cues == Cues::kObject) {
@@ -111,7 +111,7 @@ struct Tile {
     for (int32_t k = sub; k < s.queries; k += kSubs) at(y, k) *= inverse;
   }
 
-  // The mixtures F of class probabilities (K, C1) by the presences.
+  // Computes the mixtures F of class probabilities (K, C1), weighted by the presences.
   __device__ void mix(const T* classes) const {
     __syncthreads();
     constexpr int32_t together = 4 * kSubs;
@@ -136,7 +136,7 @@ struct Tile {
     for (int i = 0; i < n; ++i) at(y, class_row() + c + i) = total[i];
   }
 
-  // 1 - the probability of no-object.
+  // 1 minus the probability of no-object.
   __device__ T is_object(const T* classes, int32_t k) const { return 1 - __ldg(classes + (k + 1) * s.classes - 1); }
 };
 
@@ -150,7 +150,7 @@ struct TileGradient : Tile<T, kPixels> {
   __device__ TileGradient(const FusionShape& shape, unsigned char* memory)
       : Base(shape, memory, 2), g(y + tile_rows(shape) * kStride) {}
 
-  // grad (N, E) of the image into the rows of g; 0 for pixels past the last.
+  // Loads the image's grad (N, E) into the rows of g; 0 for pixels past the last.
   __device__ void load_grad(const T* grad) const {
     const int32_t width = s.width(), count = this->live_pixels() * width, all = kPixels * width;
     const T* from = grad + int64_t{first} * width;
@@ -176,14 +176,14 @@ struct TileGradient : Tile<T, kPixels> {
     return this->sum(covered);
   }
 
-  // Entry of the score vector before it is made a unit vector.
+  // Entry of the score vector before normalisation.
   __device__ T entry(int32_t e, const T* classes, T covered) const {
     const int32_t row = this->row_of(e);
     if (s.cues != Cues::kObject || row > s.queries) return at(y, row);
     return row == s.queries ? max(1 - covered, T(0)) : at(y, row) * this->is_object(classes, row);
   }
 
-  // g becomes the gradient of the vector before it was made a unit vector.
+  // Turns g into the gradient of the vector before normalisation.
   __device__ void through_norm(const T* classes, T covered) const {
     T squares = 0, inner = 0;
 #pragma unroll 1
@@ -202,8 +202,8 @@ struct TileGradient : Tile<T, kPixels> {
     __syncthreads();
   }
 
-  // The rows of g of the queries become the gradients of the presences, then those of the resized mask logits (K, N).
-  // part (K, C1): for "object", takes up the last column of the class gradient; anew: of the part's first tile.
+  // Turns the queries' rows of g into gradients of the presences, then of the resized mask logits (K, N).
+  // part (K, C1): for "object", the last column of the class gradient is added to it; anew: true for its first tile.
   __device__ void through_presence(const T* classes, T covered, bool anew, T* part, T* grad_resized) const {
     const bool object = s.cues == Cues::kObject;
     T inner = 0;
@@ -242,7 +242,7 @@ struct TileGradient : Tile<T, kPixels> {
     }
   }
 
-  // part (K, C1) takes up sum_p presence[k, p] g[c, p], in squares of n queries and n classes.
+  // Adds sum_p presence[k, p] g[c, p] to part (K, C1), in squares of n queries and n classes.
   template <int n>
   __device__ void add_class_gradient(bool anew, T* part) const {
     const int32_t count = s.mixed(), across = (count + n - 1) / n, down = (s.queries + n - 1) / n;

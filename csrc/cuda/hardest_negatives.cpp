@@ -1,4 +1,4 @@
-// Hardest negatives on CUDA tensors: memory for the kernel of hardest_negatives.cu.
+// Hardest negatives on CUDA tensors: allocates memory and launches the kernel of hardest_negatives.cu.
 #include "cuda/hardest_negatives.h"
 
 #include <ATen/core/Tensor.h>

@@ -8,11 +8,11 @@
 
 namespace sskd_fast::cuda {
 
-// Whether the similarities of a warp to its drawn candidates fit into shared memory.
+// True if the similarities of a warp's anchor to its draws fit into shared memory.
 template <typename S>
 bool similarities_are_shared(int64_t drawn);
 
-// hardest (A, R) of drawn (A, R'), R <= R'. similarities (A, R'), or null where they are shared.
+// hardest (A, R) of drawn (A, R'), R <= R'. similarities (A, R'), or null if they are in shared memory.
 template <typename S>
 void launch_hardest_negatives(const Rows<S>& anchors, const Rows<S>& candidates, const int32_t* drawn,
                               int32_t num_drawn, int32_t num_negatives, Compute<S>* similarities, int32_t* hardest,

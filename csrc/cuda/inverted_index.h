@@ -10,8 +10,8 @@
 
 namespace sskd_fast::cuda {
 
-// Where each candidate is used: all places of the negatives by candidate and then by anchor, and where those of a
-// candidate begin. Sorted by a stable sort, so that the order is the same in every run.
+// The uses of each candidate: all positions of the negatives, by candidate and then by anchor, and the start of each
+// candidate's uses. The sort is stable, so the order is the same in every run.
 struct InvertedIndex {
   at::Tensor start, use;
 

@@ -1,4 +1,4 @@
-// What the launchers have in common: rows as the kernels read them, and the choice of a kernel by storage type. Nothing
+// Code shared by the launchers: rows in the layout of the kernels, and the choice of a kernel by storage type. Nothing
 // here waits for the device.
 #pragma once
 
@@ -30,7 +30,7 @@ void with_storage(at::ScalarType type, F f) {
   }
 }
 
-// Of sums and products of these embeddings: double for double, single precision otherwise.
+// The dtype of sums and products of these embeddings: double for double, float otherwise.
 inline at::TensorOptions compute_options(const at::Tensor& x) {
   return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
@@ -45,19 +45,19 @@ const T* const_data(const at::Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
 }
 
-// The width of x rounded up to a multiple of 16 bytes of the numbers of x.
+// The width of x, rounded up so that a row is a multiple of 16 bytes.
 inline int64_t aligned_width(const at::Tensor& x) {
   const int64_t pack = 16 / x.element_size();
   return (x.size(1) + pack - 1) / pack * pack;
 }
 
-// Contiguous rows of this width, aligned to 16 bytes, zeros at their end where they were narrower.
+// Contiguous rows of this width, aligned to 16 bytes, padded with zeros.
 inline at::Tensor aligned_rows(const at::Tensor& x, int64_t width) {
   const at::Tensor rows = width == x.size(1) ? x.contiguous() : at::constant_pad_nd(x, {0, width - x.size(1)});
   return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
 }
 
-// A matrix as the kernels read it: aligned rows, fewer than 2^31 numbers wide.
+// A matrix in the layout of the kernels: aligned rows, fewer than 2^31 numbers wide.
 inline at::Tensor readable_rows(const char* name, const at::Tensor& x) {
   const at::Tensor rows = aligned_rows(x, aligned_width(x));
   TORCH_CHECK_VALUE(rows.size(1) <= INT32_MAX, name, ": found width ", x.size(1), ", expected less than 2^31");
@@ -79,14 +79,14 @@ T* data_or_null(const at::Tensor& x) {
   return x.defined() ? data<T>(x) : nullptr;
 }
 
-// Indices as the kernels read them. What does not fit becomes another number that no candidate has, so that the kernels
-// find it and not one that happens to be left of it.
+// Indices as int32 for the kernels. An index that does not fit becomes an invalid one, so that the kernels report it
+// instead of reading the candidate that truncation would give.
 inline at::Tensor narrowed_indices(const at::Tensor& index) {
   const at::Tensor near = index.scalar_type() == at::kLong ? at::clamp(index, -2, INT32_MAX) : index;
   return near.to(at::kInt).contiguous();
 }
 
-// The first `width` columns, contiguous: what aligned_rows() has added taken away again.
+// The first `width` columns, contiguous: removes the padding of aligned_rows().
 inline at::Tensor without_padding(const at::Tensor& rows, int64_t width) {
   return rows.narrow(1, 0, width).contiguous();
 }

@@ -1,5 +1,5 @@
-// The operators that serve CUDA tensors; emulated, they serve CPU tensors as `torch.ops.sskd_fast_emulated`, so that tests
-// run all of this without a GPU.
+// The operators for CUDA tensors. Emulated, they take CPU tensors as `torch.ops.sskd_fast_emulated`, so that tests run
+// all of this code without a GPU.
 #include <torch/library.h>
 
 #include "cuda/operators.h"

@@ -1,4 +1,4 @@
-// Negative sampling on CUDA tensors: memory for the kernels of negative_sampling.cu.
+// Negative sampling on CUDA tensors: allocates memory and launches the kernels of negative_sampling.cu.
 #include "cuda/negative_sampling.h"
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +13,7 @@
 namespace sskd_fast::cuda {
 namespace {
 
-// One of the tables, checked to lie as the kernels read it.
+// One of the tables, after a check of its layout.
 template <typename T>
 const T* table_data(const char* name, const at::Tensor& table, int64_t size) {
   TORCH_CHECK_VALUE(table.is_contiguous() && (size < 0 || table.numel() == size), name, ": found shape ", table.sizes(),

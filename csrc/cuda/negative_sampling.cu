@@ -1,6 +1,6 @@
-// Negative sampling on the GPU: a warp an anchor makes 32 trials at a time; where rows are compared, eight lanes read a row
-// together and every group of eight has several rows in flight. What is accepted is put in the order of the trials by a
-// ballot and looked up in a hash set. A block an anchor runs the exact race for what is still lacking.
+// Negative sampling on the GPU: one warp for each anchor makes 32 trials at a time. To compare rows, eight lanes share a
+// row, and each group of eight has several rows in flight. A ballot puts accepted candidates in the order of the trials,
+// and a hash set drops repeats. Then one block for each anchor runs the exact race for the missing negatives.
 #include "cuda/negative_sampling.h"
 
 #include <cmath>
@@ -10,10 +10,10 @@
 namespace sskd_fast::cuda {
 namespace {
 
-constexpr double kNever = HUGE_VAL;  // an arrival that does not come
-constexpr int kTile = kRowThreads;   // candidates that a block of the race looks at together
+constexpr double kNever = HUGE_VAL;  // arrival time of a candidate that never arrives
+constexpr int kTile = kRowThreads;   // candidates that a block of the race reads at a time
 
-// Candidates that a warp has drawn: a hash set with linear probing, at most half full.
+// The candidates that a warp has drawn: a hash set with linear probing, at most half full.
 struct DrawnSet {
   int32_t* slots;
   uint32_t mask;
@@ -33,8 +33,8 @@ struct DrawnSet {
   }
 };
 
-// The lanes' candidates that are accepted and not yet drawn go to picks from `held` on, in the order of the lanes; returns
-// how many picks there are then.
+// Appends the lanes' accepted candidates that are not yet drawn to picks from `held` on, in the order of the lanes.
+// Returns the new number of picks.
 __device__ inline int32_t append(bool accepted, int32_t q, const DrawnSet& drawn, int32_t held, int32_t wanted,
                                  int32_t* picks) {
   const int lane = own_lane();
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   }
 }
 
-// Entries of the race in a buffer of a power of two; those past `count` count as infinitely late.
+// Entries of the race in a buffer of a power of two; entries past `count` arrive infinitely late.
 struct Racers {
   double* arrival;
   int32_t* candidate;
@@ -145,7 +145,7 @@ struct Race {
     __syncthreads();
   }
 
-  // When the candidate at `place` among those in scope arrives: infinite where it cannot.
+  // Arrival time of the candidate at `place` among those in scope; infinite if it cannot arrive.
   __device__ double arrival_of(int64_t place, int64_t places, int32_t& q) const {
     q = -1;
     if (place < places) {
@@ -167,7 +167,7 @@ struct Race {
     const int64_t from = in.own_from[anchor], own = in.own_until[anchor] - from;
     const int64_t places = in.same ? own : in.candidates.count - own;
     const int32_t wanted = num_negatives - held;
-    double threshold = kNever;  // no later arrival is among the first `wanted`
+    double threshold = kNever;  // later arrivals are not among the first `wanted`
     if (threadIdx.x == 0) *count = 0;
     mark(picks, held, true);
     for (int64_t begin = 0; begin < places; begin += kTile) {
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     if (picks[num_negatives - 1] >= 0) continue;  // the whole block
     int32_t held = 0, step = 1;
     while (step < num_negatives) step *= 2;
-    for (; step > 0; step /= 2)  // picks are there first, then -1
+    for (; step > 0; step /= 2)  // picks come first, then -1
       if (held + step <= num_negatives && picks[held + step - 1] >= 0) held += step;
     if (held < in.available[anchor])
       Race<S>{in, racers, marks, key, anchor}.run(held, num_negatives, picks, count);

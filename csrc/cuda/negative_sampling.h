@@ -9,8 +9,8 @@
 
 namespace sskd_fast::cuda {
 
-// What is drawn from, and the tables for it: see `Proposals` in sskd_fast/reference/proposals.py. A anchors, M
-// candidates, at least one of each. Scores are there for both or for neither.
+// The candidates and their tables, see `Proposals` in sskd_fast/reference/proposals.py. A anchors, M candidates, at least
+// one of each. Either both have scores or neither.
 template <typename S>
 struct SamplingTables {
   Rows<S> anchors, candidates;  // (A, E), (M, E); data null without scores
@@ -24,22 +24,22 @@ struct SamplingTables {
   const int64_t* seed;
 };
 
-// Blocks of the race: they share the anchors out among them, so that working memory does not grow with the anchors.
+// Blocks of the race. They split the anchors among them, so working memory does not grow with the anchors.
 constexpr int kRaceBlocks = 512;
 
-// Numbers of int32 a warp needs to know what it has drawn; they lie in shared memory where they fit.
+// int32 numbers in a warp's set of drawn candidates; the set is in shared memory if it fits.
 int64_t drawn_set_size(int64_t num_negatives);
 bool drawn_set_is_shared(int64_t num_negatives);
-// Entries that a block of the race sorts at a time; likewise.
+// Entries that a block of the race sorts at a time; in shared memory if they fit.
 int64_t race_buffer_size(int64_t num_negatives);
 bool race_buffer_is_shared(int64_t num_negatives);
 
-// picks (A, R): up to R candidates by rejection, -1 behind them. sets (A, drawn_set_size), or null where it is shared.
+// picks (A, R): up to R candidates by rejection, then -1. sets (A, drawn_set_size), or null if in shared memory.
 template <typename S>
 void launch_trials(const SamplingTables<S>& tables, int64_t num_negatives, int32_t* sets, int32_t* picks, Stream stream);
 
-// Fills the rows of picks that have -1 by the exact race. marks (kRaceBlocks, ceil(M / 32)), zeros before and after;
-// arrivals, racers (kRaceBlocks, race_buffer_size), or null where they are shared.
+// Fills up rows of picks that contain -1 by the exact race. marks (kRaceBlocks, ceil(M / 32)), zeros before and after;
+// arrivals, racers (kRaceBlocks, race_buffer_size), or null if in shared memory.
 template <typename S>
 void launch_race(const SamplingTables<S>& tables, int64_t num_negatives, uint32_t* marks, double* arrivals,
                  int32_t* racers, int32_t* picks, Stream stream);

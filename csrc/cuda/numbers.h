@@ -1,4 +1,4 @@
-// Rows of embeddings in any storage type: what kernels and their launchers share.
+// Rows of embeddings in any storage type, for kernels and their launchers.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace sskd_fast::cuda {
 
-// The type that rows of storage type S are computed in.
+// The compute type for rows of storage type S.
 template <typename S>
 using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
@@ -27,7 +27,7 @@ struct Rows {
   SSKD_HOST_DEVICE int32_t packs() const { return width / kPack<S>; }
 };
 
-// Rows and 1 / norm of each, or 1 where they are taken as they are.
+// Rows and 1 / norm of each, or 1 without normalisation.
 template <typename S>
 struct Embeddings : Rows<S> {
   const Compute<S>* inverse;

@@ -1,4 +1,4 @@
-// Where a launch goes: the device of a tensor, made the current one for as long as this lives, and its current stream.
+// The target of a launch: makes the device of a tensor current while this object lives, and gives its current stream.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-// The operators on CUDA tensors; schemas in schemas.h, arguments explained in sskd_fast/ops.
+// The operators on CUDA tensors; schemas.h has the schemas, sskd_fast/ops explains the arguments.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,7 +16,7 @@ std::tuple<at::Tensor, at::Tensor> score_fusion_backward(const at::Tensor& grad_
                                                          const at::Tensor& class_logits, int64_t height, int64_t width,
                                                          int64_t cues);
 
-// What follows the seed is explained at `Proposals` in sskd_fast/reference/proposals.py.
+// `Proposals` in sskd_fast/reference/proposals.py explains the arguments after the seed.
 at::Tensor negative_sampling_by_tables(
     const at::Tensor& anchor_scores, const at::Tensor& anchor_group, const std::optional<at::Tensor>& candidate_scores,
     const std::optional<at::Tensor>& candidate_weight, const at::Tensor& candidate_group, bool same,

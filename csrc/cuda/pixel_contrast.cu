@@ -1,6 +1,6 @@
-// Pixel contrast: a warp an anchor, which reads the rows of its negatives for the online log-sum-exp of their logits
+// Pixel contrast: one warp for each anchor reads the rows of its negatives for the online log-sum-exp of their logits,
 // and again, while they are in the cache, for their weighted sum. The gradient of the candidates goes through an
-// inverted index, a warp a candidate, so that nothing is added by atomics and the bits are the same in every run.
+// inverted index, one warp for each candidate: no atomics, so the bits are the same in every run.
 #include "cuda/pixel_contrast.h"
 
 #include <cmath>
@@ -10,8 +10,8 @@
 namespace sskd_fast::cuda {
 namespace {
 
-// The index of a negative, -1 where it is ignored. Anything else out of range stops the kernel: the host cannot check
-// it without waiting for the device.
+// The index of a negative, -1 if it is ignored. Any other index out of range stops the kernel, since the host cannot
+// check it without waiting for the device.
 __device__ inline int32_t checked(int32_t q, int64_t candidates) {
   if (q < -1 || q >= candidates) __trap();
   return q;
@@ -97,7 +97,7 @@ pixel_contrast_forward_kernel(ContrastForward<S> x) {
 #pragma unroll 1
     for (int32_t r = lane; r < draws; r += kWarp) {
       const T logit = share[r];
-      // Below the margin, a negative has its part of the sum but no gradient.
+      // Below the margin, a negative counts in the sum but has no gradient.
       share[r] = !x.has_margin || logit > 0 ? std::exp(logit - highest) * factor : T(0);
     }
     __syncwarp();
@@ -159,7 +159,7 @@ pixel_contrast_candidates_backward_kernel(CandidateGradients<S> x) {
   const int32_t width = x.in.candidates.width;
   const auto use = [&](int64_t i) {
     const int64_t place = x.use[i];
-    // A division of 64-bit numbers takes several times as long.
+    // A 64-bit division takes several times as long.
     const int64_t anchor = place >> 32 == 0 ? static_cast<uint32_t>(place) / static_cast<uint32_t>(x.in.draws)
                                             : place / x.in.draws;
     return Use<T>{anchor, x.share[place] * (x.grad[anchor] * scale * x.in.anchors.inverse[anchor])};

@@ -1,4 +1,4 @@
-// Pixel contrast on the device: what the kernels of pixel_contrast.cu take, and the functions that launch them.
+// Pixel contrast on the device: the arguments of the kernels in pixel_contrast.cu, and their launchers.
 // Pointers are to device memory. Shape letters: A anchors, M candidates, R negatives, D embedding width.
 #pragma once
 
@@ -32,13 +32,13 @@ struct AnchorGradients {
   Embeddings<S> anchors, positives;
   const double* temperature;
   bool normalize;
-  bool times_grad;               // whether pulled is multiplied by grad already
+  bool times_grad;               // true if pulled is already multiplied by grad
   const Compute<S>*grad, *pull;  // (A)
   const Compute<S>* pulled;      // (A, D)
-  S *grad_anchors, *grad_positives;  // the second null where not wanted
+  S *grad_anchors, *grad_positives;  // the second is null if not wanted
 };
 
-// The gradient of the candidates by the inverted index: use[start[q]] ... use[start[q + 1] - 1] are the places of
+// The gradient of the candidates by the inverted index: use[start[q]] ... use[start[q + 1] - 1] are the positions of
 // candidate q among the A * R negatives, in ascending order.
 template <typename S>
 struct CandidateGradients {

@@ -1,5 +1,5 @@
-// A warp on rows of embeddings: norms, dot products, weighted sums of rows read at random, and the gradient through the
-// normalisation. Rows are a multiple of 16 bytes wide, aligned to as much.
+// Warp operations on rows of embeddings: norms, dot products, weighted sums of rows read at random, and the gradient
+// through the normalisation. Rows are a multiple of 16 bytes wide and aligned to 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,8 @@ constexpr int kWarp = 32;
 constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kWarp;
-constexpr int kRowBlocks = 4;  // a multiprocessor, at least: half of the warps it can hold, 64 registers a thread
-// Where rows are read at random, eight lanes read one together, 128 bytes at a time, and each of the four groups of a
-// warp has this many rows in flight.
+constexpr int kRowBlocks = 4;  // minimum per multiprocessor: half occupancy, 64 registers per thread
+// To read rows at random, kGroup lanes share a row, 128 bytes at a time; each group of a warp has kInFlight rows in flight.
 constexpr int kGroup = 8;
 template <typename S>
 constexpr int kInFlight = sizeof(S) == 8 ? 2 : 4;
@@ -68,7 +67,7 @@ __device__ inline Compute<S> warp_dot(const S* x, const S* y, int32_t packs) {
   return lanes_sum(sum);
 }
 
-// One row of a weighted sum; none where weight is 0.
+// One row of a weighted sum; no row if weight is 0.
 template <typename T>
 struct Use {
   int64_t row;
@@ -112,7 +111,8 @@ __device__ inline void sum_rows(const Rows<S>& rows, int64_t begin, int64_t end,
   }
 }
 
-// Gradient of a row by the warp: grad(pack, values) gives that of its unit vector, or of itself without normalize.
+// Gradient of a row by the warp: grad(pack, values) gives the gradient of its unit vector, or of the row itself without
+// normalize.
 template <typename S, typename Grad>
 __device__ inline void write_row_gradient(Grad grad, const S* row, Compute<S> inverse, bool normalize, int32_t packs,
                                           S* out) {

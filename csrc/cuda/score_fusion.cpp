@@ -1,4 +1,4 @@
-// Score fusion on CUDA tensors: memory for the kernels of score_fusion.cu.
+// Score fusion on CUDA tensors: allocates memory and launches the kernels of score_fusion.cu.
 #include "cuda/score_fusion.h"
 
 #include <ATen/Dispatch.h>

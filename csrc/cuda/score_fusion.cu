@@ -1,6 +1,6 @@
-// Score fusion on the GPU. A block works on a tile of consecutive pixels of an image, whose score vectors lie in shared
-// memory, a row an entry: reading mask logits and writing score vectors both go along memory. A thread has one pixel of
-// the tile and every kSubs-th row. All sums are made in a fixed order.
+// Score fusion on the GPU. A block processes a tile of consecutive pixels of an image. Their score vectors are in shared
+// memory, one row for each entry, so both reads of mask logits and writes of score vectors are contiguous. A thread has
+// one pixel of the tile and every kSubs-th row. All sums are in a fixed order.
 #include "cuda/score_fusion.h"
 
 #include "cuda/fusion_tile.h"
@@ -8,13 +8,13 @@
 namespace sskd_fast::cuda {
 namespace {
 
-constexpr int kBlocks = 4;  // a multiprocessor, at least: half of the threads it can hold
-// Shared memory a block may take where smaller tiles are an alternative, and where they are not.
+constexpr int kBlocks = 4;  // minimum per multiprocessor: half occupancy
+// Limits of shared memory per block: if smaller tiles are an alternative, and if they are not.
 constexpr int kGoodMemory = 40 * 1024, kMostMemory = 96 * 1024;
 constexpr int kSmallestTile = 8;
-constexpr int kMostParts = 512;  // of all images together, where there are fewer images
+constexpr int kMostParts = 512;  // in all images together, if there are fewer images
 
-// scores (B, N, E): one tile a block.
+// scores (B, N, E): one tile for each block.
 template <typename T, int kPixels>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     score_fusion_kernel(FusionShape s, const T* masks, const T* all_classes, T* scores) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll 1
   for (int32_t e = tile.sub; e < width; e += tile.kSubs) tile.at(tile.y, tile.row_of(e)) *= inverse;
   __syncthreads();
-  // The tile's rows of the result lie one after the other.
+  // The tile's rows of the result are consecutive.
   T* out = scores + (image * s.pixels() + tile.first) * width;
   const int32_t count = tile.live_pixels() * width;
   const auto value = [&](int32_t i) { return tile.y[tile.row_of(i % width) * tile.kStride + i / width]; };
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   for (int32_t i = whole + static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) out[i] = value(i);
 }
 
-// A part of an image a block: grad_resized (B, K, N) and grad_parts (B, parts, K, C1).
+// One part of an image for each block: grad_resized (B, K, N) and grad_parts (B, parts, K, C1).
 template <typename T, int kPixels>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     score_fusion_backward_kernel(FusionShape s, int32_t parts, const T* grad, const T* masks, const T* all_classes,
@@ -90,12 +90,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     else tile.template add_class_gradient<kSquare<T>>(anew, sums);
     __syncthreads();
   }
-  if (anew)  // of no pixel
+  if (anew)  // the part has no pixel
 #pragma unroll 1
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < s.queries * s.classes; i += kThreads) sums[i] = 0;
 }
 
-// Through the softmax over the classes, a row (b, k) a warp; the parts are added in their order.
+// Gradient through the softmax over the classes, one warp for each row (b, k); the parts are added in order.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     score_fusion_classes_kernel(FusionShape s, int32_t parts, const T* grad_parts, const T* classes, T* grad_classes) {
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   for (int32_t c = own_lane(); c < s.classes; c += kWarp) out[c] = p[c] * (out[c] - inner);
 }
 
-// The outputs of a resized axis that may read input cell `index`: a range a little too wide.
+// The outputs of a resized axis that may read input cell `index`; the range is slightly too wide.
 __device__ inline int2 readers(int32_t index, int32_t in, int32_t out) {
   const float scale = static_cast<float>(out) / static_cast<float>(in);
   const float low = (static_cast<float>(index) - 0.5f) * scale - 2, high = (static_cast<float>(index) + 1.5f) * scale + 2;
@@ -133,7 +133,7 @@ __device__ inline T weight_of(const Source<T>& source, int32_t index) {
   return (source.first == index ? 1 - source.weight : T(0)) + (source.second == index ? source.weight : T(0));
 }
 
-// Transpose of the bilinear resizing: grad_masks (B, K, H, W), a cell a thread, from grad_resized (B, K, h, w).
+// Transpose of the bilinear resizing: grad_masks (B, K, H, W), one thread per cell, from grad_resized (B, K, h, w).
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     score_fusion_resize_kernel(FusionShape s, const T* grad_resized, T* grad_masks) {
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   grad_masks[cell] = total;
 }
 
-// f(a tile's pixels as a constant): as many as good use of the shared memory allows.
+// Calls f with the number of pixels per tile as a constant: as many as good use of shared memory allows.
 template <typename T, typename F>
 void with_tile(const FusionShape& s, int buffers, F f) {
   if (Tile<T, 32>::bytes(s, buffers) <= kGoodMemory) return f(std::integral_constant<int, 32>());

@@ -27,7 +27,7 @@ struct FusionShape {
 template <typename T>
 int32_t largest_fusion_width();
 
-// How many sums of the class gradient, of consecutive pixels each, the backward makes of an image.
+// Number of parts of an image: runs of consecutive pixels over which the backward pass sums the class gradient.
 int32_t fusion_parts(const FusionShape& shape);
 
 // scores (B, N, E) of masks (B, K, H, W) and class probabilities (B, K, C1).

@@ -1,4 +1,4 @@
-// Numbers as they lie in memory, read and written 16 bytes at a time.
+// Numbers in storage precision, read and written 16 bytes at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ __device__ inline void require_alignment([[maybe_unused]] const void* address) {
 #endif
 }
 
-// 16 bytes that the kernel does not write.
+// Reads 16 bytes that the kernel does not write.
 template <typename S>
 __device__ inline uint4 load_words(const S* address) {
   require_alignment(address);
@@ -43,7 +43,7 @@ __device__ inline void load_pack(const S* address, Compute<S> (&out)[kPack<S>]) 
   unpack<S>(load_words(address), out);
 }
 
-// What the kernel has written itself, as many numbers as a pack of storage type S has.
+// Reads numbers that the kernel itself has written, as many as a pack of storage type S has.
 template <typename S>
 __device__ inline void load_sums(const Compute<S>* address, Compute<S> (&out)[kPack<S>]) {
 #pragma unroll

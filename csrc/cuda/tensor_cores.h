@@ -1,6 +1,6 @@
 // Products of tiles by the tensor cores of a warp (sm_80 and later): d (16, 8) += a (16, K) b (K, 8), sums in float.
 //
-// Fragments, as PTX lays out mma.sync; lane = 4 g + t, and a register of two-byte numbers holds two, the lower one first:
+// Fragments in PTX's layout of mma.sync; lane = 4 g + t. A register holds two two-byte numbers, the lower one first:
 //
 //   two-byte numbers, K = 16                         tf32, K = 8
 //   a[0]  row g      columns 2 t, 2 t + 1            a[0]  row g      column t
@@ -34,7 +34,7 @@ __device__ __forceinline__ uint32_t packed(T low, T high) {
   return static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
 }
 
-// x with the precision that the tensor cores keep of a float: ten bits of mantissa, rounded to the nearest.
+// x with the precision that tensor cores keep of a float: ten bits of mantissa, rounded to nearest.
 __device__ __forceinline__ uint32_t tf32(float x) {
 #if defined(SSKD_EMULATION)
   const uint32_t bits = bits_of(x);

@@ -3,9 +3,9 @@
 //   multiply     tile (64, 64) += rows (64, depth) columns (64, depth)^T, both in shared memory
 //   accumulate   out (64, kSlice) += factors (64, 16 of 64) x (16, kSlice), both in shared memory
 //
-// TensorCores holds a number as a sum of bfloat16 parts: bfloat16 as one, float16 exactly as two, float32 exactly as
-// three. Products of parts are exact in float32; those of parts whose product lies below the precision of float32 are
-// left out. Fma multiplies doubles one by one. Both say which entries of a tile belong to a thread.
+// TensorCores stores a number as a sum of bfloat16 parts: bfloat16 as one, float16 exactly as two, float32 exactly as
+// three. Products of parts are exact in float32; products below the precision of float32 are left out. Fma multiplies
+// doubles one by one. Both define which entries of a tile belong to a thread.
 #pragma once
 
 #include <cstdint>
@@ -19,21 +19,21 @@
 namespace sskd_fast::cuda {
 
 constexpr int kTileThreads = 256;
-constexpr int kFactorDepth = 16;  // columns of the factors that one step of accumulate takes
+constexpr int kFactorDepth = 16;  // columns of the factors in one step of accumulate
 
-// Whether the product of part p of one number with part q of another counts, for numbers of `parts` parts.
+// True if the product of part p of one number and part q of another counts, for numbers of `parts` parts.
 SSKD_HOST_DEVICE constexpr bool counts(int p, int q, int parts) { return p + q < (parts < 3 ? 3 : parts); }
 
 struct TensorCores {
   using Number = float;
   using Element = BFloat16;
     static constexpr int kDepth = kPartDepth<float>, kSlice = 256;
-  // Eight more than there are, so that the rows of a fragment lie in different banks.
+  // Padded by eight, so that the rows of a fragment are in different banks.
   static constexpr int kDepthStride = kDepth + 8, kSliceStride = kSlice + 8, kFactorStride = kTile + 8;
   static constexpr int kOwnRows = 2, kOwnColumns = 8, kSliceColumns = 32;
   static constexpr int kSharers = 8;  // threads that have entries of the same row
 
-  // Eight warps, four below each other and two beside each other; a fragment of 8 columns after the other.
+  // Eight warps in four rows and two columns; each loops over fragments of 8 columns.
   template <int columns>
   struct Fragments {
     float fragment[columns / 2][4] = {};
@@ -74,8 +74,8 @@ struct TensorCores {
       load_tiles<false>(a[p], x + (p * part_rows + first + lane() % 16) * stride + at + lane() / 16 * 8);
   }
 
-  // first and second (16, 8) += the products of the parts. They are added up by themselves, the smallest ones first, so
-  // that the sums are rounded once and not for every product.
+  // first and second (16, 8) += the products of the parts. The products are summed separately, the smallest first, so
+  // that the totals are rounded once instead of for every product.
   template <int count>
   __device__ static void multiply_fragments(const uint32_t (&a)[count][4], const uint32_t (&b)[count][4],
                                             float (&first)[4], float (&second)[4]) {
@@ -110,7 +110,7 @@ struct TensorCores {
     }
   }
 
-  // Sets the factors that the thread has computed.
+  // Stores the factors that the thread has computed.
   template <int count>
   __device__ static void put(BFloat16* factors, Tile& tile) {
 #pragma unroll
@@ -127,7 +127,7 @@ struct TensorCores {
       }
   }
 
-  // width: columns of the slice that there are; what lies beyond is not computed.
+  // width: number of columns in the slice; columns beyond it are not computed.
   template <int count>
   __device__ static void accumulate(const BFloat16* factors, int step, const BFloat16* x, int width, Slice& out) {
     uint32_t a[count][4], b[count][4];

@@ -1,7 +1,6 @@
-// In the place of nvcc for the files of csrc/cuda/: their kernels run on the CPU, so that machines without a GPU can test
-// them. What the emulation finds: results that depend on the order of the threads, threads that wait for ever, reads from
-// lanes that take no part, shared memory read before it is written (as not-a-number), and, under AddressSanitizer,
-// accesses out of bounds.
+// Replaces nvcc for the files of csrc/cuda/: their kernels run on the CPU, so that machines without a GPU can test them.
+// The emulation finds results that depend on the order of threads, deadlocks, reads from lanes that do not take part,
+// shared memory read before it is written (as NaN) and, under AddressSanitizer, accesses out of bounds.
 #pragma once
 
 #include "emulation/fiber.h"

@@ -1,5 +1,5 @@
-// Fibers: functions that hand over to each other in the middle, each on its own stack. Every CUDA thread of an emulated
-// block is one. swapcontext makes two system calls a switch, so x86-64 has a switch of its own.
+// Fibers: functions that switch to each other midway, each on its own stack. Every CUDA thread of an emulated block is a
+// fiber. swapcontext makes two system calls per switch, so x86-64 has its own switch.
 #pragma once
 
 #include <sys/mman.h>
@@ -20,7 +20,7 @@
 namespace sskd_fast::emulation {
 
 #if defined(__x86_64__)
-// Saves what a function must preserve on the stack of the caller, whose end goes to *save, and goes on at `to`.
+// Saves the callee-saved registers on the caller's stack, stores the stack pointer in *save, and switches to `to`.
 [[gnu::naked, gnu::noinline, gnu::no_sanitize("address", "undefined")]] inline void switch_stack(void** /*save*/,
                                                                                                void* /*to*/) {
   asm volatile(
@@ -31,7 +31,7 @@ namespace sskd_fast::emulation {
 }
 #endif
 
-// A place where execution can be left and taken up again: the stack of a fiber, or of the one who runs the fibers.
+// A point where execution can stop and resume: the stack of a fiber, or of the thread that runs the fibers.
 struct Context {
   const void* bottom = nullptr;
   size_t size = 0;
@@ -43,7 +43,7 @@ struct Context {
 #endif
 };
 
-// Goes on at `to`; returns when something goes on at `from`. from_ends: nothing will.
+// Switches to `to`; returns once something switches back to `from`. from_ends: nothing will.
 inline void switch_context(Context& from, Context& to, [[maybe_unused]] bool from_ends) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(from_ends ? nullptr : &from.fake_stack, to.bottom, to.size);
@@ -58,7 +58,7 @@ inline void switch_context(Context& from, Context& to, [[maybe_unused]] bool fro
 #endif
 }
 
-// A stack, and the function that runs on it. The page below the stack cannot be written, so that an overflow is seen.
+// A stack and the function that runs on it. The page below the stack is not writable, so an overflow is detected.
 class Fiber {
  public:
   Fiber() {
@@ -73,7 +73,7 @@ class Fiber {
   Fiber& operator=(const Fiber&) = delete;
   ~Fiber() { munmap(const_cast<char*>(bottom()) - kGuard, kGuard + kStack); }
 
-  // Makes `body` what the next resume() enters. It must end by finish(), and what was on the stack is forgotten.
+  // The next resume() enters `body`, which must end with finish(). Discards the content of the stack.
   void start(void (*body)()) {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(bottom(), kStack);

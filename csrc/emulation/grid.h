@@ -1,7 +1,7 @@
-// Runs a __global__ function over a grid on the CPU, one block after another, each thread a fiber that stops where
-// threads wait for each other. In what order the threads go on between two such places is chosen by order_threads(), so
-// that a missing barrier changes the result. Threads that can never go on, or that wait at different places where CUDA
-// wants them at one, are an error that names them; CUDA would hang or do anything.
+// Runs a __global__ function over a grid on the CPU, one block after another. Each thread is a fiber that stops where
+// threads wait for each other. order_threads() chooses the order of the threads between two such points, so that a missing
+// barrier changes the result. A deadlock, or threads that wait at different points instead of one, is an error that names
+// the threads; on a GPU this would hang or be undefined.
 #pragma once
 
 #include <algorithm>
@@ -34,8 +34,8 @@ struct Error : std::runtime_error {
 
 using Place = std::source_location;
 
-constexpr unsigned char kPoison = 0xFF;  // not-a-number as float, -1 as int: shared memory before it is written
-constexpr size_t kLargestOperand = 48;   // bytes that a lane gives to the others of its warp at a time
+constexpr unsigned char kPoison = 0xFF;  // NaN as float, -1 as int: shared memory before it is written
+constexpr size_t kLargestOperand = 48;   // bytes that a lane passes to the other lanes of its warp at a time
 
 class Grid {
  public:
@@ -55,7 +55,7 @@ class Grid {
       blockIdx = {static_cast<unsigned int>(index % grid.x), static_cast<unsigned int>(index / grid.x % grid.y),
                   static_cast<unsigned int>(index / grid.x / grid.y)};
       ++serial_;
-      // Of exactly this size, so that AddressSanitizer sees what lies beyond.
+      // Exactly this size, so that AddressSanitizer detects accesses beyond it.
       dynamic_shared_.reset(new unsigned char[shared_bytes]);
       std::memset(dynamic_shared_.get(), kPoison, shared_bytes);
       run_block();
@@ -70,7 +70,7 @@ class Grid {
     self.fiber.suspend();
   }
 
-  // The lanes of `mask` wait for each other; afterwards operand(lane) gives what each of them brought.
+  // The lanes of `mask` wait for each other; afterwards operand(lane) gives the operand of each.
   template <typename T>
   void warp_barrier(const char* what, uint32_t mask, const T& own, Place place) {
     static_assert(sizeof(T) <= kLargestOperand && std::is_trivially_copyable_v<T>);

@@ -1,4 +1,4 @@
-// Products of tiles as the tensor cores of a warp do them; fragments as cuda/tensor_cores.h lays them out.
+// Products of tiles as by the tensor cores of a warp; cuda/tensor_cores.h describes the fragments.
 #pragma once
 
 #include "common/half_precision.h"
@@ -37,7 +37,7 @@ float half_of(uint32_t bits, int i) {
   return widen(T{static_cast<uint16_t>(bits >> 16 * i)});
 }
 
-// Four 8 x 8 tiles of two-byte numbers; lane l brings the address of row l % 8 of tile l / 8.
+// Four 8 x 8 tiles of two-byte numbers; lane l passes the address of row l % 8 of tile l / 8.
 inline void load_tiles(uint32_t (&registers)[4], const void* row, bool transposed, Place place) {
   struct Row {
     uint16_t x[8];

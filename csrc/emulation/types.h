@@ -1,4 +1,4 @@
-// CUDA's built-in types, and its functions that concern one thread alone.
+// CUDA's built-in types, and its functions for a single thread.
 #pragma once
 
 #include <math.h>

@@ -1,11 +1,11 @@
-// What the lanes of a warp do together. To read from a lane that takes no part is an error here; CUDA leaves it undefined.
+// Warp-wide functions. Reading from a lane that does not take part is an error here, and undefined in CUDA.
 #pragma once
 
 #include "emulation/grid.h"
 
 namespace sskd_fast::emulation {
 
-// The lane that PTX's shfl reads: `lane` itself where the wanted one lies outside of its segment of `width` lanes.
+// The lane that PTX's shfl reads: `lane` itself if the wanted lane is outside its segment of `width` lanes.
 enum class Shuffle { kIndex, kUp, kDown, kXor };
 
 inline unsigned int source_lane(Shuffle mode, unsigned int lane, unsigned int b, unsigned int width) {
@@ -36,7 +36,7 @@ T shuffle(Shuffle mode, const char* what, uint32_t mask, T value, unsigned int b
   return the_grid.operand<T>(source);
 }
 
-// The lanes of `mask` combine what they brought: combine(combine(first, second), third) ...
+// The lanes of `mask` combine their operands: combine(combine(first, second), third) ...
 template <typename T, typename Combine>
 T combined(const char* what, uint32_t mask, T value, Place place, Combine&& combine) {
   the_grid.warp_barrier(what, mask, value, place);
@@ -51,7 +51,7 @@ T combined(const char* what, uint32_t mask, T value, Place place, Combine&& comb
   return result;
 }
 
-// A bit for every lane of `mask` that brought what holds() says.
+// A bit for every lane of `mask` whose operand satisfies holds().
 template <typename T, typename Holds>
 unsigned int lanes_where(const char* what, uint32_t mask, T value, Place place, Holds&& holds) {
   the_grid.warp_barrier(what, mask, value, place);

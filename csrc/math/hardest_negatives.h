@@ -1,4 +1,4 @@
-// Hardest negatives: how hard one of them is; see sskd_fast/reference/hardest_negatives.py.
+// Hardest negatives: the hardness of one negative; see sskd_fast/reference/hardest_negatives.py.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// Negative sampling: the arithmetic of one trial and of one entry of the race; the law is explained in
-// sskd_fast/reference/negative_sampling.py.
+// Negative sampling: the arithmetic of one trial and of one entry of the race.
+// sskd_fast/reference/negative_sampling.py explains the law.
 #pragma once
 
 #include <cmath>
@@ -13,14 +13,14 @@ namespace sskd_fast {
 constexpr int kTrialsPerNegative = 16;
 // Mean number of slots of a candidate in a table of proposals.
 constexpr int kSlots = 8;
-// Taken off before slots are rounded up, so that masses which differ in their last bit only get the same number.
+// Subtracted before slots are rounded up, so that masses that differ only in their last bit get the same number.
 constexpr double kSlotSlack = 1e-9;
 // Mean dissimilarity above which the even envelope accepts more often than the spread one.
 constexpr double kEvenFrom = 0.45;
-// A margin of the spread envelope for rounding: too high costs trials, too low would bend the law.
+// Margin of the spread envelope for rounding: too high costs trials, too low would distort the law.
 constexpr double kEnvelopeMargin = 1 + 1e-4;
 
-// How the trials of one anchor propose candidates: slots first .. first + count of the tables, less a skipped range.
+// The proposals of one anchor's trials: slots first .. first + count of the tables, without a skipped range.
 struct AnchorProposals {
   int64_t first, count, skip_from, skip_length;
   double bound, acceptance;  // acceptance: expected
@@ -35,8 +35,8 @@ struct Trial {
 
 SSKD_HOST_DEVICE inline int64_t trial_limit(int64_t num_negatives) { return kTrialsPerNegative * num_negatives + 64; }
 
-// The slot that a trial proposes and the level that its acceptance ratio has to exceed. `unfair_below` is
-// 2^32 mod count: Lemire's rejection, without which the slots would not be equally likely.
+// The slot that a trial proposes, and the level that its acceptance ratio must exceed. `unfair_below` is 2^32 mod count,
+// for Lemire's rejection: without it the slots would not be equally likely.
 SSKD_HOST_DEVICE inline Trial propose(uint32_t slot_word, uint32_t level_word, const AnchorProposals& p,
                                       uint32_t unfair_below) {
   const uint64_t product = static_cast<uint64_t>(slot_word) * static_cast<uint64_t>(p.count);
@@ -49,7 +49,7 @@ SSKD_HOST_DEVICE inline uint32_t unfair_below(int64_t count) {
   return count > 0 ? static_cast<uint32_t>((uint64_t{1} << 32) % static_cast<uint64_t>(count)) : 0;
 }
 
-// Arrival time of a candidate of this weight in the exponential race; infinite for weight 0.
+// Arrival time of a candidate with this weight in the exponential race; infinite for weight 0.
 SSKD_HOST_DEVICE inline double arrival(uint32_t word, double weight) { return -std::log(unit_interval(word)) / weight; }
 
 }  // namespace sskd_fast

@@ -8,7 +8,7 @@
 
 namespace sskd_fast {
 
-// Norms below this count as this, as in torch.nn.functional.normalize.
+// Norms are clamped to at least this, as in torch.nn.functional.normalize.
 constexpr double kLeastEmbeddingNorm = 1e-12;
 
 template <typename T>
@@ -16,7 +16,7 @@ struct AnchorLoss {
   T loss, pull;  // pull: probability of the negatives, -d loss / d <a, p> times the temperature
 };
 
-// From the largest logit, the logit of the positive and sum_r exp(logit_r - top).
+// The loss from the largest logit `top`, the logit of the positive and sum_r exp(logit_r - top).
 template <typename T>
 SSKD_HOST_DEVICE inline AnchorLoss<T> anchor_loss(T top, T positive, T negative_mass) {
   const T total = negative_mass + std::exp(positive - top);
@@ -37,7 +37,7 @@ SSKD_HOST_DEVICE inline T inverse_norm(T squares) {
   return 1 / (norm > static_cast<T>(kLeastEmbeddingNorm) ? norm : static_cast<T>(kLeastEmbeddingNorm));
 }
 
-// The part of the gradient of x / |x| along x that has no effect; none where the norm was clamped.
+// The part of the gradient along x, which x / |x| cancels; 0 if the norm was clamped.
 template <typename T>
 SSKD_HOST_DEVICE inline T radial_part(T inner, T inverse) {
   return inverse * static_cast<T>(kLeastEmbeddingNorm) < 1 ? inner : T(0);

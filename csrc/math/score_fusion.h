@@ -1,6 +1,6 @@
 // Score fusion: the formulas of one pixel, forward and backward; see sskd_fast/reference/score_fusion.py.
 //
-// V is a number or a vector of numbers, one a pixel; T its element type. For a vector, comparisons select lane by lane.
+// V is a number or a vector of numbers, one per pixel; T is its element type. Vectors are compared lane by lane.
 // Shape letters: K queries, C1 = C + 1 classes with no-object last, E width of a score vector.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace sskd_fast {
 
-// Norms of score vectors below this count as this, as in torch.nn.functional.normalize.
+// Norms of score vectors are clamped to at least this, as in torch.nn.functional.normalize.
 constexpr double kLeastScoreNorm = 1e-12;
 
 enum class Cues : int64_t { kFused = 0, kObject = 1, kMask = 2, kClass = 3 };
@@ -21,7 +21,7 @@ SSKD_HOST_DEVICE inline int64_t score_width(Cues cues, int64_t queries, int64_t 
   return cues == Cues::kMask ? queries : cues == Cues::kClass ? classes : queries + classes;
 }
 
-// Where the class part begins in a score vector, and how many classes it has.
+// Start of the class part in a score vector, and its number of classes.
 SSKD_HOST_DEVICE inline int64_t class_offset(Cues cues, int64_t queries) {
   return cues == Cues::kClass ? 0 : cues == Cues::kObject ? queries + 1 : queries;
 }
@@ -37,7 +37,7 @@ SSKD_HOST_DEVICE inline V presence_alone(const V& m) {
   return (m > 0 ? e * 0 + 1 : e) / (e + 1);
 }
 
-// presence (K): softmax over the queries of the mask logits m (K), for "object" their sigmoid.
+// presence (K): softmax of the mask logits m (K) over the queries or, for "object", their sigmoid.
 template <typename V>
 SSKD_HOST_DEVICE inline void pixel_presence(const V* m, int64_t queries, Cues cues, V* presence) {
   if (cues == Cues::kObject) {
@@ -53,7 +53,7 @@ SSKD_HOST_DEVICE inline void pixel_presence(const V* m, int64_t queries, Cues cu
   for (int64_t k = 0; k < queries; ++k) presence[k] *= inverse;
 }
 
-// y (E): the score vector before it is made a unit vector; classes (K, C1): probabilities.
+// y (E): the score vector before normalisation; classes (K, C1): probabilities.
 template <typename V, typename T>
 SSKD_HOST_DEVICE inline void pixel_scores(const V* presence, const T* classes, int64_t queries, int64_t c1, Cues cues,
                                           V* y) {
@@ -71,7 +71,7 @@ SSKD_HOST_DEVICE inline void pixel_scores(const V* presence, const T* classes, i
 }
 
 // Gradient of the mask logits m (K) from g (E), the gradient of y; adds the pixel's part of the gradient of the class
-// probabilities to grad_classes (K, C1). `uncovered`: y[K] > 0 or exactly 0, that is, the background is not clamped.
+// probabilities to grad_classes (K, C1). `uncovered`: true if y[K] is positive or exactly 0, so not clamped.
 template <typename V, typename T, typename Mask>
 SSKD_HOST_DEVICE inline void pixel_scores_backward(const V* presence, const T* classes, const V* g, Mask uncovered,
                                                    int64_t queries, int64_t c1, Cues cues, V* grad_m, V* grad_classes) {
@@ -98,7 +98,7 @@ SSKD_HOST_DEVICE inline void pixel_scores_backward(const V* presence, const T* c
     grad_m[k] = presence[k] * (cues == Cues::kObject ? grad_m[k] * (1 - presence[k]) : grad_m[k] - inner);
 }
 
-// Bilinear resizing along one axis, align_corners=False: source cells and the weight of the second.
+// Bilinear resizing along one axis, align_corners=False: the source cells and the weight of the second.
 template <typename T>
 struct Source {
   int64_t first, second;

@@ -1,6 +1,6 @@
-"""The Triton kernels: kernels/ of a checkout, or the copy of it that a wheel holds in this folder.
+"""The Triton kernels: kernels/ of a checkout, or the copy of it that a wheel has in this folder.
 
-Importing this imports no Triton: the modules below it do.
+This package does not import Triton; its modules do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 
 from sskd_fast import _backend, _env
 
-# The kernels are compiled and tested with this Triton and with the newest one. An older one fails in its own passes on
-# the sampling kernels, and before 3.5 drivers have another interface.
+# The kernels are compiled and tested with this Triton and with the newest one. Older ones fail in their compiler passes
+# on the sampling kernels, and before 3.5 drivers have another interface.
 OLDEST_TRITON = (3, 6)
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -24,13 +24,13 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "kernels").is_dir():
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """(3, 6) of "3.6.0" and of "3.6.0+git123": what is compared with OLDEST_TRITON."""
+    """Major and minor version: (3, 6) for "3.6.0" and for "3.6.0+git123"."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
 @functools.cache
 def why_unavailable() -> str | None:
-    """Why the Triton kernels cannot run here, None where they can."""
+    """The reason why the Triton kernels cannot run here; None if they can."""
     try:
         found: str = importlib.import_module("triton").__version__
     except ImportError as error:

@@ -1,1 +1,1 @@
-"""The set loss, the contrastive loss and the one objective made of them."""
+"""The set loss, the contrastive loss, and the objective that combines them."""

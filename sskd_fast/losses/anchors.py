@@ -1,4 +1,4 @@
-"""Pixels of a batch as rows, and which of them are anchors.
+"""Pixels of a batch as rows, and the choice of anchors among them.
 
 Shape letters: B images, N pixels an image, A anchors, n rows, D embedding width, E width of a score vector.
 """
@@ -22,7 +22,7 @@ _LEAST_OBJECTNESS = 0.03
 class Pixels(NamedTuple):
     """Pixels as rows: unit embedding (n, D), scores (n, E) or None, weight (n,) or None, image (n,), label (n,).
 
-    label: int64, equal for two pixels exactly if they lie on one instance; 0 background, -1 unknown.
+    label: int64, equal for two pixels if and only if they lie on the same instance; 0 background, -1 unknown.
     """
 
     embedding: Tensor
@@ -52,14 +52,14 @@ class Pixels(NamedTuple):
         return Pixels(change(self.embedding), scores, weight, change(self.image), change(self.label))
 
     def elsewhere(self) -> Pixels:
-        """The pixels as candidates for another step or rank: without gradient, of none of its images or instances."""
+        """The pixels as candidates for another step or rank: detached, and on none of its images or instances."""
         return self._replace(
             embedding=self.embedding.detach(), image=torch.full_like(self.image, -1),
             label=torch.where(self.label > 0, self.label | (1 << 62), self.label),
         )  # fmt: skip
 
     def widths(self) -> tuple[int, int, bool]:
-        """Width of the embeddings and of the scores, and whether there are weights."""
+        """Width of the embeddings, width of the scores, and True if there are weights."""
         return self.embedding.shape[1], 0 if self.scores is None else self.scores.shape[1], self.weight is not None
 
 
@@ -67,10 +67,10 @@ def draw_anchors(
     shape: tuple[int, int], valid: Tensor | None, max_anchors: int, seed: int, device: torch.device,
     numbers: Sequence[int] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Indices into B * N pixels of at most `max_anchors` valid pixels an image, drawn without replacement; (A,) int64.
+    """Draw at most `max_anchors` valid pixels per image, without replacement; returns (A,) int64 indices into B * N.
 
-    shape: (B, N). valid: (B, h, w) bool or None. max_anchors: 0 takes every valid pixel. numbers: of the images
-    in the joint batch, by which they draw; 0, 1, ... by default. A pure function of the arguments.
+    shape: (B, N). valid: (B, h, w) bool or None. max_anchors: 0 takes every valid pixel. numbers: of the images in the
+    joint batch, which seed their draws; 0, 1, ... by default. A pure function of the arguments.
     """
     images, pixels = shape
     every = torch.arange(images * pixels, device=device)
@@ -92,9 +92,9 @@ def pixel_rows(
 ) -> Pixels:  # fmt: skip
     """Every pixel of a view, image by image.
 
-    mask_logits (B, K, H, W) and class_logits (B, K, C+1), read without gradient, give the scores by `cues` (none for
+    mask_logits (B, K, H, W) and class_logits (B, K, C+1), without gradient, give the scores by `cues` (none for
     "uniform") and, if weighted, the weights: objectness, at least 0.03.  embeddings (B, D, h, w); instance_ids (B, h,
-    w) int64: 0 background, -1 unknown, None for all unknown.
+    w) int64: 0 background, -1 unknown, None if all are unknown.
     """
     images, _, height, width = embeddings.shape
     size = (height, width)
@@ -115,6 +115,6 @@ def pixel_rows(
 
 
 def rows_of(embeddings: Tensor) -> Tensor:
-    """(B, D, h, w) as (B * h * w, D), float32 or wider."""
+    """Reshape (B, D, h, w) to (B * h * w, D), float32 or wider."""
     rows = embeddings.flatten(2).transpose(1, 2).flatten(0, 1)
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows

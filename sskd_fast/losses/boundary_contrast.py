@@ -1,6 +1,6 @@
-"""L_pxl where instances meet: anchors beside another instance, instance positives, near negatives.
+"""L_pxl at the boundaries of instances: anchors beside another instance, positives on the instance, near negatives.
 
-Ours, beyond the paper, whose anchors are all pixels and whose positive is the same pixel of the other view.
+Ours, not the paper's: there, all pixels are anchors, and the positive is the same pixel in the other view.
 Shape letters: B images, N cells an image, A anchors, D embedding width, R negatives.
 """
 
@@ -53,11 +53,11 @@ class BoundaryContrast(nn.Module):
     ) -> ContrastOutput:  # fmt: skip
         """The loss of a batch of image pairs, two views of one geometry; 0 without anchors.
 
-        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, read without gradient; embeddings_weak
-        (B, D, h, w), with gradient; embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0
-        background.  weights (B, h, w) float: of the anchors, 0 for none.  valid (B, h, w) bool: False for cells that
-        take no part.  joint: the joint batch, by the summed weight of whose anchors the loss is a mean; numbers: of the
-        images in it.  Raises ValueError or TypeError naming an argument of the wrong shape or range.
+        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, without gradient; embeddings_weak (B, D,
+        h, w), with gradient; embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0 background.
+        weights (B, h, w) float: of the anchors, 0 to exclude one.  valid (B, h, w) bool: False for excluded cells.
+        joint: the joint batch; the loss is divided by the summed weight of its anchors.  numbers: of the images in it.
+        Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         config, temperature = self.config, self.config.temperature_at(progress)
         shape = check_shapes(mask_logits, embeddings_weak, embeddings_strong, valid, instance_ids)
@@ -87,7 +87,7 @@ class BoundaryContrast(nn.Module):
 def anchor_losses(
     anchors: Pixels, own: Tensor, negatives: Tensor, weak: Tensor, strong: Tensor, temperature: float
 ) -> Tensor:
-    """(A,) loss of each anchor.
+    """The loss of each anchor, (A,).
 
     own (A, N) bool: cells of its instance; negatives (A, R) int64: cells of its image, -1 for none; weak, strong (B, N,
     D): unit embeddings of all cells.
@@ -100,7 +100,7 @@ def anchor_losses(
 
 
 def near_another(instance_ids: Tensor, reach: int) -> Tensor:
-    """(B, h, w) bool: cells of an instance with a cell of another one at most `reach` rows and columns away.
+    """Mask (B, h, w) bool of cells of an instance with a cell of another at most `reach` rows and columns away.
 
     instance_ids (B, h, w) int64: 0 background, -1 unknown; neither is an instance.
     """
@@ -119,11 +119,11 @@ def draw_near(
     cells: Pixels, index: Tensor, usable: Tensor, width: int, config: ContrastConfig, seed: int,
     numbers: Sequence[int] | None = None,
 ) -> Tensor:  # fmt: skip
-    """(A, R) int64 cells of the anchors' images in the order drawn, -1 where fewer have a positive weight.
+    """Draw R cells of each anchor's image: (A, R) int64 in the order drawn, -1 if fewer have a positive weight.
 
     cells: with scores and weights, image by image; index (A,): the anchors among them, image by image.  usable (B, N)
-    bool.  width: cells a row.  numbers: of the images, by which they draw; 0, 1, ... by default.  The law is successive
-    sampling, by an exponential race (see `reference.negative_sampling`).
+    bool.  width: cells per row.  numbers: of the images, which seed their draws; 0, 1, ... by default.  The law is
+    successive sampling, by an exponential race (see `reference.negative_sampling`).
     """
     images, count = usable.shape
     assert cells.scores is not None and cells.weight is not None
@@ -142,7 +142,7 @@ def draw_near(
 
 
 def _by_image(pairs: Callable[[Tensor, Tensor], Tensor], rows: Tensor, image: Tensor, cells: Tensor) -> Tensor:
-    """(A, N): `pairs` of the rows (A, D), image by image, with the cells (B, N, D) of their image."""
+    """Apply `pairs` to the rows (A, D) and the cells (B, N, D) of their image, image by image: (A, N)."""
     counts = torch.bincount(image, minlength=len(cells)).tolist()
     return torch.cat([pairs(some, all_) for some, all_ in zip(rows.split(counts), cells, strict=True)])
 

@@ -1,4 +1,4 @@
-"""Losses of predicted boxes against those around the instances' masks, for the queries that the masks were matched to.
+"""Losses of predicted boxes against the boxes around the instances' masks, for the queries matched to the masks.
 
 Source: the box losses of DETR.  Shape letters: B images, K queries, G padded instances, n instances of an image.
 """
@@ -20,11 +20,11 @@ def box_losses(
     layers: Sequence[Tensor], assigned: Sequence[Tensor | None], boxes: Sequence[Tensor], weights: Tensor,
     joint: JointBatch = WHOLE,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """L1 ("box") and one less the generalised IoU ("overlap"), weighted means over the instances, summed over layers.
+    """L1 ("box") and 1 - generalised IoU ("overlap"): weighted means over the instances, summed over layers.
 
     layers: predicted boxes (B, K, 4) after each layer: centre x, y, width, height as shares of the image.  assigned: a
-    layer's (B, G) int64 query of each instance, -1 for none.  boxes: an image's (n, 4) of `boxes_of`; those without an
-    area do not count.  weights: (B, G), of the instances; the means are by their sum in the joint batch.
+    layer's (B, G) int64 query of each instance, -1 for none.  boxes: an image's (n, 4) of `boxes_of`; boxes without
+    area do not count.  weights: (B, G), of the instances; the means divide by their sum over the joint batch.
     """
     padded = weights.new_zeros((*weights.shape, 4))
     for row, own in zip(padded, boxes, strict=True):
@@ -44,7 +44,7 @@ def box_losses(
 
 
 def boxes_of(instances: Instances) -> Tensor:
-    """(n, 4) float32 boxes around the masks, x0 y0 x1 y1 as shares of the image; zeros for an empty mask."""
+    """Boxes (n, 4) float32 around the masks, x0 y0 x1 y1 as shares of the image; zeros for an empty mask."""
     _, height, width = instances.masks.shape
     ends = []
     for hit, side in ((instances.masks.any(1), width), (instances.masks.any(2), height)):

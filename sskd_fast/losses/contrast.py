@@ -21,9 +21,9 @@ from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.memory_bank import MemoryBank
 from sskd_fast.losses.training_step import TrainingStep
 
-# The hardest negatives are the most similar of this many times as many draws.
+# Draws for each hard negative, of which the most similar are taken.
 _DRAWS_PER_HARD = 4
-# Diagnostics look at this many anchors and, in the expected form, draw this many negatives for them.
+# Diagnostics use this many anchors and, in the expected form, draw this many negatives for them.
 _WATCHED_ANCHORS = 128
 _WATCHED_NEGATIVES = 32
 
@@ -36,9 +36,9 @@ FORMS = ("sampled", "expected")
 class InstancePixelContrast(nn.Module):
     """NT-Xent between two views of every anchor pixel, against pixels that likely lie on other instances.
 
-    config: its settings; further settings by name go on top, as in `InstancePixelContrast(num_negatives=200)`.
-    Raises ValueError as `ContrastConfig` does, TypeError for a name that it does not have.
-    Source: L_pxl of semi-supervised foundation-model distillation; cue "object" and objectness are this project's.
+    config: its settings; keyword arguments override them, as in `InstancePixelContrast(num_negatives=200)`.
+    Raises ValueError as `ContrastConfig` does, TypeError for an unknown setting.
+    Source: L_pxl of semi-supervised foundation-model distillation; cue "object" and objectness are this project's own.
     """
 
     def __init__(self, config: ContrastConfig | None = None, **settings: Any) -> None:
@@ -54,7 +54,7 @@ class InstancePixelContrast(nn.Module):
         return self.config.temperature_at(progress)
 
     def of_step(self, step: TrainingStep) -> ContrastOutput:
-        """The loss of a training step: between its views, the strong one without gradient."""
+        """The loss of a training step between its two views, the strong one without gradient."""
         weak, strong = step.embeddings()
         size = (weak.shape[-2], weak.shape[-1])
         return self(
@@ -79,12 +79,12 @@ class InstancePixelContrast(nn.Module):
     ) -> ContrastOutput:
         """The loss of a batch of image pairs, two views of one geometry.
 
-        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, read without gradient; embeddings_weak
-        (B, D, h, w), with gradient; embeddings_strong (B, D, h, w), without. progress: in [0, 1], sets the temperature.
+        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, without gradient; embeddings_weak (B, D,
+        h, w), with gradient; embeddings_strong (B, D, h, w), without. progress: in [0, 1], sets the temperature.
         seed: of this step. valid (B, h, w) bool: False for pixels that are neither anchor nor candidate (padding).
-        instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.  joint: the joint batch, over whose
-        anchors the loss is a mean; numbers: of the images in it, by which their anchors are drawn.  Candidates are the
-        pixels seen here, with `all_ranks` also those that other ranks see at the moment.
+        instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.  joint: the joint batch; the loss is
+        a mean over its anchors.  numbers: of the images in it, which seed the draws of their anchors.  Candidates are
+        the pixels of this batch and, with `all_ranks`, of the other ranks' current batches.
         Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         temperature = self.temperature(progress)
@@ -103,7 +103,7 @@ class InstancePixelContrast(nn.Module):
             candidates = candidates.select(kept.nonzero()[:, 0])
             own = (kept.cumsum(0) - 1).index_select(0, anchor_index)
         fresh = candidates
-        seed += numbers[0] << 44 if numbers else 0  # negatives of their own in every part of the joint batch
+        seed += numbers[0] << 44 if numbers else 0  # other negatives in every part of the joint batch
         if self.config.all_ranks and ranks.count() > 1:
             candidates = candidates.join(candidates.map(ranks.rows_of_others).elsewhere())
         if self.bank is not None:
@@ -134,7 +134,7 @@ class InstancePixelContrast(nn.Module):
         return output
 
     def _negatives(self, anchors: Pixels, candidates: Pixels, seed: int, own: Tensor) -> Tensor:
-        """(A, R) indices of negatives: drawn, and where asked for partly the hardest of further draws."""
+        """Indices (A, R) of negatives: drawn and, with `hard_share`, in part the hardest of further draws."""
         if self.num_hard == 0:
             return self._draw(anchors, candidates, self.config.num_negatives, seed, own)
         plain = self.config.num_negatives - self.num_hard
@@ -157,7 +157,7 @@ class InstancePixelContrast(nn.Module):
             backend=self.config.backend,
             candidate_weight=candidates.weight,
         )
-        # Scores keep an anchor from being its own negative; without them it has to be taken out.
+        # With scores, an anchor is never its own negative; without them it must be masked out.
         return negatives if anchors.scores is not None else negatives.masked_fill(negatives == own[:, None], -1)
 
     def _expected(self, anchors: Pixels, positives: Tensor, candidates: Pixels, temperature: float) -> Tensor:
@@ -179,7 +179,7 @@ class InstancePixelContrast(nn.Module):
 
 
 def diagnose(anchors: Pixels, positives: Tensor, candidates: Pixels, negatives: Tensor) -> dict[str, Tensor]:
-    """The diagnostics of `ContrastOutput`; similarities are those of a part of the anchors."""
+    """The diagnostics of `ContrastOutput`; similarities are measured on a part of the anchors."""
     step = max(1, math.ceil(len(negatives) / _WATCHED_ANCHORS))
     watched, drawn = anchors.embedding[::step], negatives[::step]
     margin = watched.new_tensor(math.nan)
@@ -207,7 +207,7 @@ def diagnose(anchors: Pixels, positives: Tensor, candidates: Pixels, negatives: 
 def check_shapes(
     mask_logits: Tensor, weak: Tensor, strong: Tensor, valid: Tensor | None, instance_ids: Tensor | None
 ) -> tuple[int, int]:
-    """(B, N). Raises ValueError or TypeError."""
+    """Check the shapes and return (B, N). Raises ValueError or TypeError."""
     require(weak.dim() == 4, f"embeddings_weak: found shape {tuple(weak.shape)}, expected (B, D, h, w)")
     images, _, height, width = weak.shape
     wanted = (images, height, width)

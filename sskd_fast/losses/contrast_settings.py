@@ -1,4 +1,4 @@
-"""Settings of L_pxl, whatever its form, and what a form gives."""
+"""Settings and output of L_pxl, shared by all of its forms."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Form = Literal["sampled", "expected", "boundary", "prototypes", "ownership"]
 
 @dataclass(frozen=True)
 class ContrastOutput:
-    """The loss, with gradient, and what to watch while training, 0-dimensional tensors without.
+    """The loss, with gradient, and diagnostics to watch while training (0-dimensional tensors without gradient).
 
     diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background",
-    share of the negatives on the instance of their anchor (background counts as one instance, of all images); and
-    "other_instance_share", share of a foreground anchor's negatives on another instance. NaN where nothing is known.
-    Forms that draw no negatives have none of these.
+    share of the negatives on the instance of their anchor (background counts as one instance across all images); and
+    "other_instance_share", share of a foreground anchor's negatives on another instance. NaN if unknown.
+    Forms that draw no negatives have no diagnostics.
     """
 
     loss: Tensor
@@ -35,18 +35,18 @@ class ContrastConfig:
     form: "sampled", drawn negatives, or "expected", their expectation (the method's); this project's own "boundary"
     (anchors beside another instance, see `BoundaryContrast`), "prototypes" (of the mask features, see `MaskPrototypes`)
     and "ownership" (queries that compete for a pixel, see `MaskOwnership`).  num_negatives: R.  temperature: (at
-    progress 0, at progress 1), linear in between.  cues: what tells instances apart, see `ops.fuse_scores`; "uniform"
-    ignores the predictions.  scope: candidates of all images, of the other images or of the anchor's own.  margin:
-    similarity below which negatives do not push.  hard_share: share of the negatives taken as the most similar of a
-    larger draw.  max_anchors: anchors an image, drawn without replacement; 0 for every pixel.  objectness: prefer
-    candidates that lie on objects.  memory_bank: pixels of earlier steps kept as further candidates.
-    all_ranks: candidates are the pixels of all ranks instead of the own ones, those of others without gradient.
+    progress 0, at progress 1), linear in between.  cues: predictions that tell instances apart, see `ops.fuse_scores`;
+    "uniform" ignores the predictions.  scope: candidates of all images, of other images, or of the anchor's own image.
+    margin: similarity below which negatives do not push.  hard_share: share of the negatives that are the most similar
+    ones of a larger draw.  max_anchors: anchors per image, drawn without replacement; 0 for every pixel.  objectness:
+    prefer candidates on objects.  memory_bank: number of pixels of earlier steps kept as further candidates.
+    all_ranks: candidates are the pixels of all ranks, not only this one's; those of other ranks have no gradient.
     backend: of the operators.
 
-    reach: of form "boundary": how many cells away another instance may lie from an anchor.  spread: rho of form
-    "boundary": negatives are drawn with exp(-distance^2 / 2 rho^2), in cells.  The temperature of "prototypes" is the
+    reach: for form "boundary", largest distance in cells from an anchor to another instance.  spread: rho of form
+    "boundary"; negatives are drawn with exp(-distance^2 / 2 rho^2), in cells.  The temperature of "prototypes" is the
     first of `temperature`.
-    Raises ValueError naming a setting out of range or a combination without a meaning.
+    Raises ValueError naming a setting out of range or a meaningless combination.
     """
 
     num_negatives: int = 64

@@ -1,4 +1,4 @@
-"""The loss of dense queries: every cell near an instance's centre learns its class and its mask, many to an instance.
+"""The loss of dense queries: every cell near an instance's centre learns the instance's class and mask.
 
 Source: centre sampling of FCOS, masks of CondInst, focal loss of RetinaNet; scores learn the mask's IoU as in
 generalised focal loss.
@@ -24,11 +24,11 @@ from sskd_fast.models.dense_maps import DenseMaps
 class DenseLossConfig:
     """Weights and assignment of the dense loss.
 
-    class_weight, mask_weight, dice_weight: of focal loss, mask cross-entropy and dice.  radius: cells around an
-    instance's centre that learn it, in cells of their level.  sizes: smallest and largest side (square root of the
-    area) of a level's instances, in its cells; the finest level has no smallest, the coarsest no largest.
-    masks_an_instance: how many of an instance's cells, drawn anew every step, learn its mask; masks_an_image: at most
-    so many on average.  quality: a cell's score learns the IoU of its mask instead of 1.
+    class_weight, mask_weight, dice_weight: of focal loss, mask cross-entropy and dice.  radius: around an instance's
+    centre, in cells of the level; cells within learn the instance.  sizes: smallest and largest side (square root of
+    the area) of a level's instances, in its cells; the finest level has no lower bound, the coarsest no upper one.
+    masks_an_instance: number of an instance's cells, drawn anew every step, that learn its mask.  masks_an_image: limit
+    of such cells per image, on average.  quality: a cell's score learns the IoU of its mask instead of 1.
     """
 
     class_weight: float = 1.0
@@ -62,14 +62,14 @@ def dense_loss(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The parts "class", "mask" and "dice", unweighted, and the share of instances that have a cell.
 
-    instances: one record an image; valid: (B, H, W) bool.  joint: masks are a mean by the summed weight of the cells
-    drawn in the joint batch, classes by that of its positive cells.
+    instances: one record per image; valid: (B, H, W) bool.  joint: mask terms divide by the summed weight of the cells
+    drawn in the joint batch, class terms by that of its positive cells.
     """
     size = (maps.features.shape[-2], maps.features.shape[-1])
     targets = pad_targets(instances, valid, size)
     positive = assign(config, maps, targets)
     chosen = drawn_cells(config, positive, len(valid))
-    # Masks are compared at twice the resolution that they are predicted at.
+    # Masks are compared at twice the resolution of the predictions.
     fine = pad_targets(instances, valid, (2 * size[0], 2 * size[1]))
     logits = maps.masks(chosen.image, chosen.cell)
     logits = F.interpolate(logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False).squeeze(1)
@@ -83,7 +83,7 @@ def dense_loss(
 
 @torch.no_grad()
 def assign(config: DenseLossConfig, maps: DenseMaps, targets: Targets) -> Cells:
-    """The cells near an instance's centre on the levels of its size; a cell near several takes the smallest."""
+    """The cells near an instance's centre on the levels for its size; a cell near several takes the smallest one."""
     _, centres, covers = maps.cells()
     area = targets.masks.flatten(2).sum(-1)
     side = area.sqrt().unsqueeze(2)
@@ -98,7 +98,7 @@ def assign(config: DenseLossConfig, maps: DenseMaps, targets: Targets) -> Cells:
 
 
 def mass_centres(masks: Tensor) -> Tensor:
-    """(B, G, h, w) -> (B, G, 2) x, y of the centres of mass in cells."""
+    """Centres of mass of masks (B, G, h, w): (B, G, 2) x, y in cells."""
     mass = masks.flatten(2).sum(-1).clamp(min=1e-6)
     rows = torch.arange(masks.shape[-2], dtype=masks.dtype, device=masks.device)
     columns = torch.arange(masks.shape[-1], dtype=masks.dtype, device=masks.device)
@@ -106,7 +106,7 @@ def mass_centres(masks: Tensor) -> Tensor:
 
 
 def drawn_cells(config: DenseLossConfig, positive: Cells, images: int) -> Cells:
-    """At most `masks_an_instance` cells of an instance, `masks_an_image` an image on average, drawn at random."""
+    """Draw at most `masks_an_instance` cells of an instance, and `masks_an_image` cells per image on average."""
     if not len(positive):
         return positive
     order = torch.randperm(len(positive), device=positive.image.device)
@@ -123,7 +123,7 @@ def drawn_cells(config: DenseLossConfig, positive: Cells, images: int) -> Cells:
 
 
 def _mask_parts(logits: Tensor, cells: Cells, targets: Targets, joint: JointBatch) -> tuple[dict[str, Tensor], Tensor]:
-    """Mask cross-entropy and dice of the cells' logits (P, h, w), weighed by the instances', and IoUs (P,)."""
+    """Mask cross-entropy and dice of the cells' logits (P, h, w), weighted by the instances' weights, and IoUs (P,)."""
     valid = targets.valid[cells.image]
     wanted = targets.masks[cells.image, cells.instance] * valid
     weight = targets.weights[cells.image, cells.instance]
@@ -142,7 +142,7 @@ def _mask_parts(logits: Tensor, cells: Cells, targets: Targets, joint: JointBatc
 
 @torch.no_grad()
 def _qualities(positive: Cells, chosen: Cells, iou: Tensor) -> Tensor:
-    """(P,) what each positive cell's score shall be: the mean IoU of its instance's cells that were drawn, else 1/2."""
+    """The target (P,) of each positive cell's score: the mean IoU of its instance's drawn cells, 1/2 without any."""
     if not len(positive):
         return iou.new_zeros(0)
     stride = int(positive.instance.max()) + 1
@@ -157,8 +157,7 @@ def _qualities(positive: Cells, chosen: Cells, iou: Tensor) -> Tensor:
 def _class_part(
     maps: DenseMaps, positive: Cells, targets: Targets, quality: Tensor | None, joint: JointBatch
 ) -> Tensor:
-    """Focal loss of all cells' scores; cells on invalid pixels (padding, crowd, unsure) that learn nothing do not
-    count."""
+    """Focal loss of all cells' scores; unassigned cells on invalid pixels (padding, crowd, unsure) do not count."""
     logits, centres, _ = maps.cells()
     height, width = targets.valid.shape[-2:]
     x = centres[:, 0].round().long().clamp(0, width - 1)

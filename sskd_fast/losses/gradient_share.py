@@ -1,4 +1,4 @@
-"""The weight of a term of the objective, kept so that the term's gradient is a given share of the rest's."""
+"""The weight of a term of the objective, adapted so that the term's gradient is a given share of the rest's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sskd_fast import ranks
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 
-# Steps between two measurements, each of which costs two more backward passes, and what is kept of the one before.
+# Steps between two measurements, each of which costs two more backward passes; and the weight of the past in smoothing.
 MEASURE_EVERY = 20
 _KEPT = 0.7
 
@@ -19,8 +19,8 @@ _KEPT = 0.7
 class GradientShare(nn.Module):
     """weight = share * |gradient of the rest| / |gradient of the term|, norms over the parameters that both reach.
 
-    The norms are measured every MEASURE_EVERY steps, the first one included, and smoothed.  They are part of the state
-    dict, so that a resumed stage goes on with them.  They are those of the joint batch.  share: above 0; 0.15 for 15 %.
+    The norms, of the joint batch, are measured every MEASURE_EVERY steps, starting with the first, and smoothed.  They
+    are part of the state dict, so a resumed stage continues with them.  share: above 0; 0.15 for 15 %.
     Ours: the paper has a fixed weight, lam_pxl.
     """
 
@@ -40,23 +40,22 @@ class GradientShare(nn.Module):
 
     @property
     def weight(self) -> float:
-        """The weight of the term; 0 as long as it has had no gradient."""
+        """The weight of the term; 0 until the term has had a gradient."""
         rest, term = float(self.rest_norm), float(self.term_norm)
         return self.share * rest / term if term > 0 else 0.0
 
     @property
     def due(self) -> bool:
-        """True if the step that comes is measured."""
+        """True if the next step will be measured."""
         return int(self.steps) % MEASURE_EVERY == 0
 
     def forward(
         self, rest: Tensor, term: Tensor, parameters: Iterable[Tensor], joint: JointBatch = WHOLE
     ) -> dict[str, Tensor]:
-        """Takes in a step: "pxl_weight" is the term's weight, "pxl_gradient_share" the share it has, NaN if not
-        measured.
+        """Records a step. Returns "pxl_weight", the term's weight, and "pxl_gradient_share", NaN unless measured.
 
-        rest, term: scalars with a graph, which is kept.  parameters: of the model.  joint: the joint batch that they
-        are the part of; a step that is seen in several parts is taken in with the last one.
+        rest, term: scalars with a graph, which is retained.  parameters: of the model.  joint: the joint batch of which
+        they are a part; if a step comes in several parts, the last one completes the measurement.
         """
         if joint.measures and self.due:
             self._add(rest, term, [p for p in parameters if p.requires_grad])
@@ -70,13 +69,13 @@ class GradientShare(nn.Module):
         return {"pxl_weight": rest.new_tensor(self.weight), "pxl_gradient_share": rest.new_tensor(self.weight * ratio)}
 
     def _add(self, rest: Tensor, term: Tensor, parameters: list[Tensor]) -> None:
-        """Adds the gradients of a part of the joint batch to those of the parts before."""
+        """Adds the gradients of a part of the joint batch to those of earlier parts."""
         rests, terms = (torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in (rest, term))
         before = self._sums or ([None] * len(parameters), [None] * len(parameters))
         self._sums = _sums(before[0], rests), _sums(before[1], terms)
 
     def _measure(self) -> None:
-        """Takes in the norms of both gradients, and the ratio of the term's to the rest's in this step."""
+        """Updates the norms of both gradients, and sets the ratio of the term's to the rest's in this step."""
         assert self._sums is not None
         shared = [(r, t) for r, t in zip(*self._sums, strict=True) if r is not None and t is not None]
         self._sums = None
@@ -91,5 +90,5 @@ class GradientShare(nn.Module):
 
 
 def _sums(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Gradients added up, None for a parameter that neither reaches."""
+    """Sums of gradients; None for a parameter that neither of them reaches."""
     return [b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)]

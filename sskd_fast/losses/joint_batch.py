@@ -1,4 +1,4 @@
-"""The joint batch of a step, of which a forward pass sees a part: a rank's images, or a micro batch of them."""
+"""The joint batch of a step. A forward pass sees a part of it: a rank's images, or a micro batch of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sskd_fast import ranks
 
 @dataclass(frozen=True)
 class JointBatch:
-    """Sums over the joint batch, by which every part divides what it adds to J, so that J is the sum of its parts.
+    """Sums over the joint batch. Every part divides its share of J by them, so that J is the sum over the parts.
 
-    counted: takes in the sums of the parts that are only counted.  known: sums over the joint batch, counted before;
-    without both, a sum is that of all ranks, each of which sees all of its images at once.
-    measures, learns: the pass takes part in measuring the gradients' shares; its gradients are used.  parts, last: how
-    many micro batches the images of a rank are seen in, and True for the last of them.
+    counted: collects the sums of parts in a pass that only counts.  known: sums over the joint batch from that pass;
+    without both, sums run over all ranks, each of which sees all of its images at once.
+    measures: True if the pass takes part in measuring the gradients' shares.  learns: True if its gradients are used.
+    parts: number of micro batches of a rank.  last: True for the last of them.
     """
 
     counted: dict[str, Tensor] | None = None
@@ -28,7 +28,7 @@ class JointBatch:
     prefix: str = ""
 
     def total(self, name: str, own: Tensor) -> Tensor:
-        """The sum over the joint batch of `own`, the sum over the part that is seen; without gradient."""
+        """The sum over the joint batch, without gradient; own: the sum over this part."""
         name = self.prefix + name
         if self.known is not None:
             return self.known[name]
@@ -38,11 +38,11 @@ class JointBatch:
         return own
 
     def share(self, name: str, own: Tensor) -> Tensor:
-        """The share that this part has in a sum over the joint batch: what its own mean counts for."""
+        """This part's share of a sum over the joint batch: the weight of its own mean."""
         return own / self.total(name, own).clamp(min=1e-6)
 
     def within(self, prefix: str) -> JointBatch:
-        """The same with sums under names of their own."""
+        """The same joint batch, with the names of sums prefixed."""
         return replace(self, prefix=self.prefix + prefix)
 
 

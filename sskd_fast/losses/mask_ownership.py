@@ -1,6 +1,6 @@
 """L_pxl on the mask logits: the queries of an image's instances compete for each pixel.
 
-Ours in place of the paper's form.  Source: the pixel-wise cross-entropy over the queries of kMaX-DeepLab (Yu et al.,
+Ours, instead of the paper's form.  Source: the pixel-wise cross-entropy over the queries of kMaX-DeepLab (Yu et al.,
 ECCV 2022); departures: only matched queries compete, background is a logit of 0, and labels count by their scores.
 Shape letters: B images, K queries, G padded instances, h x w cells of the mask map.
 """
@@ -21,8 +21,8 @@ from sskd_fast.losses.training_step import Part, TrainingStep
 class MaskOwnership(nn.Module):
     """L = -mean over valid cells p of log[exp(m_p) / (1 + sum over matched queries k of exp(m_k(p)))].
 
-    m_k: mask logits.  m_p: that of the query matched to the instance at p, after the last decoder layer; 0 on
-    background.  A cell that several share counts for each by its share.  The mean is weighted by the scores.
+    m_k: mask logits.  m_p: the logit of the query matched to the instance at p, after the last decoder layer; 0 on
+    background.  A cell shared by several instances counts for each by its share.  The mean is weighted by the scores.
     """
 
     def __init__(self, config: ContrastConfig) -> None:

@@ -1,6 +1,6 @@
-"""L_pxl in the space of the mask features: pixels are drawn to the prototype of their instance, from all others.
+"""L_pxl in the space of the mask features: pixels are pulled to the prototype of their instance, away from all others.
 
-Ours in place of the paper's form.  Source: the instance discrimination loss of MaX-DeepLab (Wang et al., CVPR 2021);
+Ours, instead of the paper's form.  Source: the instance discrimination loss of MaX-DeepLab (Wang et al., CVPR 2021);
 departures: background is one more prototype, and pixels count by their share of the instance and its score.
 Shape letters: B images, G padded instances, P mask channels, N = h x w cells of the mask map.
 """
@@ -23,7 +23,7 @@ class MaskPrototypes(nn.Module):
     """L = -sum_i w_i sum_p m_i(p) log softmax_j(<t_j, M(p) / |M(p)|> / T)[i] over instances i, divided by
     sum_i w_i sum_p m_i(p).
 
-    M: mask features.  m_i(p): share of cell p on instance i.  t_i: sum_p m_i(p) M(p), normalised; t_0 that of the
+    M: mask features.  m_i(p): share of cell p on instance i.  t_i: sum_p m_i(p) M(p), normalised; t_0 for the
     background.  w_i: score of the instance.  T: the first of `temperature`.  Sums run over the images of a batch.
     """
 

@@ -21,9 +21,11 @@ SURE = 80.0
 
 @dataclass
 class Targets:
-    """Instances of B images, padded to G: masks (B, G, h, w) float in [0, 1] at the size of the mask map, labels (B,
-    G), present (B, G) bool, valid (B, h, w) float share of valid pixels, weights (B, G) (score of a pseudo-label, else
-    1)."""
+    """Instances of B images, padded to G.
+
+    masks (B, G, h, w) float in [0, 1] at the size of the mask map; labels (B, G); present (B, G) bool; valid (B, h, w)
+    float: share of valid pixels; weights (B, G): score of a pseudo-label, else 1.
+    """
 
     masks: Tensor
     labels: Tensor
@@ -33,7 +35,7 @@ class Targets:
 
 
 def pad_targets(instances: list[Instances], valid: Tensor, size: tuple[int, int]) -> Targets:
-    """B records and valid (B, H, W) bool -> Targets on a (h, w) map; masks are averaged over the cells."""
+    """Build Targets on a (h, w) map from B records and valid (B, H, W) bool; masks are averaged over cells."""
     device, count = valid.device, max([1, *(len(i) for i in instances)])
     b = len(valid)
     masks = torch.zeros((b, count, *size), device=device)
@@ -42,7 +44,7 @@ def pad_targets(instances: list[Instances], valid: Tensor, size: tuple[int, int]
     weights = torch.zeros((b, count), device=device)
     for i, record in enumerate(instances):
         n = len(record)
-        if n:  # as bytes to the device, an image at a time: as floats, full-size masks would fill it
+        if n:  # moved as bytes, one image at a time: full-size masks as floats would fill the device's memory
             full = record.masks.to(device, non_blocking=True).to(masks.dtype)
             masks[i, :n] = F.interpolate(full.unsqueeze(0), size=size, mode="area")[0]
         labels[i, :n], present[i, :n], weights[i, :n] = record.labels.to(device), True, record.scores.to(device)
@@ -52,7 +54,7 @@ def pad_targets(instances: list[Instances], valid: Tensor, size: tuple[int, int]
 
 @dataclass(frozen=True)
 class MatchCosts:
-    """Weights of the class, mask cross-entropy and dice terms, in the matching and in the loss alike."""
+    """Weights of the class, mask cross-entropy and dice terms, both in the matching and in the loss."""
 
     classes: float = 2.0
     mask: float = 5.0
@@ -61,8 +63,11 @@ class MatchCosts:
 
 @dataclass
 class Matching:
-    """assigned (B, G) int64: the query of each instance, -1 where none (absent instances, or more instances than
-    queries).  inside (B, K) bool: whether most of a query's mask lies on valid ones of the places looked at."""
+    """The result of the matching.
+
+    assigned (B, G) int64: the query of each instance, -1 for none (absent instances, or more instances than queries).
+    inside (B, K) bool: True if most of a query's mask lies on valid places, among the compared ones.
+    """
 
     assigned: Tensor
     inside: Tensor
@@ -75,12 +80,12 @@ def match(
 ) -> Matching:  # fmt: skip
     """Assigns each instance a query.
 
-    mask_logits (B, K, P), class_logits (B, K, C+1), valid (B, 1, P) weights of the P places (0 = does not count),
-    pixels (B, G, P) the instances' values there times valid, normalizer (B, G) what a mask's summed cross-entropy is
-    divided by.  Raises FloatingPointError for logits that are not finite, matched or not.
+    mask_logits (B, K, P), class_logits (B, K, C+1); valid (B, 1, P): weights of the P places, 0 to ignore one; pixels
+    (B, G, P): the instances' values there times valid; normalizer (B, G): divisor of a mask's summed cross-entropy.
+    Raises FloatingPointError if logits are not finite, matched or not.
     """
     classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
-    # Each pass reads every mask of the batch: few passes, in place.
+    # Each operation reads every mask of the batch, so there are few of them, in place.
     bounded = mask_logits.clamp(-SURE, SURE)
     inner = bounded @ pixels.transpose(1, 2)
     outside = bounded.neg_().sigmoid_()
@@ -104,8 +109,8 @@ def match(
 
 
 def lies_inside(on_valid: Tensor, everywhere: Tensor, places: int) -> Tensor:
-    """True if most of a mask lies on valid places: bool, from its sums of probability there and everywhere.
+    """True if most of a mask lies on valid places, from its sums of probability there and everywhere.
 
-    A mask of less than a hundred-thousandth of all places lies nowhere, and counts as inside: rounding would decide.
+    A mask of less than a hundred-thousandth of all places counts as inside, since rounding would decide otherwise.
     """
     return (on_valid > 0.5 * everywhere) | (everywhere < 1e-5 * places)

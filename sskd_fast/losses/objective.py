@@ -1,4 +1,4 @@
-"""The one objective: J = L_sup(labelled) + lam_semi L_semi(unlabelled) + lam_pxl L_pxl(both)."""
+"""The objective: J = L_sup(labelled) + lam_semi L_semi(unlabelled) + lam_pxl L_pxl(both)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sskd_fast.losses.training_step import Part, TrainingStep
 from sskd_fast.models.segmenter import Segmenter
 
 PixelLoss: TypeAlias = InstancePixelContrast | BoundaryContrast | MaskPrototypes | MaskOwnership
-# L_pxl by `contrast.form`; the forms that are not named are InstancePixelContrast's.
+# `contrast.form` -> class of L_pxl; InstancePixelContrast computes all other forms.
 _FORMS: dict[str, type[PixelLoss]] = {
     "boundary": BoundaryContrast,
     "prototypes": MaskPrototypes,
@@ -32,8 +32,11 @@ _FORMS: dict[str, type[PixelLoss]] = {
 
 @dataclass
 class ObjectiveOutput:
-    """loss: J, or what a part of the joint batch adds to it; parts: every term and diagnostic by name; seconds:
-    forward, matching, losses, contrast; means: names of the parts that are means over images, and not terms of J."""
+    """The value of the objective.
+
+    loss: J, or the contribution of a part of the joint batch.  parts: every term and diagnostic by name.  seconds: of
+    forward, matching, losses and contrast.  means: names of the parts that are means over images, not terms of J.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -43,12 +46,12 @@ class ObjectiveOutput:
 
 @dataclass(frozen=True)
 class Objective:
-    """J with its weights. A stage is one setting of (lam_semi, lam_pxl); a term of weight 0 is not computed.
+    """J with its weights. A stage is one setting of (lam_semi, lam_pxl); terms with weight 0 are not computed.
 
-    label_pool: how many times coarser than the model's masks the pseudo-labels were drawn (see SetLoss).  semi_fade:
-    share of the stage, at its end, over which lam_semi falls linearly to 0, so that the labels have the last word.
-    semi_masks: weight of the pseudo-labels' masks relative to their classes.  gradient_share: finds the weight of L_pxl
-    in place of lam_pxl.
+    label_pool: stride of the pseudo-labels' masks divided by that of the model's masks (see SetLoss).  semi_fade: final
+    share of the stage over which lam_semi falls linearly to 0, so that the labels have the last word.  semi_masks:
+    weight of the pseudo-labels' masks relative to their classes.  gradient_share: sets the weight of L_pxl instead of
+    lam_pxl.
     """
 
     set_loss: SetLoss
@@ -67,23 +70,24 @@ class Objective:
     ) -> Objective:  # fmt: skip
         """J from settings; L_pxl is built if lam_pxl is above 0.
 
-        pxl_gradient_share: the share of the rest's gradient that L_pxl's shall have, 0 for the fixed weight lam_pxl.
+        pxl_gradient_share: target norm of L_pxl's gradient as a share of the rest's, 0 for the fixed weight lam_pxl.
         """
         pixel = _FORMS.get(contrast.form, InstancePixelContrast)(contrast) if lam_pxl > 0 else None
         share = GradientShare(pxl_gradient_share) if pixel is not None and pxl_gradient_share > 0 else None
         return cls(SetLoss(loss), pixel, lam_semi, lam_pxl, label_pool, semi_fade, semi_masks, share)
 
     def semi_weight(self, progress: float) -> float:
-        """lam_semi when a share `progress` of the stage is over."""
+        """lam_semi after a share `progress` of the stage."""
         return self.lam_semi * (min(1.0, (1 - progress) / self.semi_fade) if self.semi_fade > 0 else 1.0)
 
     def __call__(
         self, model: Segmenter, labeled: Batch, unlabeled: Batch | None, *, progress: float, seed: int,
         joint: JointBatch = WHOLE,
     ) -> ObjectiveOutput:  # fmt: skip
-        """labeled: images with ground truth, maybe none; unlabeled: images with pseudo-labels as targets, or None.
+        """J of the model on these images.
 
-        progress: share of the stage that is over, in [0, 1]; seed: of this step's negatives; joint: the joint batch, of
+        labeled: images with ground truth, possibly none; unlabeled: images with pseudo-labels as targets, or None.
+        progress: completed share of the stage, in [0, 1]; seed: of this step's negatives; joint: the joint batch of
         which these images are a part.
         """
         start = time.perf_counter()
@@ -134,7 +138,7 @@ class Objective:
 
 
 class ModelObjective(nn.Module):
-    """A model and its objective as one module for DDP to wrap: its forward uses every parameter that a step trains."""
+    """A model and its objective as one module for DDP: its forward uses every parameter that a step trains."""
 
     def __init__(self, model: Segmenter, objective: Objective) -> None:
         super().__init__()

@@ -29,12 +29,12 @@ class SetLossConfig:
 
     masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a
     share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
-    all places ("pixels", Mask2Former's) or summed and divided by 4 * area + 20 cells ("area": small objects in large
-    crops).  no_object_by_score: an image's queries without an object count as much as its instances do on average, so
-    that a teacher's doubt about what it found holds for what it did not find.  box_weight, overlap_weight: of L1 and
-    generalised IoU of boxes, of models that predict some (DETR's).  trained_boxes: of a promptable model, instances an
-    image that are drawn at every step to learn masks from, 0 = all; the losses of its own are those of every instance.
-    dense: of models with dense queries, which take none of the others.
+    all places ("pixels", as in Mask2Former) or summed and divided by 4 * area + 20 cells ("area", for small objects in
+    large crops).  no_object_by_score: queries without an object get the mean weight of the image's instances, so that a
+    teacher's doubt about its detections also holds for background.  box_weight, overlap_weight: of L1 and generalised
+    IoU, for models that predict boxes (DETR).  trained_boxes: for a promptable model, number of instances per image,
+    drawn at every step, that masks are learned from, 0 = all; the model's own losses use every instance.  dense: for
+    models with dense queries, which ignore the other settings.
     """
 
     class_weight: float = 2.0
@@ -56,9 +56,12 @@ class SetLossConfig:
 
 @dataclass
 class SetLossOutput:
-    """loss: weighted sum of the parts; parts: unweighted, over all layers; matched: share of instances with a query;
-    seconds: time spent in the matching; assigned (B, G): the query of each instance after the last layer, -1 for none;
-    None of a promptable model."""
+    """The value of the set loss.
+
+    loss: weighted sum of the parts.  parts: unweighted, over all layers.  matched: share of instances with a query.
+    seconds: spent in the matching.  assigned (B, G): the query of each instance after the last layer, -1 for none; None
+    for a promptable model.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -68,14 +71,13 @@ class SetLossOutput:
 
 
 class SetLoss:
-    """L(predictions, instances): call it with predictions, one record an image, and the (B, H, W) valid mask.
+    """L(predictions, instances): call it with predictions, one record per image, and the (B, H, W) valid mask.
 
     label_pool: masks are compared on a map this many times coarser than the predicted one, as mean probabilities of its
-    cells. Labels that a coarser teacher drew say nothing about finer detail, and the student shall not learn their
-    blur.  semi_masks: factor of the terms of masks and boxes, for labels that tell what and where an object
-    is better than how far it reaches.  joint: the joint batch, over which the terms are means: a class term by the
-    summed weight of its queries, masks and boxes by that of the instances, the heat by the number of instances.
-    seed: of the draw of `trained_boxes`.
+    cells. Labels of a coarser teacher lack finer detail, and the student must not learn their blur.  semi_masks: factor
+    of the mask and box terms, for labels whose classes and places are more reliable than their outlines.  joint: the
+    joint batch, over which terms are means.  Class terms divide by the summed weight of queries, masks and boxes by
+    that of instances, and the heat by the number of instances.  seed: of the draw of `trained_boxes`.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
@@ -126,7 +128,7 @@ class SetLoss:
     def _dense(
         self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float, joint: JointBatch
     ) -> SetLossOutput:
-        """The loss of dense queries, which are not matched one to one."""
+        """The loss of dense queries, which are not matched one-to-one."""
         config = self.config.dense
         parts, matched = dense_loss(config, maps, instances, valid, joint)
         masks = config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"]
@@ -170,7 +172,7 @@ class SetLoss:
         return SetLossOutput(classes, parts, matched, seconds, assigned)
 
     def _normalizer(self, mask_logits: Tensor, pixels: Tensor, valid: Tensor) -> Tensor:
-        """(B, G): what the cross-entropy of an instance's mask, summed over the places, is divided by."""
+        """Divisors (B, G) of the cross-entropy of an instance's mask, summed over the places."""
         area = (pixels * valid).sum(-1)
         if self.config.normalizer == "pixels":
             return valid.sum(-1).clamp(min=1.0).expand_as(area)
@@ -220,7 +222,7 @@ class SetLoss:
 
 
 def mean_weight(targets: Targets) -> Tensor:
-    """(B, 1): the mean weight of an image's instances, 1 without any."""
+    """The mean weight (B, 1) of an image's instances, 1 without any."""
     count = targets.present.sum(1, keepdim=True)
     total = (targets.weights * targets.present).sum(1, keepdim=True)
     return torch.where(count > 0, total / count.clamp(min=1), 1.0)
@@ -228,14 +230,16 @@ def mean_weight(targets: Targets) -> Tensor:
 
 @torch.no_grad()
 def inside_everywhere(mask_logits: Tensor, valid: Tensor) -> Tensor:
-    """(B, K) bool: whether most of a query's mask lies on valid cells of the whole map: sampled points lie where masks
-    are least sure.  mask_logits (B, K, h, w), valid (B, h, w)."""
+    """Mask (B, K) bool: True if most of a query's mask lies on valid cells.
+
+    Uses the whole map, since sampled points lie where masks are least sure.  mask_logits (B, K, h, w), valid (B, h, w).
+    """
     prob = mask_logits.sigmoid().flatten(2)
     return lies_inside((prob @ valid.flatten(1).unsqueeze(2)).squeeze(2), prob.sum(-1), prob.shape[-1])
 
 
 def drawn_instances(instances: list[Instances], count: int, seed: int) -> list[Tensor]:
-    """Ascending indices of at most `count` instances an image, drawn without replacement; 0 takes all."""
+    """Ascending indices of at most `count` instances per image, drawn without replacement; 0 takes all."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for record in instances:
@@ -250,9 +254,9 @@ def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:
 
 
 def pooled(mask_logits: Tensor, pool: int) -> Tensor:
-    """(B, K, h, w) logits -> the logits of the mean probability in cells of pool x pool.
+    """Logits of the mean probability in cells of pool x pool; mask_logits (B, K, h, w).
 
-    As log of the mean of p less that of 1 - p, each from its own sigmoid, so that sure cells keep their gradient.
+    Computed as log(mean p) - log(mean(1 - p)), each from its own sigmoid, so that sure cells keep their gradient.
     """
     if pool == 1:
         return mask_logits
@@ -265,7 +269,7 @@ def pooled(mask_logits: Tensor, pool: int) -> Tensor:
 def sample_points(mask_logits: Tensor, count: int, oversample: float, importance: float) -> Tensor:
     """Places for point-sampled masks, shared by all queries of an image: (B, 1, count, 2) in [-1, 1] for grid_sample.
 
-    A share `importance` of them is taken, among `oversample * count` uniform ones, where some query is least sure.
+    A share `importance` is chosen from `oversample * count` uniform places, where some query is least sure.
     """
     b = mask_logits.shape[0]
     drawn = torch.rand((b, 1, int(count * oversample), 2), device=mask_logits.device, dtype=mask_logits.dtype) * 2 - 1
@@ -277,7 +281,7 @@ def sample_points(mask_logits: Tensor, count: int, oversample: float, importance
 
 
 def centre_points(targets: Targets) -> Tensor:
-    """(B, G, 2) x, y of the instances' centroids in cells."""
+    """Centroids (B, G, 2) of the instances, x, y in cells."""
     h, w = targets.masks.shape[-2:]
     mass = targets.masks.flatten(2).sum(-1).clamp(min=1e-6)
     ys = torch.arange(h, dtype=targets.masks.dtype, device=targets.masks.device)

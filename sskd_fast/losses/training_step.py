@@ -1,4 +1,4 @@
-"""One training step as L_pxl sees it: the model, what it says of the batches, and their labels.
+"""The input of L_pxl in a training step: the model, its predictions on the batches, and their labels.
 
 Shape letters: B images, G padded instances, D embedding width, H x W pixels, h x w cells.
 """
@@ -23,9 +23,9 @@ from sskd_fast.models.segmenter import Predictions, Segmenter
 class Part:
     """One batch of a step.
 
-    predictions: of its weak view.  true: labels are ground truth, not pseudo-labels.  set_loss: of this batch, None if
-    it was not computed.  weight: of its labels relative to ground truth.  label_pool: how many times coarser than the
-    model's masks the labels are.
+    predictions: of its weak view.  true: True for ground truth, False for pseudo-labels.  set_loss: of this batch, None
+    if it was not computed.  weight: of its labels relative to ground truth.  label_pool: stride of the labels divided
+    by that of the model's masks.
     """
 
     batch: Batch
@@ -38,11 +38,11 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """The batches of a step and the model's answers.
+    """The batches of a step and the model's predictions.
 
-    encoded, predictions: of the weak views of all parts, in their order.  progress: share of the stage that is over.
-    seed: of the step's random choices.  joint: the joint batch that the parts belong to;
-    numbers: of their images in it, 0, 1, ... by default.
+    encoded, predictions: of the weak views of all parts, in order.  progress: completed share of the stage.  seed: of
+    the step's random choices.  joint: the joint batch that the parts belong to.  numbers: of their images in it, 0, 1,
+    ... by default.
     """
 
     model: Segmenter
@@ -55,9 +55,9 @@ class TrainingStep:
     numbers: Sequence[int] | None = None
 
     def weighted_mean(self, sums: Callable[[Part], tuple[Tensor, Tensor]]) -> Tensor:
-        """A mean over all parts: sums(part) gives its numerator and its denominator, which count by the part's weight.
+        """A mean over all parts; sums(part) gives numerator and denominator, both weighted by the part's weight.
 
-        Parts without a set loss are left out.  The denominator is that of the joint batch.
+        Parts without a set loss are left out.  The denominator is summed over the joint batch.
         """
         total = weight = self.predictions.mask_logits.new_zeros(())
         for part in self.parts:
@@ -74,12 +74,12 @@ class TrainingStep:
         return weak, strong
 
     def valid(self, size: tuple[int, int]) -> Tensor:
-        """(B, h, w) bool: cells that are mostly valid."""
+        """Mask (B, h, w) bool of cells that are mostly valid."""
         valid = torch.cat([part.batch.valid for part in self.parts])
         return F.interpolate(valid.float().unsqueeze(1), size=size, mode="area").squeeze(1) > 0.5
 
     def true_instances(self, size: tuple[int, int]) -> Tensor:
-        """(B, h, w) int64 instances of the ground truth as `instance_map` gives them; -1 on pseudo-labelled images."""
+        """Instances (B, h, w) int64 of the ground truth, as in `instance_map`; -1 on pseudo-labelled images."""
         device = self.predictions.mask_logits.device
         unknown = torch.full(size, -1, dtype=torch.int64, device=device)
         return torch.stack(
@@ -87,8 +87,10 @@ class TrainingStep:
         )
 
     def instances(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(B, h, w) int64 instances of labels and pseudo-labels as `instance_map` gives them, and (B, h, w) float
-        weights of the cells: score of the instance, 1 on background, times the weight of the part."""
+        """Instances (B, h, w) int64 of labels and pseudo-labels, as in `instance_map`, and weights (B, h, w) of cells.
+
+        The weight of a cell is the score of its instance, or 1 on background, times the weight of the part.
+        """
         device = self.predictions.mask_logits.device
         ids, weights = [], []
         for part in self.parts:
@@ -100,7 +102,7 @@ class TrainingStep:
 
 
 def instance_map(instances: Instances, size: tuple[int, int], device: torch.device) -> Tensor:
-    """(h, w) int64: 1 + index of the instance that covers most of the cell, 0 where background covers half of it."""
+    """Map (h, w) int64: 1 + index of the instance that covers most of a cell, 0 if background covers half of it."""
     if not len(instances):
         return torch.zeros(size, dtype=torch.int64, device=device)
     share = F.interpolate(instances.masks.to(device).float().unsqueeze(0), size=size, mode="area")[0]

@@ -1,4 +1,4 @@
-"""Prediction with test-time augmentation: flipped and turned views of an image, seen one by one and averaged.
+"""Prediction with test-time augmentation: flipped and rotated views of an image, predicted one by one and averaged.
 
 Shape letters: H x W pixels of an image, n detections.
 """
@@ -24,23 +24,25 @@ _SAME_OBJECT = 0.5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """An image turned by `turns` quarters, counter-clockwise, then mirrored left to right if `mirrored`, and seen
-    `zoom` times as large, mostly in tiles as much larger."""
+    """A view: the image rotated counter-clockwise by `turns` quarter turns, then mirrored left to right if `mirrored`.
+
+    The model sees it `zoom` times as large, mostly in tiles that are larger by the same factor.
+    """
 
     turns: int = 0
     mirrored: bool = False
     zoom: float = 1.0
 
     def apply(self, image: Tensor) -> Tensor:
-        """(3, H, W) -> the image turned and mirrored; the zoom is for `predict`, whose configuration `seen` gives."""
+        """Rotate and mirror the image (3, H, W); `predict` applies the zoom, from the configuration of `seen`."""
         turned = torch.rot90(image, self.turns, (-2, -1))
         return (turned.flip(-1) if self.mirrored else turned).contiguous()
 
     def seen(self, config: InferenceConfig, model: Segmenter) -> InferenceConfig:
-        """The configuration with zoom and tiles of the view; tiles are multiples of the model's `max_stride`.
+        """The configuration with the view's zoom and tiles; tiles are multiples of the model's `max_stride`.
 
-        A model that resizes tiles would take the zoom back in larger ones: it gets more of them instead, unless images
-        are to fit into one.
+        A model with an `input_size` would undo the zoom of larger tiles. It sees more tiles of the same size instead,
+        unless images are to fit into one.
         """
         if model.input_size is not None and not config.fit:
             return replace(config, zoom=config.zoom * self.zoom)
@@ -50,9 +52,9 @@ class Augmentation:
         return replace(config, tile=(height, width), overlap=overlap, zoom=config.zoom * self.zoom)
 
     def undo(self, detection: Detection, size: tuple[int, int], zoomed: tuple[int, int]) -> Detection | None:
-        """A detection of the view in the image's coordinates; None where nothing is left of it.
+        """Bring a detection of the view to the image's coordinates; None if nothing is left of it.
 
-        size: height and width of the turned image; zoomed: of the image that the detection was found in.
+        size: height and width of the rotated image; zoomed: of the image that the detection was found in.
         """
         back = _resized(detection, zoomed, size) if zoomed != size else detection
         if back is None:
@@ -71,10 +73,10 @@ IDENTITY = (Augmentation(),)
 
 
 def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: bool, rot90: bool) -> list[Augmentation]:
-    """At most `count` of the views that flips and quarter turns generate, the image itself first, then those without
-    odd turns; they take turns at the zooms, and each comes again at another zoom if there are fewer than `count`.
+    """At most `count` views from flips and quarter turns: the image itself first, then those without odd turns.
 
-    Raises ValueError for a count below 1, and without zooms or for one that is not above 0.
+    The views cycle through the zooms.  If there are fewer than `count`, they repeat at other zooms.
+    Raises ValueError for a count below 1, without zooms, or for a zoom that is not above 0.
     """
     if count < 1:
         raise ValueError(f"count={count}: expected at least 1 view")
@@ -119,12 +121,12 @@ def predict_views(
 
 
 def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[Detection]:
-    """One image's detections in several views -> those of the image.
+    """Fuse an image's detections from several views.
 
-    Detections that overlap by more than half, whatever their class, are one object, gathered around the best-scored
-    one.  Its mask is where the mean of theirs, weighted by score, reaches one half.  Its score for a class is the mean
-    over the views of the best score there for that class, 0 where a view has none, so that it counts how far the views
-    agree; it comes out once for every class above the score floor.
+    Detections that overlap by more than half, of any class, are one object, gathered around the best-scored one.  Its
+    mask is where the mean of their masks, weighted by score, reaches one half.  Its score for a class is the mean over
+    views of the best score for that class, 0 if a view has none, so that agreement of the views counts.  The object
+    appears once for every class above the score floor.
     """
     found = [(number, detection) for number, of_view in enumerate(views) for detection in of_view]
     found.sort(key=lambda pair: -pair[1].score)
@@ -142,7 +144,7 @@ def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[
 
 
 def _resized(detection: Detection, size: tuple[int, int], new: tuple[int, int]) -> Detection | None:
-    """The detection of an image of `size` in the image resized to `new`; None where it covers no pixel's centre."""
+    """A detection in an image of `size`, resized to an image of `new` size; None if it covers no pixel centre."""
     scale = [after / before for before, after in zip(size, new, strict=True)]
     rows, columns = (
         ((np.arange(after) + 0.5) / factor).astype(np.int64) for after, factor in zip(new, scale, strict=True)
@@ -161,7 +163,7 @@ def _resized(detection: Detection, size: tuple[int, int], new: tuple[int, int]) 
 
 
 def _averaged(members: Sequence[tuple[int, Detection]], views: int, config: InferenceConfig) -> list[Detection]:
-    """The detections of one object, each with the number of its view, as one detection a class."""
+    """Merge the detections of one object, each with the number of its view, into one detection for each class."""
     best: dict[tuple[int, int], float] = {}
     for view, detection in members:
         best[detection.label, view] = max(detection.score, best.get((detection.label, view), 0.0))
@@ -177,7 +179,7 @@ def _averaged(members: Sequence[tuple[int, Detection]], views: int, config: Infe
 
 
 def _mean_mask(members: Sequence[Detection]) -> tuple[Bools, int, int]:
-    """The pixels at which the mean mask, weighted by score, reaches one half, cut to its box; its top and left."""
+    """The pixels at which the mean mask, weighted by score, reaches one half, cropped; the box's top and left."""
     boxes = np.array([detection.box for detection in members])
     (top, left), (bottom, right) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     mean = np.zeros((bottom - top, right - left))

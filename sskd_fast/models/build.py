@@ -1,4 +1,4 @@
-"""From settings to a model, whatever it is made of."""
+"""Construction of a model of any kind from settings."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def build_segmenter(
 ) -> Segmenter:
     """The configured model for these classes.
 
-    weights: whether to read the pretrained weights that the configuration names; False where others are loaded next.
-    architecture: what `Segmenter.architecture` gave, in place of the files and names of foundation models.
-    Raises FoundationError where a foundation model cannot be had.
+    weights: True to read the pretrained weights named in the configuration; False if others are loaded next.
+    architecture: from `Segmenter.architecture`, instead of the files and names of foundation models.
+    Raises FoundationError if a foundation model cannot be loaded.
     """
     if config.kind in OWN:
         if not weights:

@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors, with all that inference needs beside them."""
+"""Checkpoints: weights as safetensors, with everything else that inference needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sskd_fast.models.licences import Ancestor, ancestors_of, distinct
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.typed_settings import ConfigError, build
 
-# The layout of the metadata; 1 had neither inference settings nor origins.
+# The layout of the metadata; layout 1 had neither inference settings nor origins.
 LAYOUT = 2
 
 
@@ -35,7 +35,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Origin:
-    """Licence and source of something that a model was made from, as the user stated them; "" for not stated."""
+    """Licence and source of an input of a model, as the user stated them; "" if not stated."""
 
     licence: str = ""
     source: str = ""
@@ -43,7 +43,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Origins:
-    """Licences and sources of what a model was made from: they bind whoever passes the model on."""
+    """Licences and sources of a model's inputs. They bind anyone who redistributes the model."""
 
     teacher: Origin = Origin()
     backbone: Origin = Origin()
@@ -52,14 +52,14 @@ class Origins:
 
 @dataclass(frozen=True)
 class Description:
-    """All that inference needs beside the weights, and what a reader wants to know of them.
+    """Everything besides the weights that inference needs, and facts for readers.
 
     model: the architecture, with the mean and standard deviation of its input.  class_names, category_ids: by class
-    index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: whether images are stretched
-    by percentiles first (`data.intensity`).  origins: licences and sources as stated.  ancestors: models that it was
-    made from, with their licences as far as they are known.  version: of sskd_fast that wrote it.
+    index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: True if images are stretched
+    by percentiles first (`data.intensity`).  origins: licences and sources as stated.  ancestors: models that it is
+    based on, with their licences if known.  version: of the sskd_fast that wrote it.
     figures: on validation images, such as "ap" and "ap50" in percent.  facts: stage, steps, seconds, seed.
-    architecture: of models of transformers, so that neither their files nor a network are needed.
+    architecture: of models of transformers, so that loading needs neither their files nor a network.
     """
 
     model: ModelConfig
@@ -82,13 +82,15 @@ class Description:
             )
 
 
-# A file without these cannot be applied: nothing else says what they were.
+# Required fields: without them a file cannot be used for inference.
 _NEEDED = ("model", "class_names", "category_ids", "inference", "stretch")
 
 
 def save_checkpoint(path: Path, model: Segmenter, description: Description) -> None:
-    """Writes the weights and their description (safetensors), whole or not at all; the model's own ancestors are added
-    to the description's."""
+    """Writes the weights and their description (safetensors), whole or not at all.
+
+    Adds the model's own ancestors to those of the description.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct_tensors(model).items()}
     own: dict[str, Any] = {"model": _with_input_statistics(model), "architecture": model.architecture()}
     own["ancestors"] = distinct((*ancestors_of(model.config), *description.ancestors))
@@ -97,7 +99,7 @@ def save_checkpoint(path: Path, model: Segmenter, description: Description) -> N
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """safetensors' own writer, whose errors of the system become OSError."""
+    """Save with safetensors; turns its system errors into OSError."""
     try:
         save_file(tensors, str(path), metadata=metadata)
     except SafetensorError as error:
@@ -108,7 +110,7 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
 
 
 def _with_input_statistics(model: Segmenter) -> ModelConfig:
-    """The model's configuration with the mean and standard deviation that it uses, whoever chose them."""
+    """The model's configuration with the mean and standard deviation that it actually uses."""
     found = {name: getattr(model, name, None) for name in ("mean", "std")}
     known: dict[str, Any] = {n: tuple(v.flatten().tolist()) for n, v in found.items() if isinstance(v, Tensor)}
     return dataclasses.replace(model.config, **known)
@@ -119,7 +121,7 @@ def _metadata(description: Description) -> dict[str, str]:
 
 
 def describe_again(path: Path, **changes: Any) -> None:
-    """Changes fields of a checkpoint's description; the weights stay as they are, byte by byte."""
+    """Changes fields of a checkpoint's description; the bytes of the weights are unchanged."""
     metadata = _metadata(dataclasses.replace(read_description(path), **changes))
 
     def write(partial: Path) -> None:
@@ -137,7 +139,7 @@ def describe_again(path: Path, **changes: Any) -> None:
 def read_metadata(path: Path) -> dict[str, Any]:
     """The description of a file's weights, by field of `Description`; older files have fewer.
 
-    Raises CheckpointError if the file is missing, no checkpoint, truncated, or written by a later version.
+    Raises CheckpointError if the file is missing, not a checkpoint, truncated, or written by a later version.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -158,7 +160,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def check_layout(description: Mapping[str, Any], path: Path) -> None:
-    """Raises CheckpointError if a description, by field of `Description`, is of a layout later than this version's."""
+    """Raises CheckpointError if a description has a later layout than this version's."""
     layout = description.get("layout", 1)
     if not isinstance(layout, int) or layout > LAYOUT:
         raise CheckpointError(
@@ -168,12 +170,12 @@ def check_layout(description: Mapping[str, Any], path: Path) -> None:
 
 
 def missing_fields(metadata: Mapping[str, Any]) -> list[str]:
-    """Fields without which a file cannot be applied, and that its metadata lack."""
+    """Required fields that the metadata lack."""
     return [name for name in _NEEDED if name not in metadata]
 
 
 def read_description(path: Path) -> Description:
-    """The description of a checkpoint.  Raises CheckpointError as `read_metadata` does, and if the file lacks some."""
+    """The description of a checkpoint.  Raises CheckpointError like `read_metadata`, or for missing fields."""
     metadata = read_metadata(path)
     missing = missing_fields(metadata)
     if missing:
@@ -188,7 +190,7 @@ def read_description(path: Path) -> Description:
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state without the further names of tensors that several modules share."""
+    """The model's state, with tensors shared by several modules under one name only."""
     seen: set[int] = set()
     state = model.state_dict(keep_vars=True)
     return {name: t for name, t in state.items() if id(t) not in seen and not seen.add(id(t))}  # type: ignore[func-returns-value]
@@ -207,11 +209,10 @@ def load_checkpoint(path: Path) -> tuple[Segmenter, Description]:
 def load_weights(
     model: Segmenter, path: Path, class_names: Sequence[str], *, parts: tuple[str, ...] = (), required: bool = True
 ) -> None:
-    """Reads weights into the model, all or those whose names begin with one of `parts`.
+    """Reads weights into the model: all of them, or those whose names begin with one of `parts`.
 
-    Classes are told by name.  If the file's classes are others, each class starts as the mean of the file's classes: an
-    object of unknown kind.  Raises CheckpointError naming the first tensor that does not fit, or, if the file is
-    `required` to be complete, that is missing.
+    Classes are matched by name.  A class that the file lacks starts as the mean of the file's classes, an object of
+    unknown kind.  Raises CheckpointError naming the first tensor that does not fit or, with `required`, is missing.
     """
     theirs = read_metadata(path).get("class_names", class_names)
     wanted = {n: t for n, t in load_file(str(path)).items() if not parts or n.startswith(parts)}
@@ -237,6 +238,6 @@ def load_weights(
 def _with_classes(
     tensors: dict[str, Tensor], names: Sequence[str], theirs: Sequence[str], ours: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The tensors with the rows of their classes brought to ours."""
+    """The tensors with their class rows rearranged for our classes."""
     rows = {} if theirs == ours else {name: rows_for(tensors[name], theirs, ours) for name in names if name in tensors}
     return tensors | rows

@@ -1,4 +1,4 @@
-"""Class heads of a model of transformers: found wherever they are, and made anew for a run's classes.
+"""Class heads of a model of transformers: found in any module, and replaced for a run's classes.
 
 Shape letters: C classes, E rows of a head, F input width.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sskd_fast.models.pretrained import FoundationError
 
-# Names that transformers gives to linear layers that score classes.
+# Names of linear layers that score classes in transformers.
 _NAMED = re.compile(r"class|label|score")
 
 
@@ -23,8 +23,8 @@ _NAMED = re.compile(r"class|label|score")
 class ClassHeads:
     """The class heads of a model.
 
-    layers: by dotted name; several names may stand for one layer.  no_object: True if each has a row for no object,
-    its last, and its scores are a softmax; False if every class has a sigmoid of its own.
+    layers: by dotted name; several names may share one layer.  no_object: True if the last row of each is no-object and
+    the scores are a softmax; False if every class has its own sigmoid.
     """
 
     layers: dict[str, nn.Linear]
@@ -34,7 +34,7 @@ class ClassHeads:
     def of(cls, model: Any, setting: str) -> ClassHeads:
         """All heads of a model: the decoder's, those of its layers, and those that choose queries in an encoder.
 
-        They are the linear layers with a name of class scores and a row for each of the configuration's labels, or one
+        They are the linear layers named like class scores, with a row for each of the configuration's labels, or one
         more.  Raises FoundationError if there are none, or heads of both kinds.
         """
         labels, kind = int(model.config.num_labels), type(model).__name__
@@ -57,17 +57,17 @@ class ClassHeads:
         return tuple(f"{name}.{part}" for name in reversed(first.values()) for part in ("weight", "bias"))
 
     def take_out(self, model: nn.Module) -> None:
-        """Puts nothing in the heads' places."""
+        """Removes the heads from the model."""
         for name in self.layers:
             model.set_submodule(name, nn.Identity())
 
     def put_in(self, model: nn.Module) -> None:
-        """Puts the heads in their places."""
+        """Puts the heads back into the model."""
         for name, layer in self.layers.items():
             model.set_submodule(name, layer)
 
     def remade(self, known: Sequence[str], class_names: Sequence[str]) -> ClassHeads:
-        """Heads for other classes; layers that shared their weights still do.  known: the present classes, in order."""
+        """Heads for other classes; shared layers stay shared.  known: the current classes, in order."""
         new: dict[int, nn.Linear] = {}
         for layer in self.layers.values():
             if id(layer.weight) not in new:
@@ -76,9 +76,9 @@ class ClassHeads:
 
 
 def head_for(head: nn.Linear, known: Sequence[str], class_names: Sequence[str]) -> nn.Linear:
-    """A linear class head (F -> E) with a row for each of `class_names`, and one for no object if `head` has that.
+    """A linear class head (F -> E) with a row for each of `class_names`, and one for no-object if `head` has one.
 
-    A class that `known` has keeps its row of `head`; any other starts as the mean of all, bias included: an object of
+    A class in `known` keeps its row of `head`; any other starts as the mean of all rows, bias included: an object of
     unknown kind.
     """
     more = head.out_features - len(known)
@@ -90,9 +90,9 @@ def head_for(head: nn.Linear, known: Sequence[str], class_names: Sequence[str]) 
 
 
 def rows_for(rows: Tensor, known: Sequence[str], class_names: Sequence[str]) -> Tensor:
-    """Rows (E, ...) of `known` classes, and maybe of no object -> rows of `class_names`, and of no object likewise.
+    """Convert rows (E, ...) of `known` classes to rows of `class_names`; a no-object row, if any, is kept.
 
-    Classes are told by name, whatever its capitals.  One that `known` lacks gets the mean of the known ones' rows.
+    Classes are matched by name, ignoring case.  A class that `known` lacks gets the mean of the known rows.
     """
     index = {name.lower(): i for i, name in enumerate(known)} | {name: i for i, name in enumerate(known)}
     places = [index.get(name, index.get(name.lower())) for name in class_names]

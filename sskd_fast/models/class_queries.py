@@ -17,17 +17,20 @@ from torch.nn import functional as F
 
 from sskd_fast.models.segmenter import JointTotal, own_total
 
-# The log-probability of the classes that a query does not ask for.
+# Log-probability of the classes that a query does not ask for.
 _NEVER = -80.0
-# Weights in the matching and in the loss alike: DETR's.
+# DETR's weights, both in the matching and in the loss.
 _CLASS, _L1, _OVERLAP = 2.0, 5.0, 2.0
 _PRESENCE = 2.0
 
 
 @dataclass
 class ClassQueries:
-    """logits (B, C, K): that a query shows an instance of its class, given that there is one; presence (B, C): logits
-    that there is one; boxes (B, C, K, 4): x0 y0 x1 y1 as shares of the image."""
+    """Queries for every class.
+
+    presence (B, C): logits that the class is on the image.  logits (B, C, K): that a query shows an instance of its
+    class, given presence.  boxes (B, C, K, 4): x0 y0 x1 y1 as shares of the image.
+    """
 
     logits: Tensor
     presence: Tensor
@@ -38,10 +41,10 @@ class ClassQueries:
         return ClassQueries(self.logits[rows], self.presence[rows], self.boxes[rows])
 
     def best(self, count: int) -> tuple[Tensor, Tensor]:
-        """The `count` best-scored queries of each image: index (B, N) in C*K, and class logits (B, N, C+1), no-object
-        last, which are log-probabilities.
+        """The `count` best-scored queries of each image.
 
-        A query's own class has the probability presence x its own, no class the rest, every other class none.
+        Returns their index (B, N) in C*K and class log-probabilities (B, N, C+1), no-object last.  A query's own class
+        has probability presence x query probability, no-object the rest, and every other class 0.
         """
         presence = self.presence.unsqueeze(2)
         score = F.logsigmoid(presence) + F.logsigmoid(self.logits)
@@ -59,8 +62,8 @@ class ClassQueries:
 def match_within_classes(queries: ClassQueries, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
     """(B, G) int64: the query, in C*K, of each instance; -1 if absent or if its class has more instances than queries.
 
-    boxes (n, 4) and labels (n,) of every image.  Costs are those of DETR, with generalized IoU, between queries of a
-    class and instances of that class alone.  Raises FloatingPointError for predictions that are not finite.
+    boxes (n, 4) and labels (n,) of every image.  Costs are DETR's, with generalised IoU; queries are only matched to
+    instances of their class.  Raises FloatingPointError if predictions are not finite.
     """
     if not all(bool(t.isfinite().all()) for t in (queries.logits, queries.presence, queries.boxes)):
         raise FloatingPointError("matching: class logits or boxes are not finite; lower train.lr or raise train.warmup")
@@ -100,11 +103,11 @@ def query_losses(
 ) -> dict[str, Tensor]:
     """Weighted losses by name, for queries `assigned` (B, G) to instances.
 
-    presence: cross-entropy of every class on every image.  query: cross-entropy of the queries of the classes that are
-    there; both are proper scores, so that presence and query are probabilities.  box: L1 distance and generalized IoU
-    of the matched ones.  weights: of the instances (n,).  valid (B, H, W) bool: queries whose box lies mostly on pixels
-    that do not count are nothing's negatives, and a class whose likeliest query does so is not called absent.
-    total: sums of the joint batch, by which the losses are means.
+    presence: cross-entropy of every class on every image.  query: cross-entropy of the queries of the classes on the
+    image.  Both are proper scoring rules, so presence and query scores become probabilities.  box: L1 distance and
+    generalised IoU of matched queries.  weights: of the instances (n,).  valid (B, H, W) bool: queries whose box lies
+    mostly on invalid pixels are not negatives, and a class whose likeliest query does so is not called absent.
+    total: gives sums over the joint batch, by which the losses divide.
     """
     image, instance = torch.nonzero(assigned >= 0, as_tuple=True)
     query = assigned[image, instance]
@@ -124,7 +127,7 @@ def query_losses(
 
 
 def _padded(rows: Sequence[Tensor], like: Tensor) -> Tensor:
-    """An image's rows (n, ...), padded with zeros to (B, G, ...)."""
+    """The rows (n, ...) of each image, padded with zeros to (B, G, ...)."""
     out = torch.zeros((*like.shape, *rows[0].shape[1:]), device=like.device)
     for padded, own in zip(out, rows, strict=True):
         padded[: len(own)] = own
@@ -132,7 +135,7 @@ def _padded(rows: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def _presence_weights(queries: ClassQueries, labels: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """(B, C): the weight of the surest instance of every class that an image has, else 0."""
+    """Weights (B, C): the largest instance weight of each class on an image, 0 without instances."""
     there = torch.zeros_like(queries.presence)
     for row, classes, own in zip(there, labels, weights, strict=True):
         row.scatter_reduce_(0, classes, own.to(row.dtype), "amax")
@@ -140,7 +143,7 @@ def _presence_weights(queries: ClassQueries, labels: Sequence[Tensor], weights: 
 
 
 def _presence_loss(queries: ClassQueries, there: Tensor, inside: Tensor, total: JointTotal) -> Tensor:
-    """Mean cross-entropy of the classes' presence; those that an image has count by their weights `there` (B, C)."""
+    """Mean cross-entropy of the classes' presence; present classes have the weights `there` (B, C)."""
     best = queries.logits.detach().argmax(2, keepdim=True)
     counts = torch.where(there > 0, there, inside.gather(2, best).squeeze(2))
     entropy = F.binary_cross_entropy_with_logits(queries.presence, (there > 0).to(there.dtype), reduction="none")
@@ -158,7 +161,7 @@ def _box_loss(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _inside(boxes: Tensor, valid: Tensor | None) -> Tensor:
-    """(B, C, K) float: 1 for boxes (B, C, K, 4) of which at least half lies on valid pixels (B, H, W)."""
+    """Mask (B, C, K) float: 1 for boxes (B, C, K, 4) that lie at least half on valid pixels (B, H, W)."""
     if valid is None:
         return boxes.new_ones(boxes.shape[:-1])
     height, width = valid.shape[1:]

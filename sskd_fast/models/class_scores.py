@@ -1,4 +1,4 @@
-"""Class scores that are independent of one another, in the form that losses and prediction share, and back.
+"""Conversion of independent class scores to the form that losses and prediction share, and back.
 
 Shape letters: C classes.
 """
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 def with_no_object(scores_logits: Tensor) -> Tensor:
-    """Per-class sigmoid logits (..., C), C >= 1 -> log-probabilities (..., C+1), no-object last.
+    """Convert per-class sigmoid logits (..., C), C >= 1, to log-probabilities (..., C+1), no-object last.
 
-    With p = sigmoid(logits), the classes share max p in proportion to p, and no object has 1 - max p.  In logarithms
-    throughout, so that sure and hopeless classes keep finite values and gradients.  Computed in float32 at least.
+    With p = sigmoid(logits), the classes share max p in proportion to p, and no-object has 1 - max p.  Computed in
+    logarithms throughout, so that extreme classes keep finite values and gradients, and at least in float32.
     """
     logits = scores_logits.to(torch.promote_types(scores_logits.dtype, torch.float32))
     best, scores = logits.amax(-1, keepdim=True), F.logsigmoid(logits)
@@ -23,10 +23,10 @@ def with_no_object(scores_logits: Tensor) -> Tensor:
 
 
 def independent_scores(class_logits: Tensor) -> Tensor:
-    """Logits of `with_no_object` (..., C+1), up to a constant -> the probabilities p (..., C) that they were made of.
+    """Recover the probabilities p (..., C) from logits of `with_no_object` (..., C+1), which may have any offset.
 
-    The scores of a prediction: a class keeps its own whatever others there are, where its share of one would fall with
-    their number.
+    These are the scores of a prediction: they do not depend on the other classes, unlike shares of one, which fall with
+    the number of classes.
     """
     found = class_logits.log_softmax(-1)
     classes = found[..., :-1]

@@ -62,7 +62,7 @@ class DecoderLayer(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Queries -> class logits and mask logits; seeded queries add an ellipse around their peak to the mask logits."""
+    """Class logits and mask logits of queries; seeded queries add an ellipse around their peak to the mask logits."""
 
     def __init__(self, width: int, mask_width: int, classes: int, *, ellipse: bool) -> None:
         super().__init__()
@@ -104,8 +104,8 @@ def ellipse_prior(parameters: Tensor, points: Tensor, height: int, width: int) -
     dy = (ys - points[..., 1:]) / RADIUS - oy.unsqueeze(-1)
     across = sx.clamp(-2, 2).exp().unsqueeze(-1) * dx
     slant, up = shear.unsqueeze(-1) * dy, sy.clamp(-2, 2).exp().unsqueeze(-1) * dy
-    # (across + slant)^2 + up^2 is a sum of three products of a row's and a column's number: one small matrix product
-    # writes the map once, where term by term it would be read and written nine times.
+    # (across + slant)^2 + up^2 is a sum of three products of a row term and a column term. One small matrix product
+    # writes the map once; term by term, it would be read and written nine times.
     rows = torch.stack([3 * (1 - slant.square() - up.square()), -6 * slant, torch.full_like(slant, -3.0)], -1)
     columns = torch.stack([torch.ones_like(across), across, across.square()], -2)
     with torch.autocast(autocast_device(points.device), enabled=False):
@@ -114,7 +114,7 @@ def ellipse_prior(parameters: Tensor, points: Tensor, height: int, width: int) -
 
 
 class MaskDecoder(nn.Module):
-    """Layers that alternate over the memory levels; a prediction before the first and after each layer."""
+    """Decoder layers that cycle through the memory levels, with a prediction before the first and after each layer."""
 
     def __init__(
         self, width: int, mask_width: int, classes: int, *, layers: int, heads: int, feedforward: int, levels: int,
@@ -129,8 +129,10 @@ class MaskDecoder(nn.Module):
         self.reach = reach
 
     def forward(self, queries: Queries, features: Tensor, memory: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """features (B, P, h, w) of `mask_features`, memory (B, F, h_i, w_i) coarsest last -> (mask logits, class
-        logits) a prediction."""
+        """The (mask logits, class logits) of every prediction.
+
+        features (B, P, h, w): of `mask_features`; memory (B, F, h_i, w_i): coarsest last.
+        """
         x, points = queries.content, queries.points
         near = None if points is None else (points.unsqueeze(2) - points.unsqueeze(1)).abs().amax(-1) <= self.reach
         predictions = [self.head(x, features, points)]
@@ -146,7 +148,7 @@ class MaskDecoder(nn.Module):
 
 
 def attention_mask(mask_logits: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, K, h, w) -> (B, K, h_i * w_i) bool: cells of the predicted mask; everything where the mask is empty."""
+    """Mask (B, K, h_i * w_i) bool: the cells of the predicted mask (B, K, h, w), or all cells if it is empty."""
     small = F.interpolate(mask_logits.detach(), size=tuple(size), mode="area").flatten(2) > 0
     return small | ~small.any(dim=-1, keepdim=True)
 
@@ -167,5 +169,5 @@ def evenly_spaced(count: int, like: Tensor) -> Tensor:
     """`count` angles from 0 to 6.2832, both included."""
     if not torch.compiler.is_compiling():
         return torch.linspace(0, 6.2832, count, dtype=like.dtype, device=like.device)
-    # The same but for rounding: torch.export takes torch.linspace for a constant of the size that it traces.
+    # torch.linspace up to rounding: torch.export would turn it into a constant of the traced size.
     return torch.arange(count, dtype=like.dtype, device=like.device) * (6.2832 / max(count - 1, 1))

@@ -1,7 +1,7 @@
 """A segmenter with dense queries: one head over a feature pyramid, whose best cells are the queries.
 
-All cells are trained, many to an instance, so that it converges in few epochs, where queries that are matched one to
-one do not.  Source: conditional convolutions for instance segmentation (CondInst).
+All cells are trained, many for each instance, so it converges in few epochs, unlike queries that are matched
+one-to-one.  Source: conditional convolutions for instance segmentation (CondInst).
 
 Shape letters: B images, C classes, K queries, F width, P numbers of a mask network, n cells, h x w cells.
 """
@@ -20,7 +20,7 @@ from sskd_fast.models.pixel_decoder import separable
 from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.segmenter import ModelConfig, Predictions
 
-# The class logits start at the odds of one cell in a hundred.
+# Initial class logits: a probability of 1 %.
 PRIOR_LOGIT = -4.6
 
 
@@ -66,7 +66,7 @@ class DenseHead(nn.Module):
             nn.init.constant_(layer.bias, bias)
 
     def forward(self, levels: Sequence[Tensor]) -> DenseMaps:
-        """Maps (B, F, h_i, w_i) of the pixel decoder, finest first -> what their cells say."""
+        """The predictions of all cells of the pixel decoder's maps (B, F, h_i, w_i), finest first."""
         finest, coarser = levels[0], levels[1:]
         classes = [self.classes(self.class_layers(level)) for level in coarser]
         kernels = [self.kernels(self.kernel_layers(level)) for level in coarser]
@@ -74,8 +74,7 @@ class DenseHead(nn.Module):
 
 
 def best_cells(maps: DenseMaps, count: int) -> tuple[Tensor, Tensor]:
-    """The best-scored 3 x 3 local maxima of all levels: numbers of cells (B, count) and their class logits (B, count,
-    C)."""
+    """The best-scored 3 x 3 local maxima of all levels: cell indices (B, count), class logits (B, count, C)."""
     scores = []
     for level in maps.classes:
         score = level.amax(1, keepdim=True).sigmoid()

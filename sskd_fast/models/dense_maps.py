@@ -23,7 +23,7 @@ class DenseMaps:
     """The predictions of all cells.
 
     classes: a level's (B, C, h_i, w_i) logits; kernels: a level's (B, P, h_i, w_i); features: (B, M, h, w); strides:
-    cells of the finest map that a level's cell covers.
+    side of a level's cell in cells of the finest map.
     """
 
     classes: list[Tensor]
@@ -39,8 +39,7 @@ class DenseMaps:
         )  # fmt: skip
 
     def cells(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of all levels' cells: class logits (B, n, C), their centres (n, 2) x, y in cells of the finest map, and what
-        a cell covers (n,)."""
+        """All levels' cells: class logits (B, n, C), centres (n, 2) x, y and sides (n,) in cells of the finest map."""
         logits = torch.cat([level.flatten(2) for level in self.classes], 2).transpose(1, 2)
         centres, covers = [], []
         for level, stride in zip(self.classes, self.strides, strict=True):
@@ -53,16 +52,16 @@ class DenseMaps:
         return logits, torch.cat(centres), torch.cat(covers)
 
     def masks(self, image: Tensor, cell: Tensor) -> Tensor:
-        """Mask logits (n, h, w) of cells, given by their images (n,) and their numbers (n,) among all levels'."""
+        """Mask logits (n, h, w) of cells, given by their images (n,) and their indices (n,) among all levels' cells."""
         kernels = torch.cat([level.flatten(2) for level in self.kernels], 2)
         _, centres, covers = self.cells()
         return mask_logits(kernels[image, :, cell], self.features, image, centres[cell], covers[cell])
 
 
 def mask_logits(kernels: Tensor, features: Tensor, image: Tensor, centres: Tensor, covers: Tensor) -> Tensor:
-    """kernels (n, P) applied to their image's features (B, M, h, w) and the places relative to a centre -> (n, h, w).
+    """Apply kernels (n, P) to their image's features (B, M, h, w) and to positions relative to a centre: (n, h, w).
 
-    centres: (n, 2) x, y in cells; covers: (n,) cells, the unit of the relative places times eight.
+    centres: (n, 2) x, y in cells; covers: (n,) sides in cells; relative positions are in units of eight sides.
     """
     count, (height, width) = len(kernels), features.shape[-2:]
     inputs = features.shape[1] + 2

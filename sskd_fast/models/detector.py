@@ -1,4 +1,4 @@
-"""An open-vocabulary detector: class names as a text prompt -> boxes with class logits, and the detector's own loss.
+"""An open-vocabulary detector: boxes with class logits from a text prompt of class names, and the detector's own loss.
 
 Grounding DINO and MM-Grounding-DINO of transformers.  Shape letters: B images, Q detector queries, T text tokens,
 C classes.
@@ -20,7 +20,7 @@ from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import JointTotal, own_total
 
-# The class logit of a class that a query was not asked about.
+# Class logit of a class that a query's prompt does not contain.
 _NOT_ASKED = -20.0
 _SURE = 1e-6
 _TOKENS = (".", "[CLS]", "[SEP]")
@@ -28,7 +28,7 @@ _TOKENS = (".", "[CLS]", "[SEP]")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text prompt: token ids (T,), the classes it asks for, and spans (n, T), the share of each class in the tokens.
+    """A text prompt: token ids (T,), the classes it asks for, and spans (n, T), each class's weights of the tokens.
 
     The rows of `spans` sum to 1: a class's probability is the mean over its tokens.
     """
@@ -48,11 +48,11 @@ class Prompt:
 
 
 def build_prompts(texts: Sequence[str], tokenizer: Any, limit: int) -> list[Prompt]:
-    """Texts, one a class -> as many prompts of at most `limit` tokens as they need.
+    """Pack texts, one for each class, into prompts of at most `limit` tokens.
 
-    Every text is split into tokens by itself, so that a token's class is known by its place, however often the token
-    occurs.  Full stops and question marks, which separate classes in a prompt, are taken out.  Raises FoundationError
-    for a text without tokens or one that is too long.
+    Every text is tokenised separately, so that the position of a token tells its class, even if the token occurs
+    several times.  Full stops and question marks, which separate classes in a prompt, are removed.  Raises
+    FoundationError if a text has no tokens or is too long.
     """
     stop, first, last = (int(tokenizer.convert_tokens_to_ids(token)) for token in _TOKENS)
     groups: list[list[tuple[int, list[int]]]] = [[]]
@@ -89,7 +89,7 @@ def _prompt(group: Sequence[tuple[int, list[int]]], stop: int, first: int, last:
 class Detections:
     """boxes (B, Q, 4): centre x, y, width, height as shares of the image; class_logits (B, Q, C+1), no-object last.
 
-    raw: for each prompt what the detector hands to its loss, tensors by name.
+    raw: for each prompt, the inputs of the detector's loss, tensors by name.
     """
 
     boxes: Tensor
@@ -102,46 +102,44 @@ class Detections:
         return Detections(self.boxes[rows], self.class_logits[rows], raw)
 
     def best(self, count: int) -> Detections:
-        """The `count` detections of each image that are likeliest some class, without what the loss needs."""
+        """The `count` likeliest detections of each image, of any class, without the inputs of the loss."""
         scores = -self.class_logits[..., -1]  # rises with the likeliest class's own probability
         index = scores.topk(min(count, scores.shape[1]), dim=1).indices.unsqueeze(-1)
         boxes, logits = (t.gather(1, index.expand(-1, -1, t.shape[-1])) for t in (self.boxes, self.class_logits))
         return Detections(boxes, logits, [])
 
 
-# Of what a detector hands to its loss: tensors with the decoder layers before the images.
+# Inputs of a detector's loss whose first dimension is the decoder layer, before the images.
 _BY_LAYER = ("outputs_class", "outputs_coord")
 
 
 def _hand_out(
     logits: Tensor, labels: Any, device: Any, boxes: Tensor, config: Any, maps: Any, text_mask: Tensor, **more: Any
 ) -> tuple[None, dict[str, Any], None]:
-    """In place of a detector's loss: gives what it was called with as its terms, so that it can be had later and for
-    some images alone."""
+    """Replaces a detector's loss: returns its inputs as terms, so that the loss can be computed later, per image."""
     tensors = {"logits": logits, "pred_boxes": boxes, "text_mask": text_mask, **more}
     return None, {name: tensor for name, tensor in tensors.items() if tensor is not None}, None
 
 
 class Detector(nn.Module):
-    """A (MM-)Grounding DINO that looks for given classes.
+    """A (MM-)Grounding DINO that detects given classes.
 
-    prompts: of `build_prompts`, which ask for all classes.  side: the shorter side that images are resized to; 0 = as
-    they are.
+    prompts: from `build_prompts`, for all classes.  side: shorter side that images are resized to, 0 = unchanged.
     """
 
     def __init__(self, model: Any, prompts: list[Prompt], side: int = 0) -> None:
         super().__init__()
         self.model, self.side, self.prompts = model, side, prompts
         self.classes = sum(len(prompt.classes) for prompt in prompts)
-        # In the training of DETR's kind every decoder layer has the loss; published configurations leave it off.
+        # DETR-like training applies the loss to every decoder layer; published configurations turn this off.
         model.config.auxiliary_loss = True
         self.own_loss: Callable[..., Any] = model.loss_function
         model.loss_function = _hand_out
 
     def forward(self, images: Tensor) -> Detections:
-        """images (B, 3, H, W), normalised -> Detections; Q queries for every prompt, one prompt after the other.
+        """Detect in normalised images (B, 3, H, W), with Q queries for every prompt, one prompt after the other.
 
-        Only in training mode they keep what the loss needs.
+        The detections keep the inputs of the loss only in training mode.
         """
         if self.side:
             factor = self.side / min(images.shape[-2:])
@@ -158,10 +156,10 @@ class Detector(nn.Module):
         return Detections(torch.cat(boxes, 1), torch.cat(logits, 1), raw)
 
     def _class_logits(self, token_logits: Tensor, prompt: Prompt) -> Tensor:
-        """(B, Q, T') -> (B, Q, C+1) of `with_no_object`: classes have probabilities of their own, means over tokens."""
+        """Class logits (B, Q, C+1) of `with_no_object`: a class's probability is a mean over its tokens (B, Q, T')."""
         spans = prompt.spans.to(token_logits.device)
         probs = token_logits[..., : spans.shape[1]].float().sigmoid()
-        # Sums, not a matrix product: autocast would round that to bfloat16, in which sure classes become 1.
+        # Sums, not a matrix product: autocast would round it to bfloat16, in which sure classes become 1.
         given = torch.stack([(probs * row).sum(-1) for row in spans], -1).clamp(_SURE, 1 - _SURE).logit()
         logits = given.new_full((*given.shape[:2], self.classes), _NOT_ASKED)
         logits[..., prompt.classes] = given
@@ -173,10 +171,10 @@ class Detector(nn.Module):
         """The detector's own loss (matching, focal, box and overlap terms of every layer), a mean over the prompts.
 
         boxes: an image's (n, 4), x0 y0 x1 y1 as shares of the image; labels: its classes (n,).
-        total: sums of the joint batch; the loss is a mean by its boxes of a prompt.
+        total: gives sums over the joint batch; the loss divides by its number of boxes for each prompt.
         """
         if not detections.raw:
-            raise ValueError("detections: found none of what the loss needs; call the detector in training mode")
+            raise ValueError("detections: found no inputs of the loss; call the detector in training mode")
         losses = []
         for number, (prompt, raw) in enumerate(zip(self.prompts, detections.raw, strict=True)):
             targets = [self._targets(b, c, prompt) for b, c in zip(boxes, labels, strict=True)]
@@ -195,7 +193,7 @@ class Detector(nn.Module):
 
     @staticmethod
     def _targets(boxes: Tensor, labels: Tensor, prompt: Prompt) -> dict[str, Tensor]:
-        """An image's instances of a prompt's classes, classes counted within the prompt, boxes by centre and size."""
+        """An image's instances of a prompt's classes, with class indices in the prompt, boxes as centre and size."""
         asked = torch.tensor(prompt.classes, device=labels.device)
         where = (labels.unsqueeze(1) == asked).long()
         keep = where.any(1)
@@ -206,8 +204,10 @@ class Detector(nn.Module):
 
 @contextlib.contextmanager
 def _own_boxes() -> Iterator[None]:
-    """Lets transformers' loss divide by the boxes that it is given: with accelerate in use it would wait for those of
-    all ranks, and divide by the number of ranks twice."""
+    """Makes transformers' loss divide by its own boxes.
+
+    With accelerate in use, it would sum boxes over all ranks, and divide by the number of ranks twice.
+    """
     module = import_module("transformers.loss.loss_for_object_detection")
     asked, module.is_accelerate_available = module.is_accelerate_available, lambda: False  # type: ignore[attr-defined]
     try:

@@ -28,9 +28,9 @@ from sskd_fast.models.segmenter import (
     own_total,
 )
 
-# Boxes of an image that the mask decoder takes at once: it repeats the image's features for each of them.
+# Boxes of an image per call of the mask decoder, which repeats the image's features for each of them.
 _BOXES_AT_ONCE = 32
-# The same if all that it computes for them is there for the backward pass.
+# The same if activations are recomputed for the backward pass.
 _BOXES_COMPUTED_AGAIN = 8
 
 
@@ -44,7 +44,7 @@ class Encoded:
 
 @dataclass
 class GroundedPredictions(Predictions):
-    """Predictions that can be asked for the masks of given boxes; `model`, `maps`, `detections` answer."""
+    """Predictions that can give the masks of given boxes, from `model`, `maps` and `detections`."""
 
     promptable: ClassVar[bool] = True
     model: GroundedSam | None = None
@@ -68,10 +68,11 @@ class GroundedPredictions(Predictions):
         masked: Sequence[Tensor] | None = None,
         total: JointTotal = own_total,
     ) -> Answers:
-        """SAM 2's mask in every box that is to have one, and the detector's own loss against boxes and labels, which
-        knows neither weights nor pixels that do not count.
+        """SAM 2's masks in the requested boxes, and the detector's own loss against boxes and labels.
 
-        In training the boxes that SAM 2 draws in are jittered; the detector learns from the boxes themselves.
+        That loss ignores weights and `valid`.
+
+        In training, the boxes that prompt SAM 2 are jittered; the detector learns from the boxes themselves.
         """
         assert self.model is not None and self.detections is not None
         asked = boxes if masked is None else [b[index] for b, index in zip(boxes, masked, strict=True)]
@@ -84,10 +85,11 @@ class GroundedPredictions(Predictions):
 
 
 class GroundedSam(Segmenter):
-    """(MM-)Grounding DINO and SAM 2 as one model; both learn: the detector by its own loss, SAM 2's encoder and mask
-    decoder by the masks of the labels' boxes, its encoder also by the contrastive loss on its coarsest features.
+    """(MM-)Grounding DINO and SAM 2 as one model, both trainable.
 
-    Crops are resized to SAM 2's square, as it was trained: masks lie on (S/4, S/4) cells whatever the crop's shape.
+    The detector learns from its own loss.  SAM 2's encoder and mask decoder learn from masks in the labels' boxes, and
+    the encoder also from the contrastive loss on its coarsest features.
+    Crops are resized to SAM 2's training square: masks have (S/4, S/4) cells for any shape of the crop.
     """
 
     backbone_parts = ("detector.model.model.backbone.", "detector.model.model.text_backbone.", "sam.vision_encoder.")
@@ -140,7 +142,7 @@ class GroundedSam(Segmenter):
         }
 
     def encode(self, images: Tensor) -> Encoded:
-        """images (B, 3, H, W) in [0, 1] -> SAM 2's features; the detector waits for `decode`."""
+        """SAM 2's features of images (B, 3, H, W) in [0, 1]; the detector runs in `decode`."""
         images = (images - self.mean) / self.std
         square = F.interpolate(images, size=self.input_size, mode="bilinear", antialias=True)
         with self.autocast():
@@ -157,7 +159,7 @@ class GroundedSam(Segmenter):
         return embeddings.float()
 
     def decode(self, encoded: Encoded) -> Predictions:
-        """The `num_queries` best boxes and their masks, which carry no gradient: labels ask by their own boxes."""
+        """The `num_queries` best boxes and their masks, without gradient: training prompts with the labels' boxes."""
         with self.autocast():
             detections = self.detector(encoded.images)
         best = detections.best(self.config.num_queries)
@@ -170,9 +172,9 @@ class GroundedSam(Segmenter):
         )
 
     def masks_in(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """SAM 2's features and boxes (B, G, 4), x0 y0 x1 y1 as shares of the image -> mask logits (B, G, h, w).
+        """Mask logits (B, G, h, w) from SAM 2's features and boxes (B, G, 4), x0 y0 x1 y1 as shares of the image.
 
-        In training, `gradient_checkpointing` computes the masks of a few boxes at a time again.
+        In training, `gradient_checkpointing` recomputes the masks of a few boxes at a time.
         """
         again = self.config.gradient_checkpointing and self.training and torch.is_grad_enabled()
         parts = (boxes * self.side).split(_BOXES_COMPUTED_AGAIN if again else _BOXES_AT_ONCE, dim=1)

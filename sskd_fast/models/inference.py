@@ -1,4 +1,4 @@
-"""Prediction: images of any size -> scored masks, by tiles of the training crop that are merged where they overlap.
+"""Prediction of scored masks on images of any size, by tiles of the training crop that are merged where they overlap.
 
 Shape letters: K queries, C classes, H x W pixels of an image, T tile side.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
 from sskd_fast.models.segmenter import Segmenter, check_tile
 
-# Values of an image that are scaled at a time.
+# Number of an image's values to scale at a time.
 _STRIP = 1 << 25
 
 
@@ -24,12 +24,12 @@ _STRIP = 1 << 25
 class PredictConfig:
     """Settings of prediction by tiles.
 
-    tile: height and width of the window the network sees, 0 = the training crop.  In a larger one, models that resize
-    it to an input size of their own (SAM 2, SAM 3, EoMT, RF-DETR) find all objects smaller than in training.  overlap:
-    pixels that neighbours share.  fit: the image is scaled so that all of it just fits into one tile, instead of by the
-    zoom (photographs of any size).  score_floor: detections below are dropped.  nms_iou: of two masks of a class that
-    overlap more, the better-scored stays.  max_detections: the best-scored detections of an image that are kept, and
-    that AP counts for each class; 0 = from the data, 100 or more.  batch: tiles a forward pass.
+    tile: height and width of the network's input, 0 = the training crop.  In larger tiles, models that resize them to
+    an input size of their own (SAM 2, SAM 3, EoMT, RF-DETR) see all objects smaller than in training.  overlap: pixels
+    that neighbouring tiles share.  fit: scale the whole image to fit into one tile, instead of by the zoom (for
+    photographs of any size).  score_floor: detections with lower scores are dropped.  nms_iou: if two masks of a class
+    overlap more than this, the better-scored one stays.  max_detections: number of best-scored detections to keep for
+    an image, and that AP counts for each class; 0 = from the data, 100 or more.  batch: tiles per forward pass.
     Raises ValueError for a setting out of range.
     """
 
@@ -55,9 +55,9 @@ class PredictConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {wanted}")
 
     def resolved(self, crop: tuple[int, int], zoom: float, max_detections: int = 100) -> InferenceConfig:
-        """The way to apply a model that was trained on crops (height, width) of images at `zoom`.
+        """The inference settings of a model trained on crops (height, width) of images at `zoom`.
 
-        max_detections: those that the data need.
+        max_detections: as needed for the data.
         """
         tile = self.tile if min(self.tile) else crop
         own = {field.name: getattr(self, field.name) for field in fields(PredictConfig)}
@@ -67,11 +67,10 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig(PredictConfig):
-    """Resolved settings of prediction: those of `PredictConfig` with their tile, and the zoom.
+    """Resolved settings of prediction: `PredictConfig` with a definite tile, and the zoom.
 
-    zoom: factor the images are scaled by first, unless they are to fit; masks come back at the images' own size.
-    Raises ValueError for no detections, a tile without pixels, an overlap that leaves none, or a zoom that is not above
-    0.
+    zoom: factor to scale images by first, unless `fit` is set; masks are returned at the images' own size.
+    Raises ValueError for no detections, a tile without pixels, an overlap of a tile or more, or a zoom of 0 or less.
     """
 
     tile: tuple[int, int]
@@ -102,9 +101,9 @@ class InferenceConfig(PredictConfig):
 
 @dataclass
 class Detection:
-    """A mask cut to its box: rows from `top`, columns from `left`; boxes and tiles are (top, left, bottom, right).
+    """A mask cropped to its box: rows from `top`, columns from `left`; boxes and tiles are (top, left, bottom, right).
 
-    tiles: those the mask was seen in; outside of them nothing is known about the object.
+    tiles: the tiles that saw the mask; nothing is known about the object outside them.
     """
 
     mask: Bools
@@ -116,7 +115,7 @@ class Detection:
 
     @property
     def box(self) -> Box:
-        """The box the mask fills."""
+        """The box of the mask."""
         return self.top, self.left, self.top + self.mask.shape[0], self.left + self.mask.shape[1]
 
 
@@ -130,10 +129,9 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 @torch.inference_mode()
 def predict(model: Segmenter, images: Sequence[Tensor], config: InferenceConfig) -> list[list[Detection]]:
-    """Scored instance masks of uint8 images (3, H, W) of any sizes; best score first, at most `max_detections` an
-    image.
+    """Scored instance masks of uint8 images (3, H, W) of any size: at most `max_detections` per image, best first.
 
-    Coordinates are those of the zoomed image (`seen_size`); `results.to_results` brings them to the image's own.
+    Coordinates are in the zoomed image (`seen_size`); `results.to_results` brings them to the image's own size.
     """
     model.eval()
     images = [zoomed(image, config.zoom_of(image.shape[1:])) for image in images]
@@ -164,7 +162,7 @@ def zoomed(image: Tensor, zoom: float) -> Tensor:
     size = zoomed_size(image.shape[1:], zoom)
     if image.numel() <= _STRIP:
         return _rounded(_resized(image, size))
-    # The same bits in less memory: rows are narrowed strip by strip, and the narrow channels made shorter.
+    # The same bits with less memory: widths are resized strip by strip, then heights channel by channel.
     small = torch.empty((len(image), *size), dtype=torch.uint8, device=image.device)
     for channel, out in zip(image, small, strict=True):
         strips = channel.split(max(1, _STRIP // channel.shape[1]))
@@ -211,7 +209,7 @@ def _read_tiles(
 
 
 def read_queries(mask_logits: Tensor, probs: Tensor, config: InferenceConfig) -> tuple[Bools, list[int], list[float]]:
-    """One tile's queries as masks at full resolution with class and score = class probability x mask quality.
+    """One tile's queries as masks at full resolution, with class, and score = class probability x mask quality.
 
     mask_logits (K, h, w), probs (K, C).  Mask quality is the mean probability inside the mask.
     """
@@ -229,7 +227,7 @@ def read_queries(mask_logits: Tensor, probs: Tensor, config: InferenceConfig) ->
 
 
 def cut(mask: Bools, top: int, left: int, label: int, score: float, tile: Box) -> Detection | None:
-    """A tile's mask as a Detection in image coordinates; None where it is empty."""
+    """A tile's mask as a Detection in image coordinates; None if it is empty."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -238,7 +236,7 @@ def cut(mask: Bools, top: int, left: int, label: int, score: float, tile: Box) -
 
 
 def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> bool:
-    """True if a tile may keep a detection: its box's centre lies in the tile less half the overlap on inner borders."""
+    """True if a tile keeps a detection: the box's centre is in the tile without half the overlap at inner borders."""
     margin = config.overlap // 2
     top, left, bottom, right = detection.tiles[0]
     box = detection.box
@@ -252,9 +250,9 @@ def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> 
 
 
 def merge(detections: list[Detection], config: InferenceConfig) -> list[Detection]:
-    """Joins what several tiles saw of one object and drops duplicates of a class; best score first."""
+    """Joins the parts of one object from several tiles and drops duplicates of a class; best score first."""
     kept: dict[int, Detection] = {}
-    # The box and the label of every detection that is kept, by its key; a union comes after those it was made of.
+    # Box and label of every kept detection, by its key; a union comes after its parts.
     boxes = np.zeros((4, 2 * len(detections)), dtype=np.int64)
     labels = np.full(2 * len(detections), -1)
     end = 0
@@ -266,7 +264,7 @@ def merge(detections: list[Detection], config: InferenceConfig) -> list[Detectio
             other = kept[key]
             if mask_iou(other, candidate, on_common_tiles=True) > config.nms_iou:
                 if candidate.score > other.score or not set(candidate.tiles) <= set(other.tiles):
-                    waiting.append(union(kept.pop(key), candidate))  # may meet further parts of the object
+                    waiting.append(union(kept.pop(key), candidate))  # may match further parts of the object
                     labels[key] = -1
                 break
         else:
@@ -276,7 +274,7 @@ def merge(detections: list[Detection], config: InferenceConfig) -> list[Detectio
 
 
 def union(a: Detection, b: Detection) -> Detection:
-    """The better-scored mask, continued by the other one where it was out of sight."""
+    """The better-scored mask, extended by the other one outside its own tiles."""
     better, other = (a, b) if a.score >= b.score else (b, a)
     top, left = min(a.top, b.top), min(a.left, b.left)
     bottom, right = max(a.box[2], b.box[2]), max(a.box[3], b.box[3])

@@ -1,4 +1,4 @@
-"""Licences of the models that a model was made from: they bind whoever passes it on."""
+"""Licences of the models that a model is based on. They bind anyone who redistributes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sskd_fast.models.segmenter import ModelConfig
 
 _HUB = "https://huggingface.co/"
 _UNKNOWN = "unknown, see its model card"
-# By name on the hub: the licence as the model's page states it, and if the hub asks for its acceptance first.
+# Name on the hub -> licence stated on the model's page, and True if the hub requires its acceptance.
 _LICENCES = {
     "facebook/sam3*": ("SAM License", True),
     "facebook/sam2.1*": ("Apache-2.0", False),
@@ -23,10 +23,10 @@ _LICENCES = {
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A model, or a file of predictions, that another model was made from.
+    """A model, or a file of predictions, that another model is based on.
 
-    gated: its weights are given only to those who have accepted the licence.  part: "weights" that it started from, or
-    "labels" that it learned from.
+    gated: True if downloading its weights requires acceptance of the licence.  part: "weights" that the other model
+    started from, or "labels" that it learned from.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Ancestor:
 
 
 def licence_of(name: str) -> Ancestor:
-    """What is known of a model by its name on the hub, or by the folder that it lies in."""
+    """The licence of a model, as far as known, by its name on the hub or its folder."""
     if Path(name).is_dir():
         return Ancestor(name, _UNKNOWN, name)
     for pattern, (licence, gated) in _LICENCES.items():
@@ -52,7 +52,7 @@ def licence_of(name: str) -> Ancestor:
 
 
 def ancestors_of(config: ModelConfig) -> tuple[Ancestor, ...]:
-    """The pretrained models, and the predictions, that a model of these settings starts from."""
+    """The pretrained models and predictions that a model with these settings starts from."""
     foundation, found = config.foundation, []
     names = {
         "grounded_sam": (foundation.detector, foundation.masks), "sam3": (foundation.sam3,),
@@ -68,7 +68,7 @@ def ancestors_of(config: ModelConfig) -> tuple[Ancestor, ...]:
 
 
 def _of_timm(name: str) -> Ancestor:
-    """A backbone by what timm itself says of its weights."""
+    """A backbone, with the licence that timm states for its weights."""
     import timm
 
     known = timm.get_pretrained_cfg(name.removeprefix("timm/"))

@@ -1,5 +1,4 @@
-"""The mask transformer: backbone, pixel decoder, queries, masked-attention decoder, projection; teacher and student
-alike.
+"""The mask transformer: backbone, pixel decoder, queries, masked-attention decoder, projection.
 
 Shape letters: B images, K queries, C classes, F feature channels, h x w cells.
 """

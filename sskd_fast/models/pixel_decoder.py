@@ -1,5 +1,6 @@
-"""Pixel decoders: backbone maps -> one width at every stride (feature pyramid, or a dense prediction transformer's
-head), and the projection MLP of the embeddings.
+"""Pixel decoders, which give backbone maps one width at every stride, and the projection MLP of the embeddings.
+
+The decoders are a feature pyramid and the head of a dense prediction transformer.
 
 Shape letters: B images, F feature channels, D embedding width, h x w cells.
 """
@@ -15,7 +16,7 @@ from sskd_fast.models.backbones import norm
 
 
 def separable(width: int) -> nn.Sequential:
-    """Depthwise 3 x 3 and pointwise convolution: a ninth of the work, which at stride 2 decides the step time."""
+    """Depthwise 3 x 3 and pointwise convolution: a ninth of the work, which dominates the step time at stride 2."""
     return nn.Sequential(
         nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False),
         nn.Conv2d(width, width, 1, bias=False),
@@ -25,10 +26,10 @@ def separable(width: int) -> nn.Sequential:
 
 
 class PixelDecoder(nn.Module):
-    """A feature pyramid: 1 x 1 laterals, top-down sums, one separable 3 x 3 convolution a level; finest level first.
+    """A feature pyramid: 1 x 1 laterals, top-down sums, one separable 3 x 3 convolution per level; finest level first.
 
-    Levels finer than `first` are left out. Modules are named by the backbone's levels, so that weights fit whatever
-    `first` is.
+    Levels finer than `first` are left out. Modules are named after the backbone's levels, so that weights fit for any
+    `first`.
     """
 
     def __init__(self, channels: Sequence[int], width: int, first: int = 0) -> None:
@@ -65,8 +66,8 @@ class ResidualUnit(nn.Module):
 class ReassembledPixelDecoder(nn.Module):
     """The head of a dense prediction transformer (DPT): maps of one stride become a pyramid and are fused top-down.
 
-    Maps that all have stride s, as a plain vision transformer gives them, become maps of s/4, s/2, s and 2 s with
-    width / 4 to 2 width channels; a pyramid stays one.  Each level is fused with the coarser one by residual units.
+    Maps that all have stride s, as from a plain vision transformer, become maps of stride s/4, s/2, s and 2 s with
+    width / 4 to 2 width channels; a pyramid is left as it is.  Residual units fuse each level with the coarser one.
     Levels finer than `first` are left out.  strides: of all levels, finest first.
     """
 

@@ -1,4 +1,4 @@
-"""Models of transformers by hub name or folder: weights, or the architecture alone; adapters and checkpointing."""
+"""Models of transformers by hub name or folder, with weights or as architecture only; adapters and checkpointing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ INSTALL = "pip install 'sskd_fast[models]'"
 
 
 class FoundationError(ValueError):
-    """A foundation model that cannot be had: the package, the weights or a part of them are missing."""
+    """Raised if a foundation model cannot be loaded: the package, the weights or a part of them are missing."""
 
 
 def transformers() -> Any:
-    """The transformers package; FoundationError with the way out where it is not installed."""
+    """The transformers package. Raises FoundationError, with the cure, if it is not installed."""
     try:
         import transformers as package
     except ImportError as error:
@@ -38,10 +38,10 @@ def transformers() -> Any:
 def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Mapping[str, Any] | None = None) -> Any:
     """A model of transformers: `name` is a hub name or a folder that `save_pretrained` wrote.
 
-    kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the large
-    models of the method are known by name then, so that neither network nor files are needed.  setting: names it in
-    messages.  architectures: what `architecture` gave, by setting; nothing else is needed then.
-    Raises FoundationError where the model cannot be had.
+    kind: the class, or Auto class, that builds it.  weights: False for the architecture with random weights; the
+    method's large models are then known by name and need neither network nor files.  setting: names it in messages.
+    architectures: from `architecture`, by setting; nothing else is needed then.
+    Raises FoundationError if the model cannot be loaded.
     """
     package = transformers()
     model = getattr(package, kind, None)
@@ -66,8 +66,8 @@ def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Ma
 def segmentation_class(name: str, setting: str, architectures: Mapping[str, Any] | None = None) -> str:
     """The class of transformers that segments instances with the model of this name, a hub name or a folder.
 
-    architectures: what `architecture` gave, by setting, in place of the name.
-    Raises FoundationError if the model cannot be had, is of a type without such a class, or was trained without masks.
+    architectures: from `architecture`, by setting, instead of the name.
+    Raises FoundationError if the model cannot be loaded, has a type without such a class, or was trained without masks.
     """
     package = transformers()
     with _explained(name, setting):
@@ -92,9 +92,9 @@ def segmentation_class(name: str, setting: str, architectures: Mapping[str, Any]
 
 
 def input_statistics(name: str, setting: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation of RGB in [0, 1] that the weights of this name were trained with, by channel.
+    """Mean and standard deviation of RGB in [0, 1], by channel, that the weights of this name were trained with.
 
-    Read from the settings of images beside the weights (preprocessor_config.json); None if there are none.
+    Read from preprocessor_config.json beside the weights; None if it is missing.
     """
     reader = transformers().image_processing_base.ImageProcessingMixin
     try:
@@ -107,7 +107,7 @@ def input_statistics(name: str, setting: str) -> tuple[tuple[float, ...], tuple[
         return None
     if not written.get("do_normalize", True) or "image_mean" not in written:
         return None
-    # The numbers are those of pixels after scaling, mostly by 1/255.
+    # The numbers are for pixels after scaling, mostly by 1/255.
     unit = 255 * float(written.get("rescale_factor", 1 / 255)) if written.get("do_rescale", True) else 255.0
     mean, std = (tuple(float(v) / unit for v in written[key]) for key in ("image_mean", "image_std"))
     return mean, std
@@ -124,7 +124,7 @@ def _known(name: str) -> bool:
 
 
 class WordTokenizer:
-    """In place of a tokenizer where only the architecture is wanted: every word is one token, numbered as it comes."""
+    """A stand-in for a tokenizer if only the architecture is wanted: every word is one token, numbered in order."""
 
     special: ClassVar[dict[str, int]] = {"[CLS]": 101, "[SEP]": 102, ".": 1012}
 
@@ -158,7 +158,7 @@ def _explained(name: str, setting: str) -> Iterator[None]:
 
 
 def _gate(name: str) -> str:
-    """The way to weights that the hub gives only to those who have accepted their licence; "" for all others."""
+    """Instructions for weights that the hub only gives after acceptance of their licence; "" for all others."""
     licence = licence_of(name)
     if not licence.gated:
         return ""
@@ -169,7 +169,7 @@ def _gate(name: str) -> str:
 
 
 def prompt_texts(foundation: FoundationConfig, class_names: Sequence[str]) -> Sequence[str]:
-    """The texts that classes are asked for by, in their order.  Raises FoundationError if there is not one for each."""
+    """The prompt texts of the classes, in order.  Raises FoundationError unless there is one for each class."""
     texts = foundation.prompts or class_names
     if len(texts) != len(class_names):
         raise FoundationError(
@@ -180,7 +180,7 @@ def prompt_texts(foundation: FoundationConfig, class_names: Sequence[str]) -> Se
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars, which would cut the run's live lines in two."""
+    """Turns off transformers' progress bars, which would break the run's live lines."""
     logging = transformers().utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -192,10 +192,10 @@ def _quiet() -> Iterator[None]:
 
 
 def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
-    """Prepares a loaded model for training in place: low-rank adapters and gradient checkpointing, where configured.
+    """Prepares a loaded model for training in place: low-rank adapters and gradient checkpointing, if configured.
 
-    With `lora_rank`, linear layers get adapters of that rank and everything else of the model is frozen; layers whose
-    weights are shared stay as they are, so that they stay shared.
+    With `lora_rank`, linear layers get adapters of that rank, and the rest of the model is frozen.  Layers with shared
+    weights get no adapters, so that they stay shared.
     """
     if config.foundation.lora_rank:
         try:
@@ -206,7 +206,7 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
         linear = {f"model.{name}": m for name, m in model.named_modules() if type(m) is nn.Linear}
         shared = Counter(id(layer.weight) for layer in linear.values())
         layers = [name for name, layer in linear.items() if shared[id(layer.weight)] == 1]
-        # Within a plain module: peft asks models of transformers for their input embeddings, which detectors have not.
+        # Wrapped in a plain module: peft asks models of transformers for input embeddings, which detectors lack.
         inject_adapter_in_model(
             LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), nn.ModuleDict({"model": model})
         )
@@ -220,10 +220,10 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
 
 
 def checkpoint_layers(model: nn.Module) -> int:
-    """Has the innermost repeated layers computed again in the backward pass; returns how many.
+    """Makes the backward pass recompute the innermost repeated layers; returns their number.
 
-    These are layers that transformers can compute again and, apart from them, modules of several that are alike in a
-    list: an encoder's or a decoder's layers, say.  Random numbers are drawn again as they were.
+    These are the layers that transformers can recompute, and otherwise the items of lists of equal modules, such as the
+    layers of an encoder or decoder.  Random numbers are redrawn identically.
     """
     own: Any = transformers().modeling_layers.GradientCheckpointingLayer
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
@@ -245,7 +245,7 @@ def _again(function: Any, *args: Any, **named: Any) -> Any:
 
 @cache
 def _computed_again(kind: Any) -> Any:
-    """The class with a forward pass that is computed again: a class, so that copies of a layer run their own."""
+    """A subclass whose forward pass is recomputed; a class, so that copies of a layer run their own forward pass."""
 
     def forward(self: nn.Module, *args: Any, **named: Any) -> Any:
         of_kind = partial(kind.forward, self)
@@ -277,7 +277,7 @@ def _sam2_hiera_large() -> Any:
 
 
 def _sam3() -> Any:
-    """The defaults of the configuration are those of the one published size."""
+    """SAM 3; the configuration's defaults are those of the only published size."""
     return transformers().Sam3Config()
 
 

@@ -1,4 +1,4 @@
-"""A backbone with a pixel decoder: what the models of this package share, whatever reads instances from it.
+"""A backbone with a pixel decoder: the base of this package's models, which differ in how they read instances.
 
 Shape letters: B images, H x W pixels, D embedding width, F feature channels, h x w cells.
 """
@@ -17,9 +17,9 @@ from sskd_fast.models.timm_backbone import TimmBackbone
 
 
 class PyramidSegmenter(Segmenter):
-    """Backbone + pixel decoder + projection; `decode` is the subclass's.
+    """Backbone + pixel decoder + projection; subclasses define `decode`.
 
-    strides: of the decoder's maps, finest first, those finer than the mask level included.
+    strides: of the decoder's maps, finest first, including maps finer than the mask level.
     """
 
     mean: Tensor
@@ -60,7 +60,7 @@ class PyramidSegmenter(Segmenter):
         return at_least_float32(embeddings)
 
     def embedded(self, levels: list[Tensor]) -> Tensor:
-        """The decoder map (B, F, h', w') that the embeddings live on; the coarsest averaged for a level beyond it."""
+        """The decoder map (B, F, h', w') of the embeddings; for a level beyond the coarsest, that map is pooled."""
         level, coarsest = self.config.embedding_level, len(levels) - 1
         return F.avg_pool2d(levels[-1], 2 ** (level - coarsest)) if level > coarsest else levels[level]
 

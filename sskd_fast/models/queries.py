@@ -1,4 +1,4 @@
-"""Where the queries come from: learned vectors, or the peaks of a heat map (many small objects).
+"""Sources of queries: learned vectors, or the peaks of a heat map (for many small objects).
 
 Shape letters: B images, K queries, F feature channels, h x w cells of the finest map.
 """
@@ -16,8 +16,11 @@ from sskd_fast.models.pixel_decoder import separable
 
 @dataclass
 class Queries:
-    """content: (B, K, F); points: (B, K, 2) x, y in cells of the finest map, or None for learned queries;
-    heat: (B, h, w) logits of "an instance's centre lies here", or None."""
+    """The decoder's queries.
+
+    content: (B, K, F).  points: (B, K, 2) x, y in cells of the finest map, None for learned queries.  heat: (B, h, w)
+    logits that an instance's centre lies in the cell, or None.
+    """
 
     content: Tensor
     points: Tensor | None
@@ -32,14 +35,14 @@ class LearnedQueries(nn.Module):
         self.content = nn.Parameter(torch.randn(count, width))
 
     def forward(self, features: Tensor) -> Queries:
-        """features (B, F, h, w), of which only B counts."""
+        """The queries for features (B, F, h, w), of which only B matters."""
         return Queries(self.content.expand(features.shape[0], -1, -1), None, None)
 
 
 class PeakQueries(nn.Module):
     """K queries at the highest local maxima of a heat map over the finest features.
 
-    A query starts from the features at its peak; peaks are taken without gradient, the heat map has a loss of its own.
+    A query starts from the features at its peak.  Peaks have no gradient, since the heat map has its own loss.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -52,7 +55,7 @@ class PeakQueries(nn.Module):
         nn.init.constant_(last.bias, -4.0)
 
     def forward(self, features: Tensor) -> Queries:
-        """features (B, F, h, w) -> K peaks an image, highest first; flat regions give arbitrary ones of low scores."""
+        """K peaks per image of features (B, F, h, w), by score; flat regions give arbitrary ones with low scores."""
         heat = self.heat(features)
         points = find_peaks(heat.detach().squeeze(1), self.count)
         w = features.shape[-1]
@@ -63,7 +66,7 @@ class PeakQueries(nn.Module):
 
 def find_peaks(heat: Tensor, count: int) -> Tensor:
     """heat (B, h, w) logits -> (B, count, 2) int64 x, y of the highest 3 x 3 local maxima."""
-    # In float32 at least: a runtime that rounds the scores and not their maxima finds no two equal.
+    # At least in float32: a runtime that rounds the scores but not their maxima would find no maximum equal to a score.
     score = heat.to(torch.promote_types(heat.dtype, torch.float32)).sigmoid()
     peak = score == F.max_pool2d(score.unsqueeze(1), 3, 1, 1).squeeze(1)
     score = torch.where(peak, score, score * 1e-3)
@@ -72,4 +75,4 @@ def find_peaks(heat: Tensor, count: int) -> Tensor:
     kept = count if cells >= count else cells  # not min(), which torch.export keeps open if the size is
     best = score.flatten(1).topk(kept, dim=1).indices
     y = best // width
-    return torch.stack([best - y * width, y], dim=-1)  # ONNX has no remainder by a size that is not known yet
+    return torch.stack([best - y * width, y], dim=-1)  # ONNX has no remainder by a dynamic size

@@ -1,4 +1,4 @@
-"""Readers: one forward pass of a model of transformers that segments by queries, told by the parts that it has.
+"""Readers: a forward pass through a query-based segmenter of transformers, recognised by its modules.
 
 Shape letters: B images, K queries, E class logits, F feature channels, h x w cells.
 """
@@ -20,8 +20,10 @@ from sskd_fast.models.pretrained import FoundationError
 
 
 class LayerOutput(NamedTuple):
-    """Predictions after one layer: mask logits (B, K, h, w), class logits (B, K, E) as the model gives them, and boxes
-    (B, K, 4), centre x, y, width, height as shares of the image; None of a model without boxes."""
+    """Predictions after one layer: mask logits (B, K, h, w), the model's own class logits (B, K, E), and boxes.
+
+    boxes (B, K, 4): centre x, y, width, height as shares of the image; None for a model without boxes.
+    """
 
     masks: Tensor
     classes: Tensor
@@ -30,7 +32,7 @@ class LayerOutput(NamedTuple):
 
 @dataclass
 class Encoded:
-    """layers: the predictions after each layer, the last one last.  features: (B, F, h', w') of the pixels."""
+    """Output of a reader. layers: predictions after each layer, in order.  features: (B, F, h', w') of the pixels."""
 
     layers: list[LayerOutput]
     features: Tensor
@@ -38,11 +40,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Reader:
-    """The way to read a model.
+    """The way to run a model and read its predictions.
 
-    size: height and width that images are resized to, None = as they are.  multiple: of which their sides must be.
-    stride: pixels of the model's input that a cell of the masks covers.  channels: F, of the pixel features.
-    traceable: torch.export takes the model.
+    size: height and width that images are resized to, None = unchanged.  multiple: sides must be multiples of it.
+    stride: side of a mask cell in pixels of the model's input.  channels: F, of the pixel features.  traceable: True if
+    torch.export accepts the model.
     """
 
     traceable: ClassVar[bool] = False
@@ -53,11 +55,11 @@ class Reader:
 
     @classmethod
     def of(cls, model: Any) -> Reader | None:
-        """The reader of a model; None if the model has not what this one reads."""
+        """The reader of a model; None if the model lacks the modules that this class reads."""
         raise NotImplementedError
 
     def read(self, model: Any, images: Tensor) -> Encoded:
-        """Normalised images (B, 3, H, W), of `size` if there is one -> what the model makes of them."""
+        """The model's output for normalised images (B, 3, H, W), resized to `size` if set."""
         raise NotImplementedError
 
 
@@ -72,7 +74,7 @@ class PixelDecoderReader(Reader):
         return cls(None, 32, 4.0, int(model.config.mask_feature_size))
 
     def read(self, model: Any, images: Tensor) -> Encoded:
-        """The layers that the model gives as auxiliary logits, and its last."""
+        """The model's auxiliary logits and its last layer."""
         output = model(pixel_values=images, output_auxiliary_logits=True)
         named = [*(getattr(output, "auxiliary_logits", None) or ()), output]
         layers = [LayerOutput(layer["masks_queries_logits"], layer["class_queries_logits"]) for layer in named]
@@ -92,7 +94,7 @@ class PatchReader(Reader):
         return cls(size, 1, patch[0] / 2**config.num_upscale_blocks, int(config.hidden_size))
 
     def read(self, model: Any, images: Tensor) -> Encoded:
-        """Every layer that has predicted, which only those before a masked layer and the last do."""
+        """Every layer with predictions: those before a masked layer, and the last."""
         with recorded(model, "predict") as calls:
             output = model(pixel_values=images)
         height, width = model.grid_size
@@ -101,17 +103,17 @@ class PatchReader(Reader):
 
 
 class DetrReader(Reader):
-    """RF-DETR: boxes beside the masks, queries that an encoder chooses, and pixel features from those of the masks.
+    """RF-DETR: boxes in addition to masks, queries chosen by an encoder, and pixel features from the mask features.
 
-    Images become the square of its training: its windows exchange patches of any other shape (transformers 5.24), and
-    the choice of queries needs as many patches.
+    Images are resized to the training square: with other shapes, its windows mix up patches (transformers 5.24), and
+    the choice of queries needs the same number of patches.
     """
 
     traceable = True
 
     @classmethod
     def of(cls, model: Any) -> Reader | None:
-        """The reader of a model with masks in windows, which from now on gives what its loss would get."""
+        """The reader of a model with masks in windows; from now on, the model returns the inputs of its loss."""
         backbone: Any = getattr(model.config, "backbone_config", None)
         if not (callable(getattr(model, "get_mask_logits", None)) and hasattr(backbone, "num_windows")):
             return None
@@ -122,7 +124,7 @@ class DetrReader(Reader):
         return cls((side, side), 1, float(model.config.mask_downsample_ratio), int(model.config.d_model))
 
     def read(self, model: Any, images: Tensor) -> Encoded:
-        """In training the encoder's choice and every layer, else the last layer."""
+        """The encoder's choice and every layer in training, else only the last layer."""
         with recorded(model, "get_mask_logits") as calls:
             output = model(pixel_values=images, labels=[] if model.training else None)
         (_, pixels), _ = calls[-1]
@@ -134,7 +136,7 @@ class DetrReader(Reader):
         return Encoded(layers, F.avg_pool2d(pixels, 2))
 
 
-# What an RF-DETR calls its loss with.
+# Arguments of RF-DETR's loss.
 _HANDED = (
     "logits", "labels", "device", "pred_boxes", "pred_masks", "config", "classes", "boxes", "masks", "encoder_classes",
     "encoder_boxes", "encoder_masks",
@@ -142,7 +144,7 @@ _HANDED = (
 
 
 def _hand_out(*given: Any) -> tuple[None, dict[str, Any], None]:
-    """In place of a model's loss: gives what it was called with as its terms."""
+    """Replaces a model's loss: returns its arguments as terms."""
     return None, dict(zip(_HANDED, given, strict=True)), None
 
 
@@ -150,7 +152,7 @@ READERS: tuple[type[Reader], ...] = (PixelDecoderReader, PatchReader, DetrReader
 
 
 def reader_of(model: Any, setting: str) -> Reader:
-    """The reader of a model.  Raises FoundationError for a model that wants more than images, or has no known parts."""
+    """The reader of a model.  Raises FoundationError if the model needs more than images, or has no known modules."""
     kind = type(model).__name__
     arguments = inspect.signature(model.forward).parameters
     wanted = [n for n, a in arguments.items() if a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD]
@@ -172,8 +174,8 @@ def reader_of(model: Any, setting: str) -> Reader:
 def first_group(model: Any) -> Any:
     """The model with the first of its groups of queries, if it has several (Group DETR), else the model itself.
 
-    Further groups are copies of decoder and loss for training alone: inference uses the first.  Each would cost a
-    matching and masks as large as those of the first.
+    Further groups are copies of decoder and loss for training only; inference uses the first.  Each of them would cost
+    as much matching and mask memory as the first.
     """
     if getattr(model.config, "group_detr", 1) == 1:
         return model
@@ -186,7 +188,7 @@ def first_group(model: Any) -> Any:
 
 @contextmanager
 def recorded(model: Any, method: str) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
-    """Keeps positional arguments and result of every call of a model's method."""
+    """Records positional arguments and result of every call of a model's method."""
     own, calls = getattr(model, method), []
 
     def call(*arguments: Any) -> Any:

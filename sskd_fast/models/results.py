@@ -1,6 +1,6 @@
 """Detections as COCO results at the images' own size.
 
-`inference` does without pycocotools, and with it the training loop; this is the part that needs it.
+This part needs pycocotools; `inference`, and with it the training loop, does not.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def to_results(
 
 
 def _encode_resized(detection: Detection, seen: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """The mask of a zoomed image at the image's own size, by the nearest pixel, as compressed RLE."""
+    """A mask of the zoomed image, resized to the image's own size by nearest pixel, as compressed RLE."""
     top, left, bottom, right = detection.box
     rows, columns = _nearest(seen[0], size[0]), _nearest(seen[1], size[1])
     y0, y1 = np.searchsorted(rows, (top, bottom)).tolist()
@@ -54,6 +54,6 @@ def _encode_resized(detection: Detection, seen: tuple[int, int], size: tuple[int
 
 @lru_cache(maxsize=64)
 def _nearest(length: int, wanted: int) -> NDArray[np.int64]:
-    """The pixels of a row of `length` that Pillow's nearest-pixel resizing takes for one of `wanted` pixels."""
+    """The pixels of a row of `length` that Pillow's nearest-pixel resizing to `wanted` pixels chooses."""
     row = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     return np.asarray(row.resize((wanted, 1), Image.Resampling.NEAREST))[0].astype(np.int64)

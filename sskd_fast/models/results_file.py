@@ -1,4 +1,4 @@
-"""A teacher that is a file, or several: predictions made elsewhere, as COCO results."""
+"""A teacher that consists of files: predictions made elsewhere, as COCO results."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FIELDS = ("category_id", "segmentation", "score")
 
 
 class ResultsFile(Segmenter):
-    """Predictions by image, read from a COCO results file; it can neither be trained nor look at an image.
+    """Predictions by image, read from COCO results files; it cannot be trained, and never looks at an image.
 
-    A result belongs to an image by its "file_name" where it has one, else by its "image_id".  Raises FoundationError
-    for a file that cannot be read or whose results lack a field or a sound mask.
+    A result belongs to an image by its "file_name" if it has one, else by its "image_id".  Raises FoundationError if a
+    file cannot be read, or if results lack a field or a valid mask.
     """
 
     stride = 1.0
@@ -38,11 +38,11 @@ class ResultsFile(Segmenter):
         digest = hashlib.sha256(",".join(config.foundation.source_classes).encode())
         for name in config.foundation.results_files:
             digest.update(self._read(Path(name)))
-        # What names these predictions in caches, in the place of weights.
+        # Identifies these predictions in caches, as weights do for other models.
         self.register_buffer("digest", torch.tensor(list(digest.digest()), dtype=torch.uint8))
 
     def _read(self, path: Path) -> bytes:
-        """Adds the results of a file that are of a wanted source class; returns the file's content."""
+        """Adds the results of a file that have a chosen source class; returns the file's content."""
         source = self.config.foundation
         try:
             content = path.read_bytes()
@@ -68,19 +68,19 @@ class ResultsFile(Segmenter):
         return content
 
     def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]]:
-        """The results of one image under the run's image id; none where the file says nothing of it."""
+        """The results of one image under the run's image id; empty if the files do not mention it."""
         fields = self._kept_fields
         found = self.by_image.get(file_name, self.by_image.get(image_id, []))
         return [{"image_id": image_id, **{name: result[name] for name in fields}} for result in found]
 
     @property
     def _kept_fields(self) -> tuple[str, ...]:
-        """Fields of the results; with a source class that is still to be chosen, the class too."""
+        """Fields of a result to keep, including the source class if it is still to be chosen."""
         source = self.config.foundation
         return (*_FIELDS, source.source_key) if source.source_key and not source.source_classes else _FIELDS
 
     def check_images(self, images: Iterable[tuple[int, str]]) -> None:
-        """FoundationError where results stand for several of a run's images, whose sets may number them alike."""
+        """Raises FoundationError if results match several of a run's images, whose sets may share ids."""
         claims = Counter(key for image in images for key in image if key in self.by_image)
         twice = [key for key, count in claims.items() if count > 1]
         if twice:
@@ -91,12 +91,12 @@ class ResultsFile(Segmenter):
             )
 
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
-        """True if the file speaks of any of the images."""
+        """True if the files mention any of the images."""
         return any(name in self.by_image or image_id in self.by_image for image_id, name in images)
 
 
 def _scalars(result: dict[str, Any], key: str, place: str) -> dict[str, Any]:
-    """The image, class and score of a result, read strictly; FoundationError if one cannot be read."""
+    """The image, class and score of a result, read strictly. Raises FoundationError if one cannot be read."""
     kinds: dict[str, Callable[[object], Any]] = {"category_id": integer, "score": scalar_number}
     kinds[key] = scalar_text if key == "file_name" else integer
     found = {}
@@ -109,7 +109,7 @@ def _scalars(result: dict[str, Any], key: str, place: str) -> dict[str, Any]:
 
 
 def _compressed(segmentation: Any, place: str) -> dict[str, Any]:
-    """A result's mask as compressed RLE with ascii counts; FoundationError where it is no RLE."""
+    """A result's mask as compressed RLE with ASCII counts. Raises FoundationError if it is not RLE."""
     try:
         height, width = segmentation["size"]
         encoded = encode_segmentation(segmentation, height := integer(height), width := integer(width))

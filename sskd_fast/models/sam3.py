@@ -1,4 +1,4 @@
-"""SAM 3 as a teacher: a text prompt a class -> masks, boxes and scores; one encoder pass an image for all prompts.
+"""SAM 3 as a teacher: masks, boxes and scores from one text prompt per class, with one encoder pass per image.
 
 Shape letters: B images, C classes, T text tokens, K queries a class, N queries kept, F channels, P places of the
 coarsest map, S side of the input, h x w cells of the masks (S/3.5 of the published model).
@@ -22,7 +22,7 @@ from sskd_fast.models.pixel_decoder import Projection
 from sskd_fast.models.segmenter import Answers, JointTotal, ModelConfig, Predictions, Segmenter, own_total
 
 _SETTING = "foundation.sam3"
-# The image processor's own: SAM 3 does not take ImageNet's statistics.
+# From the image processor: SAM 3 does not use ImageNet's statistics.
 _MEAN = _STD = (0.5, 0.5, 0.5)
 
 
@@ -40,8 +40,11 @@ class Encoded:
 
 @dataclass
 class Asked:
-    """SAM 3's answers to all prompts on all images: queries as scores and boxes, states (B, C, K, F) of the queries,
-    and memory (B, C, P, F), the coarsest map as the prompt has changed it."""
+    """SAM 3's answers to all prompts on all images.
+
+    queries: scores and boxes.  states (B, C, K, F): of the queries.  memory (B, C, P, F): the coarsest map conditioned
+    on the prompt.
+    """
 
     queries: ClassQueries
     states: Tensor
@@ -54,7 +57,7 @@ class Asked:
 
 @dataclass
 class Sam3Predictions(Predictions):
-    """Predictions whose queries are matched to instances of their own class; `model`, `encoded`, `asked` answer."""
+    """Predictions whose queries are matched to instances of their own class, from `model`, `encoded` and `asked`."""
 
     promptable: ClassVar[bool] = True
     model: Sam3 | None = None
@@ -78,7 +81,7 @@ class Sam3Predictions(Predictions):
         masked: Sequence[Tensor] | None = None,
         total: JointTotal = own_total,
     ) -> Answers:
-        """The masks of the queries that boxes and labels are matched to, and the losses of `query_losses`."""
+        """The masks of the queries matched to boxes and labels, and the losses of `query_losses`."""
         assert self.model is not None and self.encoded is not None and self.asked is not None
         assigned = match_within_classes(self.asked.queries, boxes, labels)
         weights = weights or [torch.ones(len(b), device=b.device) for b in boxes]
@@ -94,13 +97,13 @@ class Sam3Predictions(Predictions):
 
 
 class Sam3(Segmenter):
-    """SAM 3 of transformers: zero-shot by the classes' texts, and trained by our own losses, since it brings none.
+    """SAM 3 of transformers: zero-shot from the classes' texts, and trained with our own losses, since it has none.
 
-    The image encoder runs once an image.  The detector runs once a pair of image and class, `prompts_at_once` pairs at
-    a time, and the mask decoder for pairs alone that have queries to draw.  With `gradient_checkpointing` both are
-    computed again in the backward pass.  The geometry encoder, for boxes as prompts, stays frozen and unused.
+    The image encoder runs once per image.  The detector runs once per pair of image and class, `prompts_at_once` pairs
+    at a time.  The mask decoder runs only for pairs with queries to draw.  With `gradient_checkpointing`, both are
+    recomputed in the backward pass.  The geometry encoder, for boxes as prompts, stays frozen and unused.
 
-    Crops are resized to SAM 3's square, as it was trained: masks lie on the same cells whatever the crop's shape.
+    Crops are resized to SAM 3's training square, so masks have the same cells for any shape of the crop.
     """
 
     backbone_parts = ("model.vision_encoder.backbone.", "model.text_encoder.")
@@ -150,7 +153,7 @@ class Sam3(Segmenter):
         return int(self.model.config.vision_config.fpn_hidden_size)
 
     def _adapt(self) -> None:
-        """Adapters and checkpointing for what learns; the rest is set aside meanwhile and frozen."""
+        """Adds adapters and checkpointing to the trainable parts; the rest is set aside meanwhile, and frozen."""
         aside = ["geometry_encoder"] + ["text_encoder"] * (not self.config.foundation.train_text)
         frozen = {name: getattr(self.model, name) for name in aside}
         for name in aside:
@@ -164,12 +167,12 @@ class Sam3(Segmenter):
         return {_SETTING: pretrained.architecture(self.model), "foundation.prompts": self.prompts}
 
     def encode(self, images: Tensor) -> Encoded:
-        """images (B, 3, H, W) in [0, 1] -> SAM 3's features, which know nothing of the prompts."""
+        """SAM 3's features, independent of the prompts, of images (B, 3, H, W) in [0, 1]."""
         images = (images - self.mean) / self.std
         square = F.interpolate(images, size=self.input_size, mode="bilinear", antialias=True)
         with self.autocast():
             out = self.model.get_vision_features(pixel_values=square)
-        # The coarsest map of all is for points and videos: the detector does without it.
+        # The coarsest map of all is for points and videos; the detector does not use it.
         maps = tuple(m.float() for m in out.fpn_hidden_states[:-1])
         return Encoded(maps, out.fpn_position_encoding[-2].float().expand_as(maps[-1]))
 
@@ -180,7 +183,7 @@ class Sam3(Segmenter):
         return embeddings.float()
 
     def decode(self, encoded: Encoded) -> Predictions:
-        """The `num_queries` best queries of all classes; their masks carry no gradient: labels ask for their own."""
+        """The `num_queries` best queries of all classes; their masks have no gradient: training draws others."""
         asked = self.ask(encoded)
         index, class_logits = asked.queries.best(self.config.num_queries)
         image = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
@@ -191,7 +194,7 @@ class Sam3(Segmenter):
         )
 
     def texts(self) -> Tensor:
-        """Features (C, T, F) of the prompts; a text encoder that does not learn now reads them once."""
+        """Features (C, T, F) of the prompts; a frozen text encoder computes them once."""
         encoder, parameters = self.model.text_encoder, list(self.model.text_encoder.parameters())
         prompts = {"input_ids": self.tokens, "attention_mask": self._shown(self.attention)}
         if self.training and torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
@@ -199,7 +202,7 @@ class Sam3(Segmenter):
         else:
             state = (self.tokens.device, self.config.precision, [(p.data_ptr(), p._version) for p in parameters])
             if self._read is None or self._read[0] != state:
-                # Out of inference mode, so that a training that comes later can use them.
+                # Outside inference mode, so that later training can use them.
                 with torch.inference_mode(False), torch.no_grad():
                     hidden = encoder(**prompts).last_hidden_state
                 self._read = state, hidden
@@ -227,14 +230,14 @@ class Sam3(Segmenter):
         return self.config.foundation.prompts_at_once
 
     def _again(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The function's value; in training with checkpointing it is computed again in the backward pass."""
+        """The function's value; in training with checkpointing, the backward pass recomputes it."""
         if self.gradient_checkpointing and self.training:
             return checkpoint(function, *args, use_reentrant=False)
         return function(*args)
 
     @staticmethod
     def _shown(mask: Tensor) -> Tensor | None:
-        """A mask of tokens as transformers may see it: None on the meta device, since it looks at the values."""
+        """A token mask for transformers, which reads its values: None on the meta device."""
         return None if mask.is_meta else mask
 
     def _detect(self, coarse: Tensor, position: Tensor, texts: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
@@ -249,7 +252,7 @@ class Sam3(Segmenter):
         found = decoder(
             vision_features=memory.last_hidden_state, text_features=texts, text_mask=mask,
             vision_pos_encoding=memory.pos_embeds_flattened,
-            # On the CPU: there it is read without waiting for the device.
+            # On the CPU, where it can be read without waiting for the device.
             spatial_shapes=torch.tensor([coarse.shape[-2:]], device="cpu"),
         )  # fmt: skip
         states = found.intermediate_hidden_states[-1]
@@ -259,7 +262,7 @@ class Sam3(Segmenter):
         return logits[0].squeeze(-1), found.presence_logits[-1], corners, states, memory.last_hidden_state
 
     def draw(self, encoded: Encoded, asked: Asked, image: Tensor, query: Tensor) -> Tensor:
-        """Mask logits (n, h, w) of queries (n,) in C*K of images (n,)."""
+        """Mask logits (n, h, w) of queries (n,), indices in C*K, on images (n,)."""
         classes, each = asked.states.shape[1:3]
         if not len(query):
             return encoded.maps[0].new_zeros((0, *encoded.maps[0].shape[-2:]))
@@ -289,8 +292,8 @@ class Sam3(Segmenter):
 
 
 def _by_pair(pair: Tensor, most: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Rows grouped by their pair (n,), one of `most`: the pairs that occur, the order of the rows, the rows of each."""
-    if pair.is_meta:  # has no values: the rows are spread over all pairs, which is the costliest case
+    """Group rows by pair (n,), one of `most`: returns the pairs that occur, the order of rows, and rows per pair."""
+    if pair.is_meta:  # no values: assume that rows are spread over all pairs, the costliest case
         count, more = divmod(len(pair), most)
         counts = [count + (i < more) for i in range(most if count else more)]
         return pair[: len(counts)], pair, counts
@@ -299,7 +302,7 @@ def _by_pair(pair: Tensor, most: int) -> tuple[Tensor, Tensor, list[int]]:
 
 
 def text_tokens(texts: Sequence[str], tokenizer: Any, limit: int) -> list[list[int]]:
-    """Texts, one a class -> the token ids of each.  Raises FoundationError for one with more than `limit` tokens."""
+    """Token ids of texts, one text per class.  Raises FoundationError if a text has more than `limit` tokens."""
     tokens: list[list[int]] = [tokenizer(text)["input_ids"] for text in texts]
     for index, (text, row) in enumerate(zip(texts, tokens, strict=True)):
         if not text.strip() or len(row) > limit:

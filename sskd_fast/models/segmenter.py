@@ -1,4 +1,4 @@
-"""What the stages ask of a model: its settings, its predictions, and the few methods that training and inference call.
+"""The interface of models: settings, predictions, and the few methods that training and inference call.
 
 Shape letters: B images, H x W pixels, K queries, C classes, F feature channels, D embedding width, h x w cells.
 """
@@ -16,28 +16,27 @@ from torch import Tensor, nn
 from sskd_fast.models.class_scores import independent_scores
 from sskd_fast.models.dense_maps import DenseMaps
 
-# What nearly all published models were trained with.
+# Statistics that nearly all published models were trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class FoundationConfig:
-    """Models of transformers, by hub name or by a folder that `save_pretrained` wrote, and how they are adapted.
+    """Models of transformers, by hub name or by a folder that `save_pretrained` wrote, and their adaptation.
 
-    detector, masks: of kind "grounded_sam": a (MM-)Grounding DINO and a SAM 2.  sam3: of kind "sam3": a SAM 3.
-    universal: of kind "universal": any model that segments by queries (Mask2Former, MaskFormer, EoMT, RF-DETR).
-    results: of kind "results", or to warm-start from: a COCO results file, or several.  source_key: a field of its
-    results that names the class they were seen as, where a model with other classes made them; source_classes: its
-    values that are taken, none = the choice with the highest AP on the labelled images.
-    pretrained: False for the architecture with random weights.  detector_side: the shorter side in pixels that crops
-    are resized to for the detector, 0 = as they are.  prompts: what to ask the detector or SAM 3 for, one text a class
-    in the order of the classes; none = the class names.  lora_rank: 0 trains every weight, else adapters of this rank
-    beside frozen ones.
-    Of kind "grounded_sam" alone: box_jitter: in training, each side of a label's box is moved at random by up to this
-    share of the box's width or height before SAM 2 draws a mask in it, below 0.5, 0 = not at all: the detector's boxes,
-    in which it draws later, are not exact either.
-    Of SAM 3 alone: prompts_at_once: pairs of an image and a class that are decoded at a time, which bounds the memory.
-    train_text: trains the text encoder, too; frozen, it reads the prompts once.
+    detector, masks: for kind "grounded_sam", a (MM-)Grounding DINO and a SAM 2.  sam3: for kind "sam3", a SAM 3.
+    universal: for kind "universal", any query-based segmenter (Mask2Former, MaskFormer, EoMT, RF-DETR).
+    results: for kind "results", or to warm-start from: one or several COCO results files.  source_key: field of the
+    results with the original class, if a model with other classes made them.  source_classes: values of that field to
+    use; empty = the choice with the highest AP on the labelled images.
+    pretrained: False for the architecture with random weights.  detector_side: shorter side in pixels that crops are
+    resized to for the detector, 0 = unchanged.  prompts: texts for the detector or SAM 3, one per class in order; empty
+    = the class names.  lora_rank: rank of adapters beside frozen weights, 0 = train every weight.
+    For kind "grounded_sam" only: box_jitter: in training, each side of a label's box moves at random by up to this
+    share of the box's width or height before it prompts SAM 2, since the detector's boxes are not exact either; at
+    least 0, below 0.5.
+    For SAM 3 only: prompts_at_once: pairs of image and class to decode at a time, which bounds memory.  train_text:
+    also train the text encoder; if frozen, it computes the prompts' features once.
     """
 
     detector: str = "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg"
@@ -67,33 +66,33 @@ class FoundationConfig:
 
     @property
     def results_files(self) -> tuple[str, ...]:
-        """The results files, however many."""
+        """The results files as a tuple."""
         return (self.results,) if isinstance(self.results, str) else self.results
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The settings that a model is built by.
+    """The settings to build a model from.
 
     kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "sam3",
     "universal", "results".
-    warm_start: "results" first fits the model to the predictions in `foundation.results`, of a teacher that cannot be
-    trained itself, and takes the fitted model for the pretrained one.
-    tile: height and width of the windows that it predicts in, 0 = `predict.tile`.  precision: what the networks compute
-    in; parameters and losses stay in float32.  float16 is for GPUs, and scales the loss in training.
-    gradient_checkpointing: computes activations of the backbones' layers again in the backward pass instead of keeping
-    them.
+    warm_start: "results" first fits the model to the predictions in `foundation.results`, made by a teacher that cannot
+    be trained itself; the fitted model then serves as the pretrained one.
+    tile: height and width of the tiles that it predicts in, 0 = `predict.tile`.
+    precision: dtype of the networks' computation; parameters and losses stay in float32.  float16 is for GPUs, and
+    scales the loss in training.  gradient_checkpointing: recompute activations of the backbones' layers in the backward
+    pass instead of keeping them.
 
-    Of this package's own: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
-    (backbone_pretrained, needs the network), from a file, or with "package" from the Python package that carries them
-    (backbone_checkpoint).  backbone_levels: levels of a timm backbone that are used, finest first, 0 = all; the layers
-    behind them are left out.  backbone_frozen: its first levels whose weights stay as they are; with any, the batch
-    statistics of all levels stay, too.  pixel_decoder: "fpn" or "dpt".  mask_level: level (0 = finest) of the masks.
-    embedding_level: of the pixel features and the embeddings, counted from that of the masks; each level doubles the
-    stride, and beyond the coarsest map that one is averaged.  mean, std: of the input; none = the backbone's.  layers:
-    of the decoder.
-    Of the mask transformer alone: queries: "peaks" of a heat map or "learned".  reach: how far, in pixels, seeded
-    queries attend to one another.
+    For this package's own models: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
+    (backbone_pretrained, needs the network), from a file, or with "package" from an installed Python package
+    (backbone_checkpoint).  backbone_levels: number of levels of a timm backbone to use, finest first, 0 = all; later
+    layers are left out.  backbone_frozen: number of its first levels to freeze; if above 0, the batch statistics of all
+    levels are frozen too.  pixel_decoder: "fpn" or "dpt".  mask_level: level of the masks, 0 = finest.
+    embedding_level: of the pixel features and the embeddings, relative to the masks' level; each level doubles the
+    stride, and levels beyond the coarsest map are pooled from it.  mean, std: of the input; empty = the backbone's.
+    layers: of the decoder.
+    For the mask transformer only: queries: "peaks" of a heat map or "learned".  reach: distance in pixels within which
+    seeded queries attend to one another.
     """
 
     kind: Literal["mask_transformer", "dense", "grounded_sam", "sam3", "universal", "results"] = "mask_transformer"
@@ -133,35 +132,35 @@ class ModelConfig:
 
     @property
     def trainable(self) -> bool:
-        """True if stages can train it; predictions from a file they cannot."""
+        """True if stages can train the model; predictions from a file cannot be trained."""
         return self.kind != "results"
 
 
 def check_tile(tile: tuple[int, int]) -> None:
-    """Raises ValueError for a window that has one side alone, or a negative one."""
+    """Raises ValueError for a tile with a negative side, or with one side only."""
     if min(tile) < 0 or (any(tile) and not all(tile)):
         raise ValueError(f"tile={tile}: expected two sides, or 0, 0")
 
 
-# Name and sum of a part of the joint batch -> the sum of the joint batch.
+# (name, sum over a part of the joint batch) -> the sum over the joint batch.
 JointTotal = Callable[[str, Tensor], Tensor]
 
 
 def own_total(name: str, own: Tensor) -> Tensor:
-    """The sum of a joint batch that is seen whole."""
+    """The sum over a joint batch that has a single part."""
     return own
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32 if its type is narrower."""
+    """x in float32 if its dtype is narrower."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @dataclass
 class Answers:
-    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one a box that was asked for.
+    """The answers of a promptable model for given instances: mask_logits (B, G, h, w), one for each requested box.
 
-    terms: weighted losses of its own against the same boxes and labels, by name, in place of a class loss.
+    terms: its own weighted losses against the same boxes and labels, by name, instead of a class loss.
     found (B, G) bool: instances that it has an answer for; None = all.
     """
 
@@ -175,11 +174,11 @@ class Predictions:
     """mask_logits (B, K, h, w), class_logits (B, K, C+1) with no-object last, pixel_features (B, F, h', w').
 
     auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
-    dense: what every cell of a pyramid says, of models whose queries are its best cells; else None.
-    mask_features: (B, P, h, w), whose products with the queries make the mask logits; None if a model shows none.
+    dense: the predictions of every cell of a pyramid, for models whose queries are its best cells; else None.
+    mask_features: (B, P, h, w), whose products with the queries are the mask logits; None if the model has none.
     boxes: (B, K, 4) after each of the auxiliary layers and the last: centre x, y, width, height as shares of the image;
-    none of a model without boxes.
-    promptable: queries are not matched to instances; `answer` is asked instead.
+    empty for a model without boxes.
+    promptable: True if losses call `answer` instead of matching queries to instances.
     """
 
     promptable: ClassVar[bool] = False
@@ -209,12 +208,13 @@ class Predictions:
         masked: Sequence[Tensor] | None = None,
         total: JointTotal = own_total,
     ) -> Answers:
-        """The model's masks and own losses for an image's boxes (n, 4), x0 y0 x1 y1 as shares of the image, and
-        labels (n,).
+        """The model's masks and own losses for given boxes and labels.
+
+        boxes: an image's (n, 4), x0 y0 x1 y1 as shares of the image; labels: its (n,).
 
         weights: of the instances (n,), None = 1 each.  valid (B, H, W) bool: pixels that count, None = all.  masked:
-        indices (G,) of an image's instances that get masks, None = all; the losses are those of all instances.
-        total: sums of the joint batch, by which the losses are means.
+        indices (G,) of an image's instances that get masks, None = all; the losses use all instances.
+        total: gives sums over the joint batch, by which the losses divide.
         """
         raise NotImplementedError
 
@@ -233,16 +233,16 @@ class Predictions:
 
 
 class Segmenter(nn.Module):
-    """A model that the stages can train and apply: teacher or student, whatever it is made of.
+    """The base of models that the stages train and apply, teachers and students.
 
-    `encode` reads images, `decode` predicts from what `encode` gives, `embed` maps it to the embeddings of the
-    contrastive loss; so the second view costs neither queries nor masks.
+    `encode` reads images, `decode` predicts from its output, and `embed` maps that output to the embeddings of the
+    contrastive loss.  So the second view costs neither queries nor masks.
 
-    config: what it was built from.  input_size: height and width that it resizes crops to, None = as they are.  stride:
-    pixels of its input that a cell of the masks covers.  max_stride: sides of the images must be multiples of it.
-    backbone_parts: prefixes of the parameters that came pretrained and learn slowly.  reusable_parts: prefixes of what
-    a student keeps of foundation weights.  class_tensors: tensors with a row a class, and then maybe one for no-object.
-    independent_classes: class scores are independent of one another, and the class logits are those of
+    config: the settings that it was built from.  input_size: height and width that it resizes crops to, None = as they
+    are.  stride: side of a mask cell in pixels of its input.  max_stride: sides of images must be multiples of it.
+    backbone_parts: prefixes of pretrained parameters, which learn slowly.  reusable_parts: prefixes of the foundation
+    weights that a student keeps.  class_tensors: tensors with one row per class, and possibly one for no-object.
+    independent_classes: True if class scores are independent of one another; the class logits are then those of
     `with_no_object`.
     """
 
@@ -256,15 +256,15 @@ class Segmenter(nn.Module):
     independent_classes: bool = False
 
     def encode(self, images: Tensor) -> Any:
-        """images (B, 3, H, W) in [0, 1] -> what `decode` and `embed` take."""
+        """The input of `decode` and `embed` from images (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
     def decode(self, encoded: Any) -> Predictions:
-        """The maps of `encode` -> Predictions, in float32."""
+        """Predictions in float32 from the output of `encode`."""
         raise NotImplementedError
 
     def embed(self, encoded: Any) -> Tensor:
-        """The maps of `encode` -> embeddings (B, D, h', w'), in float32, not normalised."""
+        """Embeddings (B, D, h', w') in float32, not normalised, from the output of `encode`."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Predictions:
@@ -277,24 +277,24 @@ class Segmenter(nn.Module):
         return self.stride * height, self.stride * width
 
     def class_probs(self, predictions: Predictions) -> Tensor:
-        """The probability of each class (B, K, C), by which predictions are scored."""
+        """The probability of each class (B, K, C), which scores predictions."""
         if self.independent_classes:
             return independent_scores(predictions.class_logits)
         return predictions.class_logits.softmax(-1)[..., :-1]
 
     def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]] | None:
-        """COCO results that the model has without looking at the image; None where it must look."""
+        """COCO results that the model has without reading the image; None if it must read it."""
         return None
 
     def check_images(self, images: Iterable[tuple[int, str]]) -> None:
-        """Raises FoundationError where the model cannot tell all of a run's images, given as (id, file name), apart."""
+        """Raises FoundationError if the model cannot tell a run's images, given as (id, file name), apart."""
 
     def covers(self, images: Iterable[tuple[int, str]]) -> bool:
-        """True if the model can say something of any of the images, given as (id, file name)."""
+        """True if the model can predict on any of the images, given as (id, file name)."""
         return True
 
     def architecture(self) -> dict[str, Any]:
-        """Plain data that `build_segmenter` needs beside the settings to build the model without other files."""
+        """Plain data that lets `build_segmenter` build the model from the settings without other files."""
         return {}
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -306,10 +306,10 @@ class Segmenter(nn.Module):
         )
 
     def parameter_count(self) -> int:
-        """Parameters that inference uses (it does without the projection of the contrastive loss)."""
+        """Number of parameters that inference uses, so without the projection of the contrastive loss."""
         return sum(p.numel() for n, p in self.named_parameters() if not n.startswith("projection."))
 
 
 def autocast_device(device: torch.device) -> str:
-    """The name that autocast knows a device by; it has none for meta tensors, of which shapes alone are computed."""
+    """Autocast's name for a device; it has none for the meta device, which only computes shapes."""
     return "cpu" if device.type == "meta" else device.type

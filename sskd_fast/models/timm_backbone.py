@@ -19,14 +19,14 @@ from sskd_fast.models.pretrained import FoundationError
 
 
 class TimmBackbone(nn.Module):
-    """A timm model as feature maps; weights by name when online, or from a local file of timm's or the authors' layout.
+    """A timm model as feature maps; weights by name if online, or from a local file in timm's or the authors' layout.
 
-    Networks with stages give a map a stage.  Plain vision transformers give four maps of one stride, normalised, from
-    evenly spaced layers; they see the image resized to whole patches, so that it may have any size.
+    Networks with stages give one map per stage.  Plain vision transformers give four normalised maps of one stride,
+    from evenly spaced layers; images are resized to whole patches, so they may have any size.
 
-    checkpoint: a file, or "package" for the weights that a Python package carries (`packaged.py`).  levels: how many
-    are used, finest first, 0 = all; layers behind them are left out.  frozen: the first levels that are not trained;
-    with any, the batch statistics of all stay.
+    checkpoint: a file, or "package" for the weights of a Python package (`packaged.py`).  levels: number of levels to
+    use, finest first, 0 = all; later layers are left out.  frozen: number of first levels to freeze; if above 0, the
+    batch statistics of all levels are frozen too.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TimmBackbone(nn.Module):
                 raise FoundationError(
                     f"model.gradient_checkpointing: 'timm/{name}' has none as feature maps; leave it out"
                 )
-            if hasattr(self.body, "_stage_out_idx"):  # other networks of timm leave out what is behind the last map
+            if hasattr(self.body, "_stage_out_idx"):  # timm drops later layers of other networks itself
                 self.body.blocks = self.body.blocks[: max(self.body._stage_out_idx)]
         if checkpoint == PACKAGE:
             load_packaged(self.body, name)
@@ -78,7 +78,7 @@ class TimmBackbone(nn.Module):
             self._freeze(frozen)
 
     def _freeze(self, levels: int) -> None:
-        """Takes all weights that the first levels depend on out of training."""
+        """Freezes all weights that the first levels depend on."""
         self.train()
         side = 2 * self.multiple
         last = self.body(torch.zeros(1, 3, side, side))[levels - 1]
@@ -88,7 +88,7 @@ class TimmBackbone(nn.Module):
             parameter.requires_grad_(gradient is None)
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Training mode, but for batch statistics that are to stay."""
+        """Sets the training mode, except for frozen batch statistics."""
         super().train(mode)
         if self.keeps_statistics:
             for module in self.body.modules():
@@ -107,12 +107,12 @@ class TimmBackbone(nn.Module):
 
 
 def _explained(create: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """timm's way to build a model, with a FoundationError that names the setting if it cannot be had."""
+    """Wraps timm's function to build a model; raises a FoundationError that names the setting if it fails."""
 
     def build(**arguments: Any) -> Any:
         try:
             return create(name, **arguments)
-        except Exception as error:  # whatever a name, the network or a file of weights can do
+        except Exception as error:  # any error from a name, the network or a file of weights
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FoundationError(
                 f"model.backbone: 'timm/{name}' cannot be had ({first}); give the name of a model of timm, and its "

@@ -1,5 +1,4 @@
-"""Models of transformers that segment instances by queries (Mask2Former, MaskFormer, EoMT, RF-DETR) behind this
-package's interface.
+"""Query-based segmenters of transformers (Mask2Former, MaskFormer, EoMT, RF-DETR) behind this package's interface.
 
 Shape letters: B images, C classes, D embedding width, h x w cells.
 """
@@ -26,9 +25,9 @@ _SETTING = "foundation.universal"
 class UniversalSegmenter(Segmenter):
     """A mask classification model of transformers.
 
-    Its class heads are made anew for the run's classes; a class that the loaded model knows by name keeps its rows, any
-    other starts as the mean of all: an object of unknown kind.  Scores by sigmoid, without no-object, become
-    log-probabilities with it.  Models of one input size (EoMT, RF-DETR) see the crop resized to it.
+    Its class heads are replaced for the run's classes.  A class that the loaded model knows by name keeps its rows; any
+    other starts as the mean of all rows, an object of unknown kind.  Sigmoid scores, without no-object, become
+    log-probabilities with no-object.  For models with one input size (EoMT, RF-DETR), crops are resized to it.
     """
 
     reusable_parts = ()
@@ -60,7 +59,7 @@ class UniversalSegmenter(Segmenter):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def _renew_heads(self, class_names: Sequence[str]) -> None:
-        """New class heads, which neither adapters nor freezing touch."""
+        """Puts in new class heads, which neither adapters nor freezing affect."""
         heads = ClassHeads.of(self.model, _SETTING)
         known = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
         heads.take_out(self.model)
@@ -77,10 +76,10 @@ class UniversalSegmenter(Segmenter):
         return {_SETTING: pretrained.architecture(self.model)}
 
     def encode(self, images: Tensor) -> Encoded:
-        """images (B, 3, H, W) in [0, 1] -> the model's output; its queries are not kept apart from its pixels."""
+        """The model's output for images (B, 3, H, W) in [0, 1], queries included."""
         images = (images - self.mean) / self.std
         if self.input_size:
-            # In float32, as it has no float16 form on CPUs.
+            # In float32, since antialiasing has no float16 form on CPUs.
             whole = F.interpolate(images.float(), size=self.input_size, mode="bilinear", antialias=True)
             images = whole.to(images.dtype)
         with self.autocast():
@@ -102,7 +101,7 @@ class UniversalSegmenter(Segmenter):
         return Predictions(masks[-1], classes[-1], encoded.features, earlier, boxes=boxes).float()
 
     def _with_no_object(self, logits: Tensor) -> Tensor:
-        """Class logits of the model -> (B, K, C+1).  Raises FoundationError if they are not those of the new heads."""
+        """Convert the model's class logits to (B, K, C+1).  Raises FoundationError if they do not fit the new heads."""
         if logits.shape[-1] != self.class_logits:
             raise pretrained.FoundationError(
                 f"{_SETTING}: {type(self.model).__name__} gives {logits.shape[-1]} class logits, expected the "
@@ -112,7 +111,7 @@ class UniversalSegmenter(Segmenter):
 
 
 def backbone_parts(model: nn.Module) -> tuple[str, ...]:
-    """Prefixes, below `model.`, of a model's backbones; of a plain vision transformer, its embeddings and layers."""
+    """Prefixes, below `model.`, of a model's backbones; for a plain vision transformer, its embeddings and layers."""
     kind = pretrained.transformers().backbone_utils.BackboneMixin
     found = [name for name, module in model.named_modules() if isinstance(module, kind)]
     return tuple(f"model.{name}." for name in found or ("embeddings", "layers") if found or hasattr(model, name))

@@ -1,4 +1,4 @@
-"""Checks of operator arguments: each error names the argument, what was found and what was expected."""
+"""Checks of operator arguments. Each error names the argument, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-# How far the norm of a score vector may be from 1, and its entries below 0.
+# Tolerance of a score vector's norm around 1, and of its entries below 0.
 _NORM_TOLERANCE, _LEAST_ENTRY = 1e-2, 1e-6
-# Backends whose own code looks at the values of indices and temperatures.
+# Backends that check the values of indices and temperatures in their own code.
 CHECK_THEIR_OWN = ("cpu", "cuda")
 
 
@@ -48,8 +48,10 @@ def check_indices(name: str, value: object, shape: tuple[int | str, ...]) -> Ten
 
 
 def check_index_values(name: str, index: Tensor, size: int) -> None:
-    """Values in [-1, size). Raises ValueError on the CPU; elsewhere looking would wait for the device, which stops
-    by itself where they are not."""
+    """Check that values lie in [-1, size). Raises ValueError on the CPU.
+
+    On a GPU a check would wait for the device, so an assertion on the device stops it instead.
+    """
     if index.numel() == 0:
         return
     low, high = torch.aminmax(index)
@@ -60,7 +62,7 @@ def check_index_values(name: str, index: Tensor, size: int) -> None:
 
 
 def check_finite(name: str, logits: Tensor) -> None:
-    """Finite values, image by image; on the CPU only. Raises ValueError."""
+    """Check that values are finite, image by image; on the CPU only. Raises ValueError."""
     if logits.device.type != "cpu" or logits.numel() == 0:
         return
     wrong = ~logits.isfinite().flatten(1).all(1)
@@ -75,13 +77,13 @@ def check_weight(weight: object, count: int) -> Tensor:
 
 
 def check_weight_values(weight: Tensor) -> None:
-    """Finite weights of at least 0; on the CPU only. Raises ValueError."""
+    """Check that weights are finite and at least 0; on the CPU only. Raises ValueError."""
     if weight.device.type == "cpu" and not bool(((weight >= 0) & weight.isfinite()).all()):
         raise ValueError("candidate_weight: found negative or non-finite values, expected finite weights of at least 0")
 
 
 def check_unit_rows(name: str, scores: Tensor) -> None:
-    """Non-negative rows of unit norm; on the CPU only. Raises ValueError."""
+    """Check that rows are non-negative and of unit norm; on the CPU only. Raises ValueError."""
     if scores.device.type != "cpu" or scores.numel() == 0:
         return
     norms = torch.linalg.vector_norm(scores.detach(), dim=1)
@@ -136,8 +138,10 @@ def check_count(name: str, value: int) -> int:
 
 
 def check_temperature(temperature: float | Tensor, device: torch.device) -> Tensor:
-    """A temperature as a (1,) float64 tensor on `device`; a number has to be positive and finite, a tensor's value is
-    looked at when the operator runs on the CPU. Raises TypeError or ValueError."""
+    """A temperature as a (1,) float64 tensor on `device`. Raises TypeError or ValueError.
+
+    A number must be positive and finite; the value of a tensor is checked when the operator runs, on the CPU only.
+    """
     if isinstance(temperature, Tensor):
         if not temperature.is_floating_point():
             raise TypeError(f"temperature: a tensor must be floating point, found {temperature.dtype}")
@@ -152,7 +156,7 @@ def check_temperature(temperature: float | Tensor, device: torch.device) -> Tens
 
 
 def check_temperature_value(temperature: Tensor) -> None:
-    """A positive finite value; on the CPU only. Raises ValueError."""
+    """Check that the value is positive and finite; on the CPU only. Raises ValueError."""
     if temperature.device.type == "cpu" and not 0 < float(temperature) < math.inf:
         raise ValueError(f"temperature: expected a positive finite number, found {float(temperature)}")
 
@@ -167,14 +171,14 @@ def check_margin(margin: float | None) -> float | None:
 
 
 def check_device(reference: str, tensor: Tensor, **others: Tensor | None) -> None:
-    """Every other tensor that there is lies on the device of `tensor`. Raises ValueError."""
+    """Check that every other tensor is None or on the device of `tensor`. Raises ValueError."""
     for name, other in others.items():
         if other is not None and other.device != tensor.device:
             raise ValueError(f"{name}: on {other.device}, expected {tensor.device} as {reference}")
 
 
 def check_same(reference: str, tensor: Tensor, **others: Tensor) -> None:
-    """Every other tensor has the dtype and the device of `tensor`. Raises ValueError."""
+    """Check that every other tensor has the dtype and the device of `tensor`. Raises ValueError."""
     check_device(reference, tensor, **others)
     for name, other in others.items():
         if other.dtype != tensor.dtype:

@@ -1,4 +1,4 @@
-"""What the two forms of pixel contrast share: the checks of embeddings, their storage, and how losses are reduced."""
+"""Code shared by the two forms of pixel contrast: checks of embeddings, their storage, and the reduction of losses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from sskd_fast.ops._arguments import check_same, check_stored
 
-# Half-precision storage that a backend reads as it is; other half precision is widened first.
+# Half-precision dtypes that a backend reads as stored; other half precision is widened first.
 _READS = {"cpu": (torch.bfloat16,), "triton": (torch.bfloat16, torch.float16), "cuda": (torch.bfloat16, torch.float16)}
 
 
 def check_embeddings(anchors: Tensor, positives: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(A, D), (A, D) and (M, D), floating point of one dtype. Raises TypeError or ValueError."""
+    """Check embeddings (A, D), (A, D) and (M, D), floating point of one dtype. Raises TypeError or ValueError."""
     anchors = check_stored("anchors", anchors, ("A", "D"))
     positives = check_stored("positives", positives, tuple(anchors.shape))
     candidates = check_stored("candidates", candidates, ("M", anchors.shape[1]))
@@ -21,7 +21,7 @@ def check_embeddings(anchors: Tensor, positives: Tensor, candidates: Tensor) -> 
 
 
 def compute_dtype(embeddings: Tensor) -> torch.dtype:
-    """Of sums and products: double for double, single precision otherwise."""
+    """The dtype of sums and products: float64 for float64, float32 otherwise."""
     return torch.float64 if embeddings.dtype == torch.float64 else torch.float32
 
 
@@ -33,7 +33,7 @@ def stored(backend: str, *embeddings: Tensor) -> tuple[Tensor, ...]:
 
 
 def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors, a view in place of each that was there before: compilers take no tensor twice in one Function."""
+    """The tensors, with views in place of repeats: compilers accept no tensor twice in one Function."""
     seen: list[Tensor] = []
     result = []
     for tensor in tensors:
@@ -45,7 +45,7 @@ def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:
-    """The losses of the anchors (A,) for "none", else their "sum" or "mean", which is 0 without anchors."""
+    """The losses (A,) for "none", else their "sum" or "mean", which is 0 without anchors."""
     if reduction == "none":
         return loss
     total = loss.sum()

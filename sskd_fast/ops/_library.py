@@ -16,18 +16,18 @@ _LIBRARY = torch.library.Library("sskd_fast", "DEF")
 def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
     """Defines `sskd_fast::<schema>` and returns it as a function.
 
-    The last argument of every schema is `str backend`. run: called with tensors of any device and the backend that
-    `_backend.resolve` gave for them, when the operator runs, so that compilers see none of it. fake: the same arguments
-    without data -> empty tensors of the right shapes and dtypes.
+    The last argument of every schema is `str backend`. run: called when the operator runs, with tensors of any device
+    and the backend from `_backend.resolve`, so compilers see none of it. fake: takes the same arguments without data
+    and returns empty tensors of the right shapes and dtypes.
     """
     name = schema.partition("(")[0]
-    # A backward pass is decided with its forward pass, whose state it reads.
+    # A backward pass uses the backend of its forward pass, whose state it reads.
     operator = name.removesuffix("_backward")
 
     def resolved(*arguments: Any) -> Any:
         *inputs, backend = arguments
         device = next(x.device for x in inputs if isinstance(x, torch.Tensor))
-        # Operators choose their own precision; an autocast region does not reach into them.
+        # Operators choose their own precision, so autocast is off inside them.
         with torch.autocast(device.type, enabled=False):
             return run(*inputs, _backend.resolve(backend, device, operator))
 
@@ -40,7 +40,7 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
 
 
 def implementation(backend: str, operator: str) -> Callable[..., Any]:
-    """The function of a backend for a raw operator, without its last argument: the schemas are in csrc/schemas.h."""
+    """A backend's function for a raw operator; it takes no `backend` argument. The schemas are in csrc/schemas.h."""
     if backend in _PYTHON:
         stem = operator.removesuffix("_backward").removesuffix("_by_tables")
         module = importlib.import_module(f"{_PYTHON[backend]}.{stem}")

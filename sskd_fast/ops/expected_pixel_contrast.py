@@ -46,11 +46,11 @@ def expected_pixel_contrast(
     """The pixel contrast loss without sampling noise: every candidate, weighted as the sampler would draw it.
 
     Embeddings, temperature and normalize as for `pixel_contrast`; scores (A, E) and (M, E), groups, scope and
-    candidate_weight as for `sample_negatives`, both scores None for equal weights. num_negatives: R, by which the
-    weighted mean over the candidates is multiplied. No A x M matrix is kept: tiles are computed again in the backward
-    pass. Differentiable once in the embeddings and in the scores.
-    Returns the mean over the anchors; 0 for an anchor with no candidate of positive weight in scope.
-    Raises ValueError or TypeError for a wrong argument, RuntimeError where an explicit backend cannot run.
+    candidate_weight as for `sample_negatives`; both scores None for equal weights. num_negatives: R, which multiplies
+    the weighted mean over the candidates. No A x M matrix is kept: the backward pass computes tiles again.
+    Differentiable once in the embeddings and in the scores.
+    Returns the mean over the anchors. An anchor with no candidate of positive weight in scope has loss 0.
+    Raises ValueError or TypeError for a wrong argument, RuntimeError if an explicit backend cannot run.
     Source: sum_r exp(s-_r) replaced by R sum_q w_q exp(s_q) / sum_q w_q, w = 1 - <y_a, y_q>.
     """
     anchors, positives, candidates = check_embeddings(anchors, positives, candidates)

@@ -1,4 +1,4 @@
-"""Hardest negatives, public function: embeddings and drawn negatives -> the most similar of them."""
+"""Hardest negatives, public function: embeddings and drawn negatives -> the most similar negatives."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sskd_fast.ops._library import implementation, register
 def hardest_negatives(
     anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int, backend: str = "auto"
 ) -> Tensor:
-    """The R most similar, by cosine of the embeddings, of the negatives drawn for each anchor.
+    """The R negatives most similar to each anchor, by cosine, among those drawn for it.
 
     anchors: (A, D), candidates: (M, D) floating point; drawn: (A, R') int32 or int64 indices with R' >= R, -1 ignored.
     Returns (A, R) int32, most similar first (NaN last), -1 at the end if fewer than R were drawn. No gradient.
-    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError where an
+    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError if an
     explicit backend cannot run.
     """
     check_count("num_negatives", num_negatives)

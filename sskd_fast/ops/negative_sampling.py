@@ -40,15 +40,15 @@ def sample_negatives(
 ) -> Tensor:
     """Negatives of every anchor: R candidates without replacement, with probability proportional to dissimilarity.
 
-    anchor_scores: (A, E), candidate_scores: (M, E): non-negative rows of unit norm, as of `fuse_scores`; candidates
-    weigh 1 - <y_a, y_q>. With candidate_scores None all weigh the same, and M is the length of candidate_weight or
-    candidate_group, or A (the anchors themselves) without both. num_negatives: R. seed: an int or a one-element int64
-    tensor (a compiled function is traced again for every int). anchor_group: (A,), candidate_group: (M,) integers, such
-    as the image of a pixel, for scope "same" (own group) or "other" (other groups); scope "all" ignores them.
-    candidate_weight: (M,), finite and at least 0, a further factor of the weights.
-    Returns (A, R) int32 in the order drawn, -1 at the end of a row where fewer than R candidates have positive weight.
+    anchor_scores: (A, E), candidate_scores: (M, E): non-negative rows of unit norm, as `fuse_scores` returns; a
+    candidate has weight 1 - <y_a, y_q>. If candidate_scores is None, all weights are equal, and M is the length of
+    candidate_weight or candidate_group, or A (the anchors themselves) without both. num_negatives: R. seed: an int or a
+    one-element int64 tensor (a compiled function is traced again for every int). anchor_group: (A,), candidate_group:
+    (M,) integers, such as the image of a pixel, for scope "same" (own group) or "other" (other groups); scope "all"
+    ignores them. candidate_weight: (M,), finite and at least 0, a further factor of the weights.
+    Returns (A, R) int32 in the order drawn; -1 at the end of a row if fewer than R candidates have positive weight.
     The result is a pure function of the arguments, the same for any number of threads. No gradient.
-    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError where an
+    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError if an
     explicit backend cannot run.
     Source: successive sampling by s_deb(a, q) = max(0, 1 - <y_a, y_q>), the law of Gumbel top-k on its logarithm.
     """
@@ -70,7 +70,7 @@ def sample_negatives(
         check_device("anchor_scores", anchors, candidate_weight=weight)
         weight = weight.double()
     if scope == "all":
-        # The others of a group that no candidate has: sums over the whole set, and nothing by group.
+        # "Other than a group that no candidate has" is every candidate, and needs no sums by group.
         own = torch.full((anchors.shape[0],), -1, dtype=torch.int64, device=anchors.device)
         group = own.new_zeros(count)
     else:
@@ -101,7 +101,7 @@ def _run(
     same, num_negatives, _seed = rest
     if len(anchors) == 0 or len(group) == 0:
         return anchors.new_full((len(anchors), num_negatives), -1, dtype=torch.int32)
-    # In PyTorch, since sorting and counting by group is what it does well; the same tables on every backend.
+    # In PyTorch, which is good at sorting and counting by group; every backend gets the same tables.
     proposals = build_proposals(anchors, own, Candidates(scores, weight, group, same))
     return implementation(backend, "negative_sampling_by_tables")(*arguments, *proposals.tables())
 

@@ -40,12 +40,12 @@ def pixel_contrast(
     """NT-Xent of every anchor pixel against its positive and its drawn negatives.
 
     anchors, positives: (A, D); candidates: (M, D); floating point of one dtype. negatives: (A, R) int32 or int64
-    indices into the candidates, -1 ignored. temperature > 0: a number, or a one-element tensor, whose value a compiled
-    function or a CUDA graph can change. margin: similarity below which a negative no longer pushes,
+    indices into the candidates, -1 ignored. temperature > 0: a number or a one-element tensor, whose value can change
+    under a compiled function or a CUDA graph. margin: similarity below which a negative no longer pushes,
     s- = max(0, <a, c> - margin) / T. normalize: L2-normalise the embeddings first.
     Returns the mean or the sum over the anchors (0 for none), or the (A,) losses for reduction "none". An anchor
     without a negative has loss 0. Differentiable once in the three embeddings.
-    Raises ValueError or TypeError for a wrong argument, RuntimeError where an explicit backend cannot run.
+    Raises ValueError or TypeError for a wrong argument, RuntimeError if an explicit backend cannot run.
     Source: L_pxl = mean over anchors of -log(exp(s+) / (exp(s+) + sum_r exp(s-_r))).
     """
     anchors, positives, candidates = check_embeddings(anchors, positives, candidates)

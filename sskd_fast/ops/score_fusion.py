@@ -23,14 +23,14 @@ def fuse_scores(
     cues: reference.Cues = "fused",
     backend: str = "auto",
 ) -> Tensor:
-    """What the predictions say about every pixel, as one vector of unit norm and non-negative entries.
+    """Fuse mask and class predictions into one vector per pixel, with unit norm and non-negative entries.
 
     mask_logits: (B, K, H, W); class_logits: (B, K, C+1), no-object last; finite floating point. size: (h, w) of the
-    result, to which the mask logits are resized bilinearly; their own size where None. cues: "fused" (P_m and F_c),
+    result, to which the mask logits are resized bilinearly; their own size if None. cues: "fused" (P_m and F_c),
     "object" (object-aware presence, background and class), "mask" (P_m) or "class" (F_c).
     Returns (B, h*w, E), rows in row-major pixel order; E = K+C+1 for "fused" and "object", K for "mask", C+1 for
     "class"; float32 for half-precision logits. Differentiable once in both logits.
-    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError where an
+    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError if an
     explicit backend cannot run.
     Source: score fusion of the instance-aware contrastive loss; formulas in sskd_fast/reference/score_fusion.py.
     """
@@ -43,7 +43,7 @@ def fuse_scores(
 def objectness(
     mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int] | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """How sure the predictions are that a pixel lies on an object: min(1, sum_k sigmoid(m_k) (1 - P_k[no-object])).
+    """Confidence that a pixel lies on an object: min(1, sum_k sigmoid(m_k) (1 - P_k[no-object])).
 
     Arguments and errors as for `fuse_scores`; one matrix product, in PyTorch on every backend.
     Returns (B, h*w) in [0, 1].
@@ -55,7 +55,7 @@ def objectness(
 
 
 class ScoreFusionFunction(torch.autograd.Function):
-    """Score vectors (B, N, E) of both logits."""
+    """Score vectors (B, N, E) from mask and class logits."""
 
     @staticmethod
     def forward(ctx: Any, masks: Tensor, classes: Tensor, height: int, width: int, cues: str, backend: str) -> Tensor:

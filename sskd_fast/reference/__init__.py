@@ -1,1 +1,1 @@
-"""The operators in plain PyTorch: the formulas that every other backend is measured against."""
+"""The operators in plain PyTorch: the formulas that every other backend is tested against."""

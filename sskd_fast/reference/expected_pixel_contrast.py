@@ -6,7 +6,7 @@ s+ = <a, p> / T and s_q = <a, c_q> / T, the sum over R drawn negatives is replac
     loss = -log( exp(s+) / (exp(s+) + R sum_q w_q exp(s_q) / sum_q w_q) )
 
 where w_q = v_q |y_a - y_q|^2 / 2 over the candidates in scope: half the squared distance of unit score vectors, which
-is 1 - <y_a, y_q>, times the weight v_q of the candidate (1 where there are none).
+is 1 - <y_a, y_q>, times the weight v_q of the candidate (1 if no weights are given).
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from torch import Tensor
 
 from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
 
-# Entries of an anchors x candidates tile: it stays in the second-level cache.
+# Size of an anchors x candidates tile: it stays in the second-level cache.
 _TILE_ANCHORS = 128
 _TILE_CANDIDATES = 512
 
 
 @dataclass(frozen=True)
 class Dissimilarity:
-    """The weights w of the expected form, evaluated a tile at a time.
+    """The weights w of the expected form, evaluated one tile at a time.
 
-    scores: anchor (A, E) and candidate (M, E) unit rows, moved by a common centre (`centred`) so that half the squared
-    distance keeps its digits where all scores are alike; None where all weigh the same. weight: (M,) or None.
-    groups: anchor (A,) and candidate (M,) ids, None where every candidate is in scope; same: own group, or the others.
+    scores: anchor (A, E) and candidate (M, E) unit rows, shifted by a common centre (`centred`), so that half the
+    squared distance keeps its digits if all scores are alike; None if all weights are equal. weight: (M,) or None.
+    groups: anchor (A,) and candidate (M,) ids, None if every candidate is in scope. same: True for candidates of the
+    anchor's own group, False for those of other groups.
     """
 
     scores: tuple[Tensor, Tensor] | None
@@ -50,7 +51,7 @@ class Dissimilarity:
         candidate_group: Tensor | None,
         same: bool,
     ) -> Dissimilarity:
-        """The weights of these scores, or of none."""
+        """The weights for these scores, shifted by the candidates' mean; scores may be None."""
         groups = None if anchor_group is None or candidate_group is None else (anchor_group, candidate_group)
         if anchor_scores is None or candidate_scores is None:
             return cls(None, weight, groups, same)
@@ -75,7 +76,7 @@ class Dissimilarity:
         return matrix
 
     def pull_back(self, slope: Tensor, rows: slice, columns: slice, grads: tuple[Tensor, Tensor]) -> None:
-        """Add to the gradients of the scores what slope = d loss / d w[rows, columns] contributes; overwrites it."""
+        """Add the share of slope = d loss / d w[rows, columns] to the gradients of the scores; overwrites slope."""
         if self.scores is None:
             return
         slope = self._weighted(slope, rows, columns)
@@ -85,9 +86,9 @@ class Dissimilarity:
 
 
 class ExpectedState(NamedTuple):
-    """What the forward pass gives, each (A,).
+    """Results of the forward pass, each (A,).
 
-    loss; pull, the probability of the negatives; log_mass = log sum_q w_q exp(s_q); weight_sum = sum_q w_q.
+    loss; pull: the probability of the negatives; log_mass = log sum_q w_q exp(s_q); weight_sum = sum_q w_q.
     """
 
     loss: Tensor
@@ -116,8 +117,8 @@ def expected_pixel_contrast(
 ) -> ExpectedState:
     """Expected loss of every anchor, by an online log-sum-exp over candidate tiles.
 
-    scores: (A, E) and (M, E); weight: (M,); groups: (A,) and (M,), with `same` the scope; each None where there is
-    none; temperature: (1,); normalize: take the embeddings as unit vectors.
+    scores: (A, E) and (M, E) or None; weight: (M,) or None; groups: (A,) and (M,) or None, with `same` for the scope;
+    temperature: (1,); normalize: L2-normalise the embeddings.
     """
     w = Dissimilarity.centred(anchor_scores, candidate_scores, candidate_weight, anchor_group, candidate_group, same)
     temperature = temperature.to(anchors.dtype)
@@ -165,7 +166,8 @@ def expected_pixel_contrast_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of anchors, positives, candidates, anchor scores and candidate scores; tiles are computed again.
 
-    pull, log_mass, weight_sum: of `ExpectedState`. The last two are empty where not wanted, or without scores.
+    pull, log_mass, weight_sum: of `ExpectedState`. The gradients of the scores are empty if not wanted or without
+    scores.
     """
     w = Dissimilarity.centred(anchor_scores, candidate_scores, candidate_weight, anchor_group, candidate_group, same)
     temperature = temperature.to(anchors.dtype)

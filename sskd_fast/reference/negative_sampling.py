@@ -1,23 +1,24 @@
-"""Negative sampling: R candidates an anchor, without replacement, in time that does not grow with their number.
+"""Negative sampling: R candidates for each anchor, without replacement, in time independent of their number.
 
 Shape letters: A anchors, M candidates, R negatives, E width of a score vector, T trials. The law is successive sampling
 (Gumbel top-k) with weights w_q = v_q s(a, q), where s(a, q) = |y_a - y_q|^2 / 2 = 1 - <y_a, y_q> for unit rows
-(1 without scores) and v_q is the weight of the candidate (1 where there are none).
+(1 without scores) and v_q is the weight of the candidate (1 if no weights are given).
 
 Rejection. A trial proposes a candidate with probability proportional to an envelope g_q >= w_q, accepts it with
-probability w_q / g_q, and drops repeats: accepted draws follow the law exactly, whatever the envelope. Two envelopes:
+probability w_q / g_q, and drops repeats: accepted draws follow the law exactly, for any envelope. Two envelopes:
 
-    even      g_q = v_q                               since s <= 1 for non-negative unit rows (for rows a little longer,
+    even      g_q = v_q                               since s <= 1 for non-negative unit rows (for slightly longer rows,
                                                       the mean of the largest squared norms); acceptance mean(s)
     spread    g_q = (alpha + beta) / 2 * v_q (1 + t_q)     acceptance 1/2
 
 with c the mean score vector of the candidates, alpha = |y_a - c|^2, beta the mean of |y_q - c|^2 and
 t_q = |y_q - c|^2 / beta. By Cauchy-Schwarz s <= (|y_a - c| + |y_q - c|)^2 / 2 <= (alpha + beta) / 2 * (1 + t_q), and s
-has mean (alpha + beta) / 2: half of the trials are accepted however alike the scores are. Each anchor takes the better.
+has mean (alpha + beta) / 2: half of the trials are accepted however alike the scores are. Each anchor takes the better
+envelope.
 
-Race. What an anchor still lacks after its last trial, or all of it where the candidates are few, comes from one exact
-pass over the candidates: the smallest of -log(u_q) / w_q among those not yet drawn. As the number of trials is a
-stopping time, the law of the whole stays exact.
+Race. The negatives that an anchor still lacks after its last trial come from one exact pass over the candidates: the
+smallest -log(u_q) / w_q among those not yet drawn. If there are few candidates, all negatives come from the race. The
+number of trials is a stopping time, so the law of the whole stays exact.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from sskd_fast import rng
 from sskd_fast.reference.proposals import Candidates, Proposals, build_proposals
 
 _TRIALS_PER_NEGATIVE = 16
-# Trials, gathered rows and race entries handled at a time: their temporaries stay in the second-level cache.
+# Trials, gathered rows and race entries per chunk: their temporaries stay in the second-level cache.
 _CHUNK_TRIALS = 1 << 16
 _GATHERED_ROWS = 4096
 _RACE_ENTRIES = 1 << 15
@@ -47,10 +48,10 @@ def negative_sampling(
     num_negatives: int,
     seed: Tensor,
 ) -> Tensor:
-    """Indices (A, R) int32 in the order drawn, -1 where fewer than R candidates have positive weight.
+    """Indices (A, R) int32 in the order drawn, -1 at the end if fewer than R candidates have positive weight.
 
-    anchor_scores (A, E), not read where the candidates have no scores; anchor_group (A,); of the candidates, the fields
-    of `Candidates`.
+    anchor_scores (A, E), not read if the candidates have no scores; anchor_group (A,); the other arguments are the
+    fields of `Candidates`.
     """
     candidates = Candidates(candidate_scores, candidate_weight, candidate_group, same)
     device = anchor_group.device
@@ -78,7 +79,7 @@ def negative_sampling(
 
 
 def _first_block(acceptance: Tensor, num_negatives: int) -> int:
-    """An even number of trials that suffices for most anchors; it changes the time taken, never the result."""
+    """An even number of trials that suffices for most anchors; it affects the time, never the result."""
     rate = float(acceptance.mean().clamp(0.05, 1)) if acceptance.numel() else 1.0
     spread = math.sqrt(num_negatives * (1 - rate)) / rate
     return 2 * math.ceil((num_negatives / rate + 1.5 * spread) / 2) + 8
@@ -94,9 +95,9 @@ def _trials(
     key: tuple[Tensor, Tensor],
     buffer: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Trials begin .. end (both even) of the anchors `rows`: of the accepted ones, in the order of the anchors and of
-    the trials, the position of the anchor in `rows` and the candidate.
+    """Run trials begin .. end (both even) of the anchors `rows`.
 
+    Returns the anchor's position in `rows` and the candidate of each accepted trial, by anchor, then by trial.
     Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor): the slot and the level.
     """
     block = torch.arange(begin // 2, end // 2, device=rows.device)
@@ -119,7 +120,7 @@ def _trials(
 
 
 def _half_squared_distance(anchor_scores: Tensor, candidate_scores: Tensor, drawn: Tensor, buffer: Tensor) -> Tensor:
-    """s between each anchor and the candidates proposed to it, (n, T): exact where the scores are alike."""
+    """s between each anchor and the candidates proposed to it, (n, T); exact even if the scores are alike."""
     count, trials = drawn.shape
     width = candidate_scores.shape[1]
     result = candidate_scores.new_empty(count, trials)
@@ -134,7 +135,7 @@ def _half_squared_distance(anchor_scores: Tensor, candidate_scores: Tensor, draw
 
 
 def _append(picks: Tensor, row: Tensor, drawn: Tensor, size: int) -> Tensor:
-    """picks (n, R) filled up with the candidates `drawn` for the anchors at `row`, in their order, repeats dropped."""
+    """Fill up picks (n, R) with the candidates `drawn` for the anchors at `row`, in order, without repeats."""
     held = picks >= 0
     held_row, held_column = held.nonzero(as_tuple=True)
     key = torch.cat([held_row * size + picks[held_row, held_column], row * size + drawn])
@@ -160,7 +161,7 @@ def _race(
     rows: Tensor,
     key: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """picks (n, R) filled up by the exponential race over the candidates not yet drawn, -1 where there are none left.
+    """Fill up picks (n, R) by the exponential race over the candidates not yet drawn; -1 if none are left.
 
     Candidate q takes word q mod 4 of Philox counter (q div 4, anchor).
     """
@@ -174,8 +175,8 @@ def _race(
         if candidates.weight is not None:
             weight *= candidates.weight[begin:end]
         if candidates.scores is not None:
-            # Not by matrix product, which loses the digits of nearly equal rows; in double precision, since the order
-            # of the arrivals decides.
+            # Not by matrix product, which loses the digits of nearly equal rows. In double precision, since the order
+            # of the arrivals decides the draw.
             rows_of = anchor_scores.double(), candidates.scores[begin:end].double()
             weight *= torch.cdist(*rows_of, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(0.5)
         known, column = ((picks >= begin) & (picks < end)).nonzero(as_tuple=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
 
-# Rows gathered at a time: they stay in the second-level cache.
+# Rows gathered per chunk: they stay in the second-level cache.
 _GATHERED_ROWS = 4096
 
 
 def gathered_similarity(anchors: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
-    """Dot products of each anchor with the candidates at its own indices: (A, R), and 0 at index -1."""
+    """Dot products of each anchor with the candidates at its indices: (A, R), 0 for index -1."""
     count, draws = index.shape
     result = anchors.new_zeros(count, draws)
     if candidates.shape[0] == 0 or draws == 0:
@@ -38,10 +38,10 @@ def gathered_similarity(anchors: Tensor, candidates: Tensor, index: Tensor) -> T
 
 
 class ContrastState(NamedTuple):
-    """What the forward pass gives, per anchor: the loss, and for the backward pass
+    """Results of the forward pass: loss (A,), and the state of the backward pass.
 
-    share (A, R) = d loss / d <a, c_r> * T, pull (A,) = -d loss / d <a, p> * T, and pulled (A, D) = sum_r share_r c_r;
-    share and pulled have no rows where no gradient is wanted.
+    share (A, R) = d loss / d <a, c_r> * T, pull (A,) = -d loss / d <a, p> * T, and pulled (A, D) = sum_r share_r c_r.
+    share and pulled have no rows if no gradient is wanted.
     """
 
     loss: Tensor
@@ -60,7 +60,7 @@ def pixel_contrast(
     normalize: bool,
     with_grad: bool,
 ) -> ContrastState:
-    """The loss of every anchor. temperature: (1,). normalize: take the embeddings as unit vectors."""
+    """The loss of every anchor. temperature: (1,). normalize: L2-normalise the embeddings."""
     temperature = temperature.to(anchors.dtype)
     if normalize:
         anchors, positives, candidates = unit_rows(anchors)[0], unit_rows(positives)[0], unit_rows(candidates)[0]
@@ -101,7 +101,7 @@ def pixel_contrast_backward(
     with_positives: bool,
     with_candidates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the anchors, positives and candidates for grad (A,); without rows where not wanted.
+    """Gradients of the anchors, positives and candidates for grad (A,); a gradient that is not wanted has no rows.
 
     share, pull, pulled: of `ContrastState`.
     """
@@ -121,9 +121,10 @@ def pixel_contrast_backward(
 
 
 def _inverted_sums(weights: Tensor, anchors: Tensor, negatives: Tensor, count: int) -> Tensor:
-    """sum over the (a, r) with negatives[a, r] = q of weights[a, r] * anchors[a], for each of `count` candidates q.
+    """For each of `count` candidates q, the sum of weights[a, r] * anchors[a] over all (a, r) with negatives[a, r] = q.
 
-    An inverted index instead of scattered additions: one bag of anchors a candidate; bag 0 takes the -1 entries.
+    Uses an inverted index instead of scattered additions: one bag of anchors for each candidate; bag 0 takes the -1
+    entries.
     """
     bag, order = (negatives.reshape(-1) + 1).sort(stable=True)
     sizes = torch.bincount(bag, minlength=count + 1)

@@ -1,4 +1,4 @@
-"""The tables from which trials of negative sampling propose candidates, for the envelopes of negative_sampling.py.
+"""Tables from which the trials of negative sampling propose candidates, for the envelopes of negative_sampling.py.
 
 Shape letters: A anchors, M candidates, E width of a score vector, T tables, P slots.
 """
@@ -12,17 +12,17 @@ from torch import Tensor
 
 # Mean number of slots of a candidate in a table of proposals: rounding up costs a sixteenth of the acceptance.
 _SLOTS = 8
-# Taken off before slots are rounded up, so that masses which differ in their last bit only get the same number.
+# Subtracted before slots are rounded up, so that masses that differ only in their last bit get the same number.
 _SLOT_SLACK = 1e-9
 # Mean s above which the even envelope accepts more often than the spread one.
 _EVEN_FROM = 0.45
-# Rows of a group that are added up one after the other; groups are long, and a sum by group has two levels.
+# Rows of a group that are summed one after the other. Groups are long, so a sum by group has two levels.
 _RUN = 256
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may be drawn: scores (M, E) or None, weight (M,) float64 or None, group (M,) int64; `same`: scope."""
+    """The candidates: scores (M, E) or None, weight (M,) float64 or None, group (M,) int64; same: the scope."""
 
     scores: Tensor | None
     weight: Tensor | None
@@ -32,14 +32,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Proposals:
-    """How the trials of an anchor propose candidates; built on the device of the tensors, without reading them.
+    """The tables from which each anchor's trials propose candidates, on the device of the tensors.
 
-    There are T tables of slots, one after the other: the even one, and with scores the spread one.
-    entries (P,) int32: the candidate of a slot.  ratio (T * M,) float64: table by table, the weight v_q of a candidate
-    over the envelope that its slots stand for.  table (A,): where the ratios of the anchor's table begin, 0 or M.
-    first, count, skip_from, skip_length (A,): the slots first .. first + count of the anchor, less a skipped range.
+    There are T tables of slots, one after the other: the even one and, with scores, the spread one.
+    entries (P,) int32: the candidate of a slot.  ratio (T * M,) float64: for each table, the weight v_q of a candidate
+    divided by the envelope that its slots stand for.  table (A,): start of the ratios of the anchor's table, 0 or M.
+    first, count, skip_from, skip_length (A,): the anchor's slots first .. first + count, without a skipped range.
     bound (A,) float64: factor of the envelope.  acceptance (A,): expected.  available (A,): candidates to draw from.
-    order (M,) int32: the candidates by group.  own_from, own_until (A,): where the anchor's group lies in `order`.
+    order (M,) int32: the candidates by group.  own_from, own_until (A,): range of the anchor's group in `order`.
     """
 
     entries: Tensor
@@ -57,7 +57,7 @@ class Proposals:
     own_until: Tensor
 
     def tables(self) -> tuple[Tensor, ...]:
-        """What kernels take, in the order of the schema `negative_sampling_by_tables`: all but the acceptance."""
+        """The arguments of kernels, in the order of the schema `negative_sampling_by_tables`: all but acceptance."""
         wanted = [field.name for field in fields(self) if field.name != "acceptance"]
         return tuple(getattr(self, name).contiguous() for name in wanted)
 
@@ -65,8 +65,8 @@ class Proposals:
 def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
     """The tables of slots and the envelope of every anchor, for at least one candidate.
 
-    Every shape follows from the shapes of the arguments and no value is read on the host, so that on a GPU nothing
-    waits and a CUDA graph can hold it.
+    All shapes follow from the shapes of the arguments, and the host reads no value. So nothing waits for a GPU, and a
+    CUDA graph can capture it.
     """
     size = len(candidates.group)
     grouped, order = candidates.group.sort(stable=True)
@@ -74,14 +74,14 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
     weight = torch.ones_like(grouped, dtype=torch.float64) if candidates.weight is None else candidates.weight
     own = own_from, own_until
     slots = torch.ones_like(order) if candidates.weight is None else _slots(weight)
-    # Rounded up, slots are at most one a candidate more than their mean.
+    # Rounding up adds at most one slot for each candidate to their mean.
     most = size if candidates.weight is None else (_SLOTS + 1) * size
     tables = [_Table.build(order, slots, most, weight, weight, own, candidates.same)]
     bound = torch.ones_like(anchor_group, dtype=torch.float64)
     acceptance = bound.clone()
     spread = torch.zeros_like(anchor_group, dtype=torch.bool)
     if candidates.scores is not None:
-        # Candidates of one's own group have their own centre; those of other groups share the centre of all.
+        # With scope "same", each group has its own centre; otherwise all candidates share one.
         cells = _Cells.of_groups(grouped, order) if candidates.same else None
         anchor_cell = None if cells is None else cells.number[own_from.clamp_max(size - 1)]
         t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates.scores, cells, weight)
@@ -90,10 +90,10 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
         tables.append(_Table.build(order, _slots(mass), most, weight, mass, own, candidates.same))
         spread = half_spread < _EVEN_FROM
         acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
-        # Rows may be a little longer than 1, and their dissimilarity then above 1.
+        # Rows may be slightly longer than 1; their dissimilarity can then exceed 1.
         longest, longest_candidate = (x.double().square().sum(1).max() for x in (anchor_scores, candidates.scores))
         bound = bound * ((longest + longest_candidate) / 2).clamp_min(1)
-        # A margin for rounding: an envelope a little too high costs trials, one too low would bend the law.
+        # A margin for rounding: an envelope slightly too high costs trials, one too low would distort the law.
         bound = torch.where(spread, half_spread * (1 + 1e-4), bound)
     ranges = [torch.where(spread, y, x) for x, y in zip(tables[0].ranges, tables[-1].ranges, strict=True)]
     first, count, skip_from, skip_length = ranges
@@ -135,12 +135,15 @@ class _Table:
         own: tuple[Tensor, Tensor],
         same: bool,
     ) -> _Table:
-        """order (M,): candidates by group; slots (M,), at most `most` together, times a unit are at least mass (M,);
-        own: range of each anchor's group in `order`, first and last (A,)."""
+        """Lay out the slots of the candidates by group.
+
+        order (M,): candidates by group.  slots (M,): at most `most` in total; times a unit, at least mass (M,).
+        own: range of each anchor's group in `order`, first and last (A,).
+        """
         unit = (mass / slots.clamp_min(1)).max()
         ends = torch.cat([slots.new_zeros(1), slots[order].cumsum(0)])
         first, last = ends[own[0]], ends[own[1]]
-        # The first candidate again where no slot is left: the length of the result may not depend on the slots.
+        # Padded with the first candidate, since the length of the result must not depend on the slots.
         repeats = torch.cat([slots[order], most - ends[-1:]])
         entries = torch.repeat_interleave(torch.cat([order, order[:1]]).int(), repeats, output_size=most)
         ratio = weight / (slots.clamp_min(1) * unit.clamp_min(torch.finfo(unit.dtype).tiny))
@@ -151,17 +154,18 @@ class _Table:
 
 
 def _slots(mass: Tensor) -> Tensor:
-    """Whole numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
+    """Numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
     scale = _SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny)
     return torch.where(mass > 0, torch.ceil(mass * scale * (1 - _SLOT_SLACK)).clamp_min(1), 0).long()
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """The groups that occur, numbered from 0 in ascending order; every tensor has length M, whatever their number.
+    """The groups that occur, numbered from 0 in ascending order; every tensor has length M, for any number of groups.
 
-    order: the candidates by group, as are number and runs.  number: of a candidate's group.  of_candidate: the same in
-    the order of the candidates.  run_lengths: a group is cut into runs of at most _RUN candidates.  runs: of a group.
+    order: the candidates by group.  number: the number of each candidate's group, in that order.  of_candidate: the
+    same in the order of the candidates.  run_lengths: a group is cut into runs of at most _RUN candidates.  runs: the
+    number of runs of each group.
     """
 
     order: Tensor
@@ -172,12 +176,12 @@ class _Cells:
 
     @classmethod
     def of_groups(cls, grouped: Tensor, order: Tensor) -> _Cells:
-        """grouped (M,): ids in ascending order; order (M,): whose they are."""
+        """The cells of groups; grouped (M,): ids in ascending order, order (M,): the candidates they belong to."""
         size, place = len(grouped), torch.arange(len(grouped) + 1, device=grouped.device)
         begins = torch.cat([torch.ones_like(grouped[:1], dtype=torch.bool), grouped[1:] != grouped[:-1]])
         number = begins.long().cumsum(0) - 1
         run = (begins | (place[:size] % _RUN == 0)).long().cumsum(0)
-        # Places where groups and runs begin; all those that do not occur begin at the end.
+        # Starts of groups and runs; numbers that do not occur start at the end.
         group_from, run_from = torch.searchsorted(number, place), torch.searchsorted(run, place + 1)
         runs_before = torch.cat([torch.zeros_like(run[:1]), run])[group_from]
         return cls(
@@ -189,10 +193,11 @@ class _Cells:
         )
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sums of values (M, ...) by group, (M, ...), zeros behind the last group.
+        """Sums of values (M, ...) by group: (M, ...), zeros after the last group.
 
-        Runs first, then the runs of a group, each by a thread: the same bits every time, unlike index_add on a GPU, and
-        without the wait for the host and the one long walk of index_put. Lengths are not checked, which would wait too.
+        One thread sums each run, then one thread sums the runs of each group. Unlike index_add on a GPU, this gives the
+        same bits every time. Unlike index_put, it neither waits for the host nor sums a group in one thread. Lengths
+        are not checked, since a check would wait for the device.
         """
         total = values[self.order]
         for lengths in (self.run_lengths, self.runs):
@@ -204,7 +209,7 @@ def _spread_envelope(
     anchor_scores: Tensor, anchor_cell: Tensor | None, scores: Tensor, cells: _Cells | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """t (M,) and (alpha + beta) / 2 of every anchor (A,), both float64, with a centre for each group or one for all."""
-    # In double precision throughout: the slots that come of it have to be the same on every backend.
+    # In double precision throughout: every backend must get the same slots.
     tiny = torch.finfo(torch.float64).tiny
 
     number = None if cells is None else cells.of_candidate
@@ -221,10 +226,10 @@ def _spread_envelope(
 
 
 def _by_cell(values: Tensor, number: Tensor | None) -> Tensor:
-    """The values of the cells with these numbers; those of the only one, to be broadcast, without numbers."""
+    """The values of the cells with these numbers; without numbers, the value of the only cell, to be broadcast."""
     return values if number is None else values.index_select(0, number)
 
 
 def _squared_distance(scores: Tensor, centre: Tensor) -> Tensor:
-    """Squared distance of every row of scores from its float64 centre, or from the one centre, float64."""
+    """Squared distance, float64, of every row of scores from its own centre or from a shared one."""
     return (centre - scores).square_().sum(1)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sskd_fast.reference.unit_rows import unit_rows, unit_rows_backward
 
-# In the order of the numbers that raw operators take for them.
+# In the order of the numbers that raw operators use for them.
 Cues = Literal["fused", "object", "mask", "class"]
 CUES: tuple[Cues, ...] = get_args(Cues)
 
@@ -63,20 +63,20 @@ def score_fusion_backward(
 
 
 def objectness(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """How sure the predictions are that a pixel lies on an object, (B, N): min(1, sum_k P_o[k, p])."""
+    """Confidence that a pixel lies on an object, (B, N): min(1, sum_k P_o[k, p])."""
     presence = _resized(mask_logits, size).flatten(2).sigmoid()
     is_object = 1 - class_logits.softmax(-1)[..., -1]
     return torch.bmm(is_object[:, None], presence)[:, 0].clamp_max(1)
 
 
 def _presence(mask_logits: Tensor, size: tuple[int, int], cues: Cues) -> Tensor:
-    """(B, N, K): softmax over the queries, or for "object" the sigmoid of the resized mask logits."""
+    """Presence (B, N, K): softmax over the queries or, for "object", the sigmoid of the resized mask logits."""
     masks = _resized(mask_logits, size).flatten(2).transpose(1, 2)
     return masks.sigmoid() if cues == "object" else masks.softmax(-1)
 
 
 def _scores(presence: Tensor, classes: Tensor, cues: Cues) -> Tensor:
-    """y (B, N, E) before it is made a unit vector."""
+    """y (B, N, E) before normalisation."""
     if cues == "object":
         owner = presence * (1 - classes[:, None, :, -1])
         background = (1 - owner.sum(-1, keepdim=True)).clamp_min(0)
@@ -94,7 +94,7 @@ def _resized(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _resized_backward(grad: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Gradient of the mask logits from that of the resized ones, (B, N, K)."""
+    """Gradient of the mask logits from the gradient of the resized ones, (B, N, K)."""
     planes = grad.transpose(1, 2).unflatten(2, size)
     if tuple(mask_logits.shape[-2:]) == tuple(size):
         return planes.contiguous()

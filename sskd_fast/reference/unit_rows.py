@@ -1,4 +1,4 @@
-"""Rows divided by their norm, as torch.nn.functional.normalize does it, and the gradient through that."""
+"""Division of rows by their norm, as in torch.nn.functional.normalize, and its gradient."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit_rows_backward(grad: Tensor, unit: Tensor, norm: Tensor) -> Tensor:
-    """Gradient of the rows from the gradient of the unit rows; without a radial part where the norm was not clamped."""
+    """Gradient of the rows from that of the unit rows; it has no radial part unless the norm was clamped."""
     radial = (grad * unit).sum(-1, keepdim=True).masked_fill(norm <= _LEAST_NORM, 0)
     return (grad - radial * unit) / norm

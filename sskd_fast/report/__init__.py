@@ -1,4 +1,4 @@
-"""Words, table and pages on runs: the verdict, report.html of one run, and several runs side by side."""
+"""Reports on runs: the verdict in words, the table, report.html of one run, and a page that compares several."""
 
 from __future__ import annotations
 

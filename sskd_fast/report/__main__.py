@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.report RUNS...`: rewrites the report of a run or of its seeds, or shows runs side by side."""
+"""`python -m sskd_fast.report RUNS...`: rewrites the report of a run, or the summary of its seeds, or compares runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sskd_fast.screen import say
 EXAMPLE = """examples:
   python -m sskd_fast.report runs/embedded                       rewrites runs/embedded/report.html
   python -m sskd_fast.report runs/three                          rewrites the summary of a run with --seeds
-  python -m sskd_fast.report runs/a runs/b runs/c --output abc.html   shows three runs side by side
+  python -m sskd_fast.report runs/a runs/b runs/c --output abc.html   compares three runs side by side
 """
 
 
@@ -31,13 +31,13 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m sskd_fast.report", description=__doc__, epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    p.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders that sskd_fast.run has written")
-    p.add_argument("--output", type=Path, help="page of several runs (comparison.html)")
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, written by sskd_fast.run")
+    p.add_argument("--output", type=Path, help="page that compares several runs (default: comparison.html)")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page and prints its path; returns the exit status: 0, or 2 with a message for bad input."""
+    """Writes the page and prints its path. Returns the exit status: 0, or 2 after an error message for bad input."""
     arguments = parser().parse_args(argv)
     try:
         first = arguments.runs[0]
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_run(run)
         if len(arguments.runs) == 1:
             if arguments.output is not None:
-                raise ValueError("--output is the page of several runs; leave it out, or give more than one folder")
+                raise ValueError("--output needs several runs; leave it out, or give more than one folder")
             say(str(rewrite_summary(first) if of_seeds else write_report(first)))
         else:
             page = check_output(arguments.output or Path("comparison.html"))
@@ -58,27 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rewrite_summary(folder: Path) -> Path:
-    """Writes the summary of several seeds, prints it and returns the path of its page."""
+    """Rewrites the summary of several seeds, prints it and returns the path of its page."""
     say(f"{summary_text(write_summary(folder))}\n")
     return folder / "summary.html"
 
 
 def check_run(folder: Path) -> None:
-    """Raises ValueError for a path that is no folder, or a folder without a measured model."""
+    """Raises ValueError unless the path is the folder of one run with at least one measured model."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
-        raise ValueError(f"{folder}: {found}; give the folder of a run, which sskd_fast.run names as its --output")
+        raise ValueError(f"{folder}: {found}; give the folder of a run, the --output of sskd_fast.run")
     if (folder / "summary.json").exists():
-        raise ValueError(f"{folder}: holds several seeds; give it alone, or its folders {folder.name}/seed-N")
+        raise ValueError(f"{folder}: holds several seeds; give it alone, or give its folders {folder.name}/seed-N")
     if not (folder / "metrics.json").exists():
         raise ValueError(
-            f"{folder}: no metrics.json, so no model of this run is measured yet; finish a stage of it with "
+            f"{folder}: no metrics.json, so no model of this run has been measured yet; finish a stage with "
             f"python -m sskd_fast.run --output {folder} --resume"
         )
 
 
 def check_output(path: Path) -> Path:
-    """The path of a page; ValueError for a folder."""
+    """Returns the path; raises ValueError if it is a folder."""
     if path.is_dir():
         raise ValueError(f"--output {path}: is a folder; give the name of a file, such as {path / 'comparison.html'}")
     return path

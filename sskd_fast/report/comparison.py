@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs between them, which repeat each other, and why figures do not compare."""
+"""Comparison of runs: settings that differ, runs that repeat each other, and reasons why figures do not compare."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import RunFolder
 from sskd_fast.report.table import measured_rows
 
-# Every two runs differ in these.
+# Any two runs differ in these.
 IRRELEVANT = frozenset({"output"})
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A run under a name that no other has. settings: dotted setting -> its value as text, from config.yaml."""
+    """A run under a unique name. settings: dotted setting -> its value as text, from config.yaml."""
 
     name: str
     folder: RunFolder
@@ -37,26 +37,26 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in the seed alone; one run is a group too."""
+    """Runs that differ only in the seed; a single run is a group too."""
 
     runs: list[ComparedRun]
 
     @property
     def name(self) -> str:
-        """The names of the runs, the first few of many."""
+        """The names of the runs; only the first few if there are many."""
         return named([run.name for run in self.runs], 3)
 
     def spread(self, row: str, key: str) -> tuple[float, float] | None:
-        """Mean and standard deviation (of a sample, n - 1) of a figure of a row; None below two measured runs."""
+        """Mean and sample standard deviation (n - 1) of one figure in a row; None for fewer than two measured runs."""
         rows = [measured_rows(run.folder.metrics).get(row, {}) for run in self.runs]
         values = [float(r[key]) for r in rows if is_number(r.get(key))]
         return (statistics.mean(values), statistics.stdev(values)) if len(values) > 1 else None
 
 
 def compared_runs(folders: Sequence[RunFolder]) -> list[ComparedRun]:
-    """The runs with the shortest ends of their paths that tell them apart as names.
+    """Name each run by the shortest end of its path that tells all of them apart.
 
-    Raises ValueError, naming the file, if config.yaml is not a mapping of settings, and for a folder given twice.
+    Raises ValueError, naming the file, if config.yaml is not a mapping of settings, or if a folder is given twice.
     """
     paths = [folder.path.resolve() for folder in folders]
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -87,16 +87,17 @@ def _flat(tree: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
 
 
 def different_settings(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """Dotted setting -> its value in each run, "-" in one that lacks it, for the settings that are not all equal."""
+    """Dotted setting -> its value in each run ("-" if the run lacks it), for every setting that differs."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in IRRELEVANT)
     values = {key: [run.settings.get(key, "-") for run in runs] for key in keys}
     return {key: of_runs for key, of_runs in values.items() if len(set(of_runs)) > 1}
 
 
 def seed_groups(runs: Sequence[ComparedRun]) -> list[RunGroup]:
-    """The runs by all settings but the seed, in the order of the first of each.
+    """Group the runs by all settings but the seed. A group comes in the order of its first run.
 
-    A run without settings stays alone, and so does one whose seed its group has already: it adds nothing to a mean.
+    A run without settings is a group of its own. So is a run whose seed its group already has: it adds nothing to a
+    mean.
     """
     groups: dict[Hashable, list[ComparedRun]] = {}
     for run in runs:
@@ -111,7 +112,7 @@ def _settings_but_seed(run: ComparedRun) -> frozenset[Any]:
 
 
 def _repeated(groups: Sequence[RunGroup]) -> list[str]:
-    """On runs with the same settings and seed."""
+    """Sentences on runs with the same settings and the same seed."""
     same: dict[tuple[frozenset[Any], str], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
         if run.settings:
@@ -124,9 +125,9 @@ def _repeated(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def incomparable(groups: Sequence[RunGroup]) -> list[str]:
-    """Sentences on why figures of the runs do not compare; empty if they do.
+    """Sentences that say why the figures of the runs do not compare; empty if they do.
 
-    Groups are compared by all of their runs: two settings tried with the same three seeds have the same three splits.
+    Groups are compared by the splits of all their runs, so two settings tried with the same three seeds do compare.
     """
     sentences = []
     for words, what in (
@@ -149,7 +150,7 @@ def _told_apart(groups: Sequence[RunGroup], words: str, what: Callable[[Compared
 
 
 def _sets_apart(groups: Sequence[RunGroup]) -> list[str]:
-    """On images that differ between the seeds of a group, whose spread includes that, or between groups."""
+    """Sentences on images that differ between the seeds of a group (its spread includes that) or between groups."""
     of_seeds: dict[str, list[str]] = {}
     apart: dict[str, list[str]] = {}
     for kind, digest in (("labelled", labeled_digest), ("validation", validation_digest)):
@@ -165,14 +166,14 @@ def _sets_apart(groups: Sequence[RunGroup]) -> list[str]:
             for name, kinds in of_seeds.items()
         ),
         *(
-            f"The {' and '.join(kinds)} images differ, so AP compares only within: {alike}."
+            f"The {' and '.join(kinds)} images differ, so AP compares only within these groups: {alike}."
             for alike, kinds in apart.items()
         ),
     ]
 
 
 def _alike(runs: Sequence[ComparedRun], digest: Callable[[ComparedRun], str]) -> str:
-    """The names of the runs, those of one digest together."""
+    """The names of the runs, with those of the same digest together."""
     names: dict[str, list[str]] = {}
     for run in runs:
         names.setdefault(digest(run), []).append(run.name)
@@ -180,7 +181,7 @@ def _alike(runs: Sequence[ComparedRun], digest: Callable[[ComparedRun], str]) ->
 
 
 def validation_digest(run: ComparedRun) -> str:
-    """A hash of the validation images and their objects; of the split file if the folder has no ground truth."""
+    """Hash of the validation images and their objects, or of the split file if the folder has no ground truth."""
     truth = run.folder.ground_truth
     if truth is None:
         return _hash(_split(run, "val"))
@@ -188,7 +189,7 @@ def validation_digest(run: ComparedRun) -> str:
 
 
 def labeled_digest(run: ComparedRun) -> str:
-    """A hash of the labelled images: of the split file and, for the embedded data set, of what was drawn."""
+    """Hash of the labelled images: of the split file and, for the embedded data set, of the drawn annotations."""
     drawn = run.folder.path / "data" / "labeled.json"
     annotations = drawn.read_text(encoding="utf-8") if drawn.exists() else ""
     return _hash(_split(run, "labeled"), annotations)

@@ -21,7 +21,7 @@ NOT_LOSS_PARTS = {"stage", "step", "steps", "lr", "loss", "event", "fold"}
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart. style: its CSS class; marked: dots at the points and the last value beside the last one."""
+    """A line of a chart. style: its CSS class; marked: draw a dot at each point and write the last value."""
 
     name: str
     points: Sequence[Point]
@@ -31,7 +31,7 @@ class Series:
 
 @dataclass(frozen=True)
 class StageCurves:
-    """The charts of one stage as SVG, "" for none. parts: the other numbers of its last logged step."""
+    """The charts of one stage as SVG, "" if there is none. parts: the other numbers of its last logged step."""
 
     stage: str
     loss: str
@@ -43,15 +43,17 @@ class StageCurves:
 
 @dataclass(frozen=True)
 class StageLog:
-    """A stage in log.jsonl, by rising step: its logged steps, and the evaluations of its fold models, each
-    on the labelled images that it was not trained on."""
+    """One stage of log.jsonl, by rising step.
+
+    steps: its logged steps.  evaluations: of its fold models, each on the labelled images held out from its training.
+    """
 
     steps: list[Mapping[str, Any]]
     evaluations: list[Mapping[str, Any]]
 
     @property
     def loss(self) -> list[Point]:
-        """(step, loss), at most MOST_POINTS of them."""
+        """(step, loss), at most MOST_POINTS points."""
         return _thinned([(float(r["step"]), float(r["loss"])) for r in self.steps if _is_real(r.get("loss"))])
 
     @property
@@ -60,7 +62,7 @@ class StageLog:
         return _running_mean(self.loss)
 
     def figure(self, key: str) -> list[Point]:
-        """(step, mean of a figure over the fold models); key: "ap" or "ap50"."""
+        """(step, mean over the fold models) of one figure; key: "ap" or "ap50"."""
         found: dict[float, list[float]] = {}
         for record in self.evaluations:
             if is_number(record.get(key)):
@@ -69,9 +71,9 @@ class StageLog:
 
 
 def stage_logs(log: Iterable[Mapping[str, Any]]) -> dict[str, StageLog]:
-    """Stage -> its log, in the order of the log.
+    """Stage -> its log, in the order in which stages appear.
 
-    log: the lines of log.jsonl.  A step that a resumed run has logged twice counts once, as logged last.
+    log: the lines of log.jsonl.  If a resumed run logged a step twice, the last line counts.
     """
     stages: dict[str, dict[bool, dict[tuple[int, int], Mapping[str, Any]]]] = {}
     for record in log:
@@ -86,7 +88,7 @@ def stage_logs(log: Iterable[Mapping[str, Any]]) -> dict[str, StageLog]:
 
 
 def stage_curves(log: Iterable[Mapping[str, Any]]) -> list[StageCurves]:
-    """One record a stage, in the order of the log; log: the lines of log.jsonl."""
+    """The charts of each stage, in the order of the log; log: the lines of log.jsonl."""
     curves = []
     for stage, found in stage_logs(log).items():
         last = found.steps[-1] if found.steps else found.evaluations[-1]
@@ -114,25 +116,25 @@ def stage_curves(log: Iterable[Mapping[str, Any]]) -> list[StageCurves]:
 
 
 def loss_chart(stage: str, series: Sequence[Series]) -> str:
-    """Losses of a stage by step; "" if there is none."""
+    """Chart of a stage's losses by step; "" if there are none."""
     return line_chart(series, title=f"Loss of {stage} by step", x_label="step", y_label="loss", from_zero=True)
 
 
 def ap_chart(stage: str, series: Sequence[Series]) -> str:
-    """AP of a stage's fold models on their folds by step; "" if there is none."""
+    """Chart of the AP of a stage's fold models on their held-out images by step; "" if there is none."""
     title = f"AP of {stage} on unseen labelled images by step"
     return line_chart(series, title=title, x_label="step", y_label="AP", from_zero=True)
 
 
 def _is_real(value: object) -> bool:
-    """A number, finite or not: a loss that is not finite breaks the line."""
+    """True for any number, finite or not: a loss that is not finite breaks the line."""
     return isinstance(value, int | float)
 
 
 def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str, from_zero: bool = False) -> str:
-    """A line chart as an inline <svg> that takes its colours from the style sheet; "" where no series has a point.
+    """A line chart as an inline <svg>, coloured by the style sheet; "" if no series has a point.
 
-    Points that are not finite break a line.  from_zero: both axes start at 0, or below where a value is negative.
+    Points that are not finite break a line.  from_zero: both axes start at 0, or below it if a value is negative.
     title: read out by screen readers.
     """
     finite = [point for line in series for point in line.points if math.isfinite(point[1])]
@@ -199,7 +201,7 @@ class _Frame:
                 pen = "M"
         drawn = f'<path class="line {line.style}" d="{"".join(pieces)}"><title>{escape(line.name)}</title></path>'
         placed = [self.place(x, y) for x, y in line.points if math.isfinite(y)]
-        if line.marked or len(placed) == 1:  # a line through one point is no line to see
+        if line.marked or len(placed) == 1:  # a path through a single point draws nothing
             drawn += "".join(f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in placed)
         if line.marked and placed:
             value = [y for _, y in line.points if math.isfinite(y)][-1]
@@ -227,7 +229,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _running_mean(points: Sequence[Point]) -> list[Point]:
-    """The mean of each point and those before it, a twentieth of all; points that are not finite stay out of it."""
+    """The mean of each point and the ones before it, over a twentieth of all points. Skips non-finite points."""
     width = max(1, len(points) // 20)
     means = []
     for index, (x, _) in enumerate(points):

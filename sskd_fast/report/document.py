@@ -12,7 +12,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def document(title: str, header: str, sections: Iterable[str]) -> str:
-    """The whole page as text; title: plain text; header, sections: HTML, of which empty ones are left out."""
+    """The whole page as text. title: plain text; header, sections: HTML; empty sections are left out."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -1,4 +1,4 @@
-"""report.html: what a run found, in one file that opens offline, rewritten as a whole after every stage."""
+"""report.html: the results of a run in one file that opens offline, rewritten as a whole after every stage."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sskd_fast.report.verdict import TEACHERS, verdict
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write report.html from what a run has left in its folder so far, and return its path.
+    """Write report.html from the files in a run's folder so far, and return its path.
 
-    Reads, where they are there: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
+    Reads, if they exist: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
     details.json (AP by size, class and group), ground_truth.json (a COCO dict of the validation images, with
-    "images_dir"), label_statistics.json (the fields of LabelStatistics by the row name of the labels' teacher), its
-    predictions in cache/, its labels in pseudo_labels/, and the images themselves.
-    The file is replaced in one step, so that a reader never sees half of it.
+    "images_dir"), label_statistics.json (row name of a teacher -> the fields of LabelStatistics), the teachers'
+    predictions in cache/, their labels in pseudo_labels/, and the images themselves.
+    The file is replaced in one step, so a reader never sees half of it.
 
-    Raises ValueError, naming the file, where one of these is not readable.
+    Raises ValueError, naming the file, if one of these cannot be read.
     """
     run = read_run(run_folder)
     path = run_folder / "report.html"
@@ -112,7 +112,7 @@ def _warnings(run: RunFolder) -> str:
 
 
 def _inventory(run: RunFolder) -> str:
-    """The inventory of the image sets, when the run began or went on last."""
+    """The inventory of the image sets, as of the last start or resume of the run."""
     found = [record["lines"] for record in run.log if record.get("event") == "inventory"]
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""The pseudo-labels kept and refused in report.html: pictures, scores by class with the threshold, and counts."""
+"""Section of report.html on kept and refused pseudo-labels: pictures, counts, and scores with thresholds by class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_BYTES = 256 << 20
 
 
 def choices_section(run: RunFolder) -> str:
-    """Kept, unsure and refused predictions of each teacher that has labelled; "" before one has.
+    """Kept, unsure and refused predictions of each teacher that has labelled; "" if none has yet.
 
     Raises ValueError, naming the file, if the predictions or the labels of a teacher cannot be read.
     """
@@ -41,17 +41,17 @@ def choices_section(run: RunFolder) -> str:
 
 
 def _choices(run: RunFolder, teacher: str, record: Mapping[str, Any]) -> list[Choice] | str:
-    """The fate of each prediction of a teacher, or a sentence that says why it is not known."""
+    """The fate of each prediction of a teacher, or a sentence that says why it is unknown."""
     if not record.get("thresholds"):
         return "its labels are the hidden true ones, so no prediction was kept or refused."
     if record.get("shards"):
         place = f"{record['shards']} shards in pseudo_labels/{teacher}/"
-        return f"its labels are in {place}; what was not sure enough has not been kept, and no picture is drawn."
+        return f"its labels are in {place}; the refused predictions were not kept, so no picture is drawn."
     predictions = cache_path(run.path, teacher, "unlabeled")
     for file in (predictions, run.path / "pseudo_labels" / f"{teacher}.json"):
         name = file.relative_to(run.path)
         if not file.exists():
-            return f"{name} has been deleted, so the refused predictions are not known any more."
+            return f"{name} has been deleted, so the refused predictions are no longer known."
         if file.stat().st_size > MOST_BYTES:
             size = f"{file.stat().st_size / 2**20:.0f} MB"
             return f"{name} has {size}; predictions are shown from files of up to {MOST_BYTES >> 20} MB."
@@ -119,7 +119,7 @@ def _chip(number: int, choice: Choice) -> str:
 
 
 def _card(teacher: str, choices: Sequence[Choice]) -> str:
-    """Counts by class and, for the classes with most predictions, their scores."""
+    """Counts by class, and the scores of the classes with most predictions."""
     classes = by_class(choices)
     histograms = [score_histogram(name, own) for name, own in list(classes.items())[:MOST_CLASSES]]
     charts = "".join(f"<div><h4>{escape(h.name)}</h4>{histogram_chart(h)}</div>" for h in histograms)

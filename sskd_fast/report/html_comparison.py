@@ -1,4 +1,4 @@
-"""Several runs side by side in one page: figures, settings that differ, verdicts, curves, pseudo-labels."""
+"""A page that compares several runs: figures, settings that differ, verdicts, curves, pseudo-labels."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ LABEL_FIGURES = {
 
 
 def write_comparison(run_folders: Sequence[Path], output: Path) -> Path:
-    """Write a page that shows runs side by side, and return its path.
+    """Write a page that compares runs side by side, and return its path.
 
     run_folders: the folders of two or more runs.  The file is replaced in one step.
 
-    Raises ValueError, naming the file, if one cannot be read, and for a folder given twice.
+    Raises ValueError, naming the file, if one cannot be read, or if a folder is given twice.
     """
     runs = compared_runs([read_run(folder, predictions=False) for folder in run_folders])
     write_text(output, comparison_page(runs))
@@ -72,12 +72,12 @@ def comparison_page(runs: Sequence[ComparedRun]) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    """Reasons why figures do not compare, in bold, to stand beside them."""
+    """Reasons why figures do not compare, in bold, for the sections that show those figures."""
     return "".join(f'<p class="apart"><strong>{escape(note)}</strong></p>' for note in notes)
 
 
 def _table(head: Sequence[str], bodies: Iterator[str], words: str = "") -> str:
-    """A table that scrolls in its card, under a sentence that does not."""
+    """A table that scrolls within its card, under a fixed sentence."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
     said = f'<p class="soft">{escape(words)}</p>' if words else ""
     table = f"<table><thead><tr>{titles}</tr></thead>{''.join(bodies)}</table>"
@@ -85,7 +85,7 @@ def _table(head: Sequence[str], bodies: Iterator[str], words: str = "") -> str:
 
 
 def _key(groups: Sequence[RunGroup], run: ComparedRun) -> str:
-    """The run's name after the colour of its group."""
+    """The colour of the run's group, then the run's name."""
     number = next(i for i, group in enumerate(groups) if run in group.runs)
     return f'<span class="key run{number % COLORS}"></span>{escape(run.name)}'
 
@@ -107,12 +107,12 @@ def _runs(groups: Sequence[RunGroup], notes: Sequence[str]) -> str:
             )
             yield f"<tbody>{''.join(lines)}</tbody>"
 
-    words = "Runs of one colour differ in the seed alone. Detections: the most of an image that count."
+    words = "Runs of one colour differ only in the seed. Detections: the most that count for an image."
     return f"<section><h2>Runs</h2>{_notes(notes)}{_table(head, bodies(), words)}</section>"
 
 
 def _figures(groups: Sequence[RunGroup], notes: Sequence[str]) -> str:
-    """AP, parameters and seconds of every row of every run, with mean and standard deviation over seeds."""
+    """AP, parameters and training time of every row of every run, with mean and standard deviation over seeds."""
     rows = {run.name: measured_rows(run.folder.metrics) for group in groups for run in group.runs}
     every = {f"{name}/{row}": figures for name, of_run in rows.items() for row, figures in of_run.items()}
     columns = figure_columns(every)
@@ -128,7 +128,7 @@ def _figures(groups: Sequence[RunGroup], notes: Sequence[str]) -> str:
             yield f"<tbody>{''.join(lines)}</tbody>"
 
     head = ("Model and run", *columns.values(), "Params", "Time")
-    words = "Validation AP; time is training time. Means are over seeds, with the standard deviation of a sample."
+    words = "Validation AP; time is training time. Means are over seeds, with the sample standard deviation."
     return f"<section><h2>Models</h2>{_notes(notes)}{_table(head, bodies(), words)}</section>"
 
 
@@ -170,7 +170,7 @@ def _verdicts(groups: Sequence[RunGroup]) -> str:
 
 
 def _curves(groups: Sequence[RunGroup]) -> str:
-    """Loss of each stage and AP of its fold models, a line a run, in the colour of its group."""
+    """Loss of each stage and AP of its fold models: one line for each run, in the colour of its group."""
     logs = [(n, run.name, stage_logs(run.folder.log)) for n, group in enumerate(groups) for run in group.runs]
     cards = []
     for stage in dict.fromkeys(stage for _, _, log in logs for stage in log):
@@ -217,7 +217,7 @@ def _labels(groups: Sequence[RunGroup], notes: Sequence[str]) -> str:
 
 
 def _thresholds(record: Mapping[str, Any]) -> str:
-    """The thresholds by class, or their range if there are many."""
+    """The threshold of each class, or the range of thresholds if there are many."""
     thresholds: Mapping[str, float] = record.get("thresholds", {})
     if len(thresholds) > MOST_THRESHOLDS:
         return f"{min(thresholds.values()):.2f} to {max(thresholds.values()):.2f}"

@@ -1,4 +1,4 @@
-"""Validation images with their instances in report.html, a column for each model."""
+"""Section of report.html with validation images and their instances, one column for each model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN_SCORE = 0.5
 
 
 def images_section(run: RunFolder) -> str:
-    """Ground truth and predictions on the same validation images, one row an image; "" where no image is given."""
+    """Ground truth and predictions on the same validation images, one row for each image; "" without images."""
     columns = {name: run.predictions[name] for name in OVERLAY_COLUMNS if name in run.predictions}
     if "refined_student" not in columns and "distilled_student" in run.predictions:
         columns["distilled_student"] = run.predictions["distilled_student"]
@@ -33,9 +33,9 @@ def images_section(run: RunFolder) -> str:
 
 
 def image_figures(row: OverlayRow, titles: Mapping[str, str], note: str = "") -> str:
-    """The pictures of an image side by side under its file name; note: a sentence on it, or "".
+    """The pictures of an image side by side, under its file name.
 
-    titles: column name -> title.
+    titles: column name -> title.  note: a sentence on the image, or "".
     """
     problem = f'<p class="soft">{escape(row.problem)}</p>' if row.problem else ""
     figures = "".join(
@@ -51,7 +51,7 @@ def image_figures(row: OverlayRow, titles: Mapping[str, str], note: str = "") ->
 
 
 def _chips(overlay: Overlay) -> str:
-    """Number, class and score of the instances of a picture, under it; of many, which are not numbered, the scores."""
+    """Number, class and score of each instance, for the caption; only the range of scores if there are many."""
     chips = [_chip(shown) for shown in overlay.shown]
     if len(overlay.shown) > MOST_NUMBERED:
         scores = [shown.score for shown in overlay.shown if shown.score is not None]

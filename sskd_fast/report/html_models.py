@@ -1,4 +1,4 @@
-"""The models of a run in report.html: a table and bars."""
+"""Section of report.html on the models of a run: a table and bars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sskd_fast.report.curves import nice_ticks
 from sskd_fast.report.numbers import ap_text, is_number
 from sskd_fast.report.table import cost_columns, figure_columns, images_of, measured_rows, recipe_of, row_title
 
-# More classes or groups than this are left to details.json.
+# With more classes or groups than this, the figures stay in details.json alone.
 MOST_COLUMNS = 12
 COST_NOTE = (
     "Training and CPU time are of a model's own stage, without measuring; labelling is the time that its pseudo-labels "
@@ -20,12 +20,12 @@ SIZES = {"ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large":
 
 
 def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) -> str:
-    """The table of all models, a dash for what is not measured yet, their AP as bars, and the finer figures."""
+    """The table of all models, with a dash for what is not measured yet, their AP as bars, and the finer figures."""
     rows = measured_rows(metrics)
     figures = figure_columns(rows)
     best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in figures}
     lines = []
-    # A teacher whose labels come from one view has no row of its own for them.
+    # A teacher that labels from a single view has no separate row "as it labels".
     shown = {name: rows.get(name, {}) for name in (*ROW_ORDER, *rows) if name in rows or name in EVERY_RUN}
     costs = cost_columns(shown)
     for number, (name, row) in enumerate(shown.items()):
@@ -52,13 +52,13 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
 
 
 def _kind(name: str) -> str:
-    """The row's model, for its colour."""
+    """The kind of the row's model, which sets its colour."""
     stage = stage_of(name)
     return "student" if stage is None else stage.model
 
 
 def _details(details: dict[str, dict[str, Any]]) -> str:
-    """AP75 and AP by size, by group of images where there is a key for it, and by class where there are few."""
+    """AP75 and AP by size, by group of images if the run has groups, and by class if there are few."""
     names = [name for name in ROW_ORDER if name in details]
     if not names:
         return ""

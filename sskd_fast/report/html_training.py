@@ -1,4 +1,4 @@
-"""How a run was trained in report.html: curves of each stage, and what the pseudo-labels are worth."""
+"""Sections of report.html on training: curves of each stage, and the quality of the pseudo-labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_COLUMNS = 24
 
 
 def curves_section(log: Sequence[Mapping[str, Any]]) -> str:
-    """Loss of each stage that has been logged, and AP of its fold models; "" before any."""
+    """Loss of each logged stage, and AP of its fold models; "" if nothing is logged yet."""
     stages = stage_curves(log)
     if not stages:
         return ""
@@ -47,14 +47,14 @@ def _stage(stage: StageCurves) -> str:
 
 
 def target_precision(settings: Mapping[str, Any]) -> float | None:
-    """The precision that the thresholds of the pseudo-labels were chosen for; None if the settings do not say."""
+    """The precision that the thresholds of the pseudo-labels aim at; None if the settings do not say."""
     labels = settings.get("pseudo_labels")
     value = labels.get("target_precision") if isinstance(labels, dict) else None
     return float(value) if is_number(value) else None
 
 
 def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | None = None) -> str:
-    """Pseudo-label statistics, one card for each record; "" where there is none.
+    """Pseudo-label statistics, one card for each record; "" if there is none.
 
     target: the precision that the thresholds aim at.
     """
@@ -66,8 +66,8 @@ def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | 
     aim = "" if target is None else f" The thresholds aim at a precision of {target:.2f}."
     return (
         "<section><h2>Pseudo-labels</h2><p>What the teacher wrote on the unlabelled images, after thresholds and "
-        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown where the unlabelled images have annotations, "
-        "which training has not seen.</p>"
+        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown if the unlabelled images have annotations, "
+        "which training does not see.</p>"
         f'<div class="two">{cards}</div></section>'
     )
 
@@ -81,7 +81,7 @@ def _labels(title: str, record: Mapping[str, Any], order: Sequence[str]) -> str:
     for key, words in (
         ("precision", "precision (mask and class right)"),
         ("recall", "recall of hidden objects"),
-        ("class_accuracy", "right class where the mask is right"),
+        ("class_accuracy", "right class if the mask is right"),
         ("mean_iou", "mean IoU of right masks"),
     ):
         if is_number(record.get(key)):
@@ -94,7 +94,7 @@ def _labels(title: str, record: Mapping[str, Any], order: Sequence[str]) -> str:
 
 
 def _by_class(record: Mapping[str, Any], order: Sequence[str]) -> str:
-    """Labels by class as bars, with the score threshold of each class, in the same order on every card."""
+    """Labels of each class as bars, with its score threshold, in the same order on every card."""
     counts, thresholds = record["by_class"], record.get("thresholds", {})
     full = max(counts.values(), default=0) or 1
     items = "".join(
@@ -107,7 +107,7 @@ def _by_class(record: Mapping[str, Any], order: Sequence[str]) -> str:
 
 
 def _images_with(counts: Sequence[int]) -> str:
-    """The numbers of images with 0, 1, 2, ... labels, several a column if there are many."""
+    """Column chart of the images with 0, 1, 2, ... labels; a column stands for several numbers if there are many."""
     width = -(-len(counts) // MOST_COLUMNS)
     groups = [sum(counts[start : start + width]) for start in range(0, len(counts), width)]
     full = max(groups, default=0) or 1

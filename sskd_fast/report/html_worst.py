@@ -1,4 +1,4 @@
-"""The validation images on which the final student does worst in report.html, ground truth beside its predictions."""
+"""Section of report.html on the final student's worst validation images: ground truth beside its predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORST_IMAGES = 10
 
 
 def worst_section(run: RunFolder) -> str:
-    """The ten worst images, worst first; "" before a distilled student is measured.
+    """The ten worst images, worst first; "" if no distilled student has been measured yet.
 
     Raises ValueError, naming the file, if a prediction is on an image that the ground truth does not have.
     """

@@ -16,8 +16,8 @@ BINS = 20
 class Choice:
     """A prediction and its fate.
 
-    kept: a label.  unsure: a region that is neither object nor background in training.  refused: its score is too low.
-    doubled: its score is high enough, but it overlaps a better one or is beyond the limit of an image.
+    kept: it is a label.  unsure: training ignores its region.  refused: its score is too low.
+    doubled: its score is high enough, but it overlaps a better one or exceeds the limit of labels for an image.
     """
 
     result: Mapping[str, Any]
@@ -37,10 +37,10 @@ def label_choices(
     names: Mapping[int, str],
     thresholds: Mapping[str, float],
 ) -> list[Choice]:
-    """The fate of every raw prediction of a teacher, in their order.
+    """The fate of each raw prediction of a teacher, in the order of the predictions.
 
-    raw: all predictions, COCO results.  labels: those of them that training reads, unsure ones with "iscrowd": 1.
-    names: category id -> class name.  thresholds: class name -> the score from which a label is kept.
+    raw: all predictions, COCO results.  labels: the predictions that training reads, unsure ones with "iscrowd": 1.
+    names: category id -> class name.  thresholds: class name -> lowest score of a label.
 
     Raises ValueError if a label is not among the predictions, or if a class has no threshold.
     """
@@ -50,7 +50,7 @@ def label_choices(
     for result in raw:
         name = names.get(int(result["category_id"]), f"category {result['category_id']}")
         if name not in thresholds:
-            raise ValueError(f"class {name!r} has no threshold; thresholds are known for {', '.join(thresholds)}")
+            raise ValueError(f"class {name!r} has no threshold; the classes with one are {', '.join(thresholds)}")
         key = _identity(result)
         if chosen[key]:
             chosen[key] -= 1
@@ -69,7 +69,7 @@ def _identity(result: Mapping[str, Any]) -> tuple[int, int, float, str]:
 
 
 def by_class(choices: Sequence[Choice]) -> dict[str, list[Choice]]:
-    """The predictions by class name, the class with most of them first."""
+    """The predictions by class name; the class with most predictions comes first."""
     groups: dict[str, list[Choice]] = {}
     for choice in choices:
         groups.setdefault(choice.name, []).append(choice)
@@ -78,7 +78,7 @@ def by_class(choices: Sequence[Choice]) -> dict[str, list[Choice]]:
 
 @dataclass(frozen=True)
 class ScoreHistogram:
-    """The scores of a class in BINS equal bins of [0, 1]: counts of the kept, of kept and unsure, and of all."""
+    """The scores of a class in BINS equal bins of [0, 1]. kept, read, all: counts of kept, kept or unsure, and all."""
 
     name: str
     threshold: float
@@ -88,7 +88,7 @@ class ScoreHistogram:
 
 
 def score_histogram(name: str, choices: Sequence[Choice]) -> ScoreHistogram:
-    """The histogram of the predictions of a class, of which there is at least one."""
+    """The histogram of the predictions of a class; choices: at least one."""
 
     def bins(*fates: Fate) -> list[int]:
         counts = Counter(min(int(choice.score * BINS), BINS - 1) for choice in choices if choice.fate in fates)

@@ -1,4 +1,4 @@
-"""Unlabelled images with a teacher's predictions: labels solid, unsure regions hatched, refused ones dashed."""
+"""Pictures of a teacher's predictions on unlabelled images: labels solid, unsure ones hatched, refused ones dashed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DASH = 9.0
 
 @dataclass(frozen=True)
 class LabelPicture:
-    """One teacher's predictions on an image. source: a data URI; shown: in the order of their numbers, from 1."""
+    """One teacher's predictions on an image. source: a data URI; shown: predictions in the order of their numbers."""
 
     teacher: str
     source: str
@@ -34,7 +34,7 @@ class LabelPicture:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """The pictures of one unlabelled image; problem: why its pixels could not be read, or empty."""
+    """The pictures of one unlabelled image; problem: the reason why it could not be read, or ""."""
 
     file_name: str
     pictures: list[LabelPicture]
@@ -44,10 +44,10 @@ class LabelRow:
 def label_rows(images: ImageCollection, choices: Mapping[str, Sequence[Choice]], *, limit: int = 6) -> list[LabelRow]:
     """A picture for each teacher on `limit` images, spread evenly over those that have a label.
 
-    choices: teacher -> the fates of its predictions.  Of the refused on an image, those of the highest scores are
-    drawn; doubled ones are not, since they cover labels.  An image that cannot be read is drawn grey.
+    choices: teacher -> the fates of its predictions.  Only the refused predictions with the highest scores are drawn.
+    Doubled ones are not drawn, since they cover labels.  An image that cannot be read is drawn grey.
 
-    Raises MaskError, a ValueError, for a mask that does not have the size of its image.
+    Raises MaskError, a ValueError, if a mask does not have the size of its image.
     """
     by_teacher = {teacher: _by_image(own) for teacher, own in choices.items()}
     labeled = {int(c.result["image_id"]) for own in choices.values() for c in own if c.fate == "kept"}
@@ -75,7 +75,7 @@ def _by_image(choices: Sequence[Choice]) -> dict[int, list[Choice]]:
 
 
 def _shown(choices: Sequence[Choice]) -> list[Choice]:
-    """Kept and unsure predictions, then the refused of the highest scores; by falling score each."""
+    """Kept, then unsure predictions, then the best of the refused; each group by falling score."""
     ordered = sorted(choices, key=lambda choice: -choice.score)
     kept, unsure, refused = ([c for c in ordered if c.fate == fate] for fate in ("kept", "unsure", "refused"))
     return [*kept, *unsure, *refused[:MOST_REFUSED]]
@@ -85,7 +85,7 @@ def _picture(teacher: str, pixels: NDArray[np.uint8], shown: list[Choice], *, dr
     canvas = enlarged(pixels)
     if drawn:
         patches = [patch(_mask(choice, pixels), canvas.size) for choice in shown]
-        for choice, place in [*zip(shown, patches, strict=True)][::-1]:  # labels last, above all
+        for choice, place in [*zip(shown, patches, strict=True)][::-1]:  # labels last, on top
             place.paint(canvas, DARK, _pattern(place, choice.fate, place.shadow) * 0.6)
             place.paint(canvas, COLORS[choice.fate], _fill(place, choice.fate))
             place.paint(canvas, COLORS[choice.fate], _pattern(place, choice.fate, place.line))
@@ -100,7 +100,7 @@ def _mask(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def _fill(place: Patch, fate: Fate) -> NDArray[np.floating[Any]]:
-    """Coverage of the inside of a mask: even for labels, hatched for unsure regions, none for the refused."""
+    """Coverage of the inside of a mask: even for labels, hatched for unsure regions, empty for the refused."""
     if fate == "kept":
         return place.solid * 0.3
     if fate == "refused":
@@ -110,7 +110,7 @@ def _fill(place: Patch, fate: Fate) -> NDArray[np.floating[Any]]:
 
 
 def _pattern(place: Patch, fate: Fate, line: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A line around a mask, cut into dashes of equal angles about its centre for the refused."""
+    """The line around a mask. For refused predictions, it is cut into dashes of equal angle about the mask's centre."""
     if fate != "refused" or not line.any():
         return line
     rows, columns = np.nonzero(line)

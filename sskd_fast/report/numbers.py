@@ -1,4 +1,4 @@
-"""Numbers of metrics.json as text, a dash for those that are not known."""
+"""Numbers of metrics.json as text, with a dash for unknown ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """True for a finite number (metrics of a running stage may be null or nan)."""
+    """True for a finite number (metrics of a running stage may be null or NaN)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def count_text(value: object) -> str:
-    """A count in three significant digits: 1059000 -> "1.06 M"; a dash where it is unknown."""
+    """A count in three significant digits: 1059000 -> "1.06 M"; a dash if it is unknown."""
     if not is_number(value):
         return "-"
     number = value
@@ -23,12 +23,12 @@ def count_text(value: object) -> str:
 
 
 def ap_text(value: object) -> str:
-    """An AP in percent with one decimal; a dash where it is unknown."""
+    """An AP in percent with one decimal; a dash if it is unknown."""
     return f"{value:.1f}" if is_number(value) else "-"
 
 
 def seconds_text(value: object) -> str:
-    """Seconds below ten minutes, else hours and minutes: 42 -> "42 s", 5400 -> "1 h 30 min"."""
+    """A duration in seconds if below ten minutes, else in hours and minutes: 42 -> "42 s", 5400 -> "1 h 30 min"."""
     if not is_number(value):
         return "-"
     seconds = value

@@ -1,4 +1,4 @@
-"""Pictures of instances on validation images, coloured so that one object keeps its colour and number in every column.
+"""Pictures of instances on validation images. An object keeps its colour and number in every column.
 
 Shape letters: n instances of the ground truth, m instances shown, H x W pixels of the image.
 """
@@ -40,9 +40,10 @@ SAME_OBJECT_IOU = 0.5
 
 @dataclass(frozen=True)
 class Shown:
-    """An instance of a picture. number: from 1, the ground-truth object that it covers at IoU >= 0.5, None for none.
+    """An instance in a picture.
 
-    score: None for ground truth.  right: whether its class is that of the object.
+    number: the ground-truth object that it covers at IoU >= 0.5, counted from 1; None if it covers none.
+    score: None for ground truth.  right: True if its class is that of the object.
     """
 
     mask: Mapping[str, Any]
@@ -59,7 +60,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Overlay:
-    """One picture: column is "ground_truth" or a row name; source a data URI; summary and alt say what it shows."""
+    """One picture. column: "ground_truth" or a row name; source: a data URI; summary, alt: its content in words."""
 
     column: str
     source: str
@@ -72,7 +73,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class OverlayRow:
-    """The pictures of one validation image; problem is why its pixels could not be read, or empty."""
+    """The pictures of one validation image; problem: the reason why it could not be read, or ""."""
 
     file_name: str
     overlays: list[Overlay]
@@ -89,13 +90,13 @@ def overlay_rows(
     limit: int = 6,
     minimum_score: float = 0.5,
 ) -> list[OverlayRow]:
-    """Ground truth and predictions drawn on images of `ground_truth`, one row an image.
+    """Ground truth and predictions drawn on images of `ground_truth`, one row for each image.
 
-    predictions: column name -> COCO results, of which scores under `minimum_score` are left out.
+    predictions: column name -> COCO results; scores under `minimum_score` are left out.
     titles: column name -> title for the alternative texts.
     image_ids: the images, in this order; if None, `limit` images spread evenly over all.
 
-    An image that cannot be read is drawn grey.  Raises ValueError for a mask that does not have the size of its image.
+    An image that cannot be read is drawn grey.  Raises ValueError if a mask does not have the size of its image.
     """
     names = {int(category["id"]): str(category["name"]) for category in ground_truth["categories"]}
     rows = []
@@ -151,7 +152,7 @@ def _ground_truth_shown(
 def results_shown(
     results: Sequence[Mapping[str, Any]], truth: Sequence[Shown], size: tuple[int, int], names: Mapping[int, str]
 ) -> list[Shown]:
-    """The results, highest score first, each with the free object that it overlaps most, if at IoU >= 0.5."""
+    """The results, highest score first, each matched to the unmatched object that it overlaps most, at IoU >= 0.5."""
     results = sorted(results, key=lambda result: -float(result["score"]))
     masks = [encode_segmentation(result["segmentation"], *size) for result in results]
     shown = []
@@ -176,7 +177,7 @@ def _summary(column: str, shown: Sequence[Shown], objects: int) -> str:
 
 
 def draw(picture: Image.Image, shown: Sequence[Shown]) -> Image.Image:
-    """The picture with filled masks, contours, and, if they are few, the numbers of the instances."""
+    """The picture with filled masks, contours and, if there are few instances, their numbers."""
     canvas = picture.copy()
     patches = [patch(instance.mask, picture.size) for instance in shown]
     for instance, place in zip(shown, patches, strict=True):

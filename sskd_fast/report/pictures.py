@@ -1,6 +1,6 @@
-"""Parts of pictures of instances: an enlarged image, masks at its scale, outlines, numbers, and a data URI.
+"""Building blocks of pictures of instances: the enlarged image, masks at its scale, outlines, numbers, the data URI.
 
-Shape letters: H x W pixels of an image, h x w of a mask cut to its surroundings at the picture's scale.
+Shape letters: H x W pixels of an image, h x w of a mask at the picture's scale, cropped to its surroundings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _QUALITY = 80
 
 @dataclass(frozen=True)
 class Patch:
-    """A mask at a picture's scale, cut to its surroundings. solid: (h, w) uint8 of 0 and 255; left, top: its corner."""
+    """A mask at a picture's scale, cropped. solid: (h, w) uint8, 0 or 255; left, top: the crop's corner in pixels."""
 
     solid: NDArray[np.uint8]
     left: int
@@ -53,10 +53,10 @@ class Patch:
 def enlarged(
     pixels: NDArray[np.uint8], short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE, kept: int = 0
 ) -> Image.Image:
-    """An image (H, W) or (H, W, 3) as RGB picture, dark ones lit.
+    """An image (H, W) or (H, W, 3) as an RGB picture; dark images are brightened.
 
-    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.  kept: an image
-    whose long side has up to so many pixels is not made smaller, a larger one no smaller than that.
+    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.
+    kept: the long side is never reduced below this many pixels.
     """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
@@ -68,14 +68,14 @@ def enlarged(
 
 
 def patch(mask: Mapping[str, Any], size: tuple[int, int]) -> Patch:
-    """A compressed RLE mask at the scale of a picture; size: (width, height) of the picture."""
+    """Bring a compressed RLE mask to the scale of a picture; size: (width, height) of the picture."""
     height, width = mask["size"]
     scale_x, scale_y = size[0] / width, size[1] / height
     left, top, box_width, box_height = rle.toBbox(mask)
     x0, y0 = max(0, int(left * scale_x) - 6), max(0, int(top * scale_y) - 6)
     x1 = min(size[0], int((left + box_width) * scale_x) + 6)
     y1 = min(size[1], int((top + box_height) * scale_y) + 6)
-    # Six pixels of the picture, two more that the bicubic filter looks at, and what rounding takes.
+    # Six pixels of the picture, two more for the support of the bicubic filter, and some for rounding.
     near, x, y = _surroundings(mask, math.ceil(9 / min(scale_x, scale_y)) + 3)
     source = (x0 / scale_x - x, y0 / scale_y - y, min(width, x1 / scale_x) - x, min(height, y1 / scale_y) - y)
     smooth = near.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=source)
@@ -83,7 +83,7 @@ def patch(mask: Mapping[str, Any], size: tuple[int, int]) -> Patch:
 
 
 def _surroundings(mask: Mapping[str, Any], margin: int) -> tuple[Image.Image, int, int]:
-    """The part of a mask that is less than `margin` pixels from its box, 0 and 255, and its first column and row."""
+    """The mask cropped to its box plus `margin` pixels, as 0 and 255, and the crop's first column and row."""
     solid, top, left = box_of_rle(mask)
     height, width = mask["size"]
     y, x = max(0, top - margin), max(0, left - margin)
@@ -94,7 +94,7 @@ def _surroundings(mask: Mapping[str, Any], margin: int) -> tuple[Image.Image, in
 
 
 def badge(canvas: Image.Image, place: Patch, text: str, color: Color) -> None:
-    """A number on the pixel of a mask nearest to the mask's centre; none on a mask that it would hide."""
+    """Write a number on the mask's pixel nearest to its centre, unless the number would hide the mask."""
     ys, xs = np.nonzero(place.solid)
     if len(xs) < SMALLEST_NUMBERED:
         return
@@ -107,7 +107,7 @@ def badge(canvas: Image.Image, place: Patch, text: str, color: Color) -> None:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """The picture as WebP in a data URI: a third of the size of a PNG of 256 colours."""
+    """The picture as WebP in a data URI: a third of the size of a PNG with 256 colours."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=_QUALITY)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -12,11 +12,12 @@ import yaml
 
 @dataclass(frozen=True)
 class RunFolder:
-    """metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
+    """The files of a run's folder.
 
+    metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
     predictions: row name -> COCO results.  statistics: teacher -> label statistics.  details: row name -> AP75, AP by
-    size, by class and by group of images; "gains" -> of one row over another with their intervals; "ceilings" -> AP of
-    perfect masks by stride.  configuration: its text.
+    size, by class and by group of images; "gains" -> differences between rows with their intervals; "ceilings" -> AP of
+    perfect masks by stride.  configuration: the text of config.yaml.
     """
 
     path: Path
@@ -30,12 +31,12 @@ class RunFolder:
 
     @property
     def images_dir(self) -> Path:
-        """The folder of the validation images; a relative one is relative to the run folder."""
+        """The folder of the validation images; a relative path is relative to the run folder."""
         return self.path / str((self.ground_truth or {}).get("images_dir", ""))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the run, empty if config.yaml is missing; ValueError if it is not a mapping of settings."""
+        """The settings of the run, empty if config.yaml is missing. Raises ValueError if it is not a mapping."""
         file = self.path / "config.yaml"
         try:
             tree = yaml.safe_load(self.configuration) or {}
@@ -47,27 +48,27 @@ class RunFolder:
         return tree
 
     def teacher_predictions(self, teacher: str) -> list[dict[str, Any]]:
-        """All predictions of a teacher on the unlabelled images, from cache/; empty if they are not kept."""
+        """All predictions of a teacher on the unlabelled images, from cache/; empty if the file is missing."""
         return list((_read_json(cache_path(self.path, teacher, "unlabeled"), dict) or {}).get("results", []))
 
     def teacher_labels(self, teacher: str) -> list[dict[str, Any]]:
-        """The predictions of a teacher that became labels or, with "iscrowd": 1, unsure regions; empty if not kept."""
+        """A teacher's labels and, with "iscrowd": 1, its unsure regions; empty if the file is missing."""
         content = _read_json(self.path / "pseudo_labels" / f"{teacher}.json", (dict, list)) or []
-        # Earlier versions wrote the bare list.
+        # Earlier versions wrote a bare list.
         return list(content["annotations"] if isinstance(content, dict) else content)
 
 
 def cache_path(folder: Path, model: str, images: str) -> Path:
-    """The file of all predictions of a teacher or fold model on the "labeled" or the "unlabeled" images of a run."""
+    """The file with all predictions of a teacher or fold model; images: "labeled" or "unlabeled"."""
     return folder / "cache" / images / f"{model}.json"
 
 
 def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
-    """Read what is there; a torn last line of the log is left out.
+    """Read the files that exist; a torn last line of the log is left out.
 
-    predictions: read those on the validation images too, the largest part of a folder.
+    predictions: also read the predictions on the validation images, the largest part of a folder.
 
-    Raises ValueError, naming the file, for a path that is no folder or JSON that cannot be read.
+    Raises ValueError, naming the file, if the path is not a folder or a JSON file cannot be read.
     """
     if not path.is_dir():
         raise ValueError(f"{path}: expected the folder of a run")
@@ -87,12 +88,12 @@ def read_run(path: Path, *, predictions: bool = True) -> RunFolder:
 
 
 def read_figures(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """metrics.json and details.json of a run's folder, empty where they are missing; ValueError as of `read_run`."""
+    """metrics.json and details.json of a run's folder, empty if missing; raises ValueError like `read_run`."""
     return _read_json(path / "metrics.json", dict) or {"rows": []}, _read_json(path / "details.json", dict) or {}
 
 
 def _read_json(path: Path, kind: type | tuple[type, ...]) -> Any:
-    """The content of a JSON file, None if it does not exist; ValueError for another kind of content than `kind`."""
+    """The content of a JSON file, None if it does not exist. Raises ValueError unless the content is of type `kind`."""
     if not path.exists():
         return None
     cure = "remove it and run the stage that writes it again"

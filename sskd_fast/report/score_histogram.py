@@ -1,4 +1,4 @@
-"""A histogram of the scores of a class as inline SVG, with the threshold from which predictions become labels."""
+"""Histogram of the scores of a class as inline SVG, with the threshold above which predictions become labels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LEFT, RIGHT, TOP, BOTTOM = 34, 10, 18, 20
 
 
 def histogram_chart(histogram: ScoreHistogram) -> str:
-    """The histogram as an <svg>: all predictions, over them the kept and unsure, over these the kept.
+    """The histogram as an <svg>: all predictions behind, kept and unsure ones before them, kept ones in front.
 
-    The height of a bar is logarithmic in its count, since the refused outnumber the labels.
+    Bar heights are logarithmic, since the refused outnumber the labels.
     """
     most = max(histogram.all)
     x = _across(histogram.threshold)
@@ -55,7 +55,7 @@ def _bars(style: str, counts: Sequence[int], most: int) -> str:
 
 
 def _marks(most: int) -> list[str]:
-    """Ticks: powers of ten up the left side, 0, 0.5 and 1 below."""
+    """The ticks: powers of ten up the left side; 0, 0.5 and 1 below."""
     powers = [10**n for n in range(math.floor(math.log10(most)) + 1)]
     left = [
         f'<text x="{LEFT - 5}" y="{HEIGHT - BOTTOM - _height(p, most) + 4:.1f}" text-anchor="end">{p}</text>'

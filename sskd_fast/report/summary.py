@@ -1,4 +1,4 @@
-"""Several seeds of one run summed up: mean, spread and every seed's figures, and gains over seeds and images."""
+"""Summary of several seeds of one run: mean, spread and every seed's figures, and gains over seeds and images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sskd_fast.report.summary_pages import markdown, page
 from sskd_fast.report.table import measured_rows, row_title
 from sskd_fast.report.verdict import TEACHERS
 
-# Figures of rows that get a mean and a spread.
+# Figures of a row that get a mean and a spread.
 FIGURES = (
     "ap", "ap50", "seconds", "cpu_seconds", "label_seconds", "steps", "labeled_seen", "unlabeled_seen",
 )  # fmt: skip
@@ -28,22 +28,22 @@ FACTS = ("dataset", "labeled_images", "unlabeled_images", "val_images", "true_la
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
-    """The run folder of a seed below the folder of several."""
+    """The run folder of one seed, below the folder that holds all seeds."""
     return folder / f"seed-{seed}"
 
 
 def write_summary(folder: Path, seeds: Sequence[int] | None = None) -> dict[str, Any]:
-    """Writes summary.json, summary.md and summary.html of the seeds' run folders, and returns the first's content.
+    """Writes summary.json, summary.md and summary.html from the seeds' run folders; returns the first's content.
 
-    seeds: those of summary.json if None.  Raises ValueError, naming the file, if one cannot be read, or a seed has no
-    measured model.
+    seeds: if None, the seeds in summary.json.  Raises ValueError, naming the file, if a file cannot be read or a seed
+    has no measured model.
     """
     if seeds is None:
         seeds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["seeds"]
     runs = {seed: read_run(seed_folder(folder, seed)) for seed in seeds}
     for run in runs.values():
         if not measured_rows(run.metrics):
-            raise ValueError(f"{run.path / 'metrics.json'}: no measured model; go on with --seeds and --resume")
+            raise ValueError(f"{run.path / 'metrics.json'}: no measured model; resume with --seeds and --resume")
     summary: dict[str, Any] = finite(summarize(runs))
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", markdown(summary))
@@ -52,12 +52,12 @@ def write_summary(folder: Path, seeds: Sequence[int] | None = None) -> dict[str,
 
 
 def summarize(runs: Mapping[int, RunFolder]) -> dict[str, Any]:
-    """The content of summary.json; runs: by seed.
+    """The content of summary.json; runs: seed -> its folder.
 
     "rows": for each measured row "name", "title", "params" and FIGURES, each {"mean", "sd", "by_seed"}; sd is the
-    sample's, null for one seed.  "gains": for each pair that all seeds have, "model", "against", "stride" (null: masks
-    as they are) and the fields of `SeedGain`.  "same_images": the seeds share their validation images.
-    "notes": reasons to doubt the figures.
+    sample standard deviation, null for one seed.  "gains": for each pair that all seeds have, "model", "against",
+    "stride" (null: masks as predicted) and the fields of `SeedGain`.  "same_images": true if the seeds share their
+    validation images.  "notes": reasons to doubt the figures.
     """
     compared = compared_runs(list(runs.values()))
     same_images = len({validation_digest(run) for run in compared}) == 1
@@ -92,15 +92,17 @@ def _row(name: str, rows: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict
 
 
 def spread(by_seed: Sequence[Any]) -> dict[str, Any]:
-    """Mean and standard deviation (of a sample, n - 1) of the known values; None if they are too few."""
+    """Mean and sample standard deviation (n - 1) of the known values; None if there are too few."""
     known = [float(value) for value in by_seed if is_number(value)]
     mean, sd = statistics.mean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
     return {"mean": mean, "sd": sd, "by_seed": list(by_seed)}
 
 
 def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The comparisons of a summary, of the rows that all seeds have: the final student against both supervised ones,
-    its teacher, the zero-shot teacher and itself before refinement."""
+    """The pairs of rows to compare, among the rows that all seeds have.
+
+    The final student meets both supervised students, its teacher, the zero-shot teacher and itself before refinement.
+    """
     student = next((name for name in FINAL_STUDENTS if name in names), None)
     teacher = next((name for name in TEACHERS if name in names), None)
     others = dict.fromkeys([*reversed(BASELINES), teacher, "zero_shot_teacher", *FINAL_STUDENTS])
@@ -126,7 +128,7 @@ def _gains(runs: Mapping[int, RunFolder], same_images: bool) -> list[dict[str, A
 
 
 def _row_stride(runs: Mapping[int, RunFolder], name: str) -> float | None:
-    """The stride of a row's masks; None if it is not known, or differs between seeds."""
+    """The stride of a row's masks; None if it is unknown or differs between seeds."""
     strides = {measured_rows(run.metrics)[name].get("stride") for run in runs.values()}
     return strides.pop() if len(strides) == 1 else None
 

@@ -1,4 +1,4 @@
-"""The summary of several seeds in words, as Markdown and as a page; its content is described in summary.py."""
+"""The summary of several seeds in words, as Markdown and as a page; summary.py describes its content."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Summary = Mapping[str, Any]
 
 
 def summary_words(summary: Summary) -> str:
-    """The final student's AP and its gains over the seeds, and which of them are shown."""
+    """The final student's AP and its gains over the seeds, in words, with a note on gains that are not shown."""
     student = next((gain["model"] for gain in summary["gains"]), None)
     if student is None:
-        return "No gains yet: they need a student and a model to compare it with, measured with every seed."
+        return "No gains yet: every seed needs a measured student and a measured model to compare it with."
     row = next(row for row in summary["rows"] if row["name"] == student)
     count = len(summary["seeds"])
     gains = [f"{_gain_text(gain)} against {_against(gain)}" for gain in summary["gains"]]
@@ -33,7 +33,7 @@ def summary_words(summary: Summary) -> str:
 
 
 def interval_words(summary: Summary) -> str:
-    """A sentence on what the intervals are over."""
+    """A sentence that says what the intervals are taken over."""
     images = "the same images for all seeds" if summary["same_images"] else "each seed's own images"
     return (
         f"Intervals are of 95 % over seeds and validation images ({images}), by a bootstrap that draws seeds and, for "
@@ -76,7 +76,7 @@ def _spread_text(figure: Mapping[str, Any]) -> str:
 
 
 def row_columns(summary: Summary) -> dict[str, list[str]]:
-    """Title -> a cell for each row: mean and spread, every seed's AP, and the mean cost."""
+    """Column title -> one cell for each row: mean and spread, every seed's AP, and the mean cost."""
     rows = summary["rows"]
     columns = {"model": [row["title"] for row in rows]}
     columns["AP"] = [_spread_text(row["ap"]) for row in rows]
@@ -95,7 +95,7 @@ def row_columns(summary: Summary) -> dict[str, list[str]]:
 
 
 def gain_columns(summary: Summary) -> dict[str, list[str]]:
-    """Title -> a cell for each gain: mean, spread, both intervals and every seed's."""
+    """Column title -> one cell for each gain: mean, spread, both intervals and every seed's gain."""
     gains = summary["gains"]
     columns = {
         "difference": [f"{words_of(gain['model'])} - {_against(gain).removeprefix('the ')}" for gain in gains],
@@ -162,7 +162,7 @@ def page(summary: Summary) -> str:
 
 
 def _html_table(columns: Mapping[str, Sequence[str]], kinds: Sequence[str]) -> str:
-    """A table; kinds: of the models of its lines, for their colour, or none."""
+    """A table as HTML; kinds: the kind of each line's model, for its colour, or empty."""
     head = "".join(f'<th scope="col">{escape(title[0].upper() + title[1:])}</th>' for title in columns)
     body = ""
     for number, (name, *cells) in enumerate(zip(*columns.values(), strict=True)):

@@ -1,11 +1,11 @@
-"""The rows of metrics.json: their titles, what their models were trained on, what that cost, and a table in plain text.
+"""The rows of metrics.json: titles, training images and cost of each model, and a table in plain text.
 
 metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections", "zoom",
-"measured_with", "rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with as many rows as are measured so far.
-A row may have "stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, figures of the data
-set's own evaluation (OFFICIAL), and "measured_with", a key of the ground truth and settings of its figures; at the top
-it is that of the row measured last.  Runs of earlier versions may lack all of these, and zoom.
-"true_labels" is there, and true, if hidden true labels stood in for a teacher's.
+"measured_with", "rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with the rows measured so far.
+A row may also have "stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, and figures of the
+data set's own evaluation (OFFICIAL).  "measured_with" of a row is a key of the ground truth and settings behind its
+figures; at the top level, it is the key of the row measured last.  Runs of earlier versions may lack these and "zoom".
+"true_labels" is true if hidden true labels stood in for a teacher's; else it is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sskd_fast.report.numbers import ap_text, count_text, is_number, seconds_tex
 Metrics = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-# Keys of figures by the evaluations of data sets themselves, and their titles.
+# Key -> title of the figures that the data sets' own evaluations give.
 OFFICIAL = {f"{judge}_{key}": title for judge, titles in OFFICIAL_TITLES.items() for key, title in titles.items()}
 RECIPES = {
     BASELINE: "the best supervised student, with its own steps and augmentation",
@@ -30,13 +30,13 @@ RECIPES = {
 
 
 def measured_rows(metrics: Metrics) -> dict[str, Row]:
-    """The rows with a finite AP that compare, by name, in the order of the method; rows of other names come last."""
+    """Name -> row, for the rows with a finite AP that compare; in the order of the method, unknown names last."""
     rows = {name: row for name, row in _rows_with_ap(metrics).items() if _compares(row, metrics)}
     return {name: rows[name] for name in [*ROW_ORDER, *rows] if name in rows}
 
 
 def outdated_rows(metrics: Metrics) -> list[str]:
-    """The names of rows that were measured on other labels or with other settings than the row measured last."""
+    """The names of the rows measured on other labels, or with other settings, than the row measured last."""
     return [name for name, row in _rows_with_ap(metrics).items() if not _compares(row, metrics)]
 
 
@@ -45,18 +45,18 @@ def _rows_with_ap(metrics: Metrics) -> dict[str, Row]:
 
 
 def _compares(row: Row, metrics: Metrics) -> bool:
-    """True if the figures of a row and of the one measured last are on the same ground truth, by the same settings."""
+    """True if a row was measured on the same ground truth and with the same settings as the row measured last."""
     return row.get("measured_with") == metrics.get("measured_with", row.get("measured_with"))
 
 
 def parameter_ratio(teacher: Row, student: Row) -> float | None:
-    """The teacher's parameters over the student's; None if they are not known."""
+    """The teacher's parameters divided by the student's; None if one is unknown."""
     large, small = teacher.get("params"), student.get("params")
     return large / small if is_number(large) and is_number(small) and small > 0 else None
 
 
 def final_student(rows: Mapping[str, Row]) -> str | None:
-    """The last stage of the student that is measured; None before any."""
+    """The last measured stage of the student; None if none is measured yet."""
     return next((name for name in FINAL_STUDENTS if name in rows), None)
 
 
@@ -92,12 +92,12 @@ def images_of(row: str, metrics: Metrics) -> str:
 
 
 def recipe_of(row: str, figures: Row) -> str:
-    """The way a row's model was made, in a phrase; "" if its images say it all, or its run is of an earlier version."""
+    """A phrase on how a row's model was made; "" if its images say it all, or for runs of earlier versions."""
     return RECIPES.get(row, "") if row in FINAL_STUDENTS or "steps" in figures else ""
 
 
 def images_seen(row: Row) -> str:
-    """The images in the batches of a row's training: "13 k", or labelled and unlabelled ones: "7.2 k + 14.4 k"."""
+    """The images in the batches of a row's training: "13 k", or labelled + unlabelled, "7.2 k + 14.4 k"."""
     labeled, unlabeled = row.get("labeled_seen"), row.get("unlabeled_seen")
     if not is_number(labeled):
         return "-"
@@ -105,7 +105,7 @@ def images_seen(row: Row) -> str:
 
 
 def cost_columns(rows: Mapping[str, Row]) -> dict[str, list[str]]:
-    """Title -> a cell for each row: parameters, training time, and the other costs of training if they are known."""
+    """Column title -> one cell for each row: parameters, training time, and the other training costs if known."""
     cells = {
         "parameters": [count_text(row.get("params")) for row in rows.values()],
         "training": [seconds_text(row.get("seconds")) for row in rows.values()],
@@ -121,7 +121,7 @@ def cost_columns(rows: Mapping[str, Row]) -> dict[str, list[str]]:
 
 
 def table_text(metrics: Metrics) -> str:
-    """The table of the measured models for a terminal, one line each under a header."""
+    """The table of the measured models for a terminal: a header, then one line for each model."""
     rows = measured_rows(metrics)
     columns = {"model": [row_title(name, row) for name, row in rows.items()]}
     columns |= {title: [ap_text(row.get(key)) for row in rows.values()] for key, title in figure_columns(rows).items()}
@@ -129,7 +129,7 @@ def table_text(metrics: Metrics) -> str:
 
 
 def plain_table(columns: Mapping[str, list[str]]) -> str:
-    """Columns with their titles, the first flush left, the others flush right."""
+    """Columns under their titles; the first is flush left, the others flush right."""
     widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
     lines = [list(columns), *zip(*columns.values(), strict=True)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""The unlabelled images of a run, found again from its folder and its settings."""
+"""The unlabelled images of a run, located from its folder and its settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def unlabeled_images(run: Path, data: Mapping[str, Any]) -> ImageCollection:
 
     run: the run folder.  data: the section "data" of its settings, which says where images come from.
 
-    Raises DataError if they are not there any more, or are others than the run has read.
+    Raises DataError if images are missing, or are not the ones that the run read.
     """
     stretch, format = bool(data.get("stretch", False)), str(data.get("format", "coco"))
     source: ImageCollection

@@ -1,4 +1,4 @@
-"""The verdict in words: a student against both supervised ones and its teacher, and no more than the figures show."""
+"""The verdict in words: the student against both supervised students and its teacher, claiming only what is shown."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sskd_fast.report.table import (
     recipe_of,
 )
 
-# What one more seed may change at the scale of the embedded data set; larger sets vary less.
+# Seed noise in AP at the scale of the embedded data set; larger sets vary less.
 CHANCE_AP = 1.5
-# On fewer images than these, what other images would give cannot be told from them.
+# With fewer validation images than this, a finding says nothing about other images.
 FEW_IMAGES = 10
-# The rows a student's teacher may have, the one that says best how good its labels are first.
+# The rows of a student's teacher; the row that best reflects the quality of its labels comes first.
 TEACHERS = (
     "adapted_teacher_views", "adapted_teacher", "supervised_teacher_views", "supervised_teacher", "zero_shot_teacher",
 )  # fmt: skip
@@ -33,8 +33,10 @@ Tone = Literal["better", "even", "worse", "open"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """tone: better or worse than both supervised students, even if neither is shown; open while that is not known, or
-    cannot be."""
+    """A headline and its reasons.
+
+    tone: "better" or "worse" than both supervised students; "even" if neither is shown; "open" if that is unknown.
+    """
 
     tone: Tone
     headline: str
@@ -43,7 +45,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Difference:
-    """The AP of a row less that of another; low, high: of its 95 % interval over validation images, None if unknown."""
+    """The AP of one row minus that of another. low, high: its 95 % interval over validation images, None if unknown."""
 
     ap: float
     low: float | None = None
@@ -51,7 +53,7 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """True if the interval is known and does not hold 0."""
+        """True if the interval is known and excludes 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
     @property
@@ -65,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures that the verdict is made of: metrics.json, details.json, and the measured rows."""
+    """The figures behind the verdict: metrics.json, details.json, and the measured rows."""
 
     metrics: Metrics
     details: Mapping[str, Any]
@@ -73,23 +75,23 @@ class Figures:
 
     @property
     def few(self) -> bool:
-        """True on too few validation images for any finding."""
+        """True if there are too few validation images for any finding."""
         return is_number(self.metrics.get("val_images")) and self.metrics["val_images"] < FEW_IMAGES
 
     @property
     def teacher(self) -> str | None:
-        """The row of the teacher that students are compared with: as it labels, if that is measured."""
+        """The teacher's row to compare students with: as it labels, if that has been measured."""
         return next((name for name in TEACHERS if name in self.rows), None)
 
     def difference(self, model: str, against: str) -> Difference:
-        """The difference of two rows as they are measured, with its interval if details.json has it."""
+        """The difference of two rows as measured, with its interval if details.json has it."""
         found = self.entry(model, against, reduced=False)
         if found is None:
             return Difference(self.rows[model]["ap"] - self.rows[against]["ap"])
         return difference_of(found, self.few)
 
     def entry(self, model: str, against: str, *, reduced: bool) -> Mapping[str, Any] | None:
-        """The entry of "gains" for two rows; reduced: that at equal mask stride, where strides differ."""
+        """The entry of "gains" for two rows; reduced: the entry at equal mask stride, if strides differ."""
         for gain in self.details.get("gains", []):
             if (gain["model"], gain["against"], gain["stride"] is not None) == (model, against, reduced):
                 return gain if is_number(gain["ap"]) else None
@@ -97,23 +99,23 @@ class Figures:
 
 
 def difference_of(gain: Mapping[str, Any], few: bool = False) -> Difference:
-    """The difference that an entry of "gains" holds; few: on too few images for an interval."""
+    """The difference that an entry of "gains" holds; few: True if there are too few images for an interval."""
     low, high = gain["low"], gain["high"]
     known = is_number(low) and is_number(high) and not few
     return Difference(gain["ap"], low if known else None, high if known else None)
 
 
 def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdict:
-    """The final student against both supervised students and against its teacher.
+    """Compare the final student with both supervised students and with its teacher.
 
-    details: the content of details.json, whose "gains" say how far the validation images tell.
+    details: the content of details.json, whose "gains" hold the intervals over validation images.
     """
     figures = Figures(metrics, details or {}, measured_rows(metrics))
     student = final_student(figures.rows)
     baselines = [name for name in reversed(BASELINES) if name in figures.rows]
     if student is None or not baselines:
         return _open_verdict(figures)
-    # The better of both is the one to beat.
+    # The better of the two supervised students is the one to beat.
     rival = max(baselines, key=lambda name: float(figures.rows[name]["ap"]))
     gain = figures.difference(student, rival)
     tone, finding = _finding(gain, figures.few)
@@ -132,7 +134,7 @@ def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdi
 
 
 def _finding(gain: Difference, few: bool) -> tuple[Tone, str]:
-    """Tone and first words for a difference in AP; few: too few images for any finding."""
+    """Tone and first words for a difference in AP; few: True if there are too few images for any finding."""
     if few:
         return "open", "Too few validation images for a verdict"
     if gain.low is not None and not gain.shown:
@@ -143,7 +145,7 @@ def _finding(gain: Difference, few: bool) -> tuple[Tone, str]:
 
 
 def _training_sentence(figures: Figures, student: str) -> str:
-    """The images that each compared model was trained on, those of the same images together."""
+    """A sentence on the training images of each compared model; models with the same images come together."""
     groups: dict[str, list[str]] = {}
     for name in (student, *BASELINES[::-1], figures.teacher):
         stage = None if name is None else stage_of(name)
@@ -172,7 +174,7 @@ def _described(figures: Figures, name: str) -> str:
 
 
 def _equal_stride_sentence(figures: Figures, student: str) -> str:
-    """Student and teacher at the coarser stride of both, where their masks have different ones."""
+    """A sentence on student and teacher at the coarser of their strides; "" if they have the same stride."""
     teacher = figures.teacher
     found = None if teacher is None else figures.entry(student, teacher, reduced=True)
     if teacher is None or found is None:
@@ -199,7 +201,7 @@ def _size_sentence(figures: Figures, student: str) -> str:
 
 
 def _stage_sentences(figures: Figures) -> list[str]:
-    """Changes that adapting the teacher and refining the student made."""
+    """Sentences on the changes from adapting the teacher and from refining the student."""
     refined, distilled = FINAL_STUDENTS
     return [
         f"{words}: {figures.difference(after, before).text} against the {words_of(before)}."
@@ -212,7 +214,7 @@ def _stage_sentences(figures: Figures) -> list[str]:
 
 
 def _cost_sentence(figures: Figures, student: str, rival: str) -> str:
-    """The cost of the student's whole chain against the supervised student; "" if a part of it is not known."""
+    """The cost of the student's whole chain against the supervised student; "" if a part of it is unknown."""
     chain = [figures.rows[name] for name in ROW_ORDER if name in chain_of(STAGE[student]) and name in figures.rows]
     if not all(is_number(row.get("steps")) for row in (*chain, figures.rows[rival])):
         return ""
@@ -232,20 +234,20 @@ def _cost_text(rows: Sequence[Row]) -> str:
 
 
 def _outdated_sentence(metrics: Metrics) -> str:
-    """The rows that are left out of verdict and tables since their figures do not compare with the others."""
+    """A sentence on the rows left out of verdict and tables, since their figures do not compare with the others."""
     names = [words_of(name) for name in outdated_rows(metrics)]
     if not names:
         return ""
     return (
         f"Left out, since measured on other labels or with other settings: {', '.join(names)}; --stage evaluate "
-        "measures all models anew."
+        "measures all models again."
     )
 
 
 def verdict_words(metrics: Metrics, details: Mapping[str, Any] | None = None) -> str:
     """The verdict as one paragraph.
 
-    metrics, details: as of `verdict`; rows may be missing, and the words then say which.
+    metrics, details: as for `verdict`; rows may be missing, and the paragraph then names them.
     """
     result = verdict(metrics, details)
     return " ".join([result.headline, *result.sentences])

@@ -1,4 +1,4 @@
-"""`python -m sskd_fast.run --stage all`: adapt the teacher, distil it into the student, refine that, compare."""
+"""`python -m sskd_fast.run --stage all`: adapt the teacher, distil it into the student, refine the student, compare."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sskd_fast.typed_settings import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, or 2 with a message for settings or data that do not fit."""
+    """Runs the command line. Returns the exit status: 0, or 2 after a message about bad settings or data."""
     arguments = parser().parse_intermixed_args(argv)
     if _env.rank() > 0:
         return follow(arguments)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def lead(arguments: argparse.Namespace) -> None:
-    """The command, by this process and those that follow it, if a launcher has started any."""
+    """Runs the command in this process and, if a launcher started several, in those that follow it."""
     if _env.world_size() > 1:
         ranks.meet(cuda=device_of(resolve(arguments)).type == "cuda")
     if arguments.seeds is None:
@@ -52,7 +52,7 @@ def lead(arguments: argparse.Namespace) -> None:
 
 
 def follow(arguments: argparse.Namespace) -> int:
-    """Takes part in the command of the first process, which says what is wrong with the arguments."""
+    """Takes part in the command of the first process, which reports errors in the arguments."""
     try:
         cuda = device_of(resolve(arguments)).type == "cuda"
     except (ConfigError, OSError):
@@ -66,9 +66,9 @@ def follow(arguments: argparse.Namespace) -> int:
 
 
 def run_once(arguments: argparse.Namespace) -> None:
-    """One run, or what it costs."""
+    """Runs once, or shows the costs of the run."""
     if arguments.json and not arguments.dry_run:
-        raise ConfigError("--json FILE says where --dry-run writes its costs: add --dry-run, or leave it out")
+        raise ConfigError("--json FILE is the file for the costs of --dry-run: add --dry-run, or leave it out")
     config = resolve(arguments)
     if arguments.dry_run:
         show_costs(config, arguments.json)
@@ -78,9 +78,9 @@ def run_once(arguments: argparse.Namespace) -> None:
 
 
 def run_seeds(arguments: argparse.Namespace) -> None:
-    """A run for each seed and, after each, the summary of those so far.  With resume, finished seeds are kept.
+    """Runs each seed and, after each, writes the summary so far.  With resume, finished seeds are kept.
 
-    What the run of a seed raises has the seed as a note.
+    An error in the run of a seed gets the seed as a note.
     """
     seeds: list[int] = arguments.seeds
     summary: dict[str, Any] = {}
@@ -100,14 +100,14 @@ def run_seeds(arguments: argparse.Namespace) -> None:
 
 
 def folder_of_seeds(arguments: argparse.Namespace) -> Path:
-    """The folder of the seeds' run folders.  Raises ConfigError for arguments that do not go with --seeds."""
+    """The folder of the seeds' run folders.  Raises ConfigError for arguments that conflict with --seeds."""
     folder = run_folder(resolve(arguments))
     check_seeds(arguments, folder)
     return folder
 
 
 def show_costs(config: Config, path: Path | None) -> None:
-    """Prints what the run's models and steps cost, and writes it to a JSON file if one is wanted."""
+    """Prints the costs of the run's models and steps, and writes them to a JSON file if a path is given."""
     height, width = config.views.sides
     costs = dry_run(config, (height or SIZE, width or SIZE))
     print(cost_text(costs))

@@ -1,4 +1,4 @@
-"""The supervised student at its best: its steps and views by cross-validation on the labelled images alone."""
+"""The best supervised student: its steps and views, chosen by cross-validation on the labelled images alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sskd_fast.run.training import Run, Training, state_key, train_model, traini
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """Steps and strength of views that the supervised student may be trained with."""
+    """A candidate for the supervised student: number of steps and strength of the views."""
 
     steps: int
     strength: float
@@ -33,11 +33,10 @@ class Candidate:
 
 
 def best_supervised(run: Run, training: Training, title: str) -> Training:
-    """The training itself, or with `baseline.folds` that of the candidate which is best in cross-validation.
+    """The training itself or, with `baseline.folds`, the training of the best candidate in cross-validation.
 
-    Every candidate is a training with a whole schedule of its own: a longer one that is cut short has not come down to
-    its lowest learning rate, and would be judged below what its steps can give.  Validation images take no part.  The
-    choice and its table go to baseline.json.
+    Every candidate has its own full schedule: a longer training cut short has not reached its lowest learning rate, so
+    it would be underrated.  Validation images are not used.  The choice and its table go to baseline.json.
     """
     models, config = run.models, run.models.config.baseline
     if not config.folds:
@@ -57,14 +56,14 @@ def best_supervised(run: Run, training: Training, title: str) -> Training:
 
 
 def best_of(table: Mapping[Candidate, float]) -> Candidate:
-    """The candidate of the highest AP; of equals, that of the fewest steps."""
+    """The candidate with the highest AP; the fewest steps break a tie."""
     return max(sorted(table), key=lambda candidate: table[candidate])
 
 
 def cross_validated(run: Run, training: Training, folds: Sequence[Sequence[int]], title: str) -> dict[Candidate, float]:
-    """The AP of every candidate on the folds that it has not seen, their mean.
+    """Candidate -> its mean AP on the held-out folds.
 
-    The AP of each fold is kept in cache/baseline.jsonl; with resume, those that are there are not measured again.
+    cache/baseline.jsonl keeps the AP of each fold; with resume, these are not measured again.
     """
     models, config, limit = run.models, run.models.config.baseline, run.models.config.train.max_steps
     steps = sorted({min(number, limit) if limit else number for number in config.steps})
@@ -84,7 +83,7 @@ def _fold_ap(
     run: Run, candidate: Candidate, training: Training, folds: Sequence[Sequence[int]], number: int, title: str,
     journal: Journal,
 ) -> float:  # fmt: skip
-    """The AP of a candidate on a fold, read from the journal or measured and written there."""
+    """The AP of a candidate on a fold: read from the journal, or measured and written there."""
     key: dict[str, Any] = {"steps": candidate.steps, "strength": candidate.strength, "fold": number + 1}
     for record in journal.records:
         if key.items() <= record.items():

@@ -1,4 +1,4 @@
-"""The basis of figures: the settings and the content of the files that a stage depends on, and what differs in two."""
+"""The basis of figures: settings and file contents that a stage depends on, and the differences of two bases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from sskd_fast.method import BASELINE, FINAL_STUDENTS, FITTED, STAGE, chain_of
 from sskd_fast.settings import Config
 
-# Settings that change no figure: where things are, how fast they go, what is written on the way.
+# Settings that change no figure: paths, speed, and logging.
 IDLE = {
     "": ("output", "device", "origins"),
     "data": ("workers", "cache_mb", "max_pixels", "decoded"),
@@ -46,7 +46,7 @@ def settings_that_matter(config: Config, stages: Collection[str]) -> dict[str, A
 
 
 def lineage(stage: str, teacher: str) -> set[str]:
-    """The names of a stage and of all that its model builds on; teacher: that labels for the student, or "none"."""
+    """A stage and all stages that its model builds on, by name; teacher: the student's labeller, or "none"."""
     names = chain_of(STAGE[stage])
     if DISTILLED not in names:
         return names
@@ -55,43 +55,43 @@ def lineage(stage: str, teacher: str) -> set[str]:
 
 
 def foundations(config: Config, stage: str) -> set[str]:
-    """The names of a stage and of all that it builds on in a run with these settings."""
+    """A stage and all stages that it builds on in a run with these settings, by name."""
     names = lineage(stage, "none" if config.pseudo_labels.truth else config.pseudo_labels.teacher)
     return names if config.teacher.warm_start else names - {FITTED}
 
 
 @dataclass(frozen=True)
 class Basis:
-    """settings: by dotted name.  files: by what they are, a hash of their content."""
+    """All that figures depend on.  settings: dotted name -> value.  files: description -> hash of the content."""
 
     settings: Mapping[str, Any]
     files: Mapping[str, str]
 
     @property
     def key(self) -> str:
-        """A hash of all of it, 16 hex digits."""
+        """A hash of settings and files, 16 hex digits."""
         content = json.dumps([self.settings, self.files], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def changes(self, new: Basis) -> list[str]:
-        """The differences of a new basis, in words: "train.lr 0.001 -> 0.01", "the labels (a.json) have changed"."""
+        """The differences to a new basis, in words: "train.lr 0.001 -> 0.01", "the labels (a.json) have changed"."""
         files = [name for name in {**self.files, **new.files} if self.files.get(name) != new.files.get(name)]
         return setting_changes(self.settings, new.settings) + [f"the {name} have changed" for name in files]
 
     def without(self, section: str) -> Basis:
-        """The same without a section of the settings."""
+        """This basis without a section of the settings."""
         kept = {name: value for name, value in self.settings.items() if not name.startswith(f"{section}.")}
         return dataclasses.replace(self, settings=kept)
 
 
 def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The settings by dotted name that differ, each as "train.lr 0.001 -> 0.01"."""
+    """The settings that differ, each as "train.lr 0.001 -> 0.01"."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return [f"{name} {json.dumps(old.get(name))} -> {json.dumps(new.get(name))}" for name in names]
 
 
 def dotted(tree: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of nested sections by dotted name, as JSON holds them."""
+    """(dotted name, value as in JSON) for each setting of nested sections."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from dotted(value, f"{place}{name}.")

@@ -1,4 +1,4 @@
-"""Checks of a run before it starts: settings, device, operators, and the folder it goes to."""
+"""Checks of a run before it starts: settings, device, operators, and the run folder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ T = TypeVar("T")
 
 
 def run_folder(config: Config) -> Path:
-    """The folder of the run's files."""
+    """The run folder."""
     return Path(config.output or f"runs/{config.data.name}")
 
 
 def check_kept(config: Config, kept: Path) -> None:
-    """Refuses to go on with a run that was begun with another seed or other data, by its config.yaml.
-
-    Raises ConfigError.
-    """
+    """Raises ConfigError if the kept run was started with another seed or other data, by its config.yaml."""
     trees = [without_idle(settings) for settings in (load_config([kept]), config)]
     changes = setting_changes(*(dict(dotted({key: tree[key] for key in ("seed", "data")})) for tree in trees))
     if changes:
@@ -64,10 +61,10 @@ def prepare_operators(config: Config, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def owned_folder(folder: Path, fresh: bool, prepare: Callable[[], T]) -> Iterator[T]:
-    """Holds the run folder for this process, and gives what `prepare` returns.  fresh: an earlier run is moved aside.
+    """Locks the run folder for this process, and yields the result of `prepare`.  fresh: move an earlier run aside.
 
-    If the preparation fails, the earlier run is moved back, and a folder that was made for it is removed.
-    Raises FolderInUse before anything is moved if another process has the folder.
+    If `prepare` fails, the earlier run is moved back, and a folder created here is removed.
+    Raises FolderInUse, before anything is moved, if another process has the folder.
     """
     with contextlib.ExitStack() as held:
         lock = held.enter_context(FolderLock(folder))
@@ -88,7 +85,7 @@ def owned_folder(folder: Path, fresh: bool, prepare: Callable[[], T]) -> Iterato
 
 
 def keep_aside(lock: FolderLock) -> Path | None:
-    """Moves the folder of an earlier run, still held, out of the way; returns its new place, None if there is none."""
+    """Moves the locked folder of an earlier run aside; returns its new path, or None if there was no run."""
     folder = lock.folder
     if not (folder / "config.yaml").exists() and not (folder / "splits").exists():
         return None

@@ -1,4 +1,4 @@
-"""The command line of a run, and the configuration that it stands for."""
+"""The command line of a run, and the configuration that it gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = {
 }  # fmt: skip
 
 
-DESCRIPTION = "Adapts the teacher, distils it into the student, refines that on the labels, and compares."
+DESCRIPTION = "Adapts the teacher, distils it into the student, refines the student on the labels, and compares."
 EXAMPLES = """examples:
   python -m sskd_fast.run --stage all                                  the data set and teacher that ship with sskd_fast
   python -m sskd_fast.run --labeled labels.json --images DIR --unlabeled DIR --val val.json            your own data
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", help="default, photos, smoke (quick), full (long), paper, pretrain (shipped weights)")
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (labels and images, or a whole data set)")
-    own.add_argument("--root", help="folder of a whole data set; --format says which")
+    own.add_argument("--root", help="folder of a whole data set, in the format of --format")
     own.add_argument("--format", help=f"format of the labels: {', '.join(FORMATS)} (coco)")
     own.add_argument("--labeled", help="labels of the labelled images, a file or a folder; COCO instances by default")
     own.add_argument("--images", help="folder of the labelled images")
@@ -60,18 +60,18 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--crop", help="side of the training crop in pixels, or [height,width]; from the data if not given"
     )
-    own.add_argument("--max-detections", help="detections an image that AP counts; from the data if not given")
-    p.add_argument("--output", help="run folder (runs/NAME)")
-    p.add_argument("--resume", action="store_true", help="go on after an interruption: finished stages are kept")
-    p.add_argument("--seed", help="of data, splits, weights and batches (0)")
+    own.add_argument("--max-detections", help="detections per image that AP counts; from the data if not given")
+    p.add_argument("--output", help="run folder (default: runs/NAME)")
+    p.add_argument("--resume", action="store_true", help="resume after an interruption: finished stages are kept")
+    p.add_argument("--seed", help="seed of data, splits, weights and batches (0)")
     p.add_argument(
         "--seeds", type=seed_list, metavar="N,N,...",
         help="several seeds, one after another: a run folder each in OUTPUT/seed-N, and OUTPUT/summary.html",
     )  # fmt: skip
     p.add_argument("--device", help="auto, cpu or cuda")
-    p.add_argument("--max-steps", help="cut every stage to so many steps")
+    p.add_argument("--max-steps", help="cut every stage to this number of steps")
     p.add_argument(
-        "--dry-run", action="store_true", help="say what models and steps cost; needs neither data nor weights"
+        "--dry-run", action="store_true", help="show the costs of models and steps; needs neither data nor weights"
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="with --dry-run: write the costs to FILE as well")
     p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, such as train.lr=1e-4")
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def resolve(arguments: argparse.Namespace) -> Config:
-    """The configuration of the run: preset or the run folder's own, files, flags, overrides, each over the last."""
+    """The configuration of the run: the preset or the run folder's settings, then files, flags and overrides on top."""
     overrides = [f"{key}={value}" for flag, key in FLAGS.items() if (value := getattr(arguments, flag)) is not None]
     overrides += arguments.overrides
     preset = arguments.preset or ("pretrain" if arguments.stage == "pretrain" else "default")

@@ -1,4 +1,4 @@
-"""Hashes of what a run reads: labels, images, and the weights and predictions that its settings name."""
+"""Hashes of a run's inputs: labels, images, and the weights and predictions that its settings name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sskd_fast.settings import Config
 
 
 def set_contents(sources: Sources) -> dict[str, str]:
-    """Hashes of the image sets and their labels, by what they are."""
+    """Description -> hash of the image sets and their labels."""
     found = {
         "labels": of_labels(sources.labeled), "labelled images": of_images(sources.labeled),
         "unlabelled images": of_images(sources.unlabeled),
@@ -29,7 +29,7 @@ def set_contents(sources: Sources) -> dict[str, str]:
 
 
 def model_contents(kind: str, config: ModelConfig, weights: Path | None) -> dict[str, str]:
-    """Hashes of the files that a model starts from, by the words "teacher weights" and the like."""
+    """Description, such as "teacher weights" -> hash of the files that a model starts from."""
     files = {"weights": [weights] if weights else [], "predictions": map(Path, config.foundation.results_files)}
     files["backbone weights"] = [Path(config.backbone_checkpoint)]
     there = {words: [path for path in paths if path.is_file()] for words, paths in files.items()}
@@ -37,7 +37,7 @@ def model_contents(kind: str, config: ModelConfig, weights: Path | None) -> dict
 
 
 def named_contents(config: Config) -> dict[str, str]:
-    """Hashes of the files and folders that settings name, by their paths, as they are when first asked for."""
+    """Path -> hash of the files and folders named in the settings, as of the first call."""
     data = config.data.with_absolute_paths()
     models = (config.teacher, config.student)
     names = [data.root, data.labeled, data.images, data.unlabeled, data.val, data.val_images]
@@ -49,7 +49,7 @@ def named_contents(config: Config) -> dict[str, str]:
 
 
 def of_labels(source: LabeledImages) -> str:
-    """A hash of the instances and classes of a set, however its files are laid out."""
+    """A hash of the instances and classes of a set, whatever the layout of its files."""
     return _hash([json.dumps(source.ground_truth(), sort_keys=True)])
 
 

@@ -1,4 +1,4 @@
-"""Names of a user's data set and of its default run folder, so that no two data sets share one."""
+"""Names of the user's data set and of its default run folder, so that no two data sets share a folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sskd_fast.settings import DataConfig
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import read_yaml
 
-# Folders that exports make within a data set.
+# Subfolders that exports create in a data set.
 _PARTS = re.compile(r"(train|training|val|valid|validation|test)(\d{4})?|annotations?|images?|labels?", re.IGNORECASE)
 
 
 def data_name(data: DataConfig) -> str:
-    """The name of the user's data set: the folder of its labels, or if that is one of its parts, the folder above.
+    """The name of the user's data set: the folder of its labels or, if that is a part such as train/, the folder above.
 
-    "SET/train/_annotations.coco.json" and "SET/annotations/instances_train.json" are both of SET.
+    "SET/train/_annotations.coco.json" and "SET/annotations/instances_train.json" both belong to SET.
     """
     folder = Path(data.labeled).resolve().parent if data.labeled else Path(data.root).resolve()
     while _PARTS.fullmatch(folder.name):
@@ -27,7 +27,7 @@ def data_name(data: DataConfig) -> str:
 
 
 def free_output(data: DataConfig) -> tuple[str, str]:
-    """The default run folder of the user's data set, and a line to say if the plain one is another data set's."""
+    """The default run folder of the user's data set, and a message if the plain one belongs to another data set."""
     folder, own = Path("runs") / data.name, _place(data.with_absolute_paths())
     named = folder.with_name(f"{folder.name}-{hashlib.sha256(encoded(own)).hexdigest()[:8]}")
     if named.exists():
@@ -43,7 +43,7 @@ def _place(data: DataConfig) -> str:
 
 
 def _place_in(config: Path) -> str | None:
-    """The labels that a run folder's settings name, "other data" for none; None if there are no settings."""
+    """The labels named in a run folder's settings, "other data" if none are named; None without settings."""
     if not config.exists():
         return None
     try:

@@ -1,7 +1,7 @@
 """Costs of a run: parameters, FLOPs, memory and time of teacher and student, without data or weights.
 
-Models are built and run on PyTorch's meta device: shapes are computed, numbers are not.  FLOPs are those of
-torch.utils.flop_counter (two for a multiplication with its addition; matrix products, convolutions and attention).
+Models are built and run on PyTorch's meta device, which computes shapes but no numbers.  FLOPs are those of
+torch.utils.flop_counter (two for a multiply-add; matrix products, convolutions and attention).
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from sskd_fast.settings import Config
 
 _CLASSES = [f"class{i}" for i in range(8)]
 ModelName: TypeAlias = Literal["student", "teacher"]
-# The stage of whose steps the costs are.
+# The stage whose steps are costed.
 _STAGES: dict[ModelName, str] = {"student": "distilled_student", "teacher": "adapted_teacher"}
-# A crowded image; the detector learns from all of them.
+# Instances of a crowded image; the detector learns from all of them.
 _INSTANCES = 60
-# Memory of the GPUs, in GB, that a step may have to fit.
+# Memory of common GPUs in GB.
 GPU_SIZES = (80, 24)
-# What one large GPU sustains in training, less than half of what its data sheet says; for an order of magnitude.
+# Sustained FLOP/s of a large GPU in training, less than half of its data sheet; an order of magnitude.
 SUSTAINED_FLOPS = {"float32": 2e13, "bfloat16": 1e14, "float16": 1e14}
 
 
 def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:
     """{"student": {...}, "teacher": {...}} for crops of `size` (height, width) and eight classes, whatever the data's.
 
-    The figures of `model_cost`, and those of a training step: batch, its images; memory_gb and memory_gb_an_image: what
-    a step takes on a GPU if all images, or one at a time, go through the model, see `step_memory`; images_at_once: by
-    the memory of a GPU in GB, the images of the batch that can go through the model together, 0 = not even one.
+    The figures of `model_cost`, and those of a training step.  batch: its images.  memory_gb, memory_gb_an_image: GPU
+    memory of a step with all images at once, or with one at a time (see `step_memory`).  images_at_once: memory of a
+    GPU in GB -> images of the batch that fit at once, 0 if not even one does.
     """
     return {name: model_cost(config, name, size) | _memory(config, name, size) for name in ("student", "teacher")}
 
 
 def model_cost(config: Config, name: ModelName, size: Sequence[int]) -> dict[str, Any]:
-    """What a model is and computes, all but its memory.
+    """Size and compute of a model, without its memory.
 
     params, trainable_params; flops: of one crop's prediction; train_flops: of one step (weak view forward and backward,
     strong view forward); seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
@@ -53,7 +53,7 @@ def model_cost(config: Config, name: ModelName, size: Sequence[int]) -> dict[str
     settings: ModelConfig = getattr(config, name)
     if not settings.trainable:
         return {"params": 0, "flops": 0, "kind": settings.kind}
-    # The device also while they run: positions and the like are made on the way.
+    # The device is also set while models run: they create tensors, such as positions, on the way.
     with torch.device("meta"), without_value_checks():
         model = _build(config, name)
         images = torch.empty(1, 3, *size)
@@ -93,7 +93,7 @@ def _memory(config: Config, name: ModelName, size: Sequence[int]) -> dict[str, A
 
 
 def _images(config: Config, name: ModelName) -> tuple[int, int]:
-    """Labelled and unlabelled images of a step of the stage that is looked at."""
+    """Labelled and unlabelled images in a step of the costed stage."""
     budget = stage_budget(config, STAGE[_STAGES[name]])
     return budget.labeled_batch, budget.unlabeled_batch
 
@@ -118,7 +118,7 @@ def count_flops(model: Segmenter, images: Tensor, *, encode_only: bool = False) 
 
 
 def cost_text(costs: dict[str, dict[str, Any]]) -> str:
-    """The costs as a table, what a step of each model is, and what the teacher costs more."""
+    """The costs as a table, a description of each model's step, and the student's savings."""
     lines = [f"{'':18}" + "".join(f"{name:>12}" for name in costs)]
     for title, key, unit in (
         ("parameters, M", "params", 1e6), ("trained, M", "trainable_params", 1e6), ("GFLOPs a crop", "flops", 1e9),

@@ -1,4 +1,4 @@
-"""Fold models: short trainings like a stage's own, each without one fold of the labelled images, to be tested on it."""
+"""Fold models: short trainings like a stage's own; each holds out a fold of the labelled images and is tested on it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sskd_fast.run.training import Run, Training, facts_of, stage_training, trai
 
 
 def fold_trainings(models: RunModels, stage: Stage, labels: TeacherLabels | None) -> list[Training]:
-    """The trainings of a stage's fold models: its objective, start and pseudo-labels, a share of its steps.
+    """The trainings of a stage's fold models: its objective, start and pseudo-labels, and a share of its steps.
 
-    The pseudo-labels are on other images, but their teacher has seen the labels of every fold.
+    The pseudo-labels are on other images, but their teacher has seen the labels of all folds.
     """
     whole, share = stage_training(models, stage, labels), models.config.pseudo_labels.fold_steps
     budget = replace(whole.budget, steps=max(1, round(share * whole.budget.steps)))
@@ -27,14 +27,17 @@ def fold_trainings(models: RunModels, stage: Stage, labels: TeacherLabels | None
 
 
 def without_fold(whole: Training, fold: Sequence[int], number: int, **changes: Any) -> Training:
-    """The same training, but for changes of other fields, without the labelled images of a fold, by their ids."""
+    """The training without a fold of the labelled images.
+
+    fold: ids of its images.  number: of the fold.  changes: of other fields of the training.
+    """
     left_out = set(fold)
     others = whole.labeled.subset(i for i in whole.labeled.image_ids if i not in left_out)
     return replace(whole, labeled=others, fold=number, **changes)
 
 
 def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None) -> None:
-    """Trains the fold models of a stage and writes their weights; with resume, those that are finished are kept."""
+    """Trains the fold models of a stage and writes their weights; with resume, finished ones are kept."""
     models, results, count = run.models, run.models.results, len(run.models.sources.folds)
     for training, fold in zip(fold_trainings(models, stage, labels), models.sources.folds, strict=True):
         name = results.fold_name(stage.name, training.fold, count)
@@ -50,7 +53,7 @@ def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None
 
 
 def fold_seconds(models: RunModels, teacher: str) -> float:
-    """The training seconds of a teacher's fold models, which serve its labels alone; 0 if it has none."""
+    """The training seconds of a teacher's fold models, which only serve its labels; 0 if it has none."""
     results, count = models.results, len(models.sources.folds)
     names = [results.fold_name(teacher, number, count) for number in range(1, count + 1)]
     paths = [path for name in names if (path := results.weights_path(name)).exists()]

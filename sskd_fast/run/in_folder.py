@@ -1,4 +1,4 @@
-"""The stages of a command in a run folder that this process holds, from the checks of the data to the report."""
+"""The stages of a command in a locked run folder, from the checks of the data to the report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_in_folder(
 ) -> Path:
     """Runs the stages of a command, writes the report, and returns the run folder.
 
-    only: names of stages; the command's others are left out.  deadline: see `Run`, raises PieceOver.
+    only: run only these stages of the command.  deadline: see `Run`; PieceOver is raised after it.
     """
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
     _process.keep_freed_memory()
@@ -51,9 +51,9 @@ def run_in_folder(
 
 
 def prepared_sources(config: Config, command: str, folder: Path, device: torch.device) -> Sources:
-    """The checked image sets of a command; the operators, which may be compiled first, are there after them.
+    """Checks the image sets of a command and returns them; then prepares the operators, which may compile them.
 
-    Raises DataError, and ConfigError for operators that cannot run and a missing package.
+    Raises DataError, or ConfigError if operators cannot run or a package is missing.
     """
     remove_partial(folder)
     sources = (pretraining_sources if command == "pretrain" else target_sources)(config, folder)
@@ -69,7 +69,7 @@ def run_prepared(
     config: Config, sources: Sources, device: torch.device, command: str, resume: bool, only: Collection[str],
     deadline: float,
 ) -> None:  # fmt: skip
-    """Runs the stages in the folder that the process holds by now; see `run_in_folder`."""
+    """Runs the stages in the locked folder; see `run_in_folder`."""
     folder = run_folder(config)
     nothing_there = resume and not (folder / "config.yaml").exists()
     config = with_source_classes(config, sources.labeled, Log.say)
@@ -103,7 +103,7 @@ def run_prepared(
 
 
 def results_header(config: Config, sources: Sources) -> dict[str, Any]:
-    """The facts of a run that metrics.json holds beside its rows."""
+    """The facts of a run in metrics.json, besides its rows."""
     header = {
         "dataset": config.data.name, "seed": config.seed,
         "labeled_images": len(sources.labeled), "unlabeled_images": len(sources.unlabeled),

@@ -1,4 +1,4 @@
-"""Pseudo-labels of a run: a stage's model labels the unlabelled images, thresholds come from its fold models."""
+"""Pseudo-labels of a run: a stage's model labels the unlabelled images, with thresholds from its fold models."""
 
 from __future__ import annotations
 
@@ -39,27 +39,30 @@ if TYPE_CHECKING:
     from sskd_fast.pseudo_labels.shards import LabelShards
     from sskd_fast.run.shard_labels import ShardLabeller, Work
 
-# Unlabelled images on which a teacher and its fold models are compared.
+# Number of unlabelled images on which a teacher and its fold models are compared.
 MAPPED_IMAGES = 100
 
 
 @dataclass(frozen=True)
 class TeacherLabels:
-    """results: COCO results to train on, unsure ones with "iscrowd": 1, or shards of them.  cell: height and
-    width, in pixels, of the cells of the map they were drawn on."""
+    """Pseudo-labels to train on.
+
+    results: COCO results, unsure ones with "iscrowd": 1, or shards of them.  cell: height
+    and width, in pixels, of the cells of the maps they come from.
+    """
 
     results: list[dict[str, Any]] | LabelShards
     cell: tuple[float, float]
 
 
 def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels | None:
-    """Labels to train on: sure ones with their scores, unsure ones as crowd regions (neither object nor background).
+    """Labels to train on: sure ones with their scores, unsure ones as crowd regions, which training ignores.
 
-    They are the teacher's, none at all of teacher "none", or with `pseudo_labels.truth` the hidden true ones.  Written
-    to pseudo_labels/<teacher>.json, a complete COCO file; the raw predictions are kept in cache/ so that an interrupted
-    labelling goes on.  With `pseudo_labels.shard` they are written to shards in pseudo_labels/<teacher>/, and what is
-    not sure enough is not kept.
-    None if no prediction is sure enough: there is nothing to learn then, background least of all.
+    They are the teacher's, empty for teacher "none", or the hidden true labels with `pseudo_labels.truth`.  Written to
+    pseudo_labels/<teacher>.json, a complete COCO file; raw predictions are kept in cache/, so that interrupted
+    labelling can resume.  With `pseudo_labels.shard`, labels go to shards in pseudo_labels/<teacher>/, and refused
+    predictions are not kept.
+    None if no prediction is sure enough, since there is then nothing to learn, not even background.
     """
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
     thresholds: dict[int, float] | None = None
@@ -83,9 +86,9 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
 
 
 def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None = None) -> TeacherLabels | None:
-    """The labels of a teacher in shards, as `teacher_labels` gives them; those that are there are kept.
+    """The labels of a teacher in shards, like those of `teacher_labels`; existing shards are kept.
 
-    work: labels the missing shards, by default this process.  Raises DataError if some cannot be labelled.
+    work: function that labels the missing shards; None for this process.  Raises DataError if some cannot be labelled.
     """
     from sskd_fast.run.shard_labels import label_shards, one_process, shards_of
 
@@ -99,14 +102,14 @@ def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None 
     statistics = statistics_by_image(
         sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=labeller.selection.sure_from
     )  # fmt: skip
-    models.results.labels_path(teacher).unlink(missing_ok=True)  # of the same teacher before there were shards
+    models.results.labels_path(teacher).unlink(missing_ok=True)  # labels of the same teacher without shards
     models.results.add_label_statistics(teacher, dataclasses.asdict(statistics) | {"shards": len(shards.paths)})
     _say(log, teacher, statistics)
     return TeacherLabels(shards, labeller.model.cell_size(labeller.inference.tile)) if shards.sure else None
 
 
 def shard_labeller(models: RunModels, teacher: str) -> ShardLabeller:
-    """A teacher of the run that labels shards, its thresholds calibrated first, on the labelled images."""
+    """A teacher of the run that labels shards, with thresholds calibrated on the labelled images."""
     from sskd_fast.run.shard_labels import ShardLabeller
 
     config, source, model = models.config.pseudo_labels, models.sources.unlabeled, models.load(teacher)
@@ -121,7 +124,7 @@ def shard_labeller(models: RunModels, teacher: str) -> ShardLabeller:
 
 
 def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) -> dict[str, Any]:
-    """The labels with the images they are of, as a COCO instances dict."""
+    """The labels with their images, as a COCO instances dict."""
     source = sources.unlabeled
     images = [
         {"id": record.image_id, "file_name": record.file_name, "height": height, "width": width}
@@ -135,7 +138,7 @@ def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) ->
 
 
 def _true_labels(sources: Sources) -> list[dict[str, Any]]:
-    """The hidden annotations of the unlabelled images as labels of score 1; crowds stay crowds."""
+    """The hidden annotations of the unlabelled images as labels with score 1; crowds stay crowds."""
     truth = sources.hidden_truth
     assert truth is not None, "target_sources refuses pseudo_labels.truth without hidden labels"
     keys = ("image_id", "category_id", "segmentation", "iscrowd")
@@ -145,7 +148,7 @@ def _true_labels(sources: Sources) -> list[dict[str, Any]]:
 def _predicted_labels(
     models: RunModels, teacher: str
 ) -> tuple[list[dict[str, Any]], dict[int, float], tuple[float, float]]:
-    """The teacher's labels, the score per category from which they are sure, the cells they were drawn on."""
+    """The teacher's labels, category id -> score from which they are sure, and the cell size of their masks."""
     model = models.load(teacher)
     raw = cached_predictions(models, model, teacher, models.sources.unlabeled)
     selection = label_selection(models, model, teacher, raw)
@@ -154,8 +157,10 @@ def _predicted_labels(
 
 
 def label_selection(models: RunModels, model: Segmenter, teacher: str, raw: list[dict[str, Any]]) -> Selection:
-    """The choice of labels by calibrated thresholds; raw: the teacher's predictions on unlabelled images, at least on
-    the `compared_images`."""
+    """The choice of labels by calibrated thresholds.
+
+    raw: the teacher's predictions on unlabelled images, including all `compared_images`.
+    """
     config = models.config.pseudo_labels
     thresholds = Thresholds.of(models, model, teacher, raw)
     sure_from, unsure_from = thresholds.at(config.target_precision), None
@@ -175,8 +180,8 @@ def compared_images(source: ImageCollection) -> ImageCollection:
 class Thresholds:
     """The predictions that a teacher's thresholds come from.
 
-    unseen: predictions on every labelled image by a model that was not trained on it.  sample, of_folds: predictions of
-    the teacher and of each fold model on the same unlabelled images; none if the teacher is the model of `unseen`.
+    unseen: predictions on every labelled image by a model not trained on that image.  sample, of_folds: predictions of
+    the teacher and of each fold model on the same unlabelled images; empty if the teacher itself made `unseen`.
     """
 
     models: RunModels
@@ -186,10 +191,10 @@ class Thresholds:
 
     @classmethod
     def of(cls, models: RunModels, model: Segmenter, teacher: str, raw: list[dict[str, Any]]) -> Thresholds:
-        """Those of a teacher; raw: its predictions on the unlabelled images.
+        """The predictions of a teacher; raw: on the unlabelled images.
 
-        A teacher that was not trained has seen no label.  Any other has fold models: FileNotFoundError if they are
-        not there.
+        An untrained teacher has seen no label.  A trained one has fold models; raises FileNotFoundError if they are
+        missing.
         """
         labeled, plain, folds = models.sources.labeled, models.sources.unlabeled, models.sources.folds
         if not model.config.trainable or not STAGE[teacher].budget:
@@ -205,7 +210,7 @@ class Thresholds:
         return cls(models, unseen, [r for r in raw if r["image_id"] in chosen], of_folds)
 
     def at(self, precision: float, quiet: bool = False) -> dict[int, float]:
-        """{category_id: score} from which on the teacher's labels are right with this precision."""
+        """Category id -> score from which on the teacher's labels have this precision."""
         config, floor = self.models.config.pseudo_labels, self.models.config.predict.score_floor
         thresholds = calibrate_thresholds(
             self.unseen, self.models.sources.labeled.ground_truth(), target_precision=precision, iou=config.iou,
@@ -217,15 +222,15 @@ class Thresholds:
 
 
 def label_views(config: PseudoLabelConfig, views: Views) -> list[Augmentation]:
-    """The views over which the teacher's predictions are averaged: some of those that training draws."""
+    """The views over which the teacher's predictions are averaged: a subset of the views in training."""
     return augmentations(config.views, config.zooms, hflip=views.hflip, vflip=views.vflip, rot90=views.rot90)
 
 
 def cached_predictions(models: RunModels, model: Segmenter, name: str, source: ImageCollection) -> list[dict[str, Any]]:
     """All scored predictions of a model on the images of a source, averaged over the label views; cached, resumable.
 
-    Of several on one object the best-scored stays, also of a file that holds them all: precision counts objects.
-    name: of the model; its predictions on labelled and on unlabelled images are two files.
+    If several predictions cover an object, the best-scored stays, since precision counts objects.  This also holds for
+    predictions read from a file.  name: of the model; labelled and unlabelled images have separate files.
     """
     views = label_views(models.config.pseudo_labels, models.sources.views)
     index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
@@ -251,7 +256,7 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
 
 
 def _labels_key(models: RunModels, inference: InferenceConfig, source: ImageCollection) -> dict[str, Any]:
-    """The settings and images that predictions depend on beside the weights of the model."""
+    """The settings and images that predictions depend on, besides the model's weights."""
     views = label_views(models.config.pseudo_labels, models.sources.views)
     content = models.contents["labelled images" if isinstance(source, LabeledImages) else "unlabelled images"]
     settings = dataclasses.asdict(inference) | {"views": [dataclasses.astuple(view) for view in views]}
@@ -259,7 +264,7 @@ def _labels_key(models: RunModels, inference: InferenceConfig, source: ImageColl
 
 
 def _say(log: Log, teacher: str, found: LabelStatistics) -> None:
-    """Statistics to the screen; warnings to the log too."""
+    """Prints the statistics; warnings also go to the log."""
     truth = ""
     if found.precision is not None:
         truth = f"; against hidden ground truth precision {found.precision:.2f}, recall {found.recall:.2f}"

@@ -6,12 +6,12 @@ from sskd_fast.method import STAGE, Stage
 from sskd_fast.run.basis import Basis, dotted, foundations, settings_that_matter, without_idle
 from sskd_fast.run.models import RunModels
 
-# Settings of measuring, beside those of prediction.
+# Settings that affect measuring, besides those of prediction.
 _OF_MEASURING = ("data.balance_key", "data.group_key", "teacher.tile", "student.tile")
 
 
 def made_with(models: RunModels, stage: Stage) -> Basis:
-    """The basis of a stage's model and of all that it builds on."""
+    """The basis of a stage's model, including all that it builds on."""
     config, names = models.config, foundations(models.config, stage.name)
     files = ["labels", "labelled images"]
     if any(STAGE[name].labels_from is not None for name in names):
@@ -24,7 +24,7 @@ def made_with(models: RunModels, stage: Stage) -> Basis:
 
 
 def measured_with(models: RunModels) -> Basis:
-    """The basis of measuring: validation images and labels, and how models are applied to them."""
+    """The basis of measuring: validation images and labels, and the inference settings."""
     settings = dict(dotted(without_idle(models.config)))
     wanted = {n: value for n, value in settings.items() if n.startswith("predict.") or n in _OF_MEASURING}
     files = ("validation labels", "validation images")
@@ -32,7 +32,7 @@ def measured_with(models: RunModels) -> Basis:
 
 
 def _named(models: RunModels, file: str) -> str:
-    """The kind of a file, with the place that the settings name for it."""
+    """The kind of a file, with its path in the settings."""
     data = models.config.data.with_absolute_paths()
     place = {
         "labels": data.labeled or data.root, "labelled images": data.images or data.root,

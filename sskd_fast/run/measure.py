@@ -1,4 +1,4 @@
-"""Figures of a model on a run's validation images, and the gains of one over another."""
+"""Figures of a model on a run's validation images, and gains of one model over another."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def measure(
 ) -> Row:  # fmt: skip
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
-    cost: of the model's training, by the fields of `Cost`.  views: of each image, over which predictions are averaged.
+    cost: of the model's training, the fields of `Cost`.  views: of each image; predictions are averaged over them.
     made: key of the model's basis, "" if none was kept.
-    details.json holds, by row, AP75, AP by size and by class, AP of the images of each value of `data.balance_key`, and
-    the figures of the data set's own evaluation.
+    details.json has, for each row, AP75, AP by size and by class, AP for each value of `data.balance_key`, and the
+    figures of the data set's own evaluation.
     """
     source, results, limit = models.sources.val, models.results, models.inference.max_detections
     predictions = models.predict(model, source, views=views)
@@ -49,7 +49,7 @@ def measure(
 def _by_group(
     source: LabeledImages, predictions: list[dict[str, Any]], key: str, limit: int
 ) -> dict[str, dict[str, float]]:
-    """AP of the images of each value of an image field, if all images have it."""
+    """Value of an image field -> AP on its images; empty unless all images have the field."""
     truth = source.ground_truth()
     groups = image_groups(truth, key)
     if groups is None:
@@ -64,12 +64,11 @@ def _by_group(
 def compare_students(models: RunModels) -> None:
     """Writes "gains" and "ceilings" to details.json.
 
-    gains: for each pair of COMPARISONS whose rows are measured, on the ground truth and with the settings of now,
+    gains: for each pair of COMPARISONS whose rows are measured with the current ground truth and settings,
     {"model", "against", "stride", "model_ap", "against_ap", "ap", "low", "high"}: both AP, their difference and its
-    95 % interval over validation images, or over their groups if `data.group_key` names them.  stride: null for the
-    masks as they are.  If one model's masks are finer than the other's, a second entry has them at the coarser one's
-    stride.
-    ceilings: stride as text -> AP of perfect masks that are drawn at it, for the strides of all rows.
+    95 % interval over validation images, or over groups if `data.group_key` names them.  stride: null for masks as
+    predicted.  If one model's masks are finer than the other's, a second entry has both at the coarser stride.
+    ceilings: stride as text -> AP of perfect masks at this stride, for the strides of all rows.
     """
     source, config, zoom = models.sources.val, models.config, models.inference.zoom
     truth, limit = source.ground_truth(), models.inference.max_detections

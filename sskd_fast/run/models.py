@@ -1,4 +1,4 @@
-"""The models of a run: built for its classes, given the weights they start from or end with, and applied."""
+"""The models of a run: built for its classes, loaded with initial or final weights, and applied."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHIPPED = Path(__file__).parent.parent / "weights"
 
 @dataclass
 class RunModels:
-    """Builds, loads and applies the models of a run, by its settings and for its image sets."""
+    """Builds, loads and applies the models of a run, from its settings and image sets."""
 
     config: Config
     sources: Sources
@@ -51,8 +51,11 @@ class RunModels:
     device: torch.device
 
     def foundation_weights(self, model: Literal["teacher", "student"]) -> Path | None:
-        """The safetensors file a model starts from, None for none: a random start, or the weights that the model's own
-        settings name.  FileNotFoundError if the file is missing."""
+        """The safetensors file that a model starts from.
+
+        None for a random start, or if the model's own settings name the weights.  Raises FileNotFoundError if the file
+        is missing.
+        """
         value = self.config.teacher_weights if model == "teacher" else self.config.student_weights
         config: ModelConfig = getattr(self.config, model)
         if not value or (value == "embedded" and (config.kind, config.backbone) != ("mask_transformer", "conv")):
@@ -65,7 +68,7 @@ class RunModels:
         return path
 
     def config_of(self, stage: Stage) -> ModelConfig:
-        """The settings of a stage's model: of a zero-shot teacher that another is fitted to, those of its file."""
+        """The settings of a stage's model; for a zero-shot teacher that another is fitted to, those of its file."""
         config: ModelConfig = getattr(self.config, stage.model)
         if config.warm_start and stage.start == "pretrained" and not stage.budget:
             return dataclasses.replace(config, kind=config.warm_start, warm_start="")
@@ -74,9 +77,9 @@ class RunModels:
     def build(
         self, model: Literal["teacher", "student"], *, weights: bool = True, config: ModelConfig | None = None
     ) -> Segmenter:
-        """The teacher or the student for the run's classes and queries; weights: with those its settings name.
+        """The teacher or the student for the run's classes and queries.
 
-        config: other settings than the run's for it.
+        weights: True to load the weights that its settings name.  config: settings to use instead of the run's.
         """
         config = dataclasses.replace(config or getattr(self.config, model), num_queries=self.sources.num_queries)
         built, s = build_segmenter(config, self.sources.classes, weights=weights), self.sources
@@ -85,7 +88,7 @@ class RunModels:
         return built
 
     def start(self, stage: Stage) -> Segmenter:
-        """The stage's model with the weights it starts from, on the run's device."""
+        """The stage's model with its initial weights, on the run's device."""
         config, classes = self.config_of(stage), self.sources.classes
         model, weights = self.build(stage.model, config=config), self.foundation_weights(stage.model)
         if stage.start == "pretrained" and config.warm_start and stage.name != FITTED:
@@ -99,7 +102,7 @@ class RunModels:
         return self._placed(model)
 
     def load(self, stage: str) -> Segmenter:
-        """The finished model of a stage; of one that is not trained, the model that it starts as."""
+        """The finished model of a stage; the initial model if the stage does not train."""
         if not STAGE[stage].budget:
             return self.start(STAGE[stage])
         model = self.build(STAGE[stage].model, weights=False, config=self.config_of(STAGE[stage]))
@@ -108,7 +111,7 @@ class RunModels:
         return self._placed(model)
 
     def load_fold(self, stage: str, name: str) -> Segmenter:
-        """A fold model of a stage.  FileNotFoundError if it was not trained with so many folds."""
+        """A fold model of a stage.  Raises FileNotFoundError if the stage was not trained with this number of folds."""
         path = self.results.weights_path(name)
         if not path.exists():
             raise FileNotFoundError(
@@ -120,7 +123,7 @@ class RunModels:
         return self._placed(model)
 
     def save(self, stage: str, model: Segmenter, facts: Mapping[str, Any]) -> None:
-        """Writes a stage's finished model with all that inference needs; facts: steps, seconds and the like."""
+        """Writes a stage's finished model with everything that inference needs; facts: such as steps and seconds."""
         s = self.sources
         description = Description(
             model=model.config,
@@ -135,7 +138,7 @@ class RunModels:
         save_checkpoint(self.results.weights_path(stage), model, description)
 
     def complete(self, stage: str) -> None:
-        """Writes a stage's checkpoint anew if it is of an earlier version, which wrote less of it."""
+        """Rewrites a stage's checkpoint if an earlier version, which saved less, wrote it."""
         path = self.results.weights_path(stage)
         metadata = read_metadata(path)
         if missing_fields(metadata):
@@ -143,7 +146,7 @@ class RunModels:
 
     @property
     def origins(self) -> Origins:
-        """Licences and sources as the settings state them, with what is known of the embedded weights and images."""
+        """Licences and sources stated in the settings, and those of the embedded weights and images."""
         stated, shipped = self.config.origins, Origin("Apache-2.0", "ships with sskd_fast")
         own, student = self.config.data.own, self.config.student
         packaged = PACKAGED.get(student.backbone.removeprefix("timm/"))
@@ -172,7 +175,7 @@ class RunModels:
         return stated == Origin() and weights is not None and weights.parent == SHIPPED
 
     def add_figures(self, stages: Iterable[str]) -> None:
-        """Writes the figures, inference settings and origins that the run has so far into these stages' checkpoints."""
+        """Adds the run's figures so far, inference settings and origins to these stages' checkpoints."""
         rows = {row["name"]: row for row in self.results.rows}
         for stage in stages:
             path = self.results.weights_path(stage)
@@ -189,11 +192,11 @@ class RunModels:
 
     @cached_property
     def inference(self) -> InferenceConfig:
-        """The inference settings of this run: tiles of the training crop if no other size is set."""
+        """The inference settings of this run: tiles have the size of the training crop unless set otherwise."""
         return self.inference_of(ModelConfig())
 
     def inference_of(self, model: ModelConfig) -> InferenceConfig:
-        """The inference settings of a model of this run, with the tiles of its own settings if these have some."""
+        """The inference settings of one model of this run, with its own `tile` if it has one."""
         predict, sources = self.config.predict, self.sources
         if any(model.tile):
             predict = dataclasses.replace(predict, tile=model.tile)
@@ -201,7 +204,7 @@ class RunModels:
 
     @cached_property
     def contents(self) -> dict[str, str]:
-        """Hashes of the files that the run reads, by what they are; read once."""
+        """Description -> hash of the files that the run reads; computed once."""
         found = set_contents(self.sources)
         for kind in ("teacher", "student"):
             config: ModelConfig = getattr(self.config, kind)
@@ -215,9 +218,9 @@ class RunModels:
         indices: Iterable[int] | None = None,
         views: Sequence[Augmentation] = IDENTITY,
     ) -> list[dict[str, Any]]:
-        """COCO results of the model on the images of a source, averaged over views of each.
+        """COCO results of the model on the images of a source, averaged over views of each image.
 
-        Raises FoundationError as `predicted`.
+        Raises FoundationError like `predicted`.
         """
         ids = source.category_ids or self.sources.labeled.category_ids
         return predicted(model, self.inference_of(model.config), source, ids, indices, views)
@@ -227,9 +230,9 @@ def predicted(
     model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
     indices: Iterable[int] | None = None, views: Sequence[Augmentation] = IDENTITY,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """`predict_source`, but of images that the model has a file of predictions for, those.
+    """Like `predict_source`, but images in the model's file of predictions, if it has one, get those predictions.
 
-    Raises FoundationError if a file of predictions has categories that the data set does not have.
+    Raises FoundationError if a file of predictions has categories that the data set lacks.
     """
     known: list[dict[str, Any]] = []
     unknown = []

@@ -1,4 +1,4 @@
-"""Shards labelled by workers of Ray Data, on one machine or many: a row is a shard, a worker loads the teacher once."""
+"""Labelling of shards by Ray Data workers on one machine or many: a row is a shard, a worker loads the teacher once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sskd_fast.run.shard_labels import Shard, ShardLabeller
 
 @dataclass(frozen=True)
 class RayWorkers:
-    """So many workers at most, each with so many CPUs and GPUs; images and the run folder are on disks that all see.
+    """A pool of workers.  Images and the run folder must be on disks that all workers see.
 
-    Ray is started on this machine, unless its own settings (RAY_ADDRESS) name a cluster.  A worker that dies is
-    replaced, and its shard labelled again.
+    Starts Ray on this machine, unless its own settings (RAY_ADDRESS) name a cluster.  If a worker dies, another takes
+    its place and labels its shard again.
     """
 
     workers: int
@@ -27,12 +27,12 @@ class RayWorkers:
     gpus: float = 0.0
 
     def __call__(self, labeller: ShardLabeller, shards: Sequence[Shard]) -> Iterator[tuple[int, str]]:
-        """Each shard's number and, if it failed, why, as they are done."""
+        """Yields each finished shard's number, and the reason if it failed."""
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         labeller.model.to("cpu")
-        held = ray.put(labeller)  # to the end: a worker that is replaced reads it again
+        held = ray.put(labeller)  # held to the end, since a replacement worker reads it again
         items = [{"shard": pickle.dumps(shard)} for shard in shards]
         worker: Any = _Worker
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -47,7 +47,7 @@ class RayWorkers:
 
 
 class _Worker:
-    """A process of Ray with the teacher."""
+    """A Ray worker process with the teacher."""
 
     def __init__(self, labeller: Any, cpus: float, gpu: bool) -> None:
         torch.set_num_threads(max(1, int(cpus)))

@@ -21,11 +21,10 @@ from sskd_fast.run.basis import Basis
 class Row:
     """One row of metrics.json.
 
-    ap, ap50: in percent.  params: of the network.  stride: pixels of the image as the network sees it that a cell of
-    its masks covers, the side of a square of its area.  cost: of the stage's own training, the fields of `Cost`; fewer
-    if they are not known.  views: over how many the predictions are averaged, 1 for the image as it is.  official:
-    figures of the data set's own evaluation if it has one.  made_with, measured_with: keys of the bases of the model
-    and of its figures.
+    ap, ap50: in percent.  params: of the network.  stride: side, in pixels of the image as predicted, of a square with
+    the area of a mask cell.  cost: of the stage's own training, the fields of `Cost`, or those that are known.  views:
+    number of views that predictions are averaged over, 1 for the plain image.  official: figures of the data set's own
+    evaluation if it has one.  made_with, measured_with: keys of the bases of the model and of its figures.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Row:
     measured_with: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as metrics.json holds it, rounded."""
+        """The row as in metrics.json, rounded."""
         return {
             "name": self.name, "ap": round(self.ap, 3), "ap50": round(self.ap50, 3), "params": self.params,
             "stride": self.stride, **{key: round(value, 1) for key, value in self.cost.items()},
@@ -51,13 +50,13 @@ class Row:
 
 
 def spanning_rows(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of details.json that does not belong to one row: gains of one over another, ceilings of strides."""
+    """The part of details.json that spans rows: gains of one over another, and ceilings of strides."""
     return {key: details[key] for key in ("gains", "ceilings") if key in details}
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """The files of a run's folder.  header: what metrics.json says of the run beside its rows."""
+    """The files of a run's folder.  header: the facts of the run in metrics.json, besides its rows."""
 
     folder: Path
     header: Mapping[str, Any]
@@ -71,7 +70,7 @@ class RunResults:
         return self.folder / "checkpoints" / f"{stage}.state.pt"
 
     def fold_name(self, stage: str, number: int, count: int) -> str:
-        """The name under which fold model `number` of `count` of a stage has weights, state and predictions."""
+        """The name of fold model `number` of `count`, for its weights, state and predictions."""
         return f"folds/{stage}_fold_{number}_of_{count}"
 
     def labels_path(self, teacher: str) -> Path:
@@ -83,7 +82,7 @@ class RunResults:
         return self.folder / "pseudo_labels" / teacher
 
     def cache_path(self, model: str, images: str) -> Path:
-        """All predictions of a teacher or of a fold model on the "labeled" or the "unlabeled" images."""
+        """The file with all predictions of a teacher or fold model; images: "labeled" or "unlabeled"."""
         return cache_path(self.folder, model, images)
 
     @property
@@ -96,7 +95,7 @@ class RunResults:
         return self.folder / "predictions" / f"{stage}.json"
 
     def keep_basis(self, basis: Basis) -> str:
-        """Writes a basis to made_with.json, beside all that are there; returns its key."""
+        """Adds a basis to made_with.json; returns its key."""
         known = self._bases()
         if basis.key not in known:
             write_json(self.folder / "made_with.json", known | {basis.key: dataclasses.asdict(basis)})
@@ -118,11 +117,11 @@ class RunResults:
 
     @property
     def details(self) -> dict[str, Any]:
-        """The content of details.json: finer figures by row, and under "gains" and "ceilings" what spans rows."""
+        """The content of details.json: finer figures by row, and "gains" and "ceilings", which span rows."""
         return read_figures(self.folder)[1]
 
     def add_row(self, row: Row) -> None:
-        """Puts a row into metrics.json, in the method's order; gains of a model that had its name are dropped."""
+        """Puts a row into metrics.json, in the method's order; drops the gains of the row that it replaces."""
         gains = self.details.get("gains", [])
         kept = [gain for gain in gains if row.name not in (gain["model"], gain["against"])]
         if len(kept) < len(gains):
@@ -132,12 +131,14 @@ class RunResults:
         self._write_rows(sorted(rows, key=lambda known: names.index(known["name"])), row.measured_with)
 
     def write_details(self, name: str, details: Mapping[str, Any] | list[Any]) -> None:
-        """Puts finer figures of a row, or "gains" or "ceilings", into details.json, in place of those it has."""
+        """Puts finer figures of a row, or "gains" or "ceilings", into details.json; replaces earlier ones."""
         write_json(self.folder / "details.json", self.details | {name: finite(details)})
 
     def outdate(self, names: Collection[str]) -> None:
-        """Removes rows, weights, predictions and training states of stages whose foundations are made anew, and of the
-        rows that measure these stages' models as they label."""
+        """Removes rows, weights, predictions and training states of stages whose foundations are made again.
+
+        The same goes for the rows that measure these stages' models as they label.
+        """
         names = {*names, *views_rows(names)}
         for name in names:
             own = (self.state_path(name), self.weights_path(name), self.predictions_path(name))
@@ -149,17 +150,17 @@ class RunResults:
             self._write_rows([row for row in rows if row["name"] not in names], now)
 
     def _write_rows(self, rows: list[dict[str, Any]], measured_with: str) -> None:
-        """measured_with: of the row that was measured last; rows of another one do not compare with it."""
+        """Writes metrics.json; measured_with: key of the row measured last; rows with other keys do not compare."""
         now = {"measured_with": measured_with} if measured_with else {}
         write_json(self.folder / "metrics.json", {**self.header, **now, "rows": rows})
 
     def read_predictions(self, name: str) -> list[dict[str, Any]] | None:
-        """The predictions that `write_predictions` has written of a row; None if the file is missing."""
+        """The predictions that `write_predictions` wrote for a row; None if the file is missing."""
         path = self.predictions_path(name)
         return list(json.loads(path.read_text())) if path.exists() else None
 
     def write_predictions(self, name: str, results: list[dict[str, Any]], source: LabeledImages) -> None:
-        """predictions/<name>.json and the ground truth that the report shows them against."""
+        """Writes predictions/<name>.json, and the ground truth to show beside them in the report."""
         write_json(self.predictions_path(name), results)
         images, folder = source.images_dir.resolve(), self.folder.resolve()
         within = images.is_relative_to(folder)  # stays true if the folder is moved

@@ -1,4 +1,4 @@
-"""Checks that what is kept of a run was made with the settings and files that it goes on with."""
+"""Checks on resume: the finished stages must have been made with the current settings and files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sskd_fast.typed_settings import ConfigError
 
 
 def check_finished(models: RunModels, stages: Sequence[Stage]) -> None:
-    """Refuses to keep finished stages that other settings or files have made.
+    """Raises ConfigError if finished stages were made with other settings or files.
 
-    Raises ConfigError that names what changed, from what to what, and the stages that it touches.
+    The error names each change, with old and new value, and the stages that it affects.
     """
     folder, touched = models.results.folder, dict(changed(models, [stage.name for stage in stages]))
     if not touched:
@@ -33,8 +33,7 @@ def check_finished(models: RunModels, stages: Sequence[Stage]) -> None:
 
 
 def warnings_of_kept(models: RunModels, stages: Sequence[Stage]) -> list[str]:
-    """Warnings, one a stage, of finished stages that stay as they are beside `stages`, and that other settings or files
-    have made."""
+    """One warning for each finished stage outside `stages` that was made with other settings or files."""
     names = {stage.name for stage in stages}
     below = set().union(*(foundations(models.config, name) for name in names)) - names
     anew = names.union(*(dependents(stage) for stage in stages))
@@ -47,7 +46,7 @@ def warnings_of_kept(models: RunModels, stages: Sequence[Stage]) -> list[str]:
 
 
 def changed(models: RunModels, stages: Collection[str]) -> Iterator[tuple[str, list[str] | None]]:
-    """Of stages that have a row: those for which something has changed, and what; None if there is no record."""
+    """(stage, its changes) for each changed stage that has a row; None for the changes if there is no record."""
     results, measured = models.results, measured_with(models)
     rows = {row["name"]: row for row in results.rows}
     for name in stages:

@@ -1,4 +1,4 @@
-"""Several seeds of one run, one after another: which ones, where they go, and which are finished."""
+"""Several seeds of one run, one after another: their list, their folders, and a check if they are finished."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sskd_fast.typed_settings import ConfigError
 
 
 def seed_list(text: str) -> list[int]:
-    """ "0,1,2" as seeds; argparse's error for anything but different whole numbers from 0 up."""
+    """Parse "0,1,2" as seeds. Raises argparse's error for anything but different whole numbers from 0 up."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected different whole numbers from 0 up, such as 0,1,2")
@@ -20,7 +20,7 @@ def seed_list(text: str) -> list[int]:
 
 
 def check_seeds(arguments: argparse.Namespace, folder: Path) -> None:
-    """Raises ConfigError for arguments that do not go with --seeds, and for a folder that holds a run itself."""
+    """Raises ConfigError for arguments that conflict with --seeds, or if the folder holds a run itself."""
     given = {
         "--seed": arguments.seed is not None or any(text.startswith("seed=") for text in arguments.overrides),
         "--dry-run": arguments.dry_run,
@@ -36,13 +36,13 @@ def check_seeds(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def of_seed(arguments: argparse.Namespace, folder: Path, seed: int) -> argparse.Namespace:
-    """The arguments of the run of one seed, in its folder below that of all."""
+    """The arguments of the run of one seed, in its own folder below the folder of all seeds."""
     own = [f"seed={seed}", f"output={seed_folder(folder, seed)}"]
     return argparse.Namespace(**{**vars(arguments), "overrides": [*arguments.overrides, *own]})
 
 
 def is_finished(folder: Path, command: str) -> bool:
-    """True if every stage of a command is measured, and the models are compared since."""
+    """True if every stage of a command is measured, and the models have been compared since."""
     metrics, details = read_figures(folder)
     rows = {row["name"] for row in metrics["rows"]}
     compared = {(gain["model"], gain["against"]) for gain in details.get("gains", [])}

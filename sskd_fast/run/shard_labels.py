@@ -1,4 +1,4 @@
-"""Labels of many images, shard by shard: whatever labels them, a shard that is there is whole and is kept."""
+"""Labels of many images, shard by shard. A shard that exists is complete and is kept, whatever process wrote it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sskd_fast.source_prediction import IMAGES_AT_ONCE
 
 @dataclass(frozen=True)
 class Shard:
-    """The images whose labels are one file.  number: from 0 on."""
+    """The images whose labels go into one file.  number: from 0 on."""
 
     number: int
     records: Sequence[ImageRecord]
@@ -39,9 +39,9 @@ class Shard:
 
 @dataclass
 class ShardLabeller:
-    """A teacher with all that its labels depend on, which writes shards of them to a folder; it can be pickled.
+    """A teacher with all that its labels depend on, which writes shards of labels to a folder; it can be pickled.
 
-    key: a hash of that, in the names of the files and in them.  images_dir, stretch: of the images (ImageCollection).
+    key: a hash of all that, in the files and their names.  images_dir, stretch: of the images (ImageCollection).
     """
 
     model: Segmenter
@@ -59,21 +59,21 @@ class ShardLabeller:
         return shard_path(self.folder, shard.number, self.key)
 
     def label(self, shard: Shard) -> str:
-        """Writes a shard; "" or, if that fails, a line that names the shard and the images that were being labelled."""
+        """Writes a shard. Returns "" or, if that fails, a line that names the shard and the images being labelled."""
         images = ImageCollection(
             shard.records, self.images_dir, category_ids=self.category_ids, stretch=self.stretch, cache_bytes=0
         )
         at_work = [0, 0]
         try:
             write_shard(self.path(shard), self.key, self._labelled(images, at_work))
-        except Exception as error:  # whatever a model or an image raises, the other shards are labelled
+        except Exception as error:  # an error from a model or an image must not stop the other shards
             first, last = (shard.records[at_work[0]], shard.records[max(at_work[0], at_work[1] - 1)])
             among = f"images {first.image_id} ({first.file_name}) to {last.image_id} ({last.file_name})"
             return f"shard {shard.number}, {among}: {type(error).__name__}: {error}"
         return ""
 
     def _labelled(self, images: ImageCollection, at_work: list[int]) -> Iterator[ImageLabels]:
-        """The labels image by image; at_work: becomes the range of images that are being labelled."""
+        """Yields the labels image by image; at_work: set to the range of images being labelled."""
         for start in range(0, len(images), IMAGES_AT_ONCE):
             rows = range(start, min(start + IMAGES_AT_ONCE, len(images)))
             at_work[:] = rows.start, rows.stop
@@ -88,14 +88,13 @@ Work = Callable[[ShardLabeller, Sequence[Shard]], Iterable[tuple[int, str]]]
 
 
 def one_process(labeller: ShardLabeller, shards: Sequence[Shard]) -> Iterator[tuple[int, str]]:
-    """Labels shards one after another: each one's number and, if it failed, why."""
+    """Labels shards one after another; yields the number of each, and the reason if it failed."""
     for shard in shards:
         yield shard.number, labeller.label(shard)
 
 
 def shards_of(source: ImageCollection, size: int) -> list[Shard]:
-    """The images of a source in shards, in their order: of a folder, `size` of them or what is left; of a tar archive,
-    all."""
+    """The images of a source in shards, in order: `size` images of a folder (or the rest), or a tar archive."""
     parts: list[Sequence[ImageRecord]] = []
     for tar, records in itertools.groupby(source.records, lambda record: _archive(record.path.parent)):
         alike = list(records)
@@ -106,15 +105,15 @@ def shards_of(source: ImageCollection, size: int) -> list[Shard]:
 
 @functools.lru_cache
 def _archive(folder: Path) -> Path | None:
-    """The archive that files of this folder are in, None for a folder."""
+    """The archive that has the files of this folder; None for a real folder."""
     return tar_of(folder / "file")
 
 
 def label_shards(labeller: ShardLabeller, shards: Sequence[Shard], work: Work = one_process) -> LabelShards:
-    """The labels of all shards; those whose files are whole are kept, `work` labels the others.
+    """The labels of all shards. Complete files are kept, and `work` labels the others.
 
-    Files of another key are removed when all are there.  Raises DataError, once the others are done, that lists the
-    shards that failed with their images.
+    Files with other keys are removed at the end.  If shards fail, raises DataError once the others are done; it lists
+    the failed shards with their images.
     """
     missing = [shard for shard in shards if not is_whole(labeller.path(shard), labeller.key, shard.image_ids)]
     sizes, failed = {shard.number: len(shard.records) for shard in shards}, []
@@ -128,7 +127,7 @@ def label_shards(labeller: ShardLabeller, shards: Sequence[Shard], work: Work = 
         expected = f"labels in all {len(shards)} shards"
         raise DataError([Problem(labeller.folder, "", error, expected, cure) for error in sorted(failed)])
     paths = [labeller.path(shard) for shard in shards]
-    remove_partial(labeller.folder)  # of workers that were killed
+    remove_partial(labeller.folder)  # left by killed workers
     for stale in set(shard_files(labeller.folder)) - set(paths):
         stale.unlink()
     return LabelShards(paths)

@@ -1,4 +1,4 @@
-"""The classes of someone else's model that are taken for one's own, chosen on the labelled images."""
+"""The choice of a foreign model's classes that count as the user's class, made on the labelled images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sskd_fast.settings import Config
 
 
 def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[str], None]) -> Config:
-    """The configuration with `teacher.foundation.source_classes`, chosen if its results name source classes and no
-    setting says which ones count; otherwise as it is.
+    """The configuration with `teacher.foundation.source_classes` chosen.
 
-    Raises FoundationError if the results say nothing of the labelled images.
+    Unchanged if the teacher's results name no source classes, or if the settings already list those that count.
+    Raises FoundationError if the results do not cover the labelled images.
     """
     foundation = config.teacher.foundation
     of_results = config.teacher.kind == "results" or config.teacher.warm_start == "results"
@@ -45,9 +45,9 @@ def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[s
 def best_classes(
     results: list[dict[str, Any]], truth: dict[str, Any], key: str, max_detections: int
 ) -> tuple[tuple[str, ...], float]:
-    """Source classes, by the field `key` of the results, and the mask AP of their results.
+    """The best source classes, by the field `key` of the results, and the mask AP of their results.
 
-    One by one, the class that raises AP most is added, until none does.
+    Adds greedily the class that raises AP most, until none does.
     """
     left = sorted({str(r[key]) for r in results})
     chosen: list[str] = []

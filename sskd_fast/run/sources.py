@@ -1,4 +1,4 @@
-"""The image sets of a run, assembled from its configuration: labelled, unlabelled and validation images, folds."""
+"""The image sets of a run, built from its configuration: labelled, unlabelled and validation images, and folds."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from sskd_fast.settings import Config, check_settings, derived_settings
 class Sources:
     """The image sets that the stages read.
 
-    labeled: ground truth for training, all of it for every model of the run.  folds: ids of labelled images, each in
-    one of them; a fold model trains on the others.  None at all if there is but one image or group.  hidden: the
-    unlabelled images with their labels if they exist, for statistics, and for training under `pseudo_labels.truth`
-    alone. views: how crops are drawn, sizes and zoom resolved; num_queries: for the crop and the data.  detections: of
-    an image at most, for the data.  inventory: what is in the sets, a few lines.
+    labeled: ground truth for training; every model of the run uses all of it.  folds: a partition of the labelled
+    images, by id; a fold model trains on the other folds.  Empty if there is only one image or group.  hidden: the
+    unlabelled images with their labels, if they exist, for statistics; used for training only with
+    `pseudo_labels.truth`.  views: of crops, with sizes and zoom resolved.  num_queries: for the crop and the data.
+    detections: limit for an image, from the data.  inventory: a few lines on the content of the sets.
     """
 
     labeled: LabeledImages
@@ -59,7 +59,7 @@ class Sources:
         return None if self.hidden is None else self.hidden.ground_truth()
 
     def summary(self, name: str) -> str:
-        """The sets and what was derived from them, in a line; name: of the data set."""
+        """One line on the sets and the settings derived from them; name: of the data set."""
         height, width = self.views.size
         crop = f"{height}" if height == width else f"{height} x {width}"
         return (
@@ -71,9 +71,9 @@ class Sources:
 
 
 def target_sources(config: Config, folder: Path) -> Sources:
-    """The sets of the three stages; splits are written to `folder`/splits and read back if they exist.
+    """The sets of the three stages; splits are written to `folder`/splits, and read back if they exist.
 
-    Raises ConfigError for settings that contradict one another, DataError with every problem of the user's files.
+    Raises ConfigError for conflicting settings, DataError with every problem of the user's files.
     """
     check_settings(config)
     data = config.data
@@ -112,7 +112,7 @@ def _sources(
 
 
 def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) -> None:
-    """Refuses `pseudo_labels.truth` if no labels are hidden, and warns what its figures are."""
+    """Raises DataError for `pseudo_labels.truth` without hidden labels; adds a warning about its figures."""
     if hidden is None:
         cure = "Hide labels of a labelled set with --labeled-fraction, or set pseudo_labels.truth=false."
         raise DataError([Problem(place, "", "images that never had labels", "hidden ones (pseudo_labels.truth)", cure)])
@@ -123,9 +123,9 @@ def _check_truth(place: str, hidden: LabeledImages | None, warnings: list[str]) 
 
 
 def kept_folds(config: Config, labeled: LabeledImages, splits: Path, count: int) -> list[list[int]]:
-    """Ids of the labelled images in `count` folds, or in as many as there are images or groups; none if there is one.
+    """Ids of the labelled images in `count` folds, or fewer if there are fewer images or groups; none if there is one.
 
-    They are drawn once and kept in `splits`, a file each.
+    The folds are drawn once and kept in `splits`, one file each.
     """
     data, key = config.data, config.data.group_key or None
     count = min(count, group_count(labeled, key))
@@ -151,7 +151,7 @@ def _embedded_data(config: Config, folder: Path) -> tuple[LabeledImages, ImageCo
 
 
 def pretraining_sources(config: Config, folder: Path) -> Sources:
-    """The generic source domain, on which the embedded foundation weights are made."""
+    """The generic source domain, on which the embedded foundation weights are trained."""
     train = CocoInstances(
         write_scenes(folder, "source", "source", config.data.embedded_source, 7), folder / "source", name="source"
     )

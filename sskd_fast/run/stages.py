@@ -1,4 +1,4 @@
-"""The stages of a run: each one trains by its row of the method's table, and is measured."""
+"""The stages of a run: each trains according to its row of the method's table, and is measured."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from sskd_fast.train.cost import COST_KEYS, Cost
 
 
 def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
-    """The stages of a command, in the table's order; with resume, those that are finished are kept.
+    """Runs the stages of a command, in the table's order; with resume, finished ones are kept.
 
-    only: names of stages; the command's others are left out.
+    only: run only these stages of the command.
     """
     chosen = stages_to_run(run.models.config, command, only)
     for stage in chosen:
         check_shares(run.models.config, stage)
     finished = {row["name"] for row in run.models.results.rows} if run.resume else set()
     if any(s.model == "student" and s.name not in finished for s in chosen):
-        # Its turn comes after the teacher's training and labelling: what cannot be had is said now.
+        # Report missing weights now, before the teacher trains and labels.
         run.models.foundation_weights("student")
         run.models.build("student")
     for number, stage in enumerate(chosen, 1):
         title = f"stage {number} of {len(chosen)}: {stage.words}"
         if stage.name in finished:
             run.log.say(f"{title} is finished, kept")
-            run.models.results.state_path(stage.name).unlink(missing_ok=True)  # of a process killed right after its row
+            run.models.results.state_path(stage.name).unlink(missing_ok=True)  # left if killed after the row
         elif reason := nothing_to_do(run.models, stage):
             run.log.say(f"{title} is skipped: {reason}")
         else:
@@ -46,7 +46,7 @@ def run_stages(run: Run, command: str, only: Collection[str] = ()) -> None:
 
 
 def stages_to_run(config: Config, command: str, only: Collection[str] = ()) -> list[Stage]:
-    """The stages of a command in the table's order, as the settings have them labelled."""
+    """The stages of a command in the table's order, with the labeller from the settings."""
     return [
         labelled_by(stage, config.pseudo_labels.teacher)
         for stage in stages_of(command, fitted=bool(config.teacher.warm_start))
@@ -55,7 +55,7 @@ def stages_to_run(config: Config, command: str, only: Collection[str] = ()) -> l
 
 
 def labelled_by(stage: Stage, teacher: str) -> Stage:
-    """The stage, with pseudo-labels of this teacher if the student is distilled in it."""
+    """The stage, with pseudo-labels of this teacher if it distils the student."""
     student = stage.model == "student" and stage.labels_from is not None
     return dataclasses.replace(stage, labels_from=teacher) if student else stage
 
@@ -92,10 +92,10 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
 
 
 def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, float], made: str) -> None:
-    """Measures a stage's model on the validation images, a teacher that labels also as it labels, and says the figures.
+    """Measures a stage's model on the validation images and prints the figures.
 
-    made: key of the model's basis.
-    The stage's own row comes last: a stage that has it is finished.
+    A teacher that labels is also measured as it labels.  made: key of the model's basis.
+    The stage's own row comes last, since it marks the stage as finished.
     """
     config, sources = run.models.config, run.models.sources
     views = label_views(config.pseudo_labels, sources.views)
@@ -108,7 +108,7 @@ def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, f
 
 
 def evaluate_finished(run: Run) -> None:
-    """Predicts and measures every model that has a row, and rewrites its row; what it cost stays.
+    """Predicts and measures every model that has a row, and rewrites its row; costs are kept.
 
     Raises FileNotFoundError if the folder has no row yet.
     """
@@ -125,8 +125,10 @@ def evaluate_finished(run: Run) -> None:
 
 
 def nothing_to_do(models: RunModels, stage: Stage) -> str:
-    """The reason to leave a stage out, "" for none: a teacher that is a file of predictions cannot be trained, nor
-    measured on images that it says nothing of."""
+    """The reason to leave a stage out, "" if there is none.
+
+    A teacher that is a file of predictions cannot be trained, nor measured on images without predictions.
+    """
     config = models.config_of(stage)
     if config.trainable:
         return ""

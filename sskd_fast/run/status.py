@@ -1,4 +1,4 @@
-"""The exit status of a command, and the line that says what went wrong."""
+"""The exit status of a command, and the line that reports an error."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sskd_fast.typed_settings import ConfigError
 
 
 def status_of(work: Callable[[], None], again: str = "the same command with --resume") -> int:
-    """The exit status of some work; what went wrong is printed in a line, after its notes.
+    """The exit status of `work`; an error is printed as one line, after its notes.
 
-    again: goes on after an interruption.
+    again: the command that resumes after an interruption, in words.
     """
     try:
         with _interrupt.orderly():

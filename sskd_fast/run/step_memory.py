@@ -1,4 +1,4 @@
-"""The memory of a training step, counted on tensors without values: whatever is alive at once, from the weights on."""
+"""The memory of a training step, counted on tensors without values: all tensors alive at once, weights included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.run.without_values import backward, dropping_values, without_values
 
-# A share of a GPU is left to CUDA itself, the workspaces of its libraries, and gaps between tensors.
+# The rest of a GPU's memory is left to CUDA itself, the workspaces of its libraries, and gaps between tensors.
 _USABLE = 0.9
 
 
@@ -22,8 +22,8 @@ _USABLE = 0.9
 class StepMemory:
     """Bytes of a training step.
 
-    lasting: weights, their moving average and AdamW's two moments.  kept: what the forward pass leaves for the backward
-    pass.  peak: the most that is alive at once, gradients and what is computed again included.
+    lasting: weights, their moving average and AdamW's two moments.  kept: activations saved for the backward pass.
+    peak: the most that is alive at once, including gradients and recomputed activations.
     """
 
     lasting: int
@@ -40,17 +40,17 @@ def step_memory(
     *,
     device: Literal["cpu", "cuda"] = "cuda",
 ) -> StepMemory:
-    """The memory of a step of a model on the meta device, which is of no use afterwards.
+    """The memory of a step of a model on the meta device; the model cannot be used afterwards.
 
-    size: height and width of the crops; images: labelled and unlabelled ones of one forward pass; instances: of each.
-    The step is one of several that gradients are accumulated over: they are there from its beginning.
+    size: height and width of the crops; images: labelled and unlabelled images in one forward pass; instances: of each.
+    The step accumulates gradients with others, so gradients exist from its start.
     """
     labeled, unlabeled = images
     with without_values(device) as live:
         dropping_values(model).train()
         for module in model.modules():
             if hasattr(module, "layerdrop"):
-                module.training = False  # else a value would decide if its layers are left out
+                module.training = False  # in training, a random value would decide if its layers are dropped
         trained = [p for p in model.parameters() if p.requires_grad]
         beside = [torch.empty_like(t) for t in (*model.state_dict().values(), *trained, *trained)]
         lasting = live.now
@@ -63,16 +63,16 @@ def step_memory(
         backward(loss)
         peak = live.peak
         del beside
-    # AdamW takes a square root of the second moments of all weights at once.
+    # AdamW takes the square root of the second moments of all weights at once.
     stepping = before + sum(p.numel() * p.element_size() for p in trained) if device == "cuda" else 0
     return StepMemory(lasting, kept, max(peak, stepping))
 
 
 def fitting_images(one: int, all_of: int, batch: int, gigabytes: float) -> int:
-    """The most images of a forward pass that fit a GPU's memory, of at most `batch`; 0 if a single one does not.
+    """The most images, up to `batch`, whose forward pass fits a GPU's memory; 0 if a single one does not.
 
-    one, all_of: bytes at the peak of a step of one image and of `batch`.  In between they lie below the straight line:
-    a peak is the largest of sums that grow evenly with the images.
+    one, all_of: peak bytes of a step with one image and with `batch` images.  In between, the peak lies below the
+    straight line, since it is the maximum of sums that grow linearly with the images.
     """
     usable = _USABLE * gigabytes * 1e9
     if one > usable:

@@ -1,4 +1,4 @@
-"""One training by a row of the method's table: its images, budget, objective and batches, and the model it makes."""
+"""One training by a row of the method's table: its images, budget, objective, batches, and the trained model."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from sskd_fast.typed_settings import ConfigError
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that running stages takes.
+    """Everything needed to run stages.
 
-    resume: unfinished stages go on from their saved state, finished ones are kept.  deadline: on the clock of
-    time.monotonic; after it the run ends, with PieceOver, as soon as its state is saved.
+    resume: unfinished stages resume from their saved state, finished ones are kept.  deadline: on the clock of
+    time.monotonic; after it, the run raises PieceOver as soon as its state is saved.
     """
 
     models: RunModels
@@ -55,10 +55,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Training:
-    """A stage's model in training: on all labelled images, or a fold model on those outside its fold.
+    """The training of a stage's model on all labelled images, or of a fold model on those outside its fold.
 
-    views: of its images.  labels: pseudo-labels beside those of `labeled`.  fold: number of the fold that is left out,
-    from 1 on; 0 for none.
+    views: of its images.  labels: pseudo-labels, in addition to the labels of `labeled`.  fold: number of the held-out
+    fold, from 1 on; 0 for none.
     """
 
     stage: Stage
@@ -77,15 +77,15 @@ def stage_training(models: RunModels, stage: Stage, labels: TeacherLabels | None
 
 
 def views_at(models: RunModels, strength: float) -> Views:
-    """The run's views with changes of another strength (see ViewsConfig.at_strength)."""
+    """The run's views at another strength (see ViewsConfig.at_strength)."""
     sources = models.sources
     return models.config.views.at_strength(strength).resolved(sources.views.size, sources.zoom)
 
 
 def training_state(run: Run, training: Training, name: str, cost: Cost | None = None) -> TrainingState:
-    """The state in which an unfinished training is kept under a name and, with resume, taken up.
+    """The state of an unfinished training, saved under a name and, with resume, restored.
 
-    cost: of what the training takes beside its steps.
+    cost: of the training besides its steps.
     """
     models, key = run.models, state_key(run.models, training)
     path, basis = models.results.state_path(name), trained_with(models, training.stage)
@@ -105,7 +105,7 @@ def train_model(
     state: TrainingState,
     evaluate: Callable[[Segmenter], dict[str, float]] | None = None,
 ) -> tuple[Segmenter, Cost]:
-    """The trained model, and what its training cost.  evaluate: AP of a fold model on its fold."""
+    """The trained model and the cost of its training.  evaluate: measures the AP of a fold model on its fold."""
     end_piece(run.deadline)
 
     def measured(model: Segmenter) -> dict[str, float]:
@@ -118,7 +118,7 @@ def train_model(
 
 
 def _follow_training(models: RunModels, training: Training, measured: bool) -> None:
-    """Takes part in a training of the first rank.  measured: it measures AP on the way, with the help of the others."""
+    """Takes part in a training of the first rank.  measured: True if AP is measured on the way, by all ranks."""
     _process.keep_freed_memory()
     if models.config.train.threads:
         torch.set_num_threads(models.config.train.threads)
@@ -135,7 +135,7 @@ def _trained(
     models: RunModels, log: Log, training: Training, title: str, state: TrainingState,
     evaluate: Callable[[Segmenter], dict[str, float]] | None,
 ) -> tuple[Segmenter, Cost]:  # fmt: skip
-    """The trained model, and what its training cost, by all ranks together."""
+    """The trained model and the cost of its training, on all ranks together."""
     config, stage, budget, labels = models.config, training.stage, training.budget, training.labels
     torch.manual_seed(config.seed)
     model = models.start(stage)
@@ -160,13 +160,13 @@ def coarser_by(labels: tuple[float, float], masks: tuple[float, float]) -> int:
 
 
 def facts_of(run: Run, training: Training, cost: Cost) -> dict[str, Any]:
-    """The facts of a training that its checkpoint holds."""
+    """The facts of a training for its checkpoint."""
     seed, seconds = run.models.config.seed, round(cost.seconds, 1)
     return {"stage": training.stage.name, "steps": training.budget.steps, "seconds": seconds, "seed": seed}
 
 
 def online_labels(config: Config, training: Training) -> OnlineLabels | None:
-    """Labels of the moving average for the unlabelled images of the student's distillation, if the settings say so."""
+    """Labels of the moving average for the unlabelled images of the student's distillation; None unless set."""
     if training.stage.name != "distilled_student" or config.online.start == 1:
         return None
     taught = config.pseudo_labels.truth or training.stage.labels_from != "none"
@@ -174,8 +174,10 @@ def online_labels(config: Config, training: Training) -> OnlineLabels | None:
 
 
 def stage_budget(config: Config, stage: Stage) -> StageConfig:
-    """The stage's budget: that of its first entry with the steps of all added up; a stage without unlabelled images
-    draws labelled ones in their place, so that budgets compare image by image."""
+    """The stage's budget: that of its first entry, with the steps of all entries added up.
+
+    A stage without unlabelled images draws labelled ones in their place, so that budgets compare image by image.
+    """
     parts: list[StageConfig] = [getattr(config.stages, name) for name in stage.budget]
     limit = config.train.max_steps
     steps = sum(min(part.steps, limit) if limit else part.steps for part in parts)
@@ -186,7 +188,7 @@ def stage_budget(config: Config, stage: Stage) -> StageConfig:
 
 
 def check_shares(config: Config, stage: Stage) -> None:
-    """Raises ConfigError for a stage whose images of a step cannot be dealt out evenly to the ranks."""
+    """Raises ConfigError if the images of a step cannot be split evenly among the ranks."""
     budget = stage_budget(config, stage) if stage.budget else StageConfig(labeled_batch=0)
     for name in ("labeled_batch", "unlabeled_batch"):
         images, count = getattr(budget, name), ranks.count()
@@ -198,7 +200,7 @@ def check_shares(config: Config, stage: Stage) -> None:
 
 
 def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Objective:
-    """J with the stage's weights; label_pool: how much coarser than the model's masks the pseudo-labels are."""
+    """J with the stage's weights; label_pool: stride of the pseudo-labels divided by that of the model's masks."""
     lam_pxl = config.train.lam_pxl * stage.pixel
     return Objective.of(
         config.loss, config.contrast, lam_semi=semi_weight(config, stage), lam_pxl=lam_pxl, label_pool=label_pool,
@@ -208,13 +210,15 @@ def stage_objective(config: Config, stage: Stage, label_pool: int = 1) -> Object
 
 
 def semi_weight(config: Config, stage: Stage) -> float:
-    """lam_semi of a stage: how much its pseudo-labels count; 0 if it has none."""
+    """lam_semi of a stage, the weight of its pseudo-labels; 0 if it has none."""
     return config.train.lam_semi * stage_budget(config, stage).semi_factor if stage.semi else 0.0
 
 
 def part_weights(config: Config, stage: Stage) -> dict[str, float]:
-    """Weights of the logged loss parts when they are compared: a part's weight in J, for L_pxl without lam_pxl, which
-    makes it small by design."""
+    """Weights of the logged loss parts for comparison: a part's weight in J.
+
+    For L_pxl it leaves out lam_pxl, which makes L_pxl small by design.
+    """
     loss, t = config.loss, config.train
     if getattr(config, stage.model).kind == "dense":
         loss = dataclasses.replace(
@@ -233,7 +237,7 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
 def training_batches(
     config: Config, sources: Sources, training: Training, step: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
-    """Labelled batches and, if there are pseudo-labels, unlabelled ones beside them, from a step on."""
+    """Labelled batches and, if there are pseudo-labels, unlabelled ones, from a step on."""
     key, budget, labels = config.data.balance_key, training.budget, training.labels
     if labels is None and training.stage.labels_from is not None and budget.labeled_batch == 0:
         raise ConfigError(
@@ -267,9 +271,9 @@ def training_batches(
 def _pasted(
     pairs: Iterator[tuple[Batch, Batch | None]], views: Views, seed: int, step: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
-    """The batches of steps from `step` on, with labelled instances pasted on some views if the settings say so.
+    """The batches from `step` on, with labelled instances pasted on some views if set.
 
-    Each rank pastes instances of its own share of the labelled images.
+    Each rank pastes instances from its own share of the labelled images.
     """
     if not views.paste:
         yield from pairs
@@ -282,12 +286,12 @@ def _pasted(
 
 
 def trained_with(models: RunModels, stage: Stage) -> Basis:
-    """The basis of a training of a stage: without the search for its budget and views, which are the training's own."""
+    """The basis of a stage's training, without the search for its budget and views, which belong to the training."""
     return made_with(models, stage).without("baseline")
 
 
 def state_key(models: RunModels, training: Training) -> str:
-    """The key of a training's basis and a hash of the training; a state saved under another is not used."""
+    """A key from the training's basis and a hash of the training; states saved under other keys are not used."""
     of_training = [dataclasses.asdict(part) for part in (training.stage, training.budget, training.views)]
     content = json.dumps([*of_training, training.labeled.image_ids], sort_keys=True)
     return f"{trained_with(models, training.stage).key}-{hashlib.sha256(content.encode()).hexdigest()}"

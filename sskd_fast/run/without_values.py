@@ -1,7 +1,7 @@
-"""Tensors that have shapes and no values, and the bytes that are alive while code runs on them.
+"""Tensors with shapes but no values, and the bytes that are alive while code runs on them.
 
-Code for the CPU runs as it is: autograd, checkpointing and autocast are PyTorch's own.  A value that it asks for is 1
-or True; where a count depends on values, as in `nonzero`, it is the largest possible.
+Code for the CPU runs unchanged: autograd, checkpointing and autocast are PyTorch's own.  If it asks for a value, it
+gets 1 or True.  If a count depends on values, as in `nonzero`, it is the largest possible.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_map
 
 from sskd_fast._env import without_value_checks
 
-# Allocators hand out whole blocks of so many bytes.
+# Allocators hand out blocks in multiples of this many bytes.
 _BLOCK = {"cpu": 64, "cuda": 512}
-# What autocast computes in float32 on CUDA and not on the CPU: "CUDA ops that autocast to float32" in PyTorch's
-# documentation, as far as networks call them.
+# Operators that autocast computes in float32 on CUDA but not on the CPU: "CUDA ops that autocast to float32" in
+# PyTorch's documentation, as far as networks use them.
 _FULL_ON_CUDA = frozenset({
     "pow", "__pow__", "__rpow__", "__rtruediv__", "reciprocal", "rsqrt", "exp", "expm1", "log", "log2", "log10",
     "log1p", "softmax", "log_softmax", "softmin", "softplus", "layer_norm", "group_norm", "norm", "normalize", "sum",
@@ -34,7 +34,7 @@ _FULL_ON_CUDA = frozenset({
 
 
 class Shaped(Tensor):
-    """A CPU tensor for autograd and autocast, of which there is a meta tensor `shape_of` alone."""
+    """A CPU tensor for autograd and autocast, backed only by a meta tensor `shape_of`."""
 
     shape_of: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -56,7 +56,7 @@ class Shaped(Tensor):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Runs operators on shapes.  now, peak: bytes of the storages that are alive, and the most there were."""
+    """Runs operators on shapes.  now, peak: bytes of the storages alive now, and their maximum so far."""
 
     def __init__(self, block: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -121,7 +121,7 @@ def _every_chosen(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _at_every_index(func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An indexing operator that takes a mask for the places of all its cells."""
+    """An indexing operator that treats a mask as the indices of all its cells."""
 
     def at(x: Tensor, indices: list[Tensor | None], *more: Any, **named: Any) -> Tensor:
         places: list[Tensor | None] = []
@@ -134,7 +134,7 @@ def _at_every_index(func: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 _aten = torch.ops.aten
-# Operators whose results depend on values, and their results.
+# Operators whose results depend on values -> functions that give their results.
 _BY_VALUE: dict[Any, Callable[..., Any]] = {
     _aten._local_scalar_dense.default: _one,
     _aten.nonzero.default: _every_index,
@@ -144,7 +144,7 @@ _BY_VALUE: dict[Any, Callable[..., Any]] = {
 
 
 class _Calls(TorchFunctionMode):
-    """Gives NumPy and Python ones for tensors, and autocast the float32 of CUDA."""
+    """Gives ones to NumPy and Python in place of values, and makes autocast use float32 as on CUDA."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -166,25 +166,25 @@ def _full(x: Any) -> Any:
 
 @contextmanager
 def without_values(device: Literal["cpu", "cuda"] = "cuda") -> Iterator[LiveBytes]:
-    """The context in which tensors of the CPU have no values; gives the count of their bytes.
+    """A context in which CPU tensors have no values; yields the count of their bytes.
 
-    device: the one whose blocks and autocast are counted.
+    device: the device whose allocator blocks and autocast rules apply.
     """
     with without_value_checks(), LiveBytes(_BLOCK[device]) as live, _Calls(device):
         yield live
 
 
 def backward(loss: Tensor) -> None:
-    """`loss.backward()`, of which layers that are computed again see the same autocast as in the forward pass.
+    """Like `loss.backward()`, but recomputed layers see the same autocast as in the forward pass.
 
-    `Tensor.backward` itself would hide from them what `without_values` changes in calls.
+    `Tensor.backward` itself would hide the changes of `without_values` from them.
     """
     engine: Any = torch.autograd.Variable._execution_engine
     engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, True)
 
 
 def dropping_values(module: torch.nn.Module) -> torch.nn.Module:
-    """The module with parameters and buffers without values in place of its own, shared ones still shared."""
+    """The module with its parameters and buffers replaced by ones without values; shared ones stay shared."""
     made: dict[int, Tensor] = {}
 
     def emptied(tensor: Tensor) -> Any:

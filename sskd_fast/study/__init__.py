@@ -1,1 +1,1 @@
-"""Studies: one question, a table of rows that differ in a few settings, several seeds, and the page that shows them."""
+"""Studies: a question, rows that differ in a few settings, several seeds, and a page that shows the table."""

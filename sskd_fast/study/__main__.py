@@ -24,7 +24,7 @@ from sskd_fast.study.tables import TABLES, Row, Table
 from sskd_fast.train.checkpoint import PieceOver
 from sskd_fast.typed_settings import ConfigError
 
-# The exit status of a piece that ended before the study did.
+# The exit status of a piece (see --pieces) that ends before the study is finished.
 NOT_FINISHED = 3
 
 EXAMPLES = """examples:
@@ -42,15 +42,15 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
     p.add_argument("--data", default="embedded", help="embedded, or a YAML file of settings")
-    p.add_argument("--preset", default="default", help="below the file and the overrides (default)")
-    p.add_argument("--seeds", type=seeds_of, default=[0, 1, 2], metavar="N|N,N,...", help="how many, or which ones (3)")
-    p.add_argument("--output", type=Path, help="folder of all studies of these data (studies/NAME)")
-    p.add_argument("--rows", help="these rows alone, by name, separated by commas")
+    p.add_argument("--preset", default="default", help="preset under the file and the overrides (default: default)")
+    p.add_argument("--seeds", type=seeds_of, default=[0, 1, 2], metavar="N|N,N,...", help="how many (3), or which ones")
+    p.add_argument("--output", type=Path, help="folder for all studies of this data set (default: studies/NAME)")
+    p.add_argument("--rows", help="train only these rows: names separated by commas")
     p.add_argument(
         "--pieces", type=float, metavar="SECONDS", default=math.inf,
-        help=f"end with status {NOT_FINISHED} once so many seconds are over and the state is saved",
+        help=f"after this many seconds, save the state and end with status {NOT_FINISHED}",
     )  # fmt: skip
-    p.add_argument("--page", type=Path, help="a Markdown file that gets the table, between two markers")
+    p.add_argument("--page", type=Path, help="Markdown file to put the table in, between two markers")
     p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all rows")
     return p
 
@@ -64,7 +64,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def rows_of(table: Table, names: str | None) -> list[Row]:
-    """The rows of a table with these names, all for None.  Raises ConfigError for a name that it does not have."""
+    """The rows of a table with these names; all rows if None.  Raises ConfigError for an unknown name."""
     known = {row.name: row for row in table.rows}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
     if unknown := [name for name in wanted if name not in known]:
@@ -90,18 +90,18 @@ def study_of(arguments: argparse.Namespace) -> Study:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 3 if a piece is over, 2 with a message for bad input."""
+    """Runs the command line. Returns the exit status: 0, 3 at the end of a piece, 2 after a message for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_intermixed_args(words)
     try:
         return status_of(lambda: run_study(arguments, words), again="the same command")
     except PieceOver as over:
-        print(f"not finished yet: {over}; the same command goes on", file=sys.stderr)
+        print(f"not finished yet: {over}; run the same command to resume", file=sys.stderr)
         return NOT_FINISHED
 
 
 def run_study(arguments: argparse.Namespace, words: Sequence[str]) -> None:
-    """Trains what is missing, row by row, and writes the table after each.  Raises PieceOver with what is left."""
+    """Trains the missing rows and writes the table after each.  Raises PieceOver, naming the rows that are left."""
     deadline = time.monotonic() + arguments.pieces
     study = study_of(arguments)
     try:
@@ -114,7 +114,7 @@ def run_study(arguments: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def write_study(study: Study, words: Sequence[str], page: Path | None) -> None:
-    """Writes OUTPUT/TABLE.json and OUTPUT/TABLE.md with the rows so far, and puts the table on a page."""
+    """Writes OUTPUT/TABLE.json and OUTPUT/TABLE.md with the rows so far, and puts the table on the page if given."""
     command = f"python -m sskd_fast.study {shlex.join(words)}"
     summary = study.summary() | {"command": command}
     text = markdown(study.table, summary, command)

@@ -1,4 +1,4 @@
-"""Figures of one row with one seed, read from the run folder that measured it."""
+"""Figures of one row and one seed, read from the run folder that measured it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sskd_fast.run.dry_run import model_cost
 from sskd_fast.run.stages import labelled_by
 from sskd_fast.settings import Config
 
-# What training logs of L_pxl, averaged over the last quarter of a stage.
+# Diagnostics of L_pxl in the training log, averaged over the last quarter of a stage.
 DIAGNOSTICS = ("margin", "fnr", "fnr_foreground", "fnr_background", "pxl_gradient_share")
 _OF_ROW = ("ap", "ap50", "params", "stride", "seconds", "cpu_seconds", "label_seconds", "labeled_seen")
 _OF_DETAILS = ("ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def figures_of(folder: Path, result: str, config: Config) -> dict[str, Any] | None:
-    """Figures of a stage's model in a finished run folder; None if it is not measured there.
+    """Figures of a stage's model in a finished run folder; None if the model is not measured there.
 
-    Those of metrics.json and details.json; "touching_ap": of objects that touch; "steps"; "step_seconds": the median
-    of a step; "total_seconds": of all trainings that the model builds on, its own included; DIAGNOSTICS; "gflops": of a
-    crop; "map_stride": of the embeddings; "drawn": AP on the images and on draws of them; "images": a hash of these.
-    Computed once, then kept in the folder.
+    The figures of metrics.json and details.json; "touching_ap": AP of objects that touch; "steps"; "step_seconds": the
+    median step; "total_seconds": of the model's own training and all those it builds on; DIAGNOSTICS; "gflops": for a
+    crop; "map_stride": of the embeddings; "drawn": AP on the images and on bootstrap draws of them; "images": a hash of
+    the images.  Computed once, then kept in the folder.
     """
     kept = folder / "figures" / f"{result}.json"
     if not kept.exists():
@@ -55,7 +55,7 @@ def figures_of(folder: Path, result: str, config: Config) -> dict[str, Any] | No
 
 
 def training_figures(folder: Path, stage: str) -> dict[str, float]:
-    """Steps, seconds a step and diagnostics of a stage's own training; empty if it was not trained."""
+    """Steps, seconds per step and diagnostics of a stage's own training; empty if it was not trained."""
     weights = folder / "checkpoints" / f"{stage}.safetensors"
     if not weights.exists():
         return {}
@@ -71,7 +71,7 @@ def training_figures(folder: Path, stage: str) -> dict[str, float]:
 
 
 def step_seconds(line: Mapping[str, Any]) -> float:
-    """Seconds of a step, by a line of the log, which has the means of its parts."""
+    """Seconds of a step: the sum of the mean times of its parts in a line of the log."""
     return sum(value for name, value in line.items() if name.startswith("seconds_") and is_number(value))
 
 
@@ -87,15 +87,15 @@ def total_seconds(folder: Path, result: str, config: Config) -> float:
 
 
 def label_seconds(folder: Path) -> dict[str, float]:
-    """Seconds that labelling took by teacher, its fold models included, in the first part that did it."""
+    """Teacher -> seconds of labelling, fold models included, in the first part that labelled."""
     path = folder / "cache" / "label_seconds.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def keep_label_seconds(folder: Path, teacher: str) -> None:
-    """Writes down what labelling took in a run folder, beside the predictions that the parts after it share.
+    """Records the seconds of labelling in a run folder, beside the predictions that later parts share.
 
-    They do not label again, so that their own figure is too low.
+    Later parts do not label again, so their own figure would be too low.
     """
     known = label_seconds(folder)
     for row in read_figures(folder)[0]["rows"]:
@@ -107,7 +107,7 @@ def keep_label_seconds(folder: Path, teacher: str) -> None:
 
 
 def cost_figures(folder: Path, result: str, config: Config) -> dict[str, float]:
-    """GFLOPs of a crop; nothing of a model that is no network."""
+    """GFLOPs for a crop; empty if the model is not a network."""
     kind = STAGE[result].model
     same = [stage for stage in STAGE.values() if stage.model == kind]
     files = [path for stage in same if (path := folder / "checkpoints" / f"{stage.name}.safetensors").exists()]
@@ -120,7 +120,7 @@ def cost_figures(folder: Path, result: str, config: Config) -> dict[str, float]:
 
 
 def quality_figures(folder: Path, result: str, config: Config) -> dict[str, Any]:
-    """AP of touching objects, AP on draws of the images, and the hash of these."""
+    """AP of touching objects, AP on bootstrap draws of the images, and a hash of the images."""
     truth = json.loads((folder / "ground_truth.json").read_text(encoding="utf-8"))
     results = json.loads((folder / "predictions" / f"{result}.json").read_text(encoding="utf-8"))
     limit = int(read_figures(folder)[0]["max_detections"])

@@ -15,14 +15,14 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def circumstances(device: str) -> dict[str, str]:
-    """ "machine", "commit" and "date" (UTC); device: the setting of the run."""
+    """ "machine", "commit" and "date" (UTC); device: as in the run's settings."""
     gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else ""
     words = ", ".join(part for part in (gpu, machine(), f"torch {torch.__version__}") if part)
     return {"machine": words, "commit": commit(), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")}
 
 
 def commit() -> str:
-    """The commit of the checkout, "with changes" if it has any; the version of an installed package."""
+    """The commit of the checkout, "with changes" if it has any; the package's version without a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(_PACKAGE), *arguments]

@@ -19,7 +19,7 @@ def _two(value: object) -> str:
     return f"{value:.2f}" if is_number(value) else "-"
 
 
-# Figure -> the title of its column, its text.
+# Figure -> the title of its column, the function that formats it.
 COLUMNS: dict[str, tuple[str, Callable[[object], str]]] = {
     "ap": ("AP", ap_text), "ap50": ("AP50", ap_text), "ap75": ("AP75", ap_text), "ap_small": ("AP small", ap_text),
     "ap_medium": ("AP medium", ap_text), "ap_large": ("AP large", ap_text), "touching_ap": ("AP touching", ap_text),
@@ -31,12 +31,12 @@ COLUMNS: dict[str, tuple[str, Callable[[object], str]]] = {
     "fnr_background": ("FNR, background", _two), "step_cost": ("step, times no L_pxl's", _two),
 }  # fmt: skip
 _ALWAYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "touching_ap")
-# Figures whose spread over seeds is worth its place.
+# Figures shown with their spread over seeds.
 _SPREAD = ("ap", "ap50", "touching_ap")
 
 
 def markdown(table: Table, summary: Summary, command: str) -> str:
-    """The study as a section of a page; only measured figures are in it."""
+    """The study as a section of a page, with measured figures only."""
     head = f"## {table.name}, {_listed(summary.get('dataset', []))}\n\n{table.question}"
     facts = [
         f"`{command}`",
@@ -61,7 +61,7 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def columns(table: Table, summary: Summary) -> dict[str, list[str]]:
-    """Title -> a cell for each row; columns without any figure are left out."""
+    """Column title -> one cell for each row; columns without a figure are left out."""
     rows = summary["rows"]
     found: dict[str, list[str]] = {"": [row["name"] for row in rows]}
     for key in (*_ALWAYS, *table.columns):
@@ -80,7 +80,7 @@ def _cell(figure: Mapping[str, Any], text: Callable[[object], str], spread: bool
 
 
 def _difference(gain: Mapping[str, Any] | None, table: Table) -> str:
-    """ "+5.7 (+2.1 to +9.0)", with the row it is against if that is not the table's reference."""
+    """ "+5.7 (+2.1 to +9.0)"; names the row it is compared with, unless that is the table's reference."""
     if gain is None:
         return ""
     known = is_number(gain["low"]) and is_number(gain["high"])
@@ -101,9 +101,9 @@ def _markdown(cells: Mapping[str, Sequence[str]]) -> str:
 
 
 def insert(page: Path, name: str, text: str) -> None:
-    """Puts a study between its markers on a page, at the end if it has none yet; the rest stays as it is.
+    """Puts a study between its markers on a page, or at the end if there are none yet; the rest is unchanged.
 
-    name: of the study.  Raises ConfigError for a page that has the first marker without the second.
+    name: of the study.  Raises ConfigError if the page has only one of the two markers.
     """
     start, end = f"<!-- study {name}: written by python -m sskd_fast.study -->", f"<!-- end of study {name} -->"
     known = page.read_text(encoding="utf-8") if page.exists() else ""

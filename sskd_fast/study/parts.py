@@ -1,4 +1,4 @@
-"""Parts of a study: stages trained in a run folder that is named after all they depend on, so that rows share it."""
+"""Parts of a study: stages in a run folder named by a hash of all they depend on, so that rows can share it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sskd_fast.study.machine import circumstances
 from sskd_fast.study.tables import Row
 from sskd_fast.yaml_settings import load_config
 
-# Names of a run folder that a part does not take over from the one before, and those of large files that it links.
+# Files that a part does not take over from the part before it, and large files that it links instead of copying.
 _LEFT = (LOCK, "tensorboard", "finished.json", "figures", "report.html", "report", "*.state.pt", ".*.partial")
 _LINKED = (".safetensors", ".png")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that a study's command line has for all its rows: YAML files, overrides and preset."""
+    """The settings of a study's command line for all rows: YAML files, overrides and preset."""
 
     files: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """Stages of one run folder.  after: the part whose models they build on, None for none."""
+    """Stages of one run folder.  after: the part whose models they build on, or None."""
 
     config: Config
     stages: tuple[str, ...]
@@ -51,7 +51,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        """A hash of all that the part's figures depend on: stages, settings, and the files that these name."""
+        """A hash of all that the part's figures depend on: stages, settings, and the files named in the settings."""
         before = self.after.key if self.after else ""
         settings, files = settings_that_matter(self.config, self.stages), named_contents(self.config)
         content = [self.stages, before, settings, *([files] if files else [])]
@@ -66,9 +66,9 @@ class Part:
         return (self.folder(output) / "finished.json").exists()
 
     def finish(self, output: Path, deadline: float) -> None:
-        """Trains what is missing of it and of the parts before.
+        """Trains the missing stages of the part and of the parts before it.
 
-        Raises PieceOver after the deadline, on the clock of time.monotonic, and whatever a run raises.
+        deadline: on the clock of time.monotonic.  Raises PieceOver after it, and whatever a run raises.
         """
         if self.is_finished(output):
             return
@@ -84,15 +84,15 @@ class Part:
 
 
 def seed_runs(output: Path, seed: int) -> Path:
-    """The folder of all run folders of a seed."""
+    """The folder that holds all run folders of a seed."""
     return output / "runs" / f"seed-{seed}"
 
 
 def take_over(before: Path, folder: Path) -> None:
-    """Makes the run folder of a part from that of the one before: its models and rows, its images and predictions.
+    """Starts the run folder of a part from the folder of the part before: models, rows, images and predictions.
 
-    Weights are linked, small files copied.  Images, and the predictions that become labels, stay where they are, so
-    that what one part adds to them serves all.
+    Weights are linked, small files are copied.  Images, and the predictions that become labels, stay in place, so
+    that all parts share what one of them adds.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -108,7 +108,7 @@ def take_over(before: Path, folder: Path) -> None:
 
 
 def _linked(source: str, target: str) -> str:
-    """Links a file that is never changed in place, copies any other or if the file system has no links."""
+    """Links a file that is never changed in place; copies any other file, and all files if links are unsupported."""
     if source.endswith(_LINKED):
         try:
             os.link(source, target)
@@ -119,8 +119,7 @@ def _linked(source: str, target: str) -> str:
 
 
 def part_of(row: Row, settings: Settings, seed: int) -> Part:
-    """The last part of a row, which measures it, with those before.  Raises ConfigError for a setting that does not
-    fit."""
+    """The last part of a row, which measures it, and the parts before.  Raises ConfigError if settings conflict."""
     base = settings.config(f"seed={seed}")
     batch = base.stages.distilled_student.labeled_batch + base.stages.distilled_student.unlabeled_batch
     own = [*share_settings(base, row.share), f"seed={seed}"]
@@ -131,7 +130,7 @@ def part_of(row: Row, settings: Settings, seed: int) -> Part:
 
 
 def share_settings(config: Config, share: float) -> tuple[str, ...]:
-    """Overrides that leave this share of the training images their labels; none for a share of 0."""
+    """Overrides that keep the labels of this share of the training images; none for a share of 0."""
     if not share:
         return ()
     if config.data.own:

@@ -1,4 +1,4 @@
-"""The rows of a study in training: what each takes, what is left to do, and what they have given so far."""
+"""Training of a study's rows: the parts that each needs, the rows that are left, and the figures so far."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sskd_fast.typed_settings import ConfigError
 
 @dataclass(frozen=True)
 class Study:
-    """Rows of a table, seeds, the settings of all, and the folder that all studies of these data share."""
+    """Rows of a table, seeds, the settings of all rows, and the folder shared by all studies of this data set."""
 
     table: Table
     rows: Sequence[Row]
@@ -27,19 +27,19 @@ class Study:
     output: Path
 
     def plan(self) -> Iterator[tuple[Row, int]]:
-        """Every row with every seed, in the order of training: a whole table for the first seed, then the next one.
+        """Every row with every seed, in the order of training: the whole table for one seed, then for the next.
 
-        Raises ConfigError before anything is trained for settings that do not fit.
+        Raises ConfigError, before anything is trained, if settings conflict.
         """
         for row in self.rows:
             part_of(dataclasses.replace(row, time_of=""), self.settings, self.seeds[0])
         return ((row, seed) for seed in self.seeds for row in self.rows)
 
     def finish(self, row: Row, seed: int, deadline: float) -> None:
-        """Trains what is missing of a row.
+        """Trains the missing parts of a row.
 
-        Raises PieceOver after the deadline, FolderInUse if another process trains with this seed, whose parts rows
-        share, and whatever a run raises.
+        Raises PieceOver after the deadline, FolderInUse if another process trains this seed (rows share its parts),
+        and whatever a run raises.
         """
         with FolderLock(seed_runs(self.output, seed)):
             for needed in self.before(row):
@@ -49,13 +49,13 @@ class Study:
             part.finish(self.output, deadline)
 
     def before(self, row: Row) -> list[Row]:
-        """The rows whose seconds say how many steps a row takes; none if its settings do."""
+        """The rows whose training time sets the number of steps of a row; none if its settings give the number."""
         if not row.time_of:
             return []
         return [dataclasses.replace(row, time_of=""), self.table.row(row.time_of)]
 
     def part(self, row: Row, seed: int) -> Part | None:
-        """The part that measures a row; None as long as its steps depend on rows that are not finished."""
+        """The part that measures a row; None while its number of steps depends on unfinished rows."""
         if not row.time_of:
             return part_of(row, self.settings, seed)
         own, model = (part_of(needed, self.settings, seed) for needed in self.before(row))
@@ -66,20 +66,19 @@ class Study:
         return part_of(dataclasses.replace(row, student=settings, time_of=""), self.settings, seed)
 
     def _steps_as_long(self, row: Row, own: Part, model: Part) -> int:
-        """Steps of a row's first stage with which it takes as long as the row `time_of`, all that it builds on
-        included."""
+        """Steps of a row's first stage that make it take as long as the row `time_of` with all that it builds on."""
         stage = row.stages[0]
         mine = figures_of(own.folder(self.output), row.result, own.config)
         first = figures_of(own.folder(self.output), stage, own.config)
         theirs = figures_of(model.folder(self.output), self.table.row(row.time_of).result, model.config)
         if mine is None or first is None or theirs is None:
-            raise ConfigError(f"{row.name}: {row.time_of} or the row itself has no figures, expected its seconds")
+            raise ConfigError(f"{row.name}: {row.time_of} or the row itself has no figures, expected training times")
         others = mine["total_seconds"] - first["seconds"]
         share = (theirs["total_seconds"] - others) / max(first["seconds"], 1e-3)
         return max(1, round(share * first["steps"]))
 
     def left(self) -> str:
-        """The rows that are not measured yet, in words."""
+        """A phrase on the rows that are not measured yet."""
         missing = self.summary()["unfinished"]
         (name, seed), count = missing[0], len(self.rows) * len(self.seeds)
         return f"{len(missing)} of {count} rows are left, first {name} with seed {seed}"

@@ -1,4 +1,4 @@
-"""A table of a study summed up over its seeds: figures, differences, and the circumstances of the measurements."""
+"""Summary of a study's table over its seeds: figures, differences, and the circumstances of the measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sskd_fast.study.figures import figures_of
 from sskd_fast.study.parts import Part
 from sskd_fast.study.tables import Row, Table
 
-# Figures of one seed that are no numbers to take a mean of.
+# Entries of one seed that have no mean.
 _KEPT_APART = ("drawn", "images")
 # Row name -> seed -> the part that measures it.
 Parts = Mapping[str, Mapping[int, Part]]
@@ -28,9 +28,9 @@ def summarize(table: Table, rows: Sequence[Row], seeds: Sequence[int], parts: Pa
     """The content of a study's JSON file.
 
     "table", "question", "reference"; "seeds"; "dataset" and numbers of images; "machines", "commits", "dates" of the
-    measurements; "unfinished": [row, seed] that are not measured yet; "rows": for each, "name", "result", "settings",
-    "folders" by seed, "figures": {key: {"mean", "sd", "by_seed"}}, and "difference", the fields of `SeedGain` and
-    "against", over the seeds that both rows have.
+    measurements; "unfinished": pairs [row, seed] that are not measured yet; "rows": for each row, "name", "result",
+    "settings", "folders" by seed, "figures": {key: {"mean", "sd", "by_seed"}}, and "difference": the fields of
+    `SeedGain` and "against", over the seeds that both rows have.
     """
     done = {
         row.name: {
@@ -58,7 +58,7 @@ def _figures(row: Row, parts: Mapping[int, Part], output: Path) -> dict[int, dic
 
 
 def _add_step_cost(figures: Mapping[int, dict[str, Any]], without: Mapping[int, Mapping[str, Any]]) -> None:
-    """ "step_cost": times that a step takes as long as without L_pxl."""
+    """Adds "step_cost": the time of a step divided by that of a step without L_pxl."""
     for seed, own in figures.items():
         base = without.get(seed, {}).get("step_seconds")
         if is_number(base) and is_number(own.get("step_seconds")):
@@ -82,7 +82,7 @@ def _row(
 
 
 def difference(own: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of `SeedGain` over the seeds that both have, on the same images; empty if there are none."""
+    """The fields of `SeedGain` over the seeds that both rows have on the same images; empty if there are none."""
     shared = [seed for seed in own if seed in other and own[seed]["images"] == other[seed]["images"]]
     if not shared:
         return {}
@@ -92,7 +92,7 @@ def difference(own: Mapping[int, Mapping[str, Any]], other: Mapping[int, Mapping
 
 
 def _facts(folders: Sequence[Path]) -> dict[str, Any]:
-    """The data, and where and when the parts were measured."""
+    """The data set, and the machines, commits and dates of the measurements."""
     facts: dict[str, Any] = {}
     for folder in folders:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

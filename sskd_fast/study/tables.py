@@ -1,4 +1,4 @@
-"""The tables of the studies: what each asks, and its rows as settings of the one method."""
+"""The tables of the studies: the question of each, and its rows as settings of the one method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ REFINED, DISTILLED = FINAL_STUDENTS
 CHAIN = (DISTILLED, REFINED)
 
 LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
-# The weight of L_pxl is found by its share of the gradient: one weight would be much for one form, nothing for another.
+# The weight of L_pxl is set by its share of the gradient: a fixed weight would be too large for one form of the loss,
+# and negligible for another.
 PIXEL_ON = ("train.lam_pxl=0.1", "train.pxl_gradient_share=0.15")
 PIXEL_OFF = ("train.lam_pxl=0", "train.pxl_gradient_share=0")
 # The contrastive loss as the method has it: fused scores, 200 negatives of other images, all pixels of a coarse map.
@@ -19,7 +20,7 @@ AS_WRITTEN = (
     "contrast.form=sampled", "contrast.cues=fused", "contrast.scope=other", "contrast.num_negatives=200",
     "contrast.max_anchors=0", "student.embedding_level=2",
 )  # fmt: skip
-# The masks of pseudo-labels count a fifth, and all of them less and less in the last third of the distillation.
+# Masks of pseudo-labels have weight 0.2, and pseudo-labels fade out in the last 30 % of the distillation.
 FADED = ("train.semi_fade=0.3", "train.semi_masks=0.2")
 # The student's own labels start after this share of its distillation.
 BURN_IN = "online.start=0.3"
@@ -27,14 +28,14 @@ BURN_IN = "online.start=0.3"
 
 @dataclass(frozen=True)
 class Row:
-    """A model and the settings that it differs in.
+    """A model and the settings that set it apart.
 
-    result: the stage whose model is measured.  teaching: stages of the part that rows share, none if nothing labels for
-    the student.  teacher: settings of that part, and of the data; they hold for the student as well.  stages, student:
-    stages that follow, and the settings laid over all others for them.  Settings are overrides of the command line, in
-    which {batch} stands for the images in a step of the student's distillation.
-    share: of the labels, 0 for those that the data set has.  against: the row that it is compared with, "" for the
-    table's reference.  time_of: trained as long, on the wall's clock, as this row and all that it builds on.
+    result: the stage whose model is measured.  teaching: stages of the part that rows share; empty if there is no
+    teacher.  teacher: settings of that part and of the data; they hold for the student as well.  stages, student: the
+    stages that follow, and the settings on top of all others for them.  Settings are overrides of the command line;
+    {batch} stands for the images in a step of the student's distillation.
+    share: of the labels to keep, 0 for all that the data set has.  against: the row to compare with, "" for the table's
+    reference.  time_of: train for the same wall-clock time as this row and all that it builds on.
     """
 
     name: str
@@ -50,8 +51,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """question: that its rows answer.  reference: the row that others are compared with, and without_pixel the one that
-    their steps' cost is.  columns: of figures that it shows beside those of every table."""
+    """A question and the rows that answer it.
+
+    reference: the row to compare others with.  without_pixel: the row to compare the time of their steps with.
+    columns: figures shown in addition to those of every table.
+    """
 
     name: str
     question: str
@@ -61,11 +65,11 @@ class Table:
     without_pixel: str = ""
 
     def row(self, name: str) -> Row:
-        """A row by its name."""
+        """The row of this name."""
         return next(row for row in self.rows if row.name == name)
 
     def against(self, row: Row) -> str:
-        """The name of the row that a row is compared with; its own for none."""
+        """The name of the row to compare a row with; its own name if there is none."""
         return row.against or self.reference
 
 

@@ -1,1 +1,1 @@
-"""The training loop, the stages, and what a run keeps in its folder."""
+"""The training loop, its engine and schedule, the training state, and the log."""

@@ -1,4 +1,4 @@
-"""The state of an unfinished stage, from which an interrupted one is resumed; written whole or not at all."""
+"""The state of an unfinished stage, from which it resumes after an interruption; written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sskd_fast.files import write_atomically
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.random_state import RandomState
 
-# What every rank has of its own, beside its random numbers: the pixels that its loss remembers.
+# Module whose state differs between ranks, like the random states: the memory bank of the contrastive loss.
 _OWN = "contrast"
 
 
 class HasState(Protocol):
-    """What has a state to keep: modules, scalers."""
+    """An object with a state to save, such as a module or a scaler."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -30,16 +30,16 @@ class HasState(Protocol):
 
 
 class PieceOver(Exception):
-    """The time that a run may take in one piece is over; with resume, it goes on from the saved state."""
+    """Raised once the time for one piece of a run is over; the run can resume from the saved state."""
 
 
 @dataclass
 class TrainingState:
-    """Keeps all that an unfinished stage needs to go on after an interruption as if there had been none.
+    """The saved state of an unfinished stage, with which a resumed stage gives the same result as an uninterrupted one.
 
-    key: what the stage depends on; a state under another key is not taken up.  cost: of the stage before the
-    interruption.  deadline: on the clock of time.monotonic; the first state saved after it ends the piece.
-    All ranks save and restore together; the first one has the file.
+    key: hash of all that the stage depends on; a state under another key is ignored.  cost: of the stage before the
+    interruption.  deadline: on the clock of time.monotonic; the first save after it ends the piece.
+    All ranks save and restore together; the first rank owns the file.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class TrainingState:
     def save(
         self, step: int, modules: Mapping[str, HasState | None], optimizer: torch.optim.Optimizer, cost: Cost
     ) -> None:
-        """Writes the state after `step` steps; modules by name, None for one that the stage has not.
+        """Writes the state after `step` steps; modules by name, None for a module that the stage lacks.
 
         cost: of the steps since the interruption.  Raises PieceOver once the deadline is over.
         """
@@ -70,9 +70,9 @@ class TrainingState:
             raise PieceOver
 
     def restore(self, modules: Mapping[str, HasState | None], optimizer: torch.optim.Optimizer) -> int:
-        """The step to go on from: 0, or that of a saved state, which is then loaded.
+        """Loads the saved state, if there is one, and returns the step to resume from, else 0.
 
-        A rank that the saved state does not have keeps its own random numbers.
+        A rank that is missing in the saved state keeps its own random state.
         """
         content = ranks.from_first(self._saved())
         if content is None:
@@ -91,7 +91,7 @@ class TrainingState:
         return int(content["step"])
 
     def _saved(self) -> dict[str, Any] | None:
-        """The state in the first rank's file, None if there is none to go on from."""
+        """The state in the first rank's file; None if there is none to resume from."""
         if ranks.number() or not self.resume or not self.path.exists():
             return None
         content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -103,7 +103,7 @@ class TrainingState:
 
 
 def _save(content: Mapping[str, object], path: Path) -> None:
-    """By a file that Python opens, whose error is raised: PyTorch's own says nothing of a full disk."""
+    """Save through a file that Python opens: PyTorch's own error does not mention a full disk."""
     with path.open("wb") as file:
         try:
             torch.save(content, file)
@@ -112,7 +112,7 @@ def _save(content: Mapping[str, object], path: Path) -> None:
 
 
 def saved_key(path: Path) -> str | None:
-    """The key under which a state is saved; None if there is none."""
+    """The key of a saved state; None if there is no state."""
     return str(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["key"]) if path.exists() else None
 
 

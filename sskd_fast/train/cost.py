@@ -1,4 +1,4 @@
-"""Training a model in figures that do not depend on how it was measured: steps, images seen, seconds."""
+"""The cost of a training: steps, images seen, seconds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sskd_fast.data.instances import Batch
 class Cost:
     """The cost of a stage so far.  Seconds are those of the first rank.
 
-    labeled_seen, unlabeled_seen: images in the batches, an image as often as it was drawn.  seconds, cpu_seconds: of
-    training, on the wall's clock and of all threads and loader processes; measuring AP on the way counts in neither.
-    label_seconds: of making the pseudo-labels that the stage learns from, on the wall's clock, with the training of the
-    fold models that their thresholds come from.  Steps that an interruption undid do not count.
+    labeled_seen, unlabeled_seen: images in the batches, counted each time they are drawn.  seconds, cpu_seconds:
+    training time, by the wall clock and of all threads and loader processes; neither includes AP measured in between.
+    label_seconds: wall-clock time to make the stage's pseudo-labels, including the training of the fold models that
+    set their thresholds.  Steps lost to an interruption do not count.
     """
 
     steps: int = 0
@@ -29,7 +29,7 @@ class Cost:
         return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def count(self, labeled: Batch, unlabeled: Batch | None) -> None:
-        """Takes in the batches of one step."""
+        """Adds the batches of one step."""
         self.steps += 1
         self.labeled_seen += labeled.of
         self.unlabeled_seen += 0 if unlabeled is None else unlabeled.of

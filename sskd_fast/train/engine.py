@@ -1,7 +1,7 @@
 """The engine of a training: Hugging Face accelerate around model and objective, on one rank or many, in micro batches.
 
-J of the joint batch is the sum of what its parts add, as every part divides by sums of the whole: the images of a rank,
-or a micro batch of them.  So ranks and micro batches give the gradients of one process that sees all images at once.
+J of the joint batch is the sum over its parts: the images of each rank, or their micro batches.  Every part divides by
+sums over the joint batch.  So ranks and micro batches give the gradients of one process that sees all images at once.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Images: TypeAlias = tuple[Batch, Batch | None]
 class Engine:
     """Gradients of J and updates of a model's weights.
 
-    micro_batch: the most images that a rank sees at once, 0 for all of them unless the GPU's memory is too small: then
-    the first two steps halve it until it suffices (after the first one there are the optimizer's moments, too).
-    scaler: of the loss, for float16 alone.
+    micro_batch: the most images that a rank sees at once.  With 0, all of them; if the GPU's memory is too small, the
+    first two steps halve the number until it fits (after the first step there are the optimizer's moments, too).
+    scaler: of the loss, for float16 only.
     """
 
     def __init__(
         self, model: Segmenter, objective: Objective, optimizer: torch.optim.Optimizer, micro_batch: int = 0
     ) -> None:
         device = next(model.parameters()).device
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as of a term of weight 0
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as those of a term with weight 0
         self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
         if self.accelerator.distributed_type not in _DISTRIBUTED:
             raise ValueError(
@@ -54,9 +54,9 @@ class Engine:
         self._to_try = 2 if micro_batch == 0 and device.type == "cuda" else 0
 
     def gradients(self, images: Images, progress: float, seed: int) -> ObjectiveOutput:
-        """Puts the gradients of J of the joint batch in place; returns J with its parts, without gradient.
+        """Sets the parameters' gradients to those of J over the joint batch; returns J and its parts, detached.
 
-        images: labelled ones and those with pseudo-labels that this rank has of it; else see `Objective`.
+        images: this rank's labelled and pseudo-labelled images of the joint batch.  Other arguments as in `Objective`.
         """
         if self._to_try:
             self._to_try -= 1
@@ -65,7 +65,7 @@ class Engine:
         return of_all_ranks(self._step(images, progress, seed))
 
     def update(self, clip: float) -> Tensor:
-        """An optimizer step by gradients of at most this norm; returns the norm they had."""
+        """Takes an optimizer step with gradients clipped to this norm; returns their norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         norm: Tensor = self.accelerator.clip_grad_norm_(self.plain.parameters(), clip)
         self.scaler.step(self.optimizer)
@@ -97,24 +97,24 @@ class Engine:
         return joined([self._learn(part, progress, seed, joint) for part, joint in zip(parts, seen, strict=True)])
 
     def _learn(self, images: Images, progress: float, seed: int, joint: JointBatch) -> ObjectiveOutput:
-        """Adds the gradients of a part; with the last one, those of all ranks are reduced."""
+        """Adds the gradients of a part; the last part also reduces the gradients over ranks."""
         with contextlib.nullcontext() if joint.last else self.accelerator.no_sync(self.module):
             output: ObjectiveOutput = self.module(*images, progress, seed, joint)
             clock = time.perf_counter()
-            # Ranks' gradients are averaged; J is the sum of what they add.
+            # Gradients are averaged over ranks, but J is the sum over ranks.
             self.accelerator.backward(self.scaler.scale(output.loss * ranks.count()))
         output.seconds["backward"] = time.perf_counter() - clock
         parts = {name: value.detach() for name, value in output.parts.items()}
         return dataclasses.replace(output, loss=output.loss.detach(), parts=parts)
 
     def _find_micro_batch(self, images: Images, progress: float, seed: int) -> None:
-        """Halves the micro batch until every rank has memory enough for a step, of which nothing stays."""
+        """Halves the micro batch until a trial step fits into every rank's memory; the trials leave no trace."""
         whole = len(images[0].image_ids) + (0 if images[1] is None else len(images[1].image_ids))
         while not all(ranks.gathered(self._fits(images, progress, seed))):
             self.micro_batch = math.ceil((self.micro_batch or whole) / 2)
 
     def _fits(self, images: Images, progress: float, seed: int) -> bool:
-        """True if there is memory for the gradients of this rank's images; OutOfMemoryError if for not even one."""
+        """True if memory suffices for this rank's images.  Raises OutOfMemoryError if not even for a single one."""
         trial = JointBatch(counted={}, measures=False, learns=False)
         try:
             with self._undone(), ranks.alone():
@@ -132,7 +132,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:
-        """For passes after which random numbers and batch statistics are as before."""
+        """Restores random states and batch statistics at the end of the context."""
         random, buffers = RandomState.now(), [buffer.clone() for buffer in self.plain.buffers()]
         try:
             yield
@@ -143,7 +143,7 @@ class Engine:
 
 
 def micro_batches(images: Images, size: int) -> list[Images]:
-    """The images of a step, labelled ones first, by `size` at a time; 0 for all."""
+    """Split the images of a step, labelled ones first, into parts of `size`; 0 for a single part."""
     labeled, unlabeled = images
     count, rest = len(labeled.image_ids), 0 if unlabeled is None else len(unlabeled.image_ids)
     if not 0 < size < count + rest:
@@ -158,7 +158,7 @@ def micro_batches(images: Images, size: int) -> list[Images]:
 
 
 def joined(outputs: Sequence[ObjectiveOutput]) -> ObjectiveOutput:
-    """J of several parts: terms are added, means averaged over the parts that have one."""
+    """J of several parts: terms are summed, means are averaged over the parts that have them."""
     means = frozenset().union(*(output.means for output in outputs))
     parts: dict[str, Tensor] = {}
     for name in {name: None for output in outputs for name in output.parts}:
@@ -169,7 +169,7 @@ def joined(outputs: Sequence[ObjectiveOutput]) -> ObjectiveOutput:
 
 
 def of_all_ranks(output: ObjectiveOutput) -> ObjectiveOutput:
-    """J of the joint batch from what every rank adds, the same on all of them."""
+    """J of the joint batch: the sum over ranks, the same on every rank."""
     if ranks.count() == 1:
         return output
     found = [

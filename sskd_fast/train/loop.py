@@ -1,4 +1,4 @@
-"""The training loop. One stage is one call of `train`; stages differ in what they pass, not in how they run."""
+"""The training loop. A stage is one call of `train`; stages differ only in the arguments."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ def train(
     seed: int,
     online: OnlineLabels | None = None,
 ) -> Segmenter:
-    """Trains `model` for the schedule's steps and returns its exponential moving average, which is what a stage is
-    judged by.
+    """Trains `model` for the schedule's steps and returns its exponential moving average, the model to evaluate.
 
-    draw(step): the batches (labelled, unlabelled) from a step on, so that an interrupted stage goes on with the same
-    ones.  state: where progress is saved and, if it holds any, taken up.  evaluate: AP on images that it does not draw.
-    online: gives unlabelled batches the labels of the moving average.
-    Raises FloatingPointError where the loss is not finite.
+    draw(step): the batches (labelled, unlabelled) from a step on, so that a resumed stage draws the same ones.  state:
+    saves the progress, and restores it on resume.  evaluate: measures AP on held-out images.  online: labels unlabelled
+    batches with the moving average.
+    Raises FloatingPointError if the loss is not finite.
     """
     optimizer = build_optimizer(model, schedule)
     engine = Engine(model, objective, optimizer, schedule.train.micro_batch)
@@ -80,13 +79,13 @@ def train(
                 progress.measured(step, evaluate(average))
         if (step + 1) % schedule.train.save_every == 0 and step + 1 < schedule.steps:
             state.save(step + 1, modules, optimizer, progress.cost)
-    del batches  # the processes that prepare them end here, and their CPU seconds are known
+    del batches  # ends the loader processes, so that their CPU seconds are known
     progress.end()
     return average
 
 
 def build_optimizer(model: Segmenter, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW; no weight decay on norms, biases and vectors; the backbone at its own learning rate."""
+    """AdamW without weight decay on norms, biases and vectors, and with a separate learning rate for the backbone."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -106,7 +105,7 @@ def build_optimizer(model: Segmenter, schedule: Schedule) -> torch.optim.AdamW:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its images on the device; the instances follow when the loss pads them."""
+    """The batch with its images on the device; the loss moves the instances when it pads them."""
     if device.type == "cpu":
         return batch
     weak, strong, valid = (x.to(device, non_blocking=True) for x in (batch.weak, batch.strong, batch.valid))

@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of a model in training, by which a stage is judged."""
+"""The exponential moving average (EMA) of a model in training; stages are evaluated by it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are the model's."""
+    """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are copied."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for kept, current in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(current)

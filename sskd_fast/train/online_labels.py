@@ -1,4 +1,4 @@
-"""Labels that the moving average makes while the model trains: weak view in, labels for the strong view out.
+"""Labels from the moving average while the model trains: weak view in, labels for the strong view out.
 
 Source: Mean Teacher (Tarvainen and Valpola, 2017) with thresholds on scores, as in Unbiased Teacher (2021).
 Shape letters: B images, n instances, H x W pixels of a view.
@@ -19,10 +19,10 @@ from sskd_fast.models.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """Labels of the moving average in place of a teacher's, in a stage that has unlabelled images.
+    """Labels of the moving average instead of a teacher's, in a stage with unlabelled images.
 
-    start: share of the stage after which they take over, 1 = never.  score: from which a prediction is a label;
-    unsure: from which it is at least neither object nor background.
+    start: share of the stage after which they take over, 1 = never.  score: from this score on, a prediction is a
+    label.  unsure: from this score on, training ignores the region of a prediction that is not a label.
     Raises ValueError for a setting out of range.
     """
 
@@ -39,10 +39,10 @@ class OnlineConfig:
 
 @dataclass(frozen=True)
 class OnlineLabels:
-    """The unlabelled batches of a stage with the labels that they have at each step.
+    """Gives the unlabelled batches of a stage their labels at each step.
 
-    taught: the batches come with a teacher's labels.  If not, they are left out until the moving average takes over.
-    nms_iou: of two predictions of a class that overlap more, the better-scored stays.
+    taught: True if the batches come with a teacher's labels.  If not, they are left out until the moving average takes
+    over.  nms_iou: if two predictions of a class overlap more than this, the better-scored one stays.
     """
 
     config: OnlineConfig
@@ -51,10 +51,10 @@ class OnlineLabels:
     nms_iou: float = 0.6
 
     def __call__(self, average: Segmenter, unlabeled: Batch | None, progress: float) -> Batch | None:
-        """The batch of a step as the objective shall see it, None to leave it out; progress: as of the objective.
+        """The batch of a step for the objective, None to leave it out; progress: as for the objective.
 
-        Once the moving average labels, the model learns on the strong view, and the weak one stands in its place.
-        What a teacher was unsure of stays neither object nor background.
+        Once the moving average labels, the strong view takes the place of the weak one in training.  Regions that the
+        teacher is unsure of are ignored.
         """
         if unlabeled is None or (progress < self.config.start and not self.taught):
             return None
@@ -74,7 +74,7 @@ class OnlineLabels:
         return replace(batch, weak=batch.strong, strong=batch.weak, valid=valid, targets=targets)
 
     def _found(self, mask_logits: Tensor, probs: Tensor, size: tuple[int, int]) -> Instances:
-        """The detections of a view's queries from the unsure score on; mask_logits (K, h, w), probs (K, C)."""
+        """The detections of a view with at least the unsure score; mask_logits (K, h, w), probs (K, C)."""
         inference = InferenceConfig(tile=size, overlap=0, score_floor=self.config.unsure, nms_iou=self.nms_iou)
         read = zip(*read_queries(mask_logits, probs, inference), strict=True)
         found = [cut(mask, 0, 0, label, score, (0, 0, *size)) for mask, label, score in read]

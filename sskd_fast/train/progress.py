@@ -1,4 +1,4 @@
-"""Watching a run: one live line a stage, log.jsonl, TensorBoard, and warnings for what usually goes wrong."""
+"""Progress of a run: one live line for each stage, log.jsonl, TensorBoard, and warnings about common failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sskd_fast.train.cost import Cost
 
 
 class Log:
-    """log.jsonl and tensorboard/ of a run folder; opened once, appended to by every stage."""
+    """log.jsonl and tensorboard/ of a run folder; opened once, then every stage appends to them."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "log.jsonl"
@@ -53,7 +53,7 @@ class Log:
 
 
 class SilentLog(Log):
-    """The log of a rank that follows the first one, which keeps no files and says nothing."""
+    """The log of all ranks but the first: no files, no output."""
 
     shown = False
 
@@ -72,10 +72,9 @@ class SilentLog(Log):
 
 
 class Progress:
-    """Follows one training: call begin, then drawn and step for every step, measured for every AP, end.
+    """Follows one training: call begin, then drawn and step for every step, measured for every AP, then end.
 
-    fold: number of the fold that a fold model's training leaves out, 0 for none.  cost: of the steps so far, without
-    those before an interruption.
+    fold: number of the fold that a fold model holds out, 0 for none.  cost: of the steps since the last interruption.
     """
 
     def __init__(
@@ -109,11 +108,11 @@ class Progress:
         self._clock, self._cpu_clock = time.perf_counter(), _process.cpu_seconds()
 
     def drawn(self, labeled: Batch, unlabeled: Batch | None) -> None:
-        """Takes in the batches of a step."""
+        """Counts the batches of a step."""
         self.cost.count(labeled, unlabeled)
 
     def step(self, step: int, output: ObjectiveOutput, norm: Tensor, lr: float, seconds: Mapping[str, float]) -> None:
-        """Takes in one step; every few steps writes the means of all parts to the log and the live line."""
+        """Records one step; every few steps, writes the means of all parts to the log and the live line."""
         self._read_clocks()
         values = {"loss": output.loss, **output.parts, "grad_norm": norm}
         record = {name: float(v.detach()) for name, v in values.items()} | {
@@ -136,7 +135,7 @@ class Progress:
             self._write(step, lr)
 
     def _read_clocks(self) -> None:
-        """Adds to the cost the time since the clocks were read last."""
+        """Adds the time since the last reading of the clocks to the cost."""
         now, cpu_now = time.perf_counter(), _process.cpu_seconds()
         self.cost.seconds += now - self._clock
         self.cost.cpu_seconds += cpu_now - self._cpu_clock
@@ -157,7 +156,7 @@ class Progress:
             self._bar.set_postfix_str(" ".join(s for s in shown if "matched" not in s) + self._ap, refresh=False)
 
     def _check(self, step: int, means: Mapping[str, float]) -> None:
-        """A loss part that dwarfs another, and instances that no query is matched to."""
+        """Warns about a loss part that dwarfs another, and about instances that no query is matched to."""
         weighted = {n: w * means[n] for n, w in self.weights.items() if w * means.get(n, 0.0) > 0}
         if weighted:
             high, low = max(weighted, key=lambda n: weighted[n]), min(weighted, key=lambda n: weighted[n])
@@ -180,7 +179,7 @@ class Progress:
             self.log.say(f"warning ({self.stage}): {message}")
 
     def measured(self, step: int, result: Mapping[str, float]) -> None:
-        """Takes in an AP on the fold that is left out."""
+        """Records an AP on the held-out fold."""
         self._ap = f" | AP {result['ap']:.1f}"
         self.log.write({**self._names, "step": step + 1, "event": "eval", **result})
 
@@ -192,7 +191,7 @@ class Progress:
         self._clock, self._cpu_clock = time.perf_counter(), _process.cpu_seconds()
 
     def end(self) -> None:
-        """Closes the live line; CPU seconds of loader processes that have ended by now count."""
+        """Closes the live line; counts the CPU seconds of loader processes that have ended."""
         if self._bar is not None:
             self._read_clocks()
             self._bar.close()

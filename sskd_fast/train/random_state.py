@@ -1,4 +1,4 @@
-"""The state of PyTorch's random generators, of the CPU and of the GPU in use."""
+"""The state of PyTorch's random generators: the CPU's and that of the GPU in use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class RandomState:
 
     @classmethod
     def now(cls) -> RandomState:
-        """The states at the moment."""
+        """The current states."""
         return cls(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None)
 
     def restore(self) -> None:
-        """Sets the generators back; that of a GPU if there is one in use and its state is known."""
+        """Restores the generators; the GPU's only if a GPU is in use and its state is known."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(self.cuda)

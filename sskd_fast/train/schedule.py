@@ -9,15 +9,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings that all stages share.  lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the
-    backbone's lr.
+    """Settings shared by all stages.
 
-    semi_fade: share of a stage, at its end, over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels'
-    masks beside their classes.  lam_pxl: weight of L_pxl, 0 to leave it out; pxl_gradient_share: if above 0, the weight
-    is kept such that L_pxl's gradient is this share of the rest's, and lam_pxl only says that it takes part.  schedule:
-    "cosine" or "poly" (power 0.9) after `warmup` steps.  max_steps: cut every stage (0 = no).  evaluations: how often a
-    fold model measures AP on its fold while it trains.  threads: 0 = all cores.  micro_batch: images that a process
-    sees at once, whose gradients add up to those of the step; 0 = all, or as many as a GPU's memory holds.
+    lr: of AdamW, multiplied by the stage's `lr_factor`; backbone_lr: factor of the backbone's lr.  semi_fade: final
+    share of a stage over which lam_semi falls to 0.  semi_masks: weight of the pseudo-labels' masks relative to their
+    classes.  lam_pxl: weight of L_pxl, 0 to leave it out.  pxl_gradient_share: if above 0, L_pxl is weighted so that
+    its gradient is this share of the rest's, and lam_pxl > 0 only switches L_pxl on.  schedule: "cosine" or "poly"
+    (power 0.9), after `warmup` steps.  max_steps: limit of steps for every stage (0 = none).  evaluations: number of
+    times that a fold model measures AP on its fold while it trains.  threads: 0 = all cores.  micro_batch: images that
+    a process sees at once, with gradients accumulated over the step; 0 = all, or as many as fit into a GPU's memory.
     """
 
     lr: float = 4e-3
@@ -54,7 +54,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The budget of one stage: steps, images a step of each kind, factors of `train.lr` and `train.lam_semi`."""
+    """The budget of one stage: steps, labelled and unlabelled images per step, factors of lr and lam_semi."""
 
     steps: int = 100
     labeled_batch: int = 8
@@ -65,7 +65,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a stage: what all stages share, and the stage's own budget."""
+    """The schedule of a stage: the shared settings and the stage's own budget."""
 
     train: TrainConfig
     budget: StageConfig
