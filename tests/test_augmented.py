@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,9 +29,11 @@ class BrightNet(Segmenter):
         super().__init__()
         self.sharpness = nn.Parameter(torch.tensor(8.0))
         self.sizes: list[tuple[int, ...]] = []
+        self.batches: list[int] = []
 
     def forward(self, images: Tensor) -> Predictions:
         self.sizes.append(tuple(images.shape[-2:]))
+        self.batches.append(len(images))
         shown = F.avg_pool2d((images[:, :1] > 0.5).float(), 2)
         rows = torch.arange(shown.shape[-2]).view(1, 1, -1, 1) + 0.5
         middle = (shown * rows).sum((1, 2, 3)) / shown.sum((1, 2, 3)).clamp(min=1)
@@ -166,6 +169,17 @@ def test_zoomed_views_are_seen_in_larger_tiles() -> None:
     image = torch.zeros((3, 64, 64), dtype=torch.uint8)
     predict_views(net, [image], CONFIG, [Augmentation(), Augmentation(2, zoom=1.25), Augmentation(0, True, 0.85)])  # type: ignore[arg-type]
     assert net.sizes == [(64, 64), (80, 80), (56, 56)]
+
+
+def test_a_model_that_resizes_its_tiles_sees_a_zoomed_view_in_more_of_them() -> None:
+    """In a larger tile, resized as every other, objects would be as large as without the zoom."""
+    net, image = BrightNet(), torch.zeros((3, 64, 64), dtype=torch.uint8)
+    net.input_size = (32, 32)
+    predict_views(net, [image], CONFIG, [Augmentation(zoom=1.25)])
+    assert net.batches == [4] and net.sizes == [(64, 64)]
+    net.batches.clear()
+    predict_views(net, [image], replace(CONFIG, fit=True), [Augmentation(zoom=1.25)])
+    assert net.batches == [1], "what is to fit into a tile is not cut"
 
 
 def test_the_image_alone_is_plain_prediction() -> None:

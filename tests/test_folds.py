@@ -22,7 +22,7 @@ def drawn(models: RunModels, training: Training, steps: int = 12) -> set[int]:
 
 def test_a_fold_model_never_sees_its_fold(untrained_run: RunModels) -> None:
     everything = set(untrained_run.sources.labeled.image_ids)
-    for stage, labels in (("supervised_teacher", None), ("adapted_teacher", TeacherLabels([], 4.0))):
+    for stage, labels in (("supervised_teacher", None), ("adapted_teacher", TeacherLabels([], (4.0, 4.0)))):
         trainings = fold_trainings(untrained_run, STAGE[stage], labels)
         assert len(trainings) == 3 == len(untrained_run.sources.folds)
         for number, (training, fold) in enumerate(zip(trainings, untrained_run.sources.folds, strict=True), 1):
@@ -36,7 +36,7 @@ def test_every_model_of_a_run_draws_every_labelled_image(untrained_run: RunModel
     assert len(untrained_run.sources.labeled) == 11
     for stage in STAGES:
         if stage.budget:
-            labels = TeacherLabels([], 4.0) if stage.labels_from else None
+            labels = TeacherLabels([], (4.0, 4.0)) if stage.labels_from else None
             training = stage_training(untrained_run, stage, labels)
             assert drawn(untrained_run, training) == set(untrained_run.sources.labeled.image_ids), stage.name
 

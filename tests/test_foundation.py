@@ -21,7 +21,7 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import describe_again, load_checkpoint, load_weights, read_description
 from sskd_fast.models.class_heads import head_for
 from sskd_fast.models.detector import Detector, build_prompts
-from sskd_fast.models.grounded_sam import GroundedSam
+from sskd_fast.models.grounded_sam import GroundedSam, jittered
 from sskd_fast.models.pretrained import FoundationError, WordTokenizer
 from sskd_fast.models.results_file import ResultsFile
 from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
@@ -203,6 +203,17 @@ def test_boxes_prompt_the_masks_in_the_square_of_sam(tiny_foundation: Folder) ->
         torch.testing.assert_close(model.masks_in(encoded.maps, boxes), theirs.pred_masks.squeeze(2))
 
 
+@pytest.mark.parametrize(("kind", "cell"), [("grounded_sam", (4, 6)), ("eomt", (4, 6)), ("mask2former", (4, 4))])
+def test_cells_of_masks_have_the_shape_of_the_crop_if_it_is_resized(
+    tiny_foundation: Folder, kind: str, cell: tuple[float, float]
+) -> None:
+    """On crops of 64 x 96, which become squares of 64."""
+    model: Segmenter = grounded(tiny_foundation) if kind == "grounded_sam" else universal(tiny_foundation, kind)
+    masks = model.eval()(torch.rand(1, 3, *SIZE)).mask_logits
+    assert model.cell_size(SIZE) == cell == (SIZE[0] / masks.shape[-2], SIZE[1] / masks.shape[-1])
+    assert model.cell_size((2 * SIZE[0], SIZE[1])) == (4 if kind == "mask2former" else 2 * cell[0], cell[1])
+
+
 def test_a_part_of_the_batch_has_the_loss_of_a_batch_of_its_own(tiny_foundation: Folder) -> None:
     model = grounded(tiny_foundation).eval()
     model.detector.training = True  # keeps what the loss needs; the layers below draw nothing at random
@@ -241,6 +252,42 @@ def test_adaptation_loss_is_the_detectors_own(tiny_foundation: Folder, detector:
     tokens = model.detector.prompts[0].tokens.expand(2, -1)
     expected = theirs(pixel_values=images, input_ids=tokens, labels=targets).loss
     torch.testing.assert_close(ours, expected)
+
+
+def test_each_side_of_a_box_moves_by_a_share_of_its_extent_within_the_image() -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[0.3, 0.4, 0.5, 0.8], [0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0]]).expand(4000, 3, 4)
+    moved = (jittered(boxes, 0.1) - boxes)[:, 0] / torch.tensor([0.2, 0.4, 0.2, 0.4])
+    torch.testing.assert_close(moved.mean(0), torch.zeros(4), atol=0.005, rtol=0)
+    torch.testing.assert_close(moved.std(0), torch.full((4,), 0.1 / 3**0.5), atol=0.002, rtol=0)
+    assert 0.0999 < float(moved.abs().max()) <= 0.1 + 1e-6
+    assert bool((torch.corrcoef(moved.T) - torch.eye(4)).abs().max() < 0.06), "each side by itself"
+    wide, nothing = jittered(boxes, 0.1)[:, 1:].unbind(1)
+    assert bool(((wide >= 0) & (wide <= 1)).all()) and bool((wide[:, 1::2] == 0.5).all()) and not bool(nothing.any())
+    assert jittered(boxes, 0.0) is boxes
+    with pytest.raises(ValueError, match=r"box_jitter=0\.5: expected a share of a box's side from 0 up, below 0.5"):
+        FoundationConfig(box_jitter=0.5)
+
+
+def test_boxes_that_prompt_are_jittered_in_training_alone(tiny_foundation: Folder) -> None:
+    """By the state of the generator, so that a resumed training draws the same; the detector sees no jitter."""
+    model = grounded(tiny_foundation).eval()
+    model.detector.training = True  # keeps what the loss needs; the layers below draw nothing at random
+    truth = [instances((4, 4, 30, 40), (40, 10, 90, 50), labels=[1, 3])]
+    boxes, labels = [boxes_of(i) for i in truth], [i.labels for i in truth]
+    predictions = model(torch.rand(1, 3, *SIZE))
+    assert predictions.maps and model.config.foundation.box_jitter == 0.1
+    plain = predictions.answer(boxes, labels)
+    assert torch.equal(plain.mask_logits, model.masks_in(predictions.maps, boxes[0][None]))
+    model.training = True
+    state = torch.get_rng_state()
+    answers = predictions.answer(boxes, labels)
+    torch.set_rng_state(state)
+    assert torch.equal(answers.mask_logits, model.masks_in(predictions.maps, jittered(boxes[0][None], 0.1)))
+    torch.set_rng_state(state)
+    assert torch.equal(answers.mask_logits, predictions.answer(boxes, labels).mask_logits)
+    assert not torch.equal(answers.mask_logits, plain.mask_logits)
+    assert torch.equal(answers.terms["detector"], plain.terms["detector"])
 
 
 def adaptation_step(model: GroundedSam) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from sskd_fast.yaml_settings import load_config
 
 
 def distillation(models: RunModels, results: Sequence[dict[str, Any]] = (), **budget: int) -> Training:
-    training = stage_training(models, STAGE["distilled_student"], TeacherLabels(list(results), 2.0))
+    training = stage_training(models, STAGE["distilled_student"], TeacherLabels(list(results), (2.0, 2.0)))
     return dataclasses.replace(training, budget=dataclasses.replace(training.budget, **budget))
 
 
@@ -44,7 +44,7 @@ def test_an_untrained_teacher_labels_as_it_is(untrained_run: RunModels) -> None:
 
 def test_nobody_gives_images_without_labels(untrained_run: RunModels) -> None:
     log = Log(untrained_run.results.folder)
-    assert teacher_labels(untrained_run, log, "none") == TeacherLabels([], 1.0)
+    assert teacher_labels(untrained_run, log, "none") == TeacherLabels([], (1.0, 1.0))
     log.close()
     with pytest.raises(ConfigError, match=r"pseudo_labels\.teacher='none': nothing labels the unlabelled images"):
         check_settings(load_config([], ["pseudo_labels.teacher=none"]))

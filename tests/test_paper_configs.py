@@ -31,6 +31,9 @@ def test_hyper_parameters_are_the_papers(name: str) -> None:
     assert (train.schedule, train.lam_pxl, train.lam_semi) == ("poly", 0.1, 1.0)
     assert (contrast.num_negatives, contrast.temperature) == (200, (0.3, 0.07))
     assert views.size == ((512, 1024) if name.startswith("cityscapes") else (512, 512))
+    # The teacher, which resizes what it sees to a square, predicts at the scale that it was trained at.
+    assert (config.teacher.tile, config.predict.tile) == ((0, 0), (0, 0))
+    assert config.student.tile == ((1024, 2048) if name.startswith("cityscapes") else (0, 0))
     assert (views.hflip, views.vflip, views.rot90, views.weak_color) == (True, False, False, 0.0)
     assert (views.strong_color, views.grayscale, views.blur) == ((0.4, 0.4, 0.4, 0.1), 0.2, (0.1, 2.0))
     assert (config.loss.masks, config.loss.points, config.num_queries) == ("points", 12544, 100)
@@ -44,9 +47,9 @@ teacher_weights: ""
 teacher: {kind: mask_transformer, backbone: conv, channels: [8, 16, 32], width: 32, mask_width: 16, layers: 1, heads: 2,
           feedforward: 32, embedding: 16, precision: float32, gradient_checkpointing: false}
 student: {backbone: conv, backbone_pretrained: false, pixel_decoder: fpn, channels: [8, 16, 32], width: 32,
-          mask_width: 16, layers: 1, heads: 2, feedforward: 32, embedding: 16, precision: float32}
+          mask_width: 16, layers: 1, heads: 2, feedforward: 32, embedding: 16, precision: float32, tile: [64, 128]}
 views: {size: [64, 128], min_pixels: 4}
-predict: {tile: [64, 128], batch: 8, overlap: 16}
+predict: {batch: 8, overlap: 16}
 loss: {points: 128}
 contrast: {max_anchors: 8, num_negatives: 8}
 data: {labeled_fraction: 0.5, workers: 0}
@@ -91,11 +94,9 @@ def test_the_papers_own_models_run_all_stages(tiny_foundation: Callable[[str], P
     write_cityscapes(tmp_path / "data", {"train": {"aachen": 12, "bochum": 12}, "val": {"frankfurt": 2}})
     changed = [
         f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
-        f"teacher.foundation.masks={tiny_foundation('sam2')}",
-        "student.backbone_pretrained=false",
-        "views.size=[64,128]",
-        "predict.tile=[64,128]",
-    ]
+        f"teacher.foundation.masks={tiny_foundation('sam2')}", "student.backbone_pretrained=false",
+        "views.size=[64,128]", "student.tile=[64,128]",
+    ]  # fmt: skip
     place = [f"data.root={tmp_path / 'data'}", "--max-steps", "2", "--output", str(tmp_path / "run")]
     assert main(["--config", str(CONFIGS / "cityscapes_10.yaml"), *place, *changed]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -119,10 +120,8 @@ def test_a_student_that_cannot_be_had_is_named_before_the_teacher_trains(
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "cityscapes_10": write_cityscapes,
-    "ade20k_10": write_ade20k,
-    "coco_10": write_coco,
-}
+    "cityscapes_10": write_cityscapes, "ade20k_10": write_ade20k, "coco_10": write_coco
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

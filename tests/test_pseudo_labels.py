@@ -95,11 +95,22 @@ def test_a_rare_class_shrinks_towards_the_precision_of_all() -> None:
     rows = [*results, rare, wrong]
     settings: dict[str, Any] = {"target_precision": 0.75, "minimum_matches": 1}
     assert calibrated(rows, truth, **settings)[7] == 0.6
-    # At 0.6 three of five are right: of the class alone 1/1, with one of all 1.6/2, with two 2.2/3, too few.
+    # At 0.6 three of five are right: alone 1/1; for n0 = 1 half of both, 0.8; for 2 a third and two thirds, 0.73.
     assert calibrated(rows, truth, **settings, shrink=1.0)[7] == 0.6
     assert calibrated(rows, truth, **settings, shrink=2.0)[7] == 0.8, "the threshold of all"
+    few = calibrated(rows, truth, target_precision=0.5, minimum_matches=2, shrink=50.0)
+    assert few == {3: 0.6, 7: 0.5}, "one match is too few, whatever those of others: the threshold of all"
     with pytest.raises(ValueError, match=r"shrink is -1.0, expected a number of results, 0 or more"):
         calibrated(rows, truth, **settings, shrink=-1.0)
+
+
+def test_thresholds_of_a_single_class_do_not_shrink() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.integers(1, 40, 120) / 40
+    results, truth = graded(3, [(float(score), bool(generator.random() < score)) for score in scores])
+    for target in np.arange(0.3, 1.0, 0.01).tolist():
+        alone = calibrated(results, truth, target_precision=target, minimum_matches=4)
+        assert calibrated(results, truth, target_precision=target, minimum_matches=4, shrink=20.0) == alone, target
 
 
 def test_an_unreachable_target_takes_the_most_precise_threshold_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

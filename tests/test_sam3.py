@@ -118,6 +118,7 @@ def test_predictions_are_the_best_queries_with_their_own_masks(tiny_foundation: 
         best = scores.topk(5, dim=1).indices
         masks = model.draw(encoded, asked, torch.arange(2).repeat_interleave(5), best.flatten())
     assert found.mask_logits.shape == (2, 5, 32, 32) and found.class_logits.shape == (2, 5, 4)
+    assert model.cell_size(SIZE) == (SIZE[0] / 32, SIZE[1] / 32)
     assert found.pixel_features.shape == (2, 32, 8, 8) and model.embed(encoded).shape == (2, 6, 8, 8)
     probs = found.class_logits.softmax(-1)
     torch.testing.assert_close(probs[..., :-1].amax(-1), scores.gather(1, best), atol=1e-6, rtol=1e-5)

@@ -39,7 +39,7 @@ def test_shards_hold_the_labels_of_the_one_file(untrained_run: RunModels, tmp_pa
     listed = teacher_labels(untrained_run, log, TEACHER)
     statistics = json.loads((tmp_path / "label_statistics.json").read_text())[TEACHER]
     found = teacher_labels(in_shards(untrained_run, 32), log, TEACHER)
-    assert listed is not None and found is not None and found.stride == listed.stride
+    assert listed is not None and found is not None and found.cell == listed.cell
     assert isinstance(listed.results, list) and isinstance(found.results, LabelShards)
     ids = untrained_run.sources.unlabeled.image_ids
     for image_id in ids:

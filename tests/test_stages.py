@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.losses.mask_ownership import MaskOwnership
 from sskd_fast.method import FITTED, ROW_ORDER, STAGE, STAGES, chain_of, dependents, stage_of, words_of
+from sskd_fast.models.checkpoint import read_description
 from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import Row, RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.training import part_weights, stage_budget, stage_objective
+from sskd_fast.run.training import coarser_by, part_weights, stage_budget, stage_objective
 from sskd_fast.settings import Config
+from sskd_fast.source_prediction import predict_source
 from sskd_fast.train.progress import Log
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import PRESETS, load_config
@@ -160,7 +163,7 @@ def test_true_labels_take_the_place_of_the_teachers(own_data: Path, tmp_path: Pa
     assert any("pseudo_labels.truth" in w and "no result" in w for w in sources.warnings)
     models = RunModels(config, sources, RunResults(tmp_path, {}), torch.device("cpu"))
     labels = teacher_labels(models, Log(tmp_path), "adapted_teacher")  # no such teacher has been trained
-    assert labels is not None and labels.stride == 1 and sources.hidden is not None
+    assert labels is not None and labels.cell == (1, 1) and sources.hidden is not None
     source = PseudoLabeled(sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes)
     assert len(source) == 6
     for i in range(len(source)):
@@ -235,3 +238,29 @@ def test_a_folder_is_not_gone_on_with_under_another_seed(tmp_path: Path) -> None
     assert resolve(parser().parse_args(arguments)).seed == 4
     with pytest.raises(ConfigError, match="another seed or other data"):
         resolve(parser().parse_args([*arguments, "--seed", "5"]))
+
+
+def test_a_model_predicts_in_windows_of_its_own(untrained_run: RunModels) -> None:
+    config = untrained_run.config
+    config = replace(
+        config, predict=replace(config.predict, tile=(64, 96)), teacher=replace(config.teacher, tile=(32, 48))
+    )
+    models = replace(untrained_run, config=config)
+    model, source = models.start(STAGE["zero_shot_teacher"]), models.sources.val
+    assert models.inference_of(config.student).tile == models.inference.tile == (64, 96)
+    own = replace(models.inference, tile=(32, 48), overlap=16)
+    expected = predict_source(model, own, source, source.category_ids)
+    assert (
+        models.predict(model, source)
+        == expected
+        != predict_source(model, models.inference, source, source.category_ids)
+    )
+    models.save("supervised_teacher", model, {})
+    assert read_description(models.results.weights_path("supervised_teacher")).inference == own
+    with pytest.raises(ValueError, match=r"tile=\(32, 0\): expected two sides, or 0, 0"):
+        replace(config.teacher, tile=(32, 0))
+
+
+@pytest.mark.parametrize(("labels", "pool"), [((2.0, 4.0), 1), ((4.0, 8.0), 2), ((8.0, 4.0), 2), ((1.0, 1.0), 1)])
+def test_masks_are_compared_on_cells_as_coarse_as_the_labels(labels: tuple[float, float], pool: int) -> None:
+    assert coarser_by(labels, (3.5, 3.5)) == pool

@@ -26,7 +26,7 @@ _SAME_OBJECT = 0.5
 class Augmentation:
     """A view: the image rotated counter-clockwise by `turns` quarter turns, then mirrored left to right if `mirrored`.
 
-    The model sees it `zoom` times as large, in tiles that are larger by the same factor.
+    The model sees it `zoom` times as large, mostly in tiles that are larger by the same factor.
     """
 
     turns: int = 0
@@ -38,8 +38,15 @@ class Augmentation:
         turned = torch.rot90(image, self.turns, (-2, -1))
         return (turned.flip(-1) if self.mirrored else turned).contiguous()
 
-    def seen(self, config: InferenceConfig, stride: int) -> InferenceConfig:
-        """The configuration with the view's zoom and tiles; tiles are multiples of `stride`."""
+    def seen(self, config: InferenceConfig, model: Segmenter) -> InferenceConfig:
+        """The configuration with the view's zoom and tiles; tiles are multiples of the model's `max_stride`.
+
+        A model with an `input_size` would undo the zoom of larger tiles. It sees more tiles of the same size instead,
+        unless images are to fit into one.
+        """
+        if model.input_size is not None and not config.fit:
+            return replace(config, zoom=config.zoom * self.zoom)
+        stride = model.max_stride
         height, width = (max(stride, round(side * self.zoom / stride) * stride) for side in config.tile)
         overlap = round(config.overlap * self.zoom)
         return replace(config, tile=(height, width), overlap=overlap, zoom=config.zoom * self.zoom)
@@ -103,7 +110,7 @@ def predict_views(
         return predict(model, images, config)
     found: list[list[list[Detection]]] = [[] for _ in images]
     for view in views:
-        turned, seen = [view.apply(image) for image in images], view.seen(config, model.max_stride)
+        turned, seen = [view.apply(image) for image in images], view.seen(config, model)
         for of_image, image, detections in zip(found, turned, predict(model, turned, seen), strict=True):
             size, zoomed = config.seen_size(image.shape[1:]), seen.seen_size(image.shape[1:])
             back = [view.undo(detection, size, zoomed) for detection in detections]

@@ -71,11 +71,15 @@ class GroundedPredictions(Predictions):
         """SAM 2's masks in the requested boxes, and the detector's own loss against boxes and labels.
 
         That loss ignores weights and `valid`.
+
+        In training, the boxes that prompt SAM 2 are jittered; the detector learns from the boxes themselves.
         """
         assert self.model is not None and self.detections is not None
         asked = boxes if masked is None else [b[index] for b, index in zip(boxes, masked, strict=True)]
         count = max(1, *(len(b) for b in asked))
         padded = torch.stack([F.pad(b, (0, 0, 0, count - len(b))) for b in asked])
+        if self.model.training:
+            padded = jittered(padded, self.model.config.foundation.box_jitter)
         masks = self.model.masks_in(self.maps, padded)
         return Answers(masks, {"detector": self.model.detector.loss(self.detections, boxes, labels, total)})
 
@@ -125,6 +129,7 @@ class GroundedSam(Segmenter):
         self.detector = Detector(detector, prompts, foundation.detector_side)
         self.projection = Projection(self.sam.hidden_dim, 128, config.embedding)
         self.side: int = self.sam.prompt_encoder.input_image_size
+        self.input_size = (self.side, self.side)
         self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -139,7 +144,7 @@ class GroundedSam(Segmenter):
     def encode(self, images: Tensor) -> Encoded:
         """SAM 2's features of images (B, 3, H, W) in [0, 1]; the detector runs in `decode`."""
         images = (images - self.mean) / self.std
-        square = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        square = F.interpolate(images, size=self.input_size, mode="bilinear", antialias=True)
         with self.autocast():
             flat = self.sam.get_image_features(square, return_dict=True).fpn_hidden_states
             flat = [*flat[:-1], flat[-1] + self.sam.no_memory_embedding]
@@ -182,3 +187,16 @@ class GroundedSam(Segmenter):
             out = self.sam(image_embeddings=list(maps), input_boxes=boxes, multimask_output=False)
         masks: Tensor = out.pred_masks.squeeze(2).float()
         return masks
+
+
+def jittered(boxes: Tensor, share: float) -> Tensor:
+    """Boxes (..., 4), x0 y0 x1 y1 as shares of the image, with each side moved uniformly by up to `share` of the box's
+    width or height, and kept within the image.
+
+    Drawn by the CPU's default generator, which is part of a training's saved state.
+    """
+    if not share:
+        return boxes
+    extent = torch.cat([boxes[..., 2:] - boxes[..., :2]] * 2, -1)
+    moved = torch.rand(boxes.shape, device="cpu").mul_(2).sub_(1).to(boxes)
+    return (boxes + share * extent * moved).clamp(0, 1)

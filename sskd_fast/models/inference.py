@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
-from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.segmenter import Segmenter, check_tile
 
 # Number of an image's values to scale at a time.
 _STRIP = 1 << 25
@@ -24,11 +24,12 @@ _STRIP = 1 << 25
 class PredictConfig:
     """Settings of prediction by tiles.
 
-    tile: height and width of the network's input, 0 = the training crop.  overlap: pixels that neighbouring tiles
-    share.  fit: scale the whole image to fit into one tile, instead of by the zoom (for photographs of any size).
-    score_floor: detections with lower scores are dropped.  nms_iou: if two masks of a class overlap more than this, the
-    better-scored one stays.  max_detections: number of best-scored detections to keep for an image, and that AP counts
-    for each class; 0 = from the data, 100 or more.  batch: tiles per forward pass.
+    tile: height and width of the network's input, 0 = the training crop.  In larger tiles, models that resize them to
+    an input size of their own (SAM 2, SAM 3, EoMT, RF-DETR) see all objects smaller than in training.  overlap: pixels
+    that neighbouring tiles share.  fit: scale the whole image to fit into one tile, instead of by the zoom (for
+    photographs of any size).  score_floor: detections with lower scores are dropped.  nms_iou: if two masks of a class
+    overlap more than this, the better-scored one stays.  max_detections: number of best-scored detections to keep for
+    an image, and that AP counts for each class; 0 = from the data, 100 or more.  batch: tiles per forward pass.
     Raises ValueError for a setting out of range.
     """
 
@@ -41,8 +42,8 @@ class PredictConfig:
     batch: int = 32
 
     def __post_init__(self) -> None:
+        check_tile(self.tile)
         expected = {
-            "tile": (min(self.tile) >= 0 and (min(self.tile) > 0 or not any(self.tile)), "two sides, or 0, 0"),
             "overlap": (self.overlap >= 0, "0 pixels or more"),
             "score_floor": (0 <= self.score_floor < 1, "a score of 0 or more, below 1"),
             "nms_iou": (0 <= self.nms_iou <= 1, "an IoU from 0 to 1"),

@@ -112,7 +112,6 @@ class Sam3(Segmenter):
     std: Tensor
     tokens: Tensor
     attention: Tensor
-    stride = 3.5
 
     def __init__(
         self,
@@ -139,7 +138,9 @@ class Sam3(Segmenter):
         self._adapt()
         self.gradient_checkpointing = config.gradient_checkpointing
         self.projection = Projection(self._channels(), 128, config.embedding)
-        self.side = int(self.model.config.vision_config.image_size)
+        vision = self.model.config.vision_config
+        self.input_size = (int(vision.image_size), int(vision.image_size))
+        self.stride = vision.backbone_config.patch_size / 4
         rows = [torch.tensor(row) for row in self.prompts]
         self.register_buffer("tokens", pad_sequence(rows, batch_first=True), persistent=False)
         ones = [torch.ones_like(row) for row in rows]
@@ -168,7 +169,7 @@ class Sam3(Segmenter):
     def encode(self, images: Tensor) -> Encoded:
         """SAM 3's features, independent of the prompts, of images (B, 3, H, W) in [0, 1]."""
         images = (images - self.mean) / self.std
-        square = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        square = F.interpolate(images, size=self.input_size, mode="bilinear", antialias=True)
         with self.autocast():
             out = self.model.get_vision_features(pixel_values=square)
         # The coarsest map of all is for points and videos; the detector does not use it.

@@ -32,6 +32,9 @@ class FoundationConfig:
     pretrained: False for the architecture with random weights.  detector_side: shorter side in pixels that crops are
     resized to for the detector, 0 = unchanged.  prompts: texts for the detector or SAM 3, one per class in order; empty
     = the class names.  lora_rank: rank of adapters beside frozen weights, 0 = train every weight.
+    For kind "grounded_sam" only: box_jitter: in training, each side of a label's box moves at random by up to this
+    share of the box's width or height before it prompts SAM 2, since the detector's boxes are not exact either; at
+    least 0, below 0.5.
     For SAM 3 only: prompts_at_once: pairs of image and class to decode at a time, which bounds memory.  train_text:
     also train the text encoder; if frozen, it computes the prompts' features once.
     """
@@ -47,10 +50,13 @@ class FoundationConfig:
     detector_side: int = 0
     prompts: tuple[str, ...] = ()
     lora_rank: int = 0
+    box_jitter: float = 0.1
     prompts_at_once: int = 8
     train_text: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.box_jitter < 0.5:
+            raise ValueError(f"box_jitter={self.box_jitter}: expected a share of a box's side from 0 up, below 0.5")
         if self.prompts_at_once < 1:
             raise ValueError(f"prompts_at_once={self.prompts_at_once}: expected at least 1")
         if self.source_classes and not self.source_key:
@@ -72,6 +78,7 @@ class ModelConfig:
     "universal", "results".
     warm_start: "results" first fits the model to the predictions in `foundation.results`, made by a teacher that cannot
     be trained itself; the fitted model then serves as the pretrained one.
+    tile: height and width of the tiles that it predicts in, 0 = `predict.tile`.
     precision: dtype of the networks' computation; parameters and losses stay in float32.  float16 is for GPUs, and
     scales the loss in training.  gradient_checkpointing: recompute activations of the backbones' layers in the backward
     pass instead of keeping them.
@@ -90,6 +97,7 @@ class ModelConfig:
 
     kind: Literal["mask_transformer", "dense", "grounded_sam", "sam3", "universal", "results"] = "mask_transformer"
     warm_start: Literal["", "results"] = ""
+    tile: tuple[int, int] = (0, 0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
     backbone: str = "conv"
@@ -118,6 +126,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.warm_start and not all(self.foundation.results_files):
             raise ValueError('warm_start="results": name a file of predictions (foundation.results)')
+        check_tile(self.tile)
         if self.embedding_level < 0:
             raise ValueError(f"embedding_level: expected 0, the masks' level, or more, found {self.embedding_level}")
 
@@ -125,6 +134,12 @@ class ModelConfig:
     def trainable(self) -> bool:
         """True if stages can train the model; predictions from a file cannot be trained."""
         return self.kind != "results"
+
+
+def check_tile(tile: tuple[int, int]) -> None:
+    """Raises ValueError for a tile with a negative side, or with one side only."""
+    if min(tile) < 0 or (any(tile) and not all(tile)):
+        raise ValueError(f"tile={tile}: expected two sides, or 0, 0")
 
 
 # (name, sum over a part of the joint batch) -> the sum over the joint batch.
@@ -223,15 +238,17 @@ class Segmenter(nn.Module):
     `encode` reads images, `decode` predicts from its output, and `embed` maps that output to the embeddings of the
     contrastive loss.  So the second view costs neither queries nor masks.
 
-    config: the settings that it was built from.  stride: side of a mask cell in pixels of a crop.  max_stride: sides of
-    images must be multiples of it.  backbone_parts: prefixes of pretrained parameters, which learn slowly.
-    reusable_parts: prefixes of the foundation weights that a student keeps.  class_tensors: tensors with one row per
-    class, and possibly one for no-object.  independent_classes: True if class scores are independent of one another;
-    the class logits are then those of `with_no_object`.
+    config: the settings that it was built from.  input_size: height and width that it resizes crops to, None = as they
+    are.  stride: side of a mask cell in pixels of its input.  max_stride: sides of images must be multiples of it.
+    backbone_parts: prefixes of pretrained parameters, which learn slowly.  reusable_parts: prefixes of the foundation
+    weights that a student keeps.  class_tensors: tensors with one row per class, and possibly one for no-object.
+    independent_classes: True if class scores are independent of one another; the class logits are then those of
+    `with_no_object`.
     """
 
     config: ModelConfig
     stride: float
+    input_size: tuple[int, int] | None = None
     max_stride: int = 1
     backbone_parts: tuple[str, ...] = ("backbone.",)
     reusable_parts: tuple[str, ...] = ("backbone.", "pixel_decoder.")
@@ -253,6 +270,11 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """images (B, 3, H, W) in [0, 1] -> Predictions."""
         return self.decode(self.encode(images))
+
+    def cell_size(self, crop: Sequence[int]) -> tuple[float, float]:
+        """Height and width of a cell of the masks in pixels of a crop with this height and width."""
+        height, width = (side / own for side, own in zip(crop, self.input_size or crop, strict=True))
+        return self.stride * height, self.stride * width
 
     def class_probs(self, predictions: Predictions) -> Tensor:
         """The probability of each class (B, K, C), which scores predictions."""

@@ -50,7 +50,7 @@ class UniversalSegmenter(Segmenter):
         self.model: Any = first_group(loaded)
         self.reader = reader_of(self.model, _SETTING)
         self._renew_heads(class_names)
-        self.stride, self.max_stride = self.reader.stride, self.reader.multiple
+        self.input_size, self.stride, self.max_stride = self.reader.size, self.reader.stride, self.reader.multiple
         self.backbone_parts = backbone_parts(self.model)
         self.projection = Projection(self.reader.channels, 128, config.embedding)
         own = pretrained.input_statistics(name, _SETTING) if weights and not config.mean else None
@@ -78,9 +78,9 @@ class UniversalSegmenter(Segmenter):
     def encode(self, images: Tensor) -> Encoded:
         """The model's output for images (B, 3, H, W) in [0, 1], queries included."""
         images = (images - self.mean) / self.std
-        if self.reader.size:
+        if self.input_size:
             # In float32, since antialiasing has no float16 form on CPUs.
-            whole = F.interpolate(images.float(), size=self.reader.size, mode="bilinear", antialias=True)
+            whole = F.interpolate(images.float(), size=self.input_size, mode="bilinear", antialias=True)
             images = whole.to(images.dtype)
         with self.autocast():
             encoded = self.reader.read(self.model, images)

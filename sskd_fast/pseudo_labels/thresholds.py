@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,8 @@ def calibrate_thresholds(
     A threshold is valid only if it keeps at least `minimum_matches` right labels.  A class without a valid threshold at
     the target gets the threshold pooled over all classes.  If the pool misses the target too, its most precise valid
     threshold is used, or 0.5 if there is none; both cases are logged unless `quiet`.
-    shrink: number of extra results added to each class, with the precision of all classes at the same score.  They
-    outweigh the few results of a rare class.
+    shrink: n0.  The precision of a class's n results from a score on counts n / (n + n0), that of all classes
+    n0 / (n + n0).  So the few results of a rare class weigh little.  A single class is not changed.
     No threshold is under `floor`.
 
     Returns {category_id: score} for all categories of the ground truth.  Raises ValueError for arguments out of range
@@ -55,16 +55,15 @@ def calibrate_thresholds(
     right = np.array([m.annotation is not None for m in judged], dtype=bool)
     classes = np.array([int(m.result["category_id"]) for m in judged])
 
-    def usable(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        curve = PrecisionCurve.of(scores[chosen], right[chosen])
-        return (curve.shrunk(PrecisionCurve.of(scores, right), shrink) if shrink else curve).usable(minimum_matches)
-
-    pooled, doubt = _pooled_score(scores, right, target_precision, minimum_matches)
+    every = PrecisionCurve.of(scores, right)
+    pooled, doubt = _pooled_score(every, target_precision, minimum_matches)
     if doubt and not quiet:
         logger.warning(doubt)
     thresholds = {}
     for category in ground_truth["categories"]:
-        own = _lowest_score(*usable(classes == int(category["id"])), target_precision)
+        chosen = classes == int(category["id"])
+        curve = PrecisionCurve.of(scores[chosen], right[chosen]).shrunk(every, shrink)
+        own = _lowest_score(*curve.usable(minimum_matches), target_precision)
         thresholds[int(category["id"])] = max(floor, pooled if own is None else own)
     return thresholds
 
@@ -107,11 +106,13 @@ def equally_many(
 
 @dataclass(frozen=True)
 class PrecisionCurve:
-    """For each distinct score, falling: the number of results with at least that score, and how many are right."""
+    """For each distinct score, falling: the number of results with at least that score, how many are right, and their
+    precision."""
 
     scores: NDArray[np.float64]
-    matches: NDArray[np.float64]
-    results: NDArray[np.float64]
+    matches: NDArray[np.int64]
+    results: NDArray[np.int64]
+    precision: NDArray[np.float64]
 
     @classmethod
     def of(cls, scores: np.ndarray, right: np.ndarray) -> PrecisionCurve:
@@ -120,18 +121,22 @@ class PrecisionCurve:
         falling, matches = scores[order], np.cumsum(right[order])
         # A threshold keeps all results of one score or none of them.
         last = np.flatnonzero(np.append(falling[:-1] != falling[1:], True)) if len(falling) else np.zeros(0, np.int64)
-        return cls(falling[last], matches[last].astype(np.float64), (last + 1).astype(np.float64))
+        return cls(falling[last], matches[last], last + 1, matches[last] / (last + 1))
 
-    def shrunk(self, every: PrecisionCurve, count: float) -> PrecisionCurve:
-        """This curve with `count` extra results at the precision that `every` has at the same score."""
+    def shrunk(self, every: PrecisionCurve, prior: float) -> PrecisionCurve:
+        """This curve with its precision drawn towards that of `every` at the same score.
+
+        It is the posterior mean under a beta prior that weighs as much as `prior` results.
+        """
         at = np.searchsorted(-every.scores, -self.scores)  # all scores occur in `every`
-        added = count * every.matches[at] / every.results[at]
-        return PrecisionCurve(self.scores, self.matches + added, self.results + count)
+        # As a difference, so that a curve equal to `every` stays the same bit by bit.
+        drawn = (every.precision[at] - self.precision) * (prior / (self.results + prior))
+        return replace(self, precision=self.precision + drawn)
 
     def usable(self, minimum_matches: int) -> tuple[np.ndarray, np.ndarray]:
         """The falling scores that keep at least `minimum_matches` right results, and the precision at each."""
         enough = self.matches >= minimum_matches
-        return self.scores[enough], (self.matches / self.results)[enough]
+        return self.scores[enough], self.precision[enough]
 
 
 def _lowest_score(usable: np.ndarray, precision: np.ndarray, target: float) -> float | None:
@@ -140,12 +145,12 @@ def _lowest_score(usable: np.ndarray, precision: np.ndarray, target: float) -> f
     return float(reached[-1]) if len(reached) else None
 
 
-def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_matches: int) -> tuple[float, str]:
+def _pooled_score(every: PrecisionCurve, target: float, minimum_matches: int) -> tuple[float, str]:
     """The threshold over all classes, and a note on its weakness ("" if it reaches the target).
 
     The lowest score that reaches the target, else the most precise one, else 0.5.
     """
-    usable, precision = PrecisionCurve.of(scores, right).usable(minimum_matches)
+    usable, precision = every.usable(minimum_matches)
     score = _lowest_score(usable, precision, target)
     if score is not None:
         return score, ""
@@ -156,7 +161,7 @@ def _pooled_score(scores: np.ndarray, right: np.ndarray, target: float, minimum_
             f"{usable[best]:.2f} gives {precision[best]:.2f}"
         )
     return UNCALIBRATED_THRESHOLD, (
-        f"the predictions on held-out labelled images have {int(right.sum())} right ones, fewer than "
+        f"the predictions on held-out labelled images have {every.matches.max(initial=0)} right ones, fewer than "
         f"pseudo_labels.minimum_matches = {minimum_matches}: thresholds stay at {UNCALIBRATED_THRESHOLD:.2f}; "
         "label more images or train the teacher longer"
     )

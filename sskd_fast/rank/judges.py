@@ -85,7 +85,7 @@ def _measured_thresholds(run: Path, student: Predictor, config: Config) -> dict[
     found = _read(run / "predictions" / f"{student.description.facts['stage']}.json")
     return calibrate_thresholds(
         found, _read(run / "ground_truth.json"), target_precision=labels.target_precision, iou=labels.iou,
-        floor=config.predict.score_floor, minimum_matches=labels.minimum_matches, quiet=True,
+        floor=config.predict.score_floor, minimum_matches=labels.minimum_matches, shrink=labels.shrink, quiet=True,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from sskd_fast.data.views import Views
 from sskd_fast.files import write_json
 from sskd_fast.method import STAGE
 from sskd_fast.models.augmented import Augmentation, augmentations
+from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.pseudo_labels import (
     LabelStatistics,
@@ -46,11 +47,12 @@ MAPPED_IMAGES = 100
 class TeacherLabels:
     """Pseudo-labels to train on.
 
-    results: COCO results, unsure ones with "iscrowd": 1, or shards of them.  stride: of the maps they come from.
+    results: COCO results, unsure ones with "iscrowd": 1, or shards of them.  cell: height
+    and width, in pixels, of the cells of the maps they come from.
     """
 
     results: list[dict[str, Any]] | LabelShards
-    stride: float
+    cell: tuple[float, float]
 
 
 def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels | None:
@@ -65,13 +67,13 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     config, sources, results = models.config.pseudo_labels, models.sources, models.results
     thresholds: dict[int, float] | None = None
     if teacher == "none" and not config.truth:
-        return TeacherLabels([], 1.0)
+        return TeacherLabels([], (1.0, 1.0))
     if config.shard and not config.truth:
         return sharded_labels(models, log, teacher)
     if config.truth:
-        labels, stride = _true_labels(sources), 1.0
+        labels, cell = _true_labels(sources), (1.0, 1.0)
     else:
-        labels, thresholds, stride = _predicted_labels(models, teacher)
+        labels, thresholds, cell = _predicted_labels(models, teacher)
     write_json(results.labels_path(teacher), _label_file(sources, labels, teacher))
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     sure = [r for r in labels if not r["iscrowd"]]
@@ -80,7 +82,7 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     )  # fmt: skip
     results.add_label_statistics(teacher, dataclasses.asdict(statistics))
     _say(log, teacher, statistics)
-    return TeacherLabels(labels, stride) if sure else None
+    return TeacherLabels(labels, cell) if sure else None
 
 
 def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None = None) -> TeacherLabels | None:
@@ -103,7 +105,7 @@ def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None 
     models.results.labels_path(teacher).unlink(missing_ok=True)  # labels of the same teacher without shards
     models.results.add_label_statistics(teacher, dataclasses.asdict(statistics) | {"shards": len(shards.paths)})
     _say(log, teacher, statistics)
-    return TeacherLabels(shards, labeller.model.stride) if shards.sure else None
+    return TeacherLabels(shards, labeller.model.cell_size(labeller.inference.tile)) if shards.sure else None
 
 
 def shard_labeller(models: RunModels, teacher: str) -> ShardLabeller:
@@ -113,9 +115,10 @@ def shard_labeller(models: RunModels, teacher: str) -> ShardLabeller:
     config, source, model = models.config.pseudo_labels, models.sources.unlabeled, models.load(teacher)
     sample = cached_predictions(models, model, teacher, compared_images(source))
     selection, views = label_selection(models, model, teacher, sample), label_views(config, models.sources.views)
-    key = _labels_key(models, source) | {"selection": dataclasses.asdict(selection), "shard": config.shard}
+    inference = models.inference_of(model.config)
+    key = _labels_key(models, inference, source) | {"selection": dataclasses.asdict(selection), "shard": config.shard}
     return ShardLabeller(
-        model, models.inference, views, models.sources.labeled.category_ids, selection, source.images_dir,
+        model, inference, views, models.sources.labeled.category_ids, selection, source.images_dir,
         source.stretch, models.results.shards_path(teacher), cache_key(model.state_dict(), key),
     )  # fmt: skip
 
@@ -142,12 +145,15 @@ def _true_labels(sources: Sources) -> list[dict[str, Any]]:
     return [{key: a[key] for key in keys} | {"score": 1.0} for a in truth["annotations"]]
 
 
-def _predicted_labels(models: RunModels, teacher: str) -> tuple[list[dict[str, Any]], dict[int, float], float]:
-    """The teacher's labels, category id -> score from which they are sure, and the stride of their masks."""
+def _predicted_labels(
+    models: RunModels, teacher: str
+) -> tuple[list[dict[str, Any]], dict[int, float], tuple[float, float]]:
+    """The teacher's labels, category id -> score from which they are sure, and the cell size of their masks."""
     model = models.load(teacher)
     raw = cached_predictions(models, model, teacher, models.sources.unlabeled)
     selection = label_selection(models, model, teacher, raw)
-    return selection.labels(raw), dict(selection.sure_from), model.stride
+    cell = model.cell_size(models.inference_of(model.config).tile)
+    return selection.labels(raw), dict(selection.sure_from), cell
 
 
 def label_selection(models: RunModels, model: Segmenter, teacher: str, raw: list[dict[str, Any]]) -> Selection:
@@ -229,7 +235,7 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
     views = label_views(models.config.pseudo_labels, models.sources.views)
     index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
     images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
-    key = cache_key(model.state_dict(), _labels_key(models, source))
+    key = cache_key(model.state_dict(), _labels_key(models, models.inference_of(model.config), source))
     words = name.removeprefix("folds/").replace("_", " ")
     with tqdm(total=len(source), desc=f"{images} images by the {words}", mininterval=1.0) as bar:
 
@@ -249,11 +255,11 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
     return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=limit)
 
 
-def _labels_key(models: RunModels, source: ImageCollection) -> dict[str, Any]:
+def _labels_key(models: RunModels, inference: InferenceConfig, source: ImageCollection) -> dict[str, Any]:
     """The settings and images that predictions depend on, besides the model's weights."""
     views = label_views(models.config.pseudo_labels, models.sources.views)
     content = models.contents["labelled images" if isinstance(source, LabeledImages) else "unlabelled images"]
-    settings = dataclasses.asdict(models.inference) | {"views": [dataclasses.astuple(view) for view in views]}
+    settings = dataclasses.asdict(inference) | {"views": [dataclasses.astuple(view) for view in views]}
     return settings | {"images": content}
 
 

@@ -7,7 +7,7 @@ from sskd_fast.run.basis import Basis, dotted, foundations, settings_that_matter
 from sskd_fast.run.models import RunModels
 
 # Settings that affect measuring, besides those of prediction.
-_OF_MEASURING = ("data.balance_key", "data.group_key")
+_OF_MEASURING = ("data.balance_key", "data.group_key", "teacher.tile", "student.tile")
 
 
 def made_with(models: RunModels, stage: Stage) -> Basis:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ def measure(
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     params = model.parameter_count()
     on = results.keep_basis(measured_with(models))
-    row = Row(name, measured.ap, measured.ap50, params, float(model.stride), cost, len(views), own, made, on)
+    stride = round(math.sqrt(math.prod(model.cell_size(models.inference_of(model.config).tile))), 2)
+    row = Row(name, measured.ap, measured.ap50, params, stride, cost, len(views), own, made, on)
     results.add_row(row)
     return row
 

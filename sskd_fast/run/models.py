@@ -129,7 +129,7 @@ class RunModels:
             model=model.config,
             class_names=tuple(s.classes),
             category_ids=tuple(s.labeled.category_ids),
-            inference=self.inference,
+            inference=self.inference_of(model.config),
             stretch=s.labeled.stretch,
             origins=self.origins,
             ancestors=self.ancestors(facts.get("stage", stage)),
@@ -183,8 +183,9 @@ class RunModels:
                 self.complete(stage)
                 figures = {key: rows[stage][key] for key in ("ap", "ap50")} | dict(self.results.header)
                 figures |= {"rows": list(rows.values()), **spanning_rows(self.results.details)}
+                inference = self.inference_of(self.config_of(STAGE[stage]))
                 made_from: dict[str, Any] = {"origins": self.origins, "ancestors": self.ancestors(stage)}
-                describe_again(path, figures=figures, inference=self.inference, **made_from)
+                describe_again(path, figures=figures, inference=inference, **made_from)
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -192,7 +193,14 @@ class RunModels:
     @cached_property
     def inference(self) -> InferenceConfig:
         """The inference settings of this run: tiles have the size of the training crop unless set otherwise."""
-        return self.config.predict.resolved(self.sources.views.size, self.sources.zoom, self.sources.detections)
+        return self.inference_of(ModelConfig())
+
+    def inference_of(self, model: ModelConfig) -> InferenceConfig:
+        """The inference settings of one model of this run, with its own `tile` if it has one."""
+        predict, sources = self.config.predict, self.sources
+        if any(model.tile):
+            predict = dataclasses.replace(predict, tile=model.tile)
+        return predict.resolved(sources.views.size, sources.zoom, sources.detections)
 
     @cached_property
     def contents(self) -> dict[str, str]:
@@ -215,7 +223,7 @@ class RunModels:
         Raises FoundationError like `predicted`.
         """
         ids = source.category_ids or self.sources.labeled.category_ids
-        return predicted(model, self.inference, source, ids, indices, views)
+        return predicted(model, self.inference_of(model.config), source, ids, indices, views)
 
 
 def predicted(

@@ -21,10 +21,10 @@ from sskd_fast.run.basis import Basis
 class Row:
     """One row of metrics.json.
 
-    ap, ap50: in percent.  params: of the network.  stride: side of a mask cell in pixels of the network's input.  cost:
-    of the stage's own training, the fields of `Cost`, or those that are known.  views: number of views that predictions
-    are averaged over, 1 for the plain image.  official: figures of the data set's own evaluation if it has one.
-    made_with, measured_with: keys of the bases of the model and of its figures.
+    ap, ap50: in percent.  params: of the network.  stride: side, in pixels of the image as predicted, of a square with
+    the area of a mask cell.  cost: of the stage's own training, the fields of `Cost`, or those that are known.  views:
+    number of views that predictions are averaged over, 1 for the plain image.  official: figures of the data set's own
+    evaluation if it has one.  made_with, measured_with: keys of the bases of the model and of its figures.
     """
 
     name: str

@@ -142,7 +142,7 @@ def _trained(
     if ranks.number():
         torch.manual_seed(derived_seed(config.seed, ranks.number()))
     progress = Progress(log, stage.name, title, config.train.log_every, part_weights(config, stage), fold=training.fold)
-    label_pool = 1 if labels is None else max(1, round(labels.stride / model.stride))
+    label_pool = 1 if labels is None else coarser_by(labels.cell, model.cell_size(models.sources.views.size))
 
     def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
         return training_batches(config, models.sources, training, step)
@@ -152,6 +152,11 @@ def _trained(
         evaluate, config.seed, online_labels(config, training),
     )  # fmt: skip
     return model, state.cost + progress.cost
+
+
+def coarser_by(labels: tuple[float, float], masks: tuple[float, float]) -> int:
+    """How many times higher or wider, whichever is more, cells of the labels are than those of the model's masks."""
+    return max(1, *(round(theirs / own) for theirs, own in zip(labels, masks, strict=True)))
 
 
 def facts_of(run: Run, training: Training, cost: Cost) -> dict[str, Any]:

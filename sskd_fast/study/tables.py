@@ -173,7 +173,7 @@ TABLES = {
                 *(_distilled(f"unsure from precision {precision}", f"pseudo_labels.unsure_precision={precision}")
                   for precision in (0.0, 0.2, 0.1)),
                 _distilled("no object by score", "loss.no_object_by_score=true"),
-                _distilled("thresholds shrunk", "pseudo_labels.shrink=20"),
+                _distilled("thresholds by class alone", "pseudo_labels.shrink=0"),
                 _distilled("unweighted", "pseudo_labels.weigh_by_score=false"),
             ),
         ),
