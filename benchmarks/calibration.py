@@ -40,9 +40,11 @@ def calibrations(run: Path) -> Iterator[tuple[str, str, Reached]]:
         by_rank = Thresholds.of(models, model, stage.name, raw)
         for kind, thresholds in (("score", replace(by_rank, of_folds=[])), ("rank", by_rank)):
             chosen = select_labels(
-                raw, thresholds.at(settings.target_precision), nms_iou=settings.nms_iou,
+                raw,
+                thresholds.at(settings.target_precision),
+                nms_iou=settings.nms_iou,
                 max_per_image=limit,
-            )  # fmt: skip
+            )
             found = label_statistics(chosen, sources.unlabeled.image_ids, names, sources.hidden_truth)
             yield stage.name, kind, (found.precision or 0.0, found.recall or 0.0)
 

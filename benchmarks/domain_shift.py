@@ -85,8 +85,10 @@ def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds:
     A fold has whole groups. A group with images of both domains is left out of the source.
     """
     whole = read_all(data)
-    ids = {name: [i["id"] for i in whole["images"] if i in domain] for name, domain in
-           (("source", source), ("target", target))}  # fmt: skip
+    ids = {
+        name: [i["id"] for i in whole["images"] if i in domain]
+        for name, domain in (("source", source), ("target", target))
+    }
     for name, domain in (("source", source), ("target", target)):
         if not ids[name]:
             raise SystemExit(f"--{name} {domain.field}={domain.value}: none of {len(whole['images'])} images has it")
@@ -134,8 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
            f"data.labeled_fraction={source_share(labels, a.group)}", *_NO_FOLDS]  # fmt: skip
     run_in_folder(load_config([a.config], [*settings, *own, *a.source_override]), "all", True, only=_ON_SOURCE)
     below = a.output / ("truth" if a.truth else "runs")
-    weights = {model: on_source / "checkpoints" / f"{stage}.safetensors" for model, stage in
-               zip(("teacher", "student"), _ON_SOURCE, strict=True)}  # fmt: skip
+    weights = {
+        model: on_source / "checkpoints" / f"{stage}.safetensors"
+        for model, stage in zip(("teacher", "student"), _ON_SOURCE, strict=True)
+    }
     for number in range(1, count + 1):
         own = [
             f"seed={number}", f"data.labeled={a.output / f'train_{number}.json'}",

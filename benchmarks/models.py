@@ -33,9 +33,11 @@ def build(config: Config, name: ModelName) -> torch.nn.Module:
     """A model with random weights, in float32, ready to predict."""
     settings = getattr(config, name)
     settings = dataclasses.replace(
-        settings, precision="float32", num_queries=config.num_queries,
+        settings,
+        precision="float32",
+        num_queries=config.num_queries,
         foundation=dataclasses.replace(settings.foundation, pretrained=False),
-    )  # fmt: skip
+    )
     return build_segmenter(settings, [f"class{i}" for i in range(8)], weights=False).eval()
 
 

@@ -50,9 +50,11 @@ class EvaluateError(ValueError):
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.evaluate", description=__doc__, epilog=_EXAMPLE,
+        prog="python -m sskd_fast.evaluate",
+        description=__doc__,
+        epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("model", help="a run's folder, a checkpoint (.safetensors), or a hub id such as owner/name")
     p.add_argument("--stage", metavar="NAME", help="with a run's folder: stage of the model (default: last student)")
     p.add_argument("--val", type=Path, required=True, help="labels to measure on, or the folder of a whole data set")
@@ -184,10 +186,12 @@ def figures_text(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['model']}{stage} on {figures['images']} images of {figures['labels']}: {sum(instances.values())} "
         f"instances; mask AP in percent, {figures['max_detections']} detections an image",
-        *_ignored(figures["ignored"]), "",
+        *_ignored(figures["ignored"]),
+        "",
         "".join(f"{title:>8}" for title in _COLUMNS.values()),
-        "".join(f"{ap_text(figures[key]):>8}" for key in _COLUMNS), "",
-    ]  # fmt: skip
+        "".join(f"{ap_text(figures[key]):>8}" for key in _COLUMNS),
+        "",
+    ]
     width = max(len(name) for name in ["class", *instances])
     lines.append(f"{'class':{width}}  instances      AP")
     lines += [f"{n:{width}}  {count:9}{ap_text(figures['per_class'].get(n)):>8}" for n, count in instances.items()]

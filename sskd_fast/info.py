@@ -27,12 +27,19 @@ _DEVICE = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 EXAMPLE = "example:\n  python -m sskd_fast.info"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return argparse.ArgumentParser(
+        prog="python -m sskd_fast.info",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table; returns 0.  Each backend is prepared to check it, so operators not yet compiled are compiled."""
-    argparse.ArgumentParser(
-        prog="python -m sskd_fast.info", description=__doc__, epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(argv)  # fmt: skip
+    parser().parse_args(argv)
     rows = [*versions(), ("", ""), *backends(), *choices(_devices())]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:

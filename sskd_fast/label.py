@@ -49,9 +49,11 @@ SHARD = 10_000
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.label", description=__doc__, epilog=EXAMPLES,
+        prog="python -m sskd_fast.label",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a run whose teacher is trained")
     p.add_argument(
         "--teacher", choices=list(STAGE), help="stage whose model labels (default: the run's pseudo_labels.teacher)"

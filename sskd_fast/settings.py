@@ -116,7 +116,7 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a whole run.  output: "" = runs/<data.name>.  device: "auto", "cpu" or "cuda".
+    """Settings of a whole run.  output: "" = `runs/<data.name>`.  device: "auto", "cpu" or "cuda".
 
     teacher_weights, student_weights: safetensors files to start from, "embedded" for the shipped ones, "" for none.
     origins: licence and source of teacher, backbone and data, stored in each checkpoint.

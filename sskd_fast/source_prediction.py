@@ -82,7 +82,7 @@ def _predict_groups(
         for i, detections in zip(rows, found, strict=True):
             results[-1] += to_results(
                 detections, source.records[i].image_id, source.size(i), category_ids, inference.zoom_of(source.size(i))
-            )  # fmt: skip
+            )
     return results
 
 

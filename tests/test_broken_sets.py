@@ -147,8 +147,10 @@ def test_problems_of_one_cause_are_one_line(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "7 problems found in the data:" and len(lines) == 3
     assert "2.png: image 2: the image file does not exist" in lines[1]
-    assert lines[2].endswith("5 more of this kind: annotation 2 of image 1, annotation 3 of image 2, "
-                             "annotation 4 of image 2, annotation 5 of image 3 and 1 more.")  # fmt: skip
+    assert lines[2].endswith(
+        "5 more of this kind: annotation 2 of image 1, annotation 3 of image 2, "
+        "annotation 4 of image 2, annotation 5 of image 3 and 1 more."
+    )
 
 
 @pytest.mark.parametrize(("key", "where"), [("name", "categories"), ("file_name", "images")])

@@ -250,9 +250,7 @@ def server(plates_run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", SERVER, str(plates_run), "--no-browser", "--score", "0.05"]
     with listening() as taken, (tmp_path / "errors.txt").open("w") as errors:
         environment = {**os.environ, "GRADIO_SERVER_PORT": str(taken), "TMPDIR": str(tmp_path)}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        )  # fmt: skip
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             yield process
         finally:

@@ -39,9 +39,11 @@ def square(size: int, top: int, left: int, side: int) -> Tensor:
 
 def instances(*masks: Tensor, labels: list[int] | None = None) -> Instances:
     return Instances(
-        torch.stack(masks), torch.tensor(labels or [0] * len(masks)), torch.ones(len(masks)),
+        torch.stack(masks),
+        torch.tensor(labels or [0] * len(masks)),
+        torch.ones(len(masks)),
         torch.zeros(len(masks), dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 def random_maps(size: int = 16, classes: int = 2) -> DenseMaps:
@@ -50,9 +52,11 @@ def random_maps(size: int = 16, classes: int = 2) -> DenseMaps:
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     sides = (size // 2, size // 4)
     return DenseMaps(
-        [draw(2, classes, side, side) for side in sides], [draw(2, kernel_size(8), side, side) for side in sides],
-        draw(2, 8, size, size), (2, 4),
-    )  # fmt: skip
+        [draw(2, classes, side, side) for side in sides],
+        [draw(2, kernel_size(8), side, side) for side in sides],
+        draw(2, 8, size, size),
+        (2, 4),
+    )
 
 
 def test_predictions_have_the_form_of_every_model() -> None:

@@ -28,7 +28,7 @@ from sskd_fast.exported import (
     export_openvino,
     load_exported,
     parity_report,
-)  # fmt: skip
+)
 from sskd_fast.exported.agreement import matched_differences
 from sskd_fast.exported.file_description import KEY
 from sskd_fast.models.inference import predict

@@ -84,9 +84,11 @@ def test_what_does_not_fit_is_named(
     plates_run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     places = {
-        "RUN": plates_run, "CHECKPOINT": plates_run / "checkpoints" / "refined_student.safetensors",
-        "VAL": plates_run.parent / "val.json", "IMAGES": plates_run.parent / "val",
-    }  # fmt: skip
+        "RUN": plates_run,
+        "CHECKPOINT": plates_run / "checkpoints" / "refined_student.safetensors",
+        "VAL": plates_run.parent / "val.json",
+        "IMAGES": plates_run.parent / "val",
+    }
     assert main([str(places.get(argument, argument)) for argument in arguments]) == 2
     printed = capsys.readouterr().err
     assert message in printed and len(printed.splitlines()) == 1

@@ -66,9 +66,11 @@ def test_composite_teacher_through_all_stages(
     """Zero-shot, adaptation with the detector's own loss and SAM 2's masks, distillation, refinement."""
     folder = tmp_path / "run"
     teacher = [
-        "teacher.kind=grounded_sam", f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
-        f"teacher.foundation.masks={tiny_foundation('sam2')}", "teacher.gradient_checkpointing=true",
-    ]  # fmt: skip
+        "teacher.kind=grounded_sam",
+        f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
+        f"teacher.foundation.masks={tiny_foundation('sam2')}",
+        "teacher.gradient_checkpointing=true",
+    ]
     result = run(folder, *BUDGET, *scenes, *teacher)
     assert result.returncode == 0, result.stderr
     assert list(rows_of(folder)) == [name for name in ROW_ORDER if name in EVERY_RUN]
@@ -114,9 +116,10 @@ def test_sam3_through_all_stages_and_into_the_students_description(
         for stage in ("adapted_teacher", "refined_student", "supervised_student")
     }
     assert made_from == {
-        "adapted_teacher": [f"weights of {source}"], "refined_student": [f"labels made by {source}"],
+        "adapted_teacher": [f"weights of {source}"],
+        "refined_student": [f"labels made by {source}"],
         "supervised_student": [],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.slow
@@ -144,8 +147,10 @@ def test_a_killed_composite_teacher_goes_on_as_if_it_had_not_been(
     result = run(killed, "--stage", "adapt", "--resume")
     assert result.returncode == 0 and result.stderr.count("is finished, kept") == 2, result.stderr
     assert sorted(p.name for p in (killed / "checkpoints").iterdir()) == [
-        "adapted_teacher.safetensors", "folds", "supervised_teacher.safetensors"
-    ]  # fmt: skip
+        "adapted_teacher.safetensors",
+        "folds",
+        "supervised_teacher.safetensors",
+    ]
     first, second = (load_file(folder / "checkpoints" / "adapted_teacher.safetensors") for folder in (whole, killed))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -163,9 +168,11 @@ def test_universal_student_of_predictions_made_elsewhere(
     (tmp_path / "results.json").write_text(json.dumps(results))
     folder = tmp_path / "run"
     settings = [
-        "teacher.kind=results", f"teacher.foundation.results={tmp_path / 'results.json'}", "student.kind=universal",
+        "teacher.kind=results",
+        f"teacher.foundation.results={tmp_path / 'results.json'}",
+        "student.kind=universal",
         f"student.foundation.universal={tiny_foundation('mask2former')}",
-    ]  # fmt: skip
+    ]
     result = run(folder, *BUDGET, *scenes, *settings)
     assert result.returncode == 0, result.stderr
     assert list(rows_of(folder)) == ["matched_student", "supervised_student", "distilled_student", "refined_student"]

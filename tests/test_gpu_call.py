@@ -112,8 +112,10 @@ def test_a_step_that_fails_is_recorded_and_one_that_takes_too_long_is_stopped(tm
 
 def test_a_stopped_step_leaves_no_process_behind(tmp_path):
     """A shell that starts another in a session of its own."""
-    script = f"import subprocess, sys, time; p = subprocess.Popen(['sleep', '600'], start_new_session=True); " \
-        f"open('{tmp_path}/pid', 'w').write(str(p.pid)); print('up', flush=True); time.sleep(600)"  # fmt: skip
+    script = (
+        f"import subprocess, sys, time; p = subprocess.Popen(['sleep', '600'], start_new_session=True); "
+        f"open('{tmp_path}/pid', 'w').write(str(p.pid)); print('up', flush=True); time.sleep(600)"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
         kill_tree(process.pid)

@@ -105,7 +105,7 @@ def test_a_limit_that_objects_exceed_is_named_with_its_flag() -> None:
         "Add --num-queries 410, or take a smaller --crop.",
         "2 of 3 validation images show more objects in a crop than its 100 queries can find, about 210 in the fullest. "
         "Add --num-queries 410, or take a smaller --crop.",
-    ]  # fmt: skip
+    ]
 
 
 def test_the_cure_of_a_limit_goes_beyond_what_a_run_takes_by_itself() -> None:

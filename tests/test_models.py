@@ -288,8 +288,9 @@ def test_masks_are_products_with_the_features_on_top_of_the_ellipse() -> None:
     weights = torch.randn_like(masks)
     for found, wanted in zip(
         torch.autograd.grad((masks * weights).sum(), [features, *parameters]),
-        torch.autograd.grad((expected * weights).sum(), [features, *parameters]), strict=True,
-    ):  # fmt: skip
+        torch.autograd.grad((expected * weights).sum(), [features, *parameters]),
+        strict=True,
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         rounded, _ = head(x, features, points)

@@ -36,6 +36,7 @@ def test_one_version_everywhere() -> None:
     version = declared()["version"]
     assert sskd_fast.__version__ == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_setup_does_not_import_torch() -> None:
@@ -87,3 +88,48 @@ def test_an_unpacked_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path:
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()).is_relative_to(site)
+
+
+def as_another_user() -> list[str]:
+    """What makes a command one of an ordinary user; skips the test for root if there is no way."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--user", "true"]).returncode != 0:
+        pytest.skip("root cannot become another user here (unshare --user)")
+    return ["unshare", "--user"]
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_as_strangers_run_it(wheel: Path, tmp_path: Path) -> None:
+    """Away from the checkout, as another user than root, with a home that is read-only, without TensorBoard and a
+    compiler's cache, with deprecations as errors."""
+    site, home, away = tmp_path / "site", tmp_path / "home", tmp_path / "away"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    (site / "tensorboard.py").write_text("raise ModuleNotFoundError('no TensorBoard', name='tensorboard')\n")
+    home.mkdir(mode=0o500)
+    away.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SSKD_FAST_", "XDG_", "PYTHON"))}
+    environment = {
+        **kept,
+        "HOME": str(home),
+        "PYTHONPATH": str(site),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONWARNINGS": "error::DeprecationWarning",
+    }
+
+    def sskd(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [*as_another_user(), sys.executable, "-m", "sskd_fast", *words]
+        done = subprocess.run(command, cwd=away, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    few = ["embedded_labeled=6", "embedded_unlabeled=4", "embedded_val=3"]
+    settings = [*(f"data.{each}" for each in few), "pseudo_labels.views=1", "pseudo_labels.folds=2", "train.threads=1"]
+    done = sskd("train", "--preset", "smoke", "--max-steps", "1", *settings)
+    assert "since tensorboard is missing: pip install tensorboard" in done.stderr
+    run = away / "runs" / "embedded"
+    assert (run / "report.html").is_file() and not (run / "tensorboard").exists()
+    sskd("predict", str(run), str(run / "data" / "val"), "--output", "found")
+    assert (away / "found" / "predictions.json").is_file()
+    assert not list(home.iterdir())

@@ -83,8 +83,9 @@ def test_floats_that_are_no_numbers_do_not_make_an_image_black(tmp_path):
     Image.fromarray(values).save(tmp_path / "inf.tif")
     assert read_pixels(tmp_path / "inf.tif").tolist() == [[0, 128], [255, 255]]
     assert stretch_intensity(np.array([[np.nan, 0.0, -np.inf], [0.0, 8.0, np.inf]])).tolist() == [
-        [0, 0, 0], [0, 255, 255],
-    ]  # fmt: skip
+        [0, 0, 0],
+        [0, 255, 255],
+    ]
     for name, array, words in (
         ("nan", np.full((2, 2), np.nan), "no value is a finite number; expected intensities of 0 and above"),
         ("low", np.array([[-3.0, 0.0]]), "values from -3 to 0; expected intensities of 0 and above: shift them"),

@@ -198,11 +198,15 @@ def test_images_of_one_name_do_not_overwrite_each_other(plates_run: Path, tmp_pa
 
 def test_overlays_keep_the_suffix_only_if_they_must() -> None:
     assert overlay_names(["a.jpg", "b/a.jpg", "b/a.png"]) == {
-        "a.jpg": "a.png", "b/a.jpg": "b/a.jpg.png", "b/a.png": "b/a.png.png",
-    }  # fmt: skip
+        "a.jpg": "a.png",
+        "b/a.jpg": "b/a.jpg.png",
+        "b/a.png": "b/a.png.png",
+    }
     assert overlay_names(["a.jpg", "a.tif", "a.jpg.png"]) == {
-        "a.jpg": "a.jpg.png", "a.tif": "a.tif.png", "a.jpg.png": "a.jpg.png.png",
-    }  # fmt: skip
+        "a.jpg": "a.jpg.png",
+        "a.tif": "a.tif.png",
+        "a.jpg.png": "a.jpg.png.png",
+    }
 
 
 def test_places_are_files_folders_and_globs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def test_tensorboard_gets_the_numbers(log: Log, tmp_path: Path) -> None:
     events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert len(events) == 1
     assert b"s/loss" in events[0].read_bytes()
+
+
+def test_without_tensorboard_a_run_is_logged_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    log = Log(tmp_path)
+    said = "no TensorBoard files are written, since tensorboard is missing: pip install tensorboard\n"
+    assert capsys.readouterr().err == said
+    follow(Progress(log, "s", "s", 1, {}), [output(1.0)])
+    log.close()
+    assert len(lines(log)) == 1 and [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_a_part_that_dwarfs_another_is_named_once(log: Log) -> None:

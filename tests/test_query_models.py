@@ -230,10 +230,12 @@ def test_post_processing_of_mask2former_finds_the_same(tiny_foundation: Folder) 
 @pytest.mark.parametrize(
     ("kind", "masks", "features", "earlier", "boxes"),
     [
-        ("mask2former", (16, 24), (32, 8, 12), 2, 0), ("maskformer", (16, 24), (16, 8, 12), 0, 0),
-        ("eomt_dinov3", (16, 16), (16, 4, 4), 1, 0), ("rf_detr", (16, 16), (16, 8, 8), 2, 3),
+        ("mask2former", (16, 24), (32, 8, 12), 2, 0),
+        ("maskformer", (16, 24), (16, 8, 12), 0, 0),
+        ("eomt_dinov3", (16, 16), (16, 4, 4), 1, 0),
+        ("rf_detr", (16, 16), (16, 8, 8), 2, 3),
     ],
-)  # fmt: skip
+)
 def test_training_predictions(
     tiny_foundation: Folder, kind: str, masks: Any, features: Any, earlier: int, boxes: int
 ) -> None:

@@ -49,9 +49,10 @@ def said(details: dict[str, Any] | None = None, **aps: float) -> str:
 
 def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
     gains = [
-        gain(REFINED, BEST, 5.7, 3.1, 8.0), gain(REFINED, MATCHED, 7.2, 4.0, 9.5),
+        gain(REFINED, BEST, 5.7, 3.1, 8.0),
+        gain(REFINED, MATCHED, 7.2, 4.0, 9.5),
         gain(REFINED, TEACHER, 1.7, -0.4, 3.9),
-    ]  # fmt: skip
+    ]
     words = said({"gains": gains})
     assert words.startswith(
         "Distillation helped: +5.7 AP (95 % interval +3.1 to +8.0) over the supervised student. Trained: the refined "
@@ -89,7 +90,7 @@ def test_verdict_of_a_student_of_true_labels_says_so() -> None:
         (5.7, None, None, "better", "Distillation helped: +5.7 AP over the supervised student."),
         (-0.6, None, None, "even", "No clear gain: -0.6 AP against the supervised student."),
     ],
-)  # fmt: skip
+)
 def test_verdict_claims_no_more_than_the_validation_images_show(
     ap: float, low: float | None, high: float | None, tone: str, words: str
 ) -> None:

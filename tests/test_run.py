@@ -296,9 +296,11 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     ]
     distilled, refined = "distilled_student", "refined_student"
     for stage, rows, compared in (
-        ("adapt", 5, []), ("distill", 8, [distilled]), ("refine", 9, [distilled, refined]),
+        ("adapt", 5, []),
+        ("distill", 8, [distilled]),
+        ("refine", 9, [distilled, refined]),
         ("evaluate", 9, [distilled, refined]),
-    ):  # fmt: skip
+    ):
         if stage == "evaluate":  # what it writes anew may be gone
             (folder / "details.json").unlink()
             shutil.rmtree(folder / "predictions")

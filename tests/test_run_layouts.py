@@ -18,8 +18,10 @@ from tests.label_sets import FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "cityscapes": write_cityscapes, "ade20k": write_ade20k, "coco": write_coco
-}  # fmt: skip
+    "cityscapes": write_cityscapes,
+    "ade20k": write_ade20k,
+    "coco": write_coco,
+}
 SHORT = ["--preset", "smoke", "--max-steps", "2", "--labeled-fraction", "0.5", "views.rot90=false"]
 
 

@@ -48,11 +48,13 @@ def results_of(image_id: int, count: int) -> list[dict[str, Any]]:
         code = rle_of_box(np.ones((height, width), dtype=np.bool_), top, left, *SIZE)
         results.append(
             {
-                "image_id": image_id, "category_id": 3 + number % 2, "iscrowd": int(number % 3 == 2),
+                "image_id": image_id,
+                "category_id": 3 + number % 2,
+                "iscrowd": int(number % 3 == 2),
                 "segmentation": {"size": list(SIZE), "counts": code["counts"].decode()},
                 "score": round(float(draw.random()), 6),
             }
-        )  # fmt: skip
+        )
     return results
 
 

@@ -130,8 +130,10 @@ def test_an_edited_file_trains_anew(tmp_path: Path) -> None:
     names = ("labels.json", "val.json", "images/a.png", "teacher.safetensors", "results.json")
     for name in names:
         write_text(tmp_path / name, name)
-    data = [f"data.{n}={tmp_path / file}" for n, file in
-            (("labeled", "labels.json"), ("val", "val.json"), ("images", "images"))]  # fmt: skip
+    data = [
+        f"data.{n}={tmp_path / file}"
+        for n, file in (("labeled", "labels.json"), ("val", "val.json"), ("images", "images"))
+    ]
     teacher = (
         f"teacher_weights={tmp_path / 'teacher.safetensors'}",
         f"teacher.foundation.results=[{tmp_path / 'results.json'}]",
@@ -256,8 +258,10 @@ def summary(**changes: Any) -> dict[str, Any]:
 def test_the_table_shows_only_measured_figures() -> None:
     table = TABLES["stages"]
     assert columns(table, summary()) == {
-        "": ["all", "no refinement"], "AP": ["31.2 ± 0.6", "30.0"], "difference": ["", "-1.2 (-2.0 to -0.5)"],
-    }  # fmt: skip
+        "": ["all", "no refinement"],
+        "AP": ["31.2 ± 0.6", "30.0"],
+        "difference": ["", "-1.2 (-2.0 to -0.5)"],
+    }
     text = markdown(table, summary(), "python -m sskd_fast.study stages")
     for part in ("`python -m sskd_fast.study stages`", "Seeds 0, 1;", "2030-01-02 at abc: M, 2 cores, torch 2."):
         assert part in text
@@ -337,9 +341,11 @@ TINY_ROWS = {
 }  # fmt: skip
 # Figures that a row of a table has beside those of every row.
 FIGURES = {
-    "negatives": {"margin", "fnr_foreground", "step_cost", "step_seconds"}, "map": {"map_stride", "margin"},
-    "cost": {"gflops", "params", "steps", "seconds"}, "baselines-time": {"steps", "total_seconds"},
-}  # fmt: skip
+    "negatives": {"margin", "fnr_foreground", "step_cost", "step_seconds"},
+    "map": {"map_stride", "margin"},
+    "cost": {"gflops", "params", "steps", "seconds"},
+    "baselines-time": {"steps", "total_seconds"},
+}
 
 
 def files_below(folder: Path) -> dict[str, int]:

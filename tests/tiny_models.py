@@ -67,9 +67,11 @@ def _sam2() -> Any:
         window_size_per_stage=[4, 4, 4, 2], window_positional_embedding_background_size=[4, 4],
     )  # fmt: skip
     vision = transformers.Sam2VisionConfig(
-        backbone_config=hiera, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+        backbone_config=hiera,
+        backbone_channel_list=[64, 32, 16, 8],
+        fpn_hidden_size=32,
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-    )  # fmt: skip
+    )
     prompt = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
     masks = transformers.Sam2MaskDecoderConfig(
         hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16

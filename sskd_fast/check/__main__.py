@@ -32,9 +32,11 @@ class PlaceError(ValueError):
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.check", description=__doc__, epilog=_EXAMPLE,
+        prog="python -m sskd_fast.check",
+        description=__doc__,
+        epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument(
         "data", nargs="*", type=Path, metavar="DATA",
         help="labels (with --images), the folder of a whole data set, or a folder of plain images",

@@ -27,9 +27,11 @@ from sskd_fast.yaml_settings import load_config
 
 # A file or folder that identifies a whole data set, by format.
 MARKS = {
-    "ade20k": "annotations_instance", "cityscapes": "leftImg8bit", "coco": "annotations/instances_train2017.json",
+    "ade20k": "annotations_instance",
+    "cityscapes": "leftImg8bit",
+    "coco": "annotations/instances_train2017.json",
     "yolo": "data.yaml",
-}  # fmt: skip
+}
 
 Result = TypeVar("Result")
 

@@ -55,9 +55,11 @@ def _some(instances: Instances, generator: torch.Generator) -> Instances:
 
 def _joined(first: Instances, second: Instances) -> Instances:
     return Instances(
-        torch.cat([first.masks, second.masks]), torch.cat([first.labels, second.labels]),
-        torch.cat([first.scores, second.scores]), torch.cat([first.crowd, second.crowd]),
-    )  # fmt: skip
+        torch.cat([first.masks, second.masks]),
+        torch.cat([first.labels, second.labels]),
+        torch.cat([first.scores, second.scores]),
+        torch.cat([first.crowd, second.crowd]),
+    )
 
 
 class _Move:
@@ -70,9 +72,10 @@ class _Move:
     def drawn(cls, height: int, width: int, generator: torch.Generator) -> _Move:
         shares = torch.rand(3, generator=generator).tolist()
         return cls(
-            round((2 * shares[0] - 1) * _FARTHEST * height), round((2 * shares[1] - 1) * _FARTHEST * width),
+            round((2 * shares[0] - 1) * _FARTHEST * height),
+            round((2 * shares[1] - 1) * _FARTHEST * width),
             shares[2] < 0.5,
-        )  # fmt: skip
+        )
 
     def of(self, pixels: Tensor) -> Tensor:
         """Moves pixels (..., H, W); returns the same shape."""

@@ -25,9 +25,11 @@ EXAMPLE = """example:
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.demo", description=__doc__, epilog=EXAMPLE,
+        prog="python -m sskd_fast.demo",
+        description=__doc__,
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("run", metavar="RUN", help="a run's folder, a checkpoint (.safetensors), or a hub id (owner/name)")
     p.add_argument("--port", type=between(1, 65535), help="port of the page (default: first free one from 7860)")
     p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="initial score threshold (default: 0.5)")

@@ -21,4 +21,4 @@ __all__ = [
     "export_openvino",
     "load_exported",
     "parity_report",
-]  # fmt: skip
+]

@@ -94,9 +94,7 @@ def augmentations(count: int, zooms: Sequence[float], *, hflip: bool, vflip: boo
     ]
     kept = [view for view, possible in allowed if possible][:count]
     count = min(count, len(kept) * len(zooms))
-    return [
-        Augmentation(*kept[i % len(kept)], zoom=zooms[(i + i // len(kept)) % len(zooms)]) for i in range(count)
-    ]  # fmt: skip
+    return [Augmentation(*kept[i % len(kept)], zoom=zooms[(i + i // len(kept)) % len(zooms)]) for i in range(count)]
 
 
 def predict_views(

@@ -34,9 +34,11 @@ class DenseMaps:
     def map(self, change: Callable[[Tensor], Tensor]) -> DenseMaps:
         """`change` applied to every tensor."""
         return DenseMaps(
-            [change(level) for level in self.classes], [change(level) for level in self.kernels],
-            change(self.features), self.strides,
-        )  # fmt: skip
+            [change(level) for level in self.classes],
+            [change(level) for level in self.kernels],
+            change(self.features),
+            self.strides,
+        )
 
     def cells(self) -> tuple[Tensor, Tensor, Tensor]:
         """All levels' cells: class logits (B, n, C), centres (n, 2) x, y and sides (n,) in cells of the finest map."""

@@ -55,9 +55,10 @@ def ancestors_of(config: ModelConfig) -> tuple[Ancestor, ...]:
     """The pretrained models and predictions that a model with these settings starts from."""
     foundation, found = config.foundation, []
     names = {
-        "grounded_sam": (foundation.detector, foundation.masks), "sam3": (foundation.sam3,),
+        "grounded_sam": (foundation.detector, foundation.masks),
+        "sam3": (foundation.sam3,),
         "universal": (foundation.universal,),
-    }.get(config.kind, ())  # fmt: skip
+    }.get(config.kind, ())
     if foundation.pretrained:
         found += [licence_of(name) for name in names]
     if config.backbone.startswith("timm/") and config.backbone_pretrained and not (names or config.backbone_checkpoint):

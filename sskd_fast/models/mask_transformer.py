@@ -39,4 +39,4 @@ class MaskTransformer(PyramidSegmenter):
             *auxiliary, (masks, classes) = self.decoder(queries, features, memory)
         return Predictions(
             masks, classes, self.embedded(levels), auxiliary, queries.heat, mask_features=features
-        ).float()  # fmt: skip
+        ).float()

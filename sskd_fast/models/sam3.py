@@ -250,11 +250,13 @@ class Sam3(Segmenter):
             vision_features=[coarse], text_features=texts, vision_pos_embeds=[position], text_mask=mask
         )
         found = decoder(
-            vision_features=memory.last_hidden_state, text_features=texts, text_mask=mask,
+            vision_features=memory.last_hidden_state,
+            text_features=texts,
+            text_mask=mask,
             vision_pos_encoding=memory.pos_embeds_flattened,
             # On the CPU, where it can be read without waiting for the device.
             spatial_shapes=torch.tensor([coarse.shape[-2:]], device="cpu"),
-        )  # fmt: skip
+        )
         states = found.intermediate_hidden_states[-1]
         boxes = own.inverse_sigmoid(found.reference_boxes[-1]) + decoder.box_head(states)
         logits = model.dot_product_scoring(decoder_hidden_states=states[None], text_features=texts, text_mask=mask)

@@ -48,9 +48,11 @@ PREDICTIONS = "predictions.json"
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.predict", description=__doc__, epilog=EXAMPLES,
+        prog="python -m sskd_fast.predict",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("model", metavar="MODEL", help="a run's folder, .safetensors, .onnx or .xml, saved folder or hub id")
     p.add_argument(
         "images", metavar="IMAGES", nargs="+", help="files, folders with their sub-folders, quoted globs, videos"

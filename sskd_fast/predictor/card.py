@@ -29,8 +29,10 @@ def card_text(description: Description, name: str = "OWNER/NAME") -> str:
     """The card as Markdown with the hub's metadata on top; name: repository name in the example."""
     d = description
     header: dict[str, Any] = {
-        "library_name": "sskd_fast", "pipeline_tag": "image-segmentation", "tags": ["instance-segmentation"],
-    }  # fmt: skip
+        "library_name": "sskd_fast",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["instance-segmentation"],
+    }
     stage = str(d.facts.get("stage", "model")).replace("_", " ")
     sections = [
         f"---\n{yaml.safe_dump(header | _licence(d), sort_keys=False)}---",

@@ -111,9 +111,10 @@ def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _gains(runs: Mapping[int, RunFolder], same_images: bool) -> list[dict[str, Any]]:
     everywhere = [
-        name for name in ROW_ORDER
+        name
+        for name in ROW_ORDER
         if all(name in measured_rows(r.metrics) and name in r.predictions and r.ground_truth for r in runs.values())
-    ]  # fmt: skip
+    ]
     if not everywhere:
         return []
     strides = {name: _row_stride(runs, name) for name in everywhere}

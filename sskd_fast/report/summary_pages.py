@@ -142,11 +142,12 @@ def page(summary: Summary) -> str:
     facts = [
         (summary[key], words)
         for key, words in (
-            ("labeled_images", "labelled images"), ("unlabeled_images", "unlabelled images"),
+            ("labeled_images", "labelled images"),
+            ("unlabeled_images", "unlabelled images"),
             ("val_images", "validation images"),
         )
         if key in summary
-    ]  # fmt: skip
+    ]
     items = "".join(f"<li><b>{value}</b> {words}</li>" for value, words in facts)
     header = (
         '<header><p class="eyebrow">Semi-supervised distillation · several seeds</p>'

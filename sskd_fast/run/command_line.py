@@ -38,9 +38,11 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.run", description=DESCRIPTION, epilog=EXAMPLES,
+        prog="python -m sskd_fast.run",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
@@ -65,9 +67,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="resume after an interruption: finished stages are kept")
     p.add_argument("--seed", help="seed of data, splits, weights and batches (0)")
     p.add_argument(
-        "--seeds", type=seed_list, metavar="N,N,...",
+        "--seeds",
+        type=seed_list,
+        metavar="N,N,...",
         help="several seeds, one after another: a run folder each in OUTPUT/seed-N, and OUTPUT/summary.html",
-    )  # fmt: skip
+    )
     p.add_argument("--device", help="auto, cpu or cuda")
     p.add_argument("--max-steps", help="cut every stage to this number of steps")
     p.add_argument(

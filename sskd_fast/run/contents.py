@@ -21,10 +21,12 @@ from sskd_fast.settings import Config
 def set_contents(sources: Sources) -> dict[str, str]:
     """Description -> hash of the image sets and their labels."""
     found = {
-        "labels": of_labels(sources.labeled), "labelled images": of_images(sources.labeled),
+        "labels": of_labels(sources.labeled),
+        "labelled images": of_images(sources.labeled),
         "unlabelled images": of_images(sources.unlabeled),
-        "validation labels": of_labels(sources.val), "validation images": of_images(sources.val),
-    }  # fmt: skip
+        "validation labels": of_labels(sources.val),
+        "validation images": of_images(sources.val),
+    }
     return found if sources.hidden is None else found | {"hidden labels": of_labels(sources.hidden)}
 
 

@@ -78,7 +78,7 @@ def compare_students(models: RunModels) -> None:
     pairs = compared_pairs(strides, [pair for pair in COMPARISONS if set(pair) <= set(results)])
     drawn = drawn_pairs(
         truth, results, strides, pairs, zoom=zoom, max_detections=limit, group_key=config.data.group_key
-    )  # fmt: skip
+    )
     gains = []
     for (model, against, stride), (ours, theirs) in zip(pairs, drawn, strict=True):
         figures = {"model_ap": float(ours[0]), "against_ap": float(theirs[0])}

@@ -164,9 +164,11 @@ def _own_data(
     config: Config, folder: Path
 ) -> tuple[LabeledImages, ImageCollection, LabeledImages, LabeledImages | None, list[str]]:
     data = config.data
-    place = Path(data.root) if data.root else LabelFiles(
-        Path(data.labeled), Path(data.images), Path(data.val), Path(data.val_images or data.images)
-    )  # fmt: skip
+    place = (
+        Path(data.root)
+        if data.root
+        else LabelFiles(Path(data.labeled), Path(data.images), Path(data.val), Path(data.val_images or data.images))
+    )
     sets = open_sets(
         place, data.format, unlabeled=Path(data.unlabeled) if data.unlabeled else None,
         group_key=data.group_key or None, stretch=data.stretch, cache_bytes=data.cache_mb << 20,

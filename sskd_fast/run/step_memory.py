@@ -85,9 +85,11 @@ def _batch(images: int, size: Sequence[int], instances: int) -> Batch:
     views: list[Tensor] = [torch.empty(images, 3, *size) for _ in range(2)]
     targets = [
         Instances(
-            torch.empty(instances, *size, dtype=torch.bool), torch.empty(instances, dtype=torch.int64),
-            torch.empty(instances), torch.empty(instances, dtype=torch.bool),
+            torch.empty(instances, *size, dtype=torch.bool),
+            torch.empty(instances, dtype=torch.int64),
+            torch.empty(instances),
+            torch.empty(instances, dtype=torch.bool),
         )
         for _ in range(images)
-    ]  # fmt: skip
+    ]
     return Batch(views[0], views[1], torch.empty(images, *size, dtype=torch.bool), targets, list(range(images)))

@@ -222,9 +222,11 @@ def part_weights(config: Config, stage: Stage) -> dict[str, float]:
     loss, t = config.loss, config.train
     if getattr(config, stage.model).kind == "dense":
         loss = dataclasses.replace(
-            loss, class_weight=loss.dense.class_weight, mask_weight=loss.dense.mask_weight,
+            loss,
+            class_weight=loss.dense.class_weight,
+            mask_weight=loss.dense.mask_weight,
             dice_weight=loss.dense.dice_weight,
-        )  # fmt: skip
+        )
     weights = {
         "class": loss.class_weight, "mask": loss.mask_weight, "dice": loss.dice_weight, "heat": loss.heat_weight,
         "detector": 1.0, "presence": 1.0, "query": 1.0, "box": 1.0,

@@ -37,9 +37,11 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.study", description=__doc__, epilog=EXAMPLES,
+        prog="python -m sskd_fast.study",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
     p.add_argument("--data", default="embedded", help="embedded, or a YAML file of settings")
     p.add_argument("--preset", default="default", help="preset under the file and the overrides (default: default)")

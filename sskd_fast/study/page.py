@@ -41,9 +41,10 @@ def markdown(table: Table, summary: Summary, command: str) -> str:
     facts = [
         f"`{command}`",
         f"Seeds {', '.join(map(str, summary['seeds']))}; "
-        + "; ".join(f"{words} {_listed(summary.get(key, []))}" for key, words in _COUNTS.items()) + ".",
+        + "; ".join(f"{words} {_listed(summary.get(key, []))}" for key, words in _COUNTS.items())
+        + ".",
         f"Measured on {_listed(summary['dates'])} at {_listed(summary['commits'])}: {'; '.join(summary['machines'])}.",
-    ]  # fmt: skip
+    ]
     if summary["unfinished"]:
         missing = ", ".join(f"{name} (seed {seed})" for name, seed in summary["unfinished"])
         facts.append(f"Not measured yet: {missing}.")
@@ -52,8 +53,10 @@ def markdown(table: Table, summary: Summary, command: str) -> str:
 
 
 _COUNTS = {
-    "labeled_images": "labelled images", "unlabeled_images": "unlabelled images", "val_images": "validation images",
-}  # fmt: skip
+    "labeled_images": "labelled images",
+    "unlabeled_images": "unlabelled images",
+    "val_images": "validation images",
+}
 
 
 def _listed(values: Sequence[object]) -> str:

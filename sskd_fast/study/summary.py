@@ -72,10 +72,12 @@ def _row(
     own, against = figures[row.name], table.against(row)
     keys = dict.fromkeys(key for of_seed in own.values() for key in of_seed if key not in _KEPT_APART)
     summed: dict[str, Any] = {
-        "name": row.name, "result": row.result, "settings": [*row.teacher, *row.student],
+        "name": row.name,
+        "result": row.result,
+        "settings": [*row.teacher, *row.student],
         "folders": {str(seed): str(part.folder(output).relative_to(output)) for seed, part in parts.items()},
         "figures": {key: spread([own.get(seed, {}).get(key) for seed in seeds]) for key in keys},
-    }  # fmt: skip
+    }
     if against != row.name and (gain := difference(own, figures.get(against, {}))):
         summed["difference"] = {"against": against, **gain}
     return summed

@@ -75,9 +75,11 @@ class Table:
 
 def _ablations() -> tuple[Row, ...]:
     pairs = (
-        ("neither", (LABELS_OFF, *PIXEL_OFF)), ("pseudo-labels", (LABELS_ON, *PIXEL_OFF)),
-        ("L_pxl", (LABELS_OFF, *PIXEL_ON)), ("both", (LABELS_ON, *PIXEL_ON)),
-    )  # fmt: skip
+        ("neither", (LABELS_OFF, *PIXEL_OFF)),
+        ("pseudo-labels", (LABELS_ON, *PIXEL_OFF)),
+        ("L_pxl", (LABELS_OFF, *PIXEL_ON)),
+        ("both", (LABELS_ON, *PIXEL_ON)),
+    )
     teachers = [
         Row(f"teacher {name}", "adapted_teacher", (), teacher=settings, against="teacher both")
         for name, settings in pairs

@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from sskd_fast import _process
@@ -20,13 +19,16 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import ObjectiveOutput
 from sskd_fast.train.cost import Cost
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class Log:
     """log.jsonl and tensorboard/ of a run folder; opened once, then every stage appends to them."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "log.jsonl"
-        self.board = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
+        self.board = _board(folder / "tensorboard")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one line; numbers that are not finite become null, so that the file stays JSON."""
@@ -34,7 +36,7 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
         stage, step = record.get("stage"), record.get("step")
-        if stage is not None and step is not None:
+        if self.board is not None and stage is not None and step is not None:
             fold = f"/fold {record['fold']}" if "fold" in record else ""
             for name, value in clean.items():
                 if isinstance(value, float):
@@ -49,7 +51,18 @@ class Log:
 
     def close(self) -> None:
         """Flushes TensorBoard."""
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path) -> SummaryWriter | None:
+    """The writer of TensorBoard's files; None, with a line, if its package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        Log.say(f"no TensorBoard files are written, since {error.name} is missing: pip install tensorboard")
+        return None
+    return SummaryWriter(str(folder), flush_secs=10)
 
 
 class SilentLog(Log):

@@ -1,0 +1,82 @@
+"""Recipes: `nox --list` shows them, `nox -s NAME` runs one; docs/developing.md says when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+# The oldest versions that pyproject.toml allows, and what fits them.
+OLDEST = ["torch==2.6.*", "torchvision==0.21.*", "transformers==5.0.*"]
+nox.options.sessions = ["lint", "tests"]
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    """Lints, format, types and spelling."""
+    session.install("-e", ".[test]", "codespell")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("codespell", ".")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The fast tests."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(python="3.11")
+def slow(session: nox.Session) -> None:
+    """The slow tests."""
+    session.install("-e", ".[test,models,photos,export,results,scale,docs]")
+    session.run("pytest", "-m", "slow", "-n", "2", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("which", ["oldest", "newest"], ids=["oldest", "newest"])
+def versions(session: nox.Session, which: str) -> None:
+    """The tests of operators, models and a run with the oldest or the newest libraries."""
+    session.install("-e", ".[test,models]", *(OLDEST if which == "oldest" else ["--upgrade"]))
+    session.run("python", "-m", "sskd_fast.info")
+    files = ["operators", "pixel_contrast", "triton_compile", "models", "foundation", "query_models", "sam3", "run"]
+    session.run("pytest", *(f"tests/test_{name}.py" for name in files), *session.posargs)
+
+
+@nox.session(python="3.11")
+def docs(session: nox.Session) -> None:
+    """The site, with warnings as errors, and every command in it."""
+    session.install("-e", ".[test,docs]")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("pytest", "-m", "slow or not slow", "tests/test_docs.py", "tests/test_notebook.py")
+
+
+@nox.session(python="3.11")
+def sanitizers(session: nox.Session) -> None:
+    """The C++ operators and the emulated CUDA kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-m", "slow", "tests/test_native.py", "-k", "sanitizers")
+    session.run("pytest", "-m", "slow or not slow", "tests/test_emulation.py")
+
+
+@nox.session(python=PYTHONS)
+def wheel(session: nox.Session) -> None:
+    """A wheel and a source distribution, into dist/."""
+    session.install("build")
+    session.run("python", "-m", "build")
+
+
+@nox.session(python=PYTHONS)
+def strangers(session: nox.Session) -> None:
+    """The wheel of dist/, installed and run away from the checkout, with deprecations as errors."""
+    (built,) = Path("dist").glob("*.whl")
+    session.install(str(built))
+    away = session.create_tmp()
+    session.env["PYTHONWARNINGS"] = "error::DeprecationWarning"
+    with session.chdir(away):
+        session.run("sskd", "info")
+        session.run("sskd", "train", "--preset", "smoke", "--max-steps", "2", "--output", "run", "train.threads=1")
+        session.run("sskd", "predict", "run", "run/data/val", "--output", "found")
