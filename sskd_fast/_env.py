@@ -133,6 +133,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def sharding() -> bool:
+    """True if accelerate's settings ask for FSDP: ACCELERATE_USE_FSDP, as accelerate launch sets it."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").strip().lower() in ("1", "true", "yes", "on", "y")
+
+
 def any_set(names: Iterable[str]) -> bool:
     """True if at least one of the variables is set."""
     return any(name in os.environ for name in names)

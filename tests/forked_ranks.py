@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["sskd_fast.run.__main__", "sskd_fast.train.loop", "joint_gradients"])
+_FORKS.set_forkserver_preload(["sskd_fast.run.__main__", "sskd_fast.train.loop", "joint_gradients", "sharded_training"])
 
 
 @dataclass(frozen=True)

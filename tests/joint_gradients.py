@@ -20,6 +20,7 @@ from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.segmenter import ModelConfig, Segmenter
 from sskd_fast.train.engine import Engine
+from sskd_fast.train.sharding import whole
 
 TINY: dict[str, Any] = {
     "channels": (8, 12, 16), "blocks": (1, 1, 1), "width": 16, "mask_width": 8, "layers": 1, "heads": 2,
@@ -53,18 +54,50 @@ def joint_batch(seed: int) -> Batch:
     return Batch(weak, strong, valid, targets, list(range(IMAGES)))
 
 
-def gradients(kind: str, form: str, *, micro_batch: int = 0, **contrast: Any) -> dict[str, Tensor]:
+def gradients(kind: str, form: str, *, micro_batch: int = 0, share: float = 0.15, **contrast: Any) -> dict[str, Tensor]:
     """Loss, parts of J and gradients by name, of the images of this rank and of all others."""
+    model, objective = model_and_objective(kind, form, share, **contrast)
+    engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.1), micro_batch)
+    output = engine.gradients(images_of_step(0), 0.4, 3)
+    found = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    terms = {name: value for name, value in output.parts.items() if name not in output.means or name == "pxl_weight"}
+    return {"loss": output.loss} | terms | found
+
+
+def model_and_objective(kind: str, form: str, share: float = 0.15, **contrast: Any) -> tuple[Segmenter, Objective]:
+    """A tiny model, the same at every call, and J."""
     torch.manual_seed(0)
     model: Segmenter = build_segmenter(ModelConfig(kind=kind, **TINY), ["a", "b", "c"])  # type: ignore[arg-type]
     settings = ContrastConfig(**{"max_anchors": 10, "num_negatives": 8, **FORMS[form], **contrast})
-    objective = Objective.of(SetLossConfig(), settings, lam_semi=0.7, lam_pxl=0.1, pxl_gradient_share=0.15)
-    images = tuple(joint_batch(seed).part(ranks.share(IMAGES)) for seed in (1, 2))
-    engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.1), micro_batch)
-    output = engine.gradients((images[0], images[1]), 0.4, 3)
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    terms = {name: value for name, value in output.parts.items() if name not in output.means}
-    return {"loss": output.loss, "pxl_weight": output.parts["pxl_weight"]} | terms | found
+    return model, Objective.of(SetLossConfig(), settings, lam_semi=0.7, lam_pxl=0.1, pxl_gradient_share=share)
+
+
+def images_of_step(step: int) -> tuple[Batch, Batch]:
+    """This rank's labelled and unlabelled images of a step."""
+    labeled, unlabeled = (joint_batch(seed).part(ranks.share(IMAGES)) for seed in (2 * step + 1, 2 * step + 2))
+    return labeled, unlabeled
+
+
+def short_of_memory(model: Segmenter, most: int) -> None:
+    """Has the model run out of memory for more images than `most`."""
+    encode = model.encode
+
+    def bounded(images: Tensor) -> Any:
+        if len(images) > most:
+            raise torch.OutOfMemoryError(f"no memory for {len(images)} images")
+        return encode(images)
+
+    model.encode = bounded  # type: ignore[method-assign]
+
+
+def agreed_micro_batch() -> Tensor:
+    """What the ranks find together if the second one has memory for two images and the others for all of theirs."""
+    model, objective = model_and_objective("mask_transformer", "paper")
+    if ranks.number() == 1:
+        short_of_memory(model, 2)
+    engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.1))
+    engine.find_micro_batch(images_of_step(0), 0.4, 3)
+    return torch.tensor(engine.micro_batch)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -81,6 +114,7 @@ def main(folder: Path) -> None:
     found = {name: gradients(**case) for name, case in CASES.items()}
     negatives = {"scope": "all", "all_ranks": True}
     found["negatives of all ranks"] = gradients("mask_transformer", "paper", **negatives)
+    found["micro batch"] = {"agreed": agreed_micro_batch()}
     torch.save(found, folder / f"{ranks.number()}.pt")
 
 

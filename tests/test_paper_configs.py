@@ -120,8 +120,10 @@ def test_a_student_that_cannot_be_had_is_named_before_the_teacher_trains(
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "cityscapes_10": write_cityscapes, "ade20k_10": write_ade20k, "coco_10": write_coco
-}  # fmt: skip
+    "cityscapes_10": write_cityscapes,
+    "ade20k_10": write_ade20k,
+    "coco_10": write_coco,
+}
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_ranks_have_the_loss_and_gradients_of_one_process(
         for case in joint_gradients.CASES:
             worst = differences(found[case], alone[case])
             assert max(worst.values()) < 1e-10, (case, {n: d for n, d in worst.items() if d > 1e-10})
+        assert int(found["micro batch"]["agreed"]) == 2 and int(alone["micro batch"]["agreed"]) == 0
         # With candidates of other ranks, L_pxl is the one process's; their rows have no gradient.
         case = "negatives of all ranks"
         assert float(found[case]["pxl"]) == pytest.approx(float(alone[case]["pxl"]), rel=1e-10)

@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.heat_loss import centre_points, heat_loss
 from sskd_fast.losses.matching import MatchCosts, match, pad_targets
 from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
     SetLossOutput,
-    centre_points,
-    heat_loss,
     inside_everywhere,
     pooled,
     sample_points,
@@ -502,13 +501,13 @@ def test_heat_part_is_weighted_and_added_once() -> None:
 
 def test_centroids_are_in_cells() -> None:
     targets = pad_targets([record([(0, 4, 4, 8), (8, 0, 16, 2)], [0, 1])], everything(1), (SIDE, SIDE))
-    assert centre_points(targets).tolist() == [[[2.5, 0.5], [0.0, 5.5]]]
+    assert centre_points(targets.masks).tolist() == [[[2.5, 0.5], [0.0, 5.5]]]
 
 
 def test_heat_is_lowest_with_peaks_at_the_centres_alone() -> None:
     target = [record([(2, 2, 8, 8), (8, 10, 14, 16)], [0, 1])]
     targets = pad_targets(target, everything(1), (SIDE, SIDE))
-    assert centre_points(targets)[0].tolist() == [[2.0, 2.0], [6.0, 5.0]]
+    assert centre_points(targets.masks)[0].tolist() == [[2.0, 2.0], [6.0, 5.0]]
 
     def loss(peaks: list[tuple[int, int]]) -> float:
         heat = torch.full((1, SIDE, SIDE), -9.0)

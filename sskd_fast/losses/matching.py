@@ -5,6 +5,7 @@ Shape letters: B images, K queries, C classes, G padded instances, P mask pixels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,18 +74,13 @@ class Matching:
     inside: Tensor
 
 
-@torch.no_grad()
-def match(
-    mask_logits: Tensor, class_logits: Tensor, targets: Targets, pixels: Tensor, valid: Tensor, normalizer: Tensor,
+def pair_costs(
+    mask_logits: Tensor, class_logits: Tensor, labels: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor,
     costs: MatchCosts,
-) -> Matching:  # fmt: skip
-    """Assigns each instance a query.
-
-    mask_logits (B, K, P), class_logits (B, K, C+1); valid (B, 1, P): weights of the P places, 0 to ignore one; pixels
-    (B, G, P): the instances' values there times valid; normalizer (B, G): divisor of a mask's summed cross-entropy.
-    Raises FloatingPointError if logits are not finite, matched or not.
-    """
-    classes = -class_logits.softmax(-1).gather(2, targets.labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The cost (B, K, G) of each pair of a query and an instance; a query's summed probability on valid places and on
+    all, (B, K, 1) each.  Arguments as in `match`."""
+    classes = -class_logits.softmax(-1).gather(2, labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
     # Each operation reads every mask of the batch, so there are few of them, in place.
     bounded = mask_logits.clamp(-SURE, SURE)
     inner = bounded @ pixels.transpose(1, 2)
@@ -96,7 +92,25 @@ def match(
     softplus = outside.log_().neg_()
     entropy = (softplus @ valid.transpose(1, 2) - inner) / normalizer.unsqueeze(1)
     dice = 1 - (2 * overlap + 1) / (on_valid + total[..., :-2] + 1)
-    cost = (costs.classes * classes + costs.mask * entropy + costs.dice * dice).cpu().numpy()
+    return costs.classes * classes + costs.mask * entropy + costs.dice * dice, on_valid, everywhere
+
+
+@torch.no_grad()
+def match(
+    mask_logits: Tensor, class_logits: Tensor, targets: Targets, pixels: Tensor, valid: Tensor, normalizer: Tensor,
+    costs: MatchCosts, costs_of_pairs: Callable[..., tuple[Tensor, Tensor, Tensor]] = pair_costs,
+) -> Matching:  # fmt: skip
+    """Assigns each instance a query.
+
+    mask_logits (B, K, P), class_logits (B, K, C+1); valid (B, 1, P): weights of the P places, 0 to ignore one; pixels
+    (B, G, P): the instances' values there times valid; normalizer (B, G): divisor of a mask's summed cross-entropy.
+    costs_of_pairs: `pair_costs`, or what it was compiled to.
+    Raises FloatingPointError if logits are not finite, matched or not.
+    """
+    of_pairs, on_valid, everywhere = costs_of_pairs(
+        mask_logits, class_logits, targets.labels, pixels, valid, normalizer, costs
+    )
+    cost = of_pairs.cpu().numpy()
     if not (np.isfinite(cost).all() and bool(torch.isfinite(mask_logits.sum()))):
         raise FloatingPointError("matching: mask or class logits are not finite; lower train.lr or raise train.warmup")
     counts = targets.present.cpu().numpy().sum(1)

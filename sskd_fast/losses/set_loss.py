@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.box_loss import box_losses, boxes_of
 from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
+from sskd_fast.losses.heat_loss import heat_loss, heat_terms
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
-from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets
+from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets, pair_costs
 from sskd_fast.models.dense_maps import DenseMaps
 from sskd_fast.models.segmenter import Predictions
 
@@ -82,6 +83,12 @@ class SetLoss:
 
     def __init__(self, config: SetLossConfig) -> None:
         self.config = config
+        self.pair_costs, self.mask_terms, self.heat_terms = pair_costs, mask_terms, heat_terms
+
+    def compile(self, backend: str) -> None:
+        """Has torch.compile make a graph each of what is computed for every place of a mask; matching is no part."""
+        for part in (pair_costs, mask_terms, heat_terms):
+            setattr(self, part.__name__, torch.compile(part, fullgraph=True, dynamic=True, backend=backend))
 
     def __call__(
         self,
@@ -121,7 +128,7 @@ class SetLoss:
             loss = loss + semi_masks * (config.box_weight * parts["box"] + config.overlap_weight * parts["overlap"])
         if predictions.heat is not None:
             finest = pad_targets(instances, valid, pooled_size(predictions.heat, 1)) if label_pool > 1 else targets
-            parts["heat"] = heat_loss(predictions.heat, finest, joint)
+            parts["heat"] = heat_loss(predictions.heat, finest, joint, self.heat_terms)
             loss = loss + config.heat_weight * parts["heat"]
         return SetLossOutput(loss, parts, matched, seconds, choices[-1])
 
@@ -163,7 +170,7 @@ class SetLoss:
         normalizer = self._normalizer(mask_logits, pixels, valid)
         start = time.perf_counter()
         costs = MatchCosts(config.class_weight, config.mask_weight, config.dice_weight)
-        matching = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs)
+        matching = match(logits, class_logits, targets, pixels * valid, valid, normalizer, costs, self.pair_costs)
         seconds, assigned = time.perf_counter() - start, matching.assigned
         inside = matching.inside if config.masks == "dense" else inside_everywhere(mask_logits, targets.valid)
         classes = self._class_loss(class_logits, targets, assigned, inside, joint)
@@ -178,9 +185,8 @@ class SetLoss:
             return valid.sum(-1).clamp(min=1.0).expand_as(area)
         return 4 * area + 20 * pixels.shape[-1] / mask_logits[0, 0].numel()
 
-    @staticmethod
     def _mask_parts(
-        logits: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor, assigned: Tensor, targets: Targets,
+        self, logits: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor, assigned: Tensor, targets: Targets,
         joint: JointBatch,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Cross-entropy and dice of the masks; assigned (B, G): the query of each instance, -1 for none."""
@@ -188,10 +194,8 @@ class SetLoss:
         x, t, v = logits[image, assigned[image, instance]], pixels[image, instance], valid[image, 0]
         weight = targets.weights[image, instance]
         total = joint.total("instances", targets.weights.sum()).clamp(min=1.0)
-        entropy = (F.binary_cross_entropy_with_logits(x, t, reduction="none") * v).sum(-1) / normalizer[image, instance]
-        prob = x.sigmoid() * v
-        dice = 1 - (2 * (prob * t).sum(-1) + 1) / (prob.sum(-1) + (t * v).sum(-1) + 1)
-        return {"mask": (entropy * weight).sum() / total, "dice": (dice * weight).sum() / total}
+        entropy, dice = self.mask_terms(x, t, v, normalizer[image, instance], weight)
+        return {"mask": entropy / total, "dice": dice / total}
 
     def _class_loss(
         self, class_logits: Tensor, targets: Targets, assigned: Tensor, inside: Tensor, joint: JointBatch
@@ -219,6 +223,16 @@ class SetLoss:
             return F.grid_sample(x, grid, mode="bilinear", align_corners=False).squeeze(2)
 
         return at_points(mask_logits), at_points(targets.masks), at_points(targets.valid.unsqueeze(1))
+
+
+def mask_terms(
+    logits: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sums over n pairs of cross-entropy and dice, times weight (n,): logits, pixels, valid (n, P), normalizer (n,)."""
+    entropy = (F.binary_cross_entropy_with_logits(logits, pixels, reduction="none") * valid).sum(-1) / normalizer
+    prob = logits.sigmoid() * valid
+    dice = 1 - (2 * (prob * pixels).sum(-1) + 1) / (prob.sum(-1) + (pixels * valid).sum(-1) + 1)
+    return (entropy * weight).sum(), (dice * weight).sum()
 
 
 def mean_weight(targets: Targets) -> Tensor:
@@ -278,33 +292,3 @@ def sample_points(mask_logits: Tensor, count: int, oversample: float, importance
     hard = drawn.squeeze(1).gather(1, chosen.unsqueeze(-1).expand(-1, -1, 2))
     rest = torch.rand((b, count - hard.shape[1], 2), device=drawn.device, dtype=drawn.dtype) * 2 - 1
     return torch.cat([hard, rest], dim=1).unsqueeze(1)
-
-
-def centre_points(targets: Targets) -> Tensor:
-    """Centroids (B, G, 2) of the instances, x, y in cells."""
-    h, w = targets.masks.shape[-2:]
-    mass = targets.masks.flatten(2).sum(-1).clamp(min=1e-6)
-    ys = torch.arange(h, dtype=targets.masks.dtype, device=targets.masks.device)
-    xs = torch.arange(w, dtype=targets.masks.dtype, device=targets.masks.device)
-    return torch.stack([(targets.masks.sum(2) * xs).sum(-1) / mass, (targets.masks.sum(3) * ys).sum(-1) / mass], -1)
-
-
-def heat_loss(heat: Tensor, targets: Targets, joint: JointBatch = WHOLE) -> Tensor:
-    """Focal loss of the centre heat map (CenterNet's, alpha 2, beta 4) against Gaussians at the instances' centroids.
-
-    heat (B, h, w) logits; the Gaussian's width follows the instance: sigma = max(0.7, sqrt(area) / 6) cells.
-    """
-    h, w = heat.shape[-2:]
-    centre = centre_points(targets).round()
-    sigma = (targets.masks.flatten(2).sum(-1).sqrt() / 6).clamp(min=0.7)
-    ys = torch.arange(h, dtype=heat.dtype, device=heat.device)
-    xs = torch.arange(w, dtype=heat.dtype, device=heat.device)
-    gx = torch.exp(-((xs - centre[..., :1]) ** 2) / (2 * sigma.unsqueeze(-1) ** 2))
-    gy = torch.exp(-((ys - centre[..., 1:]) ** 2) / (2 * sigma.unsqueeze(-1) ** 2))
-    here = targets.present & (targets.masks.flatten(2).sum(-1) > 0)
-    goal = (gy.unsqueeze(-1) * gx.unsqueeze(-2) * here[..., None, None]).amax(1)
-    prob = heat.sigmoid()
-    peak = goal > 0.999
-    positive = F.logsigmoid(heat) * (1 - prob).square() * peak
-    negative = F.logsigmoid(-heat) * prob.square() * (1 - goal).pow(4) * ~peak * (targets.valid > 0.5)
-    return -(positive.sum() + negative.sum()) / joint.total("centres", here.sum()).clamp(min=1)

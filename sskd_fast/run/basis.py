@@ -16,7 +16,7 @@ from sskd_fast.settings import Config
 IDLE = {
     "": ("output", "device", "origins"),
     "data": ("workers", "cache_mb", "max_pixels", "decoded"),
-    "train": ("threads", "log_every", "save_every", "micro_batch"),
+    "train": ("threads", "log_every", "save_every", "micro_batch", "compile"),
     "pseudo_labels": ("shard",),
 }
 DISTILLED = FINAL_STUDENTS[1]

@@ -16,6 +16,7 @@ from sskd_fast import ranks
 from sskd_fast.files import write_atomically
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.random_state import RandomState
+from sskd_fast.train.sharding import dealt_out, dealt_state, gathered_state
 
 # Module whose state differs between ranks, like the random states: the memory bank of the contrastive loss.
 _OWN = "contrast"
@@ -58,12 +59,12 @@ class TrainingState:
         own, random = modules.get(_OWN), RandomState.now()
         kept = None if own is None or ranks.number() == 0 else own.state_dict()
         others = ranks.gathered({"rng": random.cpu, "cuda_rng": random.cuda, _OWN: kept})[1:]
+        states = gathered_state({name: m.state_dict() for name, m in modules.items() if m is not None})
+        moments = gathered_state(optimizer.state_dict())
         if ranks.number() == 0:
             content = {
-                "key": self.key, "step": step,
-                "modules": {name: m.state_dict() for name, m in modules.items() if m is not None},
-                "optimizer": optimizer.state_dict(), "rng": random.cpu, "cuda_rng": random.cuda, "others": others,
-                "cost": dataclasses.asdict(self.cost + cost),
+                "key": self.key, "step": step, "modules": states, "optimizer": moments, "rng": random.cpu,
+                "cuda_rng": random.cuda, "others": others, "cost": dataclasses.asdict(self.cost + cost),
             }  # fmt: skip
             write_atomically(self.path, lambda partial: _save(content, partial))
         if ranks.from_first(time.monotonic() > self.deadline):
@@ -79,8 +80,9 @@ class TrainingState:
             return 0
         for name, module in modules.items():
             if module is not None:
-                module.load_state_dict(content["modules"][name])
-        optimizer.load_state_dict(content["optimizer"])
+                own_state, saved = module.state_dict(), content["modules"][name]
+                module.load_state_dict({key: dealt_out(value, own_state.get(key)) for key, value in saved.items()})
+        optimizer.load_state_dict(dealt_state(content["optimizer"], optimizer))
         known = [content, *content.get("others", [])]
         if ranks.number() < len(known):
             own = known[ranks.number()]

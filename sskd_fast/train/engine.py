@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 
 from sskd_fast import ranks
@@ -23,8 +24,10 @@ from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import ModelObjective, Objective, ObjectiveOutput
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.random_state import RandomState
+from sskd_fast.train.sharding import check_sharding, let_methods_gather, shard_on_cpus, whole
+from sskd_fast.typed_settings import ConfigError
 
-_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 Images: TypeAlias = tuple[Batch, Batch | None]
 
 
@@ -40,18 +43,17 @@ class Engine:
         self, model: Segmenter, objective: Objective, optimizer: torch.optim.Optimizer, micro_batch: int = 0
     ) -> None:
         device = next(model.parameters()).device
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # such as those of a term with weight 0
-        self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused])
-        if self.accelerator.distributed_type not in _DISTRIBUTED:
-            raise ValueError(
-                f"accelerate: found the settings of {self.accelerator.distributed_type.value}; expected plain data "
-                "parallelism: launch with torchrun, or accelerate launch --multi_gpu"
-            )
+        self.accelerator = accelerator_on(device)
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        if sharded:
+            check_sharding(self.accelerator.state.fsdp_plugin, model, objective)
+            model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
         self.plain = ModelObjective(model, objective)
         self.module, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
+        let_methods_gather(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.config.precision == "float16")
         self.micro_batch = micro_batch
-        self._to_try = 2 if micro_batch == 0 and device.type == "cuda" else 0
+        self._to_try = 2 if micro_batch == 0 and device.type == "cuda" and not sharded else 0
 
     def gradients(self, images: Images, progress: float, seed: int) -> ObjectiveOutput:
         """Sets the parameters' gradients to those of J over the joint batch; returns J and its parts, detached.
@@ -60,14 +62,14 @@ class Engine:
         """
         if self._to_try:
             self._to_try -= 1
-            self._find_micro_batch(images, progress, seed)
+            self.find_micro_batch(images, progress, seed)
         self.optimizer.zero_grad(set_to_none=True)
         return of_all_ranks(self._step(images, progress, seed))
 
     def update(self, clip: float) -> Tensor:
         """Takes an optimizer step with gradients clipped to this norm; returns their norm before clipping."""
         self.scaler.unscale_(self.optimizer)
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.plain.parameters(), clip)
+        norm = whole(self.accelerator.clip_grad_norm_(self.plain.parameters(), clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm
@@ -107,7 +109,7 @@ class Engine:
         parts = {name: value.detach() for name, value in output.parts.items()}
         return dataclasses.replace(output, loss=output.loss.detach(), parts=parts)
 
-    def _find_micro_batch(self, images: Images, progress: float, seed: int) -> None:
+    def find_micro_batch(self, images: Images, progress: float, seed: int) -> None:
         """Halves the micro batch until a trial step fits into every rank's memory; the trials leave no trace."""
         whole = len(images[0].image_ids) + (0 if images[1] is None else len(images[1].image_ids))
         while not all(ranks.gathered(self._fits(images, progress, seed))):
@@ -140,6 +142,25 @@ class Engine:
             random.restore()
             for buffer, before in zip(self.plain.buffers(), buffers, strict=True):
                 buffer.copy_(before)
+
+
+def accelerator_on(device: torch.device) -> Accelerator:
+    """Accelerate by the launcher's settings, but those that are settings of a run: precision, micro batches, compiler.
+
+    Raises ConfigError for a kind of parallel training that is neither DDP nor FSDP2.
+    """
+    found = Accelerator(
+        cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a term may have weight 0
+    )  # fmt: skip
+    shard_on_cpus(found)
+    if found.distributed_type not in _DISTRIBUTED:
+        raise ConfigError(
+            f"accelerate: found the settings of {found.distributed_type.value}; expected DDP or FSDP: launch with "
+            "torchrun, or accelerate launch with --multi_gpu or --use_fsdp"
+        )
+    return found
 
 
 def micro_batches(images: Images, size: int) -> list[Images]:

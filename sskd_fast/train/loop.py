@@ -14,6 +14,7 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.compiled import compile_training
 from sskd_fast.train.engine import Engine
 from sskd_fast.train.moving_average import update_average
 from sskd_fast.train.online_labels import OnlineLabels
@@ -40,8 +41,10 @@ def train(
     Raises FloatingPointError if the loss is not finite.
     """
     optimizer = build_optimizer(model, schedule)
-    engine = Engine(model, objective, optimizer, schedule.train.micro_batch)
     average = copy.deepcopy(model).requires_grad_(False)
+    if schedule.train.compile:
+        compile_training(model, objective, schedule.train.compile)
+    engine = Engine(model, objective, optimizer, schedule.train.micro_batch)
     modules = {
         "model": model, "average": average, "contrast": objective.contrast, "gradient_share": objective.gradient_share,
         "scaler": engine.scaler if engine.scaler.is_enabled() else None,

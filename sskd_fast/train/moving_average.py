@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+from sskd_fast.train.sharding import whole
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are copied.
+
+    The average is whole on every rank; parameters that are dealt out are gathered one at a time.
+    """
+    if any(isinstance(p, DTensor) for p in model.parameters()):
+        for own, part in zip(average.parameters(), model.parameters(), strict=True):
+            own.lerp_(whole(part), 1 - decay)
+    else:
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for kept, current in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(current)

@@ -18,6 +18,7 @@ class TrainConfig:
     (power 0.9), after `warmup` steps.  max_steps: limit of steps for every stage (0 = none).  evaluations: number of
     times that a fold model measures AP on its fold while it trains.  threads: 0 = all cores.  micro_batch: images that
     a process sees at once, with gradients accumulated over the step; 0 = all, or as many as fit into a GPU's memory.
+    compile: backend of torch.compile for this package's own models, such as "inductor"; "" = none.
     """
 
     lr: float = 4e-3
@@ -39,6 +40,7 @@ class TrainConfig:
     evaluations: int = 3
     threads: int = 0
     micro_batch: int = 0
+    compile: str = ""
 
     def __post_init__(self) -> None:
         if self.micro_batch < 0:

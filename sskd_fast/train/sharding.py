@@ -1,0 +1,109 @@
+"""Parameters, gradients and moments dealt out to all ranks: PyTorch's FSDP2, as accelerate's settings ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
+from torch.distributed.fsdp import CPUOffloadPolicy, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.torch_version import TorchVersion
+
+from sskd_fast import _env, ranks
+from sskd_fast.losses.objective import Objective
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.typed_settings import ConfigError
+
+# Earlier ones do not see the tensors in an ObjectiveOutput, and would not reduce gradients.
+_TORCH = "2.14"
+# Every process has to reach the same parameters, whatever its images hold; none may be a scalar.
+SHARDED_KINDS = ("mask_transformer", "dense", "universal")
+
+
+def shard_on_cpus(accelerator: Accelerator) -> None:
+    """Has accelerate shard on CPUs, too, if its settings ask for it; by itself it does so on GPUs alone."""
+    state = accelerator.state
+    if state.distributed_type == DistributedType.MULTI_CPU and _env.sharding():
+        state.fsdp_plugin, state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
+
+
+def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, objective: Objective) -> None:
+    """Raises ConfigError for settings that do not go with parameters that are dealt out."""
+    kinds, own = ", ".join(SHARDED_KINDS), model.config
+    for found, words in (
+        (plugin.fsdp_version != 2, "found FSDP of version 1; expected --fsdp_version 2"),
+        (
+            TorchVersion(torch.__version__) < _TORCH,
+            f"FSDP needs torch {_TORCH} or later, found {torch.__version__}; update it",
+        ),
+        (
+            plugin.cpu_ram_efficient_loading,
+            "found fsdp_cpu_ram_efficient_loading, by which all processes but the first have no weights; "
+            "add --fsdp_cpu_ram_efficient_loading false",
+        ),
+        (
+            isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+            "found fsdp_offload_params; expected parameters on the GPU: add --fsdp_offload_params false",
+        ),
+        (
+            plugin.activation_checkpointing,
+            "found fsdp_activation_checkpointing; set student.gradient_checkpointing=true, or the teacher's, instead",
+        ),
+        (
+            own.kind not in SHARDED_KINDS,
+            f"found FSDP for a model of kind {own.kind!r}; some of its parameters are scalars, or depend on the "
+            f"images; expected {kinds}, or DDP (--multi_gpu)",
+        ),
+        (
+            objective.gradient_share is not None,
+            "found FSDP, by which gradients of a single term are not measured; set train.pxl_gradient_share=0, for "
+            "the weight train.lam_pxl",
+        ),
+        (own.precision == "float16", "found FSDP and float16, whose loss would not be scaled; use bfloat16"),
+    ):
+        if found:
+            raise ConfigError(f"accelerate: {words}")
+
+
+def let_methods_gather(model: Segmenter) -> None:
+    """Has the methods that the objective calls gather parameters first, if the model is dealt out as a unit."""
+    for name in ("encode", "decode", "embed"):
+        register_fsdp_forward_method(model, name)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which every rank has a part, or one that is whole already; all ranks call it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered_state(state: Any) -> Any:
+    """A state dict with whole tensors, those that were dealt out on the CPU; of the others, ranks but the first keep
+    nothing of these.  All ranks call it together."""
+    if isinstance(state, DTensor):
+        full = state.full_tensor()
+        return full.cpu() if ranks.number() == 0 else None
+    if isinstance(state, Mapping):
+        return {name: gathered_state(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [gathered_state(value) for value in state]
+    return state
+
+
+def dealt_out(tensor: Any, like: Any) -> Any:
+    """A whole tensor's part of this rank, if `like` is dealt out; else the value as it is."""
+    if not (isinstance(like, DTensor) and isinstance(tensor, Tensor) and tensor.shape == like.shape):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def dealt_state(optimizer_state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A whole state of an optimizer, dealt out as its parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        number: {name: dealt_out(value, parameters[number]) for name, value in moments.items()}
+        for number, moments in optimizer_state["state"].items()
+    }
+    return {**optimizer_state, "state": state}

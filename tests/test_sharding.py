@@ -1,0 +1,81 @@
+"""Parameters that are dealt out by FSDP2, in processes that meet by gloo, train as one process does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sharded_training
+import torch
+from accelerate import FullyShardedDataParallelPlugin
+from forked_ranks import ranks_of
+from joint_gradients import model_and_objective
+from torch import Tensor
+
+from sskd_fast.train.checkpoint import TrainingState
+from sskd_fast.train.sharding import check_sharding
+from sskd_fast.typed_settings import ConfigError
+
+# As `accelerate launch --use_fsdp --fsdp_version 2 ...` sets them.
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+}  # fmt: skip
+
+
+def in_float64(state: TrainingState) -> dict[str, Tensor]:
+    """The weights of one process."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return sharded_training.weights(state)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference between weights."""
+    names = expected.keys() - {"parts"}
+    return max(float((found[name] - expected[name]).abs().max()) for name in names if expected[name].numel())
+
+
+def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None:
+    """To 1e-10 in float64, the model dealt out as a unit and its layers as units of their own; resumed to the bit."""
+    settings = FSDP | {"FSDP_TRANSFORMER_CLS_TO_WRAP": "MaskTransformer,DecoderLayer,ConvBackbone"}
+    expected = in_float64(TrainingState(tmp_path / "alone.pt", "key", resume=False))
+    assert float(expected["parts"]) == 1
+    done = ranks_of(2, sharded_training.main, tmp_path, log=tmp_path / "stderr.txt", environment=settings)
+    assert done.statuses == [0, 0], done.stderr[-3000:]
+    for number in (0, 1):
+        found: dict[str, dict[str, Tensor]] = torch.load(tmp_path / f"{number}.pt")
+        for name in ("straight", "in micro batches"):
+            assert float(found[name]["parts"]) == 2
+            assert difference(found[name], expected) < 1e-10
+        assert all(torch.equal(found["resumed"][key], value) for key, value in found["straight"].items())
+    unsharded = in_float64(TrainingState(tmp_path / "state.pt", "key", resume=True))
+    assert difference(unsharded, expected) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("settings", "share", "changes", "words"),
+    [
+        ({"fsdp_version": 1}, 0, {}, "found FSDP of version 1; expected --fsdp_version 2"),
+        ({"cpu_ram_efficient_loading": True}, 0, {}, "add --fsdp_cpu_ram_efficient_loading false"),
+        ({"cpu_offload": True}, 0, {}, "add --fsdp_offload_params false"),
+        ({"activation_checkpointing": True}, 0, {}, "set student.gradient_checkpointing=true"),
+        ({}, 0.15, {}, "set train.pxl_gradient_share=0"),
+        ({}, 0, {"precision": "float16"}, "found FSDP and float16, .* use bfloat16"),
+        ({}, 0, {"kind": "sam3"}, "found FSDP for a model of kind 'sam3'; .* expected mask_transformer, dense"),
+    ],
+)
+def test_what_sharding_does_not_go_with_is_said(
+    settings: dict[str, Any], share: float, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # accelerate sets it
+    plugin = FullyShardedDataParallelPlugin(**{"fsdp_version": 2, "cpu_ram_efficient_loading": False, **settings})
+    model, objective = model_and_objective("mask_transformer", "paper", share)
+    model.config = dataclasses.replace(model.config, **changes)
+    with pytest.raises(ConfigError, match=words):
+        check_sharding(plugin, model, objective)
