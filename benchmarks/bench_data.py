@@ -33,7 +33,7 @@ from sskd_fast.evaluation.cityscapes_ap import official_evaluation
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 
 IMAGES, CROP, DETECTIONS = 4, (512, 1024), 100
 VIEWS = Views(CROP, scale=(0.5, 2.0), vflip=False, rot90=False, weak_color=0.0, min_pixels=8)

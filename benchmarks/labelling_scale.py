@@ -29,7 +29,7 @@ from sskd_fast.data.folder import ImageFolder
 from sskd_fast.models.augmented import IDENTITY
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.inference import InferenceConfig
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.pseudo_labels import Selection, cache_key
 from sskd_fast.pseudo_labels.shards import shard_files
 from sskd_fast.run.shard_labels import ShardLabeller, label_shards, one_process, shards_of

@@ -21,7 +21,7 @@ from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import Description, load_weights, read_metadata, save_checkpoint
 from sskd_fast.models.inference import InferenceConfig
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.models import SHIPPED
 from sskd_fast.typed_settings import build
 

@@ -51,7 +51,7 @@ def by_part(config: Config, size: Size) -> dict[str, int]:
 
 
 def rows() -> list[tuple[str, str, str, str]]:
-    """What is counted, its GFLOPs, half of them, and millions of parameters."""
+    """Rows of the table: name, GFLOPs, half of them (multiply-adds), millions of parameters."""
 
     def row(words: str, flops: int, params: int = 0) -> tuple[str, str, str, str]:
         return words, f"{flops / 1e9:.0f}", f"{flops / 2e9:.0f}", f"{params / 1e6:.1f}" if params else ""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sskd_fast.losses.contrast import InstancePixelContrast
     from sskd_fast.models.mask_transformer import MaskTransformer
-    from sskd_fast.models.segmenter import ModelConfig, Predictions
+    from sskd_fast.models.segmenter import Predictions
+    from sskd_fast.models.settings import ModelConfig
     from sskd_fast.predictor import Prediction, Predictor, load
 
 __version__ = "0.1.0"
@@ -29,7 +30,7 @@ __all__ = [
 _HOMES = {
     "InstancePixelContrast": "sskd_fast.losses.contrast",
     "MaskTransformer": "sskd_fast.models.mask_transformer",
-    "ModelConfig": "sskd_fast.models.segmenter",
+    "ModelConfig": "sskd_fast.models.settings",
     "Prediction": "sskd_fast.predictor",
     "Predictions": "sskd_fast.models.segmenter",
     "Predictor": "sskd_fast.predictor",

@@ -15,7 +15,7 @@ from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.checkpoint import Origins
 from sskd_fast.models.inference import PredictConfig
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.pseudo_labels.settings import PseudoLabelConfig
 from sskd_fast.train.online_labels import OnlineConfig
 from sskd_fast.train.schedule import StageConfig, TrainConfig

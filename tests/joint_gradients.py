@@ -18,7 +18,8 @@ from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.train.engine import Engine
 from sskd_fast.train.sharding import whole
 
@@ -91,7 +92,7 @@ def short_of_memory(model: Segmenter, most: int) -> None:
 
 
 def agreed_micro_batch() -> Tensor:
-    """What the ranks find together if the second one has memory for two images and the others for all of theirs."""
+    """The micro batch that the ranks agree on if the second one has memory for two images only."""
     model, objective = model_and_objective("mask_transformer", "paper")
     if ranks.number() == 1:
         short_of_memory(model, 2)

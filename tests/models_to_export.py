@@ -15,7 +15,8 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import Description, load_weights, read_metadata, save_checkpoint
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.models import SHIPPED
 from sskd_fast.typed_settings import build
 

@@ -34,7 +34,7 @@ from sskd_fast.models.checkpoint import (
     read_metadata,
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.train.checkpoint import PieceOver, TrainingState
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import build_optimizer, train

@@ -54,7 +54,7 @@ def orders(columns: int) -> list[Tensor]:
 
 
 def references(embeddings: list[Tensor], scores: list[Tensor] | None, *rest: Any) -> list[Tensor]:
-    """What the reference computes, stacked over orders of the columns: one order may be lucky in how it rounds."""
+    """The reference's results, stacked over orders of the columns: a single order may be lucky in how it rounds."""
     results = []
     for mine, theirs in zip(orders(embeddings[0].shape[1]), orders(scores[0].shape[1] if scores else 0), strict=True):
         shuffled = None if scores is None else [x[:, theirs] for x in scores]

@@ -17,7 +17,7 @@ from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.dense import DenseSegmenter, best_cells
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size, mask_logits
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 
 TINY = ModelConfig(
     kind="dense", channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=1, num_queries=5, embedding=6

@@ -62,7 +62,7 @@ def programs(line: str) -> Iterator[list[str]]:
 
 
 def parsed(module: str, words: list[str]) -> argparse.Namespace:
-    """What the parser of a command makes of its words; AssertionError with its message if it refuses them."""
+    """The words as the command's parser reads them; AssertionError with its message if it refuses them."""
     spec = importlib.util.find_spec(module)
     assert spec is not None, f"there is no module {module}"
     package = spec.submodule_search_locations is not None

@@ -15,7 +15,7 @@ from sskd_fast.evaluate import main
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import Description, save_checkpoint
 from sskd_fast.models.inference import PredictConfig
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from tests.label_sets import CLASSES, FILES, write_images, write_yolo_root
 from tests.official_layouts import write_ade20k, write_cityscapes
 

@@ -27,7 +27,7 @@ from sskd_fast.exported.quantization import tile_batches
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import LAYOUT
 from sskd_fast.models.inference import InferenceConfig
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.predict.__main__ import main as predict_command
 
 

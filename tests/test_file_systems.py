@@ -15,7 +15,7 @@ from torch import nn
 from sskd_fast.evaluate import main as evaluate
 from sskd_fast.files import WriteError, write_json, write_text
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.__main__ import main
 from sskd_fast.study.parts import take_over
 from sskd_fast.train.checkpoint import TrainingState

@@ -24,7 +24,8 @@ from sskd_fast.models.detector import Detector, build_prompts
 from sskd_fast.models.grounded_sam import GroundedSam, jittered
 from sskd_fast.models.pretrained import FoundationError, WordTokenizer
 from sskd_fast.models.results_file import ResultsFile
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.models.universal import UniversalSegmenter
 from sskd_fast.train.loop import build_optimizer
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig

@@ -28,7 +28,8 @@ from sskd_fast.models.inference import (
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.results import to_results
-from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import Predictions, Segmenter
+from sskd_fast.models.settings import ModelConfig
 
 CLASSES = 2
 GREY = 20  # of the background

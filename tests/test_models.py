@@ -13,7 +13,8 @@ from sskd_fast.models.backbones import ConvBackbone, norm
 from sskd_fast.models.decoder import Attention, DecoderLayer, MaskHead, attention_mask, ellipse_prior, sine_position
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.queries import PeakQueries, find_peaks
-from sskd_fast.models.segmenter import ModelConfig, Predictions
+from sskd_fast.models.segmenter import Predictions
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.yaml_settings import load_config
 
 TINY = ModelConfig(

@@ -14,7 +14,8 @@ from sskd_fast.losses.objective import Objective, ObjectiveOutput
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
 from sskd_fast.losses.training_step import instance_map
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import ModelConfig, Predictions
+from sskd_fast.models.segmenter import Predictions
+from sskd_fast.models.settings import ModelConfig
 
 TINY = ModelConfig(
     channels=(8, 12, 16), blocks=(1, 1, 1), width=16, mask_width=8, layers=1, heads=2, feedforward=24, num_queries=5,

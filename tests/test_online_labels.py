@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sskd_fast.data.instances import Batch, Instances
-from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import Predictions, Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.train.online_labels import OnlineConfig, OnlineLabels
 
 SIZE = 16

@@ -91,7 +91,7 @@ def test_an_unpacked_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path:
 
 
 def as_another_user() -> list[str]:
-    """What makes a command one of an ordinary user; skips the test for root if there is no way."""
+    """A prefix that runs a command as an ordinary user; skips the test if root has no such prefix."""
     if os.geteuid() != 0:
         return []
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--user", "true"]).returncode != 0:

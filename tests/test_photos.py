@@ -22,7 +22,8 @@ from sskd_fast.models.packaged import PACKAGED
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.results import to_results
 from sskd_fast.models.results_file import ResultsFile
-from sskd_fast.models.segmenter import ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import Predictions, Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.rle import rle_of_box
 from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.run.models import RunModels

@@ -23,7 +23,7 @@ from sskd_fast.models.class_heads import ClassHeads, head_for, rows_for
 from sskd_fast.models.class_scores import independent_scores, with_no_object
 from sskd_fast.models.inference import InferenceConfig, read_queries
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.models.universal import UniversalSegmenter
 from tests.described import save_described
 

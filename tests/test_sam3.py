@@ -23,7 +23,7 @@ from sskd_fast.models.class_queries import ClassQueries, match_within_classes, q
 from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, licence_of
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.sam3 import Sam3, Sam3Predictions
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.predictor.card import card_text
 from sskd_fast.train.loop import build_optimizer
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig

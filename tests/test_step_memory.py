@@ -19,7 +19,8 @@ from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.run.step_memory import StepMemory, fitting_images, step_memory
 from sskd_fast.run.without_values import backward, dropping_values, without_values
 

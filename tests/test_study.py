@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sskd_fast.files import write_json, write_text
 from sskd_fast.method import STAGE
 from sskd_fast.models.mask_transformer import MaskTransformer
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run import contents
 from sskd_fast.run.basis import lineage, settings_that_matter
 from sskd_fast.study.__main__ import NOT_FINISHED, main, rows_of, seeds_of

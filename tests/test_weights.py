@@ -14,7 +14,7 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import load_weights, read_metadata
 from sskd_fast.models.inference import InferenceConfig, predict
 from sskd_fast.models.results import to_results
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.models import SHIPPED
 from sskd_fast.typed_settings import build
 from sskd_fast.yaml_settings import load_config

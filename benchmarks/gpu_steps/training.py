@@ -29,7 +29,7 @@ from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
 from sskd_fast.typed_settings import build, overlay

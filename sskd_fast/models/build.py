@@ -10,7 +10,8 @@ from sskd_fast.models.dense import DenseSegmenter
 from sskd_fast.models.grounded_sam import GroundedSam
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.sam3 import Sam3
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.models.universal import UniversalSegmenter
 
 # This package's own models.

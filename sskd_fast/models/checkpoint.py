@@ -22,7 +22,8 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.class_heads import rows_for
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.licences import Ancestor, ancestors_of, distinct
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.typed_settings import ConfigError, build
 
 # The layout of the metadata; layout 1 had neither inference settings nor origins.

@@ -18,7 +18,8 @@ from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size
 from sskd_fast.models.pixel_decoder import separable
 from sskd_fast.models.pyramid import PyramidSegmenter
-from sskd_fast.models.segmenter import ModelConfig, Predictions
+from sskd_fast.models.segmenter import Predictions
+from sskd_fast.models.settings import ModelConfig
 
 # Initial class logits: a probability of 1 %.
 PRIOR_LOGIT = -4.6

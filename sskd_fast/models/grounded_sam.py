@@ -22,11 +22,11 @@ from sskd_fast.models.segmenter import (
     IMAGENET_STD,
     Answers,
     JointTotal,
-    ModelConfig,
     Predictions,
     Segmenter,
     own_total,
 )
+from sskd_fast.models.settings import ModelConfig
 
 # Boxes of an image per call of the mask decoder, which repeats the image's features for each of them.
 _BOXES_AT_ONCE = 32

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
-from sskd_fast.models.segmenter import Segmenter, check_tile
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import check_tile
 
 # Number of an image's values to scale at a time.
 _STRIP = 1 << 25

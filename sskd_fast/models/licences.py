@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 
 _HUB = "https://huggingface.co/"
 _UNKNOWN = "unknown, see its model card"

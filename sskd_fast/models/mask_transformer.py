@@ -10,7 +10,8 @@ from torch import Tensor
 from sskd_fast.models.decoder import MaskDecoder
 from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.queries import LearnedQueries, PeakQueries
-from sskd_fast.models.segmenter import ModelConfig, Predictions
+from sskd_fast.models.segmenter import Predictions
+from sskd_fast.models.settings import ModelConfig
 
 
 class MaskTransformer(PyramidSegmenter):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sskd_fast.models.licences import licence_of
-from sskd_fast.models.segmenter import FoundationConfig, ModelConfig
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 
 INSTALL = "pip install 'sskd_fast[models]'"
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from sskd_fast.models.backbones import ConvBackbone
 from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import ModelConfig, Segmenter, at_least_float32
+from sskd_fast.models.segmenter import Segmenter, at_least_float32
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.models.timm_backbone import TimmBackbone
 
 

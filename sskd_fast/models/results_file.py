@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.rle import MaskError, encode_segmentation
 from sskd_fast.scalars import ScalarError, integer, shown
 from sskd_fast.scalars import number as scalar_number

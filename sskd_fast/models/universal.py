@@ -17,7 +17,8 @@ from sskd_fast.models.class_heads import ClassHeads
 from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.pixel_decoder import Projection
 from sskd_fast.models.query_readers import Encoded, first_group, reader_of
-from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, Predictions, Segmenter
+from sskd_fast.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Predictions, Segmenter
+from sskd_fast.models.settings import ModelConfig
 
 _SETTING = "foundation.universal"
 

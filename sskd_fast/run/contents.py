@@ -13,7 +13,7 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.tars import open_file
 from sskd_fast.files import encoded
-from sskd_fast.models.segmenter import ModelConfig
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
 

@@ -30,7 +30,8 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, distinct
 from sskd_fast.models.packaged import PACKAGE, PACKAGED
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import ModelConfig, Segmenter
+from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.basis import foundations
 from sskd_fast.run.contents import model_contents, set_contents
 from sskd_fast.run.results import RunResults, spanning_rows

@@ -155,7 +155,7 @@ def _trained(
 
 
 def coarser_by(labels: tuple[float, float], masks: tuple[float, float]) -> int:
-    """How many times higher or wider, whichever is more, cells of the labels are than those of the model's masks."""
+    """The larger of the two ratios, by height and by width, of a cell of the labels to one of the model's masks."""
     return max(1, *(round(theirs / own) for theirs, own in zip(labels, masks, strict=True)))
 
 
