@@ -114,6 +114,6 @@ def from_first(own: Any) -> Any:
 
 
 def share(items: int) -> slice:
-    """The places of this rank's share of some items, which are dealt out evenly."""
+    """The places of this rank's share of some items, which are divided evenly."""
     size = items // count()
     return slice(number() * size, (number() + 1) * size)

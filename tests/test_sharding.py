@@ -1,4 +1,4 @@
-"""Parameters that are dealt out by FSDP2, in processes that meet by gloo, train as one process does."""
+"""Training with parameters sharded by FSDP2, in processes that meet by gloo, equals that of one process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None:
-    """To 1e-10 in float64, the model dealt out as a unit and its layers as units of their own; resumed to the bit."""
+    """To 1e-10 in float64, with the model and its layers as sharding units; bit-identical after resuming."""
     settings = FSDP | {"FSDP_TRANSFORMER_CLS_TO_WRAP": "MaskTransformer,DecoderLayer,ConvBackbone"}
     expected = in_float64(TrainingState(tmp_path / "alone.pt", "key", resume=False))
     assert float(expected["parts"]) == 1
@@ -70,7 +70,7 @@ def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None
         ({}, 0, {"kind": "sam3"}, "found FSDP for a model of kind 'sam3'; .* expected mask_transformer, dense"),
     ],
 )
-def test_what_sharding_does_not_go_with_is_said(
+def test_settings_that_sharding_does_not_support_are_refused(
     settings: dict[str, Any], share: float, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # accelerate sets it

@@ -16,7 +16,7 @@ from sskd_fast import ranks
 from sskd_fast.files import write_atomically
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.random_state import RandomState
-from sskd_fast.train.sharding import dealt_out, dealt_state, gathered_state
+from sskd_fast.train.sharding import gathered_state, shard_of, sharded_state
 
 # Module whose state differs between ranks, like the random states: the memory bank of the contrastive loss.
 _OWN = "contrast"
@@ -81,8 +81,8 @@ class TrainingState:
         for name, module in modules.items():
             if module is not None:
                 own_state, saved = module.state_dict(), content["modules"][name]
-                module.load_state_dict({key: dealt_out(value, own_state.get(key)) for key, value in saved.items()})
-        optimizer.load_state_dict(dealt_state(content["optimizer"], optimizer))
+                module.load_state_dict({key: shard_of(value, own_state.get(key)) for key, value in saved.items()})
+        optimizer.load_state_dict(sharded_state(content["optimizer"], optimizer))
         known = [content, *content.get("others", [])]
         if ranks.number() < len(known):
             own = known[ranks.number()]

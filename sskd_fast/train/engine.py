@@ -78,20 +78,16 @@ class Engine:
         parts = micro_batches(images, self.micro_batch)
         if len(parts) == 1:
             return self._learn(parts[0], progress, seed, WHOLE)
-        counted, known, share = (
-            JointBatch(counted={}, measures=False, learns=False),
-            {},
-            self.plain.objective.gradient_share,
-        )
-        assert counted.counted is not None
+        counted: dict[str, Tensor] = {}
         with self._undone(), torch.no_grad():
             for part in parts:
-                self.plain(*part, progress, seed, counted)
-        known = {name: ranks.total(own) for name, own in sorted(counted.counted.items())}
+                self.plain(*part, progress, seed, JointBatch(counted=counted, measures=False, learns=False))
+        known = {name: ranks.total(own) for name, own in sorted(counted.items())}
         seen = [
             JointBatch(known=known, measures=False, parts=len(parts), last=number == len(parts))
             for number in range(1, len(parts) + 1)
         ]
+        share = self.plain.objective.gradient_share
         if share is not None and share.due:
             with self._undone():
                 for part, joint in zip(parts, seen, strict=True):

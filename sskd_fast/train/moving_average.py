@@ -13,7 +13,7 @@ from sskd_fast.train.sharding import whole
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * model for parameters; buffers (batch statistics) are copied.
 
-    The average is whole on every rank; parameters that are dealt out are gathered one at a time.
+    Every rank holds the whole average; sharded parameters are gathered one at a time.
     """
     if any(isinstance(p, DTensor) for p in model.parameters()):
         for own, part in zip(average.parameters(), model.parameters(), strict=True):

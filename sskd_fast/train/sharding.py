@@ -1,4 +1,4 @@
-"""Parameters, gradients and moments dealt out to all ranks: PyTorch's FSDP2, as accelerate's settings ask for it."""
+"""Sharding of parameters, gradients and moments over all ranks by PyTorch's FSDP2, as set through accelerate."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.typed_settings import ConfigError
 
-# Earlier ones do not see the tensors in an ObjectiveOutput, and would not reduce gradients.
+# Earlier versions do not find the tensors in an ObjectiveOutput, and would not reduce gradients.
 _TORCH = "2.14"
-# Every process has to reach the same parameters, whatever its images hold; none may be a scalar.
+# Every process must reach the same parameters, regardless of its images, and none may be a scalar.
 SHARDED_KINDS = ("mask_transformer", "dense", "universal")
 
 
@@ -31,7 +31,7 @@ def shard_on_cpus(accelerator: Accelerator) -> None:
 
 
 def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, objective: Objective) -> None:
-    """Raises ConfigError for settings that do not go with parameters that are dealt out."""
+    """Raises ConfigError for settings that sharded parameters do not support."""
     kinds, own = ", ".join(SHARDED_KINDS), model.config
     for found, words in (
         (plugin.fsdp_version != 2, "found FSDP of version 1; expected --fsdp_version 2"),
@@ -69,19 +69,21 @@ def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, obj
 
 
 def let_methods_gather(model: Segmenter) -> None:
-    """Has the methods that the objective calls gather parameters first, if the model is dealt out as a unit."""
+    """Has the methods that the objective calls gather the parameters first, if the model is a sharding unit."""
     for name in ("encode", "decode", "embed"):
         register_fsdp_forward_method(model, name)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which every rank has a part, or one that is whole already; all ranks call it together."""
+    """The full tensor of a sharded one, or a tensor that is whole already; all ranks call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered_state(state: Any) -> Any:
-    """A state dict with whole tensors, those that were dealt out on the CPU; of the others, ranks but the first keep
-    nothing of these.  All ranks call it together."""
+    """A state dict with full tensors; all ranks call it together.
+
+    Tensors that were sharded are on the CPU of the first rank, and None on the others.
+    """
     if isinstance(state, DTensor):
         full = state.full_tensor()
         return full.cpu() if ranks.number() == 0 else None
@@ -92,18 +94,18 @@ def gathered_state(state: Any) -> Any:
     return state
 
 
-def dealt_out(tensor: Any, like: Any) -> Any:
-    """A whole tensor's part of this rank, if `like` is dealt out; else the value as it is."""
+def shard_of(tensor: Any, like: Any) -> Any:
+    """This rank's shard of a full tensor, if `like` is sharded; else the value as it is."""
     if not (isinstance(like, DTensor) and isinstance(tensor, Tensor) and tensor.shape == like.shape):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def dealt_state(optimizer_state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A whole state of an optimizer, dealt out as its parameters are."""
+def sharded_state(optimizer_state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer with full tensors, sharded like its parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
-        number: {name: dealt_out(value, parameters[number]) for name, value in moments.items()}
+        number: {name: shard_of(value, parameters[number]) for name, value in moments.items()}
         for number, moments in optimizer_state["state"].items()
     }
     return {**optimizer_state, "state": state}
