@@ -135,7 +135,7 @@ def world_size() -> int:
 
 def sharding() -> bool:
     """True if accelerate's settings ask for FSDP: ACCELERATE_USE_FSDP, as accelerate launch sets it."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").strip().lower() in ("1", "true", "yes", "on", "y")
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # no other word
 
 
 def any_set(names: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 
+# Seconds after which ranks that wait for one another are killed.
+_PATIENCE = 400
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["sskd_fast.run.__main__", "sskd_fast.train.loop", "joint_gradients", "sharded_training"])
 
@@ -41,8 +44,13 @@ def ranks_of(
     ]
     for process in processes:
         process.start()
+    deadline = time.monotonic() + _PATIENCE
     for process in processes:
-        process.join()
+        process.join(max(0.0, deadline - time.monotonic()))
+    waiting = [n for n, process in enumerate(processes) if process.is_alive()]
+    for n in waiting:
+        processes[n].kill()
+    assert not waiting, f"ranks {waiting} still waited after {_PATIENCE} s: {log.read_text()[-3000:]}"
     return Ended([process.exitcode for process in processes], log.read_text())
 
 

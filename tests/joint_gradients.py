@@ -15,6 +15,7 @@ from torch import Tensor
 from sskd_fast import _env, ranks
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast_settings import ContrastConfig
+from sskd_fast.losses.dense_loss import DenseLossConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
@@ -70,7 +71,9 @@ def model_and_objective(kind: str, form: str, share: float = 0.15, **contrast: A
     torch.manual_seed(0)
     model: Segmenter = build_segmenter(ModelConfig(kind=kind, **TINY), ["a", "b", "c"])  # type: ignore[arg-type]
     settings = ContrastConfig(**{"max_anchors": 10, "num_negatives": 8, **FORMS[form], **contrast})
-    return model, Objective.of(SetLossConfig(), settings, lam_semi=0.7, lam_pxl=0.1, pxl_gradient_share=share)
+    # Ranks draw cells of their own: here all of them.
+    terms = SetLossConfig(dense=DenseLossConfig(masks_an_instance=1000, masks_an_image=1000))
+    return model, Objective.of(terms, settings, lam_semi=0.7, lam_pxl=0.1, pxl_gradient_share=share)
 
 
 def images_of_step(step: int) -> tuple[Batch, Batch]:
@@ -103,6 +106,7 @@ def agreed_micro_batch() -> Tensor:
 
 CASES: dict[str, dict[str, Any]] = {
     **{form: {"kind": "mask_transformer", "form": form} for form in FORMS},
+    "dense": {"kind": "dense", "form": "paper"},
     "in micro batches": {"kind": "mask_transformer", "form": "paper", "micro_batch": 1},
 }
 

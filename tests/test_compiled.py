@@ -10,7 +10,7 @@ from joint_gradients import images_of_step, model_and_objective
 from torch._dynamo.utils import counters
 
 from sskd_fast.data.instances import Batch
-from sskd_fast.train.compiled import compile_training
+from sskd_fast.train.compiled import check_compiler, compile_training, without_graphs
 from sskd_fast.train.engine import Engine
 from sskd_fast.typed_settings import ConfigError
 
@@ -23,9 +23,8 @@ def crowded(batch: Batch, more: int) -> Batch:
 def losses_of_steps(kind: str, backend: str) -> tuple[list[float], list[int]]:
     """J of steps that update the weights, and how many graphs there were after each."""
     model, objective = model_and_objective(kind, "paper")
-    if backend:
-        compile_training(model, objective, backend)
-    engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.05))
+    engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.05), compiler=backend)
+    assert engine.compiled == bool(backend)
     losses, graphs = [], []
     for step, more in enumerate((1, 2, 1, 3)):
         labeled, unlabeled = images_of_step(step)
@@ -49,10 +48,27 @@ def test_compiled_steps_have_the_same_loss_from_the_same_graphs(kind: str, backe
     assert not counters["graph_break"]
 
 
-def test_an_unknown_compiler_and_sharding_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_numbers_of_images_than_pytorch_keeps_graphs_for() -> None:
+    """Models of several stages, each with and without gradient, have more than the eight graphs of PyTorch's limit."""
+    torch._dynamo.reset()
+    for _ in range(2):
+        model, objective = model_and_objective("dense", "paper")
+        assert compile_training(model, objective, "eager")
+        for images in range(1, 11):
+            assert len(model.embed(model.encode(torch.rand(images, 3, 32, 32)))) == images
+        assert {"encode", "decode", "embed"} <= model.__dict__.keys()
+        without_graphs(model)
+        assert not {"encode", "decode", "embed"} & model.__dict__.keys()
+
+
+def test_models_of_other_kinds_stay_as_they_are() -> None:
     model, objective = model_and_objective("dense", "paper")
+    model.config = replace(model.config, kind="sam3")
+    assert not compile_training(model, objective, "eager") and "encode" not in model.__dict__
+
+
+def test_an_unknown_compiler_and_sharding_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"train.compile: found 'clang'; expected one of .*inductor"):
-        compile_training(model, objective, "clang")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        check_compiler("clang", sharded=False)
     with pytest.raises(ConfigError, match=r"train.compile: found FSDP"):
-        compile_training(model, objective, "eager")
+        check_compiler("eager", sharded=True)

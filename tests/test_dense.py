@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
-from sskd_fast.losses.dense_loss import Cells, DenseLossConfig, assign, dense_loss, drawn_cells, mass_centres
+from sskd_fast.losses.dense_loss import Cells, DenseLossConfig, assign, dense_loss, drawn_cells
+from sskd_fast.losses.heat_loss import centre_points
 from sskd_fast.losses.matching import pad_targets
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.build import build_segmenter
@@ -140,8 +141,8 @@ def test_a_cell_near_two_instances_takes_the_smaller() -> None:
     assert found.instance[shared].tolist() == [1]
 
 
-def test_mass_centres_are_in_cells() -> None:
-    assert mass_centres(square(8, 2, 4, 3).float()[None, None])[0, 0].tolist() == [5.0, 3.0]
+def test_centre_points_are_in_cells() -> None:
+    assert centre_points(square(8, 2, 4, 3).float()[None, None])[0, 0].tolist() == [5.0, 3.0]
 
 
 def test_a_draw_keeps_the_limits_an_instance_and_an_image() -> None:

@@ -60,8 +60,24 @@ def test_a_term_without_gradient_has_no_weight() -> None:
     shared = torch.zeros(2, requires_grad=True)
     share = GradientShare(0.2)
     assert float(share(shared.sum(), shared.sum() * 0, [shared])["pxl_weight"]) == 0
+    assert float(share.rest_norm) == pytest.approx(math.sqrt(2))
     apart = torch.zeros(2, requires_grad=True)
     assert float(share(shared.sum(), apart.sum(), [shared, apart])["pxl_weight"]) == 0
+
+
+def test_zeros_of_a_compiled_graph_do_not_count_as_reached() -> None:
+    shared, own = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
+    rest, term = terms(shared, own, 2.0)
+    share = GradientShare(0.2)
+    share(rest + 0 * own.sum(), term, [shared, own])
+    assert share.weight == pytest.approx(0.2 * 5 / 2)
+
+
+def test_a_gradient_that_is_nan_is_not_passed_over() -> None:
+    shared, own = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
+    rest, term = terms(shared, own, 2.0)
+    parts = GradientShare(0.2)(rest + own.sum(), term + math.nan * own.sum(), [shared, own])
+    assert math.isnan(float(parts["pxl_gradient_share"]))
 
 
 def test_the_state_dict_resumes_the_weight() -> None:

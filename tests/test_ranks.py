@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,7 +61,18 @@ def test_ranks_have_the_loss_and_gradients_of_one_process(
         assert max(differences(found[case], alone[case]).values()) > 1e-6
 
 
-@pytest.mark.parametrize(("form", "size"), [("paper", 5), ("boundary", 5), ("ownership", 2)])
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [
+        ("paper", 5),
+        ("boundary", 1),
+        ("boundary", 5),
+        ("ownership", 1),
+        ("ownership", 2),
+        ("ownership", 5),
+        ("prototypes", 5),
+    ],
+)
 def test_micro_batches_have_the_gradients_of_the_whole(
     form: str, size: int, alone: dict[str, dict[str, Tensor]]
 ) -> None:
@@ -70,6 +84,20 @@ def test_micro_batches_have_the_gradients_of_the_whole(
         torch.set_default_dtype(before)
     worst = differences(found, alone[form])
     assert max(worst.values()) < 1e-10, {n: d for n, d in worst.items() if d > 1e-10}
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_have_the_gradients_of_one_process(
+    alone: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    script = [str(Path(joint_gradients.__file__)), str(tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script]
+    paths = os.pathsep.join((str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=os.environ | {"PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number in (0, 1):
+        found = torch.load(tmp_path / f"{number}.pt")
+        assert max(differences(found["paper"], alone["paper"]).values()) < 1e-10
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from joint_gradients import model_and_objective
 from torch import Tensor
 
 from sskd_fast.train.checkpoint import TrainingState
-from sskd_fast.train.sharding import check_sharding
+from sskd_fast.train.sharding import check_sharding, sharding_of
 from sskd_fast.typed_settings import ConfigError
 
 # As `accelerate launch --use_fsdp --fsdp_version 2 ...` sets them.
@@ -25,26 +25,28 @@ FSDP = {
 }  # fmt: skip
 
 
-def in_float64(state: TrainingState) -> dict[str, Tensor]:
+def in_float64(state: TrainingState, kind: str = "mask_transformer") -> dict[str, Tensor]:
     """The weights of one process."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        return sharded_training.weights(state)
+        return sharded_training.weights(state, kind=kind)
     finally:
         torch.set_default_dtype(before)
 
 
-def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference between weights."""
-    names = expected.keys() - {"parts"}
-    return max(float((found[name] - expected[name]).abs().max()) for name in names if expected[name].numel())
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Weights are equal to 1e-10."""
+    assert found.keys() == expected.keys()
+    for name in expected.keys() - {"parts"}:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
 
 
 def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None:
     """To 1e-10 in float64, with the model and its layers as sharding units; bit-identical after resuming."""
     settings = FSDP | {"FSDP_TRANSFORMER_CLS_TO_WRAP": "MaskTransformer,DecoderLayer,ConvBackbone"}
     expected = in_float64(TrainingState(tmp_path / "alone.pt", "key", resume=False))
+    dense = in_float64(TrainingState(tmp_path / "alone_dense.pt", "key", resume=False), "dense")
     assert float(expected["parts"]) == 1
     done = ranks_of(2, sharded_training.main, tmp_path, log=tmp_path / "stderr.txt", environment=settings)
     assert done.statuses == [0, 0], done.stderr[-3000:]
@@ -52,10 +54,27 @@ def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None
         found: dict[str, dict[str, Tensor]] = torch.load(tmp_path / f"{number}.pt")
         for name in ("straight", "in micro batches"):
             assert float(found[name]["parts"]) == 2
-            assert difference(found[name], expected) < 1e-10
+            assert_close(found[name], expected)
+        assert float(found["of another kind"]["parts"]) > 1.9  # of an odd number of rows
+        assert_close(found["of another kind"], dense)
         assert all(torch.equal(found["resumed"][key], value) for key, value in found["straight"].items())
     unsharded = in_float64(TrainingState(tmp_path / "state.pt", "key", resume=True))
-    assert difference(unsharded, expected) < 1e-10
+    assert_close(unsharded, expected)
+
+
+def test_layers_to_shard_are_those_that_the_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "DecoderLayer,ConvBackbone")
+    wrapped = [
+        sharding_of(model_and_objective(kind, "paper", 0)[0]).transformer_cls_names_to_wrap
+        for kind in ("mask_transformer", "dense")
+    ]
+    assert wrapped == [["DecoderLayer", "ConvBackbone"], ["ConvBackbone"]]
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "SwinLayer")
+    with pytest.raises(
+        ConfigError, match=r"found SwinLayer, none of which this model has; expected some of .*ConvBackbone"
+    ):
+        sharding_of(model_and_objective("dense", "paper", 0)[0])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
+from sskd_fast.losses.heat_loss import centre_points
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.matching import Targets, pad_targets
 from sskd_fast.models.dense_maps import DenseMaps
@@ -87,7 +88,7 @@ def assign(config: DenseLossConfig, maps: DenseMaps, targets: Targets) -> Cells:
     _, centres, covers = maps.cells()
     area = targets.masks.flatten(2).sum(-1)
     side = area.sqrt().unsqueeze(2)
-    away = (centres - mass_centres(targets.masks).unsqueeze(2)).abs().amax(-1)  # (B, G, n)
+    away = (centres - centre_points(targets.masks).unsqueeze(2)).abs().amax(-1)  # (B, G, n)
     least = torch.where(covers == covers.min(), 0.0, config.sizes[0] * covers)
     most = torch.where(covers == covers.max(), torch.inf, config.sizes[1] * covers)
     there = (targets.present & (area > 0.5)).unsqueeze(2)
@@ -95,14 +96,6 @@ def assign(config: DenseLossConfig, maps: DenseMaps, targets: Targets) -> Cells:
     smallest = torch.where(near, area.unsqueeze(2), torch.inf).argmin(1)
     image, cell = torch.nonzero(near.any(1), as_tuple=True)
     return Cells(image, cell, smallest[image, cell])
-
-
-def mass_centres(masks: Tensor) -> Tensor:
-    """Centres of mass of masks (B, G, h, w): (B, G, 2) x, y in cells."""
-    mass = masks.flatten(2).sum(-1).clamp(min=1e-6)
-    rows = torch.arange(masks.shape[-2], dtype=masks.dtype, device=masks.device)
-    columns = torch.arange(masks.shape[-1], dtype=masks.dtype, device=masks.device)
-    return torch.stack([(masks.sum(2) * columns).sum(-1) / mass, (masks.sum(3) * rows).sum(-1) / mass], -1)
 
 
 def drawn_cells(config: DenseLossConfig, positive: Cells, images: int) -> Cells:

@@ -83,8 +83,9 @@ class GradientShare(nn.Module):
             return
         sides = [[torch.linalg.vector_norm(ranks.total(g)) for g in side] for side in zip(*shared, strict=True)]
         norms = torch.stack([torch.stack(side) for side in sides])
-        # A compiled graph gives zeros to its parameters that a term does not reach.
-        rest_norm, term_norm = (float(norm) for norm in norms[:, (norms > 0).all(0)].norm(dim=1))
+        # A compiled graph gives zeros to its parameters that a term does not reach.  NaN is reached.
+        reached = (norms != 0).all(0)
+        rest_norm, term_norm = (float(norm) for norm in norms[:, reached if reached.any() else ...].norm(dim=1))
         kept = _KEPT if int(self.steps) else 0.0
         self.rest_norm.mul_(kept).add_((1 - kept) * rest_norm)
         self.term_norm.mul_(kept).add_((1 - kept) * term_norm)

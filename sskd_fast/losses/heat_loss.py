@@ -24,18 +24,6 @@ def centre_points(masks: Tensor) -> Tensor:
     return torch.stack([(masks.sum(2) * xs).sum(-1) / mass, (masks.sum(3) * ys).sum(-1) / mass], -1)
 
 
-def heat_loss(
-    heat: Tensor, targets: Targets, joint: JointBatch = WHOLE, terms: Callable[..., tuple[Tensor, Tensor]] | None = None
-) -> Tensor:
-    """Focal loss of the centre heat map (CenterNet's, alpha 2, beta 4) against Gaussians at the instances' centroids.
-
-    heat (B, h, w) logits; the Gaussian's width follows the instance: sigma = max(0.7, sqrt(area) / 6) cells.
-    terms: what `heat_terms` was compiled to, if it was.
-    """
-    loss, count = (terms or heat_terms)(heat, targets.masks, targets.present, targets.valid)
-    return loss / joint.total("centres", count).clamp(min=1)
-
-
 def heat_terms(heat: Tensor, masks: Tensor, present: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of `heat_loss` over all cells, and how many instances it is of; see `Targets`."""
     h, w = heat.shape[-2:]
@@ -52,3 +40,15 @@ def heat_terms(heat: Tensor, masks: Tensor, present: Tensor, valid: Tensor) -> t
     positive = F.logsigmoid(heat) * (1 - prob).square() * peak
     negative = F.logsigmoid(-heat) * prob.square() * (1 - goal).pow(4) * ~peak * (valid > 0.5)
     return -(positive.sum() + negative.sum()), here.sum()
+
+
+def heat_loss(
+    heat: Tensor, targets: Targets, joint: JointBatch = WHOLE, terms: Callable[..., tuple[Tensor, Tensor]] = heat_terms
+) -> Tensor:
+    """Focal loss of the centre heat map (CenterNet's, alpha 2, beta 4) against Gaussians at the instances' centroids.
+
+    heat (B, h, w) logits; the Gaussian's width follows the instance: sigma = max(0.7, sqrt(area) / 6) cells.
+    terms: `heat_terms`, or what it was compiled to.
+    """
+    loss, count = terms(heat, targets.masks, targets.present, targets.valid)
+    return loss / joint.total("centres", count).clamp(min=1)

@@ -87,8 +87,10 @@ class SetLoss:
 
     def compile(self, backend: str) -> None:
         """Has torch.compile make a graph each of what is computed for every place of a mask; matching is no part."""
-        for part in (pair_costs, mask_terms, heat_terms):
-            setattr(self, part.__name__, torch.compile(part, fullgraph=True, dynamic=True, backend=backend))
+        self.pair_costs, self.mask_terms, self.heat_terms = (
+            torch.compile(part, fullgraph=True, dynamic=True, backend=backend)
+            for part in (pair_costs, mask_terms, heat_terms)
+        )
 
     def __call__(
         self,

@@ -18,7 +18,7 @@ from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size
 from sskd_fast.models.pixel_decoder import separable
 from sskd_fast.models.pyramid import PyramidSegmenter
-from sskd_fast.models.segmenter import Predictions
+from sskd_fast.models.segmenter import Predictions, at_least_float32
 from sskd_fast.models.settings import ModelConfig
 
 # Initial class logits: a probability of 1 %.
@@ -43,12 +43,12 @@ class DenseSegmenter(PyramidSegmenter):
         """Decoder maps of `encode` -> Predictions with `dense`."""
         with self.autocast():
             maps = self.head(levels)
-        maps = maps.map(Tensor.float)
+        maps = maps.map(at_least_float32)
         cells, classes = best_cells(maps, self.config.num_queries)
         image = torch.arange(len(cells), device=cells.device).repeat_interleave(cells.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # training reads `dense` instead
             masks = maps.masks(image, cells.flatten()).unflatten(0, cells.shape)
-        return Predictions(masks, with_no_object(classes), self.embedded(levels).float(), dense=maps)
+        return Predictions(masks, with_no_object(classes), at_least_float32(self.embedded(levels)), dense=maps)
 
 
 class DenseHead(nn.Module):

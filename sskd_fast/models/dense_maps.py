@@ -43,14 +43,14 @@ class DenseMaps:
     def cells(self) -> tuple[Tensor, Tensor, Tensor]:
         """All levels' cells: class logits (B, n, C), centres (n, 2) x, y and sides (n,) in cells of the finest map."""
         logits = torch.cat([level.flatten(2) for level in self.classes], 2).transpose(1, 2)
-        centres, covers = [], []
+        centres, covers, dtype = [], [], torch.promote_types(logits.dtype, torch.float32)
         for level, stride in zip(self.classes, self.strides, strict=True):
             height, width = level.shape[-2:]
             y, x = torch.meshgrid(
                 torch.arange(height, device=level.device), torch.arange(width, device=level.device), indexing="ij"
             )
-            centres.append((torch.stack([x, y], -1).flatten(0, 1).float() + 0.5) * stride - 0.5)
-            covers.append(torch.full((height * width,), float(stride), device=level.device))
+            centres.append((torch.stack([x, y], -1).flatten(0, 1).to(dtype) + 0.5) * stride - 0.5)
+            covers.append(torch.full((height * width,), float(stride), device=level.device, dtype=dtype))
         return logits, torch.cat(centres), torch.cat(covers)
 
     def masks(self, image: Tensor, cell: Tensor) -> Tensor:

@@ -23,11 +23,12 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import ModelObjective, Objective, ObjectiveOutput
 from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.train.compiled import check_compiler, compile_training
 from sskd_fast.train.random_state import RandomState
-from sskd_fast.train.sharding import check_sharding, let_methods_gather, shard_on_cpus, whole
+from sskd_fast.train.sharding import asked_to_shard, check_sharding, let_methods_gather, sharding_of, whole
 from sskd_fast.typed_settings import ConfigError
 
-_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 Images: TypeAlias = tuple[Batch, Batch | None]
 
 
@@ -35,25 +36,31 @@ class Engine:
     """Gradients of J and updates of a model's weights.
 
     micro_batch: the most images that a rank sees at once.  With 0, all of them; if the GPU's memory is too small, the
-    first two steps halve the number until it fits (after the first step there are the optimizer's moments, too).
+    first two steps halve the number until it fits (after the first step there are the optimizer's moments, too), except
+    with FSDP.  compiler: backend of torch.compile, "" for none.
     scaler: of the loss, for float16 only.
     """
 
     def __init__(
-        self, model: Segmenter, objective: Objective, optimizer: torch.optim.Optimizer, micro_batch: int = 0
-    ) -> None:
+        self, model: Segmenter, objective: Objective, optimizer: torch.optim.Optimizer, micro_batch: int = 0,
+        compiler: str = "",
+    ) -> None:  # fmt: skip
         device = next(model.parameters()).device
         self.accelerator = accelerator_on(device)
-        sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        if sharded:
-            check_sharding(self.accelerator.state.fsdp_plugin, model, objective)
+        self.sharded = asked_to_shard(self.accelerator)
+        if compiler:
+            check_compiler(compiler, sharded=self.sharded)
+        self.compiled = bool(compiler) and compile_training(model, objective, compiler)
+        if self.sharded:
+            plugin = self.accelerator.state.fsdp_plugin = sharding_of(model)
+            check_sharding(plugin, model, objective)
             model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
         self.plain = ModelObjective(model, objective)
         self.module, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         let_methods_gather(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.config.precision == "float16")
         self.micro_batch = micro_batch
-        self._to_try = 2 if micro_batch == 0 and device.type == "cuda" and not sharded else 0
+        self._to_try = 2 if micro_batch == 0 and device.type == "cuda" and not self.sharded else 0
 
     def gradients(self, images: Images, progress: float, seed: int) -> ObjectiveOutput:
         """Sets the parameters' gradients to those of J over the joint batch; returns J and its parts, detached.
@@ -107,9 +114,9 @@ class Engine:
 
     def find_micro_batch(self, images: Images, progress: float, seed: int) -> None:
         """Halves the micro batch until a trial step fits into every rank's memory; the trials leave no trace."""
-        whole = len(images[0].image_ids) + (0 if images[1] is None else len(images[1].image_ids))
+        everything = len(images[0].image_ids) + (0 if images[1] is None else len(images[1].image_ids))
         while not all(ranks.gathered(self._fits(images, progress, seed))):
-            self.micro_batch = math.ceil((self.micro_batch or whole) / 2)
+            self.micro_batch = math.ceil((self.micro_batch or everything) / 2)
 
     def _fits(self, images: Images, progress: float, seed: int) -> bool:
         """True if memory suffices for this rank's images.  Raises OutOfMemoryError if not even for a single one."""
@@ -150,8 +157,7 @@ def accelerator_on(device: torch.device) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a term may have weight 0
     )  # fmt: skip
-    shard_on_cpus(found)
-    if found.distributed_type not in _DISTRIBUTED:
+    if not asked_to_shard(found) and found.distributed_type not in _DISTRIBUTED:
         raise ConfigError(
             f"accelerate: found the settings of {found.distributed_type.value}; expected DDP or FSDP: launch with "
             "torchrun, or accelerate launch with --multi_gpu or --use_fsdp"

@@ -14,7 +14,7 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.train.checkpoint import TrainingState
-from sskd_fast.train.compiled import compile_training
+from sskd_fast.train.compiled import without_graphs
 from sskd_fast.train.engine import Engine
 from sskd_fast.train.moving_average import update_average
 from sskd_fast.train.online_labels import OnlineLabels
@@ -42,9 +42,9 @@ def train(
     """
     optimizer = build_optimizer(model, schedule)
     average = copy.deepcopy(model).requires_grad_(False)
-    if schedule.train.compile:
-        compile_training(model, objective, schedule.train.compile)
-    engine = Engine(model, objective, optimizer, schedule.train.micro_batch)
+    engine = Engine(model, objective, optimizer, schedule.train.micro_batch, schedule.train.compile)
+    if schedule.train.compile and not engine.compiled:
+        progress.log.say(f"  train.compile: a model of kind {model.config.kind} is not compiled")
     modules = {
         "model": model, "average": average, "contrast": objective.contrast, "gradient_share": objective.gradient_share,
         "scaler": engine.scaler if engine.scaler.is_enabled() else None,
@@ -84,6 +84,7 @@ def train(
             state.save(step + 1, modules, optimizer, progress.cost)
     del batches  # ends the loader processes, so that their CPU seconds are known
     progress.end()
+    without_graphs(model)
     return average
 
 

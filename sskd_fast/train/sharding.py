@@ -20,14 +20,33 @@ from sskd_fast.typed_settings import ConfigError
 # Earlier versions do not find the tensors in an ObjectiveOutput, and would not reduce gradients.
 _TORCH = "2.14"
 # Every process must reach the same parameters, regardless of its images, and none may be a scalar.
-SHARDED_KINDS = ("mask_transformer", "dense", "universal")
+SHARDED_KINDS = ("mask_transformer", "dense")
 
 
-def shard_on_cpus(accelerator: Accelerator) -> None:
-    """Has accelerate shard on CPUs, too, if its settings ask for it; by itself it does so on GPUs alone."""
+def asked_to_shard(accelerator: Accelerator) -> bool:
+    """True if accelerate's settings ask for FSDP; on CPUs too, where accelerate by itself shards nothing."""
     state = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU and _env.sharding():
-        state.fsdp_plugin, state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
+        state.distributed_type = DistributedType.FSDP
+    return bool(state.distributed_type == DistributedType.FSDP)
+
+
+def sharding_of(model: Segmenter) -> FullyShardedDataParallelPlugin:
+    """Accelerate's settings of FSDP for a model, with those of the named layers that it has.
+
+    Accelerate would keep the settings of the first model for all later ones.  Raises ConfigError if the model has none
+    of the named layers.
+    """
+    plugin = FullyShardedDataParallelPlugin()
+    if named := plugin.transformer_cls_names_to_wrap:
+        layers = {type(module).__name__ for module in model.modules()}
+        plugin.transformer_cls_names_to_wrap = [name for name in named if name in layers]
+        if not plugin.transformer_cls_names_to_wrap:
+            raise ConfigError(
+                f"accelerate: fsdp_transformer_layer_cls_to_wrap: found {', '.join(named)}, none of which this model "
+                f"has; expected some of {', '.join(sorted(layers))}"
+            )
+    return plugin
 
 
 def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, objective: Objective) -> None:
