@@ -33,7 +33,7 @@ def calibrations(run: Path) -> Iterator[tuple[str, str, Reached]]:
         raise SystemExit(f"{run}: its unlabelled images have no hidden labels; run on the embedded data set")
     models = RunModels(config, sources, RunResults(run, {}), device_of(config))
     settings, names = config.pseudo_labels, dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
-    limit = settings.labels_limit(models.inference.max_detections)
+    limit = settings.labels_limit(models.sources.detections)
     for stage in (stage for stage in STAGES if stage.teaches):
         model = models.load(stage.name)
         raw = cached_predictions(models, model, stage.name, sources.unlabeled)

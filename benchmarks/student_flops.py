@@ -6,6 +6,7 @@ its addition.  Other counters take one for both, and some leave out the products
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -38,9 +39,7 @@ def by_part(config: Config, size: Size) -> dict[str, int]:
             model(images)
     counts, name = counter.get_flop_counts(), type(model).__name__
     of = {module: sum(operators.values()) for module, operators in counts.items()}
-    finest = [
-        flops for module, flops in of.items() if module.startswith(f"{name}.pixel_decoder.") and module[-2:] == ".0"
-    ]
+    finest = [flops for module, flops in of.items() if re.fullmatch(rf"{name}\.pixel_decoder\.\w+\.0", module)]
     return {
         "encoder": of[f"{name}.backbone"],
         "encoder: products of attention": counts[f"{name}.backbone"][torch.ops.aten.bmm],

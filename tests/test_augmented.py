@@ -177,6 +177,8 @@ def test_a_model_that_resizes_its_tiles_sees_a_zoomed_view_in_more_of_them() -> 
     net.input_size = (32, 32)
     predict_views(net, [image], CONFIG, [Augmentation(zoom=1.25)])
     assert net.batches == [4] and net.sizes == [(64, 64)]
+    seen = Augmentation(zoom=1.25).seen(replace(CONFIG, overlap=16), net)
+    assert (seen.tile, seen.overlap) == ((64, 64), 20), "objects are as much larger as the overlap"
     net.batches.clear()
     predict_views(net, [image], replace(CONFIG, fit=True), [Augmentation(zoom=1.25)])
     assert net.batches == [1], "what is to fit into a tile is not cut"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,31 +174,6 @@ def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[s
     folds = [ids(f"fold_{number}_of_3") for number in (1, 2, 3)]
     assert len(ids("labeled")) == 16 == sum(map(len, folds)) and set().union(*folds) == ids("labeled")
     assert len(ids("unlabeled")) == 24 and len(ids("val")) == 12
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_run_repeats_the_finished_one(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    """The same seed gives the same figures and thresholds, even with a SIGKILL in the middle of a stage."""
-    folder, killed_in = tmp_path / "again", "distilled_student"
-    state = folder / "checkpoints" / f"{killed_in}.state.pt"
-    process = subprocess.Popen(
-        command("--stage", "all", "--output", str(folder), *TINY), stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 300
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        os.sched_yield()
-    assert state.exists(), process.communicate()[1]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (folder / "checkpoints" / f"{killed_in}.safetensors").exists()
-    result = call("--stage", "all", "--output", str(folder), "--resume")
-    assert result.returncode == 0, result.stderr
-    assert "supervised teacher is finished, kept" in result.stderr
-    assert metrics_of(folder) == metrics_of(finished[0])
-    statistics = [json.loads((place / "label_statistics.json").read_text()) for place in (folder, finished[0])]
-    assert statistics[0] == statistics[1] and statistics[0]["adapted_teacher"]["thresholds"]
 
 
 # Kills this process right before or after it puts a file in its place.

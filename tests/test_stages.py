@@ -247,13 +247,13 @@ def test_a_model_predicts_in_windows_of_its_own(untrained_run: RunModels) -> Non
     )
     models = replace(untrained_run, config=config)
     model, source = models.start(STAGE["zero_shot_teacher"]), models.sources.val
-    assert models.inference_of(config.student).tile == models.inference.tile == (64, 96)
-    own = replace(models.inference, tile=(32, 48), overlap=16)
+    assert models.inference_of(config.student).tile == (64, 96)
+    own = replace(models.inference_of(config.student), tile=(32, 48), overlap=16)
     expected = predict_source(model, own, source, source.category_ids)
     assert (
         models.predict(model, source)
         == expected
-        != predict_source(model, models.inference, source, source.category_ids)
+        != predict_source(model, models.inference_of(config.student), source, source.category_ids)
     )
     models.save("supervised_teacher", model, {})
     assert read_description(models.results.weights_path("supervised_teacher")).inference == own

@@ -44,11 +44,11 @@ class Augmentation:
         A model with an `input_size` would undo the zoom of larger tiles. It sees more tiles of the same size instead,
         unless images are to fit into one.
         """
+        overlap = round(config.overlap * self.zoom)
         if model.input_size is not None and not config.fit:
-            return replace(config, zoom=config.zoom * self.zoom)
+            return replace(config, overlap=min(overlap, min(config.tile) // 2), zoom=config.zoom * self.zoom)
         stride = model.max_stride
         height, width = (max(stride, round(side * self.zoom / stride) * stride) for side in config.tile)
-        overlap = round(config.overlap * self.zoom)
         return replace(config, tile=(height, width), overlap=overlap, zoom=config.zoom * self.zoom)
 
     def undo(self, detection: Detection, size: tuple[int, int], zoomed: tuple[int, int]) -> Detection | None:

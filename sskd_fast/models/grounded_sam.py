@@ -128,8 +128,8 @@ class GroundedSam(Segmenter):
             pretrained.adapt(model, config, setting)
         self.detector = Detector(detector, prompts, foundation.detector_side)
         self.projection = Projection(self.sam.hidden_dim, 128, config.embedding)
-        self.side: int = self.sam.prompt_encoder.input_image_size
-        self.input_size = (self.side, self.side)
+        side: int = self.sam.prompt_encoder.input_image_size
+        self.input_size = (side, side)
         self.register_buffer("mean", torch.tensor(config.mean or IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std or IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -177,7 +177,7 @@ class GroundedSam(Segmenter):
         In training, `gradient_checkpointing` recomputes the masks of a few boxes at a time.
         """
         again = self.config.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        parts = (boxes * self.side).split(_BOXES_COMPUTED_AGAIN if again else _BOXES_AT_ONCE, dim=1)
+        parts = (boxes * self.input_size[0]).split(_BOXES_COMPUTED_AGAIN if again else _BOXES_AT_ONCE, dim=1)
         if again:
             return torch.cat([checkpoint(self._masks_in, part, *maps, use_reentrant=False) for part in parts], 1)
         return torch.cat([self._masks_in(part, *maps) for part in parts], 1)

@@ -71,7 +71,7 @@ class Sam3(Segmenter):
         self.projection = Projection(self._channels(), 128, config.embedding)
         vision = self.model.config.vision_config
         self.input_size = (int(vision.image_size), int(vision.image_size))
-        self.stride = vision.backbone_config.patch_size / 4
+        self.stride = vision.backbone_config.patch_size / 4  # the finest map has four cells along a patch
         rows = [torch.tensor(row) for row in self.prompts]
         self.register_buffer("tokens", pad_sequence(rows, batch_first=True), persistent=False)
         ones = [torch.ones_like(row) for row in rows]

@@ -62,7 +62,7 @@ def fold_seconds(models: RunModels, teacher: str) -> float:
 
 def mask_ap(models: RunModels, source: LabeledImages) -> Callable[[Segmenter], dict[str, float]]:
     """A function model -> its AP and AP50 on labelled images."""
-    truth, limit = source.ground_truth(), models.inference.max_detections
+    truth, limit = source.ground_truth(), models.sources.detections
 
     def evaluate(model: Segmenter) -> dict[str, float]:
         result = evaluate_masks(truth, models.predict(model, source), max_detections=limit)

@@ -167,7 +167,7 @@ def label_selection(models: RunModels, model: Segmenter, teacher: str, raw: list
     if config.unsure_precision > 0:
         unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds.at(config.unsure_precision, quiet=True).items()}
     return Selection(
-        sure_from, unsure_from, config.nms_iou, config.labels_limit(models.inference.max_detections)
+        sure_from, unsure_from, config.nms_iou, config.labels_limit(models.sources.detections)
     )  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
             progress=show,
         )
     config = models.config.pseudo_labels
-    limit = config.labels_limit(models.inference.max_detections)
+    limit = config.labels_limit(models.sources.detections)
     return select_labels(found, 0.0, nms_iou=config.nms_iou, max_per_image=limit)
 
 

@@ -30,7 +30,7 @@ def measure(
     details.json has, for each row, AP75, AP by size and by class, AP for each value of `data.balance_key`, and the
     figures of the data set's own evaluation.
     """
-    source, results, limit = models.sources.val, models.results, models.inference.max_detections
+    source, results, limit = models.sources.val, models.results, models.sources.detections
     predictions = models.predict(model, source, views=views)
     results.write_predictions(name, predictions, source)
     measured = evaluate_masks(source.ground_truth(), predictions, max_detections=limit)
@@ -70,8 +70,8 @@ def compare_students(models: RunModels) -> None:
     predicted.  If one model's masks are finer than the other's, a second entry has both at the coarser stride.
     ceilings: stride as text -> AP of perfect masks at this stride, for the strides of all rows.
     """
-    source, config, zoom = models.sources.val, models.config, models.inference.zoom
-    truth, limit = source.ground_truth(), models.inference.max_detections
+    source, config, zoom = models.sources.val, models.config, models.sources.zoom
+    truth, limit = source.ground_truth(), models.sources.detections
     now = measured_with(models).key
     strides = {row["name"]: row.get("stride") for row in models.results.rows if row.get("measured_with") == now}
     results = {name: found for name in strides if (found := models.results.read_predictions(name)) is not None}

@@ -191,13 +191,8 @@ class RunModels:
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @cached_property
-    def inference(self) -> InferenceConfig:
-        """The inference settings of this run: tiles have the size of the training crop unless set otherwise."""
-        return self.inference_of(ModelConfig())
-
     def inference_of(self, model: ModelConfig) -> InferenceConfig:
-        """The inference settings of one model of this run, with its own `tile` if it has one."""
+        """The inference settings of a model: in its own `tile`, else `predict.tile`, else the training crop."""
         predict, sources = self.config.predict, self.sources
         if any(model.tile):
             predict = dataclasses.replace(predict, tile=model.tile)
