@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-# The oldest versions that pyproject.toml allows, and what fits them.
+# The oldest versions of these three that pyproject.toml allows.
 OLDEST = ["torch==2.6.*", "torchvision==0.21.*", "transformers==5.0.*"]
 nox.options.sessions = ["lint", "tests"]
 

@@ -63,7 +63,9 @@ def graded(category: int, grades: list[tuple[float, bool]]) -> tuple[list[dict[s
 
 def calibrated(results: list[dict[str, Any]], truth: dict[str, Any], **settings: Any) -> dict[int, float]:
     """Thresholds at IoU 0.5 with a low floor, if a test sets nothing else."""
-    return calibrate_thresholds(results, truth, **{"iou": 0.5, "floor": 0.05, "minimum_matches": 10, **settings})
+    return calibrate_thresholds(
+        results, truth, **{"iou": 0.5, "floor": 0.05, "minimum_matches": 10, "shrink": 0.0, **settings}
+    )
 
 
 def test_threshold_is_the_lowest_score_at_which_the_target_holds() -> None:

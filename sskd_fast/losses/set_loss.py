@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -87,10 +88,8 @@ class SetLoss:
 
     def compile(self, backend: str) -> None:
         """Has torch.compile make a graph each of what is computed for every place of a mask; matching is no part."""
-        self.pair_costs, self.mask_terms, self.heat_terms = (
-            torch.compile(part, fullgraph=True, dynamic=True, backend=backend)
-            for part in (pair_costs, mask_terms, heat_terms)
-        )
+        compiled = partial(torch.compile, fullgraph=True, dynamic=True, backend=backend)
+        self.pair_costs, self.mask_terms, self.heat_terms = map(compiled, (pair_costs, mask_terms, heat_terms))
 
     def __call__(
         self,

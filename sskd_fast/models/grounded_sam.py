@@ -98,6 +98,7 @@ class GroundedSam(Segmenter):
     mean: Tensor
     std: Tensor
     stride = 4.0
+    input_size: tuple[int, int]
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ def calibrate_thresholds(
     iou: float,
     floor: float,
     minimum_matches: int,
-    shrink: float = 0.0,
+    shrink: float,
     quiet: bool = False,
 ) -> dict[int, float]:
     """For each category, the lowest score threshold that reaches `target_precision`.
