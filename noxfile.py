@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -65,6 +66,7 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def wheel(session: nox.Session) -> None:
     """A wheel and a source distribution, into dist/."""
+    shutil.rmtree("dist", ignore_errors=True)
     session.install("build")
     session.run("python", "-m", "build")
 

@@ -88,7 +88,7 @@ def test_changed_settings_are_named_and_nothing_is_written(
     said = capsys.readouterr().err
     assert said.startswith(f"error: {adapted} cannot be resumed: ") and said.count("\n") == 1
     assert all(part in said for part in words), said
-    assert "start anew: without --resume (the earlier run is moved aside) or with another --output" in said
+    assert "start a new run: without --resume (the earlier run is moved aside) or with another --output" in said
     assert contents(adapted) == before
 
 

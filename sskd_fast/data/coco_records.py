@@ -126,7 +126,7 @@ def _read_images(listed: Sequence[Any], records: CocoRecords, findings: Findings
             continue
         if image_id in records.images:
             found = f"its id is used by {records.images[image_id]['file_name']} and {name}"
-            cure = "Number the images anew, in the annotations too."
+            cure = "Renumber the images, in the annotations too."
             findings.add(records.file, f"image {image_id}", found, "an id of its own", cure)
             continue
         own = {"id": image_id, "file_name": name, "size": size, "extra": _extra(image)}

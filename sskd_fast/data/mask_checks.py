@@ -108,7 +108,7 @@ def _warn_of_ids(checked: CheckedFile, findings: Findings) -> None:
         count = len(faulty) + max(missing - 1, 0)
         findings.warnings.append(
             f"{checked.file}: {count} annotation ids are missing or used more than once ({named(faulty)}); "
-            f"they are numbered anew for evaluation."
+            f"they are renumbered for evaluation."
         )
 
 

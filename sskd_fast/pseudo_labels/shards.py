@@ -131,7 +131,7 @@ class LabelShards:
             files = sorted({self._place(int(row))[0].name for row in self._rows[[twice[0], twice[0] + 1]]})
             found = f"labels of image {self._ids[twice[0]]} twice, in {' and '.join(files)}"
             raise DataError(
-                [Problem(self.paths[0].parent, "", found, "an image in one shard", "Label the images anew.")]
+                [Problem(self.paths[0].parent, "", found, "an image in one shard", "Label the images again.")]
             )
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class LabelShards:
         if place == len(self) or self._ids[place] != image_id:
             folder = self.paths[0].parent if self.paths else Path("pseudo_labels")
             found = f"no labels of image {image_id} in {len(self.paths)} shards"
-            raise DataError([Problem(folder, "", found, "a row for each image", "Label the images anew.")])
+            raise DataError([Problem(folder, "", found, "a row for each image", "Label the images again.")])
         path, group, row = self._place(int(self._rows[place]))
         table = self.groups.get((path, group), lambda: _read_group(path, group))
         return _results(table.slice(row, 1).to_pylist()[0])

@@ -116,7 +116,7 @@ class RunModels:
         path = self.results.weights_path(name)
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} does not exist: leave pseudo_labels.folds as it was, or train the {STAGE[stage].words} anew "
+                f"{path} does not exist: leave pseudo_labels.folds as it was, or train the {STAGE[stage].words} again "
                 "with --stage adapt"
             )
         model = self.build(STAGE[stage].model, weights=False)

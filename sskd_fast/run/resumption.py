@@ -19,16 +19,16 @@ def check_finished(models: RunModels, stages: Sequence[Stage]) -> None:
     folder, touched = models.results.folder, dict(changed(models, [stage.name for stage in stages]))
     if not touched:
         return
-    anew = "start anew: without --resume (the earlier run is moved aside) or with another --output"
+    start_over = "start a new run: without --resume (the earlier run is moved aside) or with another --output"
     if any(changes is None for changes in touched.values()):
         raise ConfigError(
             f"{folder}: an earlier version has begun this run and did not record what its stages were made with; "
-            f"finish it with that version, or {anew}"
+            f"finish it with that version, or {start_over}"
         )
     changes = list(dict.fromkeys(change for found in touched.values() for change in found or ()))
     raise ConfigError(
         f"{folder} cannot be resumed: {'; '.join(changes)}; its finished stages ({', '.join(map(words_of, touched))}) "
-        f"were made with what was there before: bring that back, or {anew}"
+        f"were made with what was there before: bring that back, or {start_over}"
     )
 
 
@@ -36,12 +36,12 @@ def warnings_of_kept(models: RunModels, stages: Sequence[Stage]) -> list[str]:
     """One warning for each finished stage outside `stages` that was made with other settings or files."""
     names = {stage.name for stage in stages}
     below = set().union(*(foundations(models.config, name) for name in names)) - names
-    anew = names.union(*(dependents(stage) for stage in stages))
+    redone = names.union(*(dependents(stage) for stage in stages))
     told = "it was made by an earlier version, which did not record with what"
     return [
         f"{words_of(name)}, which {'this builds on' if name in below else 'stays as it is'}: "
         f"{told if changes is None else '; '.join(changes)}"
-        for name, changes in changed(models, [name for name in STAGE if name in below or name not in anew])
+        for name, changes in changed(models, [name for name in STAGE if name in below or name not in redone])
     ]
 
 
