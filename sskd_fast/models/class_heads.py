@@ -45,8 +45,9 @@ class ClassHeads:
         if len(sizes) != 1:
             found = ", ".join(f"{name} ({m.out_features} rows)" for name, m in (layers or linear).items()) or "none"
             raise FoundationError(
-                f"{setting}: {kind} has no class head that can be newly initialised (found {found}); expected linear layers of "
-                f"{labels} rows, one for each label of its configuration, or of {labels + 1}: take another model"
+                f"{setting}: {kind} has no class head that can be newly initialised (found {found}); expected linear "
+                f"layers of {labels} rows, one for each label of its configuration, or of {labels + 1}: "
+                "take another model"
             )
         return cls(layers, sizes == {labels + 1})
 

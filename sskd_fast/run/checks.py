@@ -33,8 +33,8 @@ def check_kept(config: Config, kept: Path) -> None:
     if changes:
         raise ConfigError(
             f"{kept} holds a run with another seed or other data ({'; '.join(changes)}), whose splits are in its "
-            "folder: leave --seed and the data settings as they are to go on with it, or start a new run with --stage all "
-            "and another --output"
+            "folder: leave --seed and the data settings as they are to go on with it, or start a new run with --stage "
+            "all and another --output"
         )
 
 
