@@ -58,7 +58,11 @@ def joint_batch(seed: int) -> Batch:
 
 def gradients(kind: str, form: str, *, micro_batch: int = 0, share: float = 0.15, **contrast: Any) -> dict[str, Tensor]:
     """Loss, parts of J and gradients by name, of the images of this rank and of all others."""
-    model, objective = model_and_objective(kind, form, share, **contrast)
+    return of_step(*model_and_objective(kind, form, share, **contrast), micro_batch)
+
+
+def of_step(model: Segmenter, objective: Objective, micro_batch: int = 0) -> dict[str, Tensor]:
+    """Loss, parts of J and gradients of a step, by name."""
     engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.1), micro_batch)
     output = engine.gradients(images_of_step(0), 0.4, 3)
     found = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}

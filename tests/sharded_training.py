@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from joint_gradients import images_of_step, model_and_objective
+from joint_gradients import images_of_step, model_and_objective, of_step
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from sskd_fast import _env, ranks
 from sskd_fast.data.instances import Batch
+from sskd_fast.models.build import build_segmenter
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.loop import train
 from sskd_fast.train.progress import Progress, SilentLog
@@ -41,6 +43,19 @@ def weights(state: TrainingState, micro_batch: int = 0, kind: str = "mask_transf
     largest = max(model.parameters(), key=Tensor.numel)
     own = largest.to_local() if isinstance(largest, DTensor) else largest
     return {**average.state_dict(), "parts": torch.tensor(largest.numel() / own.numel())}
+
+
+def universal_gradients(folder: Path) -> None:
+    """Writes loss and gradients of a step of each model of transformers there, of the joint batch of all ranks."""
+    if _env.world_size() > 1:
+        ranks.meet(cuda=False)
+    found = {}
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        _, objective = model_and_objective("mask_transformer", "paper", share=0)
+        torch.manual_seed(0)
+        config = ModelConfig(kind="universal", embedding=6, foundation=FoundationConfig(universal=str(place)))
+        found[place.name] = of_step(build_segmenter(config, ["a", "b", "c"]), objective)
+    torch.save(found, folder / f"gradients-{ranks.number() if _env.world_size() > 1 else 'alone'}.pt")
 
 
 def main(folder: Path) -> None:

@@ -86,7 +86,12 @@ def test_layers_to_shard_are_those_that_the_model_has(monkeypatch: pytest.Monkey
         ({"activation_checkpointing": True}, 0, {}, "set student.gradient_checkpointing=true"),
         ({}, 0.15, {}, "set train.pxl_gradient_share=0"),
         ({}, 0, {"precision": "float16"}, "found FSDP and float16, .* use bfloat16"),
-        ({}, 0, {"kind": "sam3"}, "found FSDP for a model of kind 'sam3'; .* expected mask_transformer, dense"),
+        (
+            {},
+            0,
+            {"kind": "sam3"},
+            "found FSDP for a model of kind 'sam3', .* expected mask_transformer, dense, universal",
+        ),
     ],
 )
 def test_settings_that_sharding_does_not_support_are_refused(
@@ -98,3 +103,34 @@ def test_settings_that_sharding_does_not_support_are_refused(
     model.config = dataclasses.replace(model.config, **changes)
     with pytest.raises(ConfigError, match=words):
         check_sharding(plugin, model, objective)
+
+
+def test_scalars_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # accelerate sets it
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    model, objective = model_and_objective("mask_transformer", "paper", 0)
+    check_sharding(plugin, model, objective)
+    model.temperature = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ConfigError, match=r"whose parameters temperature are scalars, .* use DDP \(--multi_gpu\)"):
+        check_sharding(plugin, model, objective)
+
+
+@pytest.mark.slow
+def test_models_of_transformers_have_the_gradients_of_one_process(tmp_path: Path) -> None:
+    """In float32, to 1e-6 of the largest gradient: some of these models compute in it whatever their weights are."""
+    pytest.importorskip("transformers")
+    from tiny_models import save
+
+    kinds = ["mask2former", "maskformer", "eomt", "eomt_dinov3", "rf_detr"]
+    for kind in kinds:
+        save(kind, tmp_path / kind)
+    done = ranks_of(2, sharded_training.universal_gradients, tmp_path, log=tmp_path / "stderr.txt", environment=FSDP)
+    assert done.statuses == [0, 0], done.stderr[-3000:]
+    sharded_training.universal_gradients(tmp_path)
+    expected, *found = (torch.load(tmp_path / f"gradients-{who}.pt") for who in ("alone", 0, 1))
+    for kind in kinds:
+        largest = max(float(value.abs().max()) for value in expected[kind].values())
+        for own in found:
+            assert own[kind].keys() == expected[kind].keys() and len(own[kind]) > 80
+            for name, value in expected[kind].items():
+                torch.testing.assert_close(own[kind][name], value, rtol=0, atol=1e-6 * largest, msg=f"{kind}: {name}")

@@ -19,8 +19,8 @@ from sskd_fast.typed_settings import ConfigError
 
 # Earlier versions do not find the tensors in an ObjectiveOutput, and would not reduce gradients.
 _TORCH = "2.14"
-# Every process must reach the same parameters, regardless of its images, and none may be a scalar.
-SHARDED_KINDS = ("mask_transformer", "dense")
+# Every process must reach the same parameters, regardless of its images.
+SHARDED_KINDS = ("mask_transformer", "dense", "universal")
 
 
 def asked_to_shard(accelerator: Accelerator) -> bool:
@@ -52,6 +52,7 @@ def sharding_of(model: Segmenter) -> FullyShardedDataParallelPlugin:
 def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, objective: Objective) -> None:
     """Raises ConfigError for settings that sharded parameters do not support."""
     kinds, own = ", ".join(SHARDED_KINDS), model.config
+    scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
     for found, words in (
         (plugin.fsdp_version != 2, "found FSDP of version 1; expected --fsdp_version 2"),
         (
@@ -73,8 +74,13 @@ def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, obj
         ),
         (
             own.kind not in SHARDED_KINDS,
-            f"found FSDP for a model of kind {own.kind!r}; some of its parameters are scalars, or depend on the "
-            f"images; expected {kinds}, or DDP (--multi_gpu)",
+            f"found FSDP for a model of kind {own.kind!r}, some of whose parameters are used for some images only; "
+            f"expected {kinds}, or DDP (--multi_gpu)",
+        ),
+        (
+            bool(scalars),
+            f"found FSDP for a model whose parameters {', '.join(scalars[:3])} are scalars, which it does not shard; "
+            "use DDP (--multi_gpu)",
         ),
         (
             objective.gradient_share is not None,
