@@ -16,9 +16,13 @@ pytest.importorskip("pyarrow")
 
 from dataclasses import replace
 
+import torch
+from safetensors.torch import load_file
+
 from sskd_fast.data.errors import DataError
 from sskd_fast.label import main
 from sskd_fast.pseudo_labels.shards import LabelShards, shard_files
+from sskd_fast.run import __main__ as run
 from sskd_fast.run.labels import shard_labeller, sharded_labels, teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.shard_labels import label_shards, shards_of
@@ -86,6 +90,29 @@ def test_the_command_wants_a_run_whose_teacher_labels(tmp_path: Path, capsys: py
     (tmp_path / "config.yaml").write_text("pseudo_labels: {truth: true}")
     assert main([str(tmp_path)]) == 2
     assert "its pseudo-labels do not come from a teacher" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_from_shards_ends_with_the_weights_of_one_without(tmp_path: Path) -> None:
+    common = ["--preset", "smoke", "data.embedded_unlabeled=40", "train.threads=1"]
+    whole, shards = tmp_path / "whole", tmp_path / "shards"
+    for folder, stages, more in (
+        (whole, ("all",), []),
+        (shards, ("adapt", "distill", "refine"), ["pseudo_labels.shard=32"]),
+    ):
+        for number, stage in enumerate(stages):
+            assert run.main(["--stage", stage, "--output", str(folder), *([] if number else [*common, *more])]) == 0
+            if stage == "adapt":
+                assert main([str(folder)]) == 0
+                files = shard_files(folder / "pseudo_labels" / "adapted_teacher")
+                stamps = {path: path.stat().st_mtime_ns for path in files}
+    assert len(stamps) == 2 and stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    for name in ("distilled_student", "refined_student"):
+        expected, found = (load_file(f / "checkpoints" / f"{name}.safetensors") for f in (whole, shards))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items()), name
+    expected, found = ((f / "predictions" / "refined_student.json").read_text() for f in (whole, shards))
+    assert found == expected
 
 
 @pytest.mark.slow
