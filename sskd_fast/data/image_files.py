@@ -147,7 +147,7 @@ def image_records(
     found = {}
     for image_id, image in records.images.items():
         name = located.found.get(image["file_name"], image["file_name"])
-        found[image_id] = ImageRecord(image_id, name, folder / name, image["size"], image["extra"])
+        found[image_id] = ImageRecord(image_id, name, folder, image["size"], image["extra"])
     if findings is not None:
         _note(located, found, records, findings)
     return found

@@ -5,6 +5,7 @@ Shape letters: n instances, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -55,7 +56,7 @@ class Sample:
     instances: Instances | None
     image_id: int
     file_name: str
-    extra: dict[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

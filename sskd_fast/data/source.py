@@ -6,7 +6,7 @@ Shape letters: H x W pixels of an image, h x w of a window, n instances.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -62,15 +62,27 @@ class ImageSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+_NO_FIELDS: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image of a set: id, file, size if the annotations state it, and other fields as text."""
+    """One image of a set: id, file, size if the annotations state it, and other fields as text.
+
+    Some 200 bytes, for sets of millions of images: the folder and the absence of fields are objects that records share,
+    and a path, which is larger than all the rest, is made when it is asked for.
+    """
 
     image_id: int
     file_name: str
-    path: Path
+    folder: Path
     size: tuple[int, int] | None = None
-    extra: dict[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=lambda: _NO_FIELDS)
+
+    @property
+    def path(self) -> Path:
+        """The file; its path may continue into an archive."""
+        return self.folder / self.file_name
 
 
 class ImageCollection(Dataset[Sample]):
