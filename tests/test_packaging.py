@@ -11,6 +11,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from packaging.version import Version
 
 import sskd_fast
 from sskd_fast import kernels
+from sskd_fast.models import pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {".py", ".safetensors", ".json", ".yaml", ".typed"}
@@ -74,6 +76,13 @@ def test_supported_versions_are_told_as_declared() -> None:
     floors["triton"] = Version(".".join(map(str, kernels.OLDEST_TRITON)))
     assert rows.keys() == {"torch", "torchvision", "triton", "accelerate", "transformers", "peft", "timm"}
     assert {name: Version(text) for name, text in rows.items()} == {name: floors[name] for name in rows}
+
+
+def test_a_missing_class_of_transformers_asks_for_the_version_that_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    (oldest,) = {floor(each) for each in requirements() if each.name == "transformers"}
+    monkeypatch.setattr(pretrained, "transformers", lambda: SimpleNamespace(__version__="5.0.0"))
+    with pytest.raises(pretrained.FoundationError, match=rf"no AutoNone, expected {oldest} or later: .*>={oldest}'$"):
+        pretrained.load("AutoNone", "any", "teacher.kind", weights=False)
 
 
 def test_pythons_are_the_same_everywhere() -> None:
