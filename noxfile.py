@@ -8,8 +8,7 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-# The oldest versions of these three that pyproject.toml allows.
-OLDEST = ["torch==2.6.*", "torchvision==0.21.*", "transformers==5.0.*"]
+EVERYTHING = ".[test,models,photos,cityscapes,export,results,scale,demo,docs]"
 nox.options.sessions = ["lint", "tests"]
 
 
@@ -37,14 +36,27 @@ def slow(session: nox.Session) -> None:
     session.run("pytest", "-m", "slow", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
-@nox.session(python="3.11")
-@nox.parametrize("which", ["oldest", "newest"], ids=["oldest", "newest"])
-def versions(session: nox.Session, which: str) -> None:
-    """The tests of operators, models and a run with the oldest or the newest libraries."""
-    session.install("-e", ".[test,models]", *(OLDEST if which == "oldest" else ["--upgrade"]))
+@nox.session(python="3.11", venv_backend="uv")
+def oldest(session: nox.Session) -> None:
+    """The fast tests with the oldest version of every dependency that pyproject.toml allows, all at once."""
+    session.install("--resolution", "lowest-direct", "-e", EVERYTHING)
     session.run("python", "-m", "sskd_fast.info")
-    files = ["operators", "pixel_contrast", "triton_compile", "models", "foundation", "query_models", "sam3", "run"]
-    session.run("pytest", *(f"tests/test_{name}.py" for name in files), *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def newest(session: nox.Session) -> None:
+    """The fast tests with every optional library, in the newest version that pip finds."""
+    session.install("--upgrade", "-e", EVERYTHING)
+    session.run("python", "-m", "sskd_fast.info")
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(python="3.11")
+def coverage(session: nox.Session) -> None:
+    """Lines and branches that the fast tests run, as a table; `-- --cov-report=html` writes pages to htmlcov/."""
+    session.install("-e", EVERYTHING, "pytest-cov")
+    session.run("pytest", "-n", "2", "--dist", "loadfile", "--cov", "--cov-report=term-missing", *session.posargs)
 
 
 @nox.session(python="3.11")

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import sskd_fast
+from sskd_fast import kernels
+from sskd_fast.models import pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {".py", ".safetensors", ".json", ".yaml", ".typed"}
 
 
-def declared() -> dict[str, object]:
+def declared() -> dict[str, Any]:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        project: dict[str, object] = tomllib.load(file)["project"]
+        project: dict[str, Any] = tomllib.load(file)["project"]
     return project
 
 
@@ -37,6 +45,55 @@ def test_one_version_everywhere() -> None:
     assert sskd_fast.__version__ == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def requirements() -> list[Requirement]:
+    """Every requirement of the package and of its extras."""
+    project = declared()
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(each) for requirements in lists for each in requirements]
+
+
+def floor(requirement: Requirement) -> Version:
+    """The oldest version that a requirement allows."""
+    (oldest,) = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
+    return oldest
+
+
+def test_every_requirement_has_one_floor() -> None:
+    """`nox -s oldest` takes the lowest version that is allowed: without a floor that is the first one ever released."""
+    floors: dict[str, set[Version]] = {}
+    for each in requirements():
+        floors.setdefault(each.name, set()).add(floor(each))
+    assert {"torch", "torchvision", "accelerate", "transformers", "peft", "timm"} <= floors.keys()
+    assert {name: found for name, found in floors.items() if len(found) != 1} == {}
+
+
+def test_supported_versions_are_told_as_declared() -> None:
+    floors = {each.name: floor(each) for each in requirements()}
+    page = (ROOT / "docs" / "developing.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\S+) \| (\S+) and later \|", page, re.MULTILINE))
+    floors["triton"] = Version(".".join(map(str, kernels.OLDEST_TRITON)))
+    assert rows.keys() == {"torch", "torchvision", "triton", "accelerate", "transformers", "peft", "timm"}
+    assert {name: Version(text) for name, text in rows.items()} == {name: floors[name] for name in rows}
+
+
+def test_a_missing_class_of_transformers_asks_for_the_version_that_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    (oldest,) = {floor(each) for each in requirements() if each.name == "transformers"}
+    monkeypatch.setattr(pretrained, "transformers", lambda: SimpleNamespace(__version__="5.0.0"))
+    with pytest.raises(pretrained.FoundationError, match=rf"no AutoNone, expected {oldest} or later: .*>={oldest}'$"):
+        pretrained.load("AutoNone", "any", "teacher.kind", weights=False)
+
+
+def test_pythons_are_the_same_everywhere() -> None:
+    """Classifiers, noxfile.py and the workflow name the same versions of Python, from the oldest that is allowed."""
+    project = declared()
+    prefix = "Programming Language :: Python :: 3."
+    pythons = [each.removeprefix(prefix[:-2]) for each in project["classifiers"] if each.startswith(prefix)]
+    assert project["requires-python"] == f">={pythons[0]}"
+    assert f"\nPYTHONS = {json.dumps(pythons)}\n" in (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"matrix: \{python: (\[.*\])\}", workflow)) == {json.dumps(pythons)}
 
 
 def test_setup_does_not_import_torch() -> None:

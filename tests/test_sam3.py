@@ -389,7 +389,7 @@ def test_a_transformers_without_sam3_is_named(monkeypatch: pytest.MonkeyPatch) -
     older = types.ModuleType("transformers")
     older.__version__ = "4.57.0"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "transformers", older)
-    with pytest.raises(FoundationError, match=r"transformers 4.57.0 has no Sam3Model, expected 5.0 or later: pip inst"):
+    with pytest.raises(FoundationError, match=r"transformers 4.57.0 has no Sam3Model, expected 5.9 or later: pip inst"):
         build_segmenter(ModelConfig(kind="sam3"), NAMES)
 
 

@@ -47,8 +47,8 @@ def load(kind: str, name: str, setting: str, *, weights: bool, architectures: Ma
     model = getattr(package, kind, None)
     if model is None:
         raise FoundationError(
-            f"{setting}: transformers {package.__version__} has no {kind}, expected 5.0 or later: "
-            "pip install -U 'transformers>=5'"
+            f"{setting}: transformers {package.__version__} has no {kind}, expected 5.9 or later: "
+            "pip install -U 'transformers>=5.9'"
         )
     with _explained(name, setting), _quiet():
         if weights:
