@@ -78,6 +78,13 @@ def test_a_class_without_ground_truth_does_not_count() -> None:
     assert ap.per_class == pytest.approx({"class1": 100.0})
 
 
+def test_classes_of_one_name_are_told_apart_by_their_ids() -> None:
+    truth = truth_of([*TWO_OBJECTS, (1, 30, (40, 40, 16, 16))], classes=3)
+    truth["categories"][2]["name"] = "class1"
+    ap = evaluate_masks(truth, [result(1, 10, (4, 4, 16, 16), 0.5)])
+    assert ap.per_class == pytest.approx({"class1 (10)": 100.0, "class2": 0.0, "class1 (30)": 0.0})
+
+
 def test_no_results_give_zero_and_no_ground_truth_gives_nan() -> None:
     assert evaluate_masks(truth_of(TWO_OBJECTS), []).ap == 0.0
     assert math.isnan(evaluate_masks(truth_of([]), [result(1, 10, (0, 0, 4, 4), 0.5)]).ap)
