@@ -291,6 +291,12 @@ def test_labels_do_not_depend_on_the_chunk(tmp_path: Path, chunk: int) -> None:
     assert [r["image_id"] for r in labels] == [5, 5, 2, 2, 4, 7]
 
 
+def test_a_chunk_has_32_images_if_nothing_else_is_asked(tmp_path: Path) -> None:
+    seen: list[int] = []
+    label_images(Teacher(), range(70), tmp_path / "x.json", key="a", progress=lambda done, of: seen.append(done))
+    assert seen == [32, 64, 70]
+
+
 def test_a_result_on_an_image_not_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image 3, asked for \\[5, 2\\]"):
         label_images(lambda ids: [result(3, 3, OBJECT, 0.5)], IDS, tmp_path / "labels.json", key="a", chunk=2)
