@@ -31,6 +31,15 @@ def test_hard_negatives_are_the_most_similar_of_four_times_as_many_draws() -> No
     torch.testing.assert_close(run({"num_negatives": 8, "hard_share": 0.4}, seed=3).loss, expected)
 
 
+def test_candidates_weigh_by_objectness_and_never_nothing() -> None:
+    inputs = scene()
+    predicted = inputs["mask_logits"], inputs["class_logits"]
+    pixels = pixel_rows(*predicted, inputs["embeddings_weak"], None, cues="uniform", weighted=True, backend="auto")
+    assert pixels.weight is not None and pixels.scores is None and pixels.label.eq(-1).all()
+    torch.testing.assert_close(pixels.weight, 0.03 + 0.97 * ops.objectness(*predicted).flatten())
+    assert pixels.image.tolist() == [image for image in range(B) for _ in range(SIDE**2)]
+
+
 def test_images_draw_the_same_anchors_in_every_part_of_the_joint_batch() -> None:
     valid = torch.rand(4, 4, 5, generator=torch.Generator().manual_seed(0)) < 0.7
     whole = draw_anchors((4, 20), valid, 6, 9, CPU)
@@ -79,6 +88,17 @@ def test_the_bank_keeps_a_quarter_of_its_size_a_step_from_learning_passes_alone(
     assert len(contrast.bank.pixels.label) == 4 + 16
     known = {tuple(row) for row in unit_rows("weak").tolist()}
     assert {tuple(row) for row in contrast.bank.pixels.embedding.tolist()} <= known
+
+
+def test_kept_pixels_come_with_their_scores_and_weights() -> None:
+    first, second = (rows(torch.full((count, 2), value)) for count, value in ((2, 1.0), (3, 2.0)))
+    full = [pixels._replace(scores=pixels.embedding, weight=pixels.embedding[:, 0]) for pixels in (first, second)]
+    joined = full[0].join(full[1])
+    assert joined.weight is not None and joined.weight.tolist() == [1, 1, 2, 2, 2]
+    assert joined.scores is not None and joined.scores[:, 1].tolist() == [1, 1, 2, 2, 2]
+    assert joined.label.tolist() == [0, 1, 0, 1, 2] and joined.widths() == (2, 2, True)
+    bare = first._replace(scores=None).join(second)
+    assert bare.scores is bare.weight is None and len(bare.image) == 5 and bare.widths() == (2, 0, False)
 
 
 def test_a_bank_takes_its_pixels_from_the_anchors_and_at_least_one() -> None:

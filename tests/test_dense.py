@@ -216,13 +216,15 @@ def slow_loss(
 @pytest.mark.parametrize("quality", [True, False])
 def test_the_dense_loss_equals_the_slow_implementation(quality: bool) -> None:
     valid = torch.ones(2, 32, 32, dtype=torch.bool)
-    valid[0, 21:], valid[1, :, 25:] = False, False
+    valid[0, 21:], valid[0, :2], valid[1, :, 25:], valid[1, :, :2] = False, False, False, False
     tiny_one = square(32, 28, 2, 1) | square(32, 28, 3, 1)  # half a cell, too small to be found
     first = instances(square(32, 4, 4, 8), square(32, 6, 8, 6), square(32, 12, 10, 16), tiny_one, labels=[0, 1, 1, 0])
-    second = instances(square(32, 16, 2, 12), square(32, 0, 28, 2), tiny_one, labels=[1, 0, 0])
+    second = instances(
+        square(32, 16, 2, 12), square(32, 0, 28, 2), square(32, 4, 14, 10), tiny_one, labels=[1, 0, 0, 1]
+    )
     targets = [
         dataclasses.replace(first, scores=torch.tensor([1.0, 0.5, 0.75, 1.0])),
-        dataclasses.replace(second, scores=torch.tensor([0.25, 1.0, 1.0])),
+        dataclasses.replace(second, scores=torch.tensor([0.25, 1.0, 0.5, 1.0])),
     ]
     config = DenseLossConfig(radius=0.75, sizes=(1.5, 2.5), masks_an_instance=99, masks_an_image=99, quality=quality)
     for targets_ in (targets, [targets[1], Instances.empty(32, 32)]):

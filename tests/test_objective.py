@@ -9,6 +9,7 @@ from torch import Tensor
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
 from sskd_fast.losses.contrast_settings import ContrastOutput
+from sskd_fast.losses.gradient_share import GradientShare
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import Objective, ObjectiveOutput
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
@@ -184,6 +185,25 @@ def test_contrast_gets_both_sets_with_known_ids() -> None:
     assert not valid[0, :, 4:].any() and bool(valid[0, :, :4].all()) and bool(valid[1:].all())
     for name in ("margin", "fnr", "fnr_foreground", "fnr_background"):
         assert bool(torch.isfinite(output.parts[name])), name
+
+
+def test_images_keep_their_numbers_in_the_joint_batch() -> None:
+    """Two of four labelled images and one of three unlabelled ones, which follow them."""
+    pixel = CountingContrast()
+    objective = Objective(SetLoss(SetLossConfig()), pixel, 1.0, 0.1)
+    objective(model(), batch(4, 1).part(slice(2, 4)), batch(3, 2).part(slice(1, 2)), progress=0.0, seed=1)
+    objective(model(), batch(4, 1).part(slice(1, 3)), None, progress=0.0, seed=1)
+    assert [call["numbers"] for call in pixel.calls] == [[2, 3, 5], [1, 2]]
+
+
+def test_means_over_images_are_told_from_terms() -> None:
+    diagnostics = {"margin", "fnr", "fnr_foreground", "fnr_background", "other_instance_share"}
+    assert evaluate(1.0, 0.1, batch(2, 2)).means == {"sup_matched", "semi_matched"} | diagnostics
+    assert evaluate(0.0, 0.0, batch(2, 2)).means == {"sup_matched"}
+    share = Objective(SetLoss(SetLossConfig()), contrast(), 1.0, 0.1, gradient_share=GradientShare(0.1))
+    output = share(model(), batch(2, 1), None, progress=0.0, seed=1)
+    assert output.means == {"sup_matched", "pxl_weight", "pxl_gradient_share"} | diagnostics
+    assert output.means < output.parts.keys()
 
 
 def test_gradients_add_up() -> None:
