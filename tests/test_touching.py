@@ -67,6 +67,8 @@ def test_further_apart_than_asked_nothing_touches_and_there_is_nothing_to_measur
     truth = truth_of(PAIR)
     assert np.isnan(evaluate_touching(truth, [], within=1).ap)
     assert evaluate_touching(truth, [], within=2).ap == 0.0
+    alone = truth_of([(1, 10, (4, 4, 10, 10)), (2, 10, (4, 4, 10, 10))])
+    assert np.isnan(evaluate_touching(alone, []).ap), "one object an image"
 
 
 def test_crowd_regions_touch_nothing() -> None:
