@@ -87,6 +87,7 @@ def test_classes_of_one_name_are_told_apart_by_their_ids() -> None:
 
 def test_no_results_give_zero_and_no_ground_truth_gives_nan() -> None:
     assert evaluate_masks(truth_of(TWO_OBJECTS), []).ap == 0.0
+    assert evaluate_masks(truth_of(TWO_OBJECTS), []).max_detections == 100
     assert math.isnan(evaluate_masks(truth_of([]), [result(1, 10, (0, 0, 4, 4), 0.5)]).ap)
 
 

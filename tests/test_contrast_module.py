@@ -310,6 +310,7 @@ def test_wrong_settings_are_named(settings, message):
         ({"embeddings_strong": torch.rand(B, D, 2, 2)}, ValueError, r"embeddings_strong: found shape \(4, 8, 2, 2\)"),
         ({"embeddings_weak": torch.rand(B, D, 2)}, ValueError, r"embeddings_weak: found shape \(4, 8, 2\), expected"),
         ({"valid": torch.ones(B, 2, 2).bool()}, ValueError, r"valid: found shape \(4, 2, 2\), expected \(4, 16, 16\)"),
+        ({"instance_ids": torch.zeros(B, 2, 2).long()}, ValueError, r"instance_ids: found shape \(4, 2, 2\), expected"),
         ({"valid": torch.ones(B, SIDE, SIDE)}, TypeError, "valid: expected bool, found torch.float32"),
         ({"mask_logits": torch.rand(2, K, 4, 4)}, ValueError, "mask_logits: found 2 images, expected 4"),
         ({"class_logits": torch.rand(B, 3, 4)}, ValueError, r"class_logits: found shape \(4, 3, 4\)"),

@@ -232,6 +232,8 @@ def test_the_dense_loss_equals_the_slow_implementation(quality: bool) -> None:
         expected, share = slow_loss(config, random_maps(), targets_, valid)
         assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, rel=1e-4)
         assert matched.item() == pytest.approx(share) and 0 < share < 1
+    single = [instances(square(32, 4, 4, 8)), Instances.empty(32, 32)]
+    assert dense_loss(config, random_maps(), single, valid)[1] == 1
 
 
 def test_instances_without_a_drawn_cell_have_an_even_quality() -> None:

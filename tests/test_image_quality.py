@@ -74,6 +74,11 @@ def test_results_of_equal_scores_count_together() -> None:
     assert image_qualities(truth(OBJECTS[1:3]), tied).score == 0.9
 
 
+def test_a_right_result_may_be_the_last_and_the_only_one() -> None:
+    for results in ([result(1, 0.9, LOW), result(1, 0.4, CORNER)], [result(1, 0.4, CORNER)]):
+        assert image_qualities(truth(OBJECTS[:1]), results).score == 0.4
+
+
 def test_a_match_covers_half_of_the_union() -> None:
     half, less = (
         image_qualities(truth(OBJECTS[:1]), [result(1, 0.9, place)]) for place in ((0, 0, 2, 5), (0, 0, 3, 3))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
-from sskd_fast.losses.contrast_settings import ContrastOutput
+from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput
 from sskd_fast.losses.gradient_share import GradientShare
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import Objective, ObjectiveOutput
@@ -196,6 +196,25 @@ def test_images_keep_their_numbers_in_the_joint_batch() -> None:
     assert [call["numbers"] for call in pixel.calls] == [[2, 3, 5], [1, 2]]
 
 
+def test_every_term_is_divided_by_sums_of_the_joint_batch_of_its_own_name() -> None:
+    counted: dict[str, Tensor] = {}
+    objective = Objective(SetLoss(SetLossConfig()), contrast(), 0.7, 0.3)
+
+    def loss(joint: JointBatch) -> float:
+        return objective(model(), batch(3, 1), batch(4, 2), progress=0.5, seed=5, joint=joint).loss.item()
+
+    loss(JointBatch(counted=counted))
+    assert {name.split()[0] for name in counted} == {"sup", "semi", "pxl"}
+    doubled = JointBatch(known={name: 2 * value for name, value in counted.items()})
+    assert loss(doubled) == pytest.approx(loss(WHOLE) / 2, rel=1e-5)
+
+
+def test_pseudo_labels_keep_their_weight_if_no_fading_is_asked_for() -> None:
+    objective = Objective.of(SetLossConfig(), ContrastConfig(), lam_semi=0.8, lam_pxl=0.0)
+    assert [objective.semi_weight(progress) for progress in (0.0, 0.5, 1.0)] == [0.8, 0.8, 0.8]
+    assert objective.contrast is None and (objective.label_pool, objective.semi_masks) == (1, 1.0)
+
+
 def test_means_over_images_are_told_from_terms() -> None:
     diagnostics = {"margin", "fnr", "fnr_foreground", "fnr_background", "other_instance_share"}
     assert evaluate(1.0, 0.1, batch(2, 2)).means == {"sup_matched", "semi_matched"} | diagnostics
@@ -254,3 +273,4 @@ def test_without_labelled_images_the_objective_is_that_of_the_pseudo_labels() ->
     parts = output.parts
     expected = 0.5 * set_loss_value(parts, "semi") + 0.1 * parts["pxl"].item()
     assert output.loss.item() == pytest.approx(expected, rel=1e-5) and "sup_class" not in parts
+    assert all(value >= 0 for value in output.seconds.values())

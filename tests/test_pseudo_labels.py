@@ -339,6 +339,15 @@ def test_statistics_count_labels_and_compare_with_hidden_truth() -> None:
     assert json.loads(json.dumps(asdict(stats))) == asdict(stats)
 
 
+def test_annotations_that_say_nothing_of_crowds_are_objects_to_be_found() -> None:
+    truth = truth_of([(1, 3, OBJECT), (2, 3, OBJECT), (2, 3, ELSEWHERE), (3, 3, OBJECT)], images=3)
+    del truth["annotations"][0]["iscrowd"]
+    truth["annotations"][1]["iscrowd"] = 1
+    labels = [result(1, 3, OBJECT, 0.9), result(2, 3, OBJECT, 0.9)]
+    stats = label_statistics(labels, [1, 2], CATEGORIES, truth)
+    assert (stats.recall, stats.precision) == (0.5, 1.0), "of two objects on these images one is found, a crowd is none"
+
+
 def test_statistics_without_hidden_truth_leave_precision_unknown() -> None:
     stats = label_statistics([result(1, 3, OBJECT, 0.9)], [1], CATEGORIES)
     assert stats.precision is stats.recall is stats.class_accuracy is stats.mean_iou is None

@@ -61,6 +61,10 @@ def test_missed_and_false_results_count() -> None:
     nowhere = result(1, 10, (50, 4, 8, 8), 0.95)
     assert evaluate_touching(truth, [nowhere, *found]).ap == pytest.approx(75.0, abs=0.1)
     assert evaluate_touching(truth, []).ap == 0.0
+    same_class = truth_of([(1, 10, box) for _, _, box in PAIR], classes=1)
+    both = [result(1, 10, box, 0.9) for _, _, box in PAIR]
+    assert evaluate_touching(same_class, both).max_detections == 100
+    assert evaluate_touching(same_class, both, max_detections=1).ap == pytest.approx(100 * 51 / 101)
 
 
 def test_further_apart_than_asked_nothing_touches_and_there_is_nothing_to_measure() -> None:
