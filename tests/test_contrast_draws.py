@@ -82,6 +82,8 @@ def test_the_bank_keeps_a_quarter_of_its_size_a_step_from_learning_passes_alone(
     contrast(**scene(), progress=0.5, seed=0, joint=JointBatch(learns=False))
     contrast.eval()(**scene(), progress=0.5, seed=0)
     assert contrast.bank.pixels is None
+    contrast.load_state_dict(contrast.state_dict())
+    assert contrast.bank.pixels is None, "an empty bank stays empty when it is resumed"
     contrast.train()(**scene(), progress=0.5, seed=0, joint=JointBatch(parts=4))
     assert len(contrast.bank.pixels.label) == 4  # a sixteenth for each of four parts
     contrast(**scene(), progress=0.5, seed=1)

@@ -294,6 +294,7 @@ def test_mask_logits_of_another_size_are_resized():
         ({"max_anchors": -1}, "max_anchors: expected a number, 0 for every pixel, found -1"),
         ({"memory_bank": -1}, "memory_bank: expected a number of pixels"),
         ({"memory_bank": 4, "scope": "same"}, "never in scope 'same'"),
+        ({"all_ranks": True, "scope": "same"}, "all_ranks: no image of another rank is in scope 'same'"),
         ({"form": "expected", "cues": "uniform"}, "form='expected' needs cues"),
         ({"form": "expected", "margin": 0.1}, "form='expected' has no margin"),
         ({"form": "expected", "hard_share": 0.1}, "form='expected' has no draws"),
@@ -302,6 +303,12 @@ def test_mask_logits_of_another_size_are_resized():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         InstancePixelContrast(**settings)
+
+
+def test_candidates_may_come_from_other_ranks_and_earlier_steps():
+    for scope in ("all", "other"):
+        config = InstancePixelContrast(all_ranks=True, memory_bank=8, scope=scope, objectness=True).config
+        assert (config.all_ranks, config.memory_bank, config.scope) == (True, 8, scope)
 
 
 @pytest.mark.parametrize(

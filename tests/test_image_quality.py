@@ -74,6 +74,12 @@ def test_results_of_equal_scores_count_together() -> None:
     assert image_qualities(truth(OBJECTS[1:3]), tied).score == 0.9
 
 
+def test_objects_need_not_say_that_they_are_no_crowd() -> None:
+    objects = [{key: value for key, value in thing.items() if key != "iscrowd"} for thing in OBJECTS[:1]]
+    found = image_qualities(truth(objects), [result(1, 0.9, CORNER), result(1, 0.9, LOW)])
+    assert found.images == [ImageQuality(1, pytest.approx(1 / 1.5), objects=1, missed=0, false=1, poor=0)]
+
+
 def test_a_right_result_may_be_the_last_and_the_only_one() -> None:
     for results in ([result(1, 0.9, LOW), result(1, 0.4, CORNER)], [result(1, 0.4, CORNER)]):
         assert image_qualities(truth(OBJECTS[:1]), results).score == 0.4

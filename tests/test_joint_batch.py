@@ -46,6 +46,8 @@ def test_a_gradient_share_is_measured_over_all_parts_of_a_step() -> None:
     output = share(3 * rest, 3 * term, [parameter], JointBatch(parts=2))
     assert float(share.rest_norm) == pytest.approx(5) and float(share.term_norm) == pytest.approx(2)
     assert int(share.steps) == 1 and float(output["pxl_gradient_share"]) == pytest.approx(0.2)
+    parameter, rest, term = gradients(0.01)
+    assert float(GradientShare(0.3)(rest, term, [parameter])["pxl_gradient_share"]) == pytest.approx(0.3)
 
 
 def test_a_step_measured_in_a_pass_of_its_own_reports_the_share_once() -> None:

@@ -70,6 +70,17 @@ def test_rows_may_be_off_by_a_hundredth_and_entries_by_a_millionth() -> None:
         arguments.check_unit_rows("y", torch.cat([row, row - 1.1 * below, row - below]))
 
 
+def test_tensors_share_a_device_and_embeddings_a_type_too() -> None:
+    here, away = torch.ones(2), torch.ones(2, device="meta")
+    arguments.check_device("a", here, b=None, c=here.double())
+    arguments.check_same("a", here, b=here.clone())
+    for check in (arguments.check_device, arguments.check_same):
+        with pytest.raises(ValueError, match="c: on meta, expected cpu as a"):
+            check("a", here, b=here, c=away)
+    with pytest.raises(ValueError, match=r"c: dtype torch\.float64, expected torch\.float32 as a"):
+        arguments.check_same("a", here, b=here, c=here.double())
+
+
 def test_weights_and_groups() -> None:
     arguments.check_weight_values(torch.tensor([0.0, 1e30]))
     for weight in (-1e-9, math.inf, math.nan):

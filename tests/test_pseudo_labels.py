@@ -312,6 +312,8 @@ def test_cache_key_changes_with_weights_and_settings() -> None:
     weights = {"w": torch.zeros(2, 3), "scale": torch.tensor(1.0, dtype=torch.bfloat16)}
     key = cache_key(weights, {"size": 64})
     assert key == cache_key(dict(reversed(weights.items())), {"size": 64})
+    folder = cache_key(weights, {"root": Path("a"), "size": 64})
+    assert folder == cache_key(weights, {"size": 64, "root": Path("a")}) != cache_key(weights, {"root": Path("b")})
     nudged = {**weights, "w": torch.zeros(2, 3).index_fill(0, torch.tensor([1]), 1e-6)}
     transposed = {**weights, "w": torch.zeros(3, 2)}
     assert len({key, cache_key(weights, {"size": 65}), cache_key(nudged, {"size": 64}), cache_key(transposed, {})}) == 4

@@ -54,6 +54,16 @@ def test_an_object_that_lies_alone_counts_neither_found_nor_missed() -> None:
     assert evaluate_masks(truth, [poor, *found]).ap < 80
 
 
+def test_objects_that_overlap_touch() -> None:
+    ring = np.ones((12, 12), dtype=np.uint8)
+    ring[2:10, 2:10] = 0
+    core = np.zeros((12, 12), dtype=np.uint8)
+    core[5:7, 5:7] = 1
+    for masks, within, expected in (((ring, ring), 1, True), ((ring, core), 3, False), ((ring, core), 4, True)):
+        codes = [rle.encode(np.asfortranarray(mask)) for mask in masks]
+        assert touching_masks(codes, np.ones(2, dtype=np.bool_), within).tolist() == [expected] * 2
+
+
 def test_missed_and_false_results_count() -> None:
     truth = truth_of([*PAIR, LONELY])
     found = [result(*thing, score=0.9) for thing in PAIR]
