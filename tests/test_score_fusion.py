@@ -117,6 +117,7 @@ def test_objectness_is_the_probability_of_any_object():
         ({"class_logits": torch.rand(2, 5, 1)}, ValueError, "at least one class and no-object"),
         ({"class_logits": torch.rand(2, 5, 4).double()}, ValueError, "class_logits: dtype torch.float64, expected"),
         ({"mask_logits": None}, TypeError, "mask_logits: expected a tensor, found NoneType"),
+        ({"mask_logits": torch.rand(2, 5, 4, 0)}, ValueError, "expected at least one query and one pixel"),
         ({"size": (0, 3)}, ValueError, r"size: found \(0, 3\)"),
         ({"size": (2.5, 3)}, ValueError, r"size: found \(2.5, 3\), expected \(height, width\), whole numbers"),
         ({"size": (2, 3, 4)}, ValueError, r"size: found \(2, 3, 4\), expected \(height, width\)"),
