@@ -75,6 +75,15 @@ def sanitizers(session: nox.Session) -> None:
     session.run("pytest", "-m", "slow or not slow", "tests/test_emulation.py")
 
 
+@nox.session(python="3.11")
+def mutants(session: nox.Session) -> None:
+    """Mutation testing of losses, pseudo-labels, evaluation and operators; names of mutants may follow."""
+    session.install("-e", ".[test]", "pyarrow", "mutmut>=3.8,<4")
+    session.run("mutmut", "run", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    if not session.posargs:
+        session.run("mutmut", "results")
+
+
 @nox.session(python=PYTHONS)
 def wheel(session: nox.Session) -> None:
     """A wheel and a source distribution, into dist/."""

@@ -156,6 +156,16 @@ def test_cells_out_of_reach_of_any_weight_are_not_drawn() -> None:
         assert (row[len(kept) :] == -1).all()
 
 
+def test_images_draw_the_same_negatives_in_every_part_of_the_joint_batch() -> None:
+    inputs, config = scene(), ContrastConfig(**BOUNDARY, num_negatives=9)
+    whole, valid = cells_of(inputs), inputs["valid"].flatten(1)
+    second = whole.select(torch.arange(H * W, 2 * H * W))._replace(image=torch.zeros(H * W, dtype=torch.int64))
+    places = torch.tensor([3, W + 2, 40])
+    expected = draw_near(whole, H * W + places, valid, W, config, 5)
+    assert torch.equal(draw_near(second, places, valid[1:], W, config, 5, numbers=[1]), expected)
+    assert not torch.equal(draw_near(second, places, valid[1:], W, config, 5), expected)
+
+
 def test_anchors_are_capped_an_image_and_weigh_by_score() -> None:
     inputs = scene()
     config = ContrastConfig(**{**BOUNDARY, "max_anchors": 3}, num_negatives=8)

@@ -22,17 +22,18 @@ def test_boxes_enclose_the_masks_as_shares_of_the_image() -> None:
 
 
 def test_distance_and_overlap_are_means_over_the_instances_by_weight() -> None:
-    """Two layers; the first image has an empty mask, the second an instance with a query in one layer."""
+    """Two layers; the first image has a box without width, the second an instance with a query in one layer."""
     predicted = torch.tensor(
-        [[[0.5, 0.5, 0.4, 0.4], [0.25, 0.5, 0.5, 1.0]], [[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]]
+        [[[0.5, 0.5, 0.4, 0.4], [0.25, 0.5, 0.5, 1.0]], [[0.5, 0.5, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0]]]
     )
-    boxes = [torch.tensor([[0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])]
+    boxes = [torch.tensor([[0.5, 0.0, 1.0, 1.0], [0.25, 0.0, 0.25, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])]
     first, second = torch.tensor([[1, 0], [-1, -1]]), torch.tensor([[1, 0], [0, -1]])
     weights = torch.tensor([[0.5, 1.0], [1.0, 0.0]])
     parts = box_losses([predicted, predicted], [first, second], boxes, weights)
     # Side by side: L1 of the centres 0.5, no intersection, and an enclosing box without a gap: 1 - (0 - 0).
-    assert parts["box"].item() == pytest.approx(2 * 0.5 * 0.5 / 2.5)
-    assert parts["overlap"].item() == pytest.approx(2 * 1.0 * 0.5 / 2.5, abs=1e-6)
+    # Half of the height in the one layer that counts: L1 0.5, IoU 0.5.
+    assert parts["box"].item() == pytest.approx((2 * 0.5 * 0.5 + 0.5) / 2.5)
+    assert parts["overlap"].item() == pytest.approx((2 * 1.0 * 0.5 + 0.5) / 2.5, abs=1e-6)
     assert box_losses([predicted], [first], [torch.zeros(0, 4)] * 2, weights)["box"].item() == 0
 
 

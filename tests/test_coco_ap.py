@@ -70,6 +70,15 @@ def test_ground_truth_as_results_is_perfect_and_small_and_large_are_told_apart()
     assert ap.per_class == pytest.approx({"class1": 100.0, "class2": 100.0})
 
 
+def test_each_figure_has_an_overlap_and_a_size_of_its_own() -> None:
+    """The small object is missed, the medium one found with 33 of its 40 rows."""
+    ap = evaluate_masks(truth_of(TWO_OBJECTS), [result(2, 20, (8, 8, 33, 40), 0.9)])
+    assert [ap.ap50, ap.ap75, ap.ap_small, ap.ap_medium] == pytest.approx([50.0, 50.0, 0.0, 70.0])
+    assert ap.ap == pytest.approx(35.0) and ap.per_class == pytest.approx({"class1": 0.0, "class2": 70.0})
+    loose = evaluate_masks(truth_of(TWO_OBJECTS), [result(2, 20, (8, 8, 26, 40), 0.9)])
+    assert (loose.ap50, loose.ap75) == pytest.approx((50.0, 0.0))
+
+
 def test_a_class_without_ground_truth_does_not_count() -> None:
     truth = truth_of(TWO_OBJECTS[:1])
     results = [result(1, 10, (4, 4, 16, 16), 0.5), result(2, 20, (0, 0, 9, 9), 0.9)]
@@ -78,8 +87,16 @@ def test_a_class_without_ground_truth_does_not_count() -> None:
     assert ap.per_class == pytest.approx({"class1": 100.0})
 
 
+def test_classes_of_one_name_are_told_apart_by_their_ids() -> None:
+    truth = truth_of([*TWO_OBJECTS, (1, 30, (40, 40, 16, 16))], classes=3)
+    truth["categories"][2]["name"] = "class1"
+    ap = evaluate_masks(truth, [result(1, 10, (4, 4, 16, 16), 0.5)])
+    assert ap.per_class == pytest.approx({"class1 (10)": 100.0, "class2": 0.0, "class1 (30)": 0.0})
+
+
 def test_no_results_give_zero_and_no_ground_truth_gives_nan() -> None:
     assert evaluate_masks(truth_of(TWO_OBJECTS), []).ap == 0.0
+    assert evaluate_masks(truth_of(TWO_OBJECTS), []).max_detections == 100
     assert math.isnan(evaluate_masks(truth_of([]), [result(1, 10, (0, 0, 4, 4), 0.5)]).ap)
 
 

@@ -128,6 +128,10 @@ def test_seeds_are_drawn_and_images_within_each() -> None:
     assert (found.low, found.high) == (1.0, 6.0)
     half = 4.302653 * (7 / 3) ** 0.5  # Student's t of two degrees of freedom
     assert (found.t_low, found.t_high) == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    drawn_once = gain_over_seeds([np.array([0.0, 5.0]), np.array([0.0, 7.0])], same_images=True)
+    assert (drawn_once.ap, drawn_once.low, drawn_once.high) == (0.0, 5.0, 7.0)
+    apart_from_the_whole = gain_over_seeds([np.array([99.0, 5, 5]), np.array([101.0, 7, 7])], same_images=True)
+    assert (apart_from_the_whole.ap, apart_from_the_whole.low, apart_from_the_whole.high) == (100.0, 5.0, 7.0)
     uncertain = [np.array([0.0, *[-1.0, 1.0] * 5])] * 8
     apart, same = (gain_over_seeds(uncertain, same_images=shared) for shared in (False, True))
     assert (same.low, same.high) == (-1.0, 1.0)  # what the images decide is the same for all seeds

@@ -294,6 +294,7 @@ def test_mask_logits_of_another_size_are_resized():
         ({"max_anchors": -1}, "max_anchors: expected a number, 0 for every pixel, found -1"),
         ({"memory_bank": -1}, "memory_bank: expected a number of pixels"),
         ({"memory_bank": 4, "scope": "same"}, "never in scope 'same'"),
+        ({"all_ranks": True, "scope": "same"}, "all_ranks: no image of another rank is in scope 'same'"),
         ({"form": "expected", "cues": "uniform"}, "form='expected' needs cues"),
         ({"form": "expected", "margin": 0.1}, "form='expected' has no margin"),
         ({"form": "expected", "hard_share": 0.1}, "form='expected' has no draws"),
@@ -304,12 +305,19 @@ def test_wrong_settings_are_named(settings, message):
         InstancePixelContrast(**settings)
 
 
+def test_candidates_may_come_from_other_ranks_and_earlier_steps():
+    for scope in ("all", "other"):
+        config = InstancePixelContrast(all_ranks=True, memory_bank=8, scope=scope, objectness=True).config
+        assert (config.all_ranks, config.memory_bank, config.scope) == (True, 8, scope)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"embeddings_strong": torch.rand(B, D, 2, 2)}, ValueError, r"embeddings_strong: found shape \(4, 8, 2, 2\)"),
         ({"embeddings_weak": torch.rand(B, D, 2)}, ValueError, r"embeddings_weak: found shape \(4, 8, 2\), expected"),
         ({"valid": torch.ones(B, 2, 2).bool()}, ValueError, r"valid: found shape \(4, 2, 2\), expected \(4, 16, 16\)"),
+        ({"instance_ids": torch.zeros(B, 2, 2).long()}, ValueError, r"instance_ids: found shape \(4, 2, 2\), expected"),
         ({"valid": torch.ones(B, SIDE, SIDE)}, TypeError, "valid: expected bool, found torch.float32"),
         ({"mask_logits": torch.rand(2, K, 4, 4)}, ValueError, "mask_logits: found 2 images, expected 4"),
         ({"class_logits": torch.rand(B, 3, 4)}, ValueError, r"class_logits: found shape \(4, 3, 4\)"),

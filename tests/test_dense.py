@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.data.instances import Instances
-from sskd_fast.losses.dense_loss import Cells, DenseLossConfig, assign, dense_loss, drawn_cells
+from sskd_fast.losses.dense_loss import Cells, DenseLossConfig, _qualities, assign, dense_loss, drawn_cells
 from sskd_fast.losses.heat_loss import centre_points
 from sskd_fast.losses.matching import pad_targets
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
@@ -159,6 +160,87 @@ def test_a_draw_keeps_the_limits_an_instance_and_an_image() -> None:
 def loss_of(maps: DenseMaps, targets: list[Instances], valid: Tensor | None = None, **config: Any) -> dict[str, Tensor]:
     valid = torch.ones(len(targets), 32, 32, dtype=torch.bool) if valid is None else valid
     return dense_loss(DenseLossConfig(**config), maps, targets, valid)[0]
+
+
+def slow_loss(
+    config: DenseLossConfig, maps: DenseMaps, targets: list[Instances], valid: Tensor
+) -> tuple[dict[str, float], float]:
+    """The parts and the share of instances with a cell, one cell at a time, if every cell learns its mask."""
+    logits, centres, covers = maps.cells()
+    levels, weight, masks, dices, focal, found = covers.unique(), 0.0, 0.0, 0.0, 0.0, set()
+    for image, record in enumerate(targets):
+        coarse = [F.avg_pool2d(mask.float()[None], 2)[0] for mask in record.masks]
+        owner: dict[int, int] = {}
+        for n, (x, y) in enumerate(centres.tolist()):
+            cover, near = float(covers[n]), []
+            for g, mask in enumerate(coarse):
+                area = float(mask.sum())
+                if area <= 0.5:
+                    continue
+                cy, cx = (float((mask.sum(d) * torch.arange(16)).sum()) / area for d in (1, 0))
+                fits = (cover == levels.min() or area**0.5 >= config.sizes[0] * cover) and (
+                    cover == levels.max() or area**0.5 <= config.sizes[1] * cover
+                )
+                if fits and max(abs(x - cx), abs(y - cy)) < config.radius * cover:
+                    near.append((area, g))
+            if near:
+                owner[n] = min(near)[1]
+        found |= {(image, g) for g in owner.values()}
+        ious: dict[int, list[float]] = {}
+        for n, g in owner.items():
+            z = maps.masks(torch.tensor([image]), torch.tensor([n]))
+            z = F.interpolate(z[None], scale_factor=2, mode="bilinear")[0, 0]
+            seen = valid[image].float()
+            p, t, score = z.sigmoid() * seen, record.masks[g] * seen, float(record.scores[g])
+            entropy = float((F.softplus(z) - t * z).mul(seen).sum() / (4 * t.sum() + 20))
+            masks += score * entropy
+            dices += score * float(1 - 2 * (p * t).sum() / (p.square() + t.square()).sum())
+            weight += score
+            drawn = (z > 0) * seen
+            ious.setdefault(g, []).append(float((drawn * t).sum() / torch.maximum(drawn, t).sum()))
+        share = F.avg_pool2d(valid[image].float()[None], 2)[0]
+        for n, (x, y) in enumerate(centres.tolist()):
+            g = owner.get(n)
+            own = float(share[round(y), round(x)] > 0.5) if g is None else float(record.scores[g])
+            for label, z in enumerate(logits[image, n].tolist()):
+                goal = 0.0
+                if g is not None and label == int(record.labels[g]):
+                    goal = max(0.1, sum(ious[g]) / len(ious[g])) if config.quality else 1.0
+                p = 1 / (1 + math.exp(-z))
+                balance = 0.75 if goal == 0 else 1.0 if config.quality else 0.25
+                focal += own * balance * (math.log1p(math.exp(z)) - goal * z) * (goal - p) ** 2
+    parts = {"class": focal, "mask": masks, "dice": dices}
+    return {name: value / max(1.0, weight) for name, value in parts.items()}, len(found) / sum(map(len, targets))
+
+
+@pytest.mark.parametrize("quality", [True, False])
+def test_the_dense_loss_equals_the_slow_implementation(quality: bool) -> None:
+    valid = torch.ones(2, 32, 32, dtype=torch.bool)
+    valid[0, 21:], valid[0, :2], valid[1, :, 25:], valid[1, :, :2] = False, False, False, False
+    tiny_one = square(32, 28, 2, 1) | square(32, 28, 3, 1)  # half a cell, too small to be found
+    first = instances(square(32, 4, 4, 8), square(32, 6, 8, 6), square(32, 12, 10, 16), tiny_one, labels=[0, 1, 1, 0])
+    second = instances(
+        square(32, 16, 2, 12), square(32, 0, 28, 2), square(32, 4, 14, 10), tiny_one, labels=[1, 0, 0, 1]
+    )
+    targets = [
+        dataclasses.replace(first, scores=torch.tensor([1.0, 0.5, 0.75, 1.0])),
+        dataclasses.replace(second, scores=torch.tensor([0.25, 1.0, 0.5, 1.0])),
+    ]
+    config = DenseLossConfig(radius=0.75, sizes=(1.5, 2.5), masks_an_instance=99, masks_an_image=99, quality=quality)
+    for targets_ in (targets, [targets[1], Instances.empty(32, 32)]):
+        parts, matched = dense_loss(config, random_maps(), targets_, valid)
+        expected, share = slow_loss(config, random_maps(), targets_, valid)
+        assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, rel=1e-4)
+        assert matched.item() == pytest.approx(share) and 0 < share < 1
+    single = [instances(square(32, 4, 4, 8)), Instances.empty(32, 32)]
+    assert dense_loss(config, random_maps(), single, valid)[1] == 1
+
+
+def test_instances_without_a_drawn_cell_have_an_even_quality() -> None:
+    """The score of a cell learns the mean IoU of its instance's masks: at least 0.1, one half if none was drawn."""
+    cells = Cells(torch.tensor([0, 0, 0, 1, 1]), torch.arange(5), torch.tensor([0, 0, 2, 0, 1]))
+    drawn, ious = cells.at(torch.tensor([0, 1, 3])), torch.tensor([0.4, 0.8, 0.05])
+    assert _qualities(cells, drawn, ious).tolist() == pytest.approx([0.6, 0.6, 0.5, 0.1, 0.5])
 
 
 def test_images_without_instances_push_all_scores_down() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.gradient_share import MEASURE_EVERY, GradientShare
+from sskd_fast.losses.joint_batch import JointBatch
 from sskd_fast.losses.mask_ownership import MaskOwnership, ownership_sums
 from sskd_fast.losses.mask_prototypes import MaskPrototypes, prototype_sums
 from sskd_fast.losses.matching import pad_targets
@@ -21,7 +22,7 @@ from sskd_fast.losses.training_step import Part, TrainingStep
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import Predictions
 from sskd_fast.train.schedule import TrainConfig
-from tests.test_objective import batch, model
+from tests.test_objective import TINY, batch, model
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sampled": {}, "boundary": {"scope": "same"}, "prototypes": {}, "ownership": {},
@@ -177,6 +178,38 @@ def test_pseudo_labels_count_by_their_weight_and_at_their_resolution() -> None:
     sums = [prototype_sums(f, t, 0.3) for f, t in zip((features[0], coarse), targets, strict=True)]
     expected = (sums[0][0] + 0.25 * sums[1][0]) / (sums[0][1] + 0.25 * sums[1][1])
     torch.testing.assert_close(MaskPrototypes(ContrastConfig(form="prototypes")).of_step(step).loss, expected)
+
+
+@pytest.mark.parametrize("form", list(SETTINGS))
+def test_every_form_divides_by_the_sums_of_the_joint_batch(form: str) -> None:
+    """Embeddings of another width than the map's, so that the two cannot be confused."""
+    torch.manual_seed(0)
+    step = step_of(MaskTransformer(dataclasses.replace(TINY, embedding=6), 3))
+    for part in step.parts:
+        for record in part.batch.targets:
+            record.masks[1] = record.masks[0].roll(16, 1)
+    config = ContrastConfig(form=form, num_negatives=8, max_anchors=10, **SETTINGS[form])  # type: ignore[arg-type]
+    pixel = Objective.of(SetLossConfig(), config, lam_semi=1.0, lam_pxl=0.1).contrast
+    assert pixel is not None
+    counted: dict[str, Tensor] = {}
+    pixel.of_step(dataclasses.replace(step, joint=JointBatch(counted=counted)))
+    known = {name: 2 * value for name, value in counted.items()}
+    alone, half = (pixel.of_step(s).loss for s in (step, dataclasses.replace(step, joint=JointBatch(known=known))))
+    assert len(counted) == 1 and alone > 0
+    torch.testing.assert_close(half, alone / 2)
+
+
+def test_means_over_parts_are_weighted_and_may_be_of_little() -> None:
+    step = step_of(model(), weight=0.5)
+    mean = step.weighted_mean(lambda part: (torch.tensor(0.1 if part.true else 0.4), torch.tensor(0.2)))
+    assert mean.item() == pytest.approx((0.1 + 0.5 * 0.4) / (0.2 + 0.5 * 0.2))
+
+
+def test_cells_are_valid_if_more_than_half_of_them_is() -> None:
+    step = step_of(model())
+    step.parts[1].batch.valid[2, :, :2], step.parts[1].batch.valid[2, :, 4:5] = False, False
+    valid = step.valid((8, 8))
+    assert valid[:4].all() and not valid[4, :, 0].any() and valid[4, :, 1:].all()
 
 
 def test_labels_become_cells_with_weights() -> None:

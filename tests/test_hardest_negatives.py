@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sskd_fast import ops
 
@@ -36,6 +37,12 @@ def test_nan_is_the_least_hard():
     drawn = torch.tensor([[2, 0, 1, 4]])
     hardest = ops.hardest_negatives(torch.randn(1, 3, generator=seeded(2)), candidates, drawn, 4)
     assert hardest[0, 3] == 2 and sorted(hardest[0].tolist()) == [0, 1, 2, 4]
+
+
+def test_compilers_see_the_indices_as_they_come() -> None:
+    with FakeTensorMode():
+        seen = ops.hardest_negatives(torch.zeros(3, 2), torch.zeros(5, 2), torch.zeros(3, 4, dtype=torch.int64), 2)
+    assert seen.shape == (3, 2) and seen.dtype == torch.int32
 
 
 def test_too_few_draws_and_indices_out_of_range_are_named():

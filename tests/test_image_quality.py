@@ -69,6 +69,28 @@ def test_results_of_equal_scores_count_together() -> None:
     found = image_qualities(truth(OBJECTS[:1]), [result(1, 0.5, CORNER), result(1, 0.5, LOW), result(1, 0.4, FAR)])
     assert found.score == 0.5
     assert (found.images[0].false, found.images[0].quality) == (1, pytest.approx(1 / 1.5))
+    # Two of four at 0.5, F1 4 / (4 + 2), are as good as 2 / (1 + 2) at 0.9; the first of them alone would be best.
+    tied = [result(2, 0.9, CORNER), *(result(2, 0.5, place) for place in (FAR, LOW, (0, 10, 3, 3)))]
+    assert image_qualities(truth(OBJECTS[1:3]), tied).score == 0.9
+
+
+def test_objects_need_not_say_that_they_are_no_crowd() -> None:
+    objects = [{key: value for key, value in thing.items() if key != "iscrowd"} for thing in OBJECTS[:1]]
+    found = image_qualities(truth(objects), [result(1, 0.9, CORNER), result(1, 0.9, LOW)])
+    assert found.images == [ImageQuality(1, pytest.approx(1 / 1.5), objects=1, missed=0, false=1, poor=0)]
+
+
+def test_a_right_result_may_be_the_last_and_the_only_one() -> None:
+    for results in ([result(1, 0.9, LOW), result(1, 0.4, CORNER)], [result(1, 0.4, CORNER)]):
+        assert image_qualities(truth(OBJECTS[:1]), results).score == 0.4
+
+
+def test_a_match_covers_half_of_the_union() -> None:
+    half, less = (
+        image_qualities(truth(OBJECTS[:1]), [result(1, 0.9, place)]) for place in ((0, 0, 2, 5), (0, 0, 3, 3))
+    )
+    assert half.images == [ImageQuality(1, 0.5, objects=1, missed=0, false=0, poor=1)]
+    assert less.images == [ImageQuality(1, 0.0, objects=1, missed=1, false=1, poor=0)]
 
 
 def test_without_a_right_result_those_from_one_half_count() -> None:

@@ -123,6 +123,7 @@ def test_maps_of_another_size_are_refused() -> None:
     ("changes", "message"),
     [
         ({"memory_bank": 64}, "takes no pixels of earlier steps"),
+        ({"all_ranks": True}, "takes no pixels of other ranks"),
         ({"margin": 0.1}, "has no margin"),
         ({"hard_share": 0.1}, "no draws of which to take the hardest"),
         ({"objectness": True}, "no choice of objectness"),

@@ -76,7 +76,8 @@ def test_the_ceiling_is_the_ap_of_perfect_masks_at_the_stride() -> None:
             for n, mask in enumerate(masks, 1)
         ],
     }
-    assert stride_ceiling(truth, 1) == 100
+    assert stride_ceiling(truth, 1) == stride_ceiling(truth, 4, zoom=4.0) == 100
+    assert stride_ceiling(truth, 1, max_detections=1) == pytest.approx(100 * 51 / 101)
     # One of two objects vanishes: precision is 1 up to a recall of one half, 51 of 101 levels.
     assert stride_ceiling(truth, 4) == pytest.approx(100 * 51 / 101)
     assert stride_ceiling(truth, 4) == evaluate_masks(truth, [result(masks[0])]).ap

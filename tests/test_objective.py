@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.losses.contrast import InstancePixelContrast
-from sskd_fast.losses.contrast_settings import ContrastOutput
+from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput
+from sskd_fast.losses.gradient_share import GradientShare
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import Objective, ObjectiveOutput
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig, SetLossOutput
@@ -186,6 +187,44 @@ def test_contrast_gets_both_sets_with_known_ids() -> None:
         assert bool(torch.isfinite(output.parts[name])), name
 
 
+def test_images_keep_their_numbers_in_the_joint_batch() -> None:
+    """Two of four labelled images and one of three unlabelled ones, which follow them."""
+    pixel = CountingContrast()
+    objective = Objective(SetLoss(SetLossConfig()), pixel, 1.0, 0.1)
+    objective(model(), batch(4, 1).part(slice(2, 4)), batch(3, 2).part(slice(1, 2)), progress=0.0, seed=1)
+    objective(model(), batch(4, 1).part(slice(1, 3)), None, progress=0.0, seed=1)
+    assert [call["numbers"] for call in pixel.calls] == [[2, 3, 5], [1, 2]]
+
+
+def test_every_term_is_divided_by_sums_of_the_joint_batch_of_its_own_name() -> None:
+    counted: dict[str, Tensor] = {}
+    objective = Objective(SetLoss(SetLossConfig()), contrast(), 0.7, 0.3)
+
+    def loss(joint: JointBatch) -> float:
+        return objective(model(), batch(3, 1), batch(4, 2), progress=0.5, seed=5, joint=joint).loss.item()
+
+    loss(JointBatch(counted=counted))
+    assert {name.split()[0] for name in counted} == {"sup", "semi", "pxl"}
+    doubled = JointBatch(known={name: 2 * value for name, value in counted.items()})
+    assert loss(doubled) == pytest.approx(loss(WHOLE) / 2, rel=1e-5)
+
+
+def test_pseudo_labels_keep_their_weight_if_no_fading_is_asked_for() -> None:
+    objective = Objective.of(SetLossConfig(), ContrastConfig(), lam_semi=0.8, lam_pxl=0.0)
+    assert [objective.semi_weight(progress) for progress in (0.0, 0.5, 1.0)] == [0.8, 0.8, 0.8]
+    assert objective.contrast is None and (objective.label_pool, objective.semi_masks) == (1, 1.0)
+
+
+def test_means_over_images_are_told_from_terms() -> None:
+    diagnostics = {"margin", "fnr", "fnr_foreground", "fnr_background", "other_instance_share"}
+    assert evaluate(1.0, 0.1, batch(2, 2)).means == {"sup_matched", "semi_matched"} | diagnostics
+    assert evaluate(0.0, 0.0, batch(2, 2)).means == {"sup_matched"}
+    share = Objective(SetLoss(SetLossConfig()), contrast(), 1.0, 0.1, gradient_share=GradientShare(0.1))
+    output = share(model(), batch(2, 1), None, progress=0.0, seed=1)
+    assert output.means == {"sup_matched", "pxl_weight", "pxl_gradient_share"} | diagnostics
+    assert output.means < output.parts.keys()
+
+
 def test_gradients_add_up() -> None:
     """The gradient of J is that of the terms, weighted; the strong view gives none."""
 
@@ -225,7 +264,7 @@ def test_instance_map_names_the_instance_that_covers_a_cell() -> None:
     assert ids[1, 2] == 1 and ids[6, 4] == 2 and ids[0, 7] == 0
     assert ids[0, 1] == 1  # half covered
     assert ids[3, 0] == 0
-    assert not instance_map(Instances.empty(32, 32), (8, 8), torch.device("cpu")).any()
+    assert torch.equal(instance_map(Instances.empty(32, 32), (8, 8), torch.device("cpu")), torch.zeros_like(ids))
 
 
 def test_without_labelled_images_the_objective_is_that_of_the_pseudo_labels() -> None:
@@ -234,3 +273,4 @@ def test_without_labelled_images_the_objective_is_that_of_the_pseudo_labels() ->
     parts = output.parts
     expected = 0.5 * set_loss_value(parts, "semi") + 0.1 * parts["pxl"].item()
     assert output.loss.item() == pytest.approx(expected, rel=1e-5) and "sup_class" not in parts
+    assert all(value >= 0 for value in output.seconds.values())

@@ -180,6 +180,9 @@ def test_expected_form_with_equal_weights():
     tensors, _, _, _ = expected_case(9, 12)
     loss = ops.expected_pixel_contrast(*tensors, None, None, 7, TEMPERATURE)
     torch.testing.assert_close(loss, dense_expected(*tensors, torch.ones(9, 12, dtype=torch.float64), 7))
+    halves = torch.full((12,), 0.5)  # float32 beside embeddings in float64
+    weighted = ops.expected_pixel_contrast(*tensors, None, None, 7, TEMPERATURE, candidate_weight=halves)
+    torch.testing.assert_close(weighted, loss)
 
 
 def test_expected_form_passes_gradcheck_in_embeddings_and_scores():
@@ -202,6 +205,17 @@ def test_expected_form_passes_gradcheck_in_embeddings_and_scores():
         )
 
     assert torch.autograd.gradcheck(loss, inputs)
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+def test_either_side_of_the_scores_may_want_a_gradient_alone(alone):
+    tensors, scores, _, _ = expected_case(9, 12)
+    both = [x.clone().requires_grad_() for x in scores]
+    expected = torch.autograd.grad(ops.expected_pixel_contrast(*tensors, *both, 7, TEMPERATURE), both)
+    one = [x.clone().requires_grad_(i == alone) for i, x in enumerate(scores)]
+    (grad,) = torch.autograd.grad(ops.expected_pixel_contrast(*tensors, *one, 7, TEMPERATURE), one[alone])
+    torch.testing.assert_close(grad, expected[alone])
+    assert float(grad.abs().max()) > 0
 
 
 def test_expected_form_without_a_candidate_in_scope_is_zero():

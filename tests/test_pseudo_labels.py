@@ -291,6 +291,12 @@ def test_labels_do_not_depend_on_the_chunk(tmp_path: Path, chunk: int) -> None:
     assert [r["image_id"] for r in labels] == [5, 5, 2, 2, 4, 7]
 
 
+def test_a_chunk_has_32_images_if_nothing_else_is_asked(tmp_path: Path) -> None:
+    seen: list[int] = []
+    label_images(Teacher(), range(70), tmp_path / "x.json", key="a", progress=lambda done, of: seen.append(done))
+    assert seen == [32, 64, 70]
+
+
 def test_a_result_on_an_image_not_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image 3, asked for \\[5, 2\\]"):
         label_images(lambda ids: [result(3, 3, OBJECT, 0.5)], IDS, tmp_path / "labels.json", key="a", chunk=2)
@@ -306,6 +312,8 @@ def test_cache_key_changes_with_weights_and_settings() -> None:
     weights = {"w": torch.zeros(2, 3), "scale": torch.tensor(1.0, dtype=torch.bfloat16)}
     key = cache_key(weights, {"size": 64})
     assert key == cache_key(dict(reversed(weights.items())), {"size": 64})
+    folder = cache_key(weights, {"root": Path("a"), "size": 64})
+    assert folder == cache_key(weights, {"size": 64, "root": Path("a")}) != cache_key(weights, {"root": Path("b")})
     nudged = {**weights, "w": torch.zeros(2, 3).index_fill(0, torch.tensor([1]), 1e-6)}
     transposed = {**weights, "w": torch.zeros(3, 2)}
     assert len({key, cache_key(weights, {"size": 65}), cache_key(nudged, {"size": 64}), cache_key(transposed, {})}) == 4
@@ -331,6 +339,15 @@ def test_statistics_count_labels_and_compare_with_hidden_truth() -> None:
     assert stats.mean_iou == pytest.approx(0.9)
     assert stats.warnings == []
     assert json.loads(json.dumps(asdict(stats))) == asdict(stats)
+
+
+def test_annotations_that_say_nothing_of_crowds_are_objects_to_be_found() -> None:
+    truth = truth_of([(1, 3, OBJECT), (2, 3, OBJECT), (2, 3, ELSEWHERE), (3, 3, OBJECT)], images=3)
+    del truth["annotations"][0]["iscrowd"]
+    truth["annotations"][1]["iscrowd"] = 1
+    labels = [result(1, 3, OBJECT, 0.9), result(2, 3, OBJECT, 0.9)]
+    stats = label_statistics(labels, [1, 2], CATEGORIES, truth)
+    assert (stats.recall, stats.precision) == (0.5, 1.0), "of two objects on these images one is found, a crowd is none"
 
 
 def test_statistics_without_hidden_truth_leave_precision_unknown() -> None:

@@ -63,6 +63,8 @@ def test_mask_logits_are_resized_before_they_are_compared():
     half = F.interpolate(masks, size=(2, 3), mode="bilinear", align_corners=False)
     torch.testing.assert_close(ops.fuse_scores(masks, classes, (2, 3)), ops.fuse_scores(half, classes))
     torch.testing.assert_close(half[0, 0, 0, 0], masks[0, 0, :2, :2].mean())
+    flat = masks[:, :, 1:3, 2:4].mean((2, 3), keepdim=True)
+    torch.testing.assert_close(ops.fuse_scores(masks, classes, (1, 1)), ops.fuse_scores(flat, classes))
 
 
 def test_half_precision_and_autocast_give_float32_scores():
@@ -115,7 +117,10 @@ def test_objectness_is_the_probability_of_any_object():
         ({"class_logits": torch.rand(2, 5, 1)}, ValueError, "at least one class and no-object"),
         ({"class_logits": torch.rand(2, 5, 4).double()}, ValueError, "class_logits: dtype torch.float64, expected"),
         ({"mask_logits": None}, TypeError, "mask_logits: expected a tensor, found NoneType"),
+        ({"mask_logits": torch.rand(2, 5, 4, 0)}, ValueError, "expected at least one query and one pixel"),
         ({"size": (0, 3)}, ValueError, r"size: found \(0, 3\)"),
+        ({"size": (2.5, 3)}, ValueError, r"size: found \(2.5, 3\), expected \(height, width\), whole numbers"),
+        ({"size": (2, 3, 4)}, ValueError, r"size: found \(2, 3, 4\), expected \(height, width\)"),
         ({"cues": "both"}, ValueError, "cues='both' is unknown; expected one of fused, object, mask, class"),
         ({"backend": "cuda"}, RuntimeError, "backend='cuda' cannot run: it runs on cuda tensors"),
     ],

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.heat_loss import centre_points, heat_loss
-from sskd_fast.losses.matching import MatchCosts, match, pad_targets
+from sskd_fast.losses.matching import MatchCosts, lies_inside, match, pad_targets
 from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
@@ -203,6 +203,12 @@ def test_a_mask_of_one_cell_has_a_place_and_an_empty_one_has_none(side: int) -> 
     assert inside_everywhere(masks, targets.valid).tolist() == expected
 
 
+def test_a_mask_lies_inside_if_more_than_half_of_it_does() -> None:
+    everywhere = torch.tensor([10.0, 10.0, 10.0, 0.009, 0.011])
+    on_valid = torch.tensor([5.1, 5.0, 4.9, 0.0, 0.0])
+    assert lies_inside(on_valid, everywhere, 1000).tolist() == [True, False, False, True, False]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_matching_names_logits_that_are_not_finite(value: float) -> None:
     predictions = random_predictions(2, 4)
@@ -268,20 +274,20 @@ def test_uniform_points_approximate_every_cell() -> None:
 
 
 def test_sampled_points_favour_unsure_places_and_stay_inside() -> None:
+    """A quarter of eight times as many places, those where the surest query of all is least sure, then uniform ones."""
     torch.manual_seed(0)
-    logits = torch.full((1, 2, 16, 16), 8.0)
-    logits[:, :, :, 4:6] = 0.0
-    uniform = sample_points(logits, 400, 3.0, 0.0)
-    chosen = sample_points(logits, 400, 3.0, 0.75)
-    assert uniform.shape == chosen.shape == (1, 1, 400, 2)
-    assert chosen.abs().max() <= 1
-
-    def share(grid: Tensor) -> float:
-        column = (grid[..., 0] + 1) * 8
-        return float(((column >= 4) & (column < 6)).float().mean())
-
-    assert share(uniform) == pytest.approx(2 / 16, abs=0.06)
-    assert share(chosen) > 0.3
+    column = (torch.arange(64) + 0.5) / 32 - 1
+    logits = torch.stack([8 * (column.expand(64, 64) + 0.75), torch.full((64, 64), 8.0)])[None].repeat(2, 1, 1, 1)
+    grid = sample_points(logits, 1000, 8.0, 0.25)
+    assert grid.shape == (2, 1, 1000, 2) and grid.abs().max() <= 1
+    for chosen in grid.squeeze(1):
+        hard, rest = chosen[:250, 0], chosen[250:]
+        # 250 of 8000 uniform places lie closer to the line than 1 / 32; at the border, maps fade to 0.
+        assert 0.025 < (hard + 0.75).abs().quantile(0.95) < 0.04
+        assert hard.median() == pytest.approx(-0.75, abs=0.006)
+        assert chosen[:250, 1].abs().mean() == pytest.approx(0.5, abs=0.08)
+        assert rest.abs().mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert not torch.equal(grid[0], grid[1])
 
 
 def test_gradients_flow_through_sampled_points() -> None:

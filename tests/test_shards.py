@@ -115,6 +115,9 @@ def test_a_shard_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_shard_of_no_image_is_read(tmp_path: Path) -> None:
     shards = LabelShards(written(tmp_path, range(0)))
     assert len(shards) == 0 and dict(shards.by_image()) == {}
+    for empty, folder, count in ((shards, tmp_path.name, 1), (LabelShards([]), "pseudo_labels", 0)):
+        with pytest.raises(DataError, match=rf"{folder}: no labels of image 7 in {count} shards"):
+            empty.of_image(7)
 
 
 def test_broken_and_foreign_files_are_named(tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_an_object_that_lies_alone_counts_neither_found_nor_missed() -> None:
     assert evaluate_masks(truth, [poor, *found]).ap < 80
 
 
+def test_objects_that_overlap_touch() -> None:
+    ring = np.ones((12, 12), dtype=np.uint8)
+    ring[2:10, 2:10] = 0
+    core = np.zeros((12, 12), dtype=np.uint8)
+    core[5:7, 5:7] = 1
+    for masks, within, expected in (((ring, ring), 1, True), ((ring, core), 3, False), ((ring, core), 4, True)):
+        codes = [rle.encode(np.asfortranarray(mask)) for mask in masks]
+        assert touching_masks(codes, np.ones(2, dtype=np.bool_), within).tolist() == [expected] * 2
+
+
 def test_missed_and_false_results_count() -> None:
     truth = truth_of([*PAIR, LONELY])
     found = [result(*thing, score=0.9) for thing in PAIR]
@@ -61,12 +71,18 @@ def test_missed_and_false_results_count() -> None:
     nowhere = result(1, 10, (50, 4, 8, 8), 0.95)
     assert evaluate_touching(truth, [nowhere, *found]).ap == pytest.approx(75.0, abs=0.1)
     assert evaluate_touching(truth, []).ap == 0.0
+    same_class = truth_of([(1, 10, box) for _, _, box in PAIR], classes=1)
+    both = [result(1, 10, box, 0.9) for _, _, box in PAIR]
+    assert evaluate_touching(same_class, both).max_detections == 100
+    assert evaluate_touching(same_class, both, max_detections=1).ap == pytest.approx(100 * 51 / 101)
 
 
 def test_further_apart_than_asked_nothing_touches_and_there_is_nothing_to_measure() -> None:
     truth = truth_of(PAIR)
     assert np.isnan(evaluate_touching(truth, [], within=1).ap)
     assert evaluate_touching(truth, [], within=2).ap == 0.0
+    alone = truth_of([(1, 10, (4, 4, 10, 10)), (2, 10, (4, 4, 10, 10))])
+    assert np.isnan(evaluate_touching(alone, []).ap), "one object an image"
 
 
 def test_crowd_regions_touch_nothing() -> None:

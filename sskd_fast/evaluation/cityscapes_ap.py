@@ -85,9 +85,9 @@ def evaluate_cityscapes(label_files: Mapping[int, Path], results: Sequence[Mappi
 
 
 def _settings(official: Any) -> Any:
-    """The parameters of the official evaluation, with printing turned off."""
+    """The parameters of the official evaluation."""
     settings = official.CArgs()
-    vars(settings).update(vars(official.args), quiet=True)
+    vars(settings).update(vars(official.args))
     official.setInstanceLabels(settings)
     return settings
 
