@@ -20,7 +20,9 @@ from sskd_fast._build import BuildError, Recipe, build
 
 _PACKAGE = Path(__file__).resolve().parent
 # -fno-trapping-math and -fno-math-errno let loops with comparisons and square roots vectorise; results do not change.
-_FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+# The stable ABI of the oldest PyTorch that is supported: a library built with a newer one still runs with it.
+_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 _LEAST_CAPABILITY = (8, 0)
 
 
@@ -87,9 +89,9 @@ def cxx_compiler() -> list[str]:
 def torch_flags() -> tuple[list[str], list[str]]:
     """The flags for compiling against PyTorch and for linking with it."""
     root = Path(torch.__file__).parent
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
     # System headers, so that they raise no warnings.
-    return [abi, "-isystem", str(root / "include")], [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
+    compiling = [_TARGET, "-fvisibility=hidden", "-isystem", str(root / "include")]
+    return compiling, [f"-L{root / 'lib'}", "-ltorch_cpu"]
 
 
 def cpu_recipe(sources: Path, file: str) -> Recipe:
@@ -102,7 +104,7 @@ def cpu_recipe(sources: Path, file: str) -> Recipe:
         takes="about half a minute",
         folder=sources,
         sources=(sources / "library.cpp", *sorted((sources / "cpu").glob("*.cpp"))),
-        headers=("schemas.h", "common/*.h", "math/*.h", "cpu/*.h"),
+        headers=("*.h", "common/*.h", "math/*.h", "cpu/*.h"),
         compilers=(compiler,),
         compile={".cpp": [*compiler, *flags, *compiling, "-I", str(sources), "-c"]},
         link=([*compiler, *flags, "-shared"], linking),
@@ -127,13 +129,13 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
         takes="about a minute",
         folder=sources,
         sources=(*sorted((sources / "cuda").glob("*.cpp")), *sorted((sources / "cuda").glob("*.cu"))),
-        headers=("common/*.h", "math/*.h", "cuda/*.h"),
+        headers=("*.h", "common/*.h", "math/*.h", "cuda/*.h"),
         compilers=(device_compiler, compiler),
         compile={
-            ".cpp": [*host, "-std=c++20", "-O2", *compiling, "-I", str(sources), "-c"],
+            ".cpp": [*host, "-std=c++20", "-O2", "-DUSE_CUDA", *compiling, "-I", str(sources), "-c"],
             ".cu": [*host, *cuda_flags(capabilities), "-I", str(sources), "-c"],
         },
-        link=([*host, "-shared"], [*linking, "-lc10_cuda"]),
+        link=([*host, "-shared"], [*linking, "-ltorch_cuda"]),
     )
 
 

@@ -114,7 +114,7 @@ def emulated_library() -> Any:
         takes="about a minute",
         folder=sources,
         sources=(*sorted((sources / "cuda").glob("*.cpp")), *sorted((sources / "cuda").glob("*.cu"))),
-        headers=("schemas.h", "common/*.h", "math/*.h", "cuda/*.h", "emulation/*.h"),
+        headers=("*.h", "common/*.h", "math/*.h", "cuda/*.h", "emulation/*.h"),
         compilers=(compiler,),
         compile={".cpp": [*command, "-c"], ".cu": [*command, "-x", "c++", "-c"]},
         link=([*compiler, *flags, "-shared"], linking),

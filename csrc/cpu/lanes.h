@@ -2,7 +2,7 @@
 // vector extensions; the compiler splits the vectors on machines with narrower registers.
 #pragma once
 
-#include <c10/util/BFloat16.h>
+#include <torch/headeronly/util/BFloat16.h>
 
 #include <cmath>
 #include <cstdint>
