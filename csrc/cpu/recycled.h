@@ -124,7 +124,7 @@ inline Tensor recycled_empty(Sizes sizes, const Options& options, bool read_at_r
   };
   AtenTensorHandle tensor = nullptr;
   check_torch(torch_from_blob(block->data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, dtype,
-                              aoti_torch_device_type_cpu(), 0, &tensor, aoti_torch_layout_strided(), nullptr, 0, release,
+                              aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0, release,
                               block.get()),
               "torch_from_blob");
   block.release();
