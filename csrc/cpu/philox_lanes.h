@@ -16,7 +16,7 @@ using WordLanes = uint64_t __attribute__((vector_size(64)));
 #else
 using WordLanes = uint64_t __attribute__((vector_size(32)));
 #endif
-constexpr int kWordLanes = sizeof(WordLanes) / sizeof(uint64_t);
+constexpr int kWordLanes = sizeof(WordLanes) / sizeof(uint64_t), kWordRegisters = 8 / kWordLanes;
 
 // Products of the low halves of the lanes.
 inline WordLanes multiply_low(WordLanes x, uint32_t factor) {
@@ -31,23 +31,29 @@ inline WordLanes multiply_low(WordLanes x, uint32_t factor) {
 
 // words[w][i]: word w of the counter (column + i, row, stream, 0), in the low half of a lane.
 inline void philox_lanes(PhiloxKey key, uint32_t column, uint32_t row, uint32_t stream, uint64_t words[4][8]) {
-  for (int first = 0; first < 8; first += kWordLanes) {
-    WordLanes x0, x1 = WordLanes{} + row, x2 = WordLanes{} + stream, x3{};
-    for (int i = 0; i < kWordLanes; ++i) x0[i] = static_cast<uint64_t>(first + i) + column;
-    uint32_t k0 = key.low, k1 = key.high;
+  WordLanes x0[kWordRegisters], x1[kWordRegisters], x2[kWordRegisters], x3[kWordRegisters];
+  for (int part = 0; part < kWordRegisters; ++part) {
+    for (int i = 0; i < kWordLanes; ++i) x0[part][i] = static_cast<uint64_t>(part * kWordLanes + i) + column;
+    x1[part] = WordLanes{} + row, x2[part] = WordLanes{} + stream, x3[part] = WordLanes{};
+  }
+  uint32_t k0 = key.low, k1 = key.high;
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kWordRegisters; ++part) {
       // The high halves of x1 and x3 are garbage that nothing reads.
-      const WordLanes low = multiply_low(x0, 0xD2511F53u), high = multiply_low(x2, 0xCD9E8D57u);
-      x0 = (high >> 32) ^ x1 ^ static_cast<uint64_t>(k0);
-      x2 = (low >> 32) ^ x3 ^ static_cast<uint64_t>(k1);
-      x1 = high, x3 = low;
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
+      const WordLanes low = multiply_low(x0[part], 0xD2511F53u), high = multiply_low(x2[part], 0xCD9E8D57u);
+      x0[part] = (high >> 32) ^ x1[part] ^ static_cast<uint64_t>(k0);
+      x2[part] = (low >> 32) ^ x3[part] ^ static_cast<uint64_t>(k1);
+      x1[part] = high, x3[part] = low;
     }
-    const WordLanes mask = WordLanes{} + 0xFFFFFFFFu;
-    const WordLanes result[4] = {x0 & mask, x1 & mask, x2 & mask, x3 & mask};
-    for (int w = 0; w < 4; ++w) __builtin_memcpy(words[w] + first, &result[w], sizeof(WordLanes));
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  const WordLanes mask = WordLanes{} + 0xFFFFFFFFu;
+  for (int part = 0; part < kWordRegisters; ++part) {
+    const WordLanes result[4] = {x0[part] & mask, x1[part] & mask, x2[part] & mask, x3[part] & mask};
+    for (int w = 0; w < 4; ++w) __builtin_memcpy(words[w] + part * kWordLanes, &result[w], sizeof(WordLanes));
   }
 }
 
