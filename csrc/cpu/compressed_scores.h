@@ -123,8 +123,8 @@ class CompressedScores {
     for (int64_t i = 0; i < 2 * chunks_; ++i) {
       const __m512i own = _mm512_cvtepi8_epi16(half_chunk(anchor, i));
       for (int j = 0; j < 4; ++j)
-        sum[j] = _mm512_add_epi32(
-            sum[j], _mm512_madd_epi16(_mm512_cvtepu8_epi16(half_chunk(rows[j] + kHeader, i)), own));
+        sum[j] =
+            _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_cvtepu8_epi16(half_chunk(rows[j] + kHeader, i)), own));
     }
 #endif
     // Transpose and add within the quarters of the registers, then the quarters.
@@ -139,8 +139,8 @@ class CompressedScores {
     for (int64_t i = 0; i < 4 * chunks_; ++i) {
       const __m256i own = _mm256_cvtepi8_epi16(quarter_chunk(anchor, i));
       for (int j = 0; j < 4; ++j)
-        sum[j] = _mm256_add_epi32(
-            sum[j], _mm256_madd_epi16(_mm256_cvtepu8_epi16(quarter_chunk(rows[j] + kHeader, i)), own));
+        sum[j] =
+            _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_cvtepu8_epi16(quarter_chunk(rows[j] + kHeader, i)), own));
     }
     const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3]));
     const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));

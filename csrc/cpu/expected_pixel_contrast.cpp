@@ -216,11 +216,9 @@ struct Inputs {
   Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const std::optional<Tensor>& ya,
          const std::optional<Tensor>& yq, const std::optional<Tensor>& w, const std::optional<Tensor>& ga,
          const std::optional<Tensor>& gq, bool same_, bool normalize_, const Tensor& temperature_)
-      : anchors(packed(a)), positives(packed(p)), candidates(packed(c)),
-        anchor_scores(packed(ya)), candidate_scores(packed(yq)),
-        weight(packed(w)), anchor_group(packed(ga)),
-        candidate_group(packed(gq)), same(same_), normalize(normalize_),
-        temperature(checked_temperature(temperature_)) {}
+      : anchors(packed(a)), positives(packed(p)), candidates(packed(c)), anchor_scores(packed(ya)),
+        candidate_scores(packed(yq)), weight(packed(w)), anchor_group(packed(ga)), candidate_group(packed(gq)),
+        same(same_), normalize(normalize_), temperature(checked_temperature(temperature_)) {}
 };
 
 // Both sides of the tiles, and the norms of the embeddings.
@@ -249,7 +247,7 @@ struct Operands {
     if (grouped) dense_group_ids(in.candidate_group, in.anchor_group, group_c, group_a);
     // Groups are compared as numbers of type T.
     check_value(group_c.empty() || *std::max_element(group_c.begin(), group_c.end()) < (1 << 24),
-                      "candidate_group: found more than 2^24 groups");
+                "candidate_group: found more than 2^24 groups");
     anchors.emplace(a, inverse_a, ya, width, centre, nullptr, grouped ? &group_a : nullptr);
     candidates.emplace(c, inverse_c, yc, width, centre, in.weight.defined() ? in.weight.const_data_ptr<T>() : nullptr,
                        grouped ? &group_c : nullptr);
@@ -268,8 +266,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
     const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
     const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
     const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
-    const std::optional<Tensor>& candidate_group, bool same, int64_t num_negatives,
-    const Tensor& temperature,
+    const std::optional<Tensor>& candidate_group, bool same, int64_t num_negatives, const Tensor& temperature,
     bool normalize) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);

@@ -43,8 +43,7 @@ void rank_draws(const Embeddings<T>& anchors, const Embeddings<T>& candidates, c
 
 }  // namespace
 
-Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn,
-                             int64_t num_negatives) {
+Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn, int64_t num_negatives) {
   const Tensor a = packed(anchors), c = packed(candidates);
   const Tensor index = checked_indices("drawn", drawn, c.size(0));
   const Tensor hardest = full({a.size(0), num_negatives}, -1, options_of(index));

@@ -276,9 +276,8 @@ double check_unit_rows(const char* name, const Tensor& scores) {
   });
   if (row < rows) {
     check_value(std::abs(norm_of(row) - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm_of(row),
-                      ", expected rows of unit norm");
-    check_value(false, name, ": row ", row, " has entries down to ", least_of(row),
-                      ", expected non-negative rows");
+                ", expected rows of unit norm");
+    check_value(false, name, ": row ", row, " has entries down to ", least_of(row), ", expected non-negative rows");
   }
   return rows == 0 ? 0.0 : *std::max_element(squares.begin(), squares.end());
 }
@@ -319,17 +318,16 @@ void sample(const SamplingInput<T>& in, int64_t num_negatives, int64_t seed, int
 }  // namespace
 
 Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group,
-                             const std::optional<Tensor>& candidate_scores,
-                             const std::optional<Tensor>& candidate_weight, const Tensor& candidate_group,
-                             bool same, int64_t num_negatives, const Tensor& seed) {
+                         const std::optional<Tensor>& candidate_scores, const std::optional<Tensor>& candidate_weight,
+                         const Tensor& candidate_group, bool same, int64_t num_negatives, const Tensor& seed) {
   const Tensor anchors = packed(anchor_scores), own = packed(anchor_group);
   const Tensor group = packed(candidate_group);
   const Tensor scores = packed(candidate_scores);
   const Tensor weight = packed(candidate_weight);
   check_value(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots), "found ", group.size(0),
-                    " candidates, more than int32 indices of their slots can address");
+              " candidates, more than int32 indices of their slots can address");
   check_value(anchors.size(1) <= kWidestRow, "anchor_scores: found rows of ", anchors.size(1),
-                    " numbers, expected at most ", kWidestRow);
+              " numbers, expected at most ", kWidestRow);
   const Tensor out = recycled_empty({anchors.size(0), num_negatives}, options_of(anchors).with(ScalarType::Int));
   if (out.numel() == 0) return out;
   if (group.size(0) == 0) return torch::stable::fill_(out, -1);

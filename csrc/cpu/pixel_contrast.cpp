@@ -235,9 +235,10 @@ void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positiv
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(
-    const Tensor& anchors, const Tensor& positives, const Tensor& candidates, const Tensor& negatives,
-    const Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(const Tensor& anchors, const Tensor& positives,
+                                                          const Tensor& candidates, const Tensor& negatives,
+                                                          const Tensor& temperature, std::optional<double> margin,
+                                                          bool normalize, bool with_grad) {
   const Tensor a = packed(anchors), p = packed(positives), c = packed(candidates);
   const Tensor index = checked_indices("negatives", negatives, c.size(0));
   const int64_t count = index.size(1), kept = with_grad ? a.size(0) : 0;
@@ -258,10 +259,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(
   return {loss, share, pull, pulled};
 }
 
-std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(
-    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
-    const Tensor& negatives, const Tensor& share, const Tensor& pull, const Tensor& pulled,
-    const Tensor& temperature, bool normalize, bool with_positives, bool with_candidates) {
+std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, const Tensor& anchors,
+                                                           const Tensor& positives, const Tensor& candidates,
+                                                           const Tensor& negatives, const Tensor& share,
+                                                           const Tensor& pull, const Tensor& pulled,
+                                                           const Tensor& temperature, bool normalize,
+                                                           bool with_positives, bool with_candidates) {
   const Tensor a = packed(anchors), p = packed(positives), c = packed(candidates);
   const Tensor index = checked_indices("negatives", negatives, c.size(0)), g = packed(grad);
   const Tensor grad_anchors = recycled_empty(a.sizes(), options_of(a));

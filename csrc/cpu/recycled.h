@@ -17,8 +17,8 @@
 #include "tensors.h"
 #endif
 
-// A tensor in memory of ours, with what frees it. PyTorch 2.10 has no such function: weak, hence null there, and results
-// are PyTorch's own memory.
+// A tensor in memory of ours, with what frees it. PyTorch 2.10 has no such function: weak, hence null there, and
+// results are PyTorch's own memory.
 extern "C" AOTITorchError torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides,
                                           int64_t storage_offset, int32_t dtype, int32_t device_type,
                                           int32_t device_index, AtenTensorHandle* result, int32_t layout,
@@ -116,16 +116,15 @@ inline Tensor recycled_empty(Sizes sizes, const Options& options, bool read_at_r
   for (size_t i = sizes.size(); i-- > 0; bytes *= sizes[i])
     if (i + 1 < sizes.size()) strides[i] = strides[i + 1] * sizes[i + 1];
   if (bytes < kLeastRecycled || torch_from_blob == nullptr) return empty(sizes, options);
-  auto block =
-      std::make_unique<MemoryBlock>(Recycler::shared().acquire(bytes, read_at_random && bytes >= kHugePage));
+  auto block = std::make_unique<MemoryBlock>(Recycler::shared().acquire(bytes, read_at_random && bytes >= kHugePage));
   const auto release = [](void* /*data*/, void* own) {
     const std::unique_ptr<MemoryBlock> released(static_cast<MemoryBlock*>(own));
     Recycler::shared().release(*released);
   };
   AtenTensorHandle tensor = nullptr;
   check_torch(torch_from_blob(block->data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, dtype,
-                              aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0, release,
-                              block.get()),
+                              aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0,
+                              release, block.get()),
               "torch_from_blob");
   block.release();
   return Tensor(tensor);

@@ -238,7 +238,7 @@ void check_logits(const Tensor& masks, const Tensor& classes) {
 }  // namespace
 
 Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width,
-                        int64_t cues) {
+                    int64_t cues) {
   const Tensor masks = packed(mask_logits), classes = packed(class_logits);
   const Shape s = shape_of(masks, classes, height, width, cues);
   // The sampler reads it at random.
@@ -254,8 +254,8 @@ Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64
 }
 
 std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, const Tensor& mask_logits,
-                                                         const Tensor& class_logits, int64_t height, int64_t width,
-                                                         int64_t cues) {
+                                                 const Tensor& class_logits, int64_t height, int64_t width,
+                                                 int64_t cues) {
   const Tensor masks = packed(mask_logits), classes = packed(class_logits);
   const Tensor grad = packed(grad_scores);
   const Shape s = shape_of(masks, classes, height, width, cues);

@@ -10,9 +10,9 @@ namespace sskd_fast::cuda {
 // The temperature as a tensor on the device, so that a captured graph can be replayed with another value.
 inline Tensor checked_temperature(const Tensor& temperature, const Tensor& anchors) {
   check_value(temperature.scalar_type() == ScalarType::Double && temperature.numel() == 1 &&
-                        temperature.device() == anchors.device(),
-                    "temperature: found ", temperature.numel(), " of ", temperature.scalar_type(), " on ",
-                    name_of(temperature.device()), ", expected one float64 on ", name_of(anchors.device()));
+                  temperature.device() == anchors.device(),
+              "temperature: found ", temperature.numel(), " of ", temperature.scalar_type(), " on ",
+              name_of(temperature.device()), ", expected one float64 on ", name_of(anchors.device()));
   return temperature;
 }
 

@@ -33,15 +33,15 @@ struct Inputs {
          const std::optional<Tensor>& yq, const std::optional<Tensor>& w, const std::optional<Tensor>& ga,
          const std::optional<Tensor>& gq, bool same, const Tensor& t, bool normalize, Stream stream)
       : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
-        anchor_scores(packed(ya)), candidate_scores(packed(yq)), weight(packed(w)),
-        anchor_group(packed(ga)), candidate_group(packed(gq)), temperature(checked_temperature(t, a)),
-        scope(!ga ? Scope::kAll : same ? Scope::kSame : Scope::kOther) {
+        anchor_scores(packed(ya)), candidate_scores(packed(yq)), weight(packed(w)), anchor_group(packed(ga)),
+        candidate_group(packed(gq)), temperature(checked_temperature(t, a)), scope(!ga    ? Scope::kAll
+                                                                                   : same ? Scope::kSame
+                                                                                          : Scope::kOther) {
     if (!candidate_scores.defined()) return;
     // So that half the squared distance keeps its digits if all scores are alike.
     centre = candidate_scores.size(0) > 0 ? mean_row(candidate_scores)
                                           : zeros({candidate_scores.size(1)}, options_of(candidate_scores));
   }
-
 };
 
 // The state of the forward pass and the gradient of the loss.
@@ -62,9 +62,8 @@ struct SideTensors {
   int64_t count;
   int32_t width, score_width = 0;
 
-  SideTensors(const AlignedEmbeddings& rows, const Tensor& scores, const Tensor& centre,
-              const Tensor& weight, const Tensor& group, const Tensor& temperature, const State& state,
-              Stream stream)
+  SideTensors(const AlignedEmbeddings& rows, const Tensor& scores, const Tensor& centre, const Tensor& weight,
+              const Tensor& group, const Tensor& temperature, const State& state, Stream stream)
       : count(rows.rows.size(0)),
         width(static_cast<int32_t>(rounded_up(std::max<int64_t>(1, rows.rows.size(1)), kPartDepth<S>))) {
     const auto part = std::is_same_v<S, double> ? ScalarType::Double : ScalarType::BFloat16;
@@ -109,8 +108,7 @@ struct Sides {
   }
 
   // (rows, width): gradient of the unit embeddings (for anchors, times the temperature) or of the scores.
-  Tensor gradients(bool by_anchor, bool of_scores, int64_t width, const Options& options,
-                       Stream stream) const {
+  Tensor gradients(bool by_anchor, bool of_scores, int64_t width, const Options& options, Stream stream) const {
     const Tiles<S> work = tiles(by_anchor);
     const Tensor parts = empty({work.splits, work.rows.count, width}, options);
     launch_expected_gradients<S>(work, of_scores, static_cast<int32_t>(width), data<Compute<S>>(parts), stream);
@@ -160,7 +158,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast_backw
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, temperature, normalize, stream);
   const State state{packed(grad), packed(pull), packed(log_mass), packed(weight_sum)};
-  const Tensor grad_a = torch::stable::empty_like(in.anchors.rows), grad_p = torch::stable::empty_like(in.positives.rows);
+  const Tensor grad_a = torch::stable::empty_like(in.anchors.rows),
+               grad_p = torch::stable::empty_like(in.positives.rows);
   const Tensor grad_c = torch::stable::empty_like(in.candidates.rows);
   const auto options = compute_options(anchors);
   Tensor grad_ya = empty({0}, options), grad_yc = grad_ya;

@@ -7,8 +7,7 @@
 
 namespace sskd_fast::cuda {
 
-Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn,
-                             int64_t num_negatives) {
+Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn, int64_t num_negatives) {
   const OnDevice device(anchors);
   const Tensor own = readable_rows("anchors", anchors), others = readable_rows("candidates", candidates);
   const Tensor index = narrowed_indices(drawn);

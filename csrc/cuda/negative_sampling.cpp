@@ -13,8 +13,8 @@ namespace {
 // One of the tables, after a check of its layout.
 template <typename T>
 const T* table_data(const char* name, const Tensor& table, int64_t size) {
-  check_value(table.is_contiguous() && (size < 0 || table.numel() == size), name, ": found shape ", sskd_fast::shape_of(table),
-                    ", expected ", size, " numbers, contiguous");
+  check_value(table.is_contiguous() && (size < 0 || table.numel() == size), name, ": found shape ",
+              sskd_fast::shape_of(table), ", expected ", size, " numbers, contiguous");
   return table.const_data_ptr<T>();
 }
 
@@ -30,18 +30,19 @@ Rows<S> rows_or_none(const Tensor& scores, int64_t count) {
 
 }  // namespace
 
-Tensor negative_sampling_by_tables(
-    const Tensor& anchor_scores, const Tensor& anchor_group, const std::optional<Tensor>& candidate_scores,
-    const std::optional<Tensor>& candidate_weight, const Tensor& candidate_group, bool same,
-    int64_t num_negatives, const Tensor& seed, const Tensor& entries, const Tensor& ratio,
-    const Tensor& table, const Tensor& first, const Tensor& count, const Tensor& skip_from,
-    const Tensor& skip_length, const Tensor& bound, const Tensor& available, const Tensor& order,
-    const Tensor& own_from, const Tensor& own_until) {
+Tensor negative_sampling_by_tables(const Tensor& anchor_scores, const Tensor& anchor_group,
+                                   const std::optional<Tensor>& candidate_scores,
+                                   const std::optional<Tensor>& candidate_weight, const Tensor& candidate_group,
+                                   bool same, int64_t num_negatives, const Tensor& seed, const Tensor& entries,
+                                   const Tensor& ratio, const Tensor& table, const Tensor& first, const Tensor& count,
+                                   const Tensor& skip_from, const Tensor& skip_length, const Tensor& bound,
+                                   const Tensor& available, const Tensor& order, const Tensor& own_from,
+                                   const Tensor& own_until) {
   const OnDevice device(anchor_group);
   const int64_t total = anchor_group.size(0), size = candidate_group.size(0), wanted = num_negatives;
   const Options ints = options_of(anchor_group).with(ScalarType::Int);
-  check_value(size <= INT32_MAX && wanted <= INT32_MAX / 4, "candidate_group: found ", size, " candidates and ",
-                    wanted, " negatives, expected fewer than 2^31 and 2^29");
+  check_value(size <= INT32_MAX && wanted <= INT32_MAX / 4, "candidate_group: found ", size, " candidates and ", wanted,
+              " negatives, expected fewer than 2^31 and 2^29");
   const Tensor picks = empty({total, wanted}, ints);
   if (total == 0) return picks;
   if (size == 0) return torch::stable::fill_(picks, -1);

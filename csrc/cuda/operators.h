@@ -9,33 +9,35 @@
 
 namespace sskd_fast::cuda {
 
-Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width,
-                        int64_t cues);
+Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width, int64_t cues);
 
 std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, const Tensor& mask_logits,
-                                                         const Tensor& class_logits, int64_t height, int64_t width,
-                                                         int64_t cues);
+                                                 const Tensor& class_logits, int64_t height, int64_t width,
+                                                 int64_t cues);
 
 // `Proposals` in sskd_fast/reference/proposals.py explains the arguments after the seed.
-Tensor negative_sampling_by_tables(
-    const Tensor& anchor_scores, const Tensor& anchor_group, const std::optional<Tensor>& candidate_scores,
-    const std::optional<Tensor>& candidate_weight, const Tensor& candidate_group, bool same,
-    int64_t num_negatives, const Tensor& seed, const Tensor& entries, const Tensor& ratio,
-    const Tensor& table, const Tensor& first, const Tensor& count, const Tensor& skip_from,
-    const Tensor& skip_length, const Tensor& bound, const Tensor& available, const Tensor& order,
-    const Tensor& own_from, const Tensor& own_until);
+Tensor negative_sampling_by_tables(const Tensor& anchor_scores, const Tensor& anchor_group,
+                                   const std::optional<Tensor>& candidate_scores,
+                                   const std::optional<Tensor>& candidate_weight, const Tensor& candidate_group,
+                                   bool same, int64_t num_negatives, const Tensor& seed, const Tensor& entries,
+                                   const Tensor& ratio, const Tensor& table, const Tensor& first, const Tensor& count,
+                                   const Tensor& skip_from, const Tensor& skip_length, const Tensor& bound,
+                                   const Tensor& available, const Tensor& order, const Tensor& own_from,
+                                   const Tensor& own_until);
 
-Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn,
-                             int64_t num_negatives);
+Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn, int64_t num_negatives);
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(
-    const Tensor& anchors, const Tensor& positives, const Tensor& candidates, const Tensor& negatives,
-    const Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad);
+std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(const Tensor& anchors, const Tensor& positives,
+                                                          const Tensor& candidates, const Tensor& negatives,
+                                                          const Tensor& temperature, std::optional<double> margin,
+                                                          bool normalize, bool with_grad);
 
-std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(
-    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
-    const Tensor& negatives, const Tensor& share, const Tensor& pull, const Tensor& pulled,
-    const Tensor& temperature, bool normalize, bool with_positives, bool with_candidates);
+std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, const Tensor& anchors,
+                                                           const Tensor& positives, const Tensor& candidates,
+                                                           const Tensor& negatives, const Tensor& share,
+                                                           const Tensor& pull, const Tensor& pulled,
+                                                           const Tensor& temperature, bool normalize,
+                                                           bool with_positives, bool with_candidates);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
     const Tensor& anchors, const Tensor& positives, const Tensor& candidates,

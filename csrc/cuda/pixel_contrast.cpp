@@ -15,12 +15,12 @@ struct Inputs {
   AlignedEmbeddings anchors, positives, candidates;
   Tensor negatives, temperature;
 
-  Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const Tensor& index, const Tensor& t,
-         bool normalize, Stream stream)
+  Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const Tensor& index, const Tensor& t, bool normalize,
+         Stream stream)
       : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
         negatives(narrowed_indices(index)), temperature(checked_temperature(t, a)) {
     check_value(index.size(1) <= INT32_MAX && c.size(0) <= INT32_MAX,
-                      "negatives: found more than 2^31 - 1 an anchor, or as many candidates");
+                "negatives: found more than 2^31 - 1 an anchor, or as many candidates");
   }
 
   template <typename S>
@@ -36,9 +36,10 @@ struct Inputs {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(
-    const Tensor& anchors, const Tensor& positives, const Tensor& candidates, const Tensor& negatives,
-    const Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(const Tensor& anchors, const Tensor& positives,
+                                                          const Tensor& candidates, const Tensor& negatives,
+                                                          const Tensor& temperature, std::optional<double> margin,
+                                                          bool normalize, bool with_grad) {
   const OnDevice device(anchors);
   const Inputs in(anchors, positives, candidates, negatives, temperature, normalize, device.stream());
   const auto options = compute_options(anchors);
@@ -56,10 +57,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(
   return {loss, share, pull, without_padding(pulled, anchors.size(1))};
 }
 
-std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(
-    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
-    const Tensor& negatives, const Tensor& share, const Tensor& pull, const Tensor& pulled,
-    const Tensor& temperature, bool normalize, bool with_positives, bool with_candidates) {
+std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, const Tensor& anchors,
+                                                           const Tensor& positives, const Tensor& candidates,
+                                                           const Tensor& negatives, const Tensor& share,
+                                                           const Tensor& pull, const Tensor& pulled,
+                                                           const Tensor& temperature, bool normalize,
+                                                           bool with_positives, bool with_candidates) {
   const OnDevice device(anchors);
   const Inputs in(anchors, positives, candidates, negatives, temperature, normalize, device.stream());
   const Tensor g = packed(grad), rows = in.anchors.rows;

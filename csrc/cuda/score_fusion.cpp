@@ -10,8 +10,8 @@ namespace {
 
 FusionShape shape_of(const Tensor& masks, const Tensor& classes, int64_t height, int64_t width, int64_t cues) {
   check_value(masks.size(2) * masks.size(3) <= INT32_MAX && height * width <= INT32_MAX,
-                    "mask_logits: found planes of ", masks.size(2), " x ", masks.size(3), ", resized to ", height, " x ",
-                    width, ", expected fewer than 2^31 pixels");
+              "mask_logits: found planes of ", masks.size(2), " x ", masks.size(3), ", resized to ", height, " x ",
+              width, ", expected fewer than 2^31 pixels");
   const auto narrow = [](int64_t x) { return static_cast<int32_t>(x); };
   return {masks.size(0), narrow(masks.size(1)), narrow(masks.size(2)), narrow(masks.size(3)), narrow(height),
           narrow(width), narrow(classes.size(2)), static_cast<Cues>(cues)};
@@ -21,13 +21,13 @@ template <typename T>
 void check_width(const Tensor& classes) {
   const int64_t found = classes.size(1) + classes.size(2), most = largest_fusion_width<T>();
   check_value(found <= most, "class_logits: found ", classes.size(1), " queries and ", classes.size(2),
-                    " classes, expected at most ", most, " together; backend=\"reference\" takes any number");
+              " classes, expected at most ", most, " together; backend=\"reference\" takes any number");
 }
 
 }  // namespace
 
 Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width,
-                        int64_t cues) {
+                    int64_t cues) {
   const OnDevice device(mask_logits);
   const Tensor masks = packed(mask_logits), classes = packed(softmax(class_logits, -1));
   const FusionShape shape = shape_of(masks, classes, height, width, cues);
@@ -43,8 +43,8 @@ Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64
 }
 
 std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, const Tensor& mask_logits,
-                                                         const Tensor& class_logits, int64_t height, int64_t width,
-                                                         int64_t cues) {
+                                                 const Tensor& class_logits, int64_t height, int64_t width,
+                                                 int64_t cues) {
   const OnDevice device(mask_logits);
   const Tensor masks = packed(mask_logits), classes = packed(softmax(class_logits, -1));
   const Tensor grad = packed(grad_scores);
@@ -54,8 +54,7 @@ std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, cons
   const Tensor grad_classes = empty(classes.sizes(), options_of(classes));
   const Tensor grad_resized =
       shape.resized() ? empty({shape.images, shape.queries, shape.pixels()}, options_of(masks)) : grad_masks;
-  const Tensor grad_parts =
-      empty({shape.images, fusion_parts(shape), shape.queries, shape.classes}, options_of(masks));
+  const Tensor grad_parts = empty({shape.images, fusion_parts(shape), shape.queries, shape.classes}, options_of(masks));
   by_float("score_fusion_backward", masks, [&](auto zero) {
     using scalar_t = decltype(zero);
     using T = scalar_t;
