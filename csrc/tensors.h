@@ -55,8 +55,17 @@ inline Options compute_options(const Tensor& x) {
   return options_of(x).with(x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
 }
 
+// sskd_fast/ops/_library.py looks for the words "out of memory", which PyTorch's own message may have or not.
 inline Tensor empty(Sizes sizes, const Options& options) {
-  return torch::stable::empty(sizes, options.dtype, std::nullopt, options.device);
+  try {
+    return torch::stable::empty(sizes, options.dtype, std::nullopt, options.device);
+  } catch (const std::runtime_error& error) {
+    std::ostringstream message;
+    message << "out of memory for a result of shape [";
+    for (size_t i = 0; i < sizes.size(); ++i) message << (i == 0 ? "" : ", ") << sizes[i];
+    message << "]: " << error.what();
+    throw std::runtime_error(message.str());
+  }
 }
 
 inline Tensor zeros(Sizes sizes, const Options& options) {
