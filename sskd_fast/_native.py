@@ -20,7 +20,8 @@ from sskd_fast._build import BuildError, Recipe, build, instruction_set
 
 _PACKAGE = Path(__file__).resolve().parent
 # -fno-trapping-math and -fno-math-errno let loops with comparisons and square roots vectorise; results do not change.
-_FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
+_SHARED = ["-fPIC", "-fvisibility=hidden"]
 # The stable ABI of the oldest PyTorch that is supported: a library built with a newer one still runs with it.
 _TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 _LEAST_CAPABILITY = (8, 0)
@@ -125,14 +126,14 @@ def torch_flags() -> tuple[list[str], list[str]]:
     """The flags for compiling against PyTorch and for linking with it."""
     root = Path(torch.__file__).parent
     # System headers, so that they raise no warnings.
-    compiling = [_TARGET, "-fvisibility=hidden", "-isystem", str(root / "include")]
+    compiling = [_TARGET, "-isystem", str(root / "include")]
     return compiling, [f"-L{root / 'lib'}", "-ltorch_cpu"]
 
 
 def cpu_recipe(sources: Path, file: str) -> Recipe:
     """The recipe of the library with the CPU operators and the schemas, for this machine."""
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
-    flags = [*_FLAGS, *_env.extra_cxx_flags()]
+    flags = [*_FLAGS, *_SHARED, *_env.extra_cxx_flags()]
     return Recipe(
         file=file,
         title="the C++ operators",
@@ -156,7 +157,7 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
         "-ccbin",
         compiler[0],
         "-Xcompiler",
-        ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()]),
+        ",".join([*_SHARED, *compiler[1:], *_env.extra_cxx_flags()]),
     ]
     return Recipe(
         file=file,
