@@ -1,7 +1,8 @@
 """Adds csrc/ and kernels/, which lie beside the package, to wheels; pyproject.toml declares everything else.
 
 With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt). The wheel is then for one
-platform and one version of PyTorch, which must be installed for the build (`pip install --no-build-isolation`).
+platform, every Python from 3.11 on and every PyTorch from 2.10 on; one of these must be installed for the build
+(`pip wheel --no-build-isolation`).
 CMAKE_ARGS has further arguments for cmake, such as -DSSKD_FAST_CUDA=OFF.
 """
 
@@ -50,4 +51,6 @@ class PlatformDistribution(Distribution):
         return AHEAD_OF_TIME
 
 
-setup(cmdclass={"build_py": BuildWithSources}, distclass=PlatformDistribution)
+# The libraries have no symbol of Python's at all, so the oldest Python of pyproject.toml may stand for all later ones.
+OPTIONS = {"bdist_wheel": {"py_limited_api": "cp311"}} if AHEAD_OF_TIME else {}
+setup(cmdclass={"build_py": BuildWithSources}, distclass=PlatformDistribution, options=OPTIONS)

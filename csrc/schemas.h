@@ -1,11 +1,11 @@
 // The only native schemas. The functions of sskd_fast/ops call the operators.
 #pragma once
 
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
 namespace sskd_fast {
 
-inline void define_operators(torch::Library& m) {
+inline void define_operators(torch::stable::detail::StableLibrary& m) {
   m.def("score_fusion(Tensor mask_logits, Tensor class_logits, int height, int width, int cues) -> Tensor");
   m.def(
       "score_fusion_backward(Tensor grad, Tensor mask_logits, Tensor class_logits, int height, int width, int cues)"

@@ -85,12 +85,13 @@ def build_key(recipe: Recipe) -> str:
             message = f"the compiler {shlex.join(compiler)} cannot be run ({error}); set CXX or CUDA_HOME to another"
             raise BuildError(message) from error
     words = [word for command in (*recipe.compile.values(), *recipe.link) for word in command]
-    for word in (*words, torch.__version__, platform.machine(), _instruction_set()):
+    for word in (*words, torch.__version__, platform.machine(), instruction_set()):
         digest.update(word.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _instruction_set() -> str:
+def instruction_set() -> str:
+    """The instructions that the processor has, as /proc/cpuinfo names them, else its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

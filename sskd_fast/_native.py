@@ -1,7 +1,7 @@
-"""The only loader of the native operators of csrc/: built for this machine on first use, then cached.
+"""The only loader of the native operators of csrc/: a wheel's libraries, else built for this machine on first use.
 
 There are two libraries, so that nobody without a GPU waits for nvcc. One has the schemas and the CPU operators, the
-other the CUDA operators.
+other the CUDA operators. Both use LibTorch's stable ABI, so that those of a wheel serve several versions of PyTorch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,23 @@ from typing import Any
 import torch
 
 from sskd_fast import _backend, _env
-from sskd_fast._build import BuildError, Recipe, build
+from sskd_fast._build import BuildError, Recipe, build, instruction_set
 
 _PACKAGE = Path(__file__).resolve().parent
 # -fno-trapping-math and -fno-math-errno let loops with comparisons and square roots vectorise; results do not change.
-_FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS = ["-std=gnu++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
+_SHARED = ["-fPIC", "-fvisibility=hidden"]
+# The stable ABI of the oldest PyTorch that is supported: a library built with a newer one still runs with it.
+_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 _LEAST_CAPABILITY = (8, 0)
+_LEAST_TORCH = (2, 10)
+_V3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe"
+# The CPU libraries of CMakeLists.txt, the fastest first, and the instructions that each needs, as in /proc/cpuinfo.
+_PREBUILT = {
+    "sskd_fast_cpu.so": "",  # built for one machine, as its builder has said
+    "sskd_fast_cpu_v4.so": f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl",
+    "sskd_fast_cpu_v3.so": _V3,
+}
 
 
 def source_folder() -> Path:
@@ -41,14 +52,24 @@ def load(*, announce: bool = True) -> Path:
     """
     if sys.platform != "linux":
         raise BuildError(f"the C++ operators are built on Linux only, and this is {sys.platform}")
-    file = "sskd_fast_cpu.so"
-    return _loaded(_prebuilt(file) or _built(cpu_recipe(source_folder(), file), announce))
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _LEAST_TORCH:
+        least = ".".join(map(str, _LEAST_TORCH))
+        raise BuildError(f"the C++ operators need PyTorch {least} or later, and this is {torch.__version__}")
+    folder, instructions = _PACKAGE / "lib", instruction_set()
+    library = fitting_library(folder, instructions)
+    if library is not None:
+        return _loaded(library)
+    try:
+        return _loaded(_built(cpu_recipe(source_folder(), "sskd_fast_cpu.so"), announce))
+    except BuildError as error:
+        unfit = why_none_fits(folder, instructions)
+        raise BuildError(f"{error}; {unfit}" if unfit else str(error)) from error
 
 
 def load_cuda(*, announce: bool = True) -> Path:
     """Registers the same operators for CUDA tensors, on the GPUs present; otherwise like `load`."""
     capabilities, file = _capabilities(), "sskd_fast_cuda.so"
-    library = _prebuilt(file)
+    library = _prebuilt_cuda(_PACKAGE / "lib" / file)
     if library is None:
         # Before `load`, which would build the schemas for nothing if nvcc is missing.
         recipe = cuda_recipe(source_folder(), file, capabilities)
@@ -56,12 +77,29 @@ def load_cuda(*, announce: bool = True) -> Path:
     return _loaded(library or _built(recipe, announce))
 
 
-def _prebuilt(file: str) -> Path | None:
-    """The library built ahead of time (CMakeLists.txt) for this version of PyTorch; None if there is none."""
-    library, version = _PACKAGE / "lib" / file, _PACKAGE / "lib" / "torch_version.txt"
-    if not library.exists() or version.read_text(encoding="utf-8").strip() != torch.__version__:
+def fitting_library(folder: Path, instructions: str) -> Path | None:
+    """The fastest CPU library of a folder that runs with these instructions; None if none does."""
+    present = set(instructions.split())
+    fitting = (folder / file for file, needed in _PREBUILT.items() if present.issuperset(needed.split()))
+    return next((library for library in fitting if library.exists()), None)
+
+
+def why_none_fits(folder: Path, instructions: str) -> str:
+    """The instructions that the least demanding CPU library needs beyond these; "" if one fits or there is none."""
+    modest = [needed for file, needed in _PREBUILT.items() if (folder / file).exists()][-1:]
+    if fitting_library(folder, instructions) is not None or not modest:
+        return ""
+    lacking = [word for word in modest[0].split() if word not in instructions.split()]
+    return f"the libraries in {folder} need instructions that this processor lacks: {' '.join(lacking)}"
+
+
+def _prebuilt_cuda(library: Path) -> Path | None:
+    """The library if a wheel has brought it, and the driver is of its CUDA release or a later one; else None."""
+    if not library.exists():
         return None
-    return library
+    release = int(library.with_name("cuda_release.txt").read_text(encoding="utf-8"))
+    driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    return library if driver >= 1000 * release else None
 
 
 def _built(recipe: Recipe, announce: bool) -> Path:
@@ -87,22 +125,22 @@ def cxx_compiler() -> list[str]:
 def torch_flags() -> tuple[list[str], list[str]]:
     """The flags for compiling against PyTorch and for linking with it."""
     root = Path(torch.__file__).parent
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
     # System headers, so that they raise no warnings.
-    return [abi, "-isystem", str(root / "include")], [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
+    compiling = [_TARGET, "-isystem", str(root / "include")]
+    return compiling, [f"-L{root / 'lib'}", "-ltorch_cpu"]
 
 
 def cpu_recipe(sources: Path, file: str) -> Recipe:
     """The recipe of the library with the CPU operators and the schemas, for this machine."""
     compiler, (compiling, linking) = cxx_compiler(), torch_flags()
-    flags = [*_FLAGS, *_env.extra_cxx_flags()]
+    flags = [*_FLAGS, *_SHARED, *_env.extra_cxx_flags()]
     return Recipe(
         file=file,
         title="the C++ operators",
         takes="about half a minute",
         folder=sources,
         sources=(sources / "library.cpp", *sorted((sources / "cpu").glob("*.cpp"))),
-        headers=("schemas.h", "common/*.h", "math/*.h", "cpu/*.h"),
+        headers=("*.h", "common/*.h", "math/*.h", "cpu/*.h"),
         compilers=(compiler,),
         compile={".cpp": [*compiler, *flags, *compiling, "-I", str(sources), "-c"]},
         link=([*compiler, *flags, "-shared"], linking),
@@ -119,7 +157,7 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
         "-ccbin",
         compiler[0],
         "-Xcompiler",
-        ",".join(["-fPIC", *compiler[1:], *_env.extra_cxx_flags()]),
+        ",".join([*_SHARED, *compiler[1:], *_env.extra_cxx_flags()]),
     ]
     return Recipe(
         file=file,
@@ -127,13 +165,13 @@ def cuda_recipe(sources: Path, file: str, capabilities: list[tuple[int, int]]) -
         takes="about a minute",
         folder=sources,
         sources=(*sorted((sources / "cuda").glob("*.cpp")), *sorted((sources / "cuda").glob("*.cu"))),
-        headers=("common/*.h", "math/*.h", "cuda/*.h"),
+        headers=("*.h", "common/*.h", "math/*.h", "cuda/*.h"),
         compilers=(device_compiler, compiler),
         compile={
-            ".cpp": [*host, "-std=c++20", "-O2", *compiling, "-I", str(sources), "-c"],
+            ".cpp": [*host, "-std=c++20", "-O2", "-DUSE_CUDA", *compiling, "-I", str(sources), "-c"],
             ".cu": [*host, *cuda_flags(capabilities), "-I", str(sources), "-c"],
         },
-        link=([*host, "-shared"], [*linking, "-lc10_cuda"]),
+        link=([*host, "-shared"], [*linking, "-ltorch_cuda"]),
     )
 
 

@@ -106,7 +106,7 @@ def emulated_library() -> Any:
     except _build.BuildError as error:
         pytest.skip(f"the CUDA operators are not emulated: {error}")
     # Without contraction, so that the result does not depend on the machine.
-    flags = ["-std=gnu++20", "-O1", "-fPIC", "-ffp-contract=off", "-DSSKD_EMULATION", *_env.extra_cxx_flags()]
+    flags = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DSSKD_EMULATION", *_env.extra_cxx_flags()]
     command = [*compiler, *flags, "-Wno-unknown-pragmas", *compiling, "-I", str(sources)]
     recipe = _build.Recipe(
         file="sskd_fast_emulated.so",
@@ -114,7 +114,7 @@ def emulated_library() -> Any:
         takes="about a minute",
         folder=sources,
         sources=(*sorted((sources / "cuda").glob("*.cpp")), *sorted((sources / "cuda").glob("*.cu"))),
-        headers=("schemas.h", "common/*.h", "math/*.h", "cuda/*.h", "emulation/*.h"),
+        headers=("*.h", "common/*.h", "math/*.h", "cuda/*.h", "emulation/*.h"),
         compilers=(compiler,),
         compile={".cpp": [*command, "-c"], ".cu": [*command, "-x", "c++", "-c"]},
         link=([*compiler, *flags, "-shared"], linking),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -185,14 +186,47 @@ def test_libraries_built_ahead_of_time_need_no_compiler(tmp_path):
     env = environment(tmp_path / "cache", **options)
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
+    built = site / "sskd_fast" / "lib"
+    if platform.machine() == "x86_64":
+        assert {file.name for file in built.iterdir()} == {"sskd_fast_cpu_v3.so", "sskd_fast_cpu_v4.so"}
+    if _native.fitting_library(built, _build.instruction_set()) is None:
+        pytest.skip(_native.why_none_fits(built, _build.instruction_set()))
     env = environment(tmp_path / "cache", PATH=str(tmp_path), PYTHONPATH=str(site))
     command = [sys.executable, "-c", USE + "print(ops.__file__)"]
     done = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=600)
     assert "backend cpu" in done.stdout and SCORES in done.stdout and done.stderr == ""
     assert str(site) in done.stdout and not libraries(tmp_path / "cache")
-    (site / "sskd_fast" / "lib" / "torch_version.txt").write_text("2.0.0")  # of another PyTorch: not taken
-    done = subprocess.run(command, cwd=site, env=env, capture_output=True, text=True, timeout=600)
-    assert "backend reference" in done.stdout and "no C++ compiler was found" in done.stderr
+
+
+def test_the_fastest_library_that_the_processor_can_run_is_taken(tmp_path):
+    modest = "fpu avx avx2 bmi1 bmi2 f16c fma abm movbe"
+    wide = f"{modest} avx512f avx512bw avx512cd avx512dq avx512vl"
+    v3, v4, own = (tmp_path / f"sskd_fast_cpu{end}.so" for end in ("_v3", "_v4", ""))
+    assert _native.fitting_library(tmp_path, wide) is None and _native.why_none_fits(tmp_path, "fpu") == ""
+    v3.touch()
+    assert _native.fitting_library(tmp_path, wide) == v3
+    v4.touch()
+    assert _native.fitting_library(tmp_path, wide) == v4 and _native.fitting_library(tmp_path, modest) == v3
+    assert _native.fitting_library(tmp_path, wide.replace(" avx512dq", "")) == v3
+    assert _native.fitting_library(tmp_path, modest.replace(" avx2", "").replace(" fma", "")) is None
+    message = f"the libraries in {tmp_path} need instructions that this processor lacks: avx2 fma"
+    assert _native.why_none_fits(tmp_path, "avx bmi1 bmi2 f16c abm movbe") == message
+    own.touch()  # built with SSKD_FAST_MARCH, for this processor
+    assert _native.fitting_library(tmp_path, "fpu") == own and _native.why_none_fits(tmp_path, "fpu") == ""
+
+
+def test_a_library_depends_on_nothing_but_the_stable_interface():
+    """Symbols of ATen, c10 or Python would tie a library to one version of either."""
+    if shutil.which("nm") is None:
+        pytest.skip("nm was not found: the symbols are not listed")
+    command = ["nm", "-D", "--undefined-only", str(_native.load())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    needed = {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
+    assert {"torch_library_impl", "torch_parallel_for"} <= needed
+    assert not [name for name in needed if re.search(r"N2at|N3c10|^Py|^_Py|omp_|GOMP", name)]
+    # What the oldest supported PyTorch lacks may be missing when the library is loaded.
+    weak = {line.split()[-1] for line in done.stdout.splitlines() if " w " in line}
+    assert {"torch_from_blob", "torch_exception_get_what_without_backtrace"} <= weak
 
 
 @pytest.mark.slow

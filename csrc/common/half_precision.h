@@ -1,5 +1,5 @@
 // Half-precision numbers as stored in memory, and their conversions; arithmetic is in float. The layouts are those
-// of c10::Half and c10::BFloat16.
+// of PyTorch's float16 and bfloat16.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@
 #include "cpu/buffer.h"
 #include "cpu/lanes.h"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -101,20 +101,49 @@ class CompressedScores {
   }
 
  private:
+#if defined(__AVX2__)
+  static __m256i half_chunk(const void* bytes, int64_t i) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(bytes) + i);
+  }
+  static __m128i quarter_chunk(const void* bytes, int64_t i) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(bytes) + i);
+  }
+#endif
+
   void product4(const uint8_t* const* rows, const int8_t* anchor, int32_t* total) const {
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(__AVX512BW__)
     __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+#if defined(__AVX512VNNI__)
     for (int64_t i = 0; i < chunks_; ++i) {
       const __m512i own = _mm512_loadu_si512(anchor + 64 * i);
       for (int j = 0; j < 4; ++j)
         sum[j] = _mm512_dpbusd_epi32(sum[j], _mm512_loadu_si512(rows[j] + kHeader + 64 * i), own);
     }
+#else
+    for (int64_t i = 0; i < 2 * chunks_; ++i) {
+      const __m512i own = _mm512_cvtepi8_epi16(half_chunk(anchor, i));
+      for (int j = 0; j < 4; ++j)
+        sum[j] =
+            _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_cvtepu8_epi16(half_chunk(rows[j] + kHeader, i)), own));
+    }
+#endif
     // Transpose and add within the quarters of the registers, then the quarters.
     const __m512i even = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
     const __m512i odd = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
     const __m512i both = _mm512_add_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
     const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
     const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(total), quarter);
+#elif defined(__AVX2__)
+    __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int64_t i = 0; i < 4 * chunks_; ++i) {
+      const __m256i own = _mm256_cvtepi8_epi16(quarter_chunk(anchor, i));
+      for (int j = 0; j < 4; ++j)
+        sum[j] =
+            _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_cvtepu8_epi16(quarter_chunk(rows[j] + kHeader, i)), own));
+    }
+    const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3]));
+    const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(total), quarter);
 #else
     for (int j = 0; j < 4; ++j) {

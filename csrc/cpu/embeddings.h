@@ -1,15 +1,14 @@
 // Embedding rows of storage type S: inverse norms, normalised copies, and the gradient through the normalisation.
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
 #include "cpu/lanes.h"
+#include "cpu/threads.h"
 #include "math/pixel_contrast.h"
+#include "tensors.h"
 
 namespace sskd_fast {
 
@@ -21,20 +20,21 @@ struct Embeddings {
 };
 
 template <typename S>
-Embeddings<S> embeddings(const at::Tensor& x) {
+Embeddings<S> embeddings(const Tensor& x) {
   return {x.const_data_ptr<S>(), x.size(0), x.size(1)};
 }
 
-// The dtype of sums and products of these embeddings: double for double, float otherwise.
-inline at::TensorOptions compute_options(const at::Tensor& x) {
-  return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+// The value of a one-element double tensor, positive and finite.
+inline double checked_temperature(const Tensor& temperature) {
+  const double value = *temperature.const_data_ptr<double>();
+  check_value(value > 0 && std::isfinite(value), "temperature: expected a positive finite number, found ", value);
+  return value;
 }
 
-// The value of a one-element double tensor, positive and finite.
-inline double checked_temperature(const at::Tensor& temperature) {
-  const double value = *temperature.const_data_ptr<double>();
-  TORCH_CHECK_VALUE(value > 0 && std::isfinite(value), "temperature: expected a positive finite number, found ", value);
-  return value;
+// f(S()) for the element type S of embeddings.
+template <typename F>
+void by_embedding_dtype(const char* operation, const Tensor& x, F f) {
+  by_dtype<float, double, c10::BFloat16>(operation, x, f);
 }
 
 // 1 / |x| of every row, or 1 without normalisation.
@@ -43,7 +43,7 @@ std::vector<Compute<S>> inverse_norms(const Embeddings<S>& x, bool normalize) {
   using T = Compute<S>;
   std::vector<T> result(x.rows, T(1));
   if (!normalize) return result;
-  at::parallel_for(0, x.rows, 1024, [&](int64_t begin, int64_t end) {
+  parallel_for(0, x.rows, 1024, [&](int64_t begin, int64_t end) {
     std::vector<T> copy(x.width);
     for (int64_t i = begin; i < end; ++i) {
       const S* row = x.row(i);

@@ -1,9 +1,6 @@
 // The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates, with the similarities
 // and the weights of a tile in registers and an online log-sum-exp. The backward pass computes the tiles again, once by
 // anchors and once by candidates, so one thread sums each gradient in a fixed order.
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 
 #include <limits>
 #include <optional>
@@ -14,7 +11,9 @@
 #include "cpu/operators.h"
 #include "cpu/products.h"
 #include "cpu/recycled.h"
+#include "cpu/threads.h"
 #include "math/pixel_contrast.h"
+#include "tensors.h"
 
 namespace sskd_fast {
 namespace {
@@ -33,7 +32,7 @@ struct Side {
        const std::vector<T>& centre, const T* factor, const std::vector<int32_t>* groups)
       : embedding(x.rows, x.width), score(scores == nullptr ? 0 : x.rows, width), half(embedding.padded_rows, T(0)),
         weight(embedding.padded_rows, T(0)), group(embedding.padded_rows, T(0)) {
-    at::parallel_for(0, embedding.padded_rows / kPanel<T>, 4, [&](int64_t begin, int64_t end) {
+    parallel_for(0, embedding.padded_rows / kPanel<T>, 4, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         embedding.fill(p, [&](int64_t i, T* out) { scaled_row(x.row(i), inverse[i], x.width, out); });
         if (scores != nullptr)
@@ -95,7 +94,7 @@ template <typename T>
 void forward(const Tiles<T>& tiles, const T* positive, int64_t num_negatives, T* loss, T* pull, T* log_mass,
              T* weight_sum) {
   const int64_t anchors = tiles.rows.embedding.rows, panels = tiles.columns.embedding.padded_rows / kPanel<T>;
-  at::parallel_for(0, (anchors + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, (anchors + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * kTileRows; first < std::min(end * kTileRows, anchors); first += kTileRows) {
       const int64_t rows = std::min(kTileRows, tiles.rows.embedding.padded_rows - first);
       T top[kTileRows], mass[kTileRows] = {}, total[kTileRows] = {};
@@ -162,7 +161,7 @@ void backward(const Tiles<T>& tiles, const AnchorState<T>& state, bool with_scor
   constexpr int64_t lanes = Lanes<T>::count;
   const Operand<T>&embedding = tiles.columns.embedding, &score = tiles.columns.score;
   const int64_t count = tiles.rows.embedding.rows, panels = embedding.padded_rows / kPanel<T>;
-  at::parallel_for(0, (count + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, (count + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> grad(kTileRows * embedding.padded_width), grad_score(kTileRows * score.padded_width);
     std::vector<T> slope_sum(kTileRows);
     for (int64_t first = begin * kTileRows; first < std::min(end * kTileRows, count); first += kTileRows) {
@@ -210,18 +209,16 @@ void backward(const Tiles<T>& tiles, const AnchorState<T>& state, bool with_scor
 
 // The arguments of both passes, made contiguous.
 struct Inputs {
-  at::Tensor anchors, positives, candidates, anchor_scores, candidate_scores, weight, anchor_group, candidate_group;
+  Tensor anchors, positives, candidates, anchor_scores, candidate_scores, weight, anchor_group, candidate_group;
   bool same, normalize;
   double temperature;
 
-  Inputs(const at::Tensor& a, const at::Tensor& p, const at::Tensor& c, const std::optional<at::Tensor>& ya,
-         const std::optional<at::Tensor>& yq, const std::optional<at::Tensor>& w, const std::optional<at::Tensor>& ga,
-         const std::optional<at::Tensor>& gq, bool same_, bool normalize_, const at::Tensor& temperature_)
-      : anchors(a.contiguous()), positives(p.contiguous()), candidates(c.contiguous()),
-        anchor_scores(ya ? ya->contiguous() : at::Tensor()), candidate_scores(yq ? yq->contiguous() : at::Tensor()),
-        weight(w ? w->contiguous() : at::Tensor()), anchor_group(ga ? ga->contiguous() : at::Tensor()),
-        candidate_group(gq ? gq->contiguous() : at::Tensor()), same(same_), normalize(normalize_),
-        temperature(checked_temperature(temperature_)) {}
+  Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const std::optional<Tensor>& ya,
+         const std::optional<Tensor>& yq, const std::optional<Tensor>& w, const std::optional<Tensor>& ga,
+         const std::optional<Tensor>& gq, bool same_, bool normalize_, const Tensor& temperature_)
+      : anchors(packed(a)), positives(packed(p)), candidates(packed(c)), anchor_scores(packed(ya)),
+        candidate_scores(packed(yq)), weight(packed(w)), anchor_group(packed(ga)), candidate_group(packed(gq)),
+        same(same_), normalize(normalize_), temperature(checked_temperature(temperature_)) {}
 };
 
 // Both sides of the tiles, and the norms of the embeddings.
@@ -249,8 +246,8 @@ struct Operands {
     centre.assign(mean.begin(), mean.end());
     if (grouped) dense_group_ids(in.candidate_group, in.anchor_group, group_c, group_a);
     // Groups are compared as numbers of type T.
-    TORCH_CHECK_VALUE(group_c.empty() || *std::max_element(group_c.begin(), group_c.end()) < (1 << 24),
-                      "candidate_group: found more than 2^24 groups");
+    check_value(group_c.empty() || *std::max_element(group_c.begin(), group_c.end()) < (1 << 24),
+                "candidate_group: found more than 2^24 groups");
     anchors.emplace(a, inverse_a, ya, width, centre, nullptr, grouped ? &group_a : nullptr);
     candidates.emplace(c, inverse_c, yc, width, centre, in.weight.defined() ? in.weight.const_data_ptr<T>() : nullptr,
                        grouped ? &group_c : nullptr);
@@ -265,18 +262,18 @@ struct Operands {
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast(
-    const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
-    const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives,
-    const at::Tensor& temperature,
+std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
+    const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
+    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
+    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
+    const std::optional<Tensor>& candidate_group, bool same, int64_t num_negatives, const Tensor& temperature,
     bool normalize) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);
-  const auto empty = [&] { return recycled_empty({anchors.size(0)}, compute_options(anchors)); };
-  const at::Tensor loss = empty(), pull = empty(), log_mass = empty(), weight_sum = empty();
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, in.anchors.scalar_type(), "expected_pixel_contrast", [&] {
+  const auto of_anchors = [&] { return recycled_empty({anchors.size(0)}, compute_options(anchors)); };
+  const Tensor loss = of_anchors(), pull = of_anchors(), log_mass = of_anchors(), weight_sum = of_anchors();
+  by_embedding_dtype("expected_pixel_contrast", in.anchors, [&](auto zero) {
+    using scalar_t = decltype(zero);
     using T = Compute<scalar_t>;
     const Operands<scalar_t> x(in);
     std::vector<T> positive(x.a.rows), unit(x.a.width);
@@ -290,23 +287,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contra
   return {loss, pull, log_mass, weight_sum};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast_backward(
-    const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
-    const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, const at::Tensor& pull, const at::Tensor& log_mass,
-    const at::Tensor& weight_sum, const at::Tensor& temperature, bool normalize, bool with_scores) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast_backward(
+    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
+    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
+    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
+    const std::optional<Tensor>& candidate_group, bool same, const Tensor& pull, const Tensor& log_mass,
+    const Tensor& weight_sum, const Tensor& temperature, bool normalize, bool with_scores) {
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, normalize, temperature);
-  const at::Tensor grad_a = recycled_empty(anchors.sizes(), anchors.options()), g = grad.contiguous();
-  const at::Tensor grad_p = recycled_empty(positives.sizes(), positives.options());
-  const at::Tensor grad_c = recycled_empty(candidates.sizes(), candidates.options());
-  const auto score_gradient = [&](const at::Tensor& scores) {
-    return with_scores && scores.defined() ? recycled_empty(scores.sizes(), scores.options())
+  const Tensor grad_a = recycled_empty(anchors.sizes(), options_of(anchors)), g = packed(grad);
+  const Tensor grad_p = recycled_empty(positives.sizes(), options_of(positives));
+  const Tensor grad_c = recycled_empty(candidates.sizes(), options_of(candidates));
+  const auto score_gradient = [&](const Tensor& scores) {
+    return with_scores && scores.defined() ? recycled_empty(scores.sizes(), options_of(scores))
                                            : recycled_empty({0}, compute_options(anchors));
   };
-  const at::Tensor grad_ya = score_gradient(in.anchor_scores), grad_yc = score_gradient(in.candidate_scores);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, in.anchors.scalar_type(), "expected_pixel_contrast_backward", [&] {
+  const Tensor grad_ya = score_gradient(in.anchor_scores), grad_yc = score_gradient(in.candidate_scores);
+  by_embedding_dtype("expected_pixel_contrast_backward", in.anchors, [&](auto zero) {
+    using scalar_t = decltype(zero);
     using T = Compute<scalar_t>;
     const Operands<scalar_t> x(in);
     const int64_t width = x.a.width, score_width = x.anchors->score.width;
@@ -314,15 +312,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_
     AnchorState<T> state;
     for (auto* values : {&state.pulled, &state.log_mass, &state.inverse_sum})
       values->assign(x.anchors->embedding.padded_rows, T(0));
+    const T *outer = g.const_data_ptr<T>(), *pulls = pull.const_data_ptr<T>();
+    const T *mass = log_mass.const_data_ptr<T>(), *total = weight_sum.const_data_ptr<T>();
     for (int64_t i = 0; i < x.a.rows; ++i) {
-      const T total = weight_sum.const_data_ptr<T>()[i];
-      if (!(total > 0)) continue;
-      state.pulled[i] = g.const_data_ptr<T>()[i] * pull.const_data_ptr<T>()[i];
-      state.log_mass[i] = log_mass.const_data_ptr<T>()[i];
-      state.inverse_sum[i] = 1 / total;
+      if (!(total[i] > 0)) continue;
+      state.pulled[i] = outer[i] * pulls[i];
+      state.log_mass[i] = mass[i];
+      state.inverse_sum[i] = 1 / total[i];
     }
     const T scale = static_cast<T>(1 / in.temperature);
-    const auto copy_scores = [&](const at::Tensor& out, int64_t i, const T* row) {
+    const auto copy_scores = [&](const Tensor& out, int64_t i, const T* row) {
       if (scores) std::copy_n(row, score_width, out.mutable_data_ptr<T>() + i * score_width);
     };
     backward<true>(x.tiles(true, in), state, scores, [&](int64_t i, T* row, const T* score_row) {

@@ -1,10 +1,10 @@
 // The first row that fails a check, found with several threads.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <atomic>
 #include <cstdint>
+
+#include "cpu/threads.h"
 
 namespace sskd_fast {
 
@@ -12,7 +12,7 @@ namespace sskd_fast {
 template <typename Wrong>
 int64_t first_wrong(int64_t count, int64_t grain, Wrong wrong) {
   std::atomic<int64_t> first{count};
-  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (!wrong(i)) continue;
       int64_t known = first.load();

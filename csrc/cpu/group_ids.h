@@ -1,11 +1,11 @@
 // Group ids (any integers) as numbers from 0 on, in ascending order of the ids.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "tensors.h"
 
 namespace sskd_fast {
 
@@ -39,7 +39,7 @@ class GroupIds {
 };
 
 // Group numbers of both sides, by the ids of the first.
-inline void dense_group_ids(const at::Tensor& first, const at::Tensor& second, std::vector<int32_t>& first_numbers,
+inline void dense_group_ids(const Tensor& first, const Tensor& second, std::vector<int32_t>& first_numbers,
                             std::vector<int32_t>& second_numbers) {
   const GroupIds ids(first.const_data_ptr<int64_t>(), first.numel());
   first_numbers = ids.numbers(first.const_data_ptr<int64_t>(), first.numel());

@@ -1,8 +1,4 @@
 // Hardest negatives on the CPU: a partial sort of each anchor's draws by similarity.
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/full.h>
 
 #include <algorithm>
 #include <utility>
@@ -12,7 +8,9 @@
 #include "cpu/indices.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
+#include "cpu/threads.h"
 #include "math/hardest_negatives.h"
+#include "tensors.h"
 
 namespace sskd_fast {
 namespace {
@@ -26,7 +24,7 @@ void rank_draws(const Embeddings<T>& anchors, const Embeddings<T>& candidates, c
                 int64_t num_negatives, int32_t* hardest) {
   const std::vector<T> inverse = inverse_norms(candidates, true);
   const int64_t width = anchors.width;
-  at::parallel_for(0, anchors.rows, 16, [&](int64_t begin, int64_t end) {
+  parallel_for(0, anchors.rows, 16, [&](int64_t begin, int64_t end) {
     std::vector<std::pair<T, int64_t>> order;
     for (int64_t i = begin; i < end; ++i) {
       const int32_t* q = drawn + i * draws;
@@ -45,12 +43,12 @@ void rank_draws(const Embeddings<T>& anchors, const Embeddings<T>& candidates, c
 
 }  // namespace
 
-at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candidates, const at::Tensor& drawn,
-                             int64_t num_negatives) {
-  const at::Tensor a = anchors.contiguous(), c = candidates.contiguous();
-  const at::Tensor index = checked_indices("drawn", drawn, c.size(0));
-  const at::Tensor hardest = at::full({a.size(0), num_negatives}, -1, index.options());
-  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "hardest_negatives", [&] {
+Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn, int64_t num_negatives) {
+  const Tensor a = packed(anchors), c = packed(candidates);
+  const Tensor index = checked_indices("drawn", drawn, c.size(0));
+  const Tensor hardest = full({a.size(0), num_negatives}, -1, options_of(index));
+  by_float("hardest_negatives", a, [&](auto zero) {
+    using scalar_t = decltype(zero);
     rank_draws(embeddings<scalar_t>(a), embeddings<scalar_t>(c), index.const_data_ptr<int32_t>(), index.size(1),
                num_negatives, hardest.mutable_data_ptr<int32_t>());
   });

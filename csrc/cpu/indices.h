@@ -1,10 +1,10 @@
 // Checks of indices into the candidates, before they are narrowed to 32 bits.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <algorithm>
 #include <cstdint>
+
+#include "tensors.h"
 
 namespace sskd_fast {
 
@@ -15,17 +15,17 @@ void check_range(const char* name, const I* index, int64_t count, int64_t size) 
   if (low == -1 && high < size) return;
   // The range for the message, from the values found (-1 need not occur).
   const auto [least, most] = std::minmax_element(index, index + count);
-  TORCH_CHECK_VALUE(false, name, ": found values in [", *least, ", ", *most, "], expected -1 or an index below ", size);
+  check_value(false, name, ": found values in [", *least, ", ", *most, "], expected -1 or an index below ", size);
 }
 
 // The indices as contiguous int32, -1 or below `size`.
-inline at::Tensor checked_indices(const char* name, const at::Tensor& index, int64_t size) {
-  const at::Tensor given = index.contiguous();
-  if (given.scalar_type() == at::kLong)
+inline Tensor checked_indices(const char* name, const Tensor& index, int64_t size) {
+  const Tensor given = packed(index);
+  if (given.scalar_type() == ScalarType::Long)
     check_range(name, given.const_data_ptr<int64_t>(), given.numel(), size);
   else
     check_range(name, given.const_data_ptr<int32_t>(), given.numel(), size);
-  return given.to(at::kInt);
+  return with_dtype(given, ScalarType::Int);
 }
 
 }  // namespace sskd_fast

@@ -1,13 +1,12 @@
 // The inverted index of the negatives: for every candidate, the anchors that have drawn it.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "cpu/buffer.h"
+#include "cpu/threads.h"
 
 namespace sskd_fast {
 
@@ -27,10 +26,10 @@ struct InvertedIndex {
                 WeightOf weight)
       : start(candidates + 1, 0) {
     const int64_t anchors = last_anchor - first_anchor;
-    const int64_t parts = std::clamp<int64_t>(anchors / 64, 1, at::get_num_threads());
+    const int64_t parts = std::clamp<int64_t>(anchors / 64, 1, num_threads());
     const auto first = [&](int64_t part) { return first_anchor + anchors * part / parts; };
     std::vector<int32_t> next(parts * candidates, 0);
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         int32_t* own = next.data() + part * candidates;
         for (int64_t i = first(part) * draws; i < first(part + 1) * draws; ++i)
@@ -48,7 +47,7 @@ struct InvertedIndex {
     }
     start[candidates] = total;
     uses = Buffer<Use>(total);
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
         int32_t* own = next.data() + part * candidates;
         for (int64_t a = first(part); a < first(part + 1); ++a)

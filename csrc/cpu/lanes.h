@@ -1,8 +1,9 @@
-// Rows of numbers in vectors of 64 bytes: loads from any storage type, dot products, weighted sums, exp. GCC and Clang
-// vector extensions; the compiler splits the vectors on machines with narrower registers.
+// Rows of numbers in vectors as wide as a register: loads from any storage type, dot products, weighted sums, exp. GCC
+// and Clang vector extensions. Wider vectors would work too, but GCC keeps them in memory and compares them number by
+// number: with registers of 32 bytes the expected form took thirty times as long.
 #pragma once
 
-#include <c10/util/BFloat16.h>
+#include <torch/headeronly/util/BFloat16.h>
 
 #include <cmath>
 #include <cstdint>
@@ -11,21 +12,29 @@
 
 namespace sskd_fast {
 
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
 template <typename T>
 struct Lanes;
 
 template <>
 struct Lanes<float> {
-  static constexpr int64_t count = 16;
-  using Vector = float __attribute__((vector_size(64)));
-  using Integer = int32_t __attribute__((vector_size(64)));
+  static constexpr int64_t count = kVectorBytes / 4;
+  using Vector = float __attribute__((vector_size(kVectorBytes)));
+  using Integer = int32_t __attribute__((vector_size(kVectorBytes)));
 };
 
 template <>
 struct Lanes<double> {
-  static constexpr int64_t count = 8;
-  using Vector = double __attribute__((vector_size(64)));
-  using Integer = int64_t __attribute__((vector_size(64)));
+  static constexpr int64_t count = kVectorBytes / 8;
+  using Vector = double __attribute__((vector_size(kVectorBytes)));
+  using Integer = int64_t __attribute__((vector_size(kVectorBytes)));
 };
 
 template <typename T>
@@ -43,8 +52,8 @@ inline Vector<T> load(const T* x) {
 }
 
 inline Vector<float> load(const c10::BFloat16* x) {
-  using Half = uint16_t __attribute__((vector_size(32)));
-  using Word = uint32_t __attribute__((vector_size(64)));
+  using Half = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+  using Word = uint32_t __attribute__((vector_size(kVectorBytes)));
   Half bits;
   std::memcpy(&bits, x, sizeof(bits));
   const Word wide = __builtin_convertvector(bits, Word) << 16;
@@ -58,27 +67,26 @@ inline void store(T* x, const Vector<T>& v) {
   std::memcpy(x, &v, sizeof(v));
 }
 
-// The sum of the two halves of a vector.
-template <typename Half, typename Whole>
-inline Half add_halves(const Whole& v) {
-  static_assert(sizeof(Whole) == 2 * sizeof(Half));
-  Half halves[2];
-  std::memcpy(halves, &v, sizeof(v));
-  return halves[0] + halves[1];
+template <typename T, int bytes>
+struct Packed {
+  typedef T Type __attribute__((vector_size(bytes)));
+};
+
+// The sum of all numbers of a vector, half by half.
+template <typename T, typename V>
+inline T sum_of_halves(const V& v) {
+  if constexpr (sizeof(V) == 2 * sizeof(T)) {
+    return v[0] + v[1];
+  } else {
+    using Half = typename Packed<T, sizeof(V) / 2>::Type;
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof(v));
+    return sum_of_halves<T, Half>(halves[0] + halves[1]);
+  }
 }
 
-inline float sum(const Vector<float>& v) {
-  using Eight = float __attribute__((vector_size(32)));
-  using Four = float __attribute__((vector_size(16)));
-  const Four four = add_halves<Four>(add_halves<Eight>(v));
-  return (four[0] + four[2]) + (four[1] + four[3]);
-}
-
-inline double sum(const Vector<double>& v) {
-  using Four = double __attribute__((vector_size(32)));
-  const Four four = add_halves<Four>(v);
-  return (four[0] + four[2]) + (four[1] + four[3]);
-}
+inline float sum(const Vector<float>& v) { return sum_of_halves<float>(v); }
+inline double sum(const Vector<double>& v) { return sum_of_halves<double>(v); }
 
 // <a, b> of n numbers each.
 template <typename T, typename S>

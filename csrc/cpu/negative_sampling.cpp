@@ -1,7 +1,4 @@
 // Negative sampling on the CPU: rejection in linear time, then the exact race for the missing negatives.
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 
 #include <limits>
 #include <memory>
@@ -17,7 +14,9 @@
 #include "cpu/philox_lanes.h"
 #include "cpu/proposals.h"
 #include "cpu/recycled.h"
+#include "cpu/threads.h"
 #include "math/negative_sampling.h"
+#include "tensors.h"
 
 namespace sskd_fast {
 namespace {
@@ -261,7 +260,7 @@ class Sampler {
 
 // Checks that rows are non-negative and of unit norm, as the even envelope assumes; returns the largest squared norm.
 template <typename T>
-double check_unit_rows(const char* name, const at::Tensor& scores) {
+double check_unit_rows(const char* name, const Tensor& scores) {
   const int64_t rows = scores.size(0), width = scores.size(1);
   const T* data = scores.const_data_ptr<T>();
   const auto norm_of = [&](int64_t i) { return std::sqrt(squared_norm(data + i * width, width)); };
@@ -276,10 +275,9 @@ double check_unit_rows(const char* name, const at::Tensor& scores) {
     return !(std::abs(std::sqrt(squares[i]) - 1) <= kNormTolerance) || least_of(i) < -kLeastEntry;
   });
   if (row < rows) {
-    TORCH_CHECK_VALUE(std::abs(norm_of(row) - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm_of(row),
-                      ", expected rows of unit norm");
-    TORCH_CHECK_VALUE(false, name, ": row ", row, " has entries down to ", least_of(row),
-                      ", expected non-negative rows");
+    check_value(std::abs(norm_of(row) - 1) <= kNormTolerance, name, ": row ", row, " has norm ", norm_of(row),
+                ", expected rows of unit norm");
+    check_value(false, name, ": row ", row, " has entries down to ", least_of(row), ", expected non-negative rows");
   }
   return rows == 0 ? 0.0 : *std::max_element(squares.begin(), squares.end());
 }
@@ -288,7 +286,7 @@ template <typename T>
 std::unique_ptr<CompressedScores> compress_candidates(const SamplingInput<T>& in, const Proposals& proposals,
                                                       const std::vector<T>& centre) {
   auto result = std::make_unique<CompressedScores>(in.candidates, in.width);
-  at::parallel_for(0, in.candidates, 512, [&](int64_t begin, int64_t end) {
+  parallel_for(0, in.candidates, 512, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(in.width);
     for (int64_t q = begin; q < end; ++q)
       result->set_row(q, in.candidate_scores + q * in.width, centre.data(), in.width,
@@ -311,7 +309,7 @@ void sample(const SamplingInput<T>& in, int64_t num_negatives, int64_t seed, int
     compressed = compress_candidates(in, proposals, centre);
   }
   const PhiloxKey key = philox_key(seed);
-  at::parallel_for(0, in.anchors, 16, [&](int64_t begin, int64_t end) {
+  parallel_for(0, in.anchors, 16, [&](int64_t begin, int64_t end) {
     Sampler<T> sampler(in, proposals, compressed.get(), centre.data(), key, num_negatives);
     for (int64_t a = begin; a < end; ++a) sampler.draw(a, out + a * num_negatives);
   });
@@ -319,32 +317,31 @@ void sample(const SamplingInput<T>& in, int64_t num_negatives, int64_t seed, int
 
 }  // namespace
 
-at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& anchor_group,
-                             const std::optional<at::Tensor>& candidate_scores,
-                             const std::optional<at::Tensor>& candidate_weight, const at::Tensor& candidate_group,
-                             bool same, int64_t num_negatives, const at::Tensor& seed) {
-  const at::Tensor anchors = anchor_scores.contiguous(), own = anchor_group.contiguous();
-  const at::Tensor group = candidate_group.contiguous();
-  const at::Tensor scores = candidate_scores ? candidate_scores->contiguous() : at::Tensor();
-  const at::Tensor weight = candidate_weight ? candidate_weight->contiguous() : at::Tensor();
-  TORCH_CHECK_VALUE(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots), "found ", group.size(0),
-                    " candidates, more than int32 indices of their slots can address");
-  TORCH_CHECK_VALUE(anchors.size(1) <= kWidestRow, "anchor_scores: found rows of ", anchors.size(1),
-                    " numbers, expected at most ", kWidestRow);
-  const at::Tensor out = recycled_empty({anchors.size(0), num_negatives}, anchors.options().dtype(at::kInt));
+Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group,
+                         const std::optional<Tensor>& candidate_scores, const std::optional<Tensor>& candidate_weight,
+                         const Tensor& candidate_group, bool same, int64_t num_negatives, const Tensor& seed) {
+  const Tensor anchors = packed(anchor_scores), own = packed(anchor_group);
+  const Tensor group = packed(candidate_group);
+  const Tensor scores = packed(candidate_scores);
+  const Tensor weight = packed(candidate_weight);
+  check_value(group.size(0) <= std::numeric_limits<int32_t>::max() / (2 * kSlots), "found ", group.size(0),
+              " candidates, more than int32 indices of their slots can address");
+  check_value(anchors.size(1) <= kWidestRow, "anchor_scores: found rows of ", anchors.size(1),
+              " numbers, expected at most ", kWidestRow);
+  const Tensor out = recycled_empty({anchors.size(0), num_negatives}, options_of(anchors).with(ScalarType::Int));
   if (out.numel() == 0) return out;
-  if (group.size(0) == 0) return out.fill_(-1);
-  if (candidate_weight)
-    for (int64_t q = 0; q < group.size(0); ++q) {
-      const double v = weight.const_data_ptr<double>()[q];
-      TORCH_CHECK_VALUE(v >= 0 && std::isfinite(v),
-                        "candidate_weight: found negative or non-finite values, expected finite weights of at least 0");
-    }
-  AT_DISPATCH_FLOATING_TYPES(anchors.scalar_type(), "negative_sampling", [&] {
+  if (group.size(0) == 0) return torch::stable::fill_(out, -1);
+  if (candidate_weight) {
+    const double* v = weight.const_data_ptr<double>();
+    check_value(std::all_of(v, v + group.size(0), [](double x) { return x >= 0 && std::isfinite(x); }),
+                "candidate_weight: found negative or non-finite values, expected finite weights of at least 0");
+  }
+  by_float("negative_sampling", anchors, [&](auto zero) {
+    using scalar_t = decltype(zero);
     double even_bound = 1;
     if (candidate_scores) {
       const double norms = check_unit_rows<scalar_t>("anchor_scores", anchors);
-      const bool same_rows = scores.const_data_ptr() == anchors.const_data_ptr() && scores.sizes() == anchors.sizes();
+      const bool same_rows = scores.const_data_ptr() == anchors.const_data_ptr() && same_sizes(scores, anchors);
       const double others = same_rows ? norms : check_unit_rows<scalar_t>("candidate_scores", scores);
       even_bound = std::max(1.0, (norms + others) / 2);
     }

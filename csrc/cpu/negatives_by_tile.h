@@ -1,8 +1,6 @@
 // The negatives of every anchor in the order in which tiles of candidates are processed.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "cpu/buffer.h"
+#include "cpu/threads.h"
 
 namespace sskd_fast {
 
@@ -37,7 +36,7 @@ class NegativesByTile {
     }
     column_ = Buffer<uint16_t>(anchors * draws);
     start_ = Buffer<int32_t>(anchors * (tiles_ + 1));
-    at::parallel_for(0, anchors, 64, [&](int64_t begin, int64_t end) {
+    parallel_for(0, anchors, 64, [&](int64_t begin, int64_t end) {
       std::vector<int32_t> sorted(draws);
       for (int64_t i = begin; i < end; ++i) sort(i, shift, sorted.data());
     });

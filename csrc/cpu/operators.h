@@ -1,50 +1,50 @@
 // The operators on CPU tensors; schemas.h has the schemas, sskd_fast/ops explains the arguments.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <optional>
 #include <tuple>
 
+#include "tensors.h"
+
 namespace sskd_fast {
 
-at::Tensor score_fusion(const at::Tensor& mask_logits, const at::Tensor& class_logits, int64_t height, int64_t width,
-                        int64_t cues);
+Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width, int64_t cues);
 
-std::tuple<at::Tensor, at::Tensor> score_fusion_backward(const at::Tensor& grad_scores, const at::Tensor& mask_logits,
-                                                         const at::Tensor& class_logits, int64_t height, int64_t width,
-                                                         int64_t cues);
+std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, const Tensor& mask_logits,
+                                                 const Tensor& class_logits, int64_t height, int64_t width,
+                                                 int64_t cues);
 
-at::Tensor negative_sampling(const at::Tensor& anchor_scores, const at::Tensor& anchor_group,
-                             const std::optional<at::Tensor>& candidate_scores,
-                             const std::optional<at::Tensor>& candidate_weight, const at::Tensor& candidate_group,
-                             bool same, int64_t num_negatives, const at::Tensor& seed);
+Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group,
+                         const std::optional<Tensor>& candidate_scores, const std::optional<Tensor>& candidate_weight,
+                         const Tensor& candidate_group, bool same, int64_t num_negatives, const Tensor& seed);
 
-at::Tensor hardest_negatives(const at::Tensor& anchors, const at::Tensor& candidates, const at::Tensor& drawn,
-                             int64_t num_negatives);
+Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn, int64_t num_negatives);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
-    const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates, const at::Tensor& negatives,
-    const at::Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad);
+std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(const Tensor& anchors, const Tensor& positives,
+                                                          const Tensor& candidates, const Tensor& negatives,
+                                                          const Tensor& temperature, std::optional<double> margin,
+                                                          bool normalize, bool with_grad);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
-    const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
-    const at::Tensor& temperature, bool normalize, bool with_positives, bool with_candidates);
+std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, const Tensor& anchors,
+                                                           const Tensor& positives, const Tensor& candidates,
+                                                           const Tensor& negatives, const Tensor& share,
+                                                           const Tensor& pull, const Tensor& pulled,
+                                                           const Tensor& temperature, bool normalize,
+                                                           bool with_positives, bool with_candidates);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast(
-    const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
-    const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives, const at::Tensor& temperature,
+std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
+    const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
+    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
+    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
+    const std::optional<Tensor>& candidate_group, bool same, int64_t num_negatives, const Tensor& temperature,
     bool normalize);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast_backward(
-    const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
-    const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, const at::Tensor& pull, const at::Tensor& log_mass,
-    const at::Tensor& weight_sum, const at::Tensor& temperature, bool normalize, bool with_scores);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast_backward(
+    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
+    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
+    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
+    const std::optional<Tensor>& candidate_group, bool same, const Tensor& pull, const Tensor& log_mass,
+    const Tensor& weight_sum, const Tensor& temperature, bool normalize, bool with_scores);
 
 }  // namespace sskd_fast

@@ -1,9 +1,6 @@
 // Pixel contrast on the CPU: every anchor reads the rows of its negatives once, for its loss and for its own gradient.
 // The gradient of the candidates goes through an inverted index, one candidate at a time, so the bits do not depend on
 // the number of threads.
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <limits>
@@ -19,7 +16,9 @@
 #include "cpu/negatives_by_tile.h"
 #include "cpu/operators.h"
 #include "cpu/recycled.h"
+#include "cpu/threads.h"
 #include "math/pixel_contrast.h"
+#include "tensors.h"
 
 namespace sskd_fast {
 namespace {
@@ -96,7 +95,7 @@ class Forward {
 
   void run() {
     for (int64_t tile = 0; tile < negatives_.tiles(); ++tile)
-      at::parallel_for(0, anchors_.rows, 16, [&](int64_t begin, int64_t end) {
+      parallel_for(0, anchors_.rows, 16, [&](int64_t begin, int64_t end) {
         std::vector<T> anchor(anchors_.width), other(std::max(anchors_.width, draws_));
         std::vector<int32_t> scratch[2] = {std::vector<int32_t>(draws_), std::vector<int32_t>(draws_)};
         const Row none{nullptr, 0, 0};
@@ -189,7 +188,7 @@ void candidates_backward(const Embeddings<S>& anchors, const Embeddings<S>& cand
     const InvertedIndex<T> index(negatives, draws, first, until, candidates.rows, [&](int64_t a, int64_t i) {
       return share[i] * (grad[a] * scale * inverse[a]);
     });
-    at::parallel_for(0, candidates.rows, 64, [&](int64_t begin, int64_t end) {
+    parallel_for(0, candidates.rows, 64, [&](int64_t begin, int64_t end) {
       const auto* uses = index.uses.data();
       const int64_t end_of_uses = index.start[end];
       for (int64_t q = begin; q < end; ++q) {
@@ -219,7 +218,7 @@ void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positiv
   const T scale = static_cast<T>(1 / temperature);
   const int64_t width = anchors.width;
   const auto inverse_positive = inverse_norms(positives, normalize);
-  at::parallel_for(0, anchors.rows, 64, [&](int64_t begin, int64_t end) {
+  parallel_for(0, anchors.rows, 64, [&](int64_t begin, int64_t end) {
     std::vector<T> anchor(width), positive(width), g(width);
     for (int64_t i = begin; i < end; ++i) {
       scaled_row(anchors.row(i), inverse[i], width, anchor.data());
@@ -234,21 +233,20 @@ void anchors_backward(const Embeddings<S>& anchors, const Embeddings<S>& positiv
   });
 }
 
-#define SSKD_DISPATCH_EMBEDDINGS(type, name, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, type, name, __VA_ARGS__)
-
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
-    const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates, const at::Tensor& negatives,
-    const at::Tensor& temperature, std::optional<double> margin, bool normalize, bool with_grad) {
-  const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
-  const at::Tensor index = checked_indices("negatives", negatives, c.size(0));
+std::tuple<Tensor, Tensor, Tensor, Tensor> pixel_contrast(const Tensor& anchors, const Tensor& positives,
+                                                          const Tensor& candidates, const Tensor& negatives,
+                                                          const Tensor& temperature, std::optional<double> margin,
+                                                          bool normalize, bool with_grad) {
+  const Tensor a = packed(anchors), p = packed(positives), c = packed(candidates);
+  const Tensor index = checked_indices("negatives", negatives, c.size(0));
   const int64_t count = index.size(1), kept = with_grad ? a.size(0) : 0;
   const auto options = compute_options(a);
-  const at::Tensor loss = recycled_empty({a.size(0)}, options), pull = recycled_empty({a.size(0)}, options);
-  const at::Tensor share = recycled_empty({kept, count}, options), pulled = recycled_empty({kept, a.size(1)}, options);
-  SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast", [&] {
+  const Tensor loss = recycled_empty({a.size(0)}, options), pull = recycled_empty({a.size(0)}, options);
+  const Tensor share = recycled_empty({kept, count}, options), pulled = recycled_empty({kept, a.size(1)}, options);
+  by_embedding_dtype("pixel_contrast", a, [&](auto zero) {
+    using scalar_t = decltype(zero);
     using T = Compute<scalar_t>;
     const Outputs<T> out{loss.mutable_data_ptr<T>(), pull.mutable_data_ptr<T>(),
                          with_grad ? share.mutable_data_ptr<T>() : nullptr,
@@ -261,17 +259,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> pixel_contrast(
   return {loss, share, pull, pulled};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> pixel_contrast_backward(
-    const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const at::Tensor& negatives, const at::Tensor& share, const at::Tensor& pull, const at::Tensor& pulled,
-    const at::Tensor& temperature, bool normalize, bool with_positives, bool with_candidates) {
-  const at::Tensor a = anchors.contiguous(), p = positives.contiguous(), c = candidates.contiguous();
-  const at::Tensor index = checked_indices("negatives", negatives, c.size(0)), g = grad.contiguous();
-  const at::Tensor grad_anchors = recycled_empty(a.sizes(), a.options());
-  const at::Tensor grad_positives = recycled_empty({with_positives ? p.size(0) : 0, p.size(1)}, p.options());
-  const at::Tensor grad_candidates = recycled_empty({with_candidates ? c.size(0) : 0, c.size(1)}, c.options());
+std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, const Tensor& anchors,
+                                                           const Tensor& positives, const Tensor& candidates,
+                                                           const Tensor& negatives, const Tensor& share,
+                                                           const Tensor& pull, const Tensor& pulled,
+                                                           const Tensor& temperature, bool normalize,
+                                                           bool with_positives, bool with_candidates) {
+  const Tensor a = packed(anchors), p = packed(positives), c = packed(candidates);
+  const Tensor index = checked_indices("negatives", negatives, c.size(0)), g = packed(grad);
+  const Tensor grad_anchors = recycled_empty(a.sizes(), options_of(a));
+  const Tensor grad_positives = recycled_empty({with_positives ? p.size(0) : 0, p.size(1)}, options_of(p));
+  const Tensor grad_candidates = recycled_empty({with_candidates ? c.size(0) : 0, c.size(1)}, options_of(c));
   const double t = checked_temperature(temperature);
-  SSKD_DISPATCH_EMBEDDINGS(a.scalar_type(), "pixel_contrast_backward", [&] {
+  by_embedding_dtype("pixel_contrast_backward", a, [&](auto zero) {
+    using scalar_t = decltype(zero);
     using T = Compute<scalar_t>;
     const auto rows = embeddings<scalar_t>(a);
     const auto inverse = inverse_norms(rows, normalize);

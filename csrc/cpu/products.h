@@ -13,7 +13,7 @@ namespace sskd_fast {
 #if defined(__AVX512F__)
 constexpr int kBlockRows = 8;
 #else
-constexpr int kBlockRows = 2;
+constexpr int kBlockRows = 4;
 #endif
 
 template <typename T>

@@ -2,8 +2,6 @@
 // `build_proposals` of sskd_fast/reference/proposals.py, in the same double-precision arithmetic.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,6 +12,7 @@
 #include "cpu/buffer.h"
 #include "cpu/group_ids.h"
 #include "cpu/lanes.h"
+#include "cpu/threads.h"
 #include "math/negative_sampling.h"
 
 namespace sskd_fast {
@@ -157,7 +156,7 @@ Spread spread_envelope(const SamplingInput<T>& in, const Cells& cells) {
     for (int64_t from = 0; from < parts; from += batch) {
       const int64_t to = std::min(parts, from + batch);
       partial.assign((to - from) * size, 0.0);
-      at::parallel_for(from, to, 1, [&](int64_t begin, int64_t end) {
+      parallel_for(from, to, 1, [&](int64_t begin, int64_t end) {
         for (int64_t part = begin; part < end; ++part)
           for (int64_t q = part * kRowsPerPart; q < std::min(in.candidates, (part + 1) * kRowsPerPart); ++q)
             add(q, partial.data() + (part - from) * size);
@@ -184,7 +183,7 @@ Spread spread_envelope(const SamplingInput<T>& in, const Cells& cells) {
     result.mass[q] =
         in.weight_of(q) * (1 + distance[q] / std::max(beta[cell(q)], std::numeric_limits<double>::min()));
   result.half.resize(in.anchors);
-  at::parallel_for(0, in.anchors, 256, [&](int64_t begin, int64_t end) {
+  parallel_for(0, in.anchors, 256, [&](int64_t begin, int64_t end) {
     for (int64_t a = begin; a < end; ++a) {
       const int64_t c = in.same ? std::max(cells.of_anchor[a], 0) : 0;
       const double* centre = result.centre.data() + c * width;

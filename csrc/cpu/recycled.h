@@ -2,20 +2,29 @@
 // this size as soon as they are freed. A step would spend more time on that than on arithmetic.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <deque>
 #include <iterator>
 #include <mutex>
+#include <memory>
 #include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
+
+#include "tensors.h"
 #endif
+
+// A tensor in memory of ours, with what frees it. PyTorch 2.10 has no such function: weak, hence null there, and
+// results are PyTorch's own memory.
+extern "C" AOTITorchError torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides,
+                                          int64_t storage_offset, int32_t dtype, int32_t device_type,
+                                          int32_t device_index, AtenTensorHandle* result, int32_t layout,
+                                          const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
+                                          void (*deleter)(void* data, void* context), void* context)
+    __attribute__((weak));
 
 namespace sskd_fast {
 
@@ -100,11 +109,25 @@ class Recycler {
 };
 
 // An uninitialised contiguous tensor. read_at_random: in huge pages, see buffer.h.
-inline at::Tensor recycled_empty(at::IntArrayRef sizes, const at::TensorOptions& options, bool read_at_random = false) {
-  const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(options.dtype().itemsize());
-  if (bytes < kLeastRecycled) return at::empty(sizes, options);
-  const MemoryBlock block = Recycler::shared().acquire(bytes, read_at_random && bytes >= kHugePage);
-  return at::from_blob(block.data, sizes, [block](void*) { Recycler::shared().release(block); }, options);
+inline Tensor recycled_empty(Sizes sizes, const Options& options, bool read_at_random = false) {
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(options.dtype));
+  int64_t bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 0; bytes *= sizes[i])
+    if (i + 1 < sizes.size()) strides[i] = strides[i + 1] * sizes[i + 1];
+  if (bytes < kLeastRecycled || torch_from_blob == nullptr) return empty(sizes, options);
+  auto block = std::make_unique<MemoryBlock>(Recycler::shared().acquire(bytes, read_at_random && bytes >= kHugePage));
+  const auto release = [](void* /*data*/, void* own) {
+    const std::unique_ptr<MemoryBlock> released(static_cast<MemoryBlock*>(own));
+    Recycler::shared().release(*released);
+  };
+  AtenTensorHandle tensor = nullptr;
+  check_torch(torch_from_blob(block->data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, dtype,
+                              aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0,
+                              release, block.get()),
+              "torch_from_blob");
+  block.release();
+  return Tensor(tensor);
 }
 
 }  // namespace sskd_fast

@@ -1,8 +1,4 @@
 // Score fusion on the CPU: one vector of pixels at a time.
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include <vector>
 
@@ -11,7 +7,9 @@
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/recycled.h"
+#include "cpu/threads.h"
 #include "math/score_fusion.h"
+#include "tensors.h"
 
 namespace sskd_fast {
 namespace {
@@ -27,7 +25,7 @@ struct Shape {
   bool resized() const { return in_height != out_height || in_width != out_width; }
 };
 
-Shape shape_of(const at::Tensor& masks, const at::Tensor& classes, int64_t height, int64_t width, int64_t cues) {
+Shape shape_of(const Tensor& masks, const Tensor& classes, int64_t height, int64_t width, int64_t cues) {
   return {masks.size(0), masks.size(1), masks.size(2), masks.size(3), height, width, classes.size(2),
           static_cast<Cues>(cues)};
 }
@@ -47,16 +45,16 @@ bool all_finite(const T* x, int64_t n) {
 }
 
 template <typename T>
-void check_finite(const char* name, const at::Tensor& logits) {
+void check_finite(const char* name, const Tensor& logits) {
   const int64_t images = logits.size(0), size = logits.numel() / std::max<int64_t>(images, 1);
   const T* data = logits.const_data_ptr<T>();
   const int64_t wrong = first_wrong(images, 1, [&](int64_t b) { return !all_finite(data + b * size, size); });
-  TORCH_CHECK_VALUE(wrong == images, name, ": image ", wrong, " has non-finite values, expected finite logits");
+  check_value(wrong == images, name, ": image ", wrong, " has non-finite values, expected finite logits");
 }
 
 // softmax over the classes, (B, K, C + 1).
 template <typename T>
-std::vector<T> class_probabilities(const at::Tensor& logits) {
+std::vector<T> class_probabilities(const Tensor& logits) {
   const int64_t c1 = logits.size(2), rows = logits.size(0) * logits.size(1);
   const T* data = logits.const_data_ptr<T>();
   std::vector<T> p(data, data + rows * c1);
@@ -133,7 +131,7 @@ struct Scratch {
 template <typename T>
 void forward(const Shape& s, const T* masks, const T* classes, T* out) {
   const int64_t lanes = Lanes<T>::count, width = s.width(), vectors = (s.pixels() + lanes - 1) / lanes;
-  at::parallel_for(0, s.images * vectors, 8, [&](int64_t begin, int64_t end) {
+  parallel_for(0, s.images * vectors, 8, [&](int64_t begin, int64_t end) {
     Scratch<T> scratch(s);
     for (int64_t job = begin; job < end; ++job) {
       const int64_t b = job / vectors, pixel = (job % vectors) * lanes;
@@ -152,7 +150,7 @@ template <typename T>
 void backward(const Shape& s, const T* grad, const T* masks, const T* classes, T* grad_resized, T* grad_parts) {
   const int64_t lanes = Lanes<T>::count, width = s.width(), table = s.queries * s.classes;
   const int64_t parts = (s.pixels() + kPixelsPerPart - 1) / kPixelsPerPart;
-  at::parallel_for(0, s.images * parts, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, s.images * parts, 1, [&](int64_t begin, int64_t end) {
     Scratch<T> scratch(s);
     std::vector<Vector<T>> g(width), grad_m(s.queries), grad_classes(table);
     for (int64_t job = begin; job < end; ++job) {
@@ -194,7 +192,7 @@ Vector<T> covered_by_objects(const Shape& s, const Scratch<T>& scratch, const T*
 // Transpose of the bilinear resizing: every plane (h, w) back to (H, W).
 template <typename T>
 void resize_backward(const Shape& s, const T* grad_resized, T* grad_masks) {
-  at::parallel_for(0, s.images * s.queries, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, s.images * s.queries, 1, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
       const T* g = grad_resized + plane * s.pixels();
       T* out = grad_masks + plane * s.in_height * s.in_width;
@@ -232,20 +230,21 @@ void classes_backward(const Shape& s, const T* parts, int64_t count, const T* cl
 }
 
 template <typename T>
-void check_logits(const at::Tensor& masks, const at::Tensor& classes) {
+void check_logits(const Tensor& masks, const Tensor& classes) {
   check_finite<T>("mask_logits", masks);
   check_finite<T>("class_logits", classes);
 }
 
 }  // namespace
 
-at::Tensor score_fusion(const at::Tensor& mask_logits, const at::Tensor& class_logits, int64_t height, int64_t width,
-                        int64_t cues) {
-  const at::Tensor masks = mask_logits.contiguous(), classes = class_logits.contiguous();
+Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width,
+                    int64_t cues) {
+  const Tensor masks = packed(mask_logits), classes = packed(class_logits);
   const Shape s = shape_of(masks, classes, height, width, cues);
   // The sampler reads it at random.
-  const at::Tensor out = recycled_empty({s.images, s.pixels(), s.width()}, masks.options(), true);
-  AT_DISPATCH_FLOATING_TYPES(masks.scalar_type(), "score_fusion", [&] {
+  const Tensor out = recycled_empty({s.images, s.pixels(), s.width()}, options_of(masks), true);
+  by_float("score_fusion", masks, [&](auto zero) {
+    using scalar_t = decltype(zero);
     check_logits<scalar_t>(masks, classes);
     if (out.numel() == 0) return;
     const auto probability = class_probabilities<scalar_t>(classes);
@@ -254,16 +253,17 @@ at::Tensor score_fusion(const at::Tensor& mask_logits, const at::Tensor& class_l
   return out;
 }
 
-std::tuple<at::Tensor, at::Tensor> score_fusion_backward(const at::Tensor& grad_scores, const at::Tensor& mask_logits,
-                                                         const at::Tensor& class_logits, int64_t height, int64_t width,
-                                                         int64_t cues) {
-  const at::Tensor masks = mask_logits.contiguous(), classes = class_logits.contiguous();
-  const at::Tensor grad = grad_scores.contiguous();
+std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, const Tensor& mask_logits,
+                                                 const Tensor& class_logits, int64_t height, int64_t width,
+                                                 int64_t cues) {
+  const Tensor masks = packed(mask_logits), classes = packed(class_logits);
+  const Tensor grad = packed(grad_scores);
   const Shape s = shape_of(masks, classes, height, width, cues);
-  const at::Tensor grad_masks = at::zeros(masks.sizes(), masks.options());
-  const at::Tensor grad_classes = at::zeros(classes.sizes(), classes.options());
+  const Tensor grad_masks = zeros(masks.sizes(), options_of(masks));
+  const Tensor grad_classes = zeros(classes.sizes(), options_of(classes));
   if (grad.numel() == 0) return {grad_masks, grad_classes};
-  AT_DISPATCH_FLOATING_TYPES(masks.scalar_type(), "score_fusion_backward", [&] {
+  by_float("score_fusion_backward", masks, [&](auto zero) {
+    using scalar_t = decltype(zero);
     using T = scalar_t;
     const auto probability = class_probabilities<T>(classes);
     const int64_t parts = (s.pixels() + kPixelsPerPart - 1) / kPixelsPerPart;

@@ -1,16 +1,12 @@
 // Launches the kernels of expected_pixel_contrast.cu on tensors.
 #include "cuda/expected_pixel_contrast.h"
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
-
 #include <algorithm>
 
 #include "cuda/embeddings.h"
 #include "cuda/launching.h"
 #include "cuda/operators.h"
+#include "tensors.h"
 
 namespace sskd_fast::cuda {
 namespace {
@@ -30,32 +26,31 @@ int64_t rounded_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / mu
 // The arguments of both passes.
 struct Inputs {
   AlignedEmbeddings anchors, positives, candidates;
-  at::Tensor anchor_scores, candidate_scores, centre, weight, anchor_group, candidate_group, temperature;
+  Tensor anchor_scores, candidate_scores, centre, weight, anchor_group, candidate_group, temperature;
   Scope scope;
 
-  Inputs(const at::Tensor& a, const at::Tensor& p, const at::Tensor& c, const std::optional<at::Tensor>& ya,
-         const std::optional<at::Tensor>& yq, const std::optional<at::Tensor>& w, const std::optional<at::Tensor>& ga,
-         const std::optional<at::Tensor>& gq, bool same, const at::Tensor& t, bool normalize, Stream stream)
+  Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const std::optional<Tensor>& ya,
+         const std::optional<Tensor>& yq, const std::optional<Tensor>& w, const std::optional<Tensor>& ga,
+         const std::optional<Tensor>& gq, bool same, const Tensor& t, bool normalize, Stream stream)
       : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
-        anchor_scores(contiguous(ya)), candidate_scores(contiguous(yq)), weight(contiguous(w)),
-        anchor_group(contiguous(ga)), candidate_group(contiguous(gq)), temperature(checked_temperature(t, a)),
-        scope(!ga ? Scope::kAll : same ? Scope::kSame : Scope::kOther) {
+        anchor_scores(packed(ya)), candidate_scores(packed(yq)), weight(packed(w)), anchor_group(packed(ga)),
+        candidate_group(packed(gq)), temperature(checked_temperature(t, a)), scope(!ga    ? Scope::kAll
+                                                                                   : same ? Scope::kSame
+                                                                                          : Scope::kOther) {
     if (!candidate_scores.defined()) return;
     // So that half the squared distance keeps its digits if all scores are alike.
-    centre = candidate_scores.size(0) > 0 ? candidate_scores.mean(0)
-                                          : at::zeros({candidate_scores.size(1)}, candidate_scores.options());
+    centre = candidate_scores.size(0) > 0 ? mean_row(candidate_scores)
+                                          : zeros({candidate_scores.size(1)}, options_of(candidate_scores));
   }
-
-  static at::Tensor contiguous(const std::optional<at::Tensor>& x) { return x ? x->contiguous() : at::Tensor(); }
 };
 
 // The state of the forward pass and the gradient of the loss.
 struct State {
-  at::Tensor grad, pull, log_mass, weight_sum;
+  Tensor grad, pull, log_mass, weight_sum;
 };
 
 template <typename T>
-const T* data_or_null(const at::Tensor& x) {
+const T* data_or_null(const Tensor& x) {
   return x.defined() ? const_data<T>(x) : nullptr;
 }
 
@@ -63,22 +58,21 @@ const T* data_or_null(const at::Tensor& x) {
 template <typename S>
 struct SideTensors {
   using T = Compute<S>;
-  at::Tensor embedding, score, entries;
+  Tensor embedding, score, entries;
   int64_t count;
   int32_t width, score_width = 0;
 
-  SideTensors(const AlignedEmbeddings& rows, const at::Tensor& scores, const at::Tensor& centre,
-              const at::Tensor& weight, const at::Tensor& group, const at::Tensor& temperature, const State& state,
-              Stream stream)
+  SideTensors(const AlignedEmbeddings& rows, const Tensor& scores, const Tensor& centre, const Tensor& weight,
+              const Tensor& group, const Tensor& temperature, const State& state, Stream stream)
       : count(rows.rows.size(0)),
         width(static_cast<int32_t>(rounded_up(std::max<int64_t>(1, rows.rows.size(1)), kPartDepth<S>))) {
-    const auto part = std::is_same_v<S, double> ? at::kDouble : at::kBFloat16;
-    const auto options = rows.rows.options().dtype(part);
+    const auto part = std::is_same_v<S, double> ? ScalarType::Double : ScalarType::BFloat16;
+    const auto options = options_of(rows.rows).with(part);
     if (scores.defined())
       score_width = static_cast<int32_t>(rounded_up(std::max<int64_t>(1, scores.size(1)), kPartDepth<S>));
-    embedding = at::empty({kParts<S>, count, width}, options);
-    score = at::empty({kScoreParts<S>, count, score_width}, options);
-    entries = at::empty({count, static_cast<int64_t>(sizeof(Entry<T>))}, options.dtype(at::kByte));
+    embedding = empty({kParts<S>, count, width}, options);
+    score = empty({kScoreParts<S>, count, score_width}, options);
+    entries = empty({count, static_cast<int64_t>(sizeof(Entry<T>))}, options.with(ScalarType::Byte));
     SideInputs<S> in{};
     in.rows = rows.as<S>();
     in.score = data_or_null<T>(scores), in.centre = data_or_null<T>(centre);
@@ -114,35 +108,36 @@ struct Sides {
   }
 
   // (rows, width): gradient of the unit embeddings (for anchors, times the temperature) or of the scores.
-  at::Tensor gradients(bool by_anchor, bool of_scores, int64_t width, const at::TensorOptions& options,
-                       Stream stream) const {
+  Tensor gradients(bool by_anchor, bool of_scores, int64_t width, const Options& options, Stream stream) const {
     const Tiles<S> work = tiles(by_anchor);
-    const at::Tensor parts = at::empty({work.splits, work.rows.count, width}, options);
+    const Tensor parts = empty({work.splits, work.rows.count, width}, options);
     launch_expected_gradients<S>(work, of_scores, static_cast<int32_t>(width), data<Compute<S>>(parts), stream);
-    return work.splits == 1 ? parts[0] : parts.sum(0);
+    if (work.splits == 1) return torch::stable::select(parts, 0, 0);
+    const int64_t splits = 0;
+    return torch::stable::sum(parts, Sizes(&splits, 1));
   }
 };
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast(
-    const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
-    const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, int64_t num_negatives, const at::Tensor& temperature,
+std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
+    const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
+    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
+    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
+    const std::optional<Tensor>& candidate_group, bool same, int64_t num_negatives, const Tensor& temperature,
     bool normalize) {
   const OnDevice device(anchors);
   const Stream stream = device.stream();
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, temperature, normalize, stream);
-  const auto empty = [&] { return at::empty({anchors.size(0)}, compute_options(anchors)); };
-  const at::Tensor loss = empty(), pull = empty(), log_mass = empty(), weight_sum = empty();
+  const auto of_anchors = [&] { return empty({anchors.size(0)}, compute_options(anchors)); };
+  const Tensor loss = of_anchors(), pull = of_anchors(), log_mass = of_anchors(), weight_sum = of_anchors();
   with_storage(anchors.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
     using T = Compute<S>;
     const Sides<S> sides(in, {}, stream);
     const Tiles<S> tiles = sides.tiles(true);
-    const at::Tensor sums = at::empty({3, tiles.splits, tiles.rows.count}, compute_options(anchors));
+    const Tensor sums = empty({3, tiles.splits, tiles.rows.count}, compute_options(anchors));
     launch_expected_sums<S>(tiles, data<T>(sums), stream);
     launch_expected_loss<S>({in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), num_negatives,
                              const_data<T>(sums), tiles.splits, data<T>(loss), data<T>(pull), data<T>(log_mass),
@@ -152,32 +147,33 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contra
   return {loss, pull, log_mass, weight_sum};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> expected_pixel_contrast_backward(
-    const at::Tensor& grad, const at::Tensor& anchors, const at::Tensor& positives, const at::Tensor& candidates,
-    const std::optional<at::Tensor>& anchor_scores, const std::optional<at::Tensor>& candidate_scores,
-    const std::optional<at::Tensor>& candidate_weight, const std::optional<at::Tensor>& anchor_group,
-    const std::optional<at::Tensor>& candidate_group, bool same, const at::Tensor& pull, const at::Tensor& log_mass,
-    const at::Tensor& weight_sum, const at::Tensor& temperature, bool normalize, bool with_scores) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast_backward(
+    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
+    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
+    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
+    const std::optional<Tensor>& candidate_group, bool same, const Tensor& pull, const Tensor& log_mass,
+    const Tensor& weight_sum, const Tensor& temperature, bool normalize, bool with_scores) {
   const OnDevice device(anchors);
   const Stream stream = device.stream();
   const Inputs in(anchors, positives, candidates, anchor_scores, candidate_scores, candidate_weight, anchor_group,
                   candidate_group, same, temperature, normalize, stream);
-  const State state{grad.contiguous(), pull.contiguous(), log_mass.contiguous(), weight_sum.contiguous()};
-  const at::Tensor grad_a = at::empty_like(in.anchors.rows), grad_p = at::empty_like(in.positives.rows);
-  const at::Tensor grad_c = at::empty_like(in.candidates.rows);
+  const State state{packed(grad), packed(pull), packed(log_mass), packed(weight_sum)};
+  const Tensor grad_a = torch::stable::empty_like(in.anchors.rows),
+               grad_p = torch::stable::empty_like(in.positives.rows);
+  const Tensor grad_c = torch::stable::empty_like(in.candidates.rows);
   const auto options = compute_options(anchors);
-  at::Tensor grad_ya = at::empty({0}, options), grad_yc = grad_ya;
+  Tensor grad_ya = empty({0}, options), grad_yc = grad_ya;
   with_storage(anchors.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
     using T = Compute<S>;
     const Sides<S> sides(in, state, stream);
     const int64_t width = in.anchors.rows.size(1);
-    const at::Tensor pulled = sides.gradients(true, false, width, options, stream);
+    const Tensor pulled = sides.gradients(true, false, width, options, stream);
     launch_anchor_gradients<S>(
         {in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), normalize, true,
          const_data<T>(state.grad), const_data<T>(state.pull), const_data<T>(pulled), data<S>(grad_a), data<S>(grad_p)},
         stream);
-    const at::Tensor pushed = sides.gradients(false, false, width, options, stream);
+    const Tensor pushed = sides.gradients(false, false, width, options, stream);
     launch_expected_rows<S>(in.candidates.as<S>(), const_data<T>(pushed), normalize, data<S>(grad_c), stream);
     if (!with_scores || !in.anchor_scores.defined()) return;
     grad_ya = sides.gradients(true, true, in.anchor_scores.size(1), options, stream);

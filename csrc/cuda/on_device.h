@@ -1,13 +1,12 @@
 // The target of a launch: makes the device of a tensor current while this object lives, and gives its current stream.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include "cuda/device.h"
+#include "tensors.h"
 
 #if !defined(SSKD_EMULATION)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
 #endif
 
 namespace sskd_fast::cuda {
@@ -15,14 +14,19 @@ namespace sskd_fast::cuda {
 class OnDevice {
  public:
 #if defined(SSKD_EMULATION)
-  explicit OnDevice(const at::Tensor& /*tensor*/) {}
+  explicit OnDevice(const Tensor& /*tensor*/) {}
   Stream stream() const { return 0; }
 #else
-  explicit OnDevice(const at::Tensor& tensor) : guard_(tensor.device()) {}
-  Stream stream() const { return c10::cuda::getCurrentCUDAStream(); }
+  explicit OnDevice(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {}
+  Stream stream() const {
+    void* current = nullptr;
+    check_torch(aoti_torch_get_current_cuda_stream(index_, &current), "aoti_torch_get_current_cuda_stream");
+    return static_cast<Stream>(current);
+  }
 
  private:
-  c10::cuda::CUDAGuard guard_;
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
 #endif
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,26 @@ def implementation(backend: str, operator: str) -> Callable[..., Any]:
         stem = operator.removesuffix("_backward").removesuffix("_by_tables")
         module = importlib.import_module(f"{_PYTHON[backend]}.{stem}")
         return getattr(module, operator)
-    return getattr(_native.operators(), operator)
+    function: Callable[..., Any] = getattr(_native.operators(), operator)
+    return function if backend == "cpu" else naming_lack_of_memory(function)
+
+
+def naming_lack_of_memory(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A native operator that raises torch.OutOfMemoryError where it runs out of memory.
+
+    Through the stable ABI every error of PyTorch becomes a RuntimeError. Training takes smaller batches after this one.
+    """
+
+    @functools.wraps(function, assigned=())
+    def called(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise torch.OutOfMemoryError(str(error)) from error
+
+    return called
 
 
 _PYTHON = {"reference": "sskd_fast.reference", "triton": kernels.__name__}
