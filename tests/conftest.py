@@ -106,15 +106,8 @@ def emulated_library() -> Any:
     except _build.BuildError as error:
         pytest.skip(f"the CUDA operators are not emulated: {error}")
     # Without contraction, so that the result does not depend on the machine.
-    flags = [
-        "-std=gnu++20",
-        "-O1",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-ffp-contract=off",
-        "-DSSKD_EMULATION",
-        *_env.extra_cxx_flags(),
-    ]
+    flags = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DSSKD_EMULATION"]
+    flags += _env.extra_cxx_flags()
     command = [*compiler, *flags, "-Wno-unknown-pragmas", *compiling, "-I", str(sources)]
     recipe = _build.Recipe(
         file="sskd_fast_emulated.so",
