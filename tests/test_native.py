@@ -243,7 +243,7 @@ torch.ops.load_library(_build.build(recipe, _env.cache_folder()))
 for name in ("score_fusion", "score_fusion_backward", "negative_sampling_by_tables", "hardest_negatives"):
     print(name, torch._C._dispatch_has_kernel_for_dispatch_key("sskd_fast_native::" + name, "CUDA"))
 """
-    done = run(script, environment(tmp_path))
+    done = run(script, environment(tmp_path, **QUICK))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("True") == 4 and "compiling the CUDA operators for this machine, once" in done.stderr
 
