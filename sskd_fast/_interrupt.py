@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 5.0
+"""Seconds to wait for a killed process."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,8 +23,11 @@ class Terminated(KeyboardInterrupt):
 def end_at_once(number: int, frame: FrameType | None = None) -> None:
     """Signal handler that ends this process and its children at once, for times when there is nothing to save."""
     os.write(2, b"\ninterrupted\n")
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    for child in children:
         child.kill()
+    for child in children:
+        child.join(_PATIENCE)  # else a killed child may outlive its parent for a moment
     os._exit(128 + number)
 
 
