@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_PATIENCE = 5.0
-"""Seconds to wait for a killed process."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -26,8 +24,9 @@ def end_at_once(number: int, frame: FrameType | None = None) -> None:
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
-    for child in children:
-        child.join(_PATIENCE)  # else a killed child may outlive its parent for a moment
+    for child in children:  # else a killed child may outlive its parent for a moment
+        with contextlib.suppress(ChildProcessError):  # the signal may have come while somebody else waited for it
+            os.waitpid(child.pid or 0, 0)
     os._exit(128 + number)
 
 
