@@ -61,7 +61,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def docs(session: nox.Session) -> None:
-    """The site, with warnings as errors, and every command in it."""
+    """The site, with warnings as errors; its commands parsed, its notebook executed."""
     session.install("-e", ".[test,docs]")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
     session.run("pytest", "-m", "slow or not slow", "tests/test_docs.py", "tests/test_notebook.py")

@@ -1,8 +1,8 @@
 """Adds csrc/ and kernels/, which lie beside the package, to wheels; pyproject.toml declares everything else.
 
 With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt). The wheel is then for one
-platform, every Python from 3.11 on and every PyTorch from 2.10 on; one of these must be installed for the build
-(`pip wheel --no-build-isolation`).
+platform, Python 3.11 and later, and PyTorch 2.10 and later. The build needs PyTorch installed (`pip wheel
+--no-build-isolation`).
 CMAKE_ARGS has further arguments for cmake, such as -DSSKD_FAST_CUDA=OFF.
 """
 

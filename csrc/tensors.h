@@ -32,7 +32,7 @@ void check_value(bool condition, const Parts&... parts) {
   throw std::invalid_argument(message.str());
 }
 
-// Throws RuntimeError if a call of the stable ABI has failed; before 2.13 PyTorch gives its cause to the log alone.
+// Throws RuntimeError if a call of the stable ABI has failed. Before 2.13 PyTorch prints the cause on stderr alone.
 inline void check_torch(AOTITorchError error, const char* what) {
   if (error == 0) [[likely]]
     return;
@@ -55,15 +55,20 @@ inline Options compute_options(const Tensor& x) {
   return options_of(x).with(x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
 }
 
-// sskd_fast/ops/_library.py looks for the words "out of memory", which PyTorch's own message may have or not.
+// sskd_fast/ops/_library.py looks for the words "out of memory". Before 2.13 PyTorch names no cause; later, another
+// cause than memory is left as it is.
 inline Tensor empty(Sizes sizes, const Options& options) {
   try {
     return torch::stable::empty(sizes, options.dtype, std::nullopt, options.device);
   } catch (const std::runtime_error& error) {
+    const std::string cause = error.what();
+    const bool known = torch_exception_get_what_without_backtrace != nullptr;
+    const bool of_memory = cause.find("memory") != cause.npos && cause.find("illegal") == cause.npos;
+    if (known && !of_memory) throw;
     std::ostringstream message;
     message << "out of memory for a result of shape [";
     for (size_t i = 0; i < sizes.size(); ++i) message << (i == 0 ? "" : ", ") << sizes[i];
-    message << "]: " << error.what();
+    message << "]: " << cause;
     throw std::runtime_error(message.str());
   }
 }

@@ -1,4 +1,4 @@
-"""The only loader of the native operators of csrc/: a wheel's libraries, else built for this machine on first use.
+"""The only loader of the native operators of csrc/. It takes a wheel's libraries, or builds them on first use.
 
 There are two libraries, so that nobody without a GPU waits for nvcc. One has the schemas and the CPU operators, the
 other the CUDA operators. Both use LibTorch's stable ABI, so that those of a wheel serve several versions of PyTorch.
@@ -69,12 +69,18 @@ def load(*, announce: bool = True) -> Path:
 def load_cuda(*, announce: bool = True) -> Path:
     """Registers the same operators for CUDA tensors, on the GPUs present; otherwise like `load`."""
     capabilities, file = _capabilities(), "sskd_fast_cuda.so"
-    library = _prebuilt_cuda(_PACKAGE / "lib" / file)
-    if library is None:
-        # Before `load`, which would build the schemas for nothing if nvcc is missing.
-        recipe = cuda_recipe(source_folder(), file, capabilities)
+    library = _PACKAGE / "lib" / file
+    ready, unfit = library.exists(), ""
+    if ready:
+        driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+        unfit = why_driver_is_too_old(library, driver)
+    if not ready or unfit:
+        try:  # before `load`, which would build the schemas for nothing if nvcc is missing
+            recipe = cuda_recipe(source_folder(), file, capabilities)
+        except BuildError as error:
+            raise BuildError(f"{error}; {unfit}" if unfit else str(error)) from error
     load(announce=announce)  # registers the schemas
-    return _loaded(library or _built(recipe, announce))
+    return _loaded(library if ready and not unfit else _built(recipe, announce))
 
 
 def fitting_library(folder: Path, instructions: str) -> Path | None:
@@ -85,7 +91,7 @@ def fitting_library(folder: Path, instructions: str) -> Path | None:
 
 
 def why_none_fits(folder: Path, instructions: str) -> str:
-    """The instructions that the least demanding CPU library needs beyond these; "" if one fits or there is none."""
+    """A phrase on the instructions that the least demanding CPU library lacks here; "" if one fits or there is none."""
     modest = [needed for file, needed in _PREBUILT.items() if (folder / file).exists()][-1:]
     if fitting_library(folder, instructions) is not None or not modest:
         return ""
@@ -93,13 +99,16 @@ def why_none_fits(folder: Path, instructions: str) -> str:
     return f"the libraries in {folder} need instructions that this processor lacks: {' '.join(lacking)}"
 
 
-def _prebuilt_cuda(library: Path) -> Path | None:
-    """The library if a wheel has brought it, and the driver is of its CUDA release or a later one; else None."""
-    if not library.exists():
-        return None
+def why_driver_is_too_old(library: Path, driver: int) -> str:
+    """A phrase on the driver that a wheel's CUDA library needs; "" if this one will do.
+
+    driver: the newest CUDA release that it runs, 1000 * major + 10 * minor.
+    """
     release = int(library.with_name("cuda_release.txt").read_text(encoding="utf-8"))
-    driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
-    return library if driver >= 1000 * release else None
+    if driver >= 1000 * release:
+        return ""
+    found = f"{driver // 1000}.{driver % 1000 // 10}"
+    return f"{library} needs a driver of CUDA {release} or later, and this one is of {found}; update the driver"
 
 
 def _built(recipe: Recipe, announce: bool) -> Path:

@@ -107,7 +107,7 @@ def captured(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
 def check_new_inputs(
     record: Callable[[Callable[[], list[Tensor]]], Callable[[], list[Tensor]]], size: Size, seed: int | None, scope: str
 ) -> None:
-    """What was recorded with some inputs follows others that are copied into their memory."""
+    """A recorded step follows new inputs that are copied into its memory."""
     static = size.inputs(1)
     replay = record(lambda: step(static, seed, scope, size.draws))
     before = [x.clone() for x in replay()]

@@ -1,4 +1,4 @@
-"""What L_pxl draws: hard negatives, anchors and negatives in parts of the joint batch, the memory bank, diagnostics."""
+"""Draws of L_pxl: hard negatives, anchors and negatives in parts of the joint batch, the memory bank, diagnostics."""
 
 from __future__ import annotations
 

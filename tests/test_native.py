@@ -215,6 +215,14 @@ def test_the_fastest_library_that_the_processor_can_run_is_taken(tmp_path):
     assert _native.fitting_library(tmp_path, "fpu") == own and _native.why_none_fits(tmp_path, "fpu") == ""
 
 
+def test_a_driver_older_than_the_wheels_cuda_release_is_named(tmp_path):
+    library = tmp_path / "sskd_fast_cuda.so"
+    (tmp_path / "cuda_release.txt").write_text("13\n")
+    assert _native.why_driver_is_too_old(library, 13000) == _native.why_driver_is_too_old(library, 14010) == ""
+    expected = f"{library} needs a driver of CUDA 13 or later, and this one is of 12.8; update the driver"
+    assert _native.why_driver_is_too_old(library, 12080) == expected
+
+
 def test_a_library_depends_on_nothing_but_the_stable_interface():
     """Symbols of ATen, c10 or Python would tie a library to one version of either."""
     if shutil.which("nm") is None:
@@ -224,7 +232,7 @@ def test_a_library_depends_on_nothing_but_the_stable_interface():
     needed = {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
     assert {"torch_library_impl", "torch_parallel_for"} <= needed
     assert not [name for name in needed if re.search(r"N2at|N3c10|^Py|^_Py|omp_|GOMP", name)]
-    # What the oldest supported PyTorch lacks may be missing when the library is loaded.
+    # Symbols that the oldest supported PyTorch lacks are weak.
     weak = {line.split()[-1] for line in done.stdout.splitlines() if " w " in line}
     assert {"torch_from_blob", "torch_exception_get_what_without_backtrace"} <= weak
 

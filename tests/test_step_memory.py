@@ -148,7 +148,8 @@ def test_lasting_bytes_are_weights_average_and_moments() -> None:
     assert 2 * of + 2 * trained <= found < 1.1 * (2 * of + 2 * trained)
 
 
-def test_autocast_on_cuda_keeps_norms_in_float32() -> None:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_autocast_on_cuda_keeps_norms_in_float32(half: torch.dtype) -> None:
     """Unlike on the CPU; also in what is computed again."""
     layer = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
     with without_values("cuda"):
@@ -159,12 +160,12 @@ def test_autocast_on_cuda_keeps_norms_in_float32() -> None:
             seen.append(layer(x))
             return seen[-1]
 
-        with torch.autocast("cpu", torch.bfloat16), set_checkpoint_early_stop(False):
+        with torch.autocast("cpu", half), set_checkpoint_early_stop(False):
             out = checkpoint(run, torch.empty(4, 8), use_reentrant=False)
         backward(out.sum())
     assert [x.dtype for x in seen] == [torch.float32, torch.float32]
-    with without_values("cpu"), torch.autocast("cpu", torch.bfloat16):
-        assert layer(torch.empty(4, 8)).dtype == torch.bfloat16
+    with without_values("cpu"), torch.autocast("cpu", half):
+        assert layer(torch.empty(4, 8)).dtype == half
 
 
 def test_bytes_live_as_long_as_their_storage() -> None:

@@ -1,4 +1,4 @@
-// Loops over PyTorch's threads, as many as torch.set_num_threads says; a loop within a loop runs on its own thread.
+// Loops over PyTorch's threads, as many as torch.set_num_threads says. A nested loop runs on the thread that reaches it.
 #pragma once
 
 #include <torch/csrc/stable/c/shim.h>
@@ -17,8 +17,8 @@ inline int64_t num_threads() {
   return count;
 }
 
-// f(from, until) for ranges that make up [begin, end), of at least `grain` numbers but the last. Throws what f has
-// thrown first: an exception must not cross the C functions of the stable ABI.
+// Calls f(from, until) for ranges that cover [begin, end); each but the last has at least `grain` numbers. Rethrows the
+// first exception of f, since none may cross the C functions of the stable ABI.
 template <typename F>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
   struct Work {

@@ -33,12 +33,12 @@ inline Tensor mean_row(const Tensor& x) {
   return call_by_name<1>("aten::mean", "dim", x, std::optional<Sizes>(Sizes(&rows, 1)), false, std::nullopt)[0];
 }
 
-// The flat tensor in ascending order, equal numbers in their order, and the places that they come from.
+// The numbers of a flat tensor in ascending order (a stable sort), and their indices.
 inline std::array<Tensor, 2> stable_sort(const Tensor& x) {
   return call_by_name<2>("aten::sort", "stable", x, std::optional<bool>(true), int64_t{0}, false);
 }
 
-// For every number of x, how many of the sorted ones are less.
+// For each number of x, the count of smaller ones in `sorted`.
 inline Tensor count_below(const Tensor& sorted, const Tensor& x) {
   return call_by_name<1>("aten::searchsorted", "Tensor", sorted, x, false, false, std::nullopt, std::nullopt)[0];
 }
@@ -51,7 +51,7 @@ inline Tensor counting(int64_t count, const Options& options) {
   return call_by_name<1>("aten::cumsum", "", steps, int64_t{0}, std::optional<ScalarType>(options.dtype))[0];
 }
 
-// Every number of x, or the nearest one in [least, most].
+// x limited to [least, most].
 inline Tensor clamped(const Tensor& x, int64_t least, int64_t most) {
   const auto bound = [&](int64_t value) {
     return std::optional<Tensor>(full({}, static_cast<double>(value), options_of(x)));

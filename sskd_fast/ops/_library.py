@@ -51,9 +51,10 @@ def implementation(backend: str, operator: str) -> Callable[..., Any]:
 
 
 def naming_lack_of_memory(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A native operator that raises torch.OutOfMemoryError where it runs out of memory.
+    """A native operator that raises torch.OutOfMemoryError if memory runs out.
 
-    Through the stable ABI every error of PyTorch becomes a RuntimeError. Training takes smaller batches after this one.
+    The stable ABI makes every error of PyTorch a RuntimeError. Training retries with smaller batches only after
+    OutOfMemoryError.
     """
 
     @functools.wraps(function, assigned=())

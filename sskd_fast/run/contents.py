@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ from sskd_fast.files import encoded
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
+
+# Files handed to the threads at once: one that waits takes 2 KB of memory.
+_AT_ONCE = 1024
 
 
 def set_contents(sources: Sources) -> dict[str, str]:
@@ -57,9 +61,8 @@ def of_labels(source: LabeledImages) -> str:
 
 def of_images(source: ImageCollection) -> str:
     """A hash of the names and bytes of a set's image files."""
-    with ThreadPoolExecutor() as threads:
-        digests = threads.map(_of_file, [record.path for record in source.records])
-        return _hash(f"{name} {digest}" for name, digest in zip(source.file_names, digests, strict=True))
+    digests = _of_files(record.path for record in source.records)
+    return _hash(f"{record.file_name} {digest}" for record, digest in zip(source.records, digests, strict=True))
 
 
 @cache
@@ -68,9 +71,15 @@ def _of_path(path: Path) -> str:
     if path.is_file():
         return _of_file(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
+    return _hash(f"{file.relative_to(path)} {digest}" for file, digest in zip(files, _of_files(files), strict=True))
+
+
+def _of_files(paths: Iterable[Path]) -> Iterator[str]:
+    """Hashes of files in their order, by threads."""
+    rest = iter(paths)
     with ThreadPoolExecutor() as threads:
-        digests = threads.map(_of_file, files)
-        return _hash(f"{file.relative_to(path)} {digest}" for file, digest in zip(files, digests, strict=True))
+        while some := list(itertools.islice(rest, _AT_ONCE)):
+            yield from threads.map(_of_file, some)
 
 
 def _of_file(path: Path) -> str:

@@ -161,7 +161,7 @@ class _Calls(TorchFunctionMode):
 
 
 def _full(x: Any) -> Any:
-    return x.float() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else x
+    return x.float() if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 @contextmanager
