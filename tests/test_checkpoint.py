@@ -254,8 +254,9 @@ def run(
     masks: str = "points",
     steps: int = 6,
     bank: int = 64,
+    precision: str = "float32",
 ) -> tuple[MaskTransformer, list[int]]:
-    net = model(seed=3).to(memory_format=torch.channels_last)
+    net = model(seed=3, precision=precision).to(memory_format=torch.channels_last)
     torch.manual_seed(4)
     settings = TrainConfig(lr=1e-2, backbone_lr=0.5, warmup=2, ema=0.9, save_every=3, evaluations=2)
     schedule = Schedule(settings, StageConfig(steps=steps))
@@ -273,7 +274,8 @@ def run(
     log = Log(tmp_path)
     progress = Progress(log, "stage", "stage", 2, {})
     try:
-        objective = Objective(SetLoss(config), contrast, 1.0, 0.1, gradient_share=GradientShare(0.15))
+        share = None if precision == "float16" else GradientShare(0.15)
+        objective = Objective(SetLoss(config), contrast, 1.0, 0.1, gradient_share=share)
         average = train(net, objective, draw, schedule, state, progress, lambda m: {"ap": 1.0, "ap50": 2.0}, seed=5)
     finally:
         progress.end()
@@ -295,6 +297,17 @@ def test_an_interrupted_stage_ends_with_the_weights_of_one_that_was_not(tmp_path
     assert state.cost.seconds > 0 and state.cost.cpu_seconds > 0
     counts = state.cost.steps, state.cost.labeled_seen, state.cost.unlabeled_seen
     assert counts == (3, 6, 6)  # the two steps after the saved one were made again
+
+
+def test_a_resumed_stage_in_float16_has_the_scale_of_the_loss(tmp_path: Path) -> None:
+    """The first steps overflow and halve the scale; a resumed stage that began with the first one would skip more."""
+    straight, _ = run(tmp_path / "a", TrainingState(tmp_path / "a" / "state.pt", "k", False), precision="float16")
+    path = tmp_path / "b" / "state.pt"
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", TrainingState(path, "k", True), fail_at=5, precision="float16")
+    assert torch.load(path, weights_only=True)["modules"]["scaler"]["scale"] < 2.0**16
+    resumed, drawn = run(tmp_path / "b", TrainingState(path, "k", True), precision="float16")
+    assert drawn == [3, 4, 5] and same(resumed, straight)
 
 
 def test_a_piece_ends_once_its_state_is_saved_and_the_next_one_goes_on(tmp_path: Path) -> None:

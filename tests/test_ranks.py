@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.run.__main__ import main
+from sskd_fast.source_prediction import IMAGES_AT_ONCE
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +102,43 @@ def test_ranks_of_torchrun_have_the_gradients_of_one_process(
         assert max(differences(found["paper"], alone["paper"]).values()) < 1e-10
 
 
+def adaptation_of_scenes(folder: Path, *, val: int) -> list[str]:
+    """Arguments of a short run that adapts the teacher: 4 labelled, `val` validation and 3 unlabelled scenes."""
+    for seed, (name, count) in enumerate((("train", 4), ("val", val), ("plain", 3))):
+        write_scenes(folder, name, "target", count, seed=30 + seed)
+    data = [f"--labeled={folder / 'train.json'}", f"--images={folder / 'train'}", f"--unlabeled={folder / 'plain'}"]
+    data += [f"--val={folder / 'val.json'}", f"--val-images={folder / 'val'}", "--stage=adapt", "--device=cpu"]
+    return [*data, "--preset=smoke", "pseudo_labels.folds=2", "train.threads=1"]
+
+
+@pytest.mark.slow
+def test_splits_and_figures_of_a_model_that_is_not_trained_are_those_of_one_process(tmp_path: Path) -> None:
+    """Byte by byte, if each of three ranks predicts a group of the validation images."""
+    data = [*adaptation_of_scenes(tmp_path, val=2 * IMAGES_AT_ONCE + 1), "--max-steps=1"]
+    data += ["stages.supervised_teacher.labeled_batch=6", "stages.adapted_teacher.labeled_batch=6"]
+    data += ["stages.adapted_teacher.unlabeled_batch=6"]
+    name, splits, rows = "zero_shot_teacher", {}, {}
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        done = ranks_of(count, main, [*data, f"--output={folder}"], log=tmp_path / "stderr.txt")
+        assert done.statuses == [0] * count, done.stderr[-3000:]
+        splits[count] = {path.name: path.read_bytes() for path in folder.glob("splits/*.txt")}
+        rows[count] = {row["name"]: row for row in json.loads((folder / "metrics.json").read_text())["rows"]}
+    assert {"labeled.txt", "val.txt", "unlabeled.txt", "fold_1_of_2.txt", "fold_2_of_2.txt"} == set(splits[1])
+    assert 0 < rows[1][name]["ap"] < rows[1][name]["ap50"] < 100
+    predictions = [(tmp_path / str(count) / "predictions" / f"{name}.json").read_bytes() for count in (1, 2, 3)]
+    assert len({result["image_id"] for result in json.loads(predictions[0])}) > 2 * IMAGES_AT_ONCE - 5
+    for count in (2, 3):
+        assert splits[count] == splits[1]
+        assert predictions[count - 1] == predictions[0]
+        for figure in ("ap", "ap50"):
+            assert rows[count][name][figure] == rows[1][name][figure]
+
+
 @pytest.mark.slow
 def test_a_job_that_lost_a_rank_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    """Bit by bit those of a job that nobody killed; figures of models that are not trained are those of one process."""
-    for seed, (name, count) in enumerate((("train", 4), ("val", 3), ("plain", 3))):
-        write_scenes(tmp_path, name, "target", count, seed=30 + seed)
-    data = [
-        f"--labeled={tmp_path / 'train.json'}",
-        f"--images={tmp_path / 'train'}",
-        f"--unlabeled={tmp_path / 'plain'}",
-    ]
-    data += [f"--val={tmp_path / 'val.json'}", f"--val-images={tmp_path / 'val'}", "--stage=adapt", "--device=cpu"]
-    data += ["--preset=smoke", "--max-steps=3", "train.save_every=2", "pseudo_labels.folds=2", "train.threads=1"]
+    """Bit by bit those of a job that nobody killed."""
+    data = [*adaptation_of_scenes(tmp_path, val=3), "--max-steps=3", "train.save_every=2"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     log = tmp_path / "stderr.txt"
     done = ranks_of(2, main, [*data, f"--output={straight}"], log=log)
