@@ -2,7 +2,8 @@
 
     python -m benchmarks.labelling_scale FOLDER --images 1000 --shard 250 --ray 2 [--kill worker|driver]
 
-Images of 32 x 32 pixels in tar archives and a tiny teacher with random weights: this measures all but the teacher.
+Images of 32 x 32 pixels in tar archives and a tiny teacher with random weights: this measures all but the teacher. The
+images are listed and hashed first, as a run does.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.pseudo_labels import Selection, cache_key
 from sskd_fast.pseudo_labels.shards import shard_files
+from sskd_fast.run.contents import of_images
 from sskd_fast.run.shard_labels import ShardLabeller, label_shards, one_process, shards_of
 
 SIDE, CLASSES = 32, ("disc", "ring")
@@ -78,7 +80,11 @@ def tiny_labeller(images: ImageFolder, folder: Path) -> ShardLabeller:
 
 def label(arguments: argparse.Namespace) -> None:
     """The work to measure, in its own process; prints a line for each shard."""
+    start = time.perf_counter()
     source = ImageFolder(arguments.folder / "images")
+    listed = time.perf_counter()
+    of_images(source)  # as a run does before it labels
+    hashed = time.perf_counter()
     labeller = tiny_labeller(source, arguments.folder / "labels")
     torch.set_num_threads(1)
     work = one_process
@@ -87,7 +93,8 @@ def label(arguments: argparse.Namespace) -> None:
 
         work = RayWorkers(arguments.ray)
     labels = label_shards(labeller, shards_of(source, arguments.shard), work)
-    print(json.dumps({"images": len(labels), "labels": labels.sure}))
+    seconds = {"listing_s": round(listed - start, 1), "hashing_s": round(hashed - listed, 1)}
+    print(json.dumps({"images": len(labels), "labels": labels.sure, **seconds}))
 
 
 class Peaks:

@@ -22,12 +22,14 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
-// Throws ValueError in Python unless the condition holds; the message is the parts, one after the other.
+// Throws unless the condition holds; the message is the parts, one after the other. sskd_fast/ops/_library.py makes a
+// ValueError of it by its first word: from 2.15 on PyTorch keeps the message alone of what a stable operator throws.
 template <typename... Parts>
 void check_value(bool condition, const Parts&... parts) {
   if (condition) [[likely]]
     return;
   std::ostringstream message;
+  message << "ValueError: ";
   (message << ... << parts);
   throw std::invalid_argument(message.str());
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_operators import generator, random, unit
 
-from sskd_fast.ops._library import naming_lack_of_memory
+from sskd_fast.ops._library import with_types_of_errors
 from sskd_fast.reference import hardest_negatives as reference
 
 
@@ -53,7 +53,7 @@ def test_nothing_in_gives_nothing_out(emulated):
 def test_a_lack_of_memory_is_told_from_other_errors(emulated):
     """Training takes smaller batches after torch.OutOfMemoryError alone."""
     rows, drawn = torch.eye(4), torch.zeros(4, 2, dtype=torch.int32)
-    operator = naming_lack_of_memory(emulated.hardest_negatives)
+    operator = with_types_of_errors(emulated.hardest_negatives)
     with pytest.raises(torch.OutOfMemoryError, match=r"out of memory for a result of shape \[4, 1125899906842624\]"):
         operator(rows, rows, drawn, 1 << 50)
     with pytest.raises(RuntimeError, match="__trap was called") as wrong:

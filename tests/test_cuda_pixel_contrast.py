@@ -10,6 +10,7 @@ import torch
 from test_operators import CONTRAST_SHAPES, DTYPES, generator, random, within_budget
 from torch import Tensor
 
+from sskd_fast.ops._library import with_types_of_errors
 from sskd_fast.reference import pixel_contrast as reference
 
 TEMPERATURE = torch.tensor([0.2], dtype=torch.float64)
@@ -125,4 +126,4 @@ def test_an_index_out_of_range_stops_the_kernel(emulated, wrong):
 def test_a_temperature_that_the_kernels_cannot_read_is_named(emulated):
     embeddings, negatives = case(3, 5, 2, 4)
     with pytest.raises(ValueError, match=r"temperature: found 1 of Float on cpu, expected one float64 on cpu"):
-        emulated.pixel_contrast(*embeddings, negatives, torch.tensor([0.2]), None, True, True)
+        with_types_of_errors(emulated.pixel_contrast)(*embeddings, negatives, torch.tensor([0.2]), None, True, True)

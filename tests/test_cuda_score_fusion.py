@@ -9,6 +9,7 @@ import torch
 from test_operators import CUES, FUSION_SHAPES, random, within_budget
 from torch import Tensor
 
+from sskd_fast.ops._library import with_types_of_errors
 from sskd_fast.reference import score_fusion as reference
 
 # One tile of pixels and one past it; planes of whole packs of 16 bytes; squares of queries and classes; wide rows.
@@ -70,4 +71,4 @@ def test_nothing_in_gives_nothing_out(emulated):
 def test_rows_too_wide_for_shared_memory_are_refused(emulated):
     message = "class_logits: found 3000 queries and 2 classes, expected at most 1350 together"
     with pytest.raises(ValueError, match=message):
-        emulated.score_fusion(torch.zeros(1, 3000, 1, 1), torch.zeros(1, 3000, 2), 1, 1, 0)
+        with_types_of_errors(emulated.score_fusion)(torch.zeros(1, 3000, 1, 1), torch.zeros(1, 3000, 2), 1, 1, 0)

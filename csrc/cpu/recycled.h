@@ -6,15 +6,15 @@
 #include <cstdlib>
 #include <deque>
 #include <iterator>
-#include <mutex>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <vector>
 
+#include "tensors.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
-
-#include "tensors.h"
 #endif
 
 // A tensor in memory of ours, with what frees it. PyTorch 2.10 has no such function: weak, hence null there, and
@@ -122,10 +122,11 @@ inline Tensor recycled_empty(Sizes sizes, const Options& options, bool read_at_r
     Recycler::shared().release(*released);
   };
   AtenTensorHandle tensor = nullptr;
-  check_torch(torch_from_blob(block->data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, dtype,
-                              aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0,
-                              release, block.get()),
-              "torch_from_blob");
+  const AOTITorchError error = torch_from_blob(
+      block->data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, dtype,
+      aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0, release, block.get());
+  if (error != 0) Recycler::shared().release(*block);
+  check_torch(error, "torch_from_blob");
   block.release();
   return Tensor(tensor);
 }

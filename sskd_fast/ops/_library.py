@@ -46,27 +46,30 @@ def implementation(backend: str, operator: str) -> Callable[..., Any]:
         stem = operator.removesuffix("_backward").removesuffix("_by_tables")
         module = importlib.import_module(f"{_PYTHON[backend]}.{stem}")
         return getattr(module, operator)
-    function: Callable[..., Any] = getattr(_native.operators(), operator)
-    return function if backend == "cpu" else naming_lack_of_memory(function)
+    return with_types_of_errors(getattr(_native.operators(), operator))
 
 
-def naming_lack_of_memory(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A native operator that raises torch.OutOfMemoryError if memory runs out.
+def with_types_of_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A native operator that raises ValueError for wrong values, and torch.OutOfMemoryError if memory runs out.
 
-    The stable ABI makes every error of PyTorch a RuntimeError. Training retries with smaller batches only after
-    OutOfMemoryError.
+    The stable ABI carries the messages of errors, and not their types in every version of PyTorch. Training retries
+    with smaller batches only after OutOfMemoryError.
     """
 
     @functools.wraps(function, assigned=())
     def called(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
+        except (RuntimeError, ValueError) as error:
+            message = str(error)
+            if message.startswith(_VALUE_ERROR):
+                raise ValueError(message.removeprefix(_VALUE_ERROR)) from None
+            if "out of memory" not in message:
                 raise
-            raise torch.OutOfMemoryError(str(error)) from error
+            raise torch.OutOfMemoryError(message) from error
 
     return called
 
 
+_VALUE_ERROR = "ValueError: "  # of check_value in csrc/tensors.h
 _PYTHON = {"reference": "sskd_fast.reference", "triton": kernels.__name__}
