@@ -225,13 +225,13 @@ class Sam3(Segmenter):
 
 
 def _by_pair(pair: Tensor, most: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Group rows by pair (n,), one of `most`: returns the pairs that occur, the order of rows, and rows per pair."""
-    if pair.is_meta:  # no values: assume that rows are spread over all pairs, the costliest case
+    """Group rows by pair (n,), below `most`: returns the pairs that occur, the order of rows, and rows per pair."""
+    each = [] if pair.is_meta else (pair == torch.arange(most, device=pair.device)[:, None]).sum(1).tolist()
+    if sum(each) != len(pair):  # no values: assume that rows are spread over all pairs, the costliest case
         count, more = divmod(len(pair), most)
-        counts = [count + (i < more) for i in range(most if count else more)]
-        return pair[: len(counts)], pair, counts
-    pairs, place, rows = torch.unique(pair, return_inverse=True, return_counts=True)
-    return pairs, place.argsort(stable=True), rows.tolist()
+        each = [count + (i < more) for i in range(most)]
+    pairs = torch.tensor([i for i, rows in enumerate(each) if rows], dtype=torch.int64, device=pair.device)
+    return pairs, pair.argsort(stable=True), [rows for rows in each if rows]
 
 
 def text_tokens(texts: Sequence[str], tokenizer: Any, limit: int) -> list[list[int]]:
