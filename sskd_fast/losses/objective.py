@@ -105,7 +105,9 @@ class Objective:
         loss, matching = predictions.class_logits.new_zeros(()), 0.0
         parts: dict[str, Tensor] = {}
         if count:
-            sup = self.set_loss(sure, labeled.targets, labeled.valid, joint=joint.within("sup "), seed=seed)
+            sup = self.set_loss(
+                sure, labeled.targets, labeled.valid, joint=joint.within("sup "), seed=seed, first=starts[0]
+            )
             step.parts.append(Part(labeled, sure, True, sup))
             loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None:
@@ -113,7 +115,7 @@ class Objective:
             if self.lam_semi > 0:
                 semi = self.set_loss(
                     unsure, unlabeled.targets, unlabeled.valid, label_pool=self.label_pool, semi_masks=self.semi_masks,
-                    joint=joint.within("semi "), seed=seed,
+                    joint=joint.within("semi "), seed=seed, first=starts[-1],
                 )  # fmt: skip
                 loss, matching = loss + weight * semi.loss, matching + semi.seconds
                 parts |= _named(semi, "semi")
