@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.models import table
-from benchmarks.student_flops import CROP, FAST, by_part, rows
+from benchmarks.student_flops import CROP, by_part, rows
 from sskd_fast.run.dry_run import model_cost
 from sskd_fast.settings import check_settings
 from sskd_fast.yaml_settings import load_config
@@ -32,11 +32,11 @@ def test_the_encoders_share_is_that_of_its_formula_and_the_page_has_all_shares()
 
 def test_the_fast_student_costs_what_the_page_says() -> None:
     pytest.importorskip("timm")
-    config = load_config([FAST])
+    config = load_config([], [], "fast")
     check_settings(config)
     assert config.student.tile == config.teacher.tile == (0, 0) and config.views.fit and config.predict.fit
     cost = model_cost(config, "student", config.views.sides)
-    row = f"| of `configs/fast_student.yaml` | 384 x 384 | {cost['flops'] / 1e9:.0f} | {cost['params'] / 1e6:.1f} |"
+    row = f"| of `--preset fast` | 384 x 384 | {cost['flops'] / 1e9:.0f} | {cost['params'] / 1e6:.1f} |"
     assert row in PAGE
 
 
