@@ -75,8 +75,8 @@ def test_cvat_images_without_a_size_or_labelled_twice_are_named(tmp_path: Path) 
     text = (tmp_path / "b.xml").read_text()
     (tmp_path / "b.xml").write_text(text.replace('name="b2.png" width="64" height="48"', 'name="b2.png"'))
     assert problems(read_cvat, tmp_path, tmp_path) == [
-        f"{tmp_path / 'b.xml'}: image 0 (a.png): it labels a.png, which {tmp_path / 'a.xml'}: image 0 (a.png) labels too; "
-        "expected one set of labels for an image. Remove one of them.",
+        f"{tmp_path / 'b.xml'}: image 0 (a.png): it labels a.png, which {tmp_path / 'a.xml'}: image 0 (a.png) labels "
+        "too; expected one set of labels for an image. Remove one of them.",
         f"{tmp_path / 'b.xml'}: image 1 (b2.png): a height of None and a width of None; expected pixels. "
         "Export the task again.",
     ]
