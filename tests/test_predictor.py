@@ -183,7 +183,9 @@ def test_a_card_says_how_images_are_seen(plates_run: Path) -> None:
     whole = dataclasses.replace(seen, fit=True, tile=(64, 96))
     for stretch, words in ((True, "stretched by percentiles, "), (False, "")):
         text = card_text(dataclasses.replace(description, inference=whole, stretch=stretch))
-        assert f"Images are {words}scaled until they just fit into 64 x 96 pixels{most}" in text and "tiles" not in text
+        assert (
+            f"Images are {words}scaled until they just fit into 64 x 96 pixels{most}" in text and "in tiles" not in text
+        )
 
 
 def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:
