@@ -69,7 +69,7 @@ def test_a_dry_call_tries_every_step_with_what_a_bare_machine_has(tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "no GPU (a dry run on a CPU)" in text and f"sources {gpu_call.source_digest()}" in text
     assert (
-        text.count("| passed |") == len(STEPS) and "| negative_sampling | forward | 2x6 | bfloat16 | triton |" in text
+        text.count("| passed |") == len(STEPS) and "| negative_sampling | forward | 1x4 | bfloat16 | triton |" in text
     )
 
 

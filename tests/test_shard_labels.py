@@ -94,7 +94,10 @@ def test_the_command_wants_a_run_whose_teacher_labels(tmp_path: Path, capsys: py
 
 @pytest.mark.slow
 def test_a_run_from_shards_ends_with_the_weights_of_one_without(tmp_path: Path) -> None:
-    common = ["--preset", "smoke", "data.embedded_unlabeled=40", "train.threads=1"]
+    common = [
+        "--preset", "smoke", "--max-steps", "4", "data.embedded_labeled=12", "data.embedded_unlabeled=40",
+        "data.embedded_val=8", "train.threads=1",
+    ]  # fmt: skip
     whole, shards = tmp_path / "whole", tmp_path / "shards"
     for folder, stages, more in (
         (whole, ("all",), []),
