@@ -160,9 +160,9 @@ in one run, side by side. Ratios carry further than milliseconds: the machine is
 
 {QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives an anchor; every pixel is
 an anchor. "dense" is the obvious implementation (benchmarks/dense.py: anchors x candidates matrices and Gumbel top-k,
-image by image), "dense-compiled" the same under torch.compile, "metric-learning" SupConLoss of pytorch-metric-learning,
-which samples nothing. The scores carry no gradient, as in training. Extra memory is the peak of a step above its
-inputs, in a process of its own.
+image by image). "dense-compiled" is the same under torch.compile. "metric-learning" is SupConLoss of
+pytorch-metric-learning, which samples nothing. The scores carry no gradient, as in training. Extra memory is the peak
+of a step above its inputs, in a process of its own.
 
 {steps(m)}
 
@@ -170,8 +170,8 @@ inputs, in a process of its own.
 
 ## Each operator
 
-What is read in random order (benchmarks/traffic.py) against what random reads of 512-byte rows reach on this machine
-with tables of that size, measured in the same run.
+The bytes read in random order (benchmarks/traffic.py), compared with random reads of 512-byte rows from tables of
+that size. Both were measured on this machine in the same run.
 
 {operators(m)}
 
@@ -182,10 +182,11 @@ Bandwidth, GB/s on two threads:
 ## The data path, on one thread
 
 Images of 1024 x 2048 pixels with 20 instances, in Cityscapes' files (benchmarks/bench_data.py). "views": both views of
-a 512 x 1024 crop and its masks; from the files, from decoded files (`data.decoded`), with everything in memory, and by
-torchvision's classes with everything in memory. "COCO evaluation" (100 detections an image) is pycocotools' own code in
-both rows; "Cityscapes evaluation" is the official code on predictions in memory and on the files that it expects.
-"matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder on a small backbone.
+a 512 x 1024 crop and its masks. They come from the files, from decoded files (`data.decoded`), or with everything in
+memory; torchvision's classes are timed with everything in memory. "COCO evaluation" (100 detections an image) is
+pycocotools' own code in both rows. "Cityscapes evaluation" is the official code, on predictions in memory and on the
+files that it expects. "matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder
+on a small backbone.
 
 {data_path(m)}
 
