@@ -34,7 +34,7 @@ _INSTALLED_AS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyya
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    2 for an unknown command or a missing package; 141 if the reader of the output has quit, as `head` does; 130 or 143
+    2 for an unknown command or a missing package. 141 if the reader of the output has quit, as `head` does. 130 or 143
     after SIGINT or SIGTERM.
     """
     try:

@@ -105,8 +105,8 @@ def query_losses(
 
     presence: cross-entropy of every class on every image.  query: cross-entropy of the queries of the classes on the
     image.  Both are proper scoring rules, so presence and query scores become probabilities.  box: L1 distance and
-    generalised IoU of matched queries.  weights: of the instances (n,).  valid (B, H, W) bool: queries whose box lies
-    mostly on invalid pixels are not negatives, and a class whose likeliest query does so is not called absent.
+    generalised IoU of matched queries.  weights: of the instances (n,).  valid (B, H, W) bool: a query whose box lies
+    mostly on invalid pixels is no negative.  If a class's likeliest query lies so, the class is not called absent.
     total: gives sums over the joint batch, by which the losses divide.
     """
     image, instance = torch.nonzero(assigned >= 0, as_tuple=True)

@@ -48,8 +48,8 @@ def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:
 def model_cost(config: Config, name: ModelName, size: Sequence[int]) -> dict[str, Any]:
     """Size and compute of a model, without its memory.
 
-    params, trainable_params; flops: of one crop's prediction; train_flops: of one step (weak view forward and backward,
-    strong view forward); seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
+    params, trainable_params. flops: of one crop's prediction. train_flops: of one step (weak view forward and backward,
+    strong view forward). seconds_a_step: train_flops over SUSTAINED_FLOPS. Also batch, size, precision.
     """
     settings: ModelConfig = getattr(config, name)
     if not settings.trainable:
