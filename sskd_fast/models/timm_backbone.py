@@ -116,7 +116,7 @@ def _explained(create: Callable[..., Any], name: str) -> Callable[..., Any]:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FoundationError(
                 f"model.backbone: 'timm/{name}' cannot be had ({first}); give the name of a model of timm, and its "
-                "weights as a file (backbone_checkpoint) where the Hugging Face hub is out of reach"
+                "weights as a file (backbone_checkpoint) if the Hugging Face hub is out of reach"
             ) from error
 
     return build
