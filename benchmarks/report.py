@@ -158,7 +158,7 @@ in one run, side by side. Ratios carry further than milliseconds: the machine is
 
 ## A step: fuse, sample and contrast, forward and backward
 
-{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives an anchor; every pixel is
+{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives per anchor; every pixel is
 an anchor. "dense" is the obvious implementation (benchmarks/dense.py: anchors x candidates matrices and Gumbel top-k,
 image by image). "dense-compiled" is the same under torch.compile. "metric-learning" is SupConLoss of
 pytorch-metric-learning, which samples nothing. The scores carry no gradient, as in training. Extra memory is the peak
@@ -183,7 +183,7 @@ Bandwidth, GB/s on two threads:
 
 Images of 1024 x 2048 pixels with 20 instances, in Cityscapes' files (benchmarks/bench_data.py). "views": both views of
 a 512 x 1024 crop and its masks. They come from the files, from decoded files (`data.decoded`), or with everything in
-memory; torchvision's classes are timed with everything in memory. "COCO evaluation" (100 detections an image) is
+memory; torchvision's classes are timed with everything in memory. "COCO evaluation" (100 detections per image) is
 pycocotools' own code in both rows. "Cityscapes evaluation" is the official code, on predictions in memory and on the
 files that it expects. "matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder
 on a small backbone.
