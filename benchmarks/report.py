@@ -68,7 +68,7 @@ def steps(m: Measured) -> str:
                     continue
                 ratio = f"{record['stats']['median'] / ours:.1f}" if ours else "-"
                 rows.append([case, dtype, contender, milliseconds(record), ratio, megabytes(memory)])
-    return table(["images x pixels", "dtype", "", "ms a step", "times ours", "extra MB"], rows)
+    return table(["images x pixels", "dtype", "", "ms per step", "times ours", "extra MB"], rows)
 
 
 def targets(m: Measured) -> str:
@@ -136,7 +136,7 @@ def data_path(m: Measured) -> str:
     if step is not None:
         share = 100 * step["extra_info"]["matching_seconds"] / step["stats"]["median"]
         rows.append(["matching in a step", "", f"{share:.1f} % of {step['stats']['median']:.1f} s"])
-    return table(["", "", "images a second"], rows)
+    return table(["", "", "images per second"], rows)
 
 
 def machine() -> str:

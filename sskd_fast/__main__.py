@@ -64,7 +64,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def usage() -> str:
-    """The help text: one command a line."""
+    """The help text: one command per line."""
     lines = [f"  sskd {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(["usage: sskd COMMAND ... (`sskd COMMAND --help` for its options)", *lines])
 

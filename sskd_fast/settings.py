@@ -35,7 +35,7 @@ class DataConfig:
     first, 0 = from the instances' sizes.  stretch: percentile stretch of each image (microscopy).  workers: processes
     that prepare batches, 0 for none.  cache_mb: memory per process for decoded images, and as much again for masks.
     max_pixels: limit on the size of an image, 0 = 268 million.  confine: reject file names in labels that point outside
-    the image folder.  decoded: folder that caches decoded images, three bytes a pixel, for all processes and later
+    the image folder.  decoded: folder that caches decoded images, three bytes per pixel, for all processes and later
     runs; "" for none.
     """
 

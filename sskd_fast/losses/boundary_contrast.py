@@ -1,7 +1,7 @@
 """L_pxl at the boundaries of instances: anchors beside another instance, positives on the instance, near negatives.
 
 Ours, not the paper's: there, all pixels are anchors, and the positive is the same pixel in the other view.
-Shape letters: B images, N cells an image, A anchors, D embedding width, R negatives.
+Shape letters: B images, N cells per image, A anchors, D embedding width, R negatives.
 """
 
 from __future__ import annotations

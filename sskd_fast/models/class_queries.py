@@ -1,7 +1,7 @@
 """Queries that ask for one class each: their scores, their matching within the class, and their losses.
 
 Source: SAM 3, whose score is the presence of the class on the image times the query's own probability.
-Shape letters: B images, C classes, K queries a class, N queries kept, G padded instances, n instances of an image.
+Shape letters: B images, C classes, K queries per class, N queries kept, G padded instances, n instances of an image.
 """
 
 from __future__ import annotations

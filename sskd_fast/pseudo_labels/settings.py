@@ -57,4 +57,4 @@ class PseudoLabelConfig:
         if not self.shrink >= 0:
             raise ValueError(f"shrink: expected a number of results, 0 for none, found {self.shrink}")
         if self.shard < 0:
-            raise ValueError(f"shard: expected images a file, such as 10000, or 0 for one file, found {self.shard}")
+            raise ValueError(f"shard: expected images per file, such as 10000, or 0 for one file, found {self.shard}")

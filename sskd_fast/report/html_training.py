@@ -75,7 +75,7 @@ def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | 
 def _labels(title: str, record: Mapping[str, Any], order: Sequence[str]) -> str:
     tiles = [
         (f"{record['labels']}", f"labels on {record['images']} images"),
-        (f"{record['labels_per_image']:.1f}", "labels an image"),
+        (f"{record['labels_per_image']:.1f}", "labels per image"),
         (f"{100 * record['empty_share']:.0f} %", "images without a label"),
     ]
     for key, words in (
