@@ -175,6 +175,19 @@ def test_a_card_claims_no_licence_that_is_not_stated(plates_run: Path) -> None:
     assert "Not measured on validation images of a run." in card_text(unmeasured)
 
 
+def test_a_card_says_how_images_are_seen(plates_run: Path) -> None:
+    description = load(plates_run).description
+    seen, most = description.inference, f"; at most {description.inference.max_detections} instances an image."
+    tiles = f"seen in tiles of {seen.tile[0]} x {seen.tile[1]} pixels that share {seen.overlap}"
+    assert tiles + most in card_text(description)
+    whole = dataclasses.replace(seen, fit=True, tile=(64, 96))
+    for stretch, words in ((True, "stretched by percentiles, "), (False, "")):
+        text = card_text(dataclasses.replace(description, inference=whole, stretch=stretch))
+        assert (
+            f"Images are {words}scaled until they just fit into 64 x 96 pixels{most}" in text and "in tiles" not in text
+        )
+
+
 def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:
     teacher = load(plates_run, stage="adapted_teacher")
     assert teacher.description.facts["stage"] == "adapted_teacher"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sskd_fast.rank.__main__ import main
@@ -174,6 +175,13 @@ def test_labels_that_somebody_has_corrected_stay(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "prelabels.json: a file written here that was edited since" in error
     assert "Write to another folder" in error and json.loads((folder / "prelabels.json").read_text()) == edited
+
+
+def test_files_passed_over_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").touch()
+    assert open_images([str(tmp_path)], stretch=False).file_names == ["a.png"]
+    assert capsys.readouterr().err == f"{tmp_path}: 1 passed over: not images: 1 (.txt 1)\n"
 
 
 def test_images_are_named_one_by_one_by_folder_or_by_glob(plates_run: Path) -> None:

@@ -114,8 +114,10 @@ def _cell(low: Any, high: Any) -> str:
 
 
 def summary_text(summary: Summary) -> str:
-    """Both tables and the words, for a terminal."""
-    tables = [plain_table(columns) for columns in (row_columns(summary), gain_columns(summary)) if columns]
+    """The tables and the words, for a terminal; gains have a table if there are any."""
+    tables = [plain_table(row_columns(summary))]
+    if summary["gains"]:
+        tables.append(plain_table(gain_columns(summary)))
     return "\n\n".join([*tables, summary_words(summary)])
 
 
