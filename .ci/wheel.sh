@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds a wheel with the CPU operators and runs the operators' tests from it, without a compiler: in a fresh environment
-# with the oldest PyTorch that is supported, and with the PyTorch of the active environment, which builds the wheel.
+# Builds a wheel with the CPU operators and runs the operators' tests from it, without a compiler. They run in a fresh
+# environment with the oldest PyTorch that is supported, and with that of the active environment, which builds the
+# wheel.
 #
 #   .ci/wheel.sh SCRATCH    SCRATCH: an empty folder for all that it makes
 set -euo pipefail

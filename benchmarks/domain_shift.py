@@ -1,8 +1,8 @@
 """A domain shift, cross-validated: `python -m benchmarks.domain_shift DATA --source modality=fluorescence ...`.
 
-Teacher and student are first trained on the labels of a source domain (98 % of them, or all but one group, since a run
-needs unlabelled images). From these weights they start on a target domain with few labels. The target is
-cross-validated over whole groups: each fold is the validation set of one run, and the rest its training set, of which a
+Teacher and student are first trained on the labels of a source domain. They get 98 % of them, or all but one group,
+since a run needs unlabelled images. From these weights they start on a target domain with few labels. The target is
+cross-validated over whole groups. Each fold is the validation set of one run, and the rest its training set, of which a
 share has labels. Every baseline starts from the same weights as our models. DATA is a folder with
 annotations/instances_*.json and images/. With --truth, only the student is trained, on the hidden true labels: the
 upper bound for any teacher. Run the same command to resume.

@@ -1,8 +1,8 @@
 """Teacher and student of the paper side by side: parameters, FLOPs, and the latency of one prediction on this machine.
 
 `python -m benchmarks.models` builds both with random weights (the teacher takes 2.3 GB), or one of them with other
-settings, counts FLOPs as `--dry-run` does, and predicts one crop with each in turn, several times. The time does not
-depend on the weights. Times are CPU seconds.
+settings. It counts FLOPs as `--dry-run` does, and predicts one crop with each in turn, several times. The time does
+not depend on the weights. Times are CPU seconds.
 """
 
 from __future__ import annotations

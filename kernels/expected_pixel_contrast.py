@@ -6,7 +6,7 @@ gradient, in a fixed order. Rows are multiplied BLOCK_W numbers at a time, and a
 numbers; wider rows are split over programs.
 
 Half precision is multiplied as stored, which is exact with float32 sums. Products of float32 numbers (PRECISION) are
-split in three of TF32 on NVIDIA's tensor cores, whose error is that of float32 (tests/test_triton.py holds them to it).
+split in three of TF32 on NVIDIA's tensor cores. Their error is that of float32 (tests/test_triton.py checks it).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def expected_pixel_contrast_forward_kernel(
     gap = tl.log(tl.zeros_like(positive) + num_negatives) + log_mass - tl.log(total) - positive
     gap = tl.where(total > 0, gap, float("-inf"))
     small = tl.exp(-tl.abs(gap))
-    # log(1 + x), and x where that is too small to change 1.
+    # log(1 + x), and x if that is too small to change 1.
     rest = tl.where(1 + small == 1, small, tl.log(1 + small) * (small / ((1 + small) - 1)))
     tl.store(loss_ptr + i, tl.maximum(gap, 0.0) + rest, mask=inside)
     tl.store(pull_ptr + i, tl.where(gap > 0, 1.0, small) / (1 + small), mask=inside)

@@ -185,7 +185,7 @@ def figures_text(figures: dict[str, Any]) -> str:
     stage = f" ({figures['stage'].replace('_', ' ')})" if figures["stage"] else ""
     lines = [
         f"{figures['model']}{stage} on {figures['images']} images of {figures['labels']}: {sum(instances.values())} "
-        f"instances; mask AP in percent, {figures['max_detections']} detections an image",
+        f"instances; mask AP in percent, {figures['max_detections']} detections per image",
         *_ignored(figures["ignored"]),
         "",
         "".join(f"{title:>8}" for title in _COLUMNS.values()),

@@ -63,7 +63,7 @@ def test_the_most_labels_of_an_image_are_set_or_follow_the_detections() -> None:
         ("fold_steps", 1.1, r"fold_steps: expected a share in \(0, 1\], such as 0.5, found 1.1"),
         ("shrink", -0.5, "shrink: expected a number of results, 0 for none, found -0.5"),
         ("shrink", math.nan, "shrink: expected a number of results, 0 for none, found nan"),
-        ("shard", -1, "shard: expected images a file, such as 10000, or 0 for one file, found -1"),
+        ("shard", -1, "shard: expected images per file, such as 10000, or 0 for one file, found -1"),
     ],
 )
 def test_settings_out_of_range_are_named(setting: str, value: float, message: str) -> None:

@@ -38,10 +38,11 @@ class _Masks:
 def check_annotations(checked: CheckedFile, findings: Findings) -> None:
     """Checks the mask of each annotation, and all of them together.
 
-    Problems: too many annotations on an image; masks that cannot be decoded; a large share of masks without a pixel or
-    outside their images; masks that fit the stated boxes if read in another way; no instance at all.
+    Problems: too many annotations on an image, masks that cannot be decoded, no instance at all. Others are a large
+    share of masks without a pixel or outside their images, and masks that fit the stated boxes if read otherwise.
     Warnings: dropped masks, objects labelled twice, filled holes, many crowd regions, stated areas and boxes far from
-    the mask, images and classes without objects, missing and repeated annotation ids.
+    the mask. There are also warnings on images and classes without objects, and on missing and repeated annotation
+    ids.
     """
     assert checked.coco is not None, "annotations of a COCO file"
     masks = _Masks()

@@ -1,6 +1,6 @@
 """Masks at a coarser stride, to measure the AP lost to it and to compare models at equal resolution.
 
-Shape letters: H x W pixels of an image, h x w of a mask's box, M x N cells of the map that the box touches.
+Shape letters: H x W pixels of an image, h x w of a mask's box. M x N cells of the map that the box touches.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ def pixel_rows(
     """Every pixel of a view, image by image.
 
     mask_logits (B, K, H, W) and class_logits (B, K, C+1), without gradient, give the scores by `cues` (none for
-    "uniform") and, if weighted, the weights: objectness, at least 0.03.  embeddings (B, D, h, w); instance_ids (B, h,
-    w) int64: 0 background, -1 unknown, None if all are unknown.
+    "uniform").  If weighted, they also give the weights: objectness, at least 0.03.  embeddings (B, D, h, w);
+    instance_ids (B, h, w) int64: 0 background, -1 unknown, None if all are unknown.
     """
     images, _, height, width = embeddings.shape
     size = (height, width)

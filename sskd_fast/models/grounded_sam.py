@@ -191,8 +191,8 @@ class GroundedSam(Segmenter):
 
 
 def jittered(boxes: Tensor, share: float) -> Tensor:
-    """Boxes (..., 4), x0 y0 x1 y1 as shares of the image, with each side moved uniformly by up to `share` of the box's
-    width or height, and kept within the image.
+    """Boxes (..., 4), x0 y0 x1 y1 as shares of the image, with each side moved at random. A side moves uniformly by up
+    to `share` of the box's width or height, and stays within the image.
 
     Drawn by the CPU's default generator, which is part of a training's saved state.
     """

@@ -222,8 +222,8 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
 def checkpoint_layers(model: nn.Module) -> int:
     """Makes the backward pass recompute the innermost repeated layers; returns their number.
 
-    These are the layers that transformers can recompute, and otherwise the items of lists of equal modules, such as the
-    layers of an encoder or decoder.  Random numbers are redrawn identically.
+    These are the layers that transformers can recompute.  Otherwise they are the items of lists of equal modules, such
+    as the layers of an encoder or decoder.  Random numbers are redrawn identically.
     """
     own: Any = transformers().modeling_layers.GradientCheckpointingLayer
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]

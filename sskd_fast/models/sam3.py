@@ -1,6 +1,6 @@
 """SAM 3 as a teacher: masks, boxes and scores from one text prompt per class, with one encoder pass per image.
 
-Shape letters: B images, C classes, T text tokens, K queries a class, N queries kept, F channels, P places of the
+Shape letters: B images, C classes, T text tokens, K queries per class, N queries kept, F channels. P places of the
 coarsest map, S side of the input, h x w cells of the masks (S/3.5 of the published model).
 """
 

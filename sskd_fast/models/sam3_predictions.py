@@ -1,6 +1,6 @@
 """Features, answers to prompts and predictions of SAM 3.
 
-Shape letters: B images, C classes, K queries a class, F channels, P places of the coarsest map, S side of the input.
+Shape letters: B images, C classes, K queries per class, F channels, P places of the coarsest map, S side of the input.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class ImageLabels:
 
 
 def shard_path(folder: Path, number: int, key: str) -> Path:
-    """The path of a shard; key: hex digits of a hash of all that its labels depend on."""
+    """The path of a shard; key: hex digits of a hash of all that its labels depend on, its images included."""
     return folder / f"{number:05d}-{key[:12]}.parquet"
 
 
@@ -59,7 +59,10 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def write_shard(path: Path, key: str, images: Iterable[ImageLabels]) -> None:
-    """Writes a shard atomically; holds at most one row group of images in memory."""
+    """Writes a shard atomically; holds at most one row group of images in memory.
+
+    key: a hash of the teacher, its settings and the thresholds, which all shards of one labelling share.
+    """
     write_atomically(path, lambda partial: _write(partial, key, iter(images)))
 
 
@@ -176,7 +179,7 @@ def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
 def _check_keys(paths: Sequence[Path], abouts: Sequence[dict[str, Any]]) -> None:
     for path, about in zip(paths, abouts, strict=True):
         if about["key"] != abouts[0]["key"]:
-            found = f"labels of another teacher, other settings or other images than {paths[0].name}"
+            found = f"labels of another teacher, or with other settings or thresholds, than {paths[0].name}"
             raise DataError([Problem(path, "", found, "shards of one labelling", "Remove the file and label again.")])
 
 

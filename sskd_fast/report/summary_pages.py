@@ -36,8 +36,8 @@ def interval_words(summary: Summary) -> str:
     """A sentence that says what the intervals are taken over."""
     images = "the same images for all seeds" if summary["same_images"] else "each seed's own images"
     return (
-        f"Intervals are of 95 % over seeds and validation images ({images}), by a bootstrap that draws seeds and, for "
-        "each of them, images; t is Student's interval over the seeds alone."
+        f"Intervals are of 95 % over seeds and validation images ({images}). A bootstrap draws seeds and, for each "
+        "of them, images; t is Student's interval over the seeds alone."
     )
 
 

@@ -194,7 +194,7 @@ def check_shares(config: Config, stage: Stage) -> None:
         images, count = getattr(budget, name), ranks.count()
         if images % count:
             raise ConfigError(
-                f"stages.{stage.budget[0]}.{name}: found {images} images a step for {count} processes; expected a "
+                f"stages.{stage.budget[0]}.{name}: found {images} images per step for {count} processes; expected a "
                 f"multiple of {count}, such as {count * max(1, round(images / count))}"
             )
 

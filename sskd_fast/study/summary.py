@@ -28,9 +28,9 @@ def summarize(table: Table, rows: Sequence[Row], seeds: Sequence[int], parts: Pa
     """The content of a study's JSON file.
 
     "table", "question", "reference"; "seeds"; "dataset" and numbers of images; "machines", "commits", "dates" of the
-    measurements; "unfinished": pairs [row, seed] that are not measured yet; "rows": for each row, "name", "result",
-    "settings", "folders" by seed, "figures": {key: {"mean", "sd", "by_seed"}}, and "difference": the fields of
-    `SeedGain` and "against", over the seeds that both rows have.
+    measurements. "unfinished": pairs [row, seed] that are not measured yet. "rows": for each row, "name", "result",
+    "settings", "folders" by seed, "figures": {key: {"mean", "sd", "by_seed"}}, and "difference". The last has the
+    fields of `SeedGain` and "against", over the seeds that both rows have.
     """
     done = {
         row.name: {

@@ -11,7 +11,7 @@ REFINED, DISTILLED = FINAL_STUDENTS
 CHAIN = (DISTILLED, REFINED)
 
 LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
-# The weight of L_pxl is set by its share of the gradient: a fixed weight would be too large for one form of the loss,
+# The weight of L_pxl is set by its share of the gradient. A fixed weight would be too large for one form of the loss,
 # and negligible for another.
 PIXEL_ON = ("train.lam_pxl=0.1", "train.pxl_gradient_share=0.15")
 PIXEL_OFF = ("train.lam_pxl=0", "train.pxl_gradient_share=0")

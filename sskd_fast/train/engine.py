@@ -35,9 +35,9 @@ Images: TypeAlias = tuple[Batch, Batch | None]
 class Engine:
     """Gradients of J and updates of a model's weights.
 
-    micro_batch: the most images that a rank sees at once.  With 0, all of them; if the GPU's memory is too small, the
-    first two steps halve the number until it fits (after the first step there are the optimizer's moments, too), except
-    with FSDP.  compiler: backend of torch.compile, "" for none.
+    micro_batch: the most images that a rank sees at once.  With 0, all of them.  If the GPU's memory is too small, the
+    first two steps halve the number until it fits, except with FSDP.  After the first step there are the optimizer's
+    moments, too.  compiler: backend of torch.compile, "" for none.
     scaler: of the loss, for float16 only.
     """
 
