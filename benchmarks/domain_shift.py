@@ -142,11 +142,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for number in range(1, count + 1):
         own = [
-            f"seed={number}", f"data.labeled={a.output / f'train_{number}.json'}",
-            f"data.val={a.output / f'val_{number}.json'}", f"data.labeled_fraction={a.labeled_fraction}",
-            f"output={seed_folder(below, number)}", *(f"{m}_weights={path}" for m, path in weights.items()),
+            f"seed={number}",
+            f"data.labeled={a.output / f'train_{number}.json'}",
+            f"data.val={a.output / f'val_{number}.json'}",
+            f"data.labeled_fraction={a.labeled_fraction}",
+            f"output={seed_folder(below, number)}",
+            *(f"{m}_weights={path}" for m, path in weights.items()),
             *(["pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0"] if a.truth else []),
-        ]  # fmt: skip
+        ]
         run_in_folder(load_config([a.config], [*settings, *own]), "all", True, only=_STUDENTS if a.truth else ())
         print(markdown(write_summary(below, list(range(1, number + 1)))), flush=True)
 

@@ -65,14 +65,20 @@ def measure(config: Config, names: Sequence[ModelName], size: tuple[int, int], r
     costs = {name: model_cost(config, name, size) for name in names}
     found = latencies({name: build(config, name) for name in names}, size, rounds)
     result: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "size": list(size), "rounds": rounds,
-    }  # fmt: skip
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "size": list(size),
+        "rounds": rounds,
+    }
     for name, seconds in found.items():
         result[name] = {
-            "params": costs[name]["params"], "flops": costs[name]["flops"], "seconds": statistics.median(seconds),
-            "fastest": min(seconds), "slowest": max(seconds),
-        }  # fmt: skip
+            "params": costs[name]["params"],
+            "flops": costs[name]["flops"],
+            "seconds": statistics.median(seconds),
+            "fastest": min(seconds),
+            "slowest": max(seconds),
+        }
     return result
 
 

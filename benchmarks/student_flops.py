@@ -7,7 +7,6 @@ its addition.  Other counters take one for both, and some leave out the products
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +19,6 @@ from sskd_fast.yaml_settings import load_config
 
 Size = tuple[int, int]
 CROP: Size = (512, 1024)
-FAST = Path(__file__).resolve().parent.parent / "configs" / "fast_student.yaml"
 # Words, height and width of the crop, and settings on top of the paper's.
 VARIANTS: tuple[tuple[str, Size, tuple[str, ...]], ...] = (
     ("masks at stride 7 in place of 3.5", CROP, ("student.mask_level=1",)),
@@ -62,9 +60,9 @@ def rows() -> list[tuple[str, str, str, str]]:
     for words, size, settings in VARIANTS:
         cost = model_cost(load_config([], settings, "paper"), "student", size)
         found.append(row(words, cost["flops"], cost["params"]))
-    fast = load_config([FAST])
+    fast = load_config([], [], "fast")
     cost = model_cost(fast, "student", fast.views.sides)
-    return [*found, row(f"`configs/{FAST.name}`, {cost['size'][0]} x {cost['size'][1]}", cost["flops"], cost["params"])]
+    return [*found, row(f"`--preset fast`, {cost['size'][0]} x {cost['size'][1]}", cost["flops"], cost["params"])]
 
 
 def main() -> None:

@@ -185,7 +185,7 @@ def expected_pixel_contrast_backward_kernel(
         inverse_y = _vector(inverse_y_ptr, j, present, 0.0)
         logits = _products(
             x_ptr, first, inside, y_ptr, begin, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
-        )  # fmt: skip
+        )
         logits *= (inverse * scale)[:, None] * inverse_y[None, :]
         factors = _factors(
             weight_ptr, x_group_ptr, y_group_ptr, i, j, inside, present,
@@ -225,9 +225,10 @@ def expected_pixel_contrast_backward_kernel(
     if WITH_SCORES:
         own_scores = _panel(x_scores_ptr, first, inside, own, SCORE_WIDTH, BLOCK_G, True)
         tl.store(
-            grad_scores_ptr + at * SCORE_WIDTH + w[None, :], slopes[:, None] * own_scores - grad_scores,
+            grad_scores_ptr + at * SCORE_WIDTH + w[None, :],
+            slopes[:, None] * own_scores - grad_scores,
             mask=inside[:, None] & (w < SCORE_WIDTH)[None, :],
-        )  # fmt: skip
+        )
 
 
 @triton.jit

@@ -42,12 +42,17 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
 
 
 def read_preset(name: str, place: str = "--preset") -> dict[str, Any]:
-    """The settings of a preset.  Raises ConfigError listing all presets if there is none of this name."""
+    """The settings of a preset, on top of those of the preset that it stands on, if it names one.
+
+    Raises ConfigError listing all presets if there is none of this name.
+    """
     path = PRESETS / f"{name}.yaml"
     if not path.exists():
         names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
         raise ConfigError(f"{place}: found {name!r}, expected one of {', '.join(names)}")
-    return read_yaml(path)
+    tree = read_yaml(path)
+    below = tree.pop("preset", None)
+    return tree if below is None else overlay(read_preset(str(below), f"{path}: preset"), tree)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

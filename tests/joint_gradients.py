@@ -6,6 +6,7 @@ Also what one process with the joint batch has; tests/test_ranks.py compares the
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.models.settings import ModelConfig
+from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.train.engine import Engine
 from sskd_fast.train.sharding import whole
 
@@ -106,6 +107,29 @@ def agreed_micro_batch() -> Tensor:
     engine = Engine(model, objective, torch.optim.SGD(model.parameters(), lr=0.1))
     engine.find_micro_batch(images_of_step(0), 0.4, 3)
     return torch.tensor(engine.micro_batch)
+
+
+def teacher_gradients(kind: str, files: Mapping[str, str], folder: Path) -> None:
+    """Writes a training step of a teacher of transformers in float64, of the joint batch of all ranks.
+
+    files: settings of its folders, by name.  Box jitter is a draw of each process, so there is none; trained boxes are
+    drawn for the joint batch, two of an image's one to three.
+    """
+    torch.set_default_dtype(torch.float64)
+    if _env.world_size() > 1:
+        ranks.meet(cuda=False)
+    torch.manual_seed(0)
+    foundation = FoundationConfig(**files, box_jitter=0.0)  # type: ignore[arg-type]
+    config = ModelConfig(kind=kind, num_queries=5, embedding=8, foundation=foundation)  # type: ignore[arg-type]
+    model = build_segmenter(config, ["disc", "ring", "cell"]).double().train()
+    with torch.no_grad():
+        # SAM 2's masks are flat otherwise: pixels would differ by no more than rounding, and L_pxl divides by that.
+        for name, parameter in model.named_parameters():
+            if "hypernetworks" in name:
+                parameter.mul_(20)
+    contrast = ContrastConfig(max_anchors=10, num_negatives=8, **FORMS["paper"])
+    objective = Objective.of(SetLossConfig(trained_boxes=2), contrast, lam_semi=0.7, lam_pxl=0.1)
+    torch.save(of_step(model, objective), folder / f"{ranks.number() if _env.world_size() > 1 else 'alone'}.pt")
 
 
 CASES: dict[str, dict[str, Any]] = {

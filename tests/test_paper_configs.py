@@ -94,9 +94,11 @@ def test_the_papers_own_models_run_all_stages(tiny_foundation: Callable[[str], P
     write_cityscapes(tmp_path / "data", {"train": {"aachen": 12, "bochum": 12}, "val": {"frankfurt": 2}})
     changed = [
         f"teacher.foundation.detector={tiny_foundation('mm_grounding_dino')}",
-        f"teacher.foundation.masks={tiny_foundation('sam2')}", "student.backbone_pretrained=false",
-        "views.size=[64,128]", "student.tile=[64,128]",
-    ]  # fmt: skip
+        f"teacher.foundation.masks={tiny_foundation('sam2')}",
+        "student.backbone_pretrained=false",
+        "views.size=[64,128]",
+        "student.tile=[64,128]",
+    ]
     place = [f"data.root={tmp_path / 'data'}", "--max-steps", "2", "--output", str(tmp_path / "run")]
     assert main(["--config", str(CONFIGS / "cityscapes_10.yaml"), *place, *changed]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -194,11 +194,14 @@ def test_an_image_of_more_pixels_than_masks_have_is_to_be_cut(tmp_path):
     [
         (b"", "it is empty", "Replace the file"),
         (b"\n<!DOCTYPE html><html>404</html>", "it is an HTML page", "Download the image again"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a pointer of Git LFS",
-         "Fetch the images with `git lfs pull`."),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "it is a pointer of Git LFS",
+            "Fetch the images with `git lfs pull`.",
+        ),
         (b"no image", "its content is of no known image format", "Replace the file"),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_images_are_told_apart(tmp_path, content, found, cure):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError) as caught:

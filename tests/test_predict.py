@@ -52,8 +52,11 @@ def test_predictions_are_those_of_the_run(plates_run: Path, tmp_path: Path, caps
     assert found["images"] == json.loads((plates_run.parent / "val.json").read_text())["images"]
     assert sorted(c["name"] for c in found["categories"]) == ["disc", "square"]
     assert {k: found["info"][k] for k in ("model", "stage", "score", "images_dir")} == {
-        "model": str(plates_run), "stage": "refined_student", "score": 0, "images_dir": str(plates_run.parent / "val"),
-    }  # fmt: skip
+        "model": str(plates_run),
+        "stage": "refined_student",
+        "score": 0,
+        "images_dir": str(plates_run.parent / "val"),
+    }
     last = found["annotations"][-1]
     mask = coco_mask.decode(last["segmentation"])
     rows, columns = np.nonzero(mask)

@@ -48,8 +48,11 @@ def test_a_prediction_gives_masks_boxes_scores_and_names(prediction: Prediction)
     assert prediction.masks.shape == (2, *SIZE) and prediction.masks.dtype == np.bool_
     assert prediction.masks[0].sum() == 12 and prediction.masks[0, 1:4, 2:6].all()
     assert prediction.to_coco(9)[0] == {
-        "image_id": 9, "category_id": 7, "segmentation": rectangle(1, 2, 3, 4), "score": 0.75,
-    }  # fmt: skip
+        "image_id": 9,
+        "category_id": 7,
+        "segmentation": rectangle(1, 2, 3, 4),
+        "score": 0.75,
+    }
     assert prediction.above(0.5).names == ["disc"] and prediction.above(0.75).names == ["disc"]
     none = prediction.above(0.9)
     assert len(none) == 0 and none.masks.shape == (0, *SIZE) and none.boxes.shape == (0, 4)

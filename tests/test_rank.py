@@ -146,9 +146,13 @@ def test_a_run_takes_the_prelabels_back_unchanged(
     counts = [sum(a["image_id"] == image["id"] for a in content["annotations"]) for image in content["images"]]
     assert counts == [row["teacher"] for row in rows] and sum(counts) > 0
     settings = {
-        "labeled": folder / "prelabels.json", "images": data / "plain", "unlabeled": data / "train",
-        "val": data / "val.json", "val_images": data / "val", "stretch": "true",
-    }  # fmt: skip
+        "labeled": folder / "prelabels.json",
+        "images": data / "plain",
+        "unlabeled": data / "train",
+        "val": data / "val.json",
+        "val_images": data / "val",
+        "stretch": "true",
+    }
     sources = target_sources(load_config([], [f"data.{key}={value}" for key, value in settings.items()]), tmp_path)
     assert len(sources.labeled) == 6 and sources.classes == ["square", "disc"]
     truth = sources.labeled.ground_truth()["annotations"]

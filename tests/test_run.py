@@ -85,8 +85,11 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     )
     assert "Pseudo-labels kept and refused" in html and "has been deleted" not in html
     assert {path.stem for path in (folder / "checkpoints").glob("*.*")} == set(STAGE) - {
-        "pretrained_teacher", "pretrained_student", "zero_shot_teacher", FITTED,
-    }  # fmt: skip
+        "pretrained_teacher",
+        "pretrained_student",
+        "zero_shot_teacher",
+        FITTED,
+    }
     assert "stage 1 of 7: zero-shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 

@@ -22,6 +22,7 @@ from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
     SetLossOutput,
+    drawn_instances,
     inside_everywhere,
     pooled,
     sample_points,
@@ -589,6 +590,25 @@ def test_drawn_boxes_alone_learn_masks_and_all_boxes_teach_the_detector() -> Non
             torch.testing.assert_close(capped.parts[name], alone.parts[name])
         assert (capped.parts["detector"].item(), alone.parts["detector"].item()) == (3.0, 2.0)
     assert draws == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_boxes_are_drawn_for_an_image_whatever_batch_it_is_in() -> None:
+    """Of images of a joint batch, each draws alike in any part of it, and images and steps draw differently."""
+    records = [everywhere(count) for count in (40, 3, 0, 40, 40)]
+    whole = [index.tolist() for index in drawn_instances(records, 32, seed=5)]
+    parts = drawn_instances(records[:2], 32, seed=5) + drawn_instances(records[2:], 32, seed=5, first=2)
+    assert [index.tolist() for index in parts] == whole
+    assert [len(index) for index in whole] == [32, 3, 0, 32, 32]
+    assert all(index == sorted(set(index)) for index in whole)
+    others = drawn_instances(records[:1], 32, seed=6)[0].tolist()
+    assert len({tuple(index) for index in (whole[0], whole[3], whole[4], others)}) == 4
+    assert drawn_instances(records[:1], 0, seed=5)[0].tolist() == list(range(40))
+
+
+def everywhere(count: int) -> Instances:
+    """So many instances on an image of one pixel."""
+    crowd = torch.zeros(count, dtype=torch.bool)
+    return Instances(torch.ones((count, 1, 1), dtype=torch.bool), torch.zeros(count).long(), torch.ones(count), crowd)
 
 
 @pytest.mark.parametrize("semi_masks", [1.0, 0.2])

@@ -15,6 +15,7 @@ from sskd_fast.settings import Config, check_settings
 from sskd_fast.typed_settings import ConfigError
 from sskd_fast.yaml_settings import PRESETS, dump_yaml, load_config
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -37,7 +38,7 @@ def test_presets_load_and_differ() -> None:
     assert configs["smoke"].stages.distilled_student.steps < configs["default"].stages.distilled_student.steps
     assert configs["default"].stages.distilled_student.steps < configs["full"].stages.distilled_student.steps
     assert configs["pretrain"].teacher_weights == "" and configs["default"].teacher_weights == "embedded"
-    for name in set(NAMES) - {"paper", "photos"}:
+    for name in set(NAMES) - {"paper", "photos", "fast"}:
         config = configs[name]
         assert config.teacher == configs["default"].teacher and config.student == configs["default"].student
     photos = configs["photos"]
@@ -53,12 +54,31 @@ def test_a_file_may_stand_on_a_preset(tmp_path: Path) -> None:
     config = load_config([own], ["student.layers=3"])
     assert config.train.lr == 0.5 and config.train.clip == 0.01
     assert config.student.layers == 3 and config.student.width == 256
-    with pytest.raises(ConfigError, match=r"own\.yaml: preset: found 'huge', expected one of default, full, paper"):
+    with pytest.raises(
+        ConfigError, match=r"own\.yaml: preset: found 'huge', expected one of default, fast, full, paper"
+    ):
         load_config([file(tmp_path, "preset: huge\n")])
 
 
+def test_a_preset_may_stand_on_another() -> None:
+    """The fast one is the paper's with another student, on whole images in a square."""
+    fast, paper = load_config([], preset="fast"), load_config([], preset="paper")
+    assert (fast.student.layers, fast.student.width, fast.student.mask_width) == (3, 128, 128)
+    assert (fast.views.sides, fast.views.fit, fast.predict.fit) == ((384, 384), True, True)
+    papers = {"width": 256, "mask_width": 256, "layers": 9, "heads": 8, "feedforward": 2048}
+    assert dataclasses.replace(fast.student, **papers) == paper.student
+    for part in ("teacher", "train", "stages", "loss", "contrast", "pseudo_labels", "num_queries"):
+        assert getattr(fast, part) == getattr(paper, part)
+
+
+def test_the_fast_student_goes_with_the_file_of_a_data_set() -> None:
+    fast, files = load_config([], preset="fast"), [CONFIGS / "coco_10.yaml", CONFIGS / "fast_student.yaml"]
+    config = load_config(files)
+    assert (config.student, config.views.sides) == (fast.student, (384, 384)) and config.data.name == "coco_10"
+
+
 def test_unknown_preset_lists_those_there_are() -> None:
-    message = r"--preset: found 'huge', expected one of default, full, paper, photos, pretrain, smoke"
+    message = r"--preset: found 'huge', expected one of default, fast, full, paper, photos, pretrain, smoke"
     with pytest.raises(ConfigError, match=message):
         load_config([], preset="huge")
 

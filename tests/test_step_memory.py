@@ -26,6 +26,7 @@ from sskd_fast.run.without_values import backward, dropping_values, without_valu
 
 Folder = Callable[[str], Path]
 SIZE, COUNT = (128, 192), 10
+UNIVERSAL = ("mask2former", "maskformer", "eomt", "eomt_dinov3", "rf_detr")
 OWN: dict[str, Any] = {"channels": (16, 32, 64), "num_queries": 20}
 
 
@@ -34,9 +35,12 @@ def settings(folder: Folder | None, kind: str, **changes: Any) -> ModelConfig:
     if folder is None:
         return ModelConfig(kind=kind, **(OWN if kind == "mask_transformer" else {}), **changes)
     rank = changes.pop("lora_rank", 0)
-    if kind in ("mask2former", "eomt"):
+    if kind in UNIVERSAL:
         foundation = FoundationConfig(universal=str(folder(kind)), pretrained=False, lora_rank=rank)
         return ModelConfig(kind="universal", foundation=foundation, **changes)
+    if kind == "sam3":
+        foundation = FoundationConfig(sam3=str(folder(kind)), pretrained=False, lora_rank=rank)
+        return ModelConfig(kind="sam3", num_queries=5, embedding=6, foundation=foundation, **changes)
     files = {"detector": str(folder(kind)), "masks": str(folder("sam2"))}
     foundation = FoundationConfig(**files, pretrained=False, lora_rank=rank)
     return ModelConfig(kind="grounded_sam", num_queries=5, embedding=6, foundation=foundation, **changes)
@@ -107,6 +111,10 @@ def allocated(work: Callable[[], None]) -> int:
         ("mm_grounding_dino", {"precision": "bfloat16"}),
         ("mask2former", {"gradient_checkpointing": True}),
         ("eomt", {"precision": "bfloat16"}),
+        ("sam3", {"gradient_checkpointing": True}),
+        ("rf_detr", {"precision": "bfloat16"}),
+        ("maskformer", {}),
+        ("eomt_dinov3", {"precision": "bfloat16"}),
     ],
 )
 def test_models_of_transformers_use_the_counted_memory(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.models import table
-from benchmarks.student_flops import CROP, FAST, by_part, rows
+from benchmarks.student_flops import CROP, by_part, rows
 from sskd_fast.run.dry_run import model_cost
 from sskd_fast.settings import check_settings
 from sskd_fast.yaml_settings import load_config
@@ -32,20 +32,23 @@ def test_the_encoders_share_is_that_of_its_formula_and_the_page_has_all_shares()
 
 def test_the_fast_student_costs_what_the_page_says() -> None:
     pytest.importorskip("timm")
-    config = load_config([FAST])
+    config = load_config([], [], "fast")
     check_settings(config)
     assert config.student.tile == config.teacher.tile == (0, 0) and config.views.fit and config.predict.fit
     cost = model_cost(config, "student", config.views.sides)
-    row = f"| of `configs/fast_student.yaml` | 384 x 384 | {cost['flops'] / 1e9:.0f} | {cost['params'] / 1e6:.1f} |"
+    row = f"| of `--preset fast` | 384 x 384 | {cost['flops'] / 1e9:.0f} | {cost['params'] / 1e6:.1f} |"
     assert row in PAGE
 
 
 def test_one_model_has_a_table_without_a_comparison() -> None:
     student = {"params": 26_800_000, "flops": 70_000_000_000, "seconds": 1.0, "fastest": 0.5, "slowest": 2.0}
     assert table({"student": student}).splitlines() == [
-        "|  | student |", "|---|---|", "| parameters, M | 26.8 |", "| GFLOPs | 70 |",
+        "|  | student |",
+        "|---|---|",
+        "| parameters, M | 26.8 |",
+        "| GFLOPs | 70 |",
         "| CPU seconds | 1.00 (0.50 to 2.00) |",
-    ]  # fmt: skip
+    ]
     both = table({"student": student, "teacher": student | {"params": 268_000_000, "seconds": 3.0}}).splitlines()
     assert both[0] == "|  | student | teacher |  |" and both[2].endswith("| 268.0 | 10.0 times |")
     assert both[4].endswith("| 3.0 times |")

@@ -31,11 +31,14 @@ def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     perfect = [
         {
-            "image_id": a["image_id"], "category_id": a["category_id"], "score": 1.0,
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "score": 1.0,
             "segmentation": encode_segmentation(a["segmentation"], *sizes[a["image_id"]]),
         }
-        for a in ground_truth["annotations"] if not a.get("iscrowd", 0)
-    ]  # fmt: skip
+        for a in ground_truth["annotations"]
+        if not a.get("iscrowd", 0)
+    ]
     return evaluate_masks(ground_truth, at_stride(perfect, stride, zoom), max_detections=max_detections).ap
 
 

@@ -105,7 +105,9 @@ class Objective:
         loss, matching = predictions.class_logits.new_zeros(()), 0.0
         parts: dict[str, Tensor] = {}
         if count:
-            sup = self.set_loss(sure, labeled.targets, labeled.valid, joint=joint.within("sup "), seed=seed)
+            sup = self.set_loss(
+                sure, labeled.targets, labeled.valid, joint=joint.within("sup "), seed=seed, first=starts[0]
+            )
             step.parts.append(Part(labeled, sure, True, sup))
             loss, parts, matching = sup.loss, _named(sup, "sup"), sup.seconds
         if unlabeled is not None:
@@ -113,7 +115,7 @@ class Objective:
             if self.lam_semi > 0:
                 semi = self.set_loss(
                     unsure, unlabeled.targets, unlabeled.valid, label_pool=self.label_pool, semi_masks=self.semi_masks,
-                    joint=joint.within("semi "), seed=seed,
+                    joint=joint.within("semi "), seed=seed, first=starts[-1],
                 )  # fmt: skip
                 loss, matching = loss + weight * semi.loss, matching + semi.seconds
                 parts |= _named(semi, "semi")
@@ -131,9 +133,11 @@ class Objective:
             loss = loss + weight * pixel.loss
         end = time.perf_counter()
         seconds = {
-            "forward": forward - start, "matching": matching, "losses": losses - forward - matching,
+            "forward": forward - start,
+            "matching": matching,
+            "losses": losses - forward - matching,
             "contrast": end - losses,
-        }  # fmt: skip
+        }
         return ObjectiveOutput(loss, parts, seconds, frozenset(means & parts.keys()))
 
 

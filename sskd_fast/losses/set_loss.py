@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sskd_fast import rng
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.box_loss import box_losses, boxes_of
 from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
@@ -79,7 +80,8 @@ class SetLoss:
     cells. Labels of a coarser teacher lack finer detail, and the student must not learn their blur.  semi_masks: factor
     of the mask and box terms, for labels whose classes and places are more reliable than their outlines.  joint: the
     joint batch, over which terms are means.  Class terms divide by the summed weight of queries, masks and boxes by
-    that of instances, and the heat by the number of instances.  seed: of the draw of `trained_boxes`.
+    that of instances, and the heat by the number of instances.  seed: of the draw of `trained_boxes`.  first: number
+    in the joint batch of the first image, on which the draw depends, too.
     """
 
     def __init__(self, config: SetLossConfig) -> None:
@@ -101,9 +103,10 @@ class SetLoss:
         semi_masks: float = 1.0,
         joint: JointBatch = WHOLE,
         seed: int = 0,
+        first: int = 0,
     ) -> SetLossOutput:
         if predictions.promptable:
-            drawn = drawn_instances(instances, self.config.trained_boxes, seed)
+            drawn = drawn_instances(instances, self.config.trained_boxes, seed, first)
             return self._answered(predictions, instances, drawn, valid, label_pool, semi_masks, joint)
         if predictions.dense is not None:
             return self._dense(predictions.dense, instances, valid, semi_masks, joint)
@@ -253,12 +256,15 @@ def inside_everywhere(mask_logits: Tensor, valid: Tensor) -> Tensor:
     return lies_inside((prob @ valid.flatten(1).unsqueeze(2)).squeeze(2), prob.sum(-1), prob.shape[-1])
 
 
-def drawn_instances(instances: list[Instances], count: int, seed: int) -> list[Tensor]:
-    """Ascending indices of at most `count` instances per image, drawn without replacement; 0 takes all."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for record in instances:
-        order = torch.randperm(len(record), generator=generator)
+def drawn_instances(instances: list[Instances], count: int, seed: int, first: int = 0) -> list[Tensor]:
+    """Ascending indices of at most `count` instances per image, drawn without replacement; 0 takes all.
+
+    An image's draw depends on the seed and the image's number in the joint batch, which is `first` for the first one.
+    """
+    key, drawn = rng.seed_key(seed, torch.device("cpu")), []
+    for number, record in enumerate(instances, first):
+        index = torch.arange(len(record))
+        order = rng.random_words(key, torch.full_like(index, number), index, rng.STREAM_BOXES)[0].argsort()
         drawn.append((order[:count] if count else order).sort().values)
     return drawn
 

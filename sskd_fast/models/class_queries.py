@@ -72,7 +72,7 @@ def match_within_classes(queries: ClassQueries, boxes: Sequence[Tensor], labels:
     for image, (truth, classes) in enumerate(zip(boxes, labels, strict=True)):
         for label in classes.unique().tolist():
             own = torch.nonzero(classes == label)[:, 0]
-            cost = _costs(queries.logits[image, label], queries.boxes[image, label], truth[own])
+            cost = _costs(queries.logits[image, label], queries.boxes[image, label], truth[own].to(queries.boxes))
             found, instances = linear_sum_assignment(cost.double().cpu().numpy().astype(np.float64))
             assigned[image, own.cpu()[instances]] = torch.from_numpy(found) + label * each
     return assigned.to(queries.logits.device)

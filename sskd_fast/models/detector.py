@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import JointTotal, own_total
+from sskd_fast.models.segmenter import JointTotal, at_least_float32, own_total
 
 # Class logit of a class that a query's prompt does not contain.
 _NOT_ASKED = -20.0
@@ -149,16 +149,16 @@ class Detector(nn.Module):
         for prompt in self.prompts:
             tokens = prompt.tokens.to(images.device).expand(len(images), -1)
             out = self.model(pixel_values=images, input_ids=tokens, labels=[] if self.training else None)
-            boxes.append(out.pred_boxes.float())
-            logits.append(self._class_logits(out.logits.detach().float(), prompt))
+            boxes.append(at_least_float32(out.pred_boxes))
+            logits.append(self._class_logits(out.logits.detach(), prompt))
             if self.training:
-                raw.append({n: t.float() if t.is_floating_point() else t for n, t in out.loss_dict.items()})
+                raw.append({n: at_least_float32(t) for n, t in out.loss_dict.items()})
         return Detections(torch.cat(boxes, 1), torch.cat(logits, 1), raw)
 
     def _class_logits(self, token_logits: Tensor, prompt: Prompt) -> Tensor:
         """Class logits (B, Q, C+1) of `with_no_object`: a class's probability is a mean over its tokens (B, Q, T')."""
         spans = prompt.spans.to(token_logits.device)
-        probs = token_logits[..., : spans.shape[1]].float().sigmoid()
+        probs = at_least_float32(token_logits[..., : spans.shape[1]]).sigmoid()
         # Sums, not a matrix product: autocast would round it to bfloat16, in which sure classes become 1.
         given = torch.stack([(probs * row).sum(-1) for row in spans], -1).clamp(_SURE, 1 - _SURE).logit()
         logits = given.new_full((*given.shape[:2], self.classes), _NOT_ASKED)
@@ -177,9 +177,9 @@ class Detector(nn.Module):
             raise ValueError("detections: found no inputs of the loss; call the detector in training mode")
         losses = []
         for number, (prompt, raw) in enumerate(zip(self.prompts, detections.raw, strict=True)):
-            targets = [self._targets(b, c, prompt) for b, c in zip(boxes, labels, strict=True)]
             given = dict(raw)
             logits, pred, mask = (given.pop(name) for name in ("logits", "pred_boxes", "text_mask"))
+            targets = [self._targets(b.to(pred), c, prompt) for b, c in zip(boxes, labels, strict=True)]
             width = logits.shape[-1] - prompt.spans.shape[1]
             label_map = F.pad((prompt.spans > 0).long(), (0, width)).to(logits.device)
             with _own_boxes():

@@ -24,6 +24,7 @@ from sskd_fast.models.segmenter import (
     JointTotal,
     Predictions,
     Segmenter,
+    at_least_float32,
     own_total,
 )
 from sskd_fast.models.settings import ModelConfig
@@ -55,9 +56,13 @@ class GroundedPredictions(Predictions):
         """The predictions of some images of the batch."""
         assert self.detections is not None
         return GroundedPredictions(
-            self.mask_logits[rows], self.class_logits[rows], self.pixel_features[rows], model=self.model,
-            maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
-        )  # fmt: skip
+            self.mask_logits[rows],
+            self.class_logits[rows],
+            self.pixel_features[rows],
+            model=self.model,
+            maps=tuple(m[rows] for m in self.maps),
+            detections=self.detections.part(rows),
+        )
 
     def answer(
         self,
@@ -114,9 +119,12 @@ class GroundedSam(Segmenter):
         texts = pretrained.prompt_texts(foundation, class_names)
         weights = weights and foundation.pretrained
         detector = pretrained.load(
-            "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector",
-            weights=weights, architectures=architecture,
-        )  # fmt: skip
+            "AutoModelForZeroShotObjectDetection",
+            foundation.detector,
+            "foundation.detector",
+            weights=weights,
+            architectures=architecture,
+        )
         self.sam: Any = pretrained.load(
             "Sam2Model", foundation.masks, "foundation.masks", weights=weights, architectures=architecture
         )
@@ -150,14 +158,14 @@ class GroundedSam(Segmenter):
             flat = self.sam.get_image_features(square, return_dict=True).fpn_hidden_states
             flat = [*flat[:-1], flat[-1] + self.sam.no_memory_embedding]
         sizes = self.sam.backbone_feature_sizes
-        maps = [m.permute(1, 2, 0).unflatten(2, tuple(size)).float() for m, size in zip(flat, sizes, strict=True)]
-        return Encoded(images, maps)
+        maps = [m.permute(1, 2, 0).unflatten(2, tuple(size)) for m, size in zip(flat, sizes, strict=True)]
+        return Encoded(images, [at_least_float32(m) for m in maps])
 
     def embed(self, encoded: Encoded) -> Tensor:
         """Embeddings (B, D, S/16, S/16) of SAM 2's coarsest features."""
         with self.autocast():
             embeddings: Tensor = self.projection(encoded.maps[-1])
-        return embeddings.float()
+        return at_least_float32(embeddings)
 
     def decode(self, encoded: Encoded) -> Predictions:
         """The `num_queries` best boxes and their masks, without gradient: training prompts with the labels' boxes."""
@@ -186,8 +194,7 @@ class GroundedSam(Segmenter):
     def _masks_in(self, boxes: Tensor, *maps: Tensor) -> Tensor:
         with self.autocast():
             out = self.sam(image_embeddings=list(maps), input_boxes=boxes, multimask_output=False)
-        masks: Tensor = out.pred_masks.squeeze(2).float()
-        return masks
+        return at_least_float32(out.pred_masks.squeeze(2))
 
 
 def jittered(boxes: Tensor, share: float) -> Tensor:

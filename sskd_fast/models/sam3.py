@@ -19,7 +19,7 @@ from sskd_fast.models import pretrained
 from sskd_fast.models.class_queries import ClassQueries
 from sskd_fast.models.pixel_decoder import Projection
 from sskd_fast.models.sam3_predictions import Asked, Encoded, Sam3Predictions
-from sskd_fast.models.segmenter import Predictions, Segmenter
+from sskd_fast.models.segmenter import Predictions, Segmenter, at_least_float32
 from sskd_fast.models.settings import ModelConfig
 
 _SETTING = "foundation.sam3"
@@ -104,14 +104,14 @@ class Sam3(Segmenter):
         with self.autocast():
             out = self.model.get_vision_features(pixel_values=square)
         # The coarsest map of all is for points and videos; the detector does not use it.
-        maps = tuple(m.float() for m in out.fpn_hidden_states[:-1])
-        return Encoded(maps, out.fpn_position_encoding[-2].float().expand_as(maps[-1]))
+        maps = tuple(at_least_float32(m) for m in out.fpn_hidden_states[:-1])
+        return Encoded(maps, out.fpn_position_encoding[-2].to(maps[-1]).expand_as(maps[-1]))
 
     def embed(self, encoded: Encoded) -> Tensor:
         """Embeddings (B, D, S/14, S/14) of the coarsest features."""
         with self.autocast():
             embeddings: Tensor = self.projection(encoded.maps[-1])
-        return embeddings.float()
+        return at_least_float32(embeddings)
 
     def decode(self, encoded: Encoded) -> Predictions:
         """The `num_queries` best queries of all classes; their masks have no gradient: training draws others."""
@@ -152,7 +152,7 @@ class Sam3(Segmenter):
                 coarse, position = encoded.maps[-1][of], encoded.position[of]
                 parts.append(self._again(self._detect, coarse, position, texts[prompt], self._shown(mask[prompt])))
         logits, presence, boxes, states, memory = (
-            torch.cat(t).float().unflatten(0, (images, classes)) for t in zip(*parts, strict=True)
+            at_least_float32(torch.cat(t)).unflatten(0, (images, classes)) for t in zip(*parts, strict=True)
         )
         return Asked(ClassQueries(logits, presence.squeeze(2), boxes), states, memory)
 
@@ -208,30 +208,37 @@ class Sam3(Segmenter):
                 some = slice(start, start + self._at_once)
                 of, prompt = pairs[some] // classes, pairs[some] % classes
                 drawn = self._again(
-                    self._masks, [m[of] for m in encoded.maps], asked.memory[of, prompt], texts[prompt],
-                    self._shown(self.attention[prompt].bool()), pad_sequence(list(states[some]), batch_first=True),
-                )  # fmt: skip
+                    self._masks,
+                    [m[of] for m in encoded.maps],
+                    asked.memory[of, prompt],
+                    texts[prompt],
+                    self._shown(self.attention[prompt].bool()),
+                    pad_sequence(list(states[some]), batch_first=True),
+                )
                 masks += [m[:count] for m, count in zip(drawn, counts[some], strict=True)]
-        return torch.cat(masks).float()[order.argsort()]
+        return at_least_float32(torch.cat(masks))[order.argsort()]
 
     def _masks(self, maps: list[Tensor], memory: Tensor, texts: Tensor, mask: Tensor | None, states: Tensor) -> Tensor:
         """Mask logits (n, k, h, w) of k queries of each of n pairs."""
         out = self.model.mask_decoder(
-            decoder_queries=states, backbone_features=maps, encoder_hidden_states=memory, prompt_features=texts,
+            decoder_queries=states,
+            backbone_features=maps,
+            encoder_hidden_states=memory,
+            prompt_features=texts,
             prompt_mask=mask,
-        )  # fmt: skip
+        )
         masks: Tensor = out.pred_masks
         return masks
 
 
 def _by_pair(pair: Tensor, most: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Group rows by pair (n,), one of `most`: returns the pairs that occur, the order of rows, and rows per pair."""
-    if pair.is_meta:  # no values: assume that rows are spread over all pairs, the costliest case
+    """Group rows by pair (n,), below `most`: returns the pairs that occur, the order of rows, and rows per pair."""
+    each = [] if pair.is_meta else (pair == torch.arange(most, device=pair.device)[:, None]).sum(1).tolist()
+    if sum(each) != len(pair):  # no values: assume that rows are spread over all pairs, the costliest case
         count, more = divmod(len(pair), most)
-        counts = [count + (i < more) for i in range(most if count else more)]
-        return pair[: len(counts)], pair, counts
-    pairs, place, rows = torch.unique(pair, return_inverse=True, return_counts=True)
-    return pairs, place.argsort(stable=True), rows.tolist()
+        each = [count + (i < more) for i in range(most)]
+    pairs = torch.tensor([i for i, rows in enumerate(each) if rows], dtype=torch.int64, device=pair.device)
+    return pairs, pair.argsort(stable=True), [rows for rows in each if rows]
 
 
 def text_tokens(texts: Sequence[str], tokenizer: Any, limit: int) -> list[list[int]]:

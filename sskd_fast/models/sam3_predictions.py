@@ -62,9 +62,13 @@ class Sam3Predictions(Predictions):
         """The predictions of some images of the batch."""
         assert self.encoded is not None and self.asked is not None
         return Sam3Predictions(
-            self.mask_logits[rows], self.class_logits[rows], self.pixel_features[rows], model=self.model,
-            encoded=self.encoded.part(rows), asked=self.asked.part(rows),
-        )  # fmt: skip
+            self.mask_logits[rows],
+            self.class_logits[rows],
+            self.pixel_features[rows],
+            model=self.model,
+            encoded=self.encoded.part(rows),
+            asked=self.asked.part(rows),
+        )
 
     def answer(
         self,

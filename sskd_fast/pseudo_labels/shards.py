@@ -26,16 +26,22 @@ _CACHED_BYTES, _OPEN_FILES = 32 << 20, 64
 _ABOUT = b"sskd_fast.labels"
 _INSTANCE = pa.struct(
     [
-        ("category_id", pa.int64()), ("score", pa.float64()), ("unsure", pa.bool_()),
-        ("box", pa.list_(pa.float64(), 4)), ("counts", pa.string()),
+        ("category_id", pa.int64()),
+        ("score", pa.float64()),
+        ("unsure", pa.bool_()),
+        ("box", pa.list_(pa.float64(), 4)),
+        ("counts", pa.string()),
     ]
-)  # fmt: skip
+)
 SCHEMA = pa.schema(
     [
-        ("image_id", pa.int64()), ("file_name", pa.string()), ("height", pa.int32()), ("width", pa.int32()),
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
         ("instances", pa.list_(_INSTANCE)),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -83,16 +89,22 @@ def _write(path: Path, key: str, images: Iterator[ImageLabels]) -> None:
 def _row(image: ImageLabels) -> dict[str, Any]:
     instances = [
         {
-            "category_id": result["category_id"], "score": result["score"], "unsure": bool(result.get("iscrowd", 0)),
-            "box": coco_mask.toBbox(result["segmentation"]).tolist(), "counts": result["segmentation"]["counts"],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            "unsure": bool(result.get("iscrowd", 0)),
+            "box": coco_mask.toBbox(result["segmentation"]).tolist(),
+            "counts": result["segmentation"]["counts"],
         }
         for result in image.results
-    ]  # fmt: skip
+    ]
     height, width = image.size
     return {
-        "image_id": image.image_id, "file_name": image.file_name, "height": height, "width": width,
+        "image_id": image.image_id,
+        "file_name": image.file_name,
+        "height": height,
+        "width": width,
         "instances": instances,
-    }  # fmt: skip
+    }
 
 
 def is_whole(path: Path, key: str, image_ids: Sequence[int]) -> bool:
@@ -169,11 +181,14 @@ def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
     size = [row["height"], row["width"]]
     return [
         {
-            "image_id": row["image_id"], "category_id": found["category_id"], "score": found["score"],
-            "segmentation": {"size": size, "counts": found["counts"]}, "iscrowd": int(found["unsure"]),
+            "image_id": row["image_id"],
+            "category_id": found["category_id"],
+            "score": found["score"],
+            "segmentation": {"size": size, "counts": found["counts"]},
+            "iscrowd": int(found["unsure"]),
         }
         for found in row["instances"]
-    ]  # fmt: skip
+    ]
 
 
 def _check_keys(paths: Sequence[Path], abouts: Sequence[dict[str, Any]]) -> None:

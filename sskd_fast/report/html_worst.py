@@ -32,9 +32,13 @@ def worst_section(run: RunFolder) -> str:
         return ""
     titles = {"ground_truth": "ground truth", student: title_of(student).lower()}
     rows = overlay_rows(
-        run.ground_truth, run.images_dir, {student: run.predictions[student]}, titles=titles,
-        image_ids=[image.image_id for image in worst], minimum_score=qualities.score,
-    )  # fmt: skip
+        run.ground_truth,
+        run.images_dir,
+        {student: run.predictions[student]},
+        titles=titles,
+        image_ids=[image.image_id for image in worst],
+        minimum_score=qualities.score,
+    )
     figures = "".join(image_figures(row, titles, _counts(image)) for row, image in zip(rows, worst, strict=True))
     heading = "The worst validation image" if len(worst) == 1 else f"The {len(worst)} worst validation images"
     return (

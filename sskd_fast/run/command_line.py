@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--stage", choices=COMMANDS, default="all", help="the whole chain, or one stage from the run folder's state"
     )
-    p.add_argument("--preset", help="default, photos, smoke (quick), full (long), paper, pretrain (shipped weights)")
+    presets = "default, photos, smoke (quick), full (long), paper, fast (its fast student), pretrain (shipped weights)"
+    p.add_argument("--preset", help=presets)
     p.add_argument("--config", type=Path, action="append", default=[], help="a YAML file of settings; may be repeated")
     own = p.add_argument_group("own data (labels and images, or a whole data set)")
     own.add_argument("--root", help="folder of a whole data set, in the format of --format")

@@ -78,9 +78,7 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     write_json(results.labels_path(teacher), _label_file(sources, labels, teacher))
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     sure = [r for r in labels if not r["iscrowd"]]
-    statistics = label_statistics(
-        sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=thresholds
-    )  # fmt: skip
+    statistics = label_statistics(sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=thresholds)
     results.add_label_statistics(teacher, dataclasses.asdict(statistics))
     _say(log, teacher, statistics)
     return TeacherLabels(labels, cell) if sure else None
@@ -104,7 +102,7 @@ def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None 
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     statistics = statistics_by_image(
         sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=labeller.selection.sure_from
-    )  # fmt: skip
+    )
     models.results.labels_path(teacher).unlink(missing_ok=True)  # labels of the same teacher without shards
     models.results.add_label_statistics(teacher, dataclasses.asdict(statistics) | {"shards": len(shards.paths)})
     _say(log, teacher, statistics)
@@ -158,8 +156,10 @@ def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) ->
     ]
     info = {
         "description": "Pseudo-labels by sskd_fast; iscrowd 1 marks what is too unsure to train on",
-        "teacher": teacher, "version": __version__, "images_dir": str(source.images_dir.resolve()),
-    }  # fmt: skip
+        "teacher": teacher,
+        "version": __version__,
+        "images_dir": str(source.images_dir.resolve()),
+    }
     return complete_coco(images, labels, sources.labeled.categories(), info)
 
 
@@ -192,9 +192,7 @@ def label_selection(models: RunModels, model: Segmenter, teacher: str, raw: list
     sure_from, unsure_from = thresholds.at(config.target_precision), None
     if config.unsure_precision > 0:
         unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds.at(config.unsure_precision, quiet=True).items()}
-    return Selection(
-        sure_from, unsure_from, config.nms_iou, config.labels_limit(models.sources.detections)
-    )  # fmt: skip
+    return Selection(sure_from, unsure_from, config.nms_iou, config.labels_limit(models.sources.detections))
 
 
 def compared_images(source: ImageCollection) -> ImageCollection:

@@ -20,9 +20,13 @@ from sskd_fast.run.results import Row
 
 
 def measure(
-    models: RunModels, name: str, model: Segmenter, cost: Mapping[str, float], views: Sequence[Augmentation] = IDENTITY,
+    models: RunModels,
+    name: str,
+    model: Segmenter,
+    cost: Mapping[str, float],
+    views: Sequence[Augmentation] = IDENTITY,
     made: str = "",
-) -> Row:  # fmt: skip
+) -> Row:
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
     cost: of the model's training, the fields of `Cost`.  views: of each image; predictions are averaged over them.

@@ -228,9 +228,13 @@ class RunModels:
 
 
 def predicted(
-    model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
-    indices: Iterable[int] | None = None, views: Sequence[Augmentation] = IDENTITY,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: Segmenter,
+    inference: InferenceConfig,
+    source: ImageCollection,
+    category_ids: Sequence[int],
+    indices: Iterable[int] | None = None,
+    views: Sequence[Augmentation] = IDENTITY,
+) -> list[dict[str, Any]]:
     """Like `predict_source`, but images in the model's file of predictions, if it has one, get those predictions.
 
     Raises FoundationError if a file of predictions has categories that the data set lacks.

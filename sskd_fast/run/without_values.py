@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from math import prod
 from typing import Any, Literal
 
@@ -42,9 +43,13 @@ class Shaped(Tensor):
     @staticmethod
     def __new__(cls, shape_of: Tensor) -> Shaped:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, shape_of.size(), strides=shape_of.stride(), storage_offset=shape_of.storage_offset(),
-            dtype=shape_of.dtype, device=torch.device("cpu"),
-        )  # fmt: skip
+            cls,
+            shape_of.size(),
+            strides=shape_of.stride(),
+            storage_offset=shape_of.storage_offset(),
+            dtype=shape_of.dtype,
+            device=torch.device("cpu"),
+        )
         made.shape_of = shape_of
         return made
 
@@ -76,8 +81,8 @@ class LiveBytes(TorchDispatchMode):
                 return None  # nothing is drawn
             return torch.device("meta") if isinstance(x, torch.device) else x
 
-        args, kwargs = tree_map(shape_of, args), tree_map(shape_of, kwargs or {})
-        if func.namespace == "aten" and "device" in {a.name for a in func._schema.arguments}:
+        args, kwargs = _mapped(shape_of, args), {name: _mapped(shape_of, x) for name, x in (kwargs or {}).items()}
+        if _takes_device(func):
             kwargs["device"] = torch.device("meta")
         out = _BY_VALUE.get(func, func)(*args, **kwargs)
 
@@ -86,7 +91,7 @@ class LiveBytes(TorchDispatchMode):
                 return x
             return given[id(x)] if id(x) in given else self._wrapped(x)
 
-        return tree_map(shaped, out)
+        return _mapped(shaped, out)
 
     def _wrapped(self, shape_of: Tensor) -> Shaped:
         storage = shape_of.untyped_storage()
@@ -101,6 +106,19 @@ class LiveBytes(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _mapped(function: Callable[[Any], Any], x: Any) -> Any:
+    """The function of x, or of each item of lists and tuples, the only trees among what operators take and give."""
+    if isinstance(x, list | tuple) and not isinstance(x, torch.Size):
+        items = [_mapped(function, item) for item in x]
+        return items if isinstance(x, list) else tuple(items)
+    return function(x)
+
+
+@cache
+def _takes_device(func: Any) -> bool:
+    return func.namespace == "aten" and any(argument.name == "device" for argument in func._schema.arguments)
 
 
 def _one(x: Tensor) -> bool | int | float:

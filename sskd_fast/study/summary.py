@@ -66,9 +66,13 @@ def _add_step_cost(figures: Mapping[int, dict[str, Any]], without: Mapping[int, 
 
 
 def _row(
-    table: Table, row: Row, parts: Mapping[int, Part], figures: Mapping[str, Mapping[int, dict[str, Any]]],
-    seeds: Sequence[int], output: Path,
-) -> dict[str, Any]:  # fmt: skip
+    table: Table,
+    row: Row,
+    parts: Mapping[int, Part],
+    figures: Mapping[str, Mapping[int, dict[str, Any]]],
+    seeds: Sequence[int],
+    output: Path,
+) -> dict[str, Any]:
     own, against = figures[row.name], table.against(row)
     keys = dict.fromkeys(key for of_seed in own.values() for key in of_seed if key not in _KEPT_APART)
     summed: dict[str, Any] = {
