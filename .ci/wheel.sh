@@ -54,6 +54,7 @@ CHECK
 python3 -m venv "$scratch/oldest"
 "$scratch/oldest/bin/pip" install -q "$wheel" "torch==2.10.*" pytest pytest-xdist hypothesis
 operators_run "$scratch/oldest/bin/python" "$scratch/oldest"
+rm -rf "$scratch/oldest"  # gigabytes
 
 # The same wheel with the PyTorch of this environment, and as on a processor without AVX-512.
 pip install -q --no-deps --target "$scratch/newest" "$wheel"
