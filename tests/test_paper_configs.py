@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from sskd_fast._env import without_value_checks
 from sskd_fast.method import FITTED, ROW_ORDER, STAGE
+from sskd_fast.models.build import build_segmenter
 from sskd_fast.run.__main__ import main
+from sskd_fast.run.step_memory import fitting_images, step_memory
+from sskd_fast.run.training import stage_budget, stage_objective
 from sskd_fast.settings import check_settings
 from sskd_fast.yaml_settings import load_config
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco
@@ -71,6 +77,23 @@ def test_a_data_set_has_a_dry_run_at_its_crop(tmp_path: Path, capsys: pytest.Cap
         assert f"of which fit {cost['batch']} at once on 80 GB, {cost['batch']} at once on 24 GB" in printed
         assert 0 < cost["flops"] < cost["train_flops"] and cost["seconds_a_step"] >= 0
         assert 0 < cost["memory_gb_an_image"] < cost["memory_gb"] < 21
+
+
+@pytest.mark.slow
+def test_stage_1_of_the_paper_fits_24_gigabytes_with_adapters() -> None:
+    """The teacher's own size at the paper's crop, on shapes: one image at a time, which accumulates gradients of 8."""
+    config = load_config([CONFIGS / "cityscapes_10.yaml"], ["teacher.foundation.lora_rank=16"])
+    stage = STAGE["adapted_teacher"]
+    budget = stage_budget(config, stage)
+    assert config.views.size == (512, 1024) and budget.labeled_batch + budget.unlabeled_batch == 8
+    with torch.device("meta"), without_value_checks():
+        foundation = dataclasses.replace(config.teacher.foundation, pretrained=False)
+        teacher = dataclasses.replace(config.teacher, foundation=foundation, num_queries=config.num_queries)
+        model = build_segmenter(teacher, [f"class{i}" for i in range(8)], weights=False)
+    assert model.parameter_count() > 559_000_000
+    found = step_memory(model, stage_objective(config, stage), config.views.sides, (1, 0), 60)
+    assert fitting_images(found.peak, found.peak, 1, 24) == 1
+    assert found.peak > found.lasting + found.kept > 6e9
 
 
 def test_dry_run_of_the_default_preset(capsys: pytest.CaptureFixture[str]) -> None:
