@@ -180,7 +180,7 @@ def test_a_card_claims_no_licence_that_is_not_stated(plates_run: Path) -> None:
 
 def test_a_card_says_how_images_are_seen(plates_run: Path) -> None:
     description = load(plates_run).description
-    seen, most = description.inference, f"; at most {description.inference.max_detections} instances an image."
+    seen, most = description.inference, f"; at most {description.inference.max_detections} instances per image."
     tiles = f"seen in tiles of {seen.tile[0]} x {seen.tile[1]} pixels that share {seen.overlap}"
     assert tiles + most in card_text(description)
     whole = dataclasses.replace(seen, fit=True, tile=(64, 96))
