@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds a wheel with the CPU operators and runs the operators' tests from it, without a compiler: in a fresh environment
-# with the oldest PyTorch that is supported, and with the PyTorch of the active environment, which builds the wheel.
+# Builds a wheel with the CPU operators and runs the operators' tests from it, without a compiler. They run in a fresh
+# environment with the oldest PyTorch that is supported, and with that of the active environment, which builds the
+# wheel.
 #
 #   .ci/wheel.sh SCRATCH    SCRATCH: an empty folder for all that it makes
 set -euo pipefail
@@ -53,6 +54,7 @@ CHECK
 python3 -m venv "$scratch/oldest"
 "$scratch/oldest/bin/pip" install -q "$wheel" "torch==2.10.*" pytest pytest-xdist hypothesis
 operators_run "$scratch/oldest/bin/python" "$scratch/oldest"
+rm -rf "$scratch/oldest"  # gigabytes
 
 # The same wheel with the PyTorch of this environment, and as on a processor without AVX-512.
 pip install -q --no-deps --target "$scratch/newest" "$wheel"

@@ -1,5 +1,5 @@
-// The machine's memory bandwidth: random reads of 512-byte rows (prefetched, as in the operators) from tables of several
-// sizes, and a sequential read, on two threads. Prints "name GB/s" lines.
+// The machine's memory bandwidth: random reads of 512-byte rows from tables of several sizes, and a sequential read, on
+// two threads. The random reads are prefetched, as in the operators. Prints "name GB/s" lines.
 #include <omp.h>
 
 #include <chrono>

@@ -1,6 +1,6 @@
 """A cost model of the operators on a GPU, not a measurement: bytes, operations, and the time that both allow.
 
-Shape letters: A anchors, M candidates, R negatives, D width of an embedding, E of a score vector, N pixels, K queries,
+Shape letters: A anchors, M candidates, R negatives, D width of an embedding, E of a score vector. N pixels, K queries,
 C1 classes with no-object. Every formula counts the bytes and operations of this repository's kernels. It assumes that
 cached data are read once, and that rows are gathered once for each use.
 """

@@ -16,12 +16,13 @@ from typing import Any
 from sskd_fast import _env, _native
 
 CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
-# Limits of a multiprocessor of these architectures: 32-bit registers, threads and blocks; and the bytes of shared
-# memory that every block reserves for the CUDA runtime.
+# Limits of a multiprocessor of these architectures: 32-bit registers, threads and blocks. Then the bytes of
+# shared memory that every block reserves for the CUDA runtime.
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
-# Dynamic shared memory of a block, which a launch chooses: for 100 queries, 20 classes and no-object (score fusion),
-# 200 negatives (sampling), and 512 draws (hardest negatives). For the expected form it does not depend on shapes.
+# Dynamic shared memory of a block, which a launch chooses. Sizes: 100 queries, 20 classes and no-object (score
+# fusion), 200 negatives (sampling), and 512 draws (hardest negatives). For the expected form it does not depend on
+# shapes.
 DYNAMIC_SHARED = {
     "score_fusion_kernel": 121 * 33 * 4 + 1024,
     "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,

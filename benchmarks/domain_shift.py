@@ -1,8 +1,8 @@
 """A domain shift, cross-validated: `python -m benchmarks.domain_shift DATA --source modality=fluorescence ...`.
 
-Teacher and student are first trained on the labels of a source domain (98 % of them, or all but one group, since a run
-needs unlabelled images). From these weights they start on a target domain with few labels. The target is
-cross-validated over whole groups: each fold is the validation set of one run, and the rest its training set, of which a
+Teacher and student are first trained on the labels of a source domain. They get 98 % of them, or all but one group,
+since a run needs unlabelled images. From these weights they start on a target domain with few labels. The target is
+cross-validated over whole groups. Each fold is the validation set of one run, and the rest its training set, of which a
 share has labels. Every baseline starts from the same weights as our models. DATA is a folder with
 annotations/instances_*.json and images/. With --truth, only the student is trained, on the hidden true labels: the
 upper bound for any teacher. Run the same command to resume.
@@ -142,11 +142,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for number in range(1, count + 1):
         own = [
-            f"seed={number}", f"data.labeled={a.output / f'train_{number}.json'}",
-            f"data.val={a.output / f'val_{number}.json'}", f"data.labeled_fraction={a.labeled_fraction}",
-            f"output={seed_folder(below, number)}", *(f"{m}_weights={path}" for m, path in weights.items()),
+            f"seed={number}",
+            f"data.labeled={a.output / f'train_{number}.json'}",
+            f"data.val={a.output / f'val_{number}.json'}",
+            f"data.labeled_fraction={a.labeled_fraction}",
+            f"output={seed_folder(below, number)}",
+            *(f"{m}_weights={path}" for m, path in weights.items()),
             *(["pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0"] if a.truth else []),
-        ]  # fmt: skip
+        ]
         run_in_folder(load_config([a.config], [*settings, *own]), "all", True, only=_STUDENTS if a.truth else ())
         print(markdown(write_summary(below, list(range(1, number + 1)))), flush=True)
 

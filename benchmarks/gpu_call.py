@@ -99,11 +99,15 @@ def run_step(step: Step, out: Path, where: dict[str, Any], *, limit: float, dry:
                 process.wait()
                 status = "stopped at its limit"
         content = {
-            "step": step.name, "status": status, "dry": dry, "seconds": round(time.monotonic() - start, 1),
-            "limit": round(limit, 1), "place": where,
+            "step": step.name,
+            "status": status,
+            "dry": dry,
+            "seconds": round(time.monotonic() - start, 1),
+            "limit": round(limit, 1),
+            "place": where,
             "log_end": "" if status == "passed" else log.read_text(encoding="utf-8", errors="replace")[-_LOG_END:],
             "found": json.loads(found.read_text(encoding="utf-8")) if found.exists() else {},
-        }  # fmt: skip
+        }
     write_json(file, fitting(content))
     return status
 

@@ -1,10 +1,10 @@
 """The loops of every GPU kernel, their turns in the published case, and the warps that run them.
 
-The case: 8 images of 703 pixels, each an anchor and a candidate, 200 negatives, 100 queries, 8 classes and no-object,
-embeddings of 128 numbers in float32. Half of the trials are accepted; hardest negatives have twice as many draws as
-negatives. Loops are listed by address: (nesting depth, turns each time that it is entered). The compiler may unroll a
-loop into one with fewer turns and another one for the rest. If it does so only for some launch configurations, a kernel
-has several lists. If only some warps enter a loop, or only in some turns, the mean counts.
+The case: 8 images of 703 pixels, each an anchor and a candidate, and 200 negatives. 100 queries, 8 classes and
+no-object, embeddings of 128 numbers in float32. Half of the trials are accepted; hardest negatives have twice as many
+draws as negatives. Loops are listed by address: (nesting depth, turns each time that it is entered). The compiler may
+unroll a loop into one with fewer turns and another one for the rest. If it does so only for some launch configurations,
+a kernel has several lists. If only some warps enter a loop, or only in some turns, the mean counts.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.pseudo_labels import Selection, cache_key
 from sskd_fast.pseudo_labels.shards import shard_files
-from sskd_fast.run.contents import of_images
+from sskd_fast.run.contents import digests_of
 from sskd_fast.run.shard_labels import ShardLabeller, label_shards, one_process, shards_of
 
 SIDE, CLASSES = 32, ("disc", "ring")
@@ -83,7 +83,7 @@ def label(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     source = ImageFolder(arguments.folder / "images")
     listed = time.perf_counter()
-    of_images(source)  # as a run does before it labels
+    digests = digests_of(source)  # as a run does before it labels
     hashed = time.perf_counter()
     labeller = tiny_labeller(source, arguments.folder / "labels")
     torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def label(arguments: argparse.Namespace) -> None:
         from sskd_fast.run.ray_labels import RayWorkers
 
         work = RayWorkers(arguments.ray)
-    labels = label_shards(labeller, shards_of(source, arguments.shard), work)
+    labels = label_shards(labeller, shards_of(source, digests, arguments.shard), work)
     seconds = {"listing_s": round(listed - start, 1), "hashing_s": round(hashed - listed, 1)}
     print(json.dumps({"images": len(labels), "labels": labels.sure, **seconds}))
 

@@ -1,7 +1,7 @@
 """Peak memory of one large image: decoded, predicted by tiles, and cropped for training, each in its own process.
 
-`python -m benchmarks.large_image` draws scenes on 13400 x 13400 pixels, predicts them with the shipped student at a
-zoom of 0.3 and takes training crops; docs/own_data.md has the figures.
+`python -m benchmarks.large_image` draws scenes on 13400 x 13400 pixels. It predicts them with the shipped student
+at a zoom of 0.3 and takes training crops; docs/own_data.md has the figures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Teacher and student of the paper side by side: parameters, FLOPs, and the latency of one prediction on this machine.
 
 `python -m benchmarks.models` builds both with random weights (the teacher takes 2.3 GB), or one of them with other
-settings, counts FLOPs as `--dry-run` does, and predicts one crop with each in turn, several times. The time does not
-depend on the weights. Times are CPU seconds.
+settings. It counts FLOPs as `--dry-run` does, and predicts one crop with each in turn, several times. The time does
+not depend on the weights. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -65,14 +65,20 @@ def measure(config: Config, names: Sequence[ModelName], size: tuple[int, int], r
     costs = {name: model_cost(config, name, size) for name in names}
     found = latencies({name: build(config, name) for name in names}, size, rounds)
     result: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "size": list(size), "rounds": rounds,
-    }  # fmt: skip
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "size": list(size),
+        "rounds": rounds,
+    }
     for name, seconds in found.items():
         result[name] = {
-            "params": costs[name]["params"], "flops": costs[name]["flops"], "seconds": statistics.median(seconds),
-            "fastest": min(seconds), "slowest": max(seconds),
-        }  # fmt: skip
+            "params": costs[name]["params"],
+            "flops": costs[name]["flops"],
+            "seconds": statistics.median(seconds),
+            "fastest": min(seconds),
+            "slowest": max(seconds),
+        }
     return result
 
 

@@ -68,7 +68,7 @@ def steps(m: Measured) -> str:
                     continue
                 ratio = f"{record['stats']['median'] / ours:.1f}" if ours else "-"
                 rows.append([case, dtype, contender, milliseconds(record), ratio, megabytes(memory)])
-    return table(["images x pixels", "dtype", "", "ms a step", "times ours", "extra MB"], rows)
+    return table(["images x pixels", "dtype", "", "ms per step", "times ours", "extra MB"], rows)
 
 
 def targets(m: Measured) -> str:
@@ -136,7 +136,7 @@ def data_path(m: Measured) -> str:
     if step is not None:
         share = 100 * step["extra_info"]["matching_seconds"] / step["stats"]["median"]
         rows.append(["matching in a step", "", f"{share:.1f} % of {step['stats']['median']:.1f} s"])
-    return table(["", "", "images a second"], rows)
+    return table(["", "", "images per second"], rows)
 
 
 def machine() -> str:
@@ -158,11 +158,11 @@ in one run, side by side. Ratios carry further than milliseconds: the machine is
 
 ## A step: fuse, sample and contrast, forward and backward
 
-{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives an anchor; every pixel is
+{QUERIES} queries, {CLASSES} classes, embeddings of {WIDTH} numbers, {NEGATIVES} negatives per anchor; every pixel is
 an anchor. "dense" is the obvious implementation (benchmarks/dense.py: anchors x candidates matrices and Gumbel top-k,
-image by image), "dense-compiled" the same under torch.compile, "metric-learning" SupConLoss of pytorch-metric-learning,
-which samples nothing. The scores carry no gradient, as in training. Extra memory is the peak of a step above its
-inputs, in a process of its own.
+image by image). "dense-compiled" is the same under torch.compile. "metric-learning" is SupConLoss of
+pytorch-metric-learning, which samples nothing. The scores carry no gradient, as in training. Extra memory is the peak
+of a step above its inputs, in a process of its own.
 
 {steps(m)}
 
@@ -170,8 +170,8 @@ inputs, in a process of its own.
 
 ## Each operator
 
-What is read in random order (benchmarks/traffic.py) against what random reads of 512-byte rows reach on this machine
-with tables of that size, measured in the same run.
+The bytes read in random order (benchmarks/traffic.py), compared with random reads of 512-byte rows from tables of
+that size. Both were measured on this machine in the same run.
 
 {operators(m)}
 
@@ -182,10 +182,11 @@ Bandwidth, GB/s on two threads:
 ## The data path, on one thread
 
 Images of 1024 x 2048 pixels with 20 instances, in Cityscapes' files (benchmarks/bench_data.py). "views": both views of
-a 512 x 1024 crop and its masks; from the files, from decoded files (`data.decoded`), with everything in memory, and by
-torchvision's classes with everything in memory. "COCO evaluation" (100 detections an image) is pycocotools' own code in
-both rows; "Cityscapes evaluation" is the official code on predictions in memory and on the files that it expects.
-"matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder on a small backbone.
+a 512 x 1024 crop and its masks. They come from the files, from decoded files (`data.decoded`), or with everything in
+memory; torchvision's classes are timed with everything in memory. "COCO evaluation" (100 detections per image) is
+pycocotools' own code in both rows. "Cityscapes evaluation" is the official code, on predictions in memory and on the
+files that it expects. "matching": the Hungarian matching of 100 queries in a supervised step with the paper's decoder
+on a small backbone.
 
 {data_path(m)}
 

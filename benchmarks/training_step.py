@@ -102,7 +102,7 @@ def in_a_process(variant: str, arguments: argparse.Namespace) -> dict[str, float
 
 def table(found: dict[str, list[dict[str, float]]], first: str) -> str:
     """Medians over the rounds as a Markdown table; wall time also with its range, and relative to the first variant."""
-    lines = ["| | ms a step | of the first | CPU ms | page faults | " + " | ".join(PARTS) + " |"]
+    lines = ["| | ms per step | of the first | CPU ms | page faults | " + " | ".join(PARTS) + " |"]
     lines.append("|---" * (5 + len(PARTS)) + "|")
     base = statistics.median(r["wall"] for r in found[first])
     for variant, rounds in found.items():

@@ -1,7 +1,7 @@
 """Every launch configuration of the kernels, as a function of shapes: one for each kernel, no search at run time.
 
-The bounds behind the numbers: a gather kernel should allow half occupancy of a multiprocessor (64 registers per
-thread), load a row in 16-byte pieces, and have no more rows in flight than its registers hold. float64 exists to check
+The bounds behind the numbers: a gather kernel should allow half occupancy of a multiprocessor, 64 registers per thread.
+It should load a row in 16-byte pieces and have no more rows in flight than its registers hold. float64 exists to check
 the other dtypes. Its numbers take two registers each, so its gather kernels may use as many registers as they need, and
 its tiles are smaller. No kernel spills with the oldest supported Triton or with the newest
 (tests/test_triton_compile.py).

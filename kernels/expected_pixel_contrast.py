@@ -6,7 +6,7 @@ gradient, in a fixed order. Rows are multiplied BLOCK_W numbers at a time, and a
 numbers; wider rows are split over programs.
 
 Half precision is multiplied as stored, which is exact with float32 sums. Products of float32 numbers (PRECISION) are
-split in three of TF32 on NVIDIA's tensor cores, whose error is that of float32 (tests/test_triton.py holds them to it).
+split in three of TF32 on NVIDIA's tensor cores. Their error is that of float32 (tests/test_triton.py checks it).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def expected_pixel_contrast_forward_kernel(
     gap = tl.log(tl.zeros_like(positive) + num_negatives) + log_mass - tl.log(total) - positive
     gap = tl.where(total > 0, gap, float("-inf"))
     small = tl.exp(-tl.abs(gap))
-    # log(1 + x), and x where that is too small to change 1.
+    # log(1 + x), and x if that is too small to change 1.
     rest = tl.where(1 + small == 1, small, tl.log(1 + small) * (small / ((1 + small) - 1)))
     tl.store(loss_ptr + i, tl.maximum(gap, 0.0) + rest, mask=inside)
     tl.store(pull_ptr + i, tl.where(gap > 0, 1.0, small) / (1 + small), mask=inside)
@@ -185,7 +185,7 @@ def expected_pixel_contrast_backward_kernel(
         inverse_y = _vector(inverse_y_ptr, j, present, 0.0)
         logits = _products(
             x_ptr, first, inside, y_ptr, begin, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
-        )  # fmt: skip
+        )
         logits *= (inverse * scale)[:, None] * inverse_y[None, :]
         factors = _factors(
             weight_ptr, x_group_ptr, y_group_ptr, i, j, inside, present,
@@ -225,9 +225,10 @@ def expected_pixel_contrast_backward_kernel(
     if WITH_SCORES:
         own_scores = _panel(x_scores_ptr, first, inside, own, SCORE_WIDTH, BLOCK_G, True)
         tl.store(
-            grad_scores_ptr + at * SCORE_WIDTH + w[None, :], slopes[:, None] * own_scores - grad_scores,
+            grad_scores_ptr + at * SCORE_WIDTH + w[None, :],
+            slopes[:, None] * own_scores - grad_scores,
             mask=inside[:, None] & (w < SCORE_WIDTH)[None, :],
-        )  # fmt: skip
+        )
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Negative sampling: one program for each anchor. Blocks of trials, then the exact race for the missing negatives.
 
-The law, the tables of slots and the order of the random words are those of sskd_fast/reference; comparisons that decide
+The law, the tables of slots and the order of the random words are those of sskd_fast/reference. Comparisons that decide
 a draw are in double precision, as there. `build_proposals` of proposals.py builds the tables without reading a value on
 the host, so a CUDA graph can capture the whole operator. That is why the race is launched for every anchor: a program
 whose anchor lacks nothing returns at once.
@@ -31,7 +31,8 @@ TRIALS_PER_NEGATIVE = 16
 def _proposals(seed_ptr, anchor, block, slots, bound, entries_ptr, BLOCK_T: tl.constexpr):
     """Candidates and levels of the trials from BLOCK_T * block on; the level of an unfair trial is infinite.
 
-    Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor): the slot and the level.
+    Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor). They are the slot and
+    the level.
     """
     first, count, unfair_below, skip_from, skip_length = slots
     column = (block * (BLOCK_T // 2) + tl.arange(0, BLOCK_T // 2)).to(tl.uint32)

@@ -34,7 +34,7 @@ _INSTALLED_AS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyya
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    2 for an unknown command or a missing package; 141 if the reader of the output has quit, as `head` does; 130 or 143
+    2 for an unknown command or a missing package. 141 if the reader of the output has quit, as `head` does. 130 or 143
     after SIGINT or SIGTERM.
     """
     try:
@@ -64,7 +64,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def usage() -> str:
-    """The help text: one command a line."""
+    """The help text: one command per line."""
     lines = [f"  sskd {name:9} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(["usage: sskd COMMAND ... (`sskd COMMAND --help` for its options)", *lines])
 

@@ -235,13 +235,13 @@ def _capabilities() -> list[tuple[int, int]]:
 
 @functools.cache
 def why_unavailable() -> str | None:
-    """The reason that the C++ operators cannot run here; None if they can. Checked once a process."""
+    """The reason that the C++ operators cannot run here; None if they can. Checked once per process."""
     return _reason(load)
 
 
 @functools.cache
 def why_cuda_unavailable() -> str | None:
-    """The reason that the CUDA operators cannot run here; None if they can. Checked once a process."""
+    """The reason that the CUDA operators cannot run here; None if they can. Checked once per process."""
     return _reason(load_cuda)
 
 

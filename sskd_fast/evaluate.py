@@ -110,11 +110,14 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     warnings = [f"{arguments.val}: {words}" for words in detections_warnings({"labelled": counted(truth)}, limit)]
     instances = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
     about = {
-        "model": str(arguments.model), "stage": predictor.description.facts.get("stage"), "labels": str(arguments.val),
-        "images": len(source), "instances": {c["name"]: instances[c["id"]] for c in truth["categories"]},
+        "model": str(arguments.model),
+        "stage": predictor.description.facts.get("stage"),
+        "labels": str(arguments.val),
+        "images": len(source),
+        "instances": {c["name"]: instances[c["id"]] for c in truth["categories"]},
         "ignored": {"model": list(classes.model_only), "labels": list(classes.labels_only)},
         "warnings": warnings,
-    }  # fmt: skip
+    }
     own = {} if classes.differ else finite(official_figures(source, results))
     return about | figures | own
 
@@ -185,7 +188,7 @@ def figures_text(figures: dict[str, Any]) -> str:
     stage = f" ({figures['stage'].replace('_', ' ')})" if figures["stage"] else ""
     lines = [
         f"{figures['model']}{stage} on {figures['images']} images of {figures['labels']}: {sum(instances.values())} "
-        f"instances; mask AP in percent, {figures['max_detections']} detections an image",
+        f"instances; mask AP in percent, {figures['max_detections']} detections per image",
         *_ignored(figures["ignored"]),
         "",
         "".join(f"{title:>8}" for title in _COLUMNS.values()),

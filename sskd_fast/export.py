@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status.
 
-    1 if the file's mask AP differs by more than the tolerance; 2 with an error message if the model or images do not
-    fit; else 0.
+    1 if the file's mask AP differs by more than the tolerance. 2 with an error message if the model or images do not
+    fit. Else 0.
     """
     arguments = parser().parse_args(argv)
     try:

@@ -59,9 +59,11 @@ def parser() -> argparse.ArgumentParser:
         "--teacher", choices=list(STAGE), help="stage whose model labels (default: the run's pseudo_labels.teacher)"
     )
     p.add_argument(
-        "--shard", type=at_least(1), metavar="N",
+        "--shard",
+        type=at_least(1),
+        metavar="N",
         help=f"images per shard (default: the run's pseudo_labels.shard, else {SHARD})",
-    )  # fmt: skip
+    )
     p.add_argument("--ray", type=at_least(1), metavar="WORKERS", help="label with at most this many Ray workers")
     p.add_argument("--cpus", type=at_least(1), default=1, metavar="N", help="with --ray: CPUs per worker (default: 1)")
     p.add_argument("--gpus", type=at_least(0), default=0, metavar="N", help="with --ray: GPUs per worker (default: 0)")

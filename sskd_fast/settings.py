@@ -30,12 +30,12 @@ class DataConfig:
     unpacked, "yolo" with its data.yaml).  Or labeled, val: label files or folders of them ("coco", "labelme", "cvat",
     "label_studio"), and images, val_images: the folders of their images; val_images defaults to images.
     unlabeled: a folder of plain images.  labeled_fraction: share of the training set that keeps its labels.
-    group_key: an image field whose groups stay together in every split; stratify_key: one whose values are all
-    represented; balance_key: one whose values are sampled evenly in training.  zoom: scale factor applied to images
+    group_key: an image field whose groups stay together in every split.  stratify_key: one whose values are all
+    represented.  balance_key: one whose values are sampled evenly in training.  zoom: scale factor applied to images
     first, 0 = from the instances' sizes.  stretch: percentile stretch of each image (microscopy).  workers: processes
     that prepare batches, 0 for none.  cache_mb: memory per process for decoded images, and as much again for masks.
     max_pixels: limit on the size of an image, 0 = 268 million.  confine: reject file names in labels that point outside
-    the image folder.  decoded: folder that caches decoded images, three bytes a pixel, for all processes and later
+    the image folder.  decoded: folder that caches decoded images, three bytes per pixel, for all processes and later
     runs; "" for none.
     """
 
@@ -96,7 +96,7 @@ class BaselineConfig:
 
     strength: strength of its augmentation relative to `views` (see ViewsConfig.at_strength).  folds: 0 trains it at
     this strength for the steps of `stages.supervised_student`.  At least 2 cross-validates each of `steps` with each of
-    `strengths` on the labelled images in this many folds, and trains the best on all of them.
+    `strengths` on the labelled images in this many folds.  The best is then trained on all of them.
     """
 
     strength: float = 1.0

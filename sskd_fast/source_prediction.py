@@ -71,9 +71,13 @@ def predict_source(
 
 
 def _predict_groups(
-    model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
-    wanted: Iterable[list[int]], views: Sequence[Augmentation],
-) -> list[list[dict[str, Any]]]:  # fmt: skip
+    model: Segmenter,
+    inference: InferenceConfig,
+    source: ImageCollection,
+    category_ids: Sequence[int],
+    wanted: Iterable[list[int]],
+    views: Sequence[Augmentation],
+) -> list[list[dict[str, Any]]]:
     """The results of each group of images."""
     results: list[list[dict[str, Any]]] = []
     for rows in wanted:
@@ -108,9 +112,13 @@ def _news_of(model: Segmenter) -> Segmenter | None:
 
 
 def _predict_share(
-    model: Segmenter | None, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
-    ids: Sequence[Sequence[int]], views: Sequence[Augmentation],
-) -> None:  # fmt: skip
+    model: Segmenter | None,
+    inference: InferenceConfig,
+    source: ImageCollection,
+    category_ids: Sequence[int],
+    ids: Sequence[Sequence[int]],
+    views: Sequence[Augmentation],
+) -> None:
     """Predicts this rank's share of some groups of images.  model: None for the one of the last time."""
     global _copy
     if model is not None:

@@ -89,8 +89,11 @@ def _label_studio(folder: Path, split: str) -> Path:
 
 # Formats with labels in files: name -> writer of a split, which returns what --labeled or --val names.
 FILES: dict[str, Callable[[Path, str], Path]] = {
-    "coco": _coco, "labelme": _labelme, "cvat": _cvat, "label_studio": _label_studio,
-}  # fmt: skip
+    "coco": _coco,
+    "labelme": _labelme,
+    "cvat": _cvat,
+    "label_studio": _label_studio,
+}
 
 
 def write_yolo_root(root: Path) -> Path:

@@ -159,9 +159,12 @@ def fuzz(count: int, start: int, note: Path) -> int:
 
         @seed(start)
         @settings(
-            max_examples=count // (1 + CHANGED), database=None, deadline=5000, phases=[Phase.generate],
+            max_examples=count // (1 + CHANGED),
+            database=None,
+            deadline=5000,
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        )
         @given(inputs())
         def run(drawn: tuple[Any, int, int]) -> None:
             segmentation, height, width = drawn

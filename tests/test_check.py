@@ -190,6 +190,26 @@ def test_published_data_sets_are_told_by_their_folders(
     assert check(tmp_path / "data")[0] == 1
 
 
+def test_a_data_set_without_validation_images_is_named_and_the_rest_summed_up(tmp_path: Path, check: Check) -> None:
+    write_cityscapes(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "leftImg8bit" / "val")
+    code, (found,), printed = check(tmp_path / "data")
+    assert code == 1 and {name: figures["images"] for name, figures in found["sets"].items()} == {"labeled": 12}
+    (problem,) = found["problems"]
+    assert problem["file"] == str(tmp_path / "data" / "leftImg8bit" / "val") and problem["cure"] in printed
+
+
+def test_more_kinds_of_problems_than_a_screen_takes_are_counted(make_coco: Callable[..., Any], check: Check) -> None:
+    coco = make_coco()
+    image = coco.image((40, 60))
+    for number in range(203):
+        coco.instance(image, {f"{chr(97 + number // 26)}{chr(97 + number % 26)}": 1})
+    code, (found,), printed = check(coco.write(), "--images", coco.images)
+    assert code == 1 and len(found["problems"]) == 203 and "203 problems:\n    1. " in printed
+    assert "an object with the keys hr; expected" in printed and "the keys hs" not in printed
+    assert printed.endswith("\n    ... and 3 more kinds, in --json FILE\n") and "    201." not in printed
+
+
 @pytest.mark.parametrize("format", [*FILES, "yolo"])
 def test_labels_of_every_format_are_read(tmp_path: Path, check: Check, format: str) -> None:
     if format == "yolo":
@@ -234,6 +254,10 @@ def test_what_cannot_be_checked_is_said_in_a_line(plates_run: Path, check: Check
         (["--root", data], "it has none of them: give the format with --format"),
         (["--root", data, "--format", "labelme"], "--format labelme needs --labeled, --images and --val"),
         ([data / "train.json", "--images", data, "--format", "ade20k"], "--format ade20k needs --root (data.root)"),
+        (
+            ["--labeled", data / "train.json", "--images", data, "--format", "cityscapes"],
+            "--format cityscapes needs --root (data.root): the folder that holds the data set",
+        ),
         ([tmp_path / "both"], "it has those of ade20k and cityscapes: give the format with --format"),
     ):
         code, found, said = check(*arguments)

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from sskd_fast.models.checkpoint import (
 )
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.settings import ModelConfig
-from sskd_fast.train.checkpoint import PieceOver, TrainingState
+from sskd_fast.train.checkpoint import PieceOver, TrainingState, end_piece
 from sskd_fast.train.cost import Cost
 from sskd_fast.train.loop import build_optimizer, train
 from sskd_fast.train.moving_average import update_average
@@ -255,10 +256,14 @@ def run(
     steps: int = 6,
     bank: int = 64,
     precision: str = "float32",
+    kind: str = "",
 ) -> tuple[MaskTransformer, list[int]]:
     net = model(seed=3, precision=precision).to(memory_format=torch.channels_last)
     torch.manual_seed(4)
     settings = TrainConfig(lr=1e-2, backbone_lr=0.5, warmup=2, ema=0.9, save_every=3, evaluations=2)
+    if kind:
+        net.config = dataclasses.replace(net.config, kind=kind)
+        settings = dataclasses.replace(settings, compile="eager")
     schedule = Schedule(settings, StageConfig(steps=steps))
     contrast = InstancePixelContrast(num_negatives=6, max_anchors=8, memory_bank=bank)
     config = SetLossConfig(masks=masks, points=60)  # type: ignore[arg-type]
@@ -317,6 +322,23 @@ def test_a_piece_ends_once_its_state_is_saved_and_the_next_one_goes_on(tmp_path:
         run(tmp_path / "b", TrainingState(path, "k", True, deadline=-math.inf))
     resumed, drawn = run(tmp_path / "b", TrainingState(path, "k", True))
     assert drawn == [3, 4, 5] and same(resumed, straight)
+
+
+def test_no_piece_begins_after_the_deadline() -> None:
+    end_piece(math.inf)
+    end_piece(time.monotonic() + 1000)
+    with pytest.raises(PieceOver):
+        end_piece(time.monotonic() - 1)
+
+
+def test_a_model_that_is_not_compiled_is_named_and_trained_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "  train.compile: a model of kind sam3 is not compiled\n"
+    plain, _ = run(tmp_path / "a", TrainingState(tmp_path / "a" / "state.pt", "k", False), steps=2)
+    assert said not in capsys.readouterr().err
+    stayed, _ = run(tmp_path / "b", TrainingState(tmp_path / "b" / "state.pt", "k", False), steps=2, kind="sam3")
+    assert said in capsys.readouterr().err and same(stayed, plain)
 
 
 def test_without_resume_or_under_another_key_a_stage_starts_anew(tmp_path: Path) -> None:

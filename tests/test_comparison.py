@@ -33,10 +33,13 @@ def scenes(images: int, seed: int = 0) -> dict[str, Any]:
             top, left = divmod(place, 2)
             annotations.append(
                 {
-                    "id": len(annotations) + 1, "image_id": image, "category_id": int(random.integers(1, 3)),
-                    "segmentation": encoded(24 * top, 24 * left, 16, 16), "iscrowd": int(random.random() < 0.1),
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(random.integers(1, 3)),
+                    "segmentation": encoded(24 * top, 24 * left, 16, 16),
+                    "iscrowd": int(random.random() < 0.1),
                 }
-            )  # fmt: skip
+            )
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "height": SIDE, "width": SIDE} for i in range(1, images + 1)],
         "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],

@@ -68,6 +68,20 @@ def test_every_fault_of_cvat_files_is_named_at_once(tmp_path: Path) -> None:
     assert len(said) == len(expected) and all(text in found for text, found in zip(expected, said, strict=True)), said
 
 
+def test_cvat_images_without_a_size_or_labelled_twice_are_named(tmp_path: Path) -> None:
+    square = '<polygon label="cat" points="0,0;8,0;8,8;0,8"></polygon>'
+    for name in ("a", "b"):
+        write_cvat_file(tmp_path / f"{name}.xml", {"a.png": [square], f"{name}2.png": []}, ["cat"])
+    text = (tmp_path / "b.xml").read_text()
+    (tmp_path / "b.xml").write_text(text.replace('name="b2.png" width="64" height="48"', 'name="b2.png"'))
+    assert problems(read_cvat, tmp_path, tmp_path) == [
+        f"{tmp_path / 'b.xml'}: image 0 (a.png): it labels a.png, which {tmp_path / 'a.xml'}: image 0 (a.png) labels "
+        "too; expected one set of labels for an image. Remove one of them.",
+        f"{tmp_path / 'b.xml'}: image 1 (b2.png): a height of None and a width of None; expected pixels. "
+        "Export the task again.",
+    ]
+
+
 def test_cvat_groups_are_numbered_from_one(tmp_path: Path) -> None:
     masks_of = [box(0, 0, 8, 8), box(12, 16, 24, 32), box(40, 50, 48, 64)]
     for group, expected in ((0, masks_of), (1, [masks_of[0] | masks_of[1] | masks_of[2]])):

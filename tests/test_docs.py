@@ -28,9 +28,13 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 # Words that a reader replaces, by something that the parsers take in their place.
 STANDS_FOR = {
-    "N": "1", "TABLE": "ablations", "FILE": "configs/nuclei.yaml", "FILE.yaml": "configs/nuclei.yaml",
-    "FORMAT": "onnx", "PRECISION": "fp32",
-}  # fmt: skip
+    "N": "1",
+    "TABLE": "ablations",
+    "FILE": "configs/nuclei.yaml",
+    "FILE.yaml": "configs/nuclei.yaml",
+    "FORMAT": "onnx",
+    "PRECISION": "fp32",
+}
 SECTIONS = {field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.default_factory)}
 
 

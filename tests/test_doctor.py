@@ -81,6 +81,22 @@ def test_missing_validation_images_may_have_a_folder_of_their_own(sound, validat
     assert "--val-images" not in str(caught.value)
 
 
+def test_other_faults_of_validation_labels_are_not_blamed_on_the_folder(sound, validation):
+    for path in validation.images.iterdir():
+        shutil.copy(path, sound.images)
+    (sound.images / "102.png").unlink()
+    validation.content["annotations"][0]["category_id"] = 7
+    with pytest.raises(DataError) as caught:
+        check_dataset(sound.write(), sound.images, val=validation.write())
+    missing, unknown = caught.value.problems
+    assert missing.item == "image 102" and missing.cure.startswith(
+        "If the validation images have a folder of their own"
+    )
+    assert unknown.found.startswith("it names category 7") and unknown.cure == (
+        "Correct its category_id or add the category."
+    )
+
+
 def test_repeated_image_ids_name_both_files(sound):
     sound.content["images"][1]["id"] = 1
     text = str(problems_of(sound))
@@ -168,6 +184,21 @@ def test_warnings_name_gaps_empty_classes_empty_masks_and_repeated_ids(sound, bo
     ):
         assert sum(text in warning for warning in warnings) == 1
     assert len(warnings) == 5 and all(str(sound.file) in warning for warning in warnings)
+
+
+def test_long_ids_are_told_apart_and_cut_in_messages(sound):
+    for annotation in sound.content["annotations"]:
+        annotation["id"] = f"{'scan of the left side ' * 4}{annotation['id']}"
+    assert check_dataset(sound.write(), sound.images) == []
+    first = sound.content["annotations"][0]
+    sound.content["annotations"][1]["id"] = first["id"]
+    (warning,) = check_dataset(sound.write(), sound.images)
+    shown = "scan of the left side scan of the left s"
+    assert f"1 annotation ids are missing or used more than once ({shown}); they are renumbered" in warning
+    sound.instance(1, np.zeros((12, 16), dtype=bool), id=f"{first['id']}7")
+    assert f"(annotations {shown})" in check_dataset(sound.write(), sound.images)[0]
+    sound.content["annotations"][2]["segmentation"] = [[1, 1, 2, 2]]
+    assert f"{sound.file}: annotation {shown} of image 2: a polygon of 2 points" in str(problems_of(sound))
 
 
 def test_validation_may_use_the_ids_and_names_of_training_images_for_other_images(sound, validation):

@@ -104,8 +104,11 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
         run = output / "truth" / f"seed-{fold}"
         metrics = content(run / "metrics.json")
         assert {row["name"] for row in metrics["rows"]} == {
-            "distilled_student", "refined_student", "matched_student", "supervised_student",
-        }  # fmt: skip
+            "distilled_student",
+            "refined_student",
+            "matched_student",
+            "supervised_student",
+        }
         assert f"{output}/source/checkpoints/supervised_student.safetensors" in (run / "config.yaml").read_text()
     domain_shift.main(call)
     assert "is finished, kept" in capsys.readouterr().err

@@ -45,13 +45,16 @@ def test_models_of_transformers_are_refused(tmp_path: Path) -> None:
     for name in ("mm_grounding_dino", "sam2", "sam3", "mask2former"):
         save(name, tmp_path / name)
     parts = FoundationConfig(
-        detector=str(tmp_path / "mm_grounding_dino"), masks=str(tmp_path / "sam2"),
-        sam3=str(tmp_path / "sam3"), universal=str(tmp_path / "mask2former"),
-    )  # fmt: skip
+        detector=str(tmp_path / "mm_grounding_dino"),
+        masks=str(tmp_path / "sam2"),
+        sam3=str(tmp_path / "sam3"),
+        universal=str(tmp_path / "mask2former"),
+    )
     reasons = {
-        "grounded_sam": "prompts a detector with text", "sam3": "prompts for each class with text",
+        "grounded_sam": "prompts a detector with text",
+        "sam3": "prompts for each class with text",
         "universal": "is a model of transformers",
-    }  # fmt: skip
+    }
     for kind, reason in reasons.items():
         model = build_segmenter(ModelConfig(kind=kind, foundation=parts), CLASS_NAMES)  # type: ignore[arg-type]
         with pytest.raises(ExportError, match=rf"model\.kind: '{kind}' {reason}.*: export the student"):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sskd_fast.check.__main__ import main
+from sskd_fast.data.errors import DataError
+from sskd_fast.data.formats.table import READERS
 from tests.format_files import labelme_mask, labelme_shape, picture, region, ring, task, write_tasks
 
 POINTS = [[25, 25], [50, 25], [50, 50], [25, 50]]
@@ -157,6 +159,19 @@ def test_json_of_no_format_is_described_in_short(
     path.write_text(json.dumps(sound | content if content and len(content) < 3 else content))
     said = said_of(path, "coco", capsys)
     assert words in said and "Export the annotations in COCO's instance format" in said and len(said) < 800
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("labelme", ".json"), ("label_studio", ".json"), ("cvat", ".xml")])
+def test_a_folder_without_label_files_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, suffix: str
+) -> None:
+    labels = tmp_path / "labels"
+    (labels / ".hidden").mkdir(parents=True)
+    (labels / ".hidden" / f"a{suffix}").write_text("{}")
+    said = said_of(labels, format, capsys)
+    assert f"{labels}: no file {suffix} in the folder; expected label files that end in {suffix}. " in said
+    with pytest.raises(DataError, match=f"none: the file or folder does not exist; expected label files .*{suffix}"):
+        READERS[format](tmp_path / "none", tmp_path / "images", ())
 
 
 def test_a_folder_for_a_file_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,8 +99,11 @@ def test_repeated_tokens_belong_to_the_class_at_their_place(tiny_foundation: Fol
         "[SEP]",
     ]
     assert [tokenizer.convert_ids_to_tokens(tokens_of(prompt, row)) for row in range(4)] == [
-        ["disc"], ["traffic", "light"], ["traffic", "sign", "##s"], ["train"],
-    ]  # fmt: skip
+        ["disc"],
+        ["traffic", "light"],
+        ["traffic", "sign", "##s"],
+        ["train"],
+    ]
     assert prompt.classes == [0, 1, 2, 3]
     torch.testing.assert_close(prompt.spans.sum(1), torch.ones(4))
     assert (prompt.spans > 0).sum(0).max() == 1

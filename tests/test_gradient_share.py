@@ -25,8 +25,11 @@ from sskd_fast.train.schedule import TrainConfig
 from tests.test_objective import TINY, batch, model
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "sampled": {}, "boundary": {"scope": "same"}, "prototypes": {}, "ownership": {},
-}  # fmt: skip
+    "sampled": {},
+    "boundary": {"scope": "same"},
+    "prototypes": {},
+    "ownership": {},
+}
 
 
 def terms(shared: Tensor, own: Tensor, scale: float) -> tuple[Tensor, Tensor]:

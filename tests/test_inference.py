@@ -307,8 +307,12 @@ def test_three_pieces_join_whatever_the_order_of_their_scores(scores: tuple[floa
 def test_pieces_of_different_objects_do_not_join() -> None:
     size = (64, 96)
     left, right = box(size, 10, 5, 30, 60), box(size, 34, 36, 54, 90)
-    pieces = [view(left, (0, 0, 64, 64), 0.9), view(left, (0, 32, 64, 96), 0.8), view(right, (0, 0, 64, 64), 0.7),
-              view(right, (0, 32, 64, 96), 0.6)]  # fmt: skip
+    pieces = [
+        view(left, (0, 0, 64, 64), 0.9),
+        view(left, (0, 32, 64, 96), 0.8),
+        view(right, (0, 0, 64, 64), 0.7),
+        view(right, (0, 32, 64, 96), 0.6),
+    ]
     merged = merge(pieces, TILES)
     assert [np.array_equal(full(d, size), m) for d, m in zip(merged, (left, right), strict=True)] == [True, True]
 

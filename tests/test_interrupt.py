@@ -22,9 +22,12 @@ TINY = [
 def started(*arguments: str) -> subprocess.Popen[str]:
     """A command in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("module", ["run", "study", "predict"])

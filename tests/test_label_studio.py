@@ -42,6 +42,10 @@ def test_brush_strokes_are_those_of_label_studios_own_encoder() -> None:
     for wrong in (CODE[:-4], [300], ["a"], CODE[:5]):
         with pytest.raises(MaskError, match="whose code cannot be read"):
             decode_brush(wrong, 200)  # type: ignore[arg-type]
+    longer = "".join(f"{number:0{width}b}" for number, width in ((8, 32), (7, 5), (2, 4), (3, 4), (7, 4), (15, 4)))
+    longer += f"1{1:02b}{8:04b}{255:08b}0"  # a run of nine values
+    with pytest.raises(MaskError, match=r"a brush stroke whose code cannot be read; expected Label Studio's whole RLE"):
+        decode_brush([int(longer[at : at + 8], 2) for at in range(0, len(longer), 8)], 8)
     with pytest.raises(MaskError, match="a brush stroke of 200 bytes; expected 400"):
         decode_brush(CODE, 400)
 
@@ -142,6 +146,17 @@ def test_label_studio_labels_may_come_before_their_shape_and_twice(tmp_path: Pat
     shape = {**region("polygon", "cat", SQUARE, id="r", image_rotation="0"), "value": SQUARE}
     content = read_regions(tmp_path, [alone, shape, region("polygonlabels", "cat", SQUARE, id="r")])
     assert_masks(masks(content), [("cat", SQUARE_MASK)])
+
+
+def test_label_studio_tasks_of_one_image_are_named(tmp_path: Path) -> None:
+    drawn = [region("polygonlabels", "cat", SQUARE)]
+    path = write_tasks(tmp_path / "a.json", [task(1, "a.png", drawn), task(2, "/data/upload/1/a.png", drawn)])
+    picture(tmp_path / "a.png")
+    (said,) = problems(read_label_studio, path, tmp_path)
+    assert said == (
+        f"{path}: task 2: it labels a.png, which {path}: task 1 labels too; expected one set of labels for an image. "
+        "Remove one of them."
+    )
 
 
 def test_label_studio_tasks_that_are_left_out_are_counted(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ def test_labelme_size_comes_from_the_image_if_the_file_does_not_state_it(tmp_pat
     assert_masks(masks(read_labelme(tmp_path, tmp_path)), [("cat", box(0, 0, 9, 64))])
 
 
+def test_a_missing_labelme_image_is_expected_beside_its_file(tmp_path: Path) -> None:
+    square = labelme_shape("cat", "rectangle", [[0, 0], [8, 8]])
+    write_labelme_file(tmp_path / "labels" / "sub" / "a.json", "..\\images\\a.png", [square])
+    content = read_labelme(tmp_path / "labels", tmp_path / "images")
+    assert [image["file_name"] for image in content["images"]] == ["sub/a.png"]
+
+
 def test_every_fault_of_labelme_files_is_named_at_once(tmp_path: Path) -> None:
     wrong_mask = labelme_mask("cat", ring())
     shapes = [
@@ -78,6 +85,8 @@ def test_every_fault_of_labelme_files_is_named_at_once(tmp_path: Path) -> None:
         {**wrong_mask, "mask": "AAAA"},
         {**wrong_mask, "points": [[60, 0], [64, 9]]},
         {"points": []},
+        {**wrong_mask, "points": [[5, 4], [49, 4], [49, 39]]},
+        labelme_shape("cat", "circle", [[20, 20], [23, 24], [30, 30]]),
     ]
     write_labelme_file(tmp_path / "a.json", "a.png", shapes)
     write_labelme_file(tmp_path / "again.json", "a.png", [])
@@ -94,6 +103,8 @@ def test_every_fault_of_labelme_files_is_named_at_once(tmp_path: Path) -> None:
         "shapes[5] (cat): a mask that cannot be read",
         "shapes[6] (cat): a mask of 36 x 45 pixels (height x width) at row 0 and column 60",
         "shapes[7]: the value {'points': []}",
+        "shapes[8] (cat): a mask with 3 points; expected the corners of its box. Save it with LabelMe again.",
+        "shapes[9] (cat): a circle of 3 points; expected its centre and a point on it. Annotate the object again.",
         f"again.json: it labels a.png, which {tmp_path / 'a.json'} labels too",
         "broken.json: the file is no valid JSON",
         "coco.json: a JSON object with ['annotations', 'categories', 'images']",

@@ -64,3 +64,18 @@ def test_sound_sets_are_left_alone_wherever_their_objects_lie() -> None:
         assert said(640 * scattered(8, seed), 640) == Findings()
     corner = np.tile([[20.0, 20.0, 200.0, 200.0]], (4, 1))
     assert said(corner, 640) == Findings() and said(100 * scattered(30), 640).problems == []
+
+
+def test_lost_masks_of_an_unknown_cause_are_counted_with_what_to_check() -> None:
+    """Empty RLE masks have no coordinates; polygons left and right of their images fit no unit and no order."""
+    found = "3 of 3 masks have no pixel or lie mostly outside of their images"
+    findings = Findings()
+    assert check_losses(FILE, [Extents(0, None, (640, 640))] * 3, findings)
+    (problem,) = findings.problems
+    assert (problem.found, problem.expected) == (found, "less than 25%")
+    assert problem.cure == "Check that the masks were exported, at the size of the images."
+    for boxes in ([[-300, -300, -200, -200]] * 3, [[-300, 9, -200, 99], [-300, 9, -200, 99], [3000, 9, 3200, 99]]):
+        (problem,) = said(np.array(boxes, dtype=np.float64), 640).problems
+        assert problem.found == found and problem.cure == (
+            "Use the images that were annotated, and check the unit and the order of the coordinates."
+        )

@@ -373,9 +373,13 @@ def test_timm_backbone_as_feature_pyramid(pixel_decoder: str) -> None:
 
 
 VIT = {
-    "backbone": "timm/vit_tiny_patch16_224", "pixel_decoder": "dpt", "queries": "learned", "width": 16,
-    "mask_width": 8, "layers": 3,
-}  # fmt: skip
+    "backbone": "timm/vit_tiny_patch16_224",
+    "pixel_decoder": "dpt",
+    "queries": "learned",
+    "width": 16,
+    "mask_width": 8,
+    "layers": 3,
+}
 
 
 def test_plain_vision_transformer_becomes_a_pyramid_for_any_image_size() -> None:
@@ -444,10 +448,13 @@ def test_student_of_the_paper_has_its_size_and_layout() -> None:
 @pytest.mark.parametrize(
     ("backbone", "stride", "millions"),
     [
-        ("vit_tiny_patch16_224", 4, 33.4), ("vit_base_patch14_dinov2", 3.5, 115.0),
-        ("vit_small_patch16_dinov3", 4, 49.6), ("resnet50", 2, 52.9), ("convnext_tiny", 4, 53.5),
+        ("vit_tiny_patch16_224", 4, 33.4),
+        ("vit_base_patch14_dinov2", 3.5, 115.0),
+        ("vit_small_patch16_dinov3", 4, 49.6),
+        ("resnet50", 2, 52.9),
+        ("convnext_tiny", 4, 53.5),
     ],
-)  # fmt: skip
+)
 def test_other_backbones_by_their_name(backbone: str, stride: float, millions: float) -> None:
     timm = pytest.importorskip("timm")
     if not timm.is_model(backbone):

@@ -133,10 +133,18 @@ class CountingLoss(SetLoss):
         semi_masks: float = 1.0,
         joint: JointBatch = WHOLE,
         seed: int = 0,
+        first: int = 0,
     ) -> SetLossOutput:
         self.calls.append((len(instances), label_pool))
         return super().__call__(
-            predictions, instances, valid, label_pool=label_pool, semi_masks=semi_masks, joint=joint, seed=seed
+            predictions,
+            instances,
+            valid,
+            label_pool=label_pool,
+            semi_masks=semi_masks,
+            joint=joint,
+            seed=seed,
+            first=first,
         )
 
 

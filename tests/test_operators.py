@@ -175,9 +175,13 @@ def test_the_number_of_threads_changes_no_bit(threads):
         logits = [x.clone().requires_grad_() for x in (masks, classes)]
         fused = ops.fuse_scores(*logits, (11, 13), cues="object", backend="cpu")
         return [
-            drawn, loss, expected, fused, *torch.autograd.grad(loss + expected, leaves),
+            drawn,
+            loss,
+            expected,
+            fused,
+            *torch.autograd.grad(loss + expected, leaves),
             *torch.autograd.grad(fused.square().cumsum(-1).sum(), logits),
-        ]  # fmt: skip
+        ]
 
     before = torch.get_num_threads()
     try:

@@ -15,7 +15,7 @@ from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.intensity import stretch_intensity, to_eight_bits
-from sskd_fast.data.pixels import ByteBudgetCache, image_size, in_threads, page_count, read_pixels
+from sskd_fast.data.pixels import ByteBudgetCache, array_pixels, image_size, in_threads, page_count, read_pixels
 from sskd_fast.data.pseudo_labeled import unlabeled
 
 
@@ -44,6 +44,22 @@ def test_sixteen_bit_images_are_scaled_by_their_bit_depth(tmp_path):
     assert read_pixels(tmp_path / "full.png").tolist() == [[0, 255], [128, 1]]
     assert read_pixels(tmp_path / "twelve.tif").tolist() == [[0, 255], [128, 1]]
     assert to_eight_bits(np.array([0.0, 0.5, 1.0, np.nan])).tolist() == [0, 128, 255, 0]
+    for dtype in (np.float32, np.int32, np.uint32):
+        assert to_eight_bits(np.array([0, 1 << 17, 1 << 18], dtype=dtype)).tolist() == [0, 128, 255]
+        assert to_eight_bits(np.array([0, 65535], dtype=dtype)).tolist() == [0, 255]
+    assert to_eight_bits(np.array([1, 65536], dtype=np.float64)).tolist() == [0, 255]
+
+
+def test_arrays_of_one_and_four_channels_are_grey_and_rgb():
+    pixels = np.arange(4 * 6 * 4, dtype=np.uint8).reshape(4, 6, 4)
+    assert np.array_equal(array_pixels(pixels[..., :1]), pixels[..., 0])
+    rgb = array_pixels(pixels)
+    assert np.array_equal(rgb, pixels[..., :3]) and rgb.flags.c_contiguous
+    deep = pixels.astype(np.uint16) * 256
+    assert array_pixels(deep).shape == (4, 6, 3) and array_pixels(deep[..., :1], stretch=True).shape == (4, 6)
+    for channels in (2, 5):
+        with pytest.raises(ValueError, match=rf"found an array of shape \(4, 6, {channels}\), expected \(H, W\) or"):
+            array_pixels(np.zeros((4, 6, channels), dtype=np.uint8))
 
 
 def test_rotation_of_the_camera_is_applied_unless_the_annotations_were_made_without(tmp_path):
@@ -178,11 +194,14 @@ def test_an_image_of_more_pixels_than_masks_have_is_to_be_cut(tmp_path):
     [
         (b"", "it is empty", "Replace the file"),
         (b"\n<!DOCTYPE html><html>404</html>", "it is an HTML page", "Download the image again"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a pointer of Git LFS",
-         "Fetch the images with `git lfs pull`."),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "it is a pointer of Git LFS",
+            "Fetch the images with `git lfs pull`.",
+        ),
         (b"no image", "its content is of no known image format", "Replace the file"),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_images_are_told_apart(tmp_path, content, found, cure):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError) as caught:

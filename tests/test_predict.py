@@ -52,8 +52,11 @@ def test_predictions_are_those_of_the_run(plates_run: Path, tmp_path: Path, caps
     assert found["images"] == json.loads((plates_run.parent / "val.json").read_text())["images"]
     assert sorted(c["name"] for c in found["categories"]) == ["disc", "square"]
     assert {k: found["info"][k] for k in ("model", "stage", "score", "images_dir")} == {
-        "model": str(plates_run), "stage": "refined_student", "score": 0, "images_dir": str(plates_run.parent / "val"),
-    }  # fmt: skip
+        "model": str(plates_run),
+        "stage": "refined_student",
+        "score": 0,
+        "images_dir": str(plates_run.parent / "val"),
+    }
     last = found["annotations"][-1]
     mask = coco_mask.decode(last["segmentation"])
     rows, columns = np.nonzero(mask)
@@ -332,6 +335,19 @@ def test_an_image_at_the_limit_of_instances_is_pointed_out(
     assert len(predictions(tmp_path)["annotations"]) == 2
 
 
+def test_a_limit_of_pixels_holds_for_the_command(
+    plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSKD_FAST_MAX_PIXELS", "")
+    call = (plates_run, plates_run.parent / "val" / "plate 1.png", "--output", tmp_path, "--no-overlays")
+    assert predict(*call, "--max-pixels", 160 * 160 - 1) == 2
+    said = capsys.readouterr().err
+    assert (
+        "plate 1.png: the image has 160 x 160 pixels (height x width), 25,600 in all; expected at most 25,599" in said
+    )
+    assert predict(*call, "--max-pixels", 160 * 160) == 0 and len(predictions(tmp_path)["images"]) == 1
+
+
 def test_groups_end_at_32_images_or_32_megapixels() -> None:
     assert [len(group) for group in groups(range(70), lambda _: 1)] == [32, 32, 6]
     assert [len(group) for group in groups(range(7), lambda _: 12_000_000)] == [3, 3, 1]
@@ -374,6 +390,17 @@ def test_drawings_show_classes_by_colour_and_name() -> None:
         label = (drawn[70:99, left : left + 100] == color).all(-1)
         assert label.sum() > 300  # above its mask, in its colour
     assert (drawn[:60] == 200).all() and (drawn[220:] == 200).all()
+
+
+def test_a_label_wider_than_the_picture_is_left_out() -> None:
+    image, mask = torch.full((3, 400, 100), 200, dtype=torch.uint8), np.zeros((400, 100), dtype=np.uint8, order="F")
+    mask[200:260, 20:80] = 1
+    codes = [coco_mask.encode(mask)]
+    long, longer, short = (
+        np.asarray(draw(image, Prediction((400, 100), codes, [0], [0.9], ("n" * length,), (3,))))
+        for length in (70, 90, 1)
+    )
+    assert np.array_equal(long, longer) and (long[:380] == 200).all() and (short[:380] != 200).any()
 
 
 def test_drawings_are_neither_tiny_nor_huge() -> None:

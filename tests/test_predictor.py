@@ -48,8 +48,11 @@ def test_a_prediction_gives_masks_boxes_scores_and_names(prediction: Prediction)
     assert prediction.masks.shape == (2, *SIZE) and prediction.masks.dtype == np.bool_
     assert prediction.masks[0].sum() == 12 and prediction.masks[0, 1:4, 2:6].all()
     assert prediction.to_coco(9)[0] == {
-        "image_id": 9, "category_id": 7, "segmentation": rectangle(1, 2, 3, 4), "score": 0.75,
-    }  # fmt: skip
+        "image_id": 9,
+        "category_id": 7,
+        "segmentation": rectangle(1, 2, 3, 4),
+        "score": 0.75,
+    }
     assert prediction.above(0.5).names == ["disc"] and prediction.above(0.75).names == ["disc"]
     none = prediction.above(0.9)
     assert len(none) == 0 and none.masks.shape == (0, *SIZE) and none.boxes.shape == (0, 4)
@@ -173,6 +176,19 @@ def test_a_card_claims_no_licence_that_is_not_stated(plates_run: Path) -> None:
         assert "license: other\nlicense_name: see-the-table\n" in header(*partly)
     unmeasured = dataclasses.replace(stated, figures={"ap": 1.0})
     assert "Not measured on validation images of a run." in card_text(unmeasured)
+
+
+def test_a_card_says_how_images_are_seen(plates_run: Path) -> None:
+    description = load(plates_run).description
+    seen, most = description.inference, f"; at most {description.inference.max_detections} instances per image."
+    tiles = f"seen in tiles of {seen.tile[0]} x {seen.tile[1]} pixels that share {seen.overlap}"
+    assert tiles + most in card_text(description)
+    whole = dataclasses.replace(seen, fit=True, tile=(64, 96))
+    for stretch, words in ((True, "stretched by percentiles, "), (False, "")):
+        text = card_text(dataclasses.replace(description, inference=whole, stretch=stretch))
+        assert (
+            f"Images are {words}scaled until they just fit into 64 x 96 pixels{most}" in text and "in tiles" not in text
+        )
 
 
 def test_a_stage_of_a_run_is_chosen_by_name(plates_run: Path) -> None:

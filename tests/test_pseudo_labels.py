@@ -181,6 +181,12 @@ def test_calibration_names_an_argument_out_of_range(name: str) -> None:
         calibrated([], truth_of([], 1), **arguments)  # type: ignore[arg-type]
 
 
+def test_calibration_needs_a_right_label_at_least() -> None:
+    with pytest.raises(ValueError, match="minimum_matches is 0, expected at least 1"):
+        calibrated([], truth_of([], 1), target_precision=0.8, minimum_matches=0)
+    assert calibrated([], truth_of([], 1), target_precision=0.8, minimum_matches=1) == {3: 0.5, 7: 0.5}
+
+
 def test_calibration_names_a_foreign_image() -> None:
     with pytest.raises(ValueError, match="image 5"):
         calibrated([result(5, 3, OBJECT, 0.9)], truth_of([], 1), target_precision=0.8)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sskd_fast.rank.__main__ import main
@@ -145,9 +146,13 @@ def test_a_run_takes_the_prelabels_back_unchanged(
     counts = [sum(a["image_id"] == image["id"] for a in content["annotations"]) for image in content["images"]]
     assert counts == [row["teacher"] for row in rows] and sum(counts) > 0
     settings = {
-        "labeled": folder / "prelabels.json", "images": data / "plain", "unlabeled": data / "train",
-        "val": data / "val.json", "val_images": data / "val", "stretch": "true",
-    }  # fmt: skip
+        "labeled": folder / "prelabels.json",
+        "images": data / "plain",
+        "unlabeled": data / "train",
+        "val": data / "val.json",
+        "val_images": data / "val",
+        "stretch": "true",
+    }
     sources = target_sources(load_config([], [f"data.{key}={value}" for key, value in settings.items()]), tmp_path)
     assert len(sources.labeled) == 6 and sources.classes == ["square", "disc"]
     truth = sources.labeled.ground_truth()["annotations"]
@@ -174,6 +179,13 @@ def test_labels_that_somebody_has_corrected_stay(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "prelabels.json: a file written here that was edited since" in error
     assert "Write to another folder" in error and json.loads((folder / "prelabels.json").read_text()) == edited
+
+
+def test_files_passed_over_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").touch()
+    assert open_images([str(tmp_path)], stretch=False).file_names == ["a.png"]
+    assert capsys.readouterr().err == f"{tmp_path}: 1 passed over: not images: 1 (.txt 1)\n"
 
 
 def test_images_are_named_one_by_one_by_folder_or_by_glob(plates_run: Path) -> None:

@@ -34,7 +34,7 @@ from sskd_fast.report import read_figures, table_text, verdict_words, write_repo
 from sskd_fast.report.curves import HEIGHT, WIDTH, Series, line_chart, nice_ticks, stage_curves, stage_logs
 from sskd_fast.report.numbers import count_text, difference_text, seconds_text
 from sskd_fast.report.overlays import overlay_rows
-from sskd_fast.report.pictures import LONG_SIDE, SHORT_SIDE
+from sskd_fast.report.pictures import LONG_SIDE, SHORT_SIDE, Patch, badge, enlarged
 from sskd_fast.report.verdict import verdict
 
 # Verdict and table
@@ -311,6 +311,22 @@ def test_pictures_are_enlarged_and_drawn_on_the_objects(tmp_path: Path, size: tu
     assert isinstance(inside, tuple) and isinstance(outside, tuple)
     assert max(abs(value - 200) for value in outside) <= 8
     assert inside[2] < 150 < inside[0]  # tinted with the first colour, amber
+
+
+def test_dark_pictures_are_brightened_and_others_stay() -> None:
+    pixels = np.full((200, 320, 3), 40, dtype=np.uint8)
+    pixels[:50] = 8
+    assert [enlarged(pixels).getpixel((160, y)) for y in (5, 190)] == [(46, 46, 46), (230, 230, 230)]
+    pixels[50:] = 128
+    assert [enlarged(pixels).getpixel((160, y)) for y in (5, 190)] == [(8, 8, 8), (128, 128, 128)]
+    assert enlarged(np.zeros_like(pixels)).getpixel((160, 100)) == (0, 0, 0)
+
+
+def test_an_object_that_its_number_would_hide_has_none() -> None:
+    for rows, numbered in ((14, False), (15, True)):
+        canvas = Image.new("RGB", (80, 60), (200, 200, 200))
+        badge(canvas, Patch(np.full((rows, 20), 255, dtype=np.uint8), left=30, top=20), "1", (255, 176, 0))
+        assert (np.asarray(canvas) != 200).any() == numbered
 
 
 def test_an_image_that_cannot_be_read_is_drawn_grey_and_named(tmp_path: Path) -> None:

@@ -132,6 +132,27 @@ def test_different_labelled_images_are_reported_unless_both_groups_have_the_same
     ]
 
 
+def test_without_ground_truth_the_split_tells_the_validation_images(tmp_path: Path) -> None:
+    folders = [a_run(tmp_path / name, lr=name) for name in "abc"]
+    for folder, images in zip(folders, ("1\n2\n", "1\n3\n", "1\n2\n"), strict=True):
+        (folder / "ground_truth.json").unlink()
+        (folder / "splits" / "val.txt").write_text(images)
+    assert incomparable(seed_groups(compared(*folders))) == [
+        "The validation images differ, so AP compares only within these groups: a, c | b."
+    ]
+
+
+def test_many_thresholds_are_a_range(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name) for name in "ab"]
+    for folder, count in zip(folders, (6, 7), strict=True):
+        record = json.loads((folder / "label_statistics.json").read_text())
+        record["supervised_teacher"]["thresholds"] = {f"kind {n}": 0.8 - n / 10 for n in range(count)}
+        (folder / "label_statistics.json").write_text(json.dumps(record))
+    text = page_of(tmp_path, *folders).text
+    assert "kind 0 0.80, kind 1 0.70, kind 2 0.60, kind 3 0.50, kind 4 0.40, kind 5 0.30" in text
+    assert "0.20 to 0.80" in text and "kind 6" not in text
+
+
 def test_drawn_images_count_though_their_names_are_equal(tmp_path: Path) -> None:
     folders = [a_run(tmp_path / name, lr=name) for name in "ab"]
     for folder in folders:

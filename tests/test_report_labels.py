@@ -108,6 +108,19 @@ def test_pictures_show_labels_and_the_best_of_the_refused(tmp_path: Path) -> Non
     assert [choice.fate for choice in second.pictures[0].shown] == ["kept", "refused"]
 
 
+def test_an_unlabelled_image_that_cannot_be_read_is_grey_and_named(tmp_path: Path) -> None:
+    images = ImageFolder(labelled_run(tmp_path) / "plain")
+    (images.images_dir / "second.png").write_bytes(b"no picture")
+    first, second = label_rows(images, {"supervised_teacher": choices()})
+    assert first.problem == "" and "second.png: the image file cannot be read" in second.problem
+    (drawn,) = second.pictures
+    assert [choice.fate for choice in drawn.shown] == ["kept", "refused"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.source.split(",")[1]))).convert("RGB"))
+    assert (
+        pixels.shape == (drawn.height, drawn.width, 3) == (192, 320, 3) and np.ptp(pixels) == 0 and pixels.max() == 128
+    )
+
+
 @pytest.mark.parametrize(("fate", "share"), [("kept", (0.9, 1.0)), ("refused", (0.3, 0.8))])
 def test_labels_have_a_solid_rim_and_the_refused_a_dashed_one(
     tmp_path: Path, fate: Any, share: tuple[float, float]

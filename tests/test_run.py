@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,8 +85,11 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     )
     assert "Pseudo-labels kept and refused" in html and "has been deleted" not in html
     assert {path.stem for path in (folder / "checkpoints").glob("*.*")} == set(STAGE) - {
-        "pretrained_teacher", "pretrained_student", "zero_shot_teacher", FITTED,
-    }  # fmt: skip
+        "pretrained_teacher",
+        "pretrained_student",
+        "zero_shot_teacher",
+        FITTED,
+    }
     assert "stage 1 of 7: zero-shot teacher, not trained" in result.stderr
     assert "Refined student" in result.stdout and "distillation" in result.stdout.lower()
 
@@ -176,13 +178,13 @@ def test_splits_are_disjoint(finished: tuple[Path, subprocess.CompletedProcess[s
     assert len(ids("unlabeled")) == 24 and len(ids("val")) == 12
 
 
-# Kills this process right before or after it puts a file in its place.
+# Starts the command once for each kill. Each process dies right before or after it puts a file in its place. They are
+# forked, since the imports take longer than the work between two kills.
 KILLED = """
 import os, signal, sys
 from sskd_fast.run.__main__ import main
-when, file = sys.argv[1:3]
 
-def killing(put):
+def killing(put, when, file):
     def until(partial, path, **more):
         here = str(path).endswith(file)
         if here and when == "before":
@@ -192,8 +194,19 @@ def killing(put):
             os.kill(os.getpid(), signal.SIGKILL)
     return until
 
-os.replace, os.link = killing(os.replace), killing(os.link)
-sys.exit(main(sys.argv[3:]))
+def killed(kill, arguments):
+    child = os.fork()
+    if not child:
+        os.replace, os.link = (killing(put, *kill.split()) for put in (os.replace, os.link))
+        os._exit(main(arguments))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+kills = sys.argv[1].split(",")
+for number, kill in enumerate(kills):
+    print(kill, flush=True)
+    status = killed(kill, [*sys.argv[2:], *["--resume"] * (number > 0)])
+    if status != -signal.SIGKILL:
+        sys.exit(f"{kill}: ended with {status}")
 """
 KILLS = [
     "after splits/fold_2_of_3.txt",
@@ -240,11 +253,9 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(
 ) -> None:
     """One run through all of KILLS in a row: its weights, labels, predictions and figures are the same."""
     folder = tmp_path / "again"
-    for number, kill in enumerate(KILLS):
-        own = ["--resume"] if number else []
-        killed = [sys.executable, "-c", KILLED, *kill.split(), "--output", str(folder), *own, *TINY]
-        result = subprocess.run(killed, capture_output=True, text=True, timeout=600)
-        assert result.returncode == -signal.SIGKILL, f"{kill}: {result.stderr}"
+    command_line = [sys.executable, "-c", KILLED, ",".join(KILLS), "--output", str(folder), *TINY]
+    result = subprocess.run(command_line, capture_output=True, text=True, timeout=1800)
+    assert result.returncode == 0 and result.stdout.splitlines() == KILLS, result.stderr
     result = call("--output", str(folder), "--resume")
     assert result.returncode == 0, result.stderr
     assert "supervised teacher is finished, kept" in result.stderr

@@ -11,7 +11,10 @@ import pytest
 from run_folders import AP, RESULTS, Page, make_run, metrics_of, old_row, result
 
 from sskd_fast.evaluation import compare_masks
+from sskd_fast.files import write_text
+from sskd_fast.method import words_of
 from sskd_fast.report.__main__ import main as report
+from sskd_fast.report.numbers import difference_text
 from sskd_fast.report.summary import write_summary
 from sskd_fast.run.__main__ import main
 
@@ -88,6 +91,36 @@ def test_the_summary_says_what_it_cannot_show(tmp_path: Path) -> None:
     (folder / "seed-0" / "metrics.json").unlink()
     with pytest.raises(ValueError, match=r"seed-0/metrics\.json: no measured model; resume with --seeds and --resume"):
         write_summary(folder, [0])
+
+
+def test_without_ground_truth_there_are_no_gains_and_splits_tell_the_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = seeds_in(tmp_path, [24.0, 26.0])
+    for seed in (0, 1):
+        (folder / f"seed-{seed}" / "ground_truth.json").unlink()
+        write_text(folder / f"seed-{seed}" / "splits" / "val.txt", "1\n2\n")
+    summary = write_summary(folder, [0, 1])
+    assert summary["gains"] == [] and summary["same_images"] is True
+    words = "No gains yet: every seed needs a measured student and a measured model to compare it with."
+    text = (folder / "summary.md").read_text()
+    assert f"# shapes: seeds 0, 1\n\n{words}\n\n| model | AP |" in text and "| difference |" not in text
+    page = Page((folder / "summary.html").read_text())
+    assert words in page.text and "Differences" not in page.text
+    assert report([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert words in said and "Refined student" in said and "over seeds and images" not in said
+    write_text(folder / "seed-1" / "splits" / "val.txt", "1\n3\n")
+    assert write_summary(folder, [0, 1])["same_images"] is False
+
+
+def test_gains_that_the_images_show_and_the_seeds_alone_do_not_are_called_so(tmp_path: Path) -> None:
+    folder = seeds_in(tmp_path, [24.0, 26.0])
+    (folder / "seed-1" / "predictions" / f"{REFINED}.json").write_text(json.dumps(GOOD[:3]))
+    gain = write_summary(folder, [0, 1])["gains"][0]
+    assert gain["low"] > 0 and gain["t_low"] < 0 < gain["t_high"]
+    t = f"t {difference_text(gain['t_low'])} to {difference_text(gain['t_high'])}"
+    assert f"; {t}; not shown by the seeds alone) against the {words_of(BEST)};" in (folder / "summary.md").read_text()
 
 
 def test_report_rewrites_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

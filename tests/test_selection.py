@@ -38,15 +38,22 @@ def test_labels_are_sure_from_their_threshold_on_and_regions_unsure_below_it() -
 def test_overlapping_labels_are_suppressed_by_the_same_rules() -> None:
     rules = Selection({3: 0.6, 7: 0.8}, {3: 0.1, 7: 0.1}, nms_iou=0.5, max_per_image=10)
     assert [(r["score"], r["iscrowd"]) for r in rules.labels(PREDICTIONS) if r["image_id"] == 1] == [
-        (0.9, 0), (0.6, 0), (0.59, 1), (0.29, 1)
-    ]  # fmt: skip
+        (0.9, 0),
+        (0.6, 0),
+        (0.59, 1),
+        (0.29, 1),
+    ]
 
 
 def test_objects_are_the_best_of_every_score() -> None:
     rules = Selection({3: 0.6, 7: 0.8}, None, nms_iou=0.9, max_per_image=2)
     assert [(r["image_id"], r["score"]) for r in rules.objects(PREDICTIONS)] == [
-        (1, 0.9), (1, 0.8), (2, 0.79), (2, 0.3), (3, 0.0)
-    ]  # fmt: skip
+        (1, 0.9),
+        (1, 0.8),
+        (2, 0.79),
+        (2, 0.3),
+        (3, 0.0),
+    ]
     assert len(Selection({}, None, nms_iou=0.5, max_per_image=9).objects(PREDICTIONS)) == 7
 
 
@@ -63,7 +70,7 @@ def test_the_most_labels_of_an_image_are_set_or_follow_the_detections() -> None:
         ("fold_steps", 1.1, r"fold_steps: expected a share in \(0, 1\], such as 0.5, found 1.1"),
         ("shrink", -0.5, "shrink: expected a number of results, 0 for none, found -0.5"),
         ("shrink", math.nan, "shrink: expected a number of results, 0 for none, found nan"),
-        ("shard", -1, "shard: expected images a file, such as 10000, or 0 for one file, found -1"),
+        ("shard", -1, "shard: expected images per file, such as 10000, or 0 for one file, found -1"),
     ],
 )
 def test_settings_out_of_range_are_named(setting: str, value: float, message: str) -> None:

@@ -164,6 +164,7 @@ def test_dumped_settings_read_back_identical(preset: str, tmp_path: Path) -> Non
         ("train.lr.x=5", r"train\.lr: found \{'x': 5\}, expected float"),
         ("contrast.margin=wide", r"contrast\.margin: found 'wide', expected float"),
         ("train.lr", r"override 'train\.lr': expected section\.setting=value, such as train\.lr=1e-4"),
+        ("train.micro_batch=-1", r"train: micro_batch: expected images, 0 for as many as fit, found -1"),
         ("pseudo_labels.folds=1", r"pseudo_labels: folds: expected at least 2, found 1"),
         ("pseudo_labels.fold_steps=0", r"pseudo_labels: fold_steps: expected a share in \(0, 1\], .* found 0"),
         ("=3", r"override '=3': expected section\.setting=value"),

@@ -23,9 +23,10 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.label import main
 from sskd_fast.pseudo_labels.shards import LabelShards, shard_files
 from sskd_fast.run import __main__ as run
-from sskd_fast.run.labels import shard_labeller, sharded_labels, teacher_labels
+from sskd_fast.run.labels import kept_selection, shard_labeller, sharded_labels, teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.shard_labels import label_shards, shards_of
+from sskd_fast.run.sources import target_sources
 from sskd_fast.train.progress import Log
 
 TEACHER = "zero_shot_teacher"
@@ -70,17 +71,77 @@ def test_a_torn_shard_is_made_anew_alone(untrained_run: RunModels, tmp_path: Pat
 
 def test_a_shard_that_fails_names_its_images_and_the_others_are_kept(untrained_run: RunModels, tmp_path: Path) -> None:
     models = in_shards(untrained_run, 2)
-    source, labeller = models.sources.unlabeled, shard_labeller(models, TEACHER)
+    source, labeller = models.sources.unlabeled, shard_labeller(models, Log(tmp_path), TEACHER)
+    shards = shards_of(source, models.unlabeled_digests, 2)
     bad = source.records[1].path
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
         DataError, match=rf"shard 0, images 1 \(.*\) to 2 \({bad.name}\): DataError: .*{bad.name}.* again"
     ):
-        label_shards(labeller, shards_of(source, 2))
+        label_shards(labeller, shards)
     assert [file.name[:5] for file in shard_files(labeller.folder)] == ["00001"]
     bad.write_bytes(whole)
-    assert len(label_shards(labeller, shards_of(source, 2))) == 4
+    assert len(label_shards(labeller, shards)) == 4
+
+
+def anew(models: RunModels) -> RunModels:
+    """The same run with its folders read again."""
+    return replace(models, sources=target_sources(models.config, models.results.folder))
+
+
+def test_images_that_come_later_get_shards_of_their_own_with_the_same_thresholds(
+    untrained_run: RunModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models, log = in_shards(untrained_run, 2), Log(tmp_path)
+    folder, plain = tmp_path / "pseudo_labels" / TEACHER, tmp_path / "plain"
+    assert sharded_labels(models, log, TEACHER) is not None
+    first, thresholds = shard_files(folder), json.loads((folder / "thresholds.json").read_text())
+    stamps = [file.stat().st_mtime_ns for file in first]
+    assert len(first) == 2 and "stay as they are" not in capsys.readouterr().err
+
+    images = sorted(plain.iterdir())
+    for name in ("zz 1.png", "zz 2.png"):
+        shutil.copy(images[0], plain / name)
+    labels = sharded_labels(anew(models), log, TEACHER)
+    assert labels is not None and isinstance(labels.results, LabelShards) and len(labels.results) == 6
+    assert [file.stat().st_mtime_ns for file in first] == stamps and len(shard_files(folder)) == 3
+    of_first, of_copy = (labels.results.of_image(number) for number in (1, 6))
+    assert [r | {"image_id": 1} for r in of_copy] == of_first and len(of_first) > 0
+    said = capsys.readouterr().err
+    assert f"thresholds of {folder / 'thresholds.json'} stay as they are with other unlabelled images; to" in said
+    assert json.loads((folder / "thresholds.json").read_text()) == thresholds
+
+    shutil.copy(images[0], images[1])  # other pixels under the same name
+    assert sharded_labels(anew(models), log, TEACHER) is not None
+    last = shard_files(folder)
+    assert len(last) == 3 and last[0] != first[0] and last[1] == first[1] and first[1].stat().st_mtime_ns == stamps[1]
+
+
+def test_thresholds_are_calibrated_anew_for_other_labels_settings_and_weights(
+    untrained_run: RunModels, tmp_path: Path
+) -> None:
+    models, log, file = in_shards(untrained_run, 2), Log(tmp_path), tmp_path / "pseudo_labels" / TEACHER
+    model = models.load(TEACHER)
+
+    def key(models: RunModels) -> str:
+        selection = kept_selection(models, log, model, TEACHER)
+        kept: dict[str, str] = json.loads((file / "thresholds.json").read_text())
+        assert kept_selection(models, log, model, TEACHER) == selection, "as kept, to the last bit"
+        return kept["key"]
+
+    keys = [key(models)]
+    stricter = replace(models.config.pseudo_labels, target_precision=0.99)
+    keys.append(key(replace(models, config=replace(models.config, pseudo_labels=stricter))))
+    truth = json.loads((tmp_path / "train.json").read_text())
+    truth["annotations"] = truth["annotations"][1:]
+    (tmp_path / "train.json").write_text(json.dumps(truth))
+    keys.append(key(anew(models)))
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1e-3)
+    keys.append(key(anew(models)))
+    assert len(set(keys)) == 4
+    assert key(in_shards(anew(models), 3)) == keys[-1], "whatever the number of images in a shard"
 
 
 def test_the_command_wants_a_run_whose_teacher_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +155,10 @@ def test_the_command_wants_a_run_whose_teacher_labels(tmp_path: Path, capsys: py
 
 @pytest.mark.slow
 def test_a_run_from_shards_ends_with_the_weights_of_one_without(tmp_path: Path) -> None:
-    common = ["--preset", "smoke", "data.embedded_unlabeled=40", "train.threads=1"]
+    common = [
+        "--preset", "smoke", "--max-steps", "4", "data.embedded_labeled=12", "data.embedded_unlabeled=40",
+        "data.embedded_val=8", "train.threads=1",
+    ]  # fmt: skip
     whole, shards = tmp_path / "whole", tmp_path / "shards"
     for folder, stages, more in (
         (whole, ("all",), []),

@@ -20,9 +20,11 @@ from sskd_fast.typed_settings import ConfigError
 
 # As `accelerate launch --use_fsdp --fsdp_version 2 ...` sets them.
 FSDP = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-}  # fmt: skip
+}
 
 
 def in_float64(state: TrainingState, kind: str = "mask_transformer") -> dict[str, Tensor]:

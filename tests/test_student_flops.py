@@ -43,9 +43,12 @@ def test_the_fast_student_costs_what_the_page_says() -> None:
 def test_one_model_has_a_table_without_a_comparison() -> None:
     student = {"params": 26_800_000, "flops": 70_000_000_000, "seconds": 1.0, "fastest": 0.5, "slowest": 2.0}
     assert table({"student": student}).splitlines() == [
-        "|  | student |", "|---|---|", "| parameters, M | 26.8 |", "| GFLOPs | 70 |",
+        "|  | student |",
+        "|---|---|",
+        "| parameters, M | 26.8 |",
+        "| GFLOPs | 70 |",
         "| CPU seconds | 1.00 (0.50 to 2.00) |",
-    ]  # fmt: skip
+    ]
     both = table({"student": student, "teacher": student | {"params": 268_000_000, "seconds": 3.0}}).splitlines()
     assert both[0] == "|  | student | teacher |  |" and both[2].endswith("| 268.0 | 10.0 times |")
     assert both[4].endswith("| 3.0 times |")

@@ -65,8 +65,12 @@ def test_rows_have_the_settings_of_their_names() -> None:
     assert config("stages", "all").train.lam_pxl == 0.2
     assert config("stages", "distillation alone").pseudo_labels.teacher == "zero_shot_teacher"
     assert [config("negatives", cues).contrast.cues for cues in ("uniform", "mask", "class", "fused", "object")] == [
-        "uniform", "mask", "class", "fused", "object",
-    ]  # fmt: skip
+        "uniform",
+        "mask",
+        "class",
+        "fused",
+        "object",
+    ]
     assert config("negatives", "half hard").contrast.hard_share == 0.5
     assert config("negatives", "expected").contrast.form == "expected"
     assert [config("map", f"level {n}").student.embedding_level for n in range(4)] == [0, 1, 2, 3]

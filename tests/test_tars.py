@@ -29,6 +29,10 @@ def images(tmp_path: Path) -> Path:
                 tar.add(file, f"./{file.name}")
             for name in ("labels.json", "._hidden.png"):
                 tar.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+            for name, kind in (("folder.png", tarfile.DIRTYPE), ("link.png", tarfile.SYMTYPE)):
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname = kind, files[0].name
+                tar.addfile(member)
     (packed / files[4].name).write_bytes(files[4].read_bytes())
     return tmp_path
 
@@ -38,7 +42,7 @@ def test_images_in_archives_are_those_of_the_folder(images: Path) -> None:
     names = plain.file_names
     assert packed.file_names == sorted([names[4], *(f"{n // 2}.tar/{names[n]}" for n in range(4))])
     by_name = {Path(name).name: index for index, name in enumerate(packed.file_names)}
-    assert packed.listing.passed == {}
+    assert packed.listing.passed == {} and file_size(images / "packed" / "0.tar" / "link.png") is None
     for own_index, name in enumerate(names):
         index = by_name[name]
         assert packed.size(index) == plain.size(own_index)

@@ -89,6 +89,13 @@ def test_crowd_regions_touch_nothing() -> None:
     truth = truth_of([*PAIR, LONELY])
     truth["annotations"][1]["iscrowd"] = 1
     assert np.isnan(evaluate_touching(truth, []).ap)
+    beside = truth_of([*PAIR, (2, 10, (4, 4, 10, 10)), (2, 20, (4, 15, 10, 10))])
+    for annotation in beside["annotations"][2:]:
+        annotation["iscrowd"] = 1
+    found = [result(*thing, score=0.9) for thing in PAIR]
+    in_crowd = result(2, 10, (4, 4, 10, 10), 0.95)
+    assert evaluate_touching(beside, [in_crowd, *found]).ap == pytest.approx(100.0)
+    assert touching_masks([], np.zeros(0, dtype=np.bool_), 2).shape == (0,)
 
 
 def test_arguments_are_checked_and_stay_as_they_were() -> None:

@@ -44,13 +44,21 @@ def tiny_processor(path: Path) -> None:
 def _detector(kind: str) -> Any:
     torch.manual_seed(0)
     swin = transformers.SwinConfig(
-        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        image_size=32,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
         out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     text = transformers.BertConfig(
-        vocab_size=1200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        vocab_size=1200,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     config = getattr(transformers, f"{kind}Config")(
         backbone_config=swin, text_config=text, num_queries=8, d_model=64, encoder_layers=1, decoder_layers=2,
         encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=4, decoder_attention_heads=4, max_text_len=32,
@@ -97,19 +105,26 @@ def _sam3() -> Any:
     layers = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
     return transformers.Sam3Model(
         transformers.Sam3Config(
-            vision_config=vision, text_config=text, geometry_encoder_config={**layers, "roi_size": 3},
-            detr_encoder_config=layers, detr_decoder_config={**layers, "num_queries": 6},
+            vision_config=vision,
+            text_config=text,
+            geometry_encoder_config={**layers, "roi_size": 3},
+            detr_encoder_config=layers,
+            detr_decoder_config={**layers, "num_queries": 6},
             mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
         )
-    )  # fmt: skip
+    )
 
 
 def _mask2former() -> Any:
     torch.manual_seed(0)
     swin = transformers.SwinConfig(
-        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        image_size=32,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     config = transformers.Mask2FormerConfig(
         backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
         dim_feedforward=16, encoder_layers=1, decoder_layers=3, num_attention_heads=2, num_queries=6,
@@ -121,17 +136,25 @@ def _mask2former() -> Any:
 def _maskformer() -> Any:
     torch.manual_seed(0)
     swin = transformers.SwinConfig(
-        image_size=32, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        image_size=32,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     detr = transformers.DetrConfig(
         d_model=16, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=6,
         encoder_attention_heads=2, decoder_attention_heads=2,
     )  # fmt: skip
     config = transformers.MaskFormerConfig(
-        backbone_config=swin, decoder_config=detr, fpn_feature_size=32, mask_feature_size=16,
-        id2label={0: "ring", 1: "Cross", 2: "cat"}, label2id={"ring": 0, "Cross": 1, "cat": 2},
-    )  # fmt: skip
+        backbone_config=swin,
+        decoder_config=detr,
+        fpn_feature_size=32,
+        mask_feature_size=16,
+        id2label={0: "ring", 1: "Cross", 2: "cat"},
+        label2id={"ring": 0, "Cross": 1, "cat": 2},
+    )
     return transformers.MaskFormerForInstanceSegmentation(config)
 
 

@@ -32,11 +32,15 @@ def write_plates(folder: Path, count: int, seed: int, *, labels: Path | None = N
             code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             annotations.append(
                 {
-                    "id": len(annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0,
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "iscrowd": 0,
                     "segmentation": {"size": [SIDE, SIDE], "counts": code["counts"].decode()},
-                    "area": int(mask.sum()), "bbox": coco_mask.toBbox(code).tolist(),
+                    "area": int(mask.sum()),
+                    "bbox": coco_mask.toBbox(code).tolist(),
                 }
-            )  # fmt: skip
+            )
         name = f"plate {number}.png"
         Image.fromarray(picture.clip(0, 65535).astype(np.uint16)).save(folder / name)
         images.append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})

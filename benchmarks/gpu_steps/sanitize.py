@@ -1,6 +1,6 @@
 """compute-sanitizer on every operator of both backends: memory, races in shared memory, and barriers.
 
-PyTorch's caching allocator is off here: it hands out parts of large blocks, in which an access past the end of a tensor
+PyTorch's caching allocator is off here. It hands out parts of large blocks, in which an access past the end of a tensor
 would still be in allocated memory.
 """
 

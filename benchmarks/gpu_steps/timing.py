@@ -33,9 +33,10 @@ def seconds_once(call: Call, device: torch.device) -> float:
 def milliseconds(call: Call, device: torch.device) -> dict[str, float]:
     """Median, fastest and slowest of repeated calls, and their number: a single one if a call takes a second.
 
-    A few calls before them warm up; one of these tells how long a call takes.
+    A call before them warms a GPU up, and one more tells how long a call takes.
     """
-    call()
+    if device.type == "cuda":
+        call()
     once = seconds_once(call, device)
     repeats = min(_MOST, max(_LEAST, int(_BUDGET / max(once, 1e-6))))
     times = [once]

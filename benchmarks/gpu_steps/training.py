@@ -130,12 +130,16 @@ def one_variant(variant: str, dry: bool) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     found = steps(counted)
     return {
-        "parameters": model.parameter_count(), "precision": student.precision, "crop": size,
-        "images": [budget.labeled_batch, budget.unlabeled_batch], "steps": counted,
-        "ms": round(found["wall"], 3), "ms_by_part": {part: round(found[part], 3) for part in PARTS},
+        "parameters": model.parameter_count(),
+        "precision": student.precision,
+        "crop": size,
+        "images": [budget.labeled_batch, budget.unlabeled_batch],
+        "steps": counted,
+        "ms": round(found["wall"], 3),
+        "ms_by_part": {part: round(found[part], 3) for part in PARTS},
         "peak_mb": round(torch.cuda.max_memory_allocated(device) / 2**20) if device.type == "cuda" else None,
         **waits(lambda: steps(watched), watched, device),
-    }  # fmt: skip
+    }
 
 
 def waits(run: Any, count: int, device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 // Score vectors in bytes, for a first look at a trial: a bound on s(a, q) = |a - q|^2 / 2 from a quarter of the memory.
 //
 // With c any fixed vector, a' = a - c and q' = q - c:  s = (|a'|^2 + |q'|^2) / 2 - <a', q'>.  Each row is stored as
-// q' = scale * integers + error, so by Cauchy-Schwarz <a', q'> differs from its integer product by at most
+// q' = scale * integers + error. By Cauchy-Schwarz, <a', q'> differs from its integer product by at most
 // |error_a| |q'| + (|a'| + |error_a|) |error_q|. If that bound settles the acceptance of a trial, no exact score is
 // needed. All other scores are computed exactly, so no decision depends on the compression.
 #pragma once

@@ -1,6 +1,6 @@
-// The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates, with the similarities
-// and the weights of a tile in registers and an online log-sum-exp. The backward pass computes the tiles again, once by
-// anchors and once by candidates, so one thread sums each gradient in a fixed order.
+// The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates. The similarities and
+// the weights of a tile are in registers, with an online log-sum-exp. The backward pass computes the tiles again, once
+// by anchors and once by candidates, so one thread sums each gradient in a fixed order.
 
 #include <limits>
 #include <optional>
@@ -130,8 +130,8 @@ void forward(const Tiles<T>& tiles, const T* positive, int64_t num_negatives, T*
   });
 }
 
-// The anchors' data for the gradient of a tile, zero for padding: pulled = grad * pull and, from the forward pass,
-// log_mass and 1 / weight_sum (0 if nothing was in scope).
+// The anchors' data for the gradient of a tile, zero for padding. It is pulled = grad * pull and, from the forward
+// pass, log_mass and 1 / weight_sum (0 if nothing was in scope).
 template <typename T>
 struct AnchorState {
   std::vector<T> pulled, log_mass, inverse_sum;

@@ -1,6 +1,6 @@
 // Rows of numbers in vectors as wide as a register: loads from any storage type, dot products, weighted sums, exp. GCC
 // and Clang vector extensions. Wider vectors would work too, but GCC keeps them in memory and compares them number by
-// number, which costs the expected form far more than all its arithmetic.
+// number. That costs the expected form far more than all its arithmetic.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

@@ -132,8 +132,8 @@ class Sampler {
     for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) batch_.candidate[i] = table.entries[batch_.slot[i]];
   }
 
-  // Prefetches the compressed scores of a chunk, a few chunks ahead of their use and between other work, since a core
-  // has no more than about twenty cache misses in flight.
+  // Prefetches the compressed scores of a chunk, a few chunks ahead of their use and between other work. A core has
+  // no more than about twenty cache misses in flight.
   void fetch(int64_t chunk) const {
     if (compressed_ == nullptr || chunk >= batch_.chunks) return;
     for (int64_t i = 0; i < kChunk; ++i) compressed_->prefetch(batch_.candidate[chunk * kChunk + i]);

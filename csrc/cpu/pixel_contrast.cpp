@@ -1,5 +1,5 @@
 // Pixel contrast on the CPU: every anchor reads the rows of its negatives once, for its loss and for its own gradient.
-// The gradient of the candidates goes through an inverted index, one candidate at a time, so the bits do not depend on
+// The gradient of the candidates goes through an inverted index, one candidate at a time. So the bits do not depend on
 // the number of threads.
 
 #include <algorithm>

@@ -29,8 +29,8 @@ __device__ inline void copy_async(void* to, const void* from, bool there) {
 #endif
 }
 
-// The index of the thread in its block, hidden from the compiler, so that it does not hoist values computed from the index
-// out of a loop into registers that the loop needs.
+// The index of the thread in its block, hidden from the compiler. Otherwise it would hoist values computed from the
+// index out of a loop into registers that the loop needs.
 __device__ inline int forgotten_thread() {
   int thread = static_cast<int>(threadIdx.x);
 #if !defined(SSKD_EMULATION)

@@ -12,8 +12,8 @@ constexpr int kGroups = kWarp / kGroup;
 template <typename S>
 constexpr int kCompared = sizeof(S) == 4 ? 4 : 2;
 
-// For each of the 32 rows given by the lanes of a warp: n sums over the row, accumulated by add(own number, row's number,
-// sums) in type T. Each lane gets the sums of its own row. `index` < 0: no row; its sums are meaningless.
+// For each of the 32 rows given by the lanes of a warp: n sums over the row. add(own number, row's number, sums)
+// accumulates them in type T. Each lane gets the sums of its own row. `index` < 0: no row; its sums are meaningless.
 template <typename T, int n, typename S, typename Add>
 __device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t index, Add add, T (&result)[n]) {
   const int lane = own_lane(), group = lane / kGroup, member = lane % kGroup;

@@ -1,5 +1,5 @@
-// The expected form of pixel contrast: the sides of the tiles, built from embeddings and scores; the tiles, in
-// expected_tiles.h; and the reduction of their results, one warp for each row.
+// The expected form of pixel contrast: the sides of the tiles, built from embeddings and scores, and the tiles, in
+// expected_tiles.h. Then comes the reduction of their results, one warp for each row.
 #include "cuda/expected_pixel_contrast.h"
 
 #include <cmath>

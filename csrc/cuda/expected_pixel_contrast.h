@@ -11,8 +11,8 @@
 
 namespace sskd_fast::cuda {
 
-// Memory layout of embeddings of storage type S for the products of tiles: a sum of parts (parts, rows, width), the
-// width padded with zeros to a multiple of kPartDepth; see tile_products.h. Scores have the type Compute<S>.
+// Memory layout of embeddings of storage type S for the products of tiles: a sum of parts (parts, rows, width). The
+// width is padded with zeros to a multiple of kPartDepth; see tile_products.h. Scores have the type Compute<S>.
 template <typename S>
 using Part = std::conditional_t<std::is_same_v<S, double>, double, BFloat16>;
 template <typename S>
@@ -95,7 +95,7 @@ template <typename S>
 void launch_expected_loss(const ExpectedLoss<S>& arguments, Stream stream);
 
 // out (splits, rows, out_width): the embeddings of the columns, weighted by the gradient of their products with the
-// rows; of_scores: the gradient of the scores of the rows.
+// rows. of_scores: the gradient of the scores of the rows.
 template <typename S>
 void launch_expected_gradients(const Tiles<S>& tiles, bool of_scores, int32_t out_width, Compute<S>* out,
                                Stream stream);

@@ -1,6 +1,6 @@
 // The tiles of the expected form of pixel contrast: a block holds 64 rows and loops over the columns, 64 at a time. The
 // similarities and the weights of a tile are two matrix products, which stay in registers and feed an online
-// log-sum-exp. The backward pass computes the tiles again, with the anchors as rows and with the candidates as rows, so
+// log-sum-exp. The backward pass computes the tiles again, with the anchors as rows and with the candidates as rows. So
 // one block sums each gradient in a fixed order. While a chunk of the operands is multiplied, the next one is fetched.
 #pragma once
 
@@ -62,8 +62,8 @@ constexpr int kSliceParts = kIsScores<Result> ? kScoreParts<S> : kParts<S>;
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-// The shared memory of a block: two chunks, one being multiplied and one being fetched; the entries of the rows and of
-// two tiles of columns; the factors; the shares of all threads.
+// The shared memory of a block: two chunks, one being multiplied and one being fetched. Then the entries of the rows
+// and of two tiles of columns; the factors; the shares of all threads.
 template <typename S, typename Result>
 struct Shared {
   using P = Product<S>;
@@ -102,8 +102,8 @@ __device__ inline void fetch_entries(const Side<S>& side, int64_t first, Entry<C
   }
 }
 
-// The steps through the tiles of a block: chunks of embeddings, chunks of scores and, if there are factors, chunks of the
-// columns that they multiply.
+// The steps through the tiles of a block: chunks of embeddings and chunks of scores. If there are factors, chunks of
+// the columns that they multiply follow.
 template <typename S, typename Result>
 struct Steps {
   using P = Product<S>;

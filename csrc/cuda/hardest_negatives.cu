@@ -1,5 +1,5 @@
-// Hardest negatives on the GPU: one warp for each anchor compares it with 32 draws at a time, eight lanes per row, and
-// then ranks every draw by counting those that precede it.
+// Hardest negatives on the GPU: one warp for each anchor compares it with 32 draws at a time, eight lanes per row.
+// Then it ranks every draw by counting those that precede it.
 #include "cuda/hardest_negatives.h"
 
 #include "cuda/compared_rows.h"

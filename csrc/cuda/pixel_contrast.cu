@@ -1,6 +1,7 @@
-// Pixel contrast: one warp for each anchor reads the rows of its negatives for the online log-sum-exp of their logits,
-// and again, while they are in the cache, for their weighted sum. The gradient of the candidates goes through an
-// inverted index, one warp for each candidate: no atomics, so the bits are the same in every run.
+// Pixel contrast: one warp for each anchor reads the rows of its negatives for the online log-sum-exp of their logits.
+// It reads them again, while they are in the cache, for their weighted sum. The gradient of the candidates goes
+// through an inverted index, one warp for each candidate. There are no atomics, so the bits are the same in
+// every run.
 #include "cuda/pixel_contrast.h"
 
 #include <cmath>

@@ -88,8 +88,9 @@ __device__ __forceinline__ void multiply<BFloat16>(float (&d)[4], const uint32_t
 }
 #endif
 
-// Fragments from shared memory: four 8 x 8 tiles of two-byte numbers; lane l gives the address of row l % 8 of tile
-// l / 8, aligned to 16 bytes. registers[i] of lane 4 g + t: row g, columns 2 t and 2 t + 1 of tile i (of its transpose).
+// Fragments from shared memory: four 8 x 8 tiles of two-byte numbers. Lane l gives the address of row l % 8 of tile
+// l / 8, aligned to 16 bytes. registers[i] of lane 4 g + t: row g, columns 2 t and 2 t + 1 of tile i (of its
+// transpose).
 template <bool Transposed>
 __device__ __forceinline__ void load_tiles(uint32_t (&registers)[4], const void* row SSKD_PLACE) {
 #if defined(SSKD_EMULATION)

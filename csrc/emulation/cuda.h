@@ -1,6 +1,7 @@
 // Replaces nvcc for the files of csrc/cuda/: their kernels run on the CPU, so that machines without a GPU can test them.
-// The emulation finds results that depend on the order of threads, deadlocks, reads from lanes that do not take part,
-// shared memory read before it is written (as NaN) and, under AddressSanitizer, accesses out of bounds.
+// The emulation finds results that depend on the order of threads, deadlocks, and reads from lanes that do not take
+// part. It finds shared memory read before it is written (as NaN) and, under AddressSanitizer, accesses out of
+// bounds.
 #pragma once
 
 #include "emulation/fiber.h"

@@ -1,7 +1,7 @@
 // Runs a __global__ function over a grid on the CPU, one block after another. Each thread is a fiber that stops where
 // threads wait for each other. order_threads() chooses the order of the threads between two such points, so that a missing
-// barrier changes the result. A deadlock, or threads that wait at different points instead of one, is an error that names
-// the threads; on a GPU this would hang or be undefined.
+// barrier changes the result. A deadlock, or threads that wait at different points instead of one, is an error that
+// names the threads. On a GPU this would hang or be undefined.
 #pragma once
 
 #include <algorithm>

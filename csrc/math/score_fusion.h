@@ -70,7 +70,7 @@ SSKD_HOST_DEVICE inline void pixel_scores(const V* presence, const T* classes, i
     for (int64_t c = 0; c < count; ++c) mixed[c] += presence[k] * classes[k * c1 + c];
 }
 
-// Gradient of the mask logits m (K) from g (E), the gradient of y; adds the pixel's part of the gradient of the class
+// Gradient of the mask logits m (K) from g (E), the gradient of y. Adds the pixel's part of the gradient of the class
 // probabilities to grad_classes (K, C1). `uncovered`: true if y[K] is positive or exactly 0, so not clamped.
 template <typename V, typename T, typename Mask>
 SSKD_HOST_DEVICE inline void pixel_scores_backward(const V* presence, const T* classes, const V* g, Mask uncovered,

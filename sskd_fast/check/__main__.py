@@ -38,9 +38,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "data", nargs="*", type=Path, metavar="DATA",
+        "data",
+        nargs="*",
+        type=Path,
+        metavar="DATA",
         help="labels (with --images), the folder of a whole data set, or a folder of plain images",
-    )  # fmt: skip
+    )
     p.add_argument("--labeled", type=Path, help="labels of the labelled images, a file or a folder")
     p.add_argument("--images", type=Path, help="folder of the labelled images")
     p.add_argument("--val", type=Path, help="validation labels, on which results are reported")

@@ -12,10 +12,8 @@ _TITLES = {"labeled": "labelled", "val": "validation", "unlabeled": "unlabelled"
 
 def checked_text(checked: Checked) -> str:
     """The findings as text: sets, derived settings, notes, then numbered warnings and problems grouped by cause."""
-    groups = grouped(checked.problems)
-    problems = groups[:LISTED_PROBLEMS]
-    if len(groups) > LISTED_PROBLEMS:
-        problems.append(f"... and {len(groups) - LISTED_PROBLEMS} more kinds, in --json FILE")
+    problems = grouped(checked.problems)
+    further = len(problems) - LISTED_PROBLEMS
     lines = [checked.place, *(f"  {_TITLES[name]}: {_set_text(figures)}" for name, figures in checked.sets.items())]
     if checked.derived:
         height, width = checked.derived["crop"]
@@ -24,7 +22,10 @@ def checked_text(checked: Checked) -> str:
             f"{checked.derived['queries']} queries"
         )
     lines += [f"  {note}" for note in checked.notes]
-    lines += _numbered("warning", checked.warnings) + _numbered("problem", problems, len(checked.problems))
+    lines += _numbered("warning", checked.warnings) + _numbered(
+        "problem", problems[:LISTED_PROBLEMS], len(checked.problems)
+    )
+    lines += [f"    ... and {further} more kinds, in --json FILE"] * (further > 0)
     return "\n".join(lines if checked.problems else [*lines, "  no problem found"])
 
 

@@ -123,7 +123,7 @@ def _unpack(packed: _Packed) -> Batch:
     ]
     return Batch(
         packed.images[0], packed.images[1], packed.valid, targets, packed.image_ids, packed.first, packed.joint_size
-    )  # fmt: skip
+    )
 
 
 def _as_it_is(packed: Any) -> Any:

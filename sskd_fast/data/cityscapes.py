@@ -27,9 +27,9 @@ _CURE = (
 class Cityscapes(IdMapImages):
     """The fine annotations of a split ("train" or "val") with their eight thing classes.
 
-    A group that annotators did not separate (its value is the bare label id) is a crowd region of its class, as in the
-    official evaluation.  Caravans, trailers and everything else are background.  Category ids are label ids; each image
-    has the field "city".  Raises DataError if the folders have no image.
+    A group that annotators did not separate has the bare label id as its value.  It is a crowd region of its class, as
+    in the official evaluation.  Caravans, trailers and everything else are background.  Category ids are label ids;
+    each image has the field "city".  Raises DataError if the folders have no image.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def coco_records(content: Mapping[str, Any], file: str | Path, findings: Finding
 
 def annotation_item(annotation: Mapping[str, Any]) -> str:
     """The name of a CocoRecords annotation in messages."""
-    return f"annotation {annotation['id']} of image {annotation['image_id']}"
+    return f"annotation {str(annotation['id'])[:40]} of image {annotation['image_id']}"
 
 
 class _Fields:
@@ -196,7 +196,7 @@ def _annotation_id(value: object, fields: _Fields) -> int | str | None:
         return scalars.integer(value)
     except ScalarError as error:
         if isinstance(value, str):
-            return value[:40]
+            return value
         fields.fault(f"`id` is {error.found}", error.expected, _RECORD)
         return None
 

@@ -19,9 +19,10 @@ _FARTHEST = 1 / 3
 def paste_instances(batch: Batch, source: Batch, probability: float, min_pixels: int, seed: int) -> Batch:
     """The batch with instances of `source`, a batch of labelled views of the same size, pasted onto some of its views.
 
-    Each view is chosen with `probability`.  It gets about half of the instances of one view of `source`, shifted by up
-    to a third of the side and mirrored half of the time, equally in the weak and the strong view.  Instances left with
-    fewer than `min_pixels` are removed, and the losses ignore their pixels.  A pure function of its arguments.
+    Each view is chosen with `probability`.  It gets about half of the instances of one view of `source`.  They are
+    shifted by up to a third of the side and mirrored half of the time, equally in the weak and the strong view.
+    Instances left with fewer than `min_pixels` are removed, and the losses ignore their pixels.  A pure function of
+    its arguments.
     """
     generator = torch.Generator().manual_seed(seed)
     weak, strong, valid, targets = batch.weak.clone(), batch.strong.clone(), batch.valid.clone(), []

@@ -42,15 +42,15 @@ def check_dataset(
     finds damaged files; False reads only the headers.  read: reads labels into a COCO instances dict, see
     formats.table.READERS.  confine: reject file names that point outside the image folder.
 
-    Problems: missing paths, reported before anything is read; malformed JSON or records; repeated image or category
-    ids; missing image files, reported before any image is decoded; unreadable or differently sized images;
-    annotations that name an unknown image or category; boxes without masks, polygons under 3 points, RLE of another
-    size; a quarter of the masks or more outside their images; masks that fit the stated boxes if read in another way;
-    no instance at all; validation images (by bytes or pixels) or groups that are also in the training set; training
-    classes that validation does not list.
-    Warnings: gaps in the category ids (they are mapped), classes without instances, mostly images without objects,
-    masks without a pixel (they are dropped), duplicate objects and images, stated areas and boxes far from the masks,
-    repeated annotation ids, image files found under another spelling.
+    Problems in files: missing paths, reported before anything is read; malformed JSON or records; repeated image or
+    category ids; unknown images or categories in annotations.  Problems in images: missing files, reported before any
+    image is decoded; unreadable or differently sized images.  Problems in masks: boxes without masks, polygons under
+    3 points, RLE of another size; no instance at all.  A quarter of the masks or more outside their images, and masks
+    that fit the stated boxes if read in another way, are problems too.  Problems in validation: images (by bytes or
+    pixels) or groups that are also in the training set; training classes that it does not list.
+    Warnings on classes and images: gaps in the category ids (mapped), classes without instances, mostly images
+    without objects, image files found under another spelling.  Warnings on objects: masks without a pixel (they are
+    dropped), duplicate objects and images, stated areas and boxes far from the masks, repeated annotation ids.
     Passed checks with `decode` are remembered (see `check_key`).
     """
     val_images = Path(val_images or images)

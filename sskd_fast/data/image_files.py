@@ -102,7 +102,8 @@ def locate(names: Iterable[str], folder: Path, *, confine: bool = False) -> Loca
     """Finds the image files for names, relative to `folder`.
 
     A name that is an existing file is that file.  Otherwise backslashes, percent escapes, URLs, upload prefixes,
-    leading folders, case and Unicode form may differ, if exactly one file fits and no other name refers to it.
+    leading folders, case and Unicode form may differ.  Exactly one file must fit, and no other name may refer to
+    it.
     confine: reject names that point outside the folder, also through links.
     """
     located = LocatedFiles(folder)

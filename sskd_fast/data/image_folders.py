@@ -153,9 +153,12 @@ def _walk(folder: Path, passed: dict[str, list[str]]) -> Iterator[Path]:
 
 
 def _sorted_out(
-    entries: Iterable[os.DirEntry[str]], folder: Path, passed: dict[str, list[str]],
-    folders: deque[Path], links: deque[Path],
-) -> Iterator[Path]:  # fmt: skip
+    entries: Iterable[os.DirEntry[str]],
+    folder: Path,
+    passed: dict[str, list[str]],
+    folders: deque[Path],
+    links: deque[Path],
+) -> Iterator[Path]:
     """Yields the files among the entries of a folder, and queues sub-folders and links to folders."""
     for entry in entries:
         path = Path(entry.path)

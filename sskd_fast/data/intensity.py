@@ -64,9 +64,9 @@ def to_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
     """An image of more than 8 bits scaled by its bit depth: the fewest bits, 8 to 16, that hold its maximum.
 
     A 12-bit recording in a 16-bit file therefore keeps its contrast.  Float images with values in [0, 1] are scaled by
-    255; other float and 32-bit images by their maximum if that needs more than 16 bits.  Negative values and NaN become
-    0, and infinities the smallest or largest finite value.  Raises ValueError if no value is finite, or if some values
-    are negative and none is positive.
+    255.  Other float and 32-bit images are scaled by their maximum if that needs more than 16 bits.  Negative values
+    and NaN become 0, and infinities the smallest or largest finite value.  Raises ValueError if no value is finite, or
+    if some values are negative and none is positive.
     """
     image = _finite(image)
     top = float(image.max()) if image.size else 0.0

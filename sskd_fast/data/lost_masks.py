@@ -19,8 +19,9 @@ LOST_SHARE = 0.25
 # A mask is lost if less than this share of its box lies in the image.
 _INSIDE = 0.5
 _FLAT = ": the points of each polygon lie on a line", "Annotate the objects again: a line encloses no pixel."
-# Quantile of polygons that measures their extent, robust to outliers; side of the corner as a share of the image;
-# and the probability, under uniform placement, below which polygons in the corner count as a wrong unit.
+# _MOST: quantile of polygons that measures their extent, robust to outliers. _CORNER: side of the corner as a
+# share of the image. _CHANCE: the probability, under uniform placement, below which polygons in the corner count
+# as a wrong unit.
 _MOST, _CORNER, _CHANCE = 0.95, 0.55, 1e-6
 
 
@@ -56,8 +57,8 @@ class Extents:
 def check_losses(file: Path, extents: Sequence[Extents], findings: Findings) -> bool:
     """Adds a problem, and returns True, if more than a quarter of the masks miss their images.
 
-    A mask is lost if it has no pixel, if less than half of its polygons' box is in the image, or if all its coordinates
-    lie between 0 and 1.  Fewer lost masks, or a single one among others, give a warning.
+    A mask is lost if it has no pixel, or if less than half of its polygons' box is in the image.  It is also lost if
+    all its coordinates lie between 0 and 1.  Fewer lost masks, or a single one among others, give a warning.
     """
     drawn = [e for e in extents if e.box is not None]
     boxes = np.array([e.box for e in drawn], dtype=np.float64).reshape(-1, 4)

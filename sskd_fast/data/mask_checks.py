@@ -38,10 +38,11 @@ class _Masks:
 def check_annotations(checked: CheckedFile, findings: Findings) -> None:
     """Checks the mask of each annotation, and all of them together.
 
-    Problems: too many annotations on an image; masks that cannot be decoded; a large share of masks without a pixel or
-    outside their images; masks that fit the stated boxes if read in another way; no instance at all.
+    Problems: too many annotations on an image, masks that cannot be decoded, no instance at all. Others are a large
+    share of masks without a pixel or outside their images, and masks that fit the stated boxes if read otherwise.
     Warnings: dropped masks, objects labelled twice, filled holes, many crowd regions, stated areas and boxes far from
-    the mask, images and classes without objects, missing and repeated annotation ids.
+    the mask. There are also warnings on images and classes without objects, and on missing and repeated annotation
+    ids.
     """
     assert checked.coco is not None, "annotations of a COCO file"
     masks = _Masks()
@@ -87,7 +88,7 @@ def _take(annotation: Mapping[str, Any], encoded: dict[str, Any], checked: Check
     area, category_id = int(coco_mask.area(encoded)), annotation["category_id"]
     masks.extents.append(Extents.of(annotation, area, encoded["size"]))
     if area == 0:
-        masks.empty.append(annotation.get("origin", annotation["id"]))
+        masks.empty.append(annotation.get("origin", str(annotation["id"])[:40]))
         return
     if annotation["iscrowd"]:
         masks.crowds += 1
@@ -103,7 +104,7 @@ def _warn_of_ids(checked: CheckedFile, findings: Findings) -> None:
     assert checked.coco is not None, "annotations of a COCO file"
     ids = Counter(annotation["id"] for annotation in checked.coco.annotations)
     missing = ids.pop(None, 0)
-    faulty = [f"{missing} missing"] * bool(missing) + [str(own) for own, count in ids.items() if count > 1]
+    faulty = [f"{missing} missing"] * bool(missing) + [str(own)[:40] for own, count in ids.items() if count > 1]
     if faulty:
         count = len(faulty) + max(missing - 1, 0)
         findings.warnings.append(

@@ -243,8 +243,8 @@ def array_pixels(array: NDArray[Any], *, stretch: bool = False) -> NDArray[np.ui
 def read_pixels(path: Path, size: tuple[int, int] | None = None, *, stretch: bool = False) -> NDArray[np.uint8]:
     """Reads an image file as (H, W) grey or (H, W, 3) RGB, uint8.
 
-    Palette, CMYK, 1-bit and alpha images are converted (alpha is dropped); images of more than 8 bits are scaled to 8
-    (`to_eight_bits`, or `stretch_intensity` if `stretch`, from their full depth); EXIF rotation is applied.
+    Palette, CMYK, 1-bit and alpha images are converted; alpha is dropped.  Images of more than 8 bits are scaled to 8
+    (`to_eight_bits`, or `stretch_intensity` if `stretch`, from their full depth).  EXIF rotation is applied.
     size: the (height, width) that the annotations state, or None.  Raises DataError naming the file if it is missing,
     unreadable or of another size.
     """

@@ -69,8 +69,8 @@ _NO_FIELDS: dict[str, str] = {}
 class ImageRecord:
     """One image of a set: id, file, size if the annotations state it, and other fields as text.
 
-    Some 200 bytes, for sets of millions of images: the folder and the absence of fields are objects that records share,
-    and a path, which is larger than all the rest, is made when it is asked for.
+    Some 200 bytes, for sets of millions of images. Records share the objects for the folder and the absence of fields.
+    A path, which is larger than all the rest, is made when it is asked for.
     """
 
     image_id: int

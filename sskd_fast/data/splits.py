@@ -147,8 +147,8 @@ def _fill(groups: list[list[int]], target: float) -> list[int]:
 def kept_split(path: Path, dataset: ImageCollection, draw: Callable[[], Sequence[int]]) -> list[int]:
     """The image ids of a split file. If it is missing, `draw` gives the ids and they are written first.
 
-    All processes and later runs get the same ids: if several processes draw at once, the first one to finish writes the
-    file and all read it.  Raises DataError if the file was edited, or if its ids refer to other image files in
+    All processes and later runs get the same ids.  If several processes draw at once, the first one to finish writes
+    the file and all read it.  Raises DataError if the file was edited, or if its ids refer to other image files in
     `dataset` than when they were drawn.
     """
     if not path.exists():

@@ -24,9 +24,9 @@ class ViewsConfig:
     """Settings of views (section 3 of the method: flip, scale jitter and crop; colour changes for the strong view).
 
     size: height and width of a view, or one number for both; 0 = from the data (64 to 128 pixels).  scale: range of the
-    zoom factor of the image's pixels, or with `fit`, relative to the zoom at which the whole image just fits the view
-    (large-scale jitter, for images of many sizes).  hflip, vflip, rot90: flips and quarter turns, each drawn evenly
-    (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
+    zoom factor of the image's pixels.  With `fit`, it is relative to the zoom at which the whole image just fits the
+    view (large-scale jitter, for images of many sizes).  hflip, vflip, rot90: flips and quarter turns, each drawn
+    evenly (quarter turns need H = W).  weak_color: largest brightness and contrast change of the weak view, 0 for none.
     strong_color: largest change of brightness, contrast, saturation, hue.  grayscale: probability of a grey strong
     view. blur, blur_p: range of the standard deviation, probability.  noise: standard deviation of Gaussian noise on
     the strong view.  min_pixels: the losses ignore instances with fewer pixels in the view.  paste: probability that
@@ -120,9 +120,9 @@ def draw_views(
 ) -> tuple[Tensor, Tensor, Tensor, Instances]:
     """Weak view, strong view, valid pixels and instances of one image; a pure function of `generator_seed`.
 
-    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool, and the instances with masks
-    (n, H, W), in the geometry of both views.  valid is False on padding, crowd regions and instances too small to
-    learn, which are left out.  Without labels there are no instances.
+    Returns weak (3, H, W) float32 in [0, 1], strong likewise, valid (H, W) bool, and the instances with masks (n,
+    H, W).  All have the geometry of both views.  valid is False on padding, crowd regions and instances too small
+    to learn, which are left out.  Without labels there are no instances.
     """
     draws = _Draws(generator_seed)
     sample = _draw_window(source, index, views, draws)

@@ -55,8 +55,9 @@ def build_page(models: Sequence[Model], score: float) -> gr.Blocks:
         gr.Markdown(heading(models))
         with gr.Row(equal_height=True):
             file = gr.File(label="Image", file_types=list(IMAGE_SUFFIXES), elem_id="file", height=150, min_width=300)
-            slider = gr.Slider(0, 1, score, step=0.01, label="Score: instances below it are hidden",
-                               elem_id="score", min_width=300)  # fmt: skip
+            slider = gr.Slider(
+                0, 1, score, step=0.01, label="Score: instances below it are hidden", elem_id="score", min_width=300
+            )
         message = gr.HTML(visible=False)
         with gr.Column(visible=False) as result:
             with gr.Row():

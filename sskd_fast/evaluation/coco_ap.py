@@ -55,8 +55,8 @@ def evaluate_masks(
     max_detections: number of highest-scored detections kept per image and class.
     image_ids: evaluate only on these images and ignore results on others; all by default.
 
-    The arguments are not changed.  Raises ValueError for an unknown image or category, a missing field, a score that is
-    not finite, an `iscrowd` other than 0 or 1, or max_detections < 1.
+    The arguments are not changed.  Raises ValueError for an unknown image or category, a missing field, or a score that
+    is not finite.  So do an `iscrowd` other than 0 or 1, and max_detections < 1.
     """
     evaluation = matched_masks(ground_truth, results, max_detections=max_detections, image_ids=image_ids)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -48,10 +48,11 @@ def image_qualities(ground_truth: dict[str, Any], results: Sequence[dict[str, An
 
     ground_truth: a COCO instances dict.  results: a COCO results list.
 
-    The quality of an image is the sum of the IoU of its matches, divided by the number of matches plus half the missed
-    objects plus half the false results (Kirillov et al., Panoptic Segmentation, 2019).  A match has the class of its
-    object and an IoU of at least 0.5.  Crowd regions, and results on them, do not count.  Images without objects and
-    results are left out.  Raises ValueError for a result on an image that is not in the ground truth.
+    The quality of an image is the sum of the IoU of its matches over a count.  The count is the number of matches plus
+    half the missed objects plus half the false results (Kirillov et al., Panoptic Segmentation, 2019).  A match has
+    the class of its object and an IoU of at least 0.5.  Crowd regions, and results on them, do not count.  Images
+    without objects and results are left out.  Raises ValueError for a result on an image that is not in the ground
+    truth.
     """
     # Matching goes by falling score, so results under the threshold change no match above it.
     matches = [m for m in match_results(results, ground_truth, iou=MATCH_IOU, class_aware=True) if not m.ignored]

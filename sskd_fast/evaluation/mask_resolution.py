@@ -1,6 +1,6 @@
 """Masks at a coarser stride, to measure the AP lost to it and to compare models at equal resolution.
 
-Shape letters: H x W pixels of an image, h x w of a mask's box, M x N cells of the map that the box touches.
+Shape letters: H x W pixels of an image, h x w of a mask's box. M x N cells of the map that the box touches.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     perfect = [
         {
-            "image_id": a["image_id"], "category_id": a["category_id"], "score": 1.0,
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "score": 1.0,
             "segmentation": encode_segmentation(a["segmentation"], *sizes[a["image_id"]]),
         }
-        for a in ground_truth["annotations"] if not a.get("iscrowd", 0)
-    ]  # fmt: skip
+        for a in ground_truth["annotations"]
+        if not a.get("iscrowd", 0)
+    ]
     return evaluate_masks(ground_truth, at_stride(perfect, stride, zoom), max_detections=max_detections).ap
 
 

@@ -58,9 +58,13 @@ class FileDescription:
         if model.config.kind in REFUSED and not traceable:
             raise ExportError(f"model.kind: {model.config.kind!r} {REFUSED[model.config.kind]}")
         description = cls(
-            checkpoint, model.parameter_count(), float(model.stride), model.max_stride, smallest_side(model),
+            checkpoint,
+            model.parameter_count(),
+            float(model.stride),
+            model.max_stride,
+            smallest_side(model),
             independent_classes=model.independent_classes,
-        )  # fmt: skip
+        )
         description.check_size(checkpoint.inference.tile)
         return description
 

@@ -31,7 +31,7 @@ class Network(nn.Module):
     """A copy of a model on the CPU as a function of one tensor.
 
     Maps images (B, 3, H, W) in [0, 1] to mask logits (B, K, h, w) and class logits (B, K, C+1), all float32.
-    half: compute in float16, except where the model's code keeps float32.
+    half: compute in float16, except for what the model's code keeps in float32.
     """
 
     def __init__(self, model: Segmenter, *, half: bool = False) -> None:

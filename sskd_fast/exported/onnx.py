@@ -16,9 +16,13 @@ from sskd_fast.models.segmenter import Segmenter
 
 
 def export_onnx(
-    model: Segmenter, checkpoint: Description, path: Path, *, precision: Precision = "fp32",
+    model: Segmenter,
+    checkpoint: Description,
+    path: Path,
+    *,
+    precision: Precision = "fp32",
     calibration: Sequence[Tensor] = (),
-) -> Exported:  # fmt: skip
+) -> Exported:
     """Writes a model to an .onnx file with its description, and returns the exported model.
 
     Input and outputs are float32 at any precision.  calibration: uint8 training images (3, H, W), needed for int8.

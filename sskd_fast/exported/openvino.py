@@ -18,9 +18,13 @@ from sskd_fast.models.segmenter import Segmenter
 
 
 def export_openvino(
-    model: Segmenter, checkpoint: Description, path: Path, *, precision: Precision = "fp32",
+    model: Segmenter,
+    checkpoint: Description,
+    path: Path,
+    *,
+    precision: Precision = "fp32",
     calibration: Sequence[Tensor] = (),
-) -> Exported:  # fmt: skip
+) -> Exported:
     """Writes a model to an .xml and a .bin file, and returns the exported model.
 
     Arguments and errors are those of `export_onnx`.  fp16 applies only to the stored weights: OpenVINO computes in the

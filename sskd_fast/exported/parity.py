@@ -64,9 +64,12 @@ class Parity:
     def write(self, path: Path) -> Path:
         """Writes the report beside an exported file as <its name>.parity.json and returns its path."""
         content = {
-            "file": path.name, "bytes": sum(file.stat().st_size for file in files_of(path)), **dataclasses.asdict(self),
-            "ap_change": self.ap_change, "passes": self.passes,
-        }  # fmt: skip
+            "file": path.name,
+            "bytes": sum(file.stat().st_size for file in files_of(path)),
+            **dataclasses.asdict(self),
+            "ap_change": self.ap_change,
+            "passes": self.passes,
+        }
         write_json(report_of(path), content)
         return report_of(path)
 
@@ -77,9 +80,12 @@ def report_of(path: Path) -> Path:
 
 
 def parity_report(
-    model: Segmenter, exported: Exported, source: LabeledImages, inference: InferenceConfig,
+    model: Segmenter,
+    exported: Exported,
+    source: LabeledImages,
+    inference: InferenceConfig,
     tolerance: float = TOLERANCE,
-) -> Parity:  # fmt: skip
+) -> Parity:
     """Compares a model with its exported file on labelled images: logits per tile, and mask AP of the whole pipeline.
 
     Raises ValueError if the images have no instances to measure AP on.

@@ -54,9 +54,10 @@ class Pixels(NamedTuple):
     def elsewhere(self) -> Pixels:
         """The pixels as candidates for another step or rank: detached, and on none of its images or instances."""
         return self._replace(
-            embedding=self.embedding.detach(), image=torch.full_like(self.image, -1),
+            embedding=self.embedding.detach(),
+            image=torch.full_like(self.image, -1),
             label=torch.where(self.label > 0, self.label | (1 << 62), self.label),
-        )  # fmt: skip
+        )
 
     def widths(self) -> tuple[int, int, bool]:
         """Width of the embeddings, width of the scores, and True if there are weights."""
@@ -64,9 +65,13 @@ class Pixels(NamedTuple):
 
 
 def draw_anchors(
-    shape: tuple[int, int], valid: Tensor | None, max_anchors: int, seed: int, device: torch.device,
+    shape: tuple[int, int],
+    valid: Tensor | None,
+    max_anchors: int,
+    seed: int,
+    device: torch.device,
     numbers: Sequence[int] | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Draw at most `max_anchors` valid pixels per image, without replacement; returns (A,) int64 indices into B * N.
 
     shape: (B, N). valid: (B, h, w) bool or None. max_anchors: 0 takes every valid pixel. numbers: of the images in the
@@ -93,8 +98,8 @@ def pixel_rows(
     """Every pixel of a view, image by image.
 
     mask_logits (B, K, H, W) and class_logits (B, K, C+1), without gradient, give the scores by `cues` (none for
-    "uniform") and, if weighted, the weights: objectness, at least 0.03.  embeddings (B, D, h, w); instance_ids (B, h,
-    w) int64: 0 background, -1 unknown, None if all are unknown.
+    "uniform").  If weighted, they also give the weights: objectness, at least 0.03.  embeddings (B, D, h, w);
+    instance_ids (B, h, w) int64: 0 background, -1 unknown, None if all are unknown.
     """
     images, _, height, width = embeddings.shape
     size = (height, width)

@@ -1,7 +1,7 @@
 """L_pxl at the boundaries of instances: anchors beside another instance, positives on the instance, near negatives.
 
 Ours, not the paper's: there, all pixels are anchors, and the positive is the same pixel in the other view.
-Shape letters: B images, N cells an image, A anchors, D embedding width, R negatives.
+Shape letters: B images, N cells per image, A anchors, D embedding width, R negatives.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class BoundaryContrast(nn.Module):
     ) -> ContrastOutput:  # fmt: skip
         """The loss of a batch of image pairs, two views of one geometry; 0 without anchors.
 
-        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, without gradient; embeddings_weak (B, D,
-        h, w), with gradient; embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0 background.
+        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, without gradient.  embeddings_weak (B,
+        D, h, w), with gradient.  embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0 background.
         weights (B, h, w) float: of the anchors, 0 to exclude one.  valid (B, h, w) bool: False for excluded cells.
         joint: the joint batch; the loss is divided by the summed weight of its anchors.  numbers: of the images in it.
         Raises ValueError or TypeError naming an argument of the wrong shape or range.
@@ -89,7 +89,7 @@ def anchor_losses(
 ) -> Tensor:
     """The loss of each anchor, (A,).
 
-    own (A, N) bool: cells of its instance; negatives (A, R) int64: cells of its image, -1 for none; weak, strong (B, N,
+    own (A, N) bool: cells of its instance. negatives (A, R) int64: cells of its image, -1 for none. weak, strong (B, N,
     D): unit embeddings of all cells.
     """
     attraction = _by_image(_products, anchors.embedding, anchors.image, strong) / temperature

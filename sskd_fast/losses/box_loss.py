@@ -17,9 +17,12 @@ from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 
 
 def box_losses(
-    layers: Sequence[Tensor], assigned: Sequence[Tensor | None], boxes: Sequence[Tensor], weights: Tensor,
+    layers: Sequence[Tensor],
+    assigned: Sequence[Tensor | None],
+    boxes: Sequence[Tensor],
+    weights: Tensor,
     joint: JointBatch = WHOLE,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """L1 ("box") and 1 - generalised IoU ("overlap"): weighted means over the instances, summed over layers.
 
     layers: predicted boxes (B, K, 4) after each layer: centre x, y, width, height as shares of the image.  assigned: a

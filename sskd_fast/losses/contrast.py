@@ -79,8 +79,8 @@ class InstancePixelContrast(nn.Module):
     ) -> ContrastOutput:
         """The loss of a batch of image pairs, two views of one geometry.
 
-        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, without gradient; embeddings_weak (B, D,
-        h, w), with gradient; embeddings_strong (B, D, h, w), without. progress: in [0, 1], sets the temperature.
+        mask_logits (B, K, H, W) and class_logits (B, K, C+1) of the weak view, without gradient.  embeddings_weak (B,
+        D, h, w), with gradient.  embeddings_strong (B, D, h, w), without. progress: in [0, 1], sets the temperature.
         seed: of this step. valid (B, h, w) bool: False for pixels that are neither anchor nor candidate (padding).
         instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.  joint: the joint batch; the loss is
         a mean over its anchors.  numbers: of the images in it, which seed the draws of their anchors.  Candidates are

@@ -18,9 +18,10 @@ Form = Literal["sampled", "expected", "boundary", "prototypes", "ownership"]
 class ContrastOutput:
     """The loss, with gradient, and diagnostics to watch while training (0-dimensional tensors without gradient).
 
-    diagnostics: "margin", mean positive minus mean negative similarity; "fnr", "fnr_foreground", "fnr_background",
-    share of the negatives on the instance of their anchor (background counts as one instance across all images); and
-    "other_instance_share", share of a foreground anchor's negatives on another instance. NaN if unknown.
+    diagnostics: "margin" is the mean positive minus the mean negative similarity. "fnr", "fnr_foreground" and
+    "fnr_background" are shares of the negatives on the instance of their anchor (background counts as one
+    instance across all images). "other_instance_share" is the share of a foreground anchor's negatives on another
+    instance. NaN if unknown.
     Forms that draw no negatives have no diagnostics.
     """
 
@@ -32,11 +33,12 @@ class ContrastOutput:
 class ContrastConfig:
     """Settings of the contrastive loss.
 
-    form: "sampled", drawn negatives, or "expected", their expectation (the method's); this project's own "boundary"
-    (anchors beside another instance, see `BoundaryContrast`), "prototypes" (of the mask features, see `MaskPrototypes`)
-    and "ownership" (queries that compete for a pixel, see `MaskOwnership`).  num_negatives: R.  temperature: (at
-    progress 0, at progress 1), linear in between.  cues: predictions that tell instances apart, see `ops.fuse_scores`;
-    "uniform" ignores the predictions.  scope: candidates of all images, of other images, or of the anchor's own image.
+    form: "sampled", drawn negatives, or "expected", their expectation (the method's).  This project's own are
+    "boundary" (anchors beside another instance, see `BoundaryContrast`) and "prototypes" (of the mask features, see
+    `MaskPrototypes`).  So is "ownership" (queries that compete for a pixel, see `MaskOwnership`).  num_negatives: R.
+    temperature: (at progress 0, at progress 1), linear in between.  cues: predictions that tell instances apart, see
+    `ops.fuse_scores`; "uniform" ignores the predictions.  scope: candidates of all images, of other images, or of the
+    anchor's own image.
     margin: similarity below which negatives do not push.  hard_share: share of the negatives that are the most similar
     ones of a larger draw.  max_anchors: anchors per image, drawn without replacement; 0 for every pixel.  objectness:
     prefer candidates on objects.  memory_bank: number of pixels of earlier steps kept as further candidates.

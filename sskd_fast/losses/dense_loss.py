@@ -27,7 +27,7 @@ class DenseLossConfig:
 
     class_weight, mask_weight, dice_weight: of focal loss, mask cross-entropy and dice.  radius: around an instance's
     centre, in cells of the level; cells within learn the instance.  sizes: smallest and largest side (square root of
-    the area) of a level's instances, in its cells; the finest level has no lower bound, the coarsest no upper one.
+    the area) of a level's instances, in its cells.  The finest level has no lower bound, the coarsest no upper one.
     masks_an_instance: number of an instance's cells, redrawn every step, that learn its mask.  masks_an_image: limit
     of such cells per image, on average.  quality: a cell's score learns the IoU of its mask instead of 1.
     """

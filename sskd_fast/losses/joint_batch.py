@@ -13,8 +13,8 @@ from sskd_fast import ranks
 class JointBatch:
     """Sums over the joint batch. Every part divides its share of J by them, so that J is the sum over the parts.
 
-    counted: collects the sums of parts in a pass that only counts.  known: sums over the joint batch from that pass;
-    without both, sums run over all ranks, each of which sees all of its images at once.
+    counted: collects the sums of parts in a pass that only counts.  known: sums over the joint batch from that
+    pass.  Without both, sums run over all ranks, each of which sees all of its images at once.
     measures: True if the pass takes part in measuring the gradients' shares.  learns: True if its gradients are used.
     parts: number of micro batches of a rank.  last: True for the last of them.
     """

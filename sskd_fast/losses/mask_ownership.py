@@ -1,7 +1,7 @@
 """L_pxl on the mask logits: the queries of an image's instances compete for each pixel.
 
 Ours, instead of the paper's form.  Source: the pixel-wise cross-entropy over the queries of kMaX-DeepLab (Yu et al.,
-ECCV 2022); departures: only matched queries compete, background is a logit of 0, and labels count by their scores.
+ECCV 2022).  Departures: only matched queries compete, background is a logit of 0, and labels count by their scores.
 Shape letters: B images, K queries, G padded instances, h x w cells of the mask map.
 """
 

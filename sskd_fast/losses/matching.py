@@ -24,7 +24,7 @@ SURE = 80.0
 class Targets:
     """Instances of B images, padded to G.
 
-    masks (B, G, h, w) float in [0, 1] at the size of the mask map; labels (B, G); present (B, G) bool; valid (B, h, w)
+    masks (B, G, h, w) float in [0, 1] at the size of the mask map. labels (B, G). present (B, G) bool. valid (B, h, w)
     float: share of valid pixels; weights (B, G): score of a pseudo-label, else 1.
     """
 
@@ -78,8 +78,8 @@ def pair_costs(
     mask_logits: Tensor, class_logits: Tensor, labels: Tensor, pixels: Tensor, valid: Tensor, normalizer: Tensor,
     costs: MatchCosts,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The cost (B, K, G) of each pair of a query and an instance; a query's summed probability on valid places and on
-    all, (B, K, 1) each.  Arguments as in `match`."""
+    """The cost (B, K, G) of each pair of a query and an instance, and summed probabilities of a query.  The latter
+    are on valid places and on all, (B, K, 1) each.  Arguments as in `match`."""
     classes = -class_logits.softmax(-1).gather(2, labels.unsqueeze(1).expand(-1, mask_logits.shape[1], -1))
     # Each operation reads every mask of the batch, so there are few of them, in place.
     bounded = mask_logits.clamp(-SURE, SURE)
@@ -102,8 +102,8 @@ def match(
 ) -> Matching:  # fmt: skip
     """Assigns each instance a query.
 
-    mask_logits (B, K, P), class_logits (B, K, C+1); valid (B, 1, P): weights of the P places, 0 to ignore one; pixels
-    (B, G, P): the instances' values there times valid; normalizer (B, G): divisor of a mask's summed cross-entropy.
+    mask_logits (B, K, P), class_logits (B, K, C+1). valid (B, 1, P): weights of the P places, 0 to ignore one. pixels
+    (B, G, P): the instances' values there times valid. normalizer (B, G): divisor of a mask's summed cross-entropy.
     costs_of_pairs: `pair_costs`, or what it was compiled to.
     Raises FloatingPointError if logits are not finite, matched or not.
     """

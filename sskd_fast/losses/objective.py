@@ -133,9 +133,11 @@ class Objective:
             loss = loss + weight * pixel.loss
         end = time.perf_counter()
         seconds = {
-            "forward": forward - start, "matching": matching, "losses": losses - forward - matching,
+            "forward": forward - start,
+            "matching": matching,
+            "losses": losses - forward - matching,
             "contrast": end - losses,
-        }  # fmt: skip
+        }
         return ObjectiveOutput(loss, parts, seconds, frozenset(means & parts.keys()))
 
 

@@ -30,14 +30,14 @@ from sskd_fast.models.segmenter import Predictions
 class SetLossConfig:
     """Weights and sampling of the set loss.
 
-    masks: "dense" uses every cell of the mask map, "points" samples `points` places (oversampled `oversample` times, a
-    share `importance` of them where the prediction is least sure).  normalizer: a mask's cross-entropy is averaged over
-    all places ("pixels", as in Mask2Former) or summed and divided by 4 * area + 20 cells ("area", for small objects in
-    large crops).  no_object_by_score: queries without an object get the mean weight of the image's instances, so that a
-    teacher's doubt about its detections also holds for background.  box_weight, overlap_weight: of L1 and generalised
-    IoU, for models that predict boxes (DETR).  trained_boxes: for a promptable model, number of instances per image,
-    drawn at every step, that masks are learned from, 0 = all; the model's own losses use every instance.  dense: for
-    models with dense queries, which ignore the other settings.
+    masks: "dense" uses every cell of the mask map, "points" samples `points` places.  They are oversampled `oversample`
+    times; a share `importance` of them has the least sure predictions.  normalizer: "pixels" averages a mask's
+    cross-entropy over all places, as in Mask2Former.  "area" sums it and divides by 4 * area + 20 cells, for small
+    objects in large crops.  no_object_by_score: queries without an object get the mean weight of the image's instances,
+    so that a teacher's doubt about its detections also holds for background.  box_weight, overlap_weight: of L1 and
+    generalised IoU, for models that predict boxes (DETR).  trained_boxes: for a promptable model, number of instances
+    per image, drawn at every step, that masks are learned from, 0 = all.  The model's own losses use every instance.
+    dense: for models with dense queries, which ignore the other settings.
     """
 
     class_weight: float = 2.0

@@ -123,8 +123,8 @@ def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[
 
     Detections that overlap by more than half, of any class, are one object, gathered around the best-scored one.  Its
     mask is where the mean of their masks, weighted by score, reaches one half.  Its score for a class is the mean over
-    views of the best score for that class, 0 if a view has none, so that agreement of the views counts.  The object
-    appears once for every class above the score floor.
+    views of the best score for that class.  That score is 0 if a view has none, so agreement of the views counts.  The
+    object appears once for every class above the score floor.
     """
     found = [(number, detection) for number, of_view in enumerate(views) for detection in of_view]
     found.sort(key=lambda pair: -pair[1].score)

@@ -33,8 +33,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
-        # The stride is applied here, not in the convolution: oneDNN's gradient of a strided 1 x 1 convolution with few
-        # channels writes out of bounds on some processors (torch 2.14.1, two threads, 8 to 12 channels).
+        # The stride is applied here, not in the convolution. On some processors, oneDNN's gradient of a strided 1 x 1
+        # convolution with few channels writes out of bounds. Seen with torch 2.14.1, two threads, 8 to 12 channels.
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x[..., :: self.stride, :: self.stride]))
 
 

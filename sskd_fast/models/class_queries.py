@@ -1,7 +1,7 @@
 """Queries that ask for one class each: their scores, their matching within the class, and their losses.
 
 Source: SAM 3, whose score is the presence of the class on the image times the query's own probability.
-Shape letters: B images, C classes, K queries a class, N queries kept, G padded instances, n instances of an image.
+Shape letters: B images, C classes, K queries per class, N queries kept, G padded instances, n instances of an image.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def query_losses(
 
     presence: cross-entropy of every class on every image.  query: cross-entropy of the queries of the classes on the
     image.  Both are proper scoring rules, so presence and query scores become probabilities.  box: L1 distance and
-    generalised IoU of matched queries.  weights: of the instances (n,).  valid (B, H, W) bool: queries whose box lies
-    mostly on invalid pixels are not negatives, and a class whose likeliest query does so is not called absent.
+    generalised IoU of matched queries.  weights: of the instances (n,).  valid (B, H, W) bool: a query whose box lies
+    mostly on invalid pixels is no negative.  If a class's likeliest query lies so, the class is not called absent.
     total: gives sums over the joint batch, by which the losses divide.
     """
     image, instance = torch.nonzero(assigned >= 0, as_tuple=True)

@@ -25,7 +25,7 @@ def with_no_object(scores_logits: Tensor) -> Tensor:
 def independent_scores(class_logits: Tensor) -> Tensor:
     """Recover the probabilities p (..., C) from logits of `with_no_object` (..., C+1), which may have any offset.
 
-    These are the scores of a prediction: they do not depend on the other classes, unlike shares of one, which fall with
+    These are the scores of a prediction. They do not depend on the other classes, unlike shares of one, which fall with
     the number of classes.
     """
     found = class_logits.log_softmax(-1)

@@ -2,7 +2,7 @@
 
 Source: conditional convolutions for instance segmentation (CondInst).
 
-Shape letters: B images, C classes, K queries, F width, P numbers of a mask network, M mask features, n cells,
+Shape letters: B images, C classes, K queries, F width, P numbers of a mask network. M mask features, n cells,
 h x w cells of the finest map.
 """
 
@@ -22,7 +22,7 @@ HIDDEN = 8
 class DenseMaps:
     """The predictions of all cells.
 
-    classes: a level's (B, C, h_i, w_i) logits; kernels: a level's (B, P, h_i, w_i); features: (B, M, h, w); strides:
+    classes: a level's (B, C, h_i, w_i) logits. kernels: a level's (B, P, h_i, w_i). features: (B, M, h, w). strides:
     side of a level's cell in cells of the finest map.
     """
 

@@ -56,9 +56,13 @@ class GroundedPredictions(Predictions):
         """The predictions of some images of the batch."""
         assert self.detections is not None
         return GroundedPredictions(
-            self.mask_logits[rows], self.class_logits[rows], self.pixel_features[rows], model=self.model,
-            maps=tuple(m[rows] for m in self.maps), detections=self.detections.part(rows),
-        )  # fmt: skip
+            self.mask_logits[rows],
+            self.class_logits[rows],
+            self.pixel_features[rows],
+            model=self.model,
+            maps=tuple(m[rows] for m in self.maps),
+            detections=self.detections.part(rows),
+        )
 
     def answer(
         self,
@@ -115,9 +119,12 @@ class GroundedSam(Segmenter):
         texts = pretrained.prompt_texts(foundation, class_names)
         weights = weights and foundation.pretrained
         detector = pretrained.load(
-            "AutoModelForZeroShotObjectDetection", foundation.detector, "foundation.detector",
-            weights=weights, architectures=architecture,
-        )  # fmt: skip
+            "AutoModelForZeroShotObjectDetection",
+            foundation.detector,
+            "foundation.detector",
+            weights=weights,
+            architectures=architecture,
+        )
         self.sam: Any = pretrained.load(
             "Sam2Model", foundation.masks, "foundation.masks", weights=weights, architectures=architecture
         )
@@ -191,8 +198,8 @@ class GroundedSam(Segmenter):
 
 
 def jittered(boxes: Tensor, share: float) -> Tensor:
-    """Boxes (..., 4), x0 y0 x1 y1 as shares of the image, with each side moved uniformly by up to `share` of the box's
-    width or height, and kept within the image.
+    """Boxes (..., 4), x0 y0 x1 y1 as shares of the image, with each side moved at random. A side moves uniformly by up
+    to `share` of the box's width or height, and stays within the image.
 
     Drawn by the CPU's default generator, which is part of a training's saved state.
     """

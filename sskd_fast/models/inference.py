@@ -25,13 +25,13 @@ _STRIP = 1 << 25
 class PredictConfig:
     """Settings of prediction by tiles.
 
-    tile: height and width of the network's input, 0 = the training crop.  In larger tiles, models that resize them to
-    an input size of their own (SAM 2, SAM 3, EoMT, RF-DETR) see all objects smaller than in training.  overlap: pixels
-    that neighbouring tiles share.  fit: scale the whole image to fit into one tile, instead of by the zoom (for
-    photographs of any size).  score_floor: detections with lower scores are dropped.  nms_iou: if two masks of a class
-    overlap more than this, the better-scored one stays.  max_detections: number of best-scored detections to keep for
-    an image, and that AP counts for each class; 0 = from the data, 100 or more.  batch: tiles per forward pass.
-    Raises ValueError for a setting out of range.
+    tile: height and width of the network's input, 0 = the training crop.  In larger tiles, objects look smaller than
+    in training to models that resize tiles to an input size of their own.  Such models are SAM 2, SAM 3, EoMT and
+    RF-DETR.  overlap: pixels that neighbouring tiles share.  fit: scale the whole image to fit into one tile, instead
+    of by the zoom (for photographs of any size).  score_floor: detections with lower scores are dropped.  nms_iou: if
+    two masks of a class overlap more than this, the better-scored one stays.  max_detections: number of best-scored
+    detections to keep for an image, and that AP counts for each class; 0 = from the data, 100 or more.  batch: tiles
+    per forward pass.  Raises ValueError for a setting out of range.
     """
 
     tile: tuple[int, int] = (0, 0)

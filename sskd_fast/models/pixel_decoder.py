@@ -66,9 +66,9 @@ class ResidualUnit(nn.Module):
 class ReassembledPixelDecoder(nn.Module):
     """The head of a dense prediction transformer (DPT): maps of one stride become a pyramid and are fused top-down.
 
-    Maps that all have stride s, as from a plain vision transformer, become maps of stride s/4, s/2, s and 2 s with
-    width / 4 to 2 width channels; a pyramid is left as it is.  Residual units fuse each level with the coarser one.
-    Levels finer than `first` are left out.  strides: of all levels, finest first.
+    Maps that all have stride s, as from a plain vision transformer, become maps of stride s/4, s/2, s and 2 s.
+    They have width / 4 to 2 width channels.  A pyramid is left as it is.  Residual units fuse each level with the
+    coarser one.  Levels finer than `first` are left out.  strides: of all levels, finest first.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[float], width: int, first: int = 0) -> None:

@@ -222,8 +222,8 @@ def adapt(model: nn.Module, config: ModelConfig, setting: str) -> None:
 def checkpoint_layers(model: nn.Module) -> int:
     """Makes the backward pass recompute the innermost repeated layers; returns their number.
 
-    These are the layers that transformers can recompute, and otherwise the items of lists of equal modules, such as the
-    layers of an encoder or decoder.  Random numbers are redrawn identically.
+    These are the layers that transformers can recompute.  Otherwise they are the items of lists of equal modules, such
+    as the layers of an encoder or decoder.  Random numbers are redrawn identically.
     """
     own: Any = transformers().modeling_layers.GradientCheckpointingLayer
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
@@ -259,19 +259,27 @@ def _mm_grounding_dino_large() -> Any:
     """MM-Grounding-DINO with a Swin-L: the only Grounding DINO of that size whose weights were published."""
     package = transformers()
     swin = package.SwinConfig(
-        image_size=384, window_size=12, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48],
+        image_size=384,
+        window_size=12,
+        embed_dim=192,
+        depths=[2, 2, 18, 2],
+        num_heads=[6, 12, 24, 48],
         out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
+    )
     return package.MMGroundingDinoConfig(backbone_config=swin, num_feature_levels=5)
 
 
 def _sam2_hiera_large() -> Any:
     package = transformers()
     hiera = package.Sam2HieraDetConfig(
-        hidden_size=144, embed_dim_per_stage=[144, 288, 576, 1152], num_attention_heads_per_stage=[2, 4, 8, 16],
-        blocks_per_stage=[2, 6, 36, 4], global_attention_blocks=[23, 33, 43], window_size_per_stage=[8, 4, 16, 8],
+        hidden_size=144,
+        embed_dim_per_stage=[144, 288, 576, 1152],
+        num_attention_heads_per_stage=[2, 4, 8, 16],
+        blocks_per_stage=[2, 6, 36, 4],
+        global_attention_blocks=[23, 33, 43],
+        window_size_per_stage=[8, 4, 16, 8],
         window_positional_embedding_background_size=[7, 7],
-    )  # fmt: skip
+    )
     vision = package.Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=[1152, 576, 288, 144])
     return package.Sam2Config(vision_config=vision)
 

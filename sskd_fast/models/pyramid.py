@@ -73,8 +73,11 @@ def _backbone(config: ModelConfig) -> ConvBackbone | TimmBackbone:
         return ConvBackbone(config.channels, config.blocks)
     if config.backbone.startswith("timm/"):
         return TimmBackbone(
-            config.backbone[5:], pretrained=config.backbone_pretrained, checkpoint=config.backbone_checkpoint,
-            gradient_checkpointing=config.gradient_checkpointing, levels=config.backbone_levels,
+            config.backbone[5:],
+            pretrained=config.backbone_pretrained,
+            checkpoint=config.backbone_checkpoint,
+            gradient_checkpointing=config.gradient_checkpointing,
+            levels=config.backbone_levels,
             frozen=config.backbone_frozen,
-        )  # fmt: skip
+        )
     raise FoundationError(f"model.backbone: found {config.backbone!r}, expected 'conv' or 'timm/NAME'")

@@ -105,7 +105,7 @@ class PatchReader(Reader):
 class DetrReader(Reader):
     """RF-DETR: boxes in addition to masks, queries chosen by an encoder, and pixel features from the mask features.
 
-    Images are resized to the training square: with other shapes, its windows mix up patches (transformers 5.24), and
+    Images are resized to the training square. With other shapes, its windows mix up patches (transformers 5.24), and
     the choice of queries needs the same number of patches.
     """
 

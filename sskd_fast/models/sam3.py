@@ -1,6 +1,6 @@
 """SAM 3 as a teacher: masks, boxes and scores from one text prompt per class, with one encoder pass per image.
 
-Shape letters: B images, C classes, T text tokens, K queries a class, N queries kept, F channels, P places of the
+Shape letters: B images, C classes, T text tokens, K queries per class, N queries kept, F channels. P places of the
 coarsest map, S side of the input, h x w cells of the masks (S/3.5 of the published model).
 """
 
@@ -208,18 +208,25 @@ class Sam3(Segmenter):
                 some = slice(start, start + self._at_once)
                 of, prompt = pairs[some] // classes, pairs[some] % classes
                 drawn = self._again(
-                    self._masks, [m[of] for m in encoded.maps], asked.memory[of, prompt], texts[prompt],
-                    self._shown(self.attention[prompt].bool()), pad_sequence(list(states[some]), batch_first=True),
-                )  # fmt: skip
+                    self._masks,
+                    [m[of] for m in encoded.maps],
+                    asked.memory[of, prompt],
+                    texts[prompt],
+                    self._shown(self.attention[prompt].bool()),
+                    pad_sequence(list(states[some]), batch_first=True),
+                )
                 masks += [m[:count] for m, count in zip(drawn, counts[some], strict=True)]
         return at_least_float32(torch.cat(masks))[order.argsort()]
 
     def _masks(self, maps: list[Tensor], memory: Tensor, texts: Tensor, mask: Tensor | None, states: Tensor) -> Tensor:
         """Mask logits (n, k, h, w) of k queries of each of n pairs."""
         out = self.model.mask_decoder(
-            decoder_queries=states, backbone_features=maps, encoder_hidden_states=memory, prompt_features=texts,
+            decoder_queries=states,
+            backbone_features=maps,
+            encoder_hidden_states=memory,
+            prompt_features=texts,
             prompt_mask=mask,
-        )  # fmt: skip
+        )
         masks: Tensor = out.pred_masks
         return masks
 

@@ -1,6 +1,6 @@
 """Features, answers to prompts and predictions of SAM 3.
 
-Shape letters: B images, C classes, K queries a class, F channels, P places of the coarsest map, S side of the input.
+Shape letters: B images, C classes, K queries per class, F channels, P places of the coarsest map, S side of the input.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ class Sam3Predictions(Predictions):
         """The predictions of some images of the batch."""
         assert self.encoded is not None and self.asked is not None
         return Sam3Predictions(
-            self.mask_logits[rows], self.class_logits[rows], self.pixel_features[rows], model=self.model,
-            encoded=self.encoded.part(rows), asked=self.asked.part(rows),
-        )  # fmt: skip
+            self.mask_logits[rows],
+            self.class_logits[rows],
+            self.pixel_features[rows],
+            model=self.model,
+            encoded=self.encoded.part(rows),
+            asked=self.asked.part(rows),
+        )
 
     def answer(
         self,

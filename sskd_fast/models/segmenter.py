@@ -54,8 +54,8 @@ class Predictions:
     auxiliary: (mask logits, class logits) of the earlier decoder layers.  heat: (B, h, w) centre logits or None.
     dense: the predictions of every cell of a pyramid, for models whose queries are its best cells; else None.
     mask_features: (B, P, h, w), whose products with the queries are the mask logits; None if the model has none.
-    boxes: (B, K, 4) after each of the auxiliary layers and the last: centre x, y, width, height as shares of the image;
-    empty for a model without boxes.
+    boxes: (B, K, 4) after each of the auxiliary layers and the last, empty for a model without boxes.  They are centre
+    x, y, width, height as shares of the image.
     promptable: True if losses call `answer` instead of matching queries to instances.
     """
 

@@ -18,9 +18,9 @@ class FoundationConfig:
     pretrained: False for the architecture with random weights.  detector_side: shorter side in pixels that crops are
     resized to for the detector, 0 = unchanged.  prompts: texts for the detector or SAM 3, one per class in order; empty
     = the class names.  lora_rank: rank of adapters beside frozen weights, 0 = train every weight.
-    For kind "grounded_sam" only: box_jitter: in training, each side of a label's box moves at random by up to this
-    share of the box's width or height before it prompts SAM 2, since the detector's boxes are not exact either; at
-    least 0, below 0.5.
+    For kind "grounded_sam" only: box_jitter: in training, each side of a label's box moves at random before it
+    prompts SAM 2.  It moves by up to this share of the box's width or height, since the detector's boxes are not
+    exact either.  At least 0, below 0.5.
     For SAM 3 only: prompts_at_once: pairs of image and class to decode at a time, which bounds memory.  train_text:
     also train the text encoder; if frozen, it computes the prompts' features once.
     """
@@ -63,18 +63,18 @@ class ModelConfig:
     kind: "mask_transformer" or "dense" (this package's own), or one of `foundation`: "grounded_sam", "sam3",
     "universal", "results".
     warm_start: "results" first fits the model to the predictions in `foundation.results`, made by a teacher that cannot
-    be trained itself; the fitted model then serves as the pretrained one.
+    be trained itself.  The fitted model then serves as the pretrained one.
     tile: height and width of the tiles that it predicts in, 0 = `predict.tile`.
     precision: dtype of the networks' computation; parameters and losses stay in float32.  float16 is for GPUs, and
     scales the loss in training.  gradient_checkpointing: recompute activations of the backbones' layers in the backward
     pass instead of keeping them.
 
-    For this package's own models: backbone: "conv" (channels, blocks) or "timm/NAME", with weights by name
+    For this package's own models: backbone: "conv" (channels, blocks) or "timm/NAME".  Its weights come by name
     (backbone_pretrained, needs the network), from a file, or with "package" from an installed Python package
     (backbone_checkpoint).  backbone_levels: number of levels of a timm backbone to use, finest first, 0 = all; later
     layers are left out.  backbone_frozen: number of its first levels to freeze; if above 0, the batch statistics of all
     levels are frozen too.  pixel_decoder: "fpn" or "dpt".  mask_level: level of the masks, 0 = finest.
-    embedding_level: of the pixel features and the embeddings, relative to the masks' level; each level doubles the
+    embedding_level: of the pixel features and the embeddings, relative to the masks' level.  Each level doubles the
     stride, and levels beyond the coarsest map are pooled from it.  mean, std: of the input; empty = the backbone's.
     layers: of the decoder.
     For the mask transformer only: queries: "peaks" of a heat map or "learned".  reach: distance in pixels within which

@@ -22,7 +22,7 @@ class TimmBackbone(nn.Module):
     """A timm model as feature maps; weights by name if online, or from a local file in timm's or the authors' layout.
 
     Networks with stages give one map per stage.  Plain vision transformers give four normalised maps of one stride,
-    from evenly spaced layers; images are resized to whole patches, so they may have any size.
+    from evenly spaced layers.  Images are resized to whole patches, so they may have any size.
 
     checkpoint: a file, or "package" for the weights of a Python package (`packaged.py`).  levels: number of levels to
     use, finest first, 0 = all; later layers are left out.  frozen: number of first levels to freeze; if above 0, the
@@ -116,7 +116,7 @@ def _explained(create: Callable[..., Any], name: str) -> Callable[..., Any]:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FoundationError(
                 f"model.backbone: 'timm/{name}' cannot be had ({first}); give the name of a model of timm, and its "
-                "weights as a file (backbone_checkpoint) where the Hugging Face hub is out of reach"
+                "weights as a file (backbone_checkpoint) if the Hugging Face hub is out of reach"
             ) from error
 
     return build

@@ -26,8 +26,8 @@ _SETTING = "foundation.universal"
 class UniversalSegmenter(Segmenter):
     """A mask classification model of transformers.
 
-    Its class heads are replaced for the run's classes.  A class that the loaded model knows by name keeps its rows; any
-    other starts as the mean of all rows, an object of unknown kind.  Sigmoid scores, without no-object, become
+    Its class heads are replaced for the run's classes.  A class that the loaded model knows by name keeps its rows.
+    Any other starts as the mean of all rows, an object of unknown kind.  Sigmoid scores, without no-object, become
     log-probabilities with no-object.  For models with one input size (EoMT, RF-DETR), crops are resized to it.
     """
 

@@ -45,7 +45,7 @@ def expected_pixel_contrast(
 ) -> Tensor:
     """The pixel contrast loss without sampling noise: every candidate, weighted as the sampler would draw it.
 
-    Embeddings, temperature and normalize as for `pixel_contrast`; scores (A, E) and (M, E), groups, scope and
+    Embeddings, temperature and normalize as for `pixel_contrast`. Scores (A, E) and (M, E), groups, scope and
     candidate_weight as for `sample_negatives`; both scores None for equal weights. num_negatives: R, which multiplies
     the weighted mean over the candidates. No A x M matrix is kept: the backward pass computes tiles again.
     Differentiable once in the embeddings and in the scores.
@@ -83,8 +83,8 @@ def expected_pixel_contrast(
 class ExpectedPixelContrastFunction(torch.autograd.Function):
     """Expected loss of every anchor (A,) from embeddings and unit score vectors.
 
-    The inputs are those of the raw operator: three embeddings, the scores, weight and groups of the anchors and of the
-    candidates (each a tensor or None), same, num_negatives, temperature, normalize, backend.
+    The inputs are those of the raw operator: three embeddings, then the scores, weight and groups of anchors and
+    candidates (each a tensor or None). Then come same, num_negatives, temperature, normalize, backend.
     """
 
     @staticmethod

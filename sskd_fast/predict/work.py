@@ -120,9 +120,13 @@ def coco_of(records: Sequence[dict[str, Any]], work: Work) -> dict[str, Any]:
     keys = ("file_name", "height", "width", "video", "frame")
     found = [{**result, "image_id": number} for number, record in numbered for result in record["results"]]
     info = {
-        "description": "Instances found by sskd_fast", "model": work.model, "stage": stage, "version": __version__,
-        "score": work.score, "images_dir": str(work.inputs.folder),
-    }  # fmt: skip
+        "description": "Instances found by sskd_fast",
+        "model": work.model,
+        "stage": stage,
+        "version": __version__,
+        "score": work.score,
+        "images_dir": str(work.inputs.folder),
+    }
     images = [{"id": number, **{k: record[k] for k in keys if k in record}} for number, record in numbered]
     classes = zip(predictor.category_ids, predictor.class_names, strict=True)
     return complete_coco(images, found, [{"id": category, "name": name} for category, name in classes], info)

@@ -105,4 +105,4 @@ def _inference(description: Description) -> str:
         seen = f"scaled until they just fit into {i.tile[0]} x {i.tile[1]} pixels"
     else:
         seen = f"scaled by {i.zoom:.3g} and seen in tiles of {i.tile[0]} x {i.tile[1]} pixels that share {i.overlap}"
-    return f"Images are {stretch}{seen}; at most {i.max_detections} instances an image."
+    return f"Images are {stretch}{seen}; at most {i.max_detections} instances per image."

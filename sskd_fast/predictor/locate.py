@@ -22,9 +22,9 @@ class ModelError(ValueError):
 def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:
     """The predictor of a trained model.
 
-    model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, an exported file (.onnx, .xml),
-    which runs on the CPU, or a hub id ("owner/name").  stage: stage of the model in a run's folder; by default the last
-    student.  device: "auto" takes a GPU if there is one.
+    model: a checkpoint (.safetensors), a run's folder, a folder of `save_pretrained`, or a hub id ("owner/name").  An
+    exported file (.onnx, .xml) is taken too and runs on the CPU.  stage: stage of the model in a run's folder; by
+    default the last student.  device: "auto" takes a GPU if there is one.
     Raises ModelError if there is no model or no such device, and CheckpointError or ExportError for a bad file.
     """
     if device not in ("auto", "cpu") and _is_exported(Path(model)):

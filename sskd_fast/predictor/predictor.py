@@ -87,9 +87,9 @@ class Predictor(
     def predict(self, images: ImageLike | Sequence[ImageLike], score: float = 0.0) -> Prediction | list[Prediction]:
         """Predicts the instances of one image, or of each image in a sequence.
 
-        images: paths, PIL images, arrays (H, W) or (H, W, 3) in RGB of any integer dtype or floats in [0, 1], or uint8
-        tensors (3, H, W).  score: drop instances with a lower score.  Raises DataError for an unreadable file, and
-        ValueError for an array of another shape or a score outside [0, 1].
+        images: paths, PIL images, or arrays (H, W) or (H, W, 3) in RGB of any integer dtype or floats in [0, 1].
+        Uint8 tensors (3, H, W) are taken too.  score: drop instances with a lower score.  Raises DataError for an
+        unreadable file, and ValueError for an array of another shape or a score outside [0, 1].
         """
         if not 0 <= score <= 1:
             raise ValueError(f"score={score}: expected a score from 0 to 1")

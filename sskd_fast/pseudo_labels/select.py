@@ -22,6 +22,16 @@ class Selection:
     nms_iou: float
     max_per_image: int
 
+    @classmethod
+    def of_dict(cls, fields: Mapping[str, Any]) -> Selection:
+        """A choice from its fields as JSON keeps them, with categories as texts."""
+        sure_from, unsure_from = (
+            None if scores is None else {int(category): score for category, score in scores.items()}
+            for scores in (fields["sure_from"], fields["unsure_from"])
+        )
+        assert sure_from is not None, "written by this package"
+        return cls(sure_from, unsure_from, fields["nms_iou"], fields["max_per_image"])
+
     def objects(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The predictions of any score after NMS and the limit per image."""
         return select_labels(predictions, 0.0, nms_iou=self.nms_iou, max_per_image=self.max_per_image)

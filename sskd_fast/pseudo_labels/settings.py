@@ -17,7 +17,7 @@ class PseudoLabelConfig:
     views: number of flips and turns, among those of training, over which the teacher's predictions are averaged (at
     most 8; 1 = the image itself).  They alternate between the `zooms`.
     folds: number of parts of the labelled images.  For each part, a fold model is trained like the teacher on the other
-    parts, for a share `fold_steps` of its steps, and predicts the held-out part.  target_precision: precision that the
+    parts, for a share `fold_steps` of its steps.  It predicts the held-out part.  target_precision: precision that the
     per-class thresholds must reach on these predictions.  unsure_precision: training ignores pixels of predictions
     between the threshold of this precision and that of target_precision; 0 = off.
     shrink: n0.  In calibration, the precision of a class's own n results counts n / (n + n0), that of all classes
@@ -57,4 +57,4 @@ class PseudoLabelConfig:
         if not self.shrink >= 0:
             raise ValueError(f"shrink: expected a number of results, 0 for none, found {self.shrink}")
         if self.shard < 0:
-            raise ValueError(f"shard: expected images a file, such as 10000, or 0 for one file, found {self.shard}")
+            raise ValueError(f"shard: expected images per file, such as 10000, or 0 for one file, found {self.shard}")

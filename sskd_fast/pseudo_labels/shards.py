@@ -26,16 +26,22 @@ _CACHED_BYTES, _OPEN_FILES = 32 << 20, 64
 _ABOUT = b"sskd_fast.labels"
 _INSTANCE = pa.struct(
     [
-        ("category_id", pa.int64()), ("score", pa.float64()), ("unsure", pa.bool_()),
-        ("box", pa.list_(pa.float64(), 4)), ("counts", pa.string()),
+        ("category_id", pa.int64()),
+        ("score", pa.float64()),
+        ("unsure", pa.bool_()),
+        ("box", pa.list_(pa.float64(), 4)),
+        ("counts", pa.string()),
     ]
-)  # fmt: skip
+)
 SCHEMA = pa.schema(
     [
-        ("image_id", pa.int64()), ("file_name", pa.string()), ("height", pa.int32()), ("width", pa.int32()),
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
         ("instances", pa.list_(_INSTANCE)),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class ImageLabels:
 
 
 def shard_path(folder: Path, number: int, key: str) -> Path:
-    """The path of a shard; key: hex digits of a hash of all that its labels depend on."""
+    """The path of a shard; key: hex digits of a hash of all that its labels depend on, its images included."""
     return folder / f"{number:05d}-{key[:12]}.parquet"
 
 
@@ -59,7 +65,10 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def write_shard(path: Path, key: str, images: Iterable[ImageLabels]) -> None:
-    """Writes a shard atomically; holds at most one row group of images in memory."""
+    """Writes a shard atomically; holds at most one row group of images in memory.
+
+    key: a hash of the teacher, its settings and the thresholds, which all shards of one labelling share.
+    """
     write_atomically(path, lambda partial: _write(partial, key, iter(images)))
 
 
@@ -80,16 +89,22 @@ def _write(path: Path, key: str, images: Iterator[ImageLabels]) -> None:
 def _row(image: ImageLabels) -> dict[str, Any]:
     instances = [
         {
-            "category_id": result["category_id"], "score": result["score"], "unsure": bool(result.get("iscrowd", 0)),
-            "box": coco_mask.toBbox(result["segmentation"]).tolist(), "counts": result["segmentation"]["counts"],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            "unsure": bool(result.get("iscrowd", 0)),
+            "box": coco_mask.toBbox(result["segmentation"]).tolist(),
+            "counts": result["segmentation"]["counts"],
         }
         for result in image.results
-    ]  # fmt: skip
+    ]
     height, width = image.size
     return {
-        "image_id": image.image_id, "file_name": image.file_name, "height": height, "width": width,
+        "image_id": image.image_id,
+        "file_name": image.file_name,
+        "height": height,
+        "width": width,
         "instances": instances,
-    }  # fmt: skip
+    }
 
 
 def is_whole(path: Path, key: str, image_ids: Sequence[int]) -> bool:
@@ -166,17 +181,20 @@ def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
     size = [row["height"], row["width"]]
     return [
         {
-            "image_id": row["image_id"], "category_id": found["category_id"], "score": found["score"],
-            "segmentation": {"size": size, "counts": found["counts"]}, "iscrowd": int(found["unsure"]),
+            "image_id": row["image_id"],
+            "category_id": found["category_id"],
+            "score": found["score"],
+            "segmentation": {"size": size, "counts": found["counts"]},
+            "iscrowd": int(found["unsure"]),
         }
         for found in row["instances"]
-    ]  # fmt: skip
+    ]
 
 
 def _check_keys(paths: Sequence[Path], abouts: Sequence[dict[str, Any]]) -> None:
     for path, about in zip(paths, abouts, strict=True):
         if about["key"] != abouts[0]["key"]:
-            found = f"labels of another teacher, other settings or other images than {paths[0].name}"
+            found = f"labels of another teacher, or with other settings or thresholds, than {paths[0].name}"
             raise DataError([Problem(path, "", found, "shards of one labelling", "Remove the file and label again.")])
 
 

@@ -35,7 +35,7 @@ def calibrate_thresholds(
     images.  A result is right if it matches a free annotation of its class at IoU >= `iou`, highest score first.
     A threshold is valid only if it keeps at least `minimum_matches` right labels.  A class without a valid threshold at
     the target gets the threshold pooled over all classes.  If the pool misses the target too, its most precise valid
-    threshold is used, or 0.5 if there is none; both cases are logged unless `quiet`.
+    threshold is used, or 0.5 if there is none.  Both cases are logged unless `quiet`.
     shrink: n0.  The precision of a class's n results from a score on counts n / (n + n0), that of all classes
     n0 / (n + n0).  So the few results of a rare class weigh little.  A single class is not changed.
     No threshold is under `floor`.

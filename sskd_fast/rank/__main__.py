@@ -43,9 +43,11 @@ PRELABELS, RANKING, TABLE = "prelabels.json", "ranking.json", "ranking.csv"
 def parser() -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.rank", description=__doc__, epilog=_EXAMPLE,
+        prog="python -m sskd_fast.rank",
+        description=__doc__,
+        epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     p.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders with their sub-folders, quoted globs")
     p.add_argument("--output", type=Path, metavar="DIR", help="folder of the results (default: RUN/next)")
@@ -110,9 +112,10 @@ def ranking_text(ranked: Sequence[RankedImage], judges: tuple[Judge, Judge]) -> 
     teacher, student = (STAGE[judge.stage].words for judge in judges)
     lines = [
         f"{len(ranked)} images by disagreement of the {teacher} and the {student}: 0 = same instances, 1 = none "
-        "in common", "",
+        "in common",
+        "",
         "rank  disagreement  teacher  student  file",
-    ]  # fmt: skip
+    ]
     for rank, image in enumerate(ranked[:_SHOWN], 1):
         row = image.row(rank)
         lines.append(f"{rank:4}  {row['disagreement']:12.3f}  {row['teacher']:7}  {row['student']:7}  {image.file}")

@@ -30,9 +30,13 @@ class RankedImage:
         """The image as a row of the ranking."""
         found = self.comparison
         return {
-            "rank": rank, "file": self.file, "disagreement": round(found.disagreement, 4),
-            "teacher": len(found.teacher), "student": len(found.student), "agreed": len(found.pairs),
-        }  # fmt: skip
+            "rank": rank,
+            "file": self.file,
+            "disagreement": round(found.disagreement, 4),
+            "teacher": len(found.teacher),
+            "student": len(found.student),
+            "agreed": len(found.pairs),
+        }
 
 
 def open_images(places: Sequence[str], *, stretch: bool) -> ImageCollection:

@@ -1,12 +1,13 @@
 """Pixel contrast without sampling: every candidate, weighted as the sampler would draw it.
 
 Shape letters: A anchors, M candidates, D embedding width, E width of a score vector. With T the temperature,
-s+ = <a, p> / T and s_q = <a, c_q> / T, the sum over R drawn negatives is replaced by R times its weighted mean:
+let s+ = <a, p> / T and s_q = <a, c_q> / T. The sum over R drawn negatives is replaced by R times its weighted
+mean:
 
     loss = -log( exp(s+) / (exp(s+) + R sum_q w_q exp(s_q) / sum_q w_q) )
 
-where w_q = v_q |y_a - y_q|^2 / 2 over the candidates in scope: half the squared distance of unit score vectors, which
-is 1 - <y_a, y_q>, times the weight v_q of the candidate (1 if no weights are given).
+where w_q = v_q |y_a - y_q|^2 / 2 over the candidates in scope. It is half the squared distance of unit score vectors,
+1 - <y_a, y_q>, times the candidate's weight v_q (1 if no weights are given).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _TILE_CANDIDATES = 512
 class Dissimilarity:
     """The weights w of the expected form, evaluated one tile at a time.
 
-    scores: anchor (A, E) and candidate (M, E) unit rows, shifted by a common centre (`centred`), so that half the
-    squared distance keeps its digits if all scores are alike; None if all weights are equal. weight: (M,) or None.
+    scores: anchor (A, E) and candidate (M, E) unit rows, shifted by a common centre (`centred`); None if all
+    weights are equal. The shift keeps the digits of half the squared distance if all scores are alike. weight:
+    (M,) or None.
     groups: anchor (A,) and candidate (M,) ids, None if every candidate is in scope. same: True for candidates of the
     anchor's own group, False for those of other groups.
     """

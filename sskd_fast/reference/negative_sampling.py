@@ -1,24 +1,24 @@
 """Negative sampling: R candidates for each anchor, without replacement, in time independent of their number.
 
 Shape letters: A anchors, M candidates, R negatives, E width of a score vector, T trials. The law is successive sampling
-(Gumbel top-k) with weights w_q = v_q s(a, q), where s(a, q) = |y_a - y_q|^2 / 2 = 1 - <y_a, y_q> for unit rows
-(1 without scores) and v_q is the weight of the candidate (1 if no weights are given).
+(Gumbel top-k) with weights w_q = v_q s(a, q). For unit rows, s(a, q) = |y_a - y_q|^2 / 2 = 1 - <y_a, y_q> (1 without
+scores). v_q is the weight of the candidate (1 if no weights are given).
 
 Rejection. A trial proposes a candidate with probability proportional to an envelope g_q >= w_q, accepts it with
-probability w_q / g_q, and drops repeats: accepted draws follow the law exactly, for any envelope. Two envelopes:
+probability w_q / g_q, and drops repeats. Accepted draws follow the law exactly, for any envelope. Two envelopes:
 
     even      g_q = v_q                               since s <= 1 for non-negative unit rows (for slightly longer rows,
                                                       the mean of the largest squared norms); acceptance mean(s)
     spread    g_q = (alpha + beta) / 2 * v_q (1 + t_q)     acceptance 1/2
 
 with c the mean score vector of the candidates, alpha = |y_a - c|^2, beta the mean of |y_q - c|^2 and
-t_q = |y_q - c|^2 / beta. By Cauchy-Schwarz s <= (|y_a - c| + |y_q - c|)^2 / 2 <= (alpha + beta) / 2 * (1 + t_q), and s
-has mean (alpha + beta) / 2: half of the trials are accepted however alike the scores are. Each anchor takes the better
+t_q = |y_q - c|^2 / beta. By Cauchy-Schwarz s <= (|y_a - c| + |y_q - c|)^2 / 2 <= (alpha + beta) / 2 * (1 + t_q). s has
+mean (alpha + beta) / 2, so half of the trials are accepted however alike the scores are. Each anchor takes the better
 envelope.
 
-Race. The negatives that an anchor still lacks after its last trial come from one exact pass over the candidates: the
-smallest -log(u_q) / w_q among those not yet drawn. If there are few candidates, all negatives come from the race. The
-number of trials is a stopping time, so the law of the whole stays exact.
+Race. The negatives that an anchor still lacks after its last trial come from one exact pass over the candidates. It
+takes the smallest -log(u_q) / w_q among those not yet drawn. If there are few candidates, all negatives come from the
+race. The number of trials is a stopping time, so the law of the whole stays exact.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _trials(
     """Run trials begin .. end (both even) of the anchors `rows`.
 
     Returns the anchor's position in `rows` and the candidate of each accepted trial, by anchor, then by trial.
-    Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor): the slot and the level.
+    Trial t takes words 2 (t mod 2) and 2 (t mod 2) + 1 of Philox counter (t div 2, anchor). They are the slot and
+    the level.
     """
     block = torch.arange(begin // 2, end // 2, device=rows.device)
     words = rng.random_words(key, rows[:, None], block, rng.STREAM_TRIALS)

@@ -28,9 +28,11 @@ EXAMPLE = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m sskd_fast.report", description=__doc__, epilog=EXAMPLE,
+        prog="python -m sskd_fast.report",
+        description=__doc__,
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, written by sskd_fast.run")
     p.add_argument("--output", type=Path, help="page that compares several runs (default: comparison.html)")
     return p

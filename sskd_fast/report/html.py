@@ -23,10 +23,11 @@ from sskd_fast.report.verdict import TEACHERS, verdict
 def write_report(run_folder: Path) -> Path:
     """Write report.html from the files in a run's folder so far, and return its path.
 
-    Reads, if they exist: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results),
-    details.json (AP by size, class and group), ground_truth.json (a COCO dict of the validation images, with
-    "images_dir"), label_statistics.json (row name of a teacher -> the fields of LabelStatistics), the teachers'
-    predictions in cache/, their labels in pseudo_labels/, and the images themselves.
+    Reads, if they exist: metrics.json, log.jsonl, config.yaml, predictions/<row name>.json (COCO results) and
+    details.json (AP by size, class and group). It also reads ground_truth.json (a COCO dict of the validation
+    images, with "images_dir") and label_statistics.json (row name of a teacher -> the fields of
+    LabelStatistics). The rest are the teachers' predictions in cache/, their labels in pseudo_labels/, and the
+    images themselves.
     The file is replaced in one step, so a reader never sees half of it.
 
     Raises ValueError, naming the file, if one of these cannot be read.

@@ -24,7 +24,7 @@ def images_section(run: RunFolder) -> str:
     rows = overlay_rows(run.ground_truth, run.images_dir, columns, titles=titles, minimum_score=SHOWN_SCORE)
     return (
         "<section><h2>Validation images</h2><p>An object keeps its number and colour in every column. Pale outlines "
-        "with a question mark cover no object at IoU 0.5 or more, or one that a higher score has taken; ✗ marks a "
+        "with a question mark cover no object at IoU 0.5 or more, or one that a higher score has taken. ✗ marks a "
         f"wrong class. Predictions with a score from {SHOWN_SCORE:g} up are drawn; AP counts all. The images are "
         "spread evenly over the set, not cherry-picked.</p>"
         + "".join(image_figures(row, titles) for row in rows)

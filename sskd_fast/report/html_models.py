@@ -39,7 +39,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
             f'<tr class="{_kind(name)}{"" if row else " pending"}"><th scope="row"><span class="key"></span>'
             f"{escape(row_title(name, row))}<small>{note}</small></th>{cells}</tr>"
         )
-    limit = f", at most {metrics['max_detections']} detections an image" if "max_detections" in metrics else ""
+    limit = f", at most {metrics['max_detections']} detections per image" if "max_detections" in metrics else ""
     pending = "" if all(shown.values()) else "; a dash is not measured yet"
     titles = ("Model", *figures.values(), *(title[0].upper() + title[1:] for title in costs))
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)

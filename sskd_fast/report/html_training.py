@@ -20,8 +20,8 @@ def curves_section(log: Sequence[Mapping[str, Any]]) -> str:
         return ""
     legend = (
         "<p>Loss: faint as logged, strong as running mean. AP is the mean of a teacher's fold models, each on the "
-        "labelled images that it was not trained on: few images and short trainings, so its trend counts, and its "
-        "level is not that of the validation AP above.</p>"
+        "labelled images that it was not trained on. With few images and short trainings its trend counts: its level "
+        "is not that of the validation AP above.</p>"
         '<p class="legend"><span class="student"><span class="key"></span>AP</span>'
         '<span class="teacher"><span class="key"></span>AP50</span></p>'
     )
@@ -65,9 +65,9 @@ def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | 
     cards = "".join(_labels(title, record, order) for title, record in statistics.items())
     aim = "" if target is None else f" The thresholds aim at a precision of {target:.2f}."
     return (
-        "<section><h2>Pseudo-labels</h2><p>What the teacher wrote on the unlabelled images, after thresholds and "
-        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown if the unlabelled images have annotations, "
-        "which training does not see.</p>"
+        "<section><h2>Pseudo-labels</h2><p>The teacher's labels on the unlabelled images, after thresholds and "
+        f"mask NMS.{aim} Precision and recall, at IoU 0.5, are shown if the unlabelled images have annotations. "
+        "Training does not see these.</p>"
         f'<div class="two">{cards}</div></section>'
     )
 
@@ -75,7 +75,7 @@ def labels_section(statistics: Mapping[str, Mapping[str, Any]], target: float | 
 def _labels(title: str, record: Mapping[str, Any], order: Sequence[str]) -> str:
     tiles = [
         (f"{record['labels']}", f"labels on {record['images']} images"),
-        (f"{record['labels_per_image']:.1f}", "labels an image"),
+        (f"{record['labels_per_image']:.1f}", "labels per image"),
         (f"{100 * record['empty_share']:.0f} %", "images without a label"),
     ]
     for key, words in (

@@ -32,15 +32,19 @@ def worst_section(run: RunFolder) -> str:
         return ""
     titles = {"ground_truth": "ground truth", student: title_of(student).lower()}
     rows = overlay_rows(
-        run.ground_truth, run.images_dir, {student: run.predictions[student]}, titles=titles,
-        image_ids=[image.image_id for image in worst], minimum_score=qualities.score,
-    )  # fmt: skip
+        run.ground_truth,
+        run.images_dir,
+        {student: run.predictions[student]},
+        titles=titles,
+        image_ids=[image.image_id for image in worst],
+        minimum_score=qualities.score,
+    )
     figures = "".join(image_figures(row, titles, _counts(image)) for row, image in zip(rows, worst, strict=True))
     heading = "The worst validation image" if len(worst) == 1 else f"The {len(worst)} worst validation images"
     return (
         f"<section><h2>{heading}</h2><p>Images are ordered by the panoptic quality of the {escape(titles[student])} at "
-        "IoU 0.5: the IoU of its matches summed, over matches plus half of the missed and half of the false; 1 is "
-        "perfect, and of equal ones the image with more missed objects comes first. An object of the wrong class "
+        "IoU 0.5. It is the sum of the IoU of matches, over matches plus half of the missed and half of the false; 1 "
+        "is perfect. Of equal ones, the image with more missed objects comes first. An object of the wrong class "
         "counts as missed and as false; a poorly outlined one has an IoU under 0.75. Predictions count, and are drawn, "
         f"from score {qualities.score:.2f} up, which gives the highest F1 over all images. Images without objects and "
         f'predictions are left out.</p><div class="two">{figures}</div></section>'

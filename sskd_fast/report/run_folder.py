@@ -16,8 +16,8 @@ class RunFolder:
 
     metrics: metrics.json.  log: the lines of log.jsonl.  ground_truth: a COCO dict of the validation images to show.
     predictions: row name -> COCO results.  statistics: teacher -> label statistics.  details: row name -> AP75, AP by
-    size, by class and by group of images; "gains" -> differences between rows with their intervals; "ceilings" -> AP of
-    perfect masks by stride.  configuration: the text of config.yaml.
+    size, by class and by group of images.  Also "gains" -> differences between rows with their intervals, and
+    "ceilings" -> AP of perfect masks by stride.  configuration: the text of config.yaml.
     """
 
     path: Path

@@ -137,7 +137,11 @@ def _row_stride(runs: Mapping[int, RunFolder], name: str) -> float | None:
 def _drawn(run: RunFolder, strides: Mapping[str, float | None], pairs: Sequence[Pair]) -> list[Any]:
     assert run.ground_truth is not None, "_gains leaves out rows without ground truth"
     return drawn_pairs(
-        run.ground_truth, run.predictions, strides, pairs, zoom=float(run.metrics.get("zoom", 1.0)),
+        run.ground_truth,
+        run.predictions,
+        strides,
+        pairs,
+        zoom=float(run.metrics.get("zoom", 1.0)),
         max_detections=int(run.metrics.get("max_detections", 100)),
         group_key=str(run.settings.get("data", {}).get("group_key", "")),
-    )  # fmt: skip
+    )

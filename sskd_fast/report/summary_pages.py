@@ -36,8 +36,8 @@ def interval_words(summary: Summary) -> str:
     """A sentence that says what the intervals are taken over."""
     images = "the same images for all seeds" if summary["same_images"] else "each seed's own images"
     return (
-        f"Intervals are of 95 % over seeds and validation images ({images}), by a bootstrap that draws seeds and, for "
-        "each of them, images; t is Student's interval over the seeds alone."
+        f"Intervals are of 95 % over seeds and validation images ({images}). A bootstrap draws seeds and, for each "
+        "of them, images; t is Student's interval over the seeds alone."
     )
 
 
@@ -114,8 +114,10 @@ def _cell(low: Any, high: Any) -> str:
 
 
 def summary_text(summary: Summary) -> str:
-    """Both tables and the words, for a terminal."""
-    tables = [plain_table(columns) for columns in (row_columns(summary), gain_columns(summary)) if columns]
+    """The tables and the words, for a terminal; gains have a table if there are any."""
+    tables = [plain_table(row_columns(summary))]
+    if summary["gains"]:
+        tables.append(plain_table(gain_columns(summary)))
     return "\n\n".join([*tables, summary_words(summary)])
 
 

@@ -2,10 +2,11 @@
 
 metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images", "max_detections", "zoom",
 "measured_with", "rows": [{"name", "ap", "ap50", "params", "seconds"}, ...]}, with the rows measured so far.
-A row may also have "stride" of its masks, "views" of an image, further fields of `train.cost.Cost`, and figures of the
-data set's own evaluation (OFFICIAL).  "measured_with" of a row is a key of the ground truth and settings behind its
-figures; at the top level, it is the key of the row measured last.  Runs of earlier versions may lack these and "zoom".
-"true_labels" is true if hidden true labels stood in for a teacher's; else it is missing.
+A row may also have "stride" of its masks, "views" of an image, and further fields of `train.cost.Cost`.  It may have
+figures of the data set's own evaluation (OFFICIAL) too.  "measured_with" of a row is a key of the ground truth and
+settings behind its figures.  At the top level, it is the key of the row measured last.  Runs of earlier versions
+may lack these and "zoom".  "true_labels" is true if hidden true labels stood in for a teacher's; else it is
+missing.
 """
 
 from __future__ import annotations

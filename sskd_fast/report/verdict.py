@@ -25,8 +25,12 @@ CHANCE_AP = 1.5
 FEW_IMAGES = 10
 # The rows of a student's teacher; the row that best reflects the quality of its labels comes first.
 TEACHERS = (
-    "adapted_teacher_views", "adapted_teacher", "supervised_teacher_views", "supervised_teacher", "zero_shot_teacher",
-)  # fmt: skip
+    "adapted_teacher_views",
+    "adapted_teacher",
+    "supervised_teacher_views",
+    "supervised_teacher",
+    "zero_shot_teacher",
+)
 
 Tone = Literal["better", "even", "worse", "open"]
 

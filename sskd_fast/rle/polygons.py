@@ -46,8 +46,8 @@ def drawn_polygons(polygons: Sequence[Any], height: int, width: int) -> dict[str
 def flat_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
     """Polygons as (n, 2) float64 arrays of x and y, n >= 3.
 
-    Accepts COCO's lists of flat lists, [[x1, y1, x2, y2, ...], ...]; one flat list; points as pairs, as in OpenCV and
-    Shapely; {"x", "y"} objects; and each of these in an extra list.  Raises MaskError otherwise.
+    Accepts COCO's lists of flat lists, [[x1, y1, x2, y2, ...], ...], or one flat list.  Points may be pairs, as in
+    OpenCV and Shapely, or {"x", "y"} objects.  Each of these may be in an extra list.  Raises MaskError otherwise.
     """
     if not polygons:
         raise MaskError("the segmentation is an empty list (a box without a mask)", "polygons or RLE", _NO_BOX)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sskd_fast.data.labeled import LabeledImages
-from sskd_fast.data.source import ImageCollection
+from sskd_fast.data.source import ImageCollection, ImageRecord
 from sskd_fast.data.tars import open_file
 from sskd_fast.files import encoded
 from sskd_fast.models.settings import ModelConfig
@@ -20,14 +23,15 @@ from sskd_fast.settings import Config
 
 # Files handed to the threads at once: one that waits takes 2 KB of memory.
 _AT_ONCE = 1024
+Digests = NDArray[np.uint8]
 
 
-def set_contents(sources: Sources) -> dict[str, str]:
-    """Description -> hash of the image sets and their labels."""
+def set_contents(sources: Sources, unlabeled: Digests) -> dict[str, str]:
+    """Description -> hash of the image sets and their labels.  unlabeled: the digests of the unlabelled images."""
     found = {
         "labels": of_labels(sources.labeled),
         "labelled images": of_images(sources.labeled),
-        "unlabelled images": of_images(sources.unlabeled),
+        "unlabelled images": hash_of(sources.unlabeled.records, unlabeled),
         "validation labels": of_labels(sources.val),
         "validation images": of_images(sources.val),
     }
@@ -61,8 +65,20 @@ def of_labels(source: LabeledImages) -> str:
 
 def of_images(source: ImageCollection) -> str:
     """A hash of the names and bytes of a set's image files."""
-    digests = _of_files(record.path for record in source.records)
-    return _hash(f"{record.file_name} {digest}" for record, digest in zip(source.records, digests, strict=True))
+    return hash_of(source.records, digests_of(source))
+
+
+def digests_of(source: ImageCollection) -> Digests:
+    """The SHA-256 digest of each image file: (N, 32)."""
+    found = np.empty((len(source), 32), np.uint8)
+    for row, digest in enumerate(_of_files(record.path for record in source.records)):
+        found[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+    return found
+
+
+def hash_of(records: Sequence[ImageRecord], digests: Digests) -> str:
+    """A hash of the names of images and of the digests of their files."""
+    return _hash(f"{record.file_name} {row.tobytes().hex()}" for record, row in zip(records, digests, strict=True))
 
 
 @cache

@@ -48,8 +48,8 @@ def dry_run(config: Config, size: Sequence[int]) -> dict[str, dict[str, Any]]:
 def model_cost(config: Config, name: ModelName, size: Sequence[int]) -> dict[str, Any]:
     """Size and compute of a model, without its memory.
 
-    params, trainable_params; flops: of one crop's prediction; train_flops: of one step (weak view forward and backward,
-    strong view forward); seconds_a_step: train_flops over SUSTAINED_FLOPS; batch, size, precision.
+    params, trainable_params. flops: of one crop's prediction. train_flops: of one step (weak view forward and backward,
+    strong view forward). seconds_a_step: train_flops over SUSTAINED_FLOPS. Also batch, size, precision.
     """
     settings: ModelConfig = getattr(config, name)
     if not settings.trainable:
@@ -122,10 +122,14 @@ def cost_text(costs: dict[str, dict[str, Any]]) -> str:
     """The costs as a table, a description of each model's step, and the student's savings."""
     lines = [f"{'':18}" + "".join(f"{name:>12}" for name in costs)]
     for title, key, unit in (
-        ("parameters, M", "params", 1e6), ("trained, M", "trainable_params", 1e6), ("GFLOPs a crop", "flops", 1e9),
-        ("TFLOPs a step", "train_flops", 1e12), ("memory, GB", "memory_gb", 1),
-        ("1 image at once", "memory_gb_an_image", 1), ("seconds a step", "seconds_a_step", 1),
-    ):  # fmt: skip
+        ("parameters, M", "params", 1e6),
+        ("trained, M", "trainable_params", 1e6),
+        ("GFLOPs per crop", "flops", 1e9),
+        ("TFLOPs per step", "train_flops", 1e12),
+        ("memory, GB", "memory_gb", 1),
+        ("1 image at once", "memory_gb_an_image", 1),
+        ("seconds per step", "seconds_a_step", 1),
+    ):
         values = [f"{cost[key] / unit:.2f}" if key in cost else "-" for cost in costs.values()]
         lines.append(f"{title:18}" + "".join(f"{value:>12}" for value in values))
     for name, cost in costs.items():

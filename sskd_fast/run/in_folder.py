@@ -105,8 +105,12 @@ def run_prepared(
 def results_header(config: Config, sources: Sources) -> dict[str, Any]:
     """The facts of a run in metrics.json, besides its rows."""
     header = {
-        "dataset": config.data.name, "seed": config.seed,
-        "labeled_images": len(sources.labeled), "unlabeled_images": len(sources.unlabeled),
-        "val_images": len(sources.val), "max_detections": sources.detections, "zoom": sources.zoom,
-    }  # fmt: skip
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "labeled_images": len(sources.labeled),
+        "unlabeled_images": len(sources.unlabeled),
+        "val_images": len(sources.val),
+        "max_detections": sources.detections,
+        "zoom": sources.zoom,
+    }
     return header | ({"true_labels": True} if config.pseudo_labels.truth else {})

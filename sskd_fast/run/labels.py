@@ -14,6 +14,7 @@ from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.data.views import Views
 from sskd_fast.files import write_json
+from sskd_fast.journal import parse_record
 from sskd_fast.method import STAGE
 from sskd_fast.models.augmented import Augmentation, augmentations
 from sskd_fast.models.inference import InferenceConfig
@@ -77,9 +78,7 @@ def teacher_labels(models: RunModels, log: Log, teacher: str) -> TeacherLabels |
     write_json(results.labels_path(teacher), _label_file(sources, labels, teacher))
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     sure = [r for r in labels if not r["iscrowd"]]
-    statistics = label_statistics(
-        sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=thresholds
-    )  # fmt: skip
+    statistics = label_statistics(sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=thresholds)
     results.add_label_statistics(teacher, dataclasses.asdict(statistics))
     _say(log, teacher, statistics)
     return TeacherLabels(labels, cell) if sure else None
@@ -93,34 +92,59 @@ def sharded_labels(models: RunModels, log: Log, teacher: str, work: Work | None 
     from sskd_fast.run.shard_labels import label_shards, one_process, shards_of
 
     sources = models.sources
-    labeller = shard_labeller(models, teacher)
+    labeller = shard_labeller(models, log, teacher)
     shards = label_shards(
-        labeller, shards_of(sources.unlabeled, models.config.pseudo_labels.shard), work or one_process
-    )  # fmt: skip
+        labeller,
+        shards_of(sources.unlabeled, models.unlabeled_digests, models.config.pseudo_labels.shard),
+        work or one_process,
+    )
     sure = ((image_id, [r for r in results if not r["iscrowd"]]) for image_id, results in shards.by_image())
     names = dict(zip(sources.labeled.category_ids, sources.classes, strict=True))
     statistics = statistics_by_image(
         sure, sources.unlabeled.image_ids, names, sources.hidden_truth, thresholds=labeller.selection.sure_from
-    )  # fmt: skip
+    )
     models.results.labels_path(teacher).unlink(missing_ok=True)  # labels of the same teacher without shards
     models.results.add_label_statistics(teacher, dataclasses.asdict(statistics) | {"shards": len(shards.paths)})
     _say(log, teacher, statistics)
     return TeacherLabels(shards, labeller.model.cell_size(labeller.inference.tile)) if shards.sure else None
 
 
-def shard_labeller(models: RunModels, teacher: str) -> ShardLabeller:
-    """A teacher of the run that labels shards, with thresholds calibrated on the labelled images."""
+def shard_labeller(models: RunModels, log: Log, teacher: str) -> ShardLabeller:
+    """A teacher of the run that labels shards, with thresholds calibrated on the labelled images (`kept_selection`)."""
     from sskd_fast.run.shard_labels import ShardLabeller
 
     config, source, model = models.config.pseudo_labels, models.sources.unlabeled, models.load(teacher)
-    sample = cached_predictions(models, model, teacher, compared_images(source))
-    selection, views = label_selection(models, model, teacher, sample), label_views(config, models.sources.views)
+    selection, views = kept_selection(models, log, model, teacher), label_views(config, models.sources.views)
     inference = models.inference_of(model.config)
-    key = _labels_key(models, inference, source) | {"selection": dataclasses.asdict(selection), "shard": config.shard}
+    key = _prediction_settings(models, inference) | {"selection": dataclasses.asdict(selection)}
     return ShardLabeller(
         model, inference, views, models.sources.labeled.category_ids, selection, source.images_dir,
         source.stretch, models.results.shards_path(teacher), cache_key(model.state_dict(), key),
     )  # fmt: skip
+
+
+def kept_selection(models: RunModels, log: Log, model: Segmenter, teacher: str) -> Selection:
+    """The choice of labels that shards of this teacher were made with, calibrated if there is none yet.
+
+    It is kept in thresholds.json beside the shards, so that images that come later are labelled with the thresholds of
+    the others.  It holds for the same teacher, settings and labelled images.
+    """
+    file = models.results.shards_path(teacher) / "thresholds.json"
+    settings = {name: value for name, value in vars(models.config.pseudo_labels).items() if name != "shard"}
+    settings |= _prediction_settings(models, models.inference_of(model.config))
+    key = cache_key(model.state_dict(), settings | {n: models.contents[n] for n in ("labels", "labelled images")})
+    images = models.contents["unlabelled images"]
+    kept = parse_record(file.read_bytes()) if file.is_file() else None
+    if kept is not None and kept.get("key") == key:
+        if kept["images"] != images:
+            log.say(
+                f"  thresholds of {file} stay as they are with other unlabelled images; to calibrate anew, remove it"
+            )
+        return Selection.of_dict(kept["selection"])
+    sample = cached_predictions(models, model, teacher, compared_images(models.sources.unlabeled))
+    selection = label_selection(models, model, teacher, sample)
+    write_json(file, {"key": key, "images": images, "selection": dataclasses.asdict(selection)})
+    return selection
 
 
 def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) -> dict[str, Any]:
@@ -132,8 +156,10 @@ def _label_file(sources: Sources, labels: list[dict[str, Any]], teacher: str) ->
     ]
     info = {
         "description": "Pseudo-labels by sskd_fast; iscrowd 1 marks what is too unsure to train on",
-        "teacher": teacher, "version": __version__, "images_dir": str(source.images_dir.resolve()),
-    }  # fmt: skip
+        "teacher": teacher,
+        "version": __version__,
+        "images_dir": str(source.images_dir.resolve()),
+    }
     return complete_coco(images, labels, sources.labeled.categories(), info)
 
 
@@ -166,9 +192,7 @@ def label_selection(models: RunModels, model: Segmenter, teacher: str, raw: list
     sure_from, unsure_from = thresholds.at(config.target_precision), None
     if config.unsure_precision > 0:
         unsure_from = {c: min(t, sure_from[c]) for c, t in thresholds.at(config.unsure_precision, quiet=True).items()}
-    return Selection(
-        sure_from, unsure_from, config.nms_iou, config.labels_limit(models.sources.detections)
-    )  # fmt: skip
+    return Selection(sure_from, unsure_from, config.nms_iou, config.labels_limit(models.sources.detections))
 
 
 def compared_images(source: ImageCollection) -> ImageCollection:
@@ -257,10 +281,14 @@ def cached_predictions(models: RunModels, model: Segmenter, name: str, source: I
 
 def _labels_key(models: RunModels, inference: InferenceConfig, source: ImageCollection) -> dict[str, Any]:
     """The settings and images that predictions depend on, besides the model's weights."""
-    views = label_views(models.config.pseudo_labels, models.sources.views)
     content = models.contents["labelled images" if isinstance(source, LabeledImages) else "unlabelled images"]
-    settings = dataclasses.asdict(inference) | {"views": [dataclasses.astuple(view) for view in views]}
-    return settings | {"images": content}
+    return _prediction_settings(models, inference) | {"images": content}
+
+
+def _prediction_settings(models: RunModels, inference: InferenceConfig) -> dict[str, Any]:
+    """The settings that predictions depend on."""
+    views = label_views(models.config.pseudo_labels, models.sources.views)
+    return dataclasses.asdict(inference) | {"views": [dataclasses.astuple(view) for view in views]}
 
 
 def _say(log: Log, teacher: str, found: LabelStatistics) -> None:

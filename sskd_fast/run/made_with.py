@@ -35,8 +35,11 @@ def _named(models: RunModels, file: str) -> str:
     """The kind of a file, with its path in the settings."""
     data = models.config.data.with_absolute_paths()
     place = {
-        "labels": data.labeled or data.root, "labelled images": data.images or data.root,
-        "unlabelled images": data.unlabeled or data.images or data.root, "hidden labels": data.labeled or data.root,
-        "validation labels": data.val or data.root, "validation images": data.val_images or data.images or data.root,
-    }.get(file)  # fmt: skip
+        "labels": data.labeled or data.root,
+        "labelled images": data.images or data.root,
+        "unlabelled images": data.unlabeled or data.images or data.root,
+        "hidden labels": data.labeled or data.root,
+        "validation labels": data.val or data.root,
+        "validation images": data.val_images or data.images or data.root,
+    }.get(file)
     return f"{file} ({place})" if place else file

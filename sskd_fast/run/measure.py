@@ -20,15 +20,19 @@ from sskd_fast.run.results import Row
 
 
 def measure(
-    models: RunModels, name: str, model: Segmenter, cost: Mapping[str, float], views: Sequence[Augmentation] = IDENTITY,
+    models: RunModels,
+    name: str,
+    model: Segmenter,
+    cost: Mapping[str, float],
+    views: Sequence[Augmentation] = IDENTITY,
     made: str = "",
-) -> Row:  # fmt: skip
+) -> Row:
     """Predicts the validation images and writes predictions/<name>.json, the row and its entry of details.json.
 
     cost: of the model's training, the fields of `Cost`.  views: of each image; predictions are averaged over them.
     made: key of the model's basis, "" if none was kept.
-    details.json has, for each row, AP75, AP by size and by class, AP for each value of `data.balance_key`, and the
-    figures of the data set's own evaluation.
+    details.json has, for each row, AP75, AP by size and by class, and AP for each value of `data.balance_key`.  It
+    also has the figures of the data set's own evaluation.
     """
     source, results, limit = models.sources.val, models.results, models.sources.detections
     predictions = models.predict(model, source, views=views)
@@ -65,9 +69,10 @@ def compare_students(models: RunModels) -> None:
     """Writes "gains" and "ceilings" to details.json.
 
     gains: for each pair of COMPARISONS whose rows are measured with the current ground truth and settings,
-    {"model", "against", "stride", "model_ap", "against_ap", "ap", "low", "high"}: both AP, their difference and its
-    95 % interval over validation images, or over groups if `data.group_key` names them.  stride: null for masks as
-    predicted.  If one model's masks are finer than the other's, a second entry has both at the coarser stride.
+    {"model", "against", "stride", "model_ap", "against_ap", "ap", "low", "high"}.  That is both AP, their
+    difference and its 95 % interval over validation images, or over groups if `data.group_key` names them.  stride:
+    null for masks as predicted.  If one model's masks are finer than the other's, a second entry has both at the
+    coarser stride.
     ceilings: stride as text -> AP of perfect masks at this stride, for the strides of all rows.
     """
     source, config, zoom = models.sources.val, models.config, models.sources.zoom

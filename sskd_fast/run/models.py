@@ -33,7 +33,7 @@ from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.basis import foundations
-from sskd_fast.run.contents import model_contents, set_contents
+from sskd_fast.run.contents import Digests, digests_of, model_contents, set_contents
 from sskd_fast.run.results import RunResults, spanning_rows
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config
@@ -201,11 +201,16 @@ class RunModels:
     @cached_property
     def contents(self) -> dict[str, str]:
         """Description -> hash of the files that the run reads; computed once."""
-        found = set_contents(self.sources)
+        found = set_contents(self.sources, self.unlabeled_digests)
         for kind in ("teacher", "student"):
             config: ModelConfig = getattr(self.config, kind)
             found |= model_contents(kind, config, self.foundation_weights(kind))
         return found
+
+    @cached_property
+    def unlabeled_digests(self) -> Digests:
+        """The digests of the files of the unlabelled images; computed once."""
+        return digests_of(self.sources.unlabeled)
 
     def predict(
         self,
@@ -223,9 +228,13 @@ class RunModels:
 
 
 def predicted(
-    model: Segmenter, inference: InferenceConfig, source: ImageCollection, category_ids: Sequence[int],
-    indices: Iterable[int] | None = None, views: Sequence[Augmentation] = IDENTITY,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: Segmenter,
+    inference: InferenceConfig,
+    source: ImageCollection,
+    category_ids: Sequence[int],
+    indices: Iterable[int] | None = None,
+    views: Sequence[Augmentation] = IDENTITY,
+) -> list[dict[str, Any]]:
     """Like `predict_source`, but images in the model's file of predictions, if it has one, get those predictions.
 
     Raises FoundationError if a file of predictions has categories that the data set lacks.

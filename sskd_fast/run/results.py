@@ -41,12 +41,16 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The row as in metrics.json, rounded."""
         return {
-            "name": self.name, "ap": round(self.ap, 3), "ap50": round(self.ap50, 3), "params": self.params,
-            "stride": self.stride, **{key: round(value, 1) for key, value in self.cost.items()},
+            "name": self.name,
+            "ap": round(self.ap, 3),
+            "ap50": round(self.ap50, 3),
+            "params": self.params,
+            "stride": self.stride,
+            **{key: round(value, 1) for key, value in self.cost.items()},
             **({"views": self.views} if self.views > 1 else {}),
             **{key: round(value, 3) for key, value in self.official.items()},
             **{key: value for key in ("made_with", "measured_with") if (value := getattr(self, key))},
-        }  # fmt: skip
+        }
 
 
 def spanning_rows(details: Mapping[str, Any]) -> dict[str, Any]:

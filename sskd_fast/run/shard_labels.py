@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +21,18 @@ from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.pseudo_labels import Selection
 from sskd_fast.pseudo_labels.shards import ImageLabels, LabelShards, is_whole, shard_files, shard_path, write_shard
+from sskd_fast.run.contents import Digests, hash_of
 from sskd_fast.run.models import predicted
 from sskd_fast.source_prediction import IMAGES_AT_ONCE
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The images whose labels go into one file.  number: from 0 on."""
+    """The images whose labels go into one file.  number: from 0 on.  content: a hash of their names and bytes."""
 
     number: int
     records: Sequence[ImageRecord]
+    content: str
 
     @property
     def image_ids(self) -> list[int]:
@@ -41,7 +44,8 @@ class Shard:
 class ShardLabeller:
     """A teacher with all that its labels depend on, which writes shards of labels to a folder; it can be pickled.
 
-    key: a hash of all that, in the files and their names.  images_dir, stretch: of the images (ImageCollection).
+    key: a hash of all that but the images, which the files hold; their names have a hash of it and of the images.
+    images_dir, stretch: of the images (ImageCollection).
     """
 
     model: Segmenter
@@ -56,7 +60,8 @@ class ShardLabeller:
 
     def path(self, shard: Shard) -> Path:
         """The file of a shard."""
-        return shard_path(self.folder, shard.number, self.key)
+        key = hashlib.sha256(f"{self.key} {shard.content}".encode()).hexdigest()
+        return shard_path(self.folder, shard.number, key)
 
     def label(self, shard: Shard) -> str:
         """Writes a shard. Returns "" or, if that fails, a line that names the shard and the images being labelled."""
@@ -93,14 +98,21 @@ def one_process(labeller: ShardLabeller, shards: Sequence[Shard]) -> Iterator[tu
         yield shard.number, labeller.label(shard)
 
 
-def shards_of(source: ImageCollection, size: int) -> list[Shard]:
-    """The images of a source in shards, in order: `size` images of a folder (or the rest), or a tar archive."""
+def shards_of(source: ImageCollection, digests: Digests, size: int) -> list[Shard]:
+    """The images of a source in shards, in order: `size` images of a folder (or the rest), or a tar archive.
+
+    digests: those of `digests_of` for the source.
+    """
     parts: list[Sequence[ImageRecord]] = []
     for tar, records in itertools.groupby(source.records, lambda record: _archive(record.path.parent)):
         alike = list(records)
         step = size if tar is None else len(alike)
         parts += [alike[start : start + step] for start in range(0, len(alike), step)]
-    return [Shard(number, part) for number, part in enumerate(parts)]
+    starts = itertools.accumulate((len(part) for part in parts), initial=0)
+    return [
+        Shard(number, part, hash_of(part, digests[start : start + len(part)]))
+        for number, (part, start) in enumerate(zip(parts, starts, strict=False))
+    ]
 
 
 @functools.lru_cache

@@ -170,10 +170,14 @@ def _own_data(
         else LabelFiles(Path(data.labeled), Path(data.images), Path(data.val), Path(data.val_images or data.images))
     )
     sets = open_sets(
-        place, data.format, unlabeled=Path(data.unlabeled) if data.unlabeled else None,
-        group_key=data.group_key or None, stretch=data.stretch, cache_bytes=data.cache_mb << 20,
+        place,
+        data.format,
+        unlabeled=Path(data.unlabeled) if data.unlabeled else None,
+        group_key=data.group_key or None,
+        stretch=data.stretch,
+        cache_bytes=data.cache_mb << 20,
         confine=data.confine,
-    )  # fmt: skip
+    )
     full, val, warnings = sets.train, sets.val, sets.warnings
     full.decoded = val.decoded = decoded = Path(data.decoded) if data.decoded else None
     if data.unlabeled:
@@ -195,6 +199,9 @@ def _own_data(
 def _fraction(config: Config, full: LabeledImages) -> list[int]:
     data = config.data
     return split_labeled(
-        full, data.labeled_fraction, seed=config.seed,
-        group_key=data.group_key or None, stratify_key=data.stratify_key or None,
-    )[0]  # fmt: skip
+        full,
+        data.labeled_fraction,
+        seed=config.seed,
+        group_key=data.group_key or None,
+        stratify_key=data.stratify_key or None,
+    )[0]

@@ -132,9 +132,13 @@ def _follow_training(models: RunModels, training: Training, measured: bool) -> N
 
 
 def _trained(
-    models: RunModels, log: Log, training: Training, title: str, state: TrainingState,
+    models: RunModels,
+    log: Log,
+    training: Training,
+    title: str,
+    state: TrainingState,
     evaluate: Callable[[Segmenter], dict[str, float]] | None,
-) -> tuple[Segmenter, Cost]:  # fmt: skip
+) -> tuple[Segmenter, Cost]:
     """The trained model and the cost of its training, on all ranks together."""
     config, stage, budget, labels = models.config, training.stage, training.budget, training.labels
     torch.manual_seed(config.seed)
@@ -194,7 +198,7 @@ def check_shares(config: Config, stage: Stage) -> None:
         images, count = getattr(budget, name), ranks.count()
         if images % count:
             raise ConfigError(
-                f"stages.{stage.budget[0]}.{name}: found {images} images a step for {count} processes; expected a "
+                f"stages.{stage.budget[0]}.{name}: found {images} images per step for {count} processes; expected a "
                 f"multiple of {count}, such as {count * max(1, round(images / count))}"
             )
 
@@ -260,9 +264,13 @@ def training_batches(
         alone = ((batch, None) for batch in stream(training.labeled, size, config.seed))
         return _pasted(alone, training.views, config.seed, step)
     source = PseudoLabeled(
-        sources.unlabeled, labels.results, sources.labeled.category_ids, class_names=sources.classes,
-        name="pseudo-labels", weighted=config.pseudo_labels.weigh_by_score,
-    )  # fmt: skip
+        sources.unlabeled,
+        labels.results,
+        sources.labeled.category_ids,
+        class_names=sources.classes,
+        name="pseudo-labels",
+        weighted=config.pseudo_labels.weigh_by_score,
+    )
     unlabeled = stream(source, budget.unlabeled_batch, config.seed + 1)
     if budget.labeled_batch == 0:
         return zip(itertools.repeat(Batch.empty(*training.views.size)), unlabeled, strict=False)

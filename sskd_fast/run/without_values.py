@@ -24,8 +24,8 @@ from sskd_fast._env import without_value_checks
 
 # Allocators hand out blocks in multiples of this many bytes.
 _BLOCK = {"cpu": 64, "cuda": 512}
-# Operators that autocast computes in float32 on CUDA but not on the CPU: "CUDA ops that autocast to float32" in
-# PyTorch's documentation, as far as networks use them.
+# Operators that autocast computes in float32 on CUDA but not on the CPU, as far as networks use them. See "CUDA
+# ops that autocast to float32" in PyTorch's documentation.
 _FULL_ON_CUDA = frozenset({
     "pow", "__pow__", "__rpow__", "__rtruediv__", "reciprocal", "rsqrt", "exp", "expm1", "log", "log2", "log10",
     "log1p", "softmax", "log_softmax", "softmin", "softplus", "layer_norm", "group_norm", "norm", "normalize", "sum",
@@ -43,9 +43,13 @@ class Shaped(Tensor):
     @staticmethod
     def __new__(cls, shape_of: Tensor) -> Shaped:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, shape_of.size(), strides=shape_of.stride(), storage_offset=shape_of.storage_offset(),
-            dtype=shape_of.dtype, device=torch.device("cpu"),
-        )  # fmt: skip
+            cls,
+            shape_of.size(),
+            strides=shape_of.stride(),
+            storage_offset=shape_of.storage_offset(),
+            dtype=shape_of.dtype,
+            device=torch.device("cpu"),
+        )
         made.shape_of = shape_of
         return made
 

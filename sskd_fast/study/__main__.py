@@ -49,9 +49,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output", type=Path, help="folder for all studies of this data set (default: studies/NAME)")
     p.add_argument("--rows", help="train only these rows: names separated by commas")
     p.add_argument(
-        "--pieces", type=float, metavar="SECONDS", default=math.inf,
+        "--pieces",
+        type=float,
+        metavar="SECONDS",
+        default=math.inf,
         help=f"after this many seconds, save the state and end with status {NOT_FINISHED}",
-    )  # fmt: skip
+    )
     p.add_argument("--page", type=Path, help="Markdown file to put the table in, between two markers")
     p.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all rows")
     return p

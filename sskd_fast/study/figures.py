@@ -32,10 +32,10 @@ _OF_DETAILS = ("ap75", "ap_small", "ap_medium", "ap_large")
 def figures_of(folder: Path, result: str, config: Config) -> dict[str, Any] | None:
     """Figures of a stage's model in a finished run folder; None if the model is not measured there.
 
-    The figures of metrics.json and details.json; "touching_ap": AP of objects that touch; "steps"; "step_seconds": the
-    median step; "total_seconds": of the model's own training and all those it builds on; DIAGNOSTICS; "gflops": for a
-    crop; "map_stride": of the embeddings; "drawn": AP on the images and on bootstrap draws of them; "images": a hash of
-    the images.  Computed once, then kept in the folder.
+    The figures of metrics.json and details.json, and DIAGNOSTICS.  "touching_ap": AP of objects that touch.  "steps"
+    and "step_seconds": the number of steps and the median step.  "total_seconds": of the model's own training and all
+    those it builds on.  "gflops": for a crop.  "map_stride": of the embeddings.  "drawn": AP on the images and on
+    bootstrap draws of them.  "images": a hash of the images.  Computed once, then kept in the folder.
     """
     kept = folder / "figures" / f"{result}.json"
     if not kept.exists():

@@ -24,7 +24,7 @@ COLUMNS: dict[str, tuple[str, Callable[[object], str]]] = {
     "ap": ("AP", ap_text), "ap50": ("AP50", ap_text), "ap75": ("AP75", ap_text), "ap_small": ("AP small", ap_text),
     "ap_medium": ("AP medium", ap_text), "ap_large": ("AP large", ap_text), "touching_ap": ("AP touching", ap_text),
     "params": ("parameters", count_text), "gflops": ("GFLOPs a crop", _two), "steps": ("steps", count_text),
-    "step_seconds": ("seconds a step", _two), "seconds": ("training", seconds_text),
+    "step_seconds": ("seconds per step", _two), "seconds": ("training", seconds_text),
     "label_seconds": ("labelling", seconds_text), "cpu_seconds": ("CPU time", seconds_text),
     "total_seconds": ("with all it builds on", seconds_text), "map_stride": ("stride of the map", count_text),
     "margin": ("margin", _two), "fnr_foreground": ("FNR, foreground", _two),

@@ -28,9 +28,9 @@ def summarize(table: Table, rows: Sequence[Row], seeds: Sequence[int], parts: Pa
     """The content of a study's JSON file.
 
     "table", "question", "reference"; "seeds"; "dataset" and numbers of images; "machines", "commits", "dates" of the
-    measurements; "unfinished": pairs [row, seed] that are not measured yet; "rows": for each row, "name", "result",
-    "settings", "folders" by seed, "figures": {key: {"mean", "sd", "by_seed"}}, and "difference": the fields of
-    `SeedGain` and "against", over the seeds that both rows have.
+    measurements. "unfinished": pairs [row, seed] that are not measured yet. "rows": for each row, "name", "result",
+    "settings", "folders" by seed, "figures": {key: {"mean", "sd", "by_seed"}}, and "difference". The last has the
+    fields of `SeedGain` and "against", over the seeds that both rows have.
     """
     done = {
         row.name: {
@@ -66,9 +66,13 @@ def _add_step_cost(figures: Mapping[int, dict[str, Any]], without: Mapping[int, 
 
 
 def _row(
-    table: Table, row: Row, parts: Mapping[int, Part], figures: Mapping[str, Mapping[int, dict[str, Any]]],
-    seeds: Sequence[int], output: Path,
-) -> dict[str, Any]:  # fmt: skip
+    table: Table,
+    row: Row,
+    parts: Mapping[int, Part],
+    figures: Mapping[str, Mapping[int, dict[str, Any]]],
+    seeds: Sequence[int],
+    output: Path,
+) -> dict[str, Any]:
     own, against = figures[row.name], table.against(row)
     keys = dict.fromkeys(key for of_seed in own.values() for key in of_seed if key not in _KEPT_APART)
     summed: dict[str, Any] = {

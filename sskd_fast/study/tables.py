@@ -11,15 +11,19 @@ REFINED, DISTILLED = FINAL_STUDENTS
 CHAIN = (DISTILLED, REFINED)
 
 LABELS_ON, LABELS_OFF = "train.lam_semi=1", "train.lam_semi=0"
-# The weight of L_pxl is set by its share of the gradient: a fixed weight would be too large for one form of the loss,
+# The weight of L_pxl is set by its share of the gradient. A fixed weight would be too large for one form of the loss,
 # and negligible for another.
 PIXEL_ON = ("train.lam_pxl=0.1", "train.pxl_gradient_share=0.15")
 PIXEL_OFF = ("train.lam_pxl=0", "train.pxl_gradient_share=0")
 # The contrastive loss as the method has it: fused scores, 200 negatives of other images, all pixels of a coarse map.
 AS_WRITTEN = (
-    "contrast.form=sampled", "contrast.cues=fused", "contrast.scope=other", "contrast.num_negatives=200",
-    "contrast.max_anchors=0", "student.embedding_level=2",
-)  # fmt: skip
+    "contrast.form=sampled",
+    "contrast.cues=fused",
+    "contrast.scope=other",
+    "contrast.num_negatives=200",
+    "contrast.max_anchors=0",
+    "student.embedding_level=2",
+)
 # Masks of pseudo-labels have weight 0.2, and pseudo-labels fade out in the last 30 % of the distillation.
 FADED = ("train.semi_fade=0.3", "train.semi_masks=0.2")
 # The student's own labels start after this share of its distillation.

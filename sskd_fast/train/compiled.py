@@ -10,7 +10,7 @@ from sskd_fast.typed_settings import ConfigError
 
 # Models of transformers are more than one graph.
 COMPILED_KINDS = ("mask_transformer", "dense")
-# PyTorch's own limit of 8 counts all models of a process: each number of images a step, with gradient and without.
+# PyTorch's own limit of 8 counts all models of a process: each number of images per step, with gradient and without.
 _MOST_GRAPHS = 64
 
 

@@ -35,16 +35,20 @@ Images: TypeAlias = tuple[Batch, Batch | None]
 class Engine:
     """Gradients of J and updates of a model's weights.
 
-    micro_batch: the most images that a rank sees at once.  With 0, all of them; if the GPU's memory is too small, the
-    first two steps halve the number until it fits (after the first step there are the optimizer's moments, too), except
-    with FSDP.  compiler: backend of torch.compile, "" for none.
+    micro_batch: the most images that a rank sees at once.  With 0, all of them.  If the GPU's memory is too small, the
+    first two steps halve the number until it fits, except with FSDP.  After the first step there are the optimizer's
+    moments, too.  compiler: backend of torch.compile, "" for none.
     scaler: of the loss, for float16 only.
     """
 
     def __init__(
-        self, model: Segmenter, objective: Objective, optimizer: torch.optim.Optimizer, micro_batch: int = 0,
+        self,
+        model: Segmenter,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        micro_batch: int = 0,
         compiler: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         device = next(model.parameters()).device
         self.accelerator = accelerator_on(device)
         self.sharded = asked_to_shard(self.accelerator)
@@ -153,10 +157,12 @@ def accelerator_on(device: torch.device) -> Accelerator:
     Raises ConfigError for a kind of parallel training that is neither DDP nor FSDP2.
     """
     found = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no",
+        cpu=device.type == "cpu",
+        mixed_precision="no",
+        dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a term may have weight 0
-    )  # fmt: skip
+    )
     if not asked_to_shard(found) and found.distributed_type not in _DISTRIBUTED:
         raise ConfigError(
             f"accelerate: found the settings of {found.distributed_type.value}; expected DDP or FSDP: launch with "

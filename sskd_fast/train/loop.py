@@ -46,9 +46,12 @@ def train(
     if schedule.train.compile and not engine.compiled:
         progress.log.say(f"  train.compile: a model of kind {model.config.kind} is not compiled")
     modules = {
-        "model": model, "average": average, "contrast": objective.contrast, "gradient_share": objective.gradient_share,
+        "model": model,
+        "average": average,
+        "contrast": objective.contrast,
+        "gradient_share": objective.gradient_share,
         "scaler": engine.scaler if engine.scaler.is_enabled() else None,
-    }  # fmt: skip
+    }
     start = state.restore(modules, optimizer)
     measure_at = {
         round(schedule.steps * (i + 1) / schedule.train.evaluations) for i in range(schedule.train.evaluations)

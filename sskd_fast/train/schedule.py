@@ -17,7 +17,7 @@ class TrainConfig:
     its gradient is this share of the rest's, and lam_pxl > 0 only switches L_pxl on.  schedule: "cosine" or "poly"
     (power 0.9), after `warmup` steps.  max_steps: limit of steps for every stage (0 = none).  evaluations: number of
     times that a fold model measures AP on its fold while it trains.  threads: 0 = all cores.  micro_batch: images that
-    a process sees at once, with gradients accumulated over the step; 0 = all, or as many as fit into a GPU's memory
+    a process sees at once, with gradients accumulated over the step.  0 = all, or as many as fit into a GPU's memory
     (without FSDP).
     compile: backend of torch.compile for this package's own models, such as "inductor"; "" = none.
     """

@@ -20,9 +20,11 @@ def read_coco(place: Path, images: Path, classes: Sequence[str] = ()) -> dict[st
 
 
 def complete_coco(
-    images: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
     info: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """COCO results as a COCO instances dict for other tools: annotations with id, bbox, area, iscrowd and score.
 
     images: records with id, file_name, height and width.  results: with compressed RLE.  info: file names are relative
@@ -30,11 +32,14 @@ def complete_coco(
     """
     annotations = [
         {
-            "id": number, "iscrowd": 0, **result, "bbox": coco_mask.toBbox(result["segmentation"]).tolist(),
+            "id": number,
+            "iscrowd": 0,
+            **result,
+            "bbox": coco_mask.toBbox(result["segmentation"]).tolist(),
             "area": int(coco_mask.area(result["segmentation"])),
         }
         for number, result in enumerate(results, 1)
-    ]  # fmt: skip
+    ]
     return {"info": dict(info), "images": list(images), "annotations": annotations, "categories": list(categories)}
 
 

@@ -27,8 +27,8 @@ def read_label_studio(place: Path, images: Path, classes: Sequence[str] = ()) ->
     the path in its task, by its name, and by its name without the eight-character prefix of uploads.
     classes: names that get the first category ids.  Tasks that are skipped or not annotated are left out with a
     warning.  An annotation without regions is an image without objects.  Other text of a task becomes a field of its
-    image record.  Raises DataError with all problems: regions that are not masks, several annotations of a task
-    without exactly one marked as ground truth, or no annotated task.
+    image record.  Raises DataError with all problems.  They are regions that are not masks, no annotated task, or
+    several annotations of a task if not exactly one is marked as ground truth.
     """
     collected = Collected(classes)
     left_out: Counter[str] = Counter()
