@@ -13,10 +13,13 @@ def skipped(report: Path) -> list[str]:
     return list(dict.fromkeys(_node(case.get("classname", ""), case.get("name", "")) for case in cases))
 
 
-def _node(module: str, name: str) -> str:
-    # A file that is skipped as a whole has no class name, and the name of its module as its own.
-    file = f"{(module or name).replace('.', '/')}.py"
-    return f"{file}::{name}" if module else file
+def _node(place: str, name: str) -> str:
+    # The place is the module, with the class if there is one. A file that is skipped as a whole has none, and its
+    # module as its name.
+    parts, tests = (place or name).split("."), [name] if place else []
+    while len(parts) > 1 and not Path(*parts).with_suffix(".py").is_file():
+        tests.insert(0, parts.pop())
+    return "::".join([Path(*parts).with_suffix(".py").as_posix(), *tests])
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from statistics import fmean
 from sskd_fast.method import STAGES
 from sskd_fast.pseudo_labels import label_statistics, select_labels
 from sskd_fast.run.checks import device_of
-from sskd_fast.run.labels import Thresholds, cached_predictions
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import target_sources
+from sskd_fast.run.thresholds import Thresholds, cached_predictions
 from sskd_fast.yaml_settings import load_config
 
 # Shares in [0, 1]: precision and recall.

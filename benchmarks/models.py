@@ -102,7 +102,9 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
-    parser.add_argument("--config", type=Path, action="append", default=[], help="a YAML file on top of --preset paper")
+    parser.add_argument(
+        "--config", type=Path, action="append", default=[], help="a YAML file of settings, in place of --preset paper"
+    )
     parser.add_argument("--model", choices=NAMES, help="this one alone")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="height and width of the crop")
     parser.add_argument("--rounds", type=int, default=3)
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    config = load_config(arguments.config, arguments.overrides, "paper")
+    config = load_config(arguments.config, arguments.overrides, "default" if arguments.config else "paper")
     names = (arguments.model,) if arguments.model else NAMES
     result = measure(config, names, tuple(arguments.size), arguments.rounds)
     if arguments.json:

@@ -20,7 +20,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
     """Merges the preset, each YAML file, and dotted overrides ("train.lr=1e-4"), later ones over earlier ones.
 
     A file may name its own preset ("preset: paper"), which is merged right before the file.  Raises ConfigError naming
-    the setting or file, the value found and the options.
+    the setting or file, the value found and the options, also if such a file would cover another `preset`.
     """
     tree = read_preset("default")
     if preset != "default":
@@ -28,6 +28,11 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = (), preset: st
     for file in files:
         settings = read_yaml(file)
         below = settings.pop("preset", None)
+        if below is not None and preset not in ("default", str(below)):
+            raise ConfigError(
+                f"{file}: names the preset {below!r}, which would cover --preset {preset}; leave --preset out, or copy "
+                "the file without that line"
+            )
         for part in ([] if below is None else [read_preset(str(below), f"{file}: preset")]) + [settings]:
             tree = overlay(tree, part)
     for text in overrides:

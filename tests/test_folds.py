@@ -9,8 +9,9 @@ import pytest
 
 from sskd_fast.method import STAGE, STAGES
 from sskd_fast.run.folds import fold_seconds, fold_trainings
-from sskd_fast.run.labels import TeacherLabels, Thresholds
+from sskd_fast.run.labels import TeacherLabels
 from sskd_fast.run.models import RunModels
+from sskd_fast.run.thresholds import Thresholds
 from sskd_fast.run.training import Training, stage_training, state_key, training_batches
 
 

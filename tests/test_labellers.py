@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sskd_fast.method import STAGE, STAGES
-from sskd_fast.run.labels import TeacherLabels, Thresholds, teacher_labels
+from sskd_fast.run.labels import TeacherLabels, teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.stages import labelled_by
+from sskd_fast.run.thresholds import Thresholds
 from sskd_fast.run.training import Training, online_labels, stage_training, training_batches
 from sskd_fast.settings import check_settings
 from sskd_fast.train.online_labels import OnlineConfig

@@ -77,6 +77,14 @@ def test_the_fast_student_goes_with_the_file_of_a_data_set() -> None:
     assert (config.student, config.views.sides) == (fast.student, (384, 384)) and config.data.name == "coco_10"
 
 
+def test_a_preset_and_a_file_with_another_are_not_mixed(tmp_path: Path) -> None:
+    own = file(tmp_path, "preset: paper\n")
+    message = r"own\.yaml: names the preset 'paper', which would cover --preset fast; leave --preset out"
+    with pytest.raises(ConfigError, match=message):
+        load_config([own], preset="fast")
+    assert load_config([own], preset="paper") == load_config([own]) == load_config([], preset="paper")
+
+
 def test_unknown_preset_lists_those_there_are() -> None:
     message = r"--preset: found 'huge', expected one of default, fast, full, paper, photos, pretrain, smoke"
     with pytest.raises(ConfigError, match=message):

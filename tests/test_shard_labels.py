@@ -23,10 +23,11 @@ from sskd_fast.data.errors import DataError
 from sskd_fast.label import main
 from sskd_fast.pseudo_labels.shards import LabelShards, shard_files
 from sskd_fast.run import __main__ as run
-from sskd_fast.run.labels import kept_selection, shard_labeller, sharded_labels, teacher_labels
+from sskd_fast.run.labels import shard_labeller, sharded_labels, teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.shard_labels import label_shards, shards_of
 from sskd_fast.run.sources import target_sources
+from sskd_fast.run.thresholds import kept_selection
 from sskd_fast.train.progress import Log
 
 TEACHER = "zero_shot_teacher"

@@ -109,8 +109,8 @@ def badge(canvas: Image.Image, place: Patch, text: str, color: Color) -> None:
 def data_uri(picture: Image.Image) -> str:
     """The picture as WebP in a data URI: a third of the size of a PNG with 256 colours.
 
-    Its fastest method takes a third of the time of the default one, for files of the same size.
+    Method 2 takes half of the time of the default, for pictures that are 4 % larger.
     """
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=_QUALITY, method=0)
+    picture.save(buffer, "WEBP", quality=_QUALITY, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -12,10 +12,11 @@ from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.report import write_report
 from sskd_fast.run.baseline import best_supervised
 from sskd_fast.run.folds import fold_seconds, train_folds
-from sskd_fast.run.labels import label_views, teacher_labels
+from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.made_with import made_with
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
+from sskd_fast.run.thresholds import label_views
 from sskd_fast.run.training import Run, check_shares, facts_of, stage_training, train_model, training_state
 from sskd_fast.settings import Config
 from sskd_fast.train.cost import COST_KEYS, Cost
