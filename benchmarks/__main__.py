@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--output FILE]`: all benchmarks, memory of each step, bandwidth -> docs/benchmarks.md."""
+"""`python -m benchmarks [--page FILE]`: all benchmarks, memory of a step, bandwidth -> docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, DTYPES
 from benchmarks.contenders import CONTENDERS
+from benchmarks.marked import marks, replaced
 from benchmarks.report import Measured, page
+from sskd_fast.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "python -m benchmarks"
 
 
 def run(*command: str, **environment: str) -> str:
@@ -57,9 +60,12 @@ def bandwidth(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
-    output: Path = parser.parse_args().output
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    default = ROOT / "docs" / "benchmarks.md"
+    parser.add_argument("--page", type=Path, default=default, help=f"the page with {marks(COMMAND)[0]}")
+    output: Path = parser.parse_args().page
+    old = output.read_text(encoding="utf-8")
+    replaced(old, COMMAND, "")  # a page without the marks is refused before the measurements
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_seconds, import_seconds = build_and_import(folder)
@@ -71,7 +77,8 @@ def main() -> None:
         measured = Measured(
             json.loads(records.read_text())["benchmarks"], memory(), speeds, build_seconds, import_seconds
         )
-    output.write_text(page(measured, f"{datetime.date.today():%Y-%m-%d}"), encoding="utf-8")
+    content = page(measured, f"{datetime.date.today():%Y-%m-%d}")
+    write_text(output, replaced(old, COMMAND, content))
     print(f"wrote {output}")
 
 

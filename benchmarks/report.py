@@ -151,10 +151,8 @@ def machine() -> str:
 def page(m: Measured, date: str) -> str:
     bandwidth = table(m.bandwidth, [[f"{rate:.1f}" for rate in m.bandwidth.values()]])
     imports = f"{min(m.import_seconds):.2f} to {max(m.import_seconds):.2f}"
-    return f"""# Benchmarks
-
-Written by `python -m benchmarks` on {date}: {machine()}. Medians, with the range of the middle half of the rounds; all
-in one run, side by side. Ratios carry further than milliseconds: the machine is shared.
+    return f"""Written by `python -m benchmarks` on {date}: {machine()}. Medians, with the range of the middle
+half of the rounds; all in one run, side by side. Ratios carry further than milliseconds: the machine is shared.
 
 ## A step: fuse, sample and contrast, forward and backward
 
@@ -193,5 +191,4 @@ on a small backbone.
 ## Building and importing
 
 The first use compiled the operators in {m.build_seconds:.0f} s; after that, `import torch, sskd_fast.ops` took
-{imports} s.
-"""
+{imports} s."""
