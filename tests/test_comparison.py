@@ -184,6 +184,14 @@ def test_the_interval_nearly_always_holds_the_truth() -> None:
     assert held >= 17  # of 20; 19 are expected
 
 
+def test_a_class_without_a_right_detection_counts_as_zero() -> None:
+    truth = scenes(6, seed=3)
+    right = [r for r in guesses(truth, 0, 0.0, 1) if r["category_id"] == 1]
+    wrong = [{**r, "segmentation": encoded(30, 30, 4, 4)} for r in guesses(truth, 0, 0.0, 1) if r["category_id"] == 2]
+    (aps,) = drawn_ap(truth, [right + wrong], draws=1)
+    assert wrong and aps[0] == pytest.approx(evaluate_masks(truth, right + wrong).ap) == pytest.approx(50, abs=0.5)
+
+
 def test_nothing_to_measure_gives_nan() -> None:
     truth = scenes(3) | {"annotations": []}
     gain = compare_masks(truth, [], [])

@@ -76,6 +76,8 @@ class _ClassMatches:
         objects = float(self.objects @ times)
         if objects == 0:
             return math.nan
+        if not self.right.any():
+            return 0.0
         counts = times[self.image]
         right, wrong = np.cumsum(self.right * counts, axis=1), np.cumsum(self.wrong * counts, axis=1)
         precision = right / (right + wrong + np.spacing(1))
