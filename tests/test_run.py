@@ -481,7 +481,7 @@ def test_nuclei_shortened(real_data: Callable[[str], Path], tmp_path: Path) -> N
         "--config", "configs/nuclei.yaml", "--labeled", str(train), "--images", str(data / "images"), "--val", str(val),
         "--output", str(tmp_path / "run"), "--labeled-fraction", "0.5", "train.evaluations=1",
         "stages.supervised_teacher.steps=50", "stages.adapted_teacher.steps=10", "stages.distilled_student.steps=100",
-        "stages.refined_student.steps=10",
+        "stages.refined_student.steps=10", "stages.supervised_student.steps=10",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = metrics_of(tmp_path / "run")
