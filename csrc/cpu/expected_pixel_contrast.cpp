@@ -18,8 +18,9 @@ namespace {
 
 // Blocks of anchors that a thread of the forward pass holds while it loops over the panels.
 constexpr int64_t kHeldBlocks = 8;
-// Anchors of a tile of the backward pass: whole blocks. Their operands stay in the second-level cache.
-constexpr int64_t kTileRows = 128 / kBlockRows * kBlockRows;
+// Anchors of a tile of the backward pass: whole blocks. Their operands stay in the second-level cache. With fewer, those
+// of the candidates would be fetched from beyond it too often, and the threads would wait for each other more often.
+constexpr int64_t kTileRows = 256 / kBlockRows * kBlockRows;
 // Panels over which a gradient of anchors is summed in registers: 128 candidates, so that a strip of them and a block's
 // factors stay in the first-level cache.
 template <typename T>
@@ -99,14 +100,16 @@ struct TileGradient {
   using Right = Strips<T, kPanel<T>>;
   const Left& anchors;      // anchors x width
   const Right& candidates;  // candidates x width
-  Right factors;            // kTileRows x candidates
-  Right of_anchors;         // kTileRows x width: of the tile
+  Right factors;            // at most kTileRows x candidates: of the tile
+  Right of_anchors;         // anchors (whole blocks) x width
   Right of_candidates;      // width (whole blocks) x candidates: of all tiles so far
 
   TileGradient(const Left& anchors_, const Right& candidates_)
-      : anchors(anchors_), candidates(candidates_), factors(kTileRows, candidates_.rows),
-        of_anchors(kTileRows, candidates_.columns),
+      : anchors(anchors_), candidates(candidates_),
+        factors(std::min(kTileRows, round_up(anchors_.rows, kBlockRows)), candidates_.rows),
+        of_anchors(round_up(anchors_.rows, kBlockRows), candidates_.columns),
         of_candidates(round_up(candidates_.columns, kBlockRows), candidates_.rows) {
+    of_anchors.clear();
     of_candidates.clear();
   }
 
@@ -120,24 +123,22 @@ struct TileGradient {
     }
   }
 
-  // The tile's `blocks` of anchors = factors times all candidates.
-  void sum_to_anchors(int64_t blocks) {
-    parallel_for(0, candidates.count() * blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t from = 0; from == 0 || from < factors.count(); from += kSummedPanels<T>) {
-        const int64_t until = std::min(from + kSummedPanels<T>, factors.count());
-        for (int64_t n = begin; n < end; ++n) {
-          const int64_t strip = n / blocks, offset = n % blocks * kBlockRows * kPanel<T>;
-          T* out = of_anchors.strip(strip) + offset;
-          Block<T> sums{};
-          if (from > 0) sums = load_block(out);
-          for (int64_t panel = from; panel < until; ++panel)
-            multiply<kPanel<T>, 1>(factors.strip(panel) + offset,
-                                   candidates.strip(strip) + panel * kPanel<T> * kPanel<T>,
-                                   std::min(kPanel<T>, factors.columns - panel * kPanel<T>), sums);
-          store_block(out, sums);
-        }
+  // The anchors from `first` on += factors times all candidates: units [begin, end) of (strip, block of the tile).
+  void add_to_anchors(int64_t first, int64_t blocks, int64_t begin, int64_t end) {
+    constexpr int64_t kBlock = kBlockRows * kPanel<T>;
+    for (int64_t from = 0; from < factors.count(); from += kSummedPanels<T>) {
+      const int64_t until = std::min(from + kSummedPanels<T>, factors.count());
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t strip = unit / blocks, offset = unit % blocks * kBlock;
+        T* out = of_anchors.strip(strip) + first * kPanel<T> + offset;
+        Block<T> sums = load_block(out);
+        for (int64_t panel = from; panel < until; ++panel)
+          multiply<kPanel<T>, 1>(factors.strip(panel) + offset,
+                                 candidates.strip(strip) + panel * kPanel<T> * kPanel<T>,
+                                 std::min(kPanel<T>, factors.columns - panel * kPanel<T>), sums);
+        store_block(out, sums);
       }
-    });
+    }
   }
 };
 
@@ -185,17 +186,22 @@ void backward(const Tiles<T>& tiles, const AnchorState<T>& state, bool with_scor
         if (with_scores) score->add_to_candidates(panel, first, rows);
       }
     });
-    embedding.sum_to_anchors(blocks);
-    if (with_scores) score->sum_to_anchors(blocks);
-    parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
-      std::vector<T> grad(width), grad_score(score_width);
-      for (int64_t r = begin; r < end; ++r) {
-        embedding.of_anchors.get_row(r, grad.data());
-        if (with_scores) score->of_anchors.get_row(r, grad_score.data());
-        finish_anchor(first + r, grad.data(), grad_score.data());
-      }
+    // The units of the embeddings, then those of the scores: all threads wait once.
+    const int64_t units = embedding.candidates.count() * blocks;
+    const int64_t all = units + (with_scores ? score->candidates.count() * blocks : 0);
+    parallel_for(0, all, 1, [&](int64_t begin, int64_t end) {
+      embedding.add_to_anchors(first, blocks, begin, std::min(end, units));
+      if (with_scores) score->add_to_anchors(first, blocks, std::max(begin, units) - units, end - units);
     });
   }
+  parallel_for(0, anchors, 16, [&](int64_t begin, int64_t end) {
+    std::vector<T> grad(width), grad_score(score_width);
+    for (int64_t i = begin; i < end; ++i) {
+      embedding.of_anchors.get_row(i, grad.data());
+      if (with_scores) score->of_anchors.get_row(i, grad_score.data());
+      finish_anchor(i, grad.data(), grad_score.data());
+    }
+  });
   parallel_for(0, candidates, 16, [&](int64_t begin, int64_t end) {
     std::vector<T> grad(width), grad_score(score_width);
     for (int64_t q = begin; q < end; ++q) {
