@@ -12,8 +12,10 @@ from torch import Tensor
 from sskd_fast import ops
 from tests.test_operators import check_budget, random, unit
 
-# (A, M, E, D): one past a tile of 256 or 252 anchors, one past a panel of candidates, widths one past a strip.
-SHAPES = [(1, 33, 3, 33), (257, 5, 2, 9), (253, 65, 32, 7), (515, 49, 17, 65)]
+# (A, M, E, D): past a tile of 256 or 252 anchors, one past a panel of candidates, widths one past a strip.
+SHAPES = [(257, 34, 5, 9), (253, 65, 32, 7), (515, 49, 17, 65)]
+# Too few numbers for the largest of their errors in float32 to say much.
+ONE_ANCHOR = (1, 33, 3, 33)
 # With one candidate the scores change nothing: their gradients are rounding alone.
 ONE_CANDIDATE = (257, 1, 2, 9)
 
@@ -31,10 +33,13 @@ def settings_of(anchors: int, candidates: int, scope: str, weighted: bool) -> di
     return {**groups, "scope": scope, "candidate_weight": weight if weighted else None}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(ONE_ANCHOR, torch.float64), *((s, d) for s in SHAPES for d in (torch.float64, torch.float32))],
+    ids=str,
+)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scope", ["all", "same", "other"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_of_embeddings_and_scores_keep_the_error_budget(shape, scope, weighted, dtype):
     embeddings, scores = case(*shape)
     settings = settings_of(*shape[:2], scope, weighted)
@@ -46,7 +51,7 @@ def test_gradients_of_embeddings_and_scores_keep_the_error_budget(shape, scope, 
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("shape", [*SHAPES, ONE_CANDIDATE], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, ONE_ANCHOR, ONE_CANDIDATE], ids=str)
 def test_gradients_without_scores_keep_the_error_budget(shape, normalize):
     embeddings, _ = case(*shape)
     settings = {**settings_of(*shape[:2], "other", True), "normalize": normalize}

@@ -116,10 +116,9 @@ struct TileGradient {
   // The panel's candidates += factors^T times the `rows` anchors from `first` on.
   void add_to_candidates(int64_t panel, int64_t first, int64_t rows) {
     for (int64_t s = 0; s < anchors.count(); ++s) {
-      T* out = of_candidates.strip(panel) + s * kBlockRows * kPanel<T>;
-      Block<T> sums = load_block(out);
+      Block<T> sums{};
       multiply<1, kBlockRows>(anchors.strip(s) + first * kBlockRows, factors.strip(panel), rows, sums);
-      store_block(out, sums);
+      add_sums(of_candidates.strip(panel) + s * kBlockRows * kPanel<T>, sums);
     }
   }
 
@@ -130,13 +129,12 @@ struct TileGradient {
       const int64_t until = std::min(from + kSummedPanels<T>, factors.count());
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t strip = unit / blocks, offset = unit % blocks * kBlock;
-        T* out = of_anchors.strip(strip) + first * kPanel<T> + offset;
-        Block<T> sums = load_block(out);
+        Block<T> sums{};
         for (int64_t panel = from; panel < until; ++panel)
           multiply<kPanel<T>, 1>(factors.strip(panel) + offset,
                                  candidates.strip(strip) + panel * kPanel<T> * kPanel<T>,
                                  std::min(kPanel<T>, factors.columns - panel * kPanel<T>), sums);
-        store_block(out, sums);
+        add_sums(of_anchors.strip(strip) + first * kPanel<T> + offset, sums);
       }
     }
   }

@@ -86,19 +86,15 @@ inline void multiply(const T* a, const T* b, int64_t depth, Block<T>& block) {
   for (int i = 0; i < kBlockRows; ++i) block.at[i][0] = sums[i][0], block.at[i][1] = sums[i][1];
 }
 
-// The block at x, row by row.
+// x (kBlockRows rows of kPanel, one after the other) += block. Sums of their own for a part of the depth round less than
+// one sum over all of it.
 template <typename T>
-inline Block<T> load_block(const T* x) {
-  Block<T> block;
+inline void add_sums(T* x, const Block<T>& block) {
   for (int i = 0; i < kBlockRows; ++i)
-    for (int v = 0; v < 2; ++v) block.at[i][v] = load(x + i * kPanel<T> + v * Lanes<T>::count);
-  return block;
-}
-
-template <typename T>
-inline void store_block(T* x, const Block<T>& block) {
-  for (int i = 0; i < kBlockRows; ++i)
-    for (int v = 0; v < 2; ++v) store<T>(x + i * kPanel<T> + v * Lanes<T>::count, block.at[i][v]);
+    for (int v = 0; v < 2; ++v) {
+      T* const at = x + i * kPanel<T> + v * Lanes<T>::count;
+      store<T>(at, load(at) + block.at[i][v]);
+    }
 }
 
 }  // namespace sskd_fast
