@@ -1,4 +1,4 @@
-// Small matrix products for tiled losses: a few rows by a panel of columns, in registers.
+// Matrix products for tiled losses, a block at a time: its sums stay in registers over the whole depth of the product.
 #pragma once
 
 #include <algorithm>
@@ -9,13 +9,15 @@
 
 namespace sskd_fast {
 
-// Rows per block, chosen so that the sums of a block fill the registers.
+// Rows per block. Two vectors a row and their factors fill the 32 registers of AVX-512, or 16. Fewer rows would load
+// more numbers for every multiplication, and too few sums would wait for each other.
 #if defined(__AVX512F__)
 constexpr int kBlockRows = 8;
 #else
-constexpr int kBlockRows = 4;
+constexpr int kBlockRows = 6;
 #endif
 
+// Columns per block.
 template <typename T>
 constexpr int64_t kPanel = 2 * Lanes<T>::count;
 
@@ -27,16 +29,56 @@ struct Block {
   Vector<T> at[kBlockRows][2];
 };
 
-// block += a (kBlockRows x depth, rows `stride_a` apart) times b (depth x kPanel, rows `stride_b` apart).
-template <typename T>
-inline void multiply(const T* a, int64_t stride_a, const T* b, int64_t stride_b, int64_t depth, Block<T>& block) {
+// A matrix cut into strips of `step` columns, the last one padded: strip after strip, each row by row. So a product that
+// sums over the rows reads its operands in order, without gaps.
+template <typename T, int64_t step>
+struct Strips {
+  int64_t rows = 0, columns = 0;
+  Buffer<T> data;
+
+  Strips() = default;
+  Strips(int64_t rows_, int64_t columns_)
+      : rows(rows_), columns(columns_), data(rows_ * round_up(columns_, step)) {}
+
+  int64_t count() const { return (columns + step - 1) / step; }
+  T* strip(int64_t s) { return data.data() + s * rows * step; }
+  const T* strip(int64_t s) const { return data.data() + s * rows * step; }
+  void clear() { std::fill_n(data.data(), data.size(), T(0)); }
+
+  // Row i from x (columns), with the padding; column j, which may be padding, from x (rows).
+  void set_row(int64_t i, const T* x) {
+    for (int64_t s = 0; s < count(); ++s) {
+      const int64_t known = std::min(step, columns - s * step);
+      std::fill(std::copy_n(x + s * step, known, strip(s) + i * step), strip(s) + (i + 1) * step, T(0));
+    }
+  }
+  void set_column(int64_t j, const T* x) {
+    T* out = strip(j / step) + j % step;
+    for (int64_t k = 0; k < rows; ++k) out[k * step] = x[k];
+  }
+
+  // Row i to out (columns); the first n numbers of column j to out.
+  void get_row(int64_t i, T* out) const {
+    for (int64_t s = 0; s < count(); ++s)
+      std::copy_n(strip(s) + i * step, std::min(step, columns - s * step), out + s * step);
+  }
+  void get_column(int64_t j, int64_t n, T* out) const {
+    const T* x = strip(j / step) + j % step;
+    for (int64_t k = 0; k < n; ++k) out[k] = x[k * step];
+  }
+};
+
+// block += a (kBlockRows x depth) times b (depth x kPanel, row by row). Number (i, k) of a is at
+// i * row_step + k * depth_step.
+template <int64_t row_step, int64_t depth_step, typename T>
+inline void multiply(const T* a, const T* b, int64_t depth, Block<T>& block) {
   Vector<T> sums[kBlockRows][2];
   for (int i = 0; i < kBlockRows; ++i) sums[i][0] = block.at[i][0], sums[i][1] = block.at[i][1];
   for (int64_t k = 0; k < depth; ++k) {
-    const Vector<T> left = load(b + k * stride_b), right = load(b + k * stride_b + Lanes<T>::count);
+    const Vector<T> left = load(b + k * kPanel<T>), right = load(b + k * kPanel<T> + Lanes<T>::count);
 #pragma GCC unroll 8
     for (int i = 0; i < kBlockRows; ++i) {
-      const T factor = a[i * stride_a + k];
+      const T factor = a[i * row_step + k * depth_step];
       sums[i][0] += factor * left;
       sums[i][1] += factor * right;
     }
@@ -44,31 +86,15 @@ inline void multiply(const T* a, int64_t stride_a, const T* b, int64_t stride_b,
   for (int i = 0; i < kBlockRows; ++i) block.at[i][0] = sums[i][0], block.at[i][1] = sums[i][1];
 }
 
-// A matrix of rows padded with zeros to whole panels, by row and by panel (depth x kPanel, one after the other).
+// x (kBlockRows rows of kPanel, one after the other) += block. Sums of their own for a part of the depth round less than
+// one sum over all of it.
 template <typename T>
-struct Operand {
-  int64_t rows = 0, width = 0, padded_rows = 0, padded_width = 0;
-  Buffer<T> by_row, by_panel;
-
-  Operand() = default;
-  Operand(int64_t rows_, int64_t width_)
-      : rows(rows_), width(width_), padded_rows(round_up(rows_, kPanel<T>)), padded_width(round_up(width_, kPanel<T>)),
-        by_row(padded_rows * padded_width), by_panel(padded_rows * width_) {}
-
-  const T* row(int64_t i) const { return by_row.data() + i * padded_width; }
-  const T* panel(int64_t p) const { return by_panel.data() + p * width * kPanel<T>; }
-
-  // Fills panel p and its rows; read(i, out) writes the `width` numbers of row i.
-  template <typename Read>
-  void fill(int64_t p, Read read) {
-    for (int64_t j = 0; j < kPanel<T>; ++j) {
-      T* out = by_row.data() + (p * kPanel<T> + j) * padded_width;
-      std::fill_n(out, padded_width, T(0));
-      if (p * kPanel<T> + j < rows) read(p * kPanel<T> + j, out);
-      T* column = by_panel.data() + p * width * kPanel<T> + j;
-      for (int64_t k = 0; k < width; ++k) column[k * kPanel<T>] = out[k];
+inline void add_sums(T* x, const Block<T>& block) {
+  for (int i = 0; i < kBlockRows; ++i)
+    for (int v = 0; v < 2; ++v) {
+      T* const at = x + i * kPanel<T> + v * Lanes<T>::count;
+      store<T>(at, load(at) + block.at[i][v]);
     }
-  }
-};
+}
 
 }  // namespace sskd_fast

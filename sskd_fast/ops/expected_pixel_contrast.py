@@ -47,7 +47,8 @@ def expected_pixel_contrast(
 
     Embeddings, temperature and normalize as for `pixel_contrast`. Scores (A, E) and (M, E), groups, scope and
     candidate_weight as for `sample_negatives`; both scores None for equal weights. num_negatives: R, which multiplies
-    the weighted mean over the candidates. No A x M matrix is kept: the backward pass computes tiles again.
+    the weighted mean over the candidates. No A x M matrix is kept: the backward pass computes tiles again. In C++ it
+    holds one tile of at most 256 anchors x M: 1 KB a candidate in float32, and 2 KB if the scores want gradients.
     Differentiable once in the embeddings and in the scores.
     Returns the mean over the anchors. An anchor with no candidate of positive weight in scope has loss 0.
     Raises ValueError or TypeError for a wrong argument, RuntimeError if an explicit backend cannot run.
