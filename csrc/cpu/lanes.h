@@ -5,6 +5,7 @@
 
 #include <torch/headeronly/util/BFloat16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -137,6 +138,33 @@ inline T largest_of(const V& v) {
     std::memcpy(halves, &v, sizeof(v));
     return largest_of<T, Half>(halves[0] > halves[1] ? halves[0] : halves[1]);
   }
+}
+
+// The smallest of n numbers, at most 0.
+template <typename T>
+inline T smallest_below_zero(const T* x, int64_t n) {
+  Vector<T> least{};
+  int64_t i = 0;
+  for (; i + Lanes<T>::count <= n; i += Lanes<T>::count) {
+    const Vector<T> v = load(x + i);
+    least = v < least ? v : least;
+  }
+  T result = -largest_of<T, Vector<T>>(-least);
+  for (; i < n; ++i) result = x[i] < result ? x[i] : result;
+  return result;
+}
+
+// The largest magnitude of n numbers.
+inline float largest_magnitude(const float* x, int64_t n) {
+  Vector<float> most{};
+  int64_t i = 0;
+  for (; i + Lanes<float>::count <= n; i += Lanes<float>::count) {
+    const Vector<float> v = load(x + i), magnitude = v < 0 ? -v : v;
+    most = magnitude > most ? magnitude : most;
+  }
+  float result = largest_of<float, Vector<float>>(most);
+  for (; i < n; ++i) result = std::max(result, std::abs(x[i]));
+  return result;
 }
 
 // Whether a lane's number is below `count`.
@@ -297,7 +325,30 @@ inline int64_t numbers_within(const int32_t* index, int64_t n, int32_t from, int
   return count;
 }
 
-// The opposite: out[i] <- the next of `values`, for every i < n with index[i] in [from, from + size). Returns the number
+// Writes the numbers of x (16) whose bit is set to `out`, in order; returns how many. Writes up to 16 numbers.
+inline int64_t compress_by_bits(uint32_t bits, const int32_t* x, int32_t* out) {
+#if defined(__AVX512F__)
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), _mm512_loadu_si512(x)));
+  return __builtin_popcount(bits);
+#else
+  int64_t count = 0;
+  for (; bits != 0; bits &= bits - 1) out[count++] = x[__builtin_ctz(bits)];
+  return count;
+#endif
+}
+
+// A bit for every i < 16 with a[i] < b[i].
+inline uint32_t bits_of_less(const float* a, const float* b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(a), _mm512_loadu_ps(b), _CMP_LT_OQ);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<uint32_t>(a[i] < b[i]) << i;
+  return bits;
+#endif
+}
+
+// The opposite of numbers_within: out[i] <- the next of `values`, for every i < n with index[i] in [from, from + size). Returns the number
 // of values read. Reads up to 16 numbers past the last one.
 template <typename T>
 inline int64_t spread_within(const int32_t* index, int64_t n, int32_t from, int32_t size, const T* values, T* out) {
