@@ -11,10 +11,6 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX__)
-#include <immintrin.h>
-#endif
-
 namespace sskd_fast {
 
 #if defined(__AVX512F__)
@@ -167,77 +163,6 @@ inline float largest_magnitude(const float* x, int64_t n) {
   return result;
 }
 
-// Whether a lane's number is below `count`.
-template <typename T>
-inline typename Lanes<T>::Integer lanes_below(int64_t count) {
-  typename Lanes<T>::Integer number;
-#pragma GCC unroll 16
-  for (int i = 0; i < Lanes<T>::count; ++i) number[i] = i;
-  return number < static_cast<decltype(number[0] + 0)>(count);
-}
-
-// One vector of sums: lane i holds the sum of the numbers of v[i].
-template <typename T>
-inline Vector<T> sums(const Vector<T>* v) {
-  Vector<T> result;
-  for (int64_t i = 0; i < Lanes<T>::count; ++i) result[i] = sum(v[i]);
-  return result;
-}
-
-#if defined(__AVX512F__)
-// Four vectors as one: quarter k of the result holds sums of quarter k of each.
-inline __m512 sums_by_quarter(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
-  const __m512 cd = _mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d);
-  const __m512d x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
-  return _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
-}
-template <>
-inline Vector<float> sums<float>(const Vector<float>* v) {
-  __m512 q[4];
-  for (int i = 0; i < 4; ++i) q[i] = sums_by_quarter(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
-  const auto halves = [](__m512 x, __m512 y) {
-    return _mm512_shuffle_f32x4(x, y, 0x88) + _mm512_shuffle_f32x4(x, y, 0xDD);
-  };
-  return halves(halves(q[0], q[1]), halves(q[2], q[3]));
-}
-#elif defined(__AVX__)
-template <>
-inline Vector<float> sums<float>(const Vector<float>* v) {
-  const __m256 x = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-  const __m256 y = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-  return _mm256_permute2f128_ps(x, y, 0x20) + _mm256_permute2f128_ps(x, y, 0x31);
-}
-#endif
-
-// <a, b_i> for as many rows as a vector has lanes: a is read once for `group` of them. Only the first `groups` groups
-// are read; the other lanes are 0.
-template <typename T>
-constexpr int64_t kDotGroup = Lanes<T>::count < 4 ? Lanes<T>::count : 4;
-
-template <typename T, typename S>
-inline Vector<T> dots(const T* a, const S* const* b, int64_t groups, int64_t n) {
-  constexpr int64_t step = Lanes<T>::count, group = kDotGroup<T>;
-  Vector<T> total[step];
-#pragma GCC unroll 4
-  for (int64_t g = 0; g < step / group; ++g) {
-    const S* const* rows = b + g * group;
-    Vector<T> part[group] = {};
-    if (g < groups)
-      for (int64_t i = 0; i + step <= n; i += step) {
-        const Vector<T> v = load(a + i);
-#pragma GCC unroll 4
-        for (int64_t j = 0; j < group; ++j) part[j] += v * load(rows[j] + i);
-      }
-#pragma GCC unroll 4
-    for (int64_t j = 0; j < group; ++j) total[g * group + j] = part[j];
-  }
-  Vector<T> result = sums<T>(total);
-  for (int64_t i = n / step * step; i < n; ++i)
-    for (int64_t j = 0; j < groups * group; ++j) result[j] += a[i] * static_cast<T>(b[j][i]);
-  return result;
-}
-
 // |a - b|^2 / 2.
 template <typename T>
 inline T half_squared_distance(const T* a, const T* b, int64_t n) {
@@ -302,74 +227,6 @@ template <typename S>
 inline void prefetch_row(const S* row, int64_t n) {
   const char* begin = reinterpret_cast<const char*>(row);
   for (int64_t byte = 0; byte < n * static_cast<int64_t>(sizeof(S)); byte += 64) __builtin_prefetch(begin + byte);
-}
-
-// Writes the numbers of `index` (n) in [from, from + size) to `out`, in order; returns how many. Writes up to 16 numbers
-// past the last one.
-inline int64_t numbers_within(const int32_t* index, int64_t n, int32_t from, int32_t size, int32_t* out) {
-  int64_t count = 0, i = 0;
-#if defined(__AVX512F__)
-  for (; i + 16 <= n; i += 16) {
-    const __m512i v = _mm512_loadu_si512(index + i);
-    const __mmask16 inside = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(v, _mm512_set1_epi32(from)),
-                                                     _mm512_set1_epi32(size));
-    // To a register first: compression to memory is slow on some processors.
-    _mm512_storeu_si512(out + count, _mm512_maskz_compress_epi32(inside, v));
-    count += __builtin_popcount(inside);
-  }
-#endif
-  for (; i < n; ++i) {
-    out[count] = index[i];
-    count += static_cast<uint32_t>(index[i] - from) < static_cast<uint32_t>(size);
-  }
-  return count;
-}
-
-// Writes the numbers of x (16) whose bit is set to `out`, in order; returns how many. Writes up to 16 numbers.
-inline int64_t compress_by_bits(uint32_t bits, const int32_t* x, int32_t* out) {
-#if defined(__AVX512F__)
-  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), _mm512_loadu_si512(x)));
-  return __builtin_popcount(bits);
-#else
-  int64_t count = 0;
-  for (; bits != 0; bits &= bits - 1) out[count++] = x[__builtin_ctz(bits)];
-  return count;
-#endif
-}
-
-// A bit for every i < 16 with a[i] < b[i].
-inline uint32_t bits_of_less(const float* a, const float* b) {
-#if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(_mm512_loadu_ps(a), _mm512_loadu_ps(b), _CMP_LT_OQ);
-#else
-  uint32_t bits = 0;
-  for (int i = 0; i < 16; ++i) bits |= static_cast<uint32_t>(a[i] < b[i]) << i;
-  return bits;
-#endif
-}
-
-// The opposite of numbers_within: out[i] <- the next of `values`, for every i < n with index[i] in [from, from + size). Returns the number
-// of values read. Reads up to 16 numbers past the last one.
-template <typename T>
-inline int64_t spread_within(const int32_t* index, int64_t n, int32_t from, int32_t size, const T* values, T* out) {
-  int64_t count = 0, i = 0;
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, float>)
-    for (; i + 16 <= n; i += 16) {
-      const __m512i v = _mm512_loadu_si512(index + i);
-      const __mmask16 inside = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(v, _mm512_set1_epi32(from)),
-                                                       _mm512_set1_epi32(size));
-      const __m512 spread = _mm512_maskz_expand_ps(inside, _mm512_loadu_ps(values + count));
-      _mm512_mask_storeu_ps(out + i, inside, spread);
-      count += __builtin_popcount(inside);
-    }
-#endif
-  for (; i < n; ++i) {
-    const bool inside = static_cast<uint32_t>(index[i] - from) < static_cast<uint32_t>(size);
-    out[i] = inside ? values[count] : out[i];
-    count += inside;
-  }
-  return count;
 }
 
 // exp, within two units in the last place for float; 0 below the smallest normal number.

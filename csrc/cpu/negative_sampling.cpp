@@ -9,6 +9,7 @@
 
 #include "cpu/compressed_scores.h"
 #include "cpu/first_wrong.h"
+#include "cpu/lane_selection.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/philox_lanes.h"
@@ -49,8 +50,8 @@ class Drawn {
 };
 
 // Trials of one anchor, in chunks: the proposed candidates, and the levels that the acceptance ratios must exceed, as
-// random words and rounded to float. Trials that cannot be accepted (unfair slots, trials past the last) have an infinite
-// level. Each step of a batch loops over all of its trials.
+// random words and rounded to float. Trials that cannot be accepted (unfair slots, trials past the last) have an
+// infinite level. Each step of a batch loops over all of its trials.
 struct Batch {
   explicit Batch(int64_t size)
       : slot(size), level_word(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
@@ -226,8 +227,7 @@ class Sampler {
     const T* own = in_.anchor_scores + anchor * in_.width;
     Words words{};
     for (int64_t q = 0; q < in_.candidates; ++q) {
-      if (q % 4 == 0)
-        words = philox(key_, static_cast<uint32_t>(q / 4), static_cast<uint32_t>(anchor), kStreamRace);
+      if (q % 4 == 0) words = philox(key_, static_cast<uint32_t>(q / 4), static_cast<uint32_t>(anchor), kStreamRace);
       if (!in_.in_scope(anchor, q) || drawn_.holds(q)) continue;
       double weight = in_.weight_of(q);
       if (in_.candidate_scores != nullptr) weight *= exact_dissimilarity(own, in_.candidate_scores + q * in_.width);
@@ -353,11 +353,16 @@ Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group
       const double others = same_rows ? norms : check_unit_rows<scalar_t>("candidate_scores", scores);
       even_bound = std::max(1.0, (norms + others) / 2);
     }
-    const SamplingInput<scalar_t> in{
-        anchors.size(0), group.size(0), anchors.size(1), anchors.const_data_ptr<scalar_t>(),
-        candidate_scores ? scores.const_data_ptr<scalar_t>() : nullptr,
-        candidate_weight ? weight.const_data_ptr<double>() : nullptr, own.const_data_ptr<int64_t>(),
-        group.const_data_ptr<int64_t>(), same, even_bound};
+    const SamplingInput<scalar_t> in{anchors.size(0),
+                                     group.size(0),
+                                     anchors.size(1),
+                                     anchors.const_data_ptr<scalar_t>(),
+                                     candidate_scores ? scores.const_data_ptr<scalar_t>() : nullptr,
+                                     candidate_weight ? weight.const_data_ptr<double>() : nullptr,
+                                     own.const_data_ptr<int64_t>(),
+                                     group.const_data_ptr<int64_t>(),
+                                     same,
+                                     even_bound};
     sample(in, num_negatives, *seed.const_data_ptr<int64_t>(), out.mutable_data_ptr<int32_t>());
   });
   return out;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/buffer.h"
+#include "cpu/lane_selection.h"
 #include "cpu/lanes.h"
 #include "cpu/threads.h"
 
@@ -60,8 +61,7 @@ class NegativesByTile {
     }
     const int32_t* start = start_.data() + anchor * (tiles_ + 1) + tile;
     const int64_t count = start[1] - start[0];
-    std::memcpy(scratch.data(), room_ + (anchor * draws_ + start[0]) * sizeof(int32_t),
-                count * sizeof(int32_t));
+    std::memcpy(scratch.data(), room_ + (anchor * draws_ + start[0]) * sizeof(int32_t), count * sizeof(int32_t));
     return {scratch.data(), start[0], count};
   }
 

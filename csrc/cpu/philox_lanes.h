@@ -60,9 +60,9 @@ inline void philox_lanes(PhiloxKey key, uint32_t column, uint32_t row, uint32_t 
   }
 }
 
-// The sixteen trials of these words, as `propose` of math/negative_sampling.h makes them: slot and level word of trial 2 i
-// are words 0 and 1 of counter i, those of trial 2 i + 1 words 2 and 3. level: rounded to float; infinite for unfair
-// slots and from trial `valid` on.
+// The sixteen trials of these words, as `propose` of math/negative_sampling.h makes them: slot and level word of trial
+// 2 i are words 0 and 1 of counter i, those of trial 2 i + 1 words 2 and 3. level: rounded to float; infinite for
+// unfair slots and from trial `valid` on.
 inline void propose_lanes(const uint64_t words[4][8], const AnchorProposals& p, uint32_t unfair_below, int64_t valid,
                           uint32_t* slot, uint32_t* level_word, float* level) {
   // Counters of a register as pairs of trials, in the halves of the lanes: in order, since bytes are little-endian.

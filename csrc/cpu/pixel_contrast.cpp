@@ -16,6 +16,7 @@
 #include "cpu/negatives_by_tile.h"
 #include "cpu/operators.h"
 #include "cpu/recycled.h"
+#include "cpu/row_dots.h"
 #include "cpu/threads.h"
 #include "cpu/unit_rows.h"
 #include "math/pixel_contrast.h"
@@ -90,8 +91,7 @@ class Forward {
     Vector<T> mass{};
     for (int64_t begin = 0; begin < row.count; begin += kBlock) {
       const int64_t count = std::min(kBlock, row.count - begin);
-      for (int64_t r = 0; r < kBlock; ++r)
-        rows[r] = candidates_.row(row.candidate[begin + std::min(r, count - 1)]);
+      for (int64_t r = 0; r < kBlock; ++r) rows[r] = candidates_.row(row.candidate[begin + std::min(r, count - 1)]);
       const int64_t groups = (count + kDotGroup<T> - 1) / kDotGroup<T>;
       Vector<T> logit = dots(anchor, rows, groups, candidates_.width());
       if (margin_) {
@@ -249,8 +249,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, c
     using T = Compute<scalar_t>;
     const auto rows = embeddings<scalar_t>(a);
     anchors_backward<scalar_t>(rows, embeddings<scalar_t>(p), g.const_data_ptr<T>(), pull.const_data_ptr<T>(),
-                               pulled.const_data_ptr<T>(), t, normalize,
-                               grad_anchors.mutable_data_ptr<scalar_t>(),
+                               pulled.const_data_ptr<T>(), t, normalize, grad_anchors.mutable_data_ptr<scalar_t>(),
                                with_positives ? grad_positives.mutable_data_ptr<scalar_t>() : nullptr);
     if (with_candidates)
       candidates_backward<scalar_t>(rows, embeddings<scalar_t>(c), index.const_data_ptr<int32_t>(), index.size(1),

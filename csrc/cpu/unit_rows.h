@@ -1,5 +1,5 @@
-// A copy of embedding rows that are read many times: normalised, in the type of the sums, in huge pages, and padded with
-// zeros to whole vectors.
+// A copy of embedding rows that are read many times: normalised, in the type of the sums, in huge pages, and padded
+// with zeros to whole vectors.
 #pragma once
 
 #include <algorithm>
@@ -35,9 +35,9 @@ class UnitRows {
   const T* row(int64_t i) const { return data_.data() + i * width_; }
   T inverse_norm(int64_t i) const { return inverse_[i]; }
 
-  // log2 of the number of rows in a tile. Rows read at random are processed in tiles, a few of the whole table. A tile of
-  // the least number of bytes stays in the second-level cache of a core, the largest in the last-level cache. More tiles
-  // cost more than they save: every one of them reads and writes the rows of the other side again.
+  // log2 of the number of rows in a tile. Rows read at random are processed in tiles, a few of the whole table. A tile
+  // of the least number of bytes stays in the second-level cache of a core, the largest in the last-level cache. More
+  // tiles cost more than they save: every one of them reads and writes the rows of the other side again.
   int tile_shift(int64_t least) const {
     constexpr int64_t most = int64_t{1} << 22, few = 8;
     const int64_t bytes = std::max<int64_t>(1, width_ * static_cast<int64_t>(sizeof(T)));
