@@ -347,17 +347,24 @@ def test_values_out_of_range_are_named(backend):
         ops.sample_negatives(rows, rows, 1, seed=torch.tensor([1], dtype=torch.int32), backend=backend)
 
 
-def tiled_case() -> tuple[list[Tensor], Tensor]:
-    """Rows of 16 KB (8 KB in bfloat16): three tiles of candidates and of anchors."""
-    a, m, d = 700, 600, 4096
+def tiled_case(m: int) -> tuple[list[Tensor], Tensor]:
+    """Rows of 16 KB, 64 a tile: several tiles of m candidates and of anchors.
+
+    Up to eight tiles pick their negatives, more have them sorted.
+    """
+    a, d = 700, 4096
     negatives = torch.randint(-1, m, (a, 30), generator=generator(9))
     return [random(a, d) / 64, random(a, d, seed=1) / 64, random(m, d, seed=2) / 64], negatives
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("margin", "normalize"), [(None, True), (0.01, True), (None, False)])
-def test_large_sets_are_worked_through_in_tiles(margin, normalize, dtype):
-    tensors, negatives = tiled_case()
+@pytest.mark.parametrize(
+    ("candidates", "margin", "normalize"),
+    [(600, None, True), (600, 0.01, True), (300, 0.01, True), (300, None, False)],
+)
+def test_large_sets_are_worked_through_in_tiles(candidates, margin, normalize, dtype):
+    tensors, negatives = tiled_case(candidates)
+    negatives[::3, 1::4] = -1
 
     def run(x: Tensor, p: Tensor, c: Tensor, backend: str) -> Tensor:
         settings = {"margin": margin, "normalize": normalize, "reduction": "none", "backend": backend}
@@ -366,9 +373,10 @@ def test_large_sets_are_worked_through_in_tiles(margin, normalize, dtype):
     check_budget(run, tensors, dtype)
 
 
+@pytest.mark.parametrize("candidates", [300, 600])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_number_of_threads_changes_no_bit_over_several_tiles(dtype):
-    tensors, negatives = tiled_case()
+def test_the_number_of_threads_changes_no_bit_over_several_tiles(dtype, candidates):
+    tensors, negatives = tiled_case(candidates)
     results = []
     before = torch.get_num_threads()
     try:
@@ -383,7 +391,7 @@ def test_the_number_of_threads_changes_no_bit_over_several_tiles(dtype):
 
 
 def test_without_gradients_the_loss_is_the_same():
-    tensors, negatives = tiled_case()
+    tensors, negatives = tiled_case(600)
     with_gradient = ops.pixel_contrast(tensors[0].requires_grad_(), *tensors[1:], negatives, 0.07, backend="cpu")
     with torch.no_grad():
         assert torch.equal(ops.pixel_contrast(*tensors, negatives, 0.07, backend="cpu"), with_gradient.detach())
@@ -435,6 +443,21 @@ def test_tensors_on_other_devices_are_named():
         ops.hardest_negatives(rows, rows, torch.zeros(4, 2, dtype=torch.int32, device="meta"), 1)
     with pytest.raises(ValueError, match="anchor_scores: on meta, expected cpu as anchors"):
         ops.expected_pixel_contrast(rows, rows, rows, rows.to("meta"), rows.to("meta"), 1, 0.1)
+
+
+def test_memory_in_whole_huge_pages_is_used_again():
+    masks, classes = random(1, 20, 128, 160).float(), random(1, 20, 12).float()
+
+    def scores() -> None:
+        ops.fuse_scores(masks, classes, backend="cpu")  # 2.5 MB, in huge pages 4 MB
+
+    ops.release_memory()
+    scores()
+    needed = ops.release_memory()
+    assert needed >= 128 * 160 * 32 * 4
+    for _ in range(3):
+        scores()
+    assert ops.release_memory() == needed
 
 
 def test_large_results_lie_in_memory_that_is_used_again_and_can_be_given_back():

@@ -28,31 +28,30 @@ constexpr float kLeastSquare = 1e-30f;
 constexpr int64_t kWidestRow = 65536;
 
 struct CompressedRow {
-  float scale, square, error, ratio;  // of the candidate: ratio of its weight to the spread envelope
+  float scale, norm, error, ratio;  // of the candidate: ratio of its weight to the spread envelope
 };
 
-// q' = scale * integers + error; returns the header and writes the integers. scratch: width numbers.
-template <typename T, typename Write>
-CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* scratch, Write write) {
-  float largest = 0;
+// q' = scale * integers + error; returns the header, and writes the integers plus `offset` to bytes. scratch: width numbers.
+template <typename T>
+CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* __restrict__ scratch,
+                           uint8_t* __restrict__ bytes, int32_t offset) {
   for (int64_t e = 0; e < width; ++e) scratch[e] = static_cast<float>(row[e] - centre[e]);
-#pragma GCC ivdep
-  for (int64_t e = 0; e < width; ++e) largest = std::max(largest, std::abs(scratch[e]));
-  const float square = dot(scratch, scratch, width);
+  const float largest = largest_magnitude(scratch, width), square = dot(scratch, scratch, width);
   const float scale = largest / 127, inverse = scale > 1e-30f ? 1 / scale : 0;
   for (int64_t e = 0; e < width; ++e) {
-    const float integer = std::nearbyint(std::clamp(scratch[e] * inverse, -127.0f, 127.0f));
-    write(e, static_cast<int32_t>(integer));
+    const float scaled = scratch[e] * inverse, above = scaled > -127.0f ? scaled : -127.0f;
+    const float integer = std::nearbyint(above < 127.0f ? above : 127.0f);
+    bytes[e] = static_cast<uint8_t>(static_cast<int32_t>(integer) + offset);
     scratch[e] -= scale * integer;
   }
   const float error = std::sqrt(dot(scratch, scratch, width)), slack = rounding_slack(width);
-  return {scale, square, error * (1 + slack) + slack * largest, 1.0f};
+  return {scale, std::sqrt(square), error * (1 + slack) + slack * largest, 1.0f};
 }
 
 // For n candidates: the product of their integers with the anchor's, and the fields of their headers.
 template <int n>
 struct CompressedProducts {
-  float product[n], scale[n], square[n], error[n], ratio[n];
+  float product[n], scale[n], norm[n], error[n], ratio[n];
 };
 
 class CompressedScores {
@@ -68,9 +67,7 @@ class CompressedScores {
   template <typename T>
   void set_row(int64_t q, const T* row, const T* centre, int64_t width, float ratio, float* scratch) {
     uint8_t* out = bytes_.data() + q * stride_;
-    CompressedRow header = compress_row(row, centre, width, scratch, [&](int64_t e, int32_t integer) {
-      out[kHeader + e] = static_cast<uint8_t>(integer + 128);
-    });
+    CompressedRow header = compress_row(row, centre, width, scratch, out + kHeader, 128);
     header.ratio = ratio;
     std::memcpy(out, &header, sizeof(header));
   }
@@ -92,7 +89,7 @@ class CompressedScores {
         rows[j] = bytes_.data() + candidates[i + j] * stride_;
         CompressedRow header;
         std::memcpy(&header, rows[j], sizeof(header));
-        out.scale[i + j] = header.scale, out.square[i + j] = header.square;
+        out.scale[i + j] = header.scale, out.norm[i + j] = header.norm;
         out.error[i + j] = header.error, out.ratio[i + j] = header.ratio;
       }
       product4(rows, anchor, total);

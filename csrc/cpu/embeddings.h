@@ -54,6 +54,16 @@ std::vector<Compute<S>> inverse_norms(const Embeddings<S>& x, bool normalize) {
   return result;
 }
 
+// out (D) = row / |row|, or the row without normalisation; returns 1 / |row|, or 1.
+template <typename T, typename S>
+inline T unit_row(const S* row, bool normalize, int64_t width, T* out) {
+  for (int64_t d = 0; d < width; ++d) out[d] = static_cast<T>(row[d]);
+  if (!normalize) return 1;
+  const T inverse = inverse_norm(dot(out, out, width));
+  for (int64_t d = 0; d < width; ++d) out[d] *= inverse;
+  return inverse;
+}
+
 // out (D) = scale * row.
 template <typename T, typename S>
 inline void scaled_row(const S* row, T scale, int64_t width, T* out) {

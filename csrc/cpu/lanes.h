@@ -5,6 +5,7 @@
 
 #include <torch/headeronly/util/BFloat16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -122,6 +123,46 @@ inline void dot4(const T* a, const S* const* b, int64_t n, T* result) {
     for (int j = 0; j < 4; ++j) result[j] += a[i] * static_cast<T>(b[j][i]);
 }
 
+// The largest number of a vector, half by half.
+template <typename T, typename V>
+inline T largest_of(const V& v) {
+  if constexpr (sizeof(V) == 2 * sizeof(T)) {
+    return v[0] > v[1] ? v[0] : v[1];
+  } else {
+    using Half = typename Packed<T, sizeof(V) / 2>::Type;
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof(v));
+    return largest_of<T, Half>(halves[0] > halves[1] ? halves[0] : halves[1]);
+  }
+}
+
+// The smallest of n numbers, at most 0.
+template <typename T>
+inline T smallest_below_zero(const T* x, int64_t n) {
+  Vector<T> least{};
+  int64_t i = 0;
+  for (; i + Lanes<T>::count <= n; i += Lanes<T>::count) {
+    const Vector<T> v = load(x + i);
+    least = v < least ? v : least;
+  }
+  T result = -largest_of<T, Vector<T>>(-least);
+  for (; i < n; ++i) result = x[i] < result ? x[i] : result;
+  return result;
+}
+
+// The largest magnitude of n numbers.
+inline float largest_magnitude(const float* x, int64_t n) {
+  Vector<float> most{};
+  int64_t i = 0;
+  for (; i + Lanes<float>::count <= n; i += Lanes<float>::count) {
+    const Vector<float> v = load(x + i), magnitude = v < 0 ? -v : v;
+    most = magnitude > most ? magnitude : most;
+  }
+  float result = largest_of<float, Vector<float>>(most);
+  for (; i < n; ++i) result = std::max(result, std::abs(x[i]));
+  return result;
+}
+
 // |a - b|^2 / 2.
 template <typename T>
 inline T half_squared_distance(const T* a, const T* b, int64_t n) {
@@ -169,6 +210,16 @@ inline void add_weighted_rows(T* out, int64_t n, int64_t count, RowOf row, Weigh
     for (int64_t r = 0; r < count; ++r) total += weight(r) * static_cast<T>(row(r)[i]);
     out[i] = total;
   }
+}
+
+// out (n) += weight * x.
+template <typename T>
+inline void add_scaled(T weight, const T* x, int64_t n, T* out) {
+  constexpr int64_t step = Lanes<T>::count;
+  int64_t i = 0;
+#pragma GCC unroll 4
+  for (; i + step <= n; i += step) store(out + i, load(out + i) + weight * load(x + i));
+  for (; i < n; ++i) out[i] += weight * x[i];
 }
 
 // Fetch a row of n numbers that will be read soon.

@@ -9,6 +9,7 @@
 
 #include "cpu/compressed_scores.h"
 #include "cpu/first_wrong.h"
+#include "cpu/lane_selection.h"
 #include "cpu/lanes.h"
 #include "cpu/operators.h"
 #include "cpu/philox_lanes.h"
@@ -38,21 +39,25 @@ class Drawn {
     return fresh;
   }
   bool holds(int64_t q) const { return bits_[q >> 6] >> (q & 63) & 1; }
-  void erase(int64_t q) { bits_[q >> 6] = 0; }
+  // Forgets the candidates of a row (n), which are all that it holds; ends at the first -1.
+  void clear(const int32_t* row, int64_t n) {
+    if (static_cast<int64_t>(bits_.size()) < n) return std::fill(bits_.begin(), bits_.end(), 0);
+    for (int64_t r = 0; r < n && row[r] >= 0; ++r) bits_[row[r] >> 6] = 0;
+  }
 
  private:
   std::vector<uint64_t> bits_;
 };
 
-// Trials of one anchor, in chunks: the proposed candidates, and the levels that the acceptance ratios must exceed. Trials
-// that cannot be accepted (unfair slots, trials past the last) have an infinite level. Each step of a batch loops over
-// all of its trials and prefetches the data of the next step.
+// Trials of one anchor, in chunks: the proposed candidates, and the levels that the acceptance ratios must exceed, as
+// random words and rounded to float. Trials that cannot be accepted (unfair slots, trials past the last) have an
+// infinite level. Each step of a batch loops over all of its trials.
 struct Batch {
   explicit Batch(int64_t size)
-      : slot(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
-  std::vector<int64_t> slot;
+      : slot(size), level_word(size), candidate(size), level(size), accepted(size / kChunk), open(size / kChunk) {}
+  std::vector<uint32_t> slot, level_word;
   std::vector<int32_t> candidate;
-  std::vector<double> level;
+  std::vector<float> level;
   std::vector<uint32_t> accepted, open;  // a bit a trial of a chunk: settled by the bounds, left to the exact score
   int64_t chunks = 0;
 };
@@ -82,7 +87,7 @@ class Sampler {
     const bool many = proposals_.available[anchor] > 2 * num_negatives_ && proposals_.anchor[anchor].count > 0;
     if (many) held = reject(anchor, row);
     if (held < num_negatives_ && held < proposals_.available[anchor]) race(anchor, row, held);
-    for (int64_t r = 0; r < num_negatives_ && row[r] >= 0; ++r) drawn_.erase(row[r]);
+    drawn_.clear(row, num_negatives_);
   }
 
  private:
@@ -96,40 +101,49 @@ class Sampler {
     int64_t size = std::min<int64_t>(first_batch(p.acceptance, num_negatives_), batch_.level.size());
     for (int64_t begin = 0; begin < limit; begin += size, size = 2 * kChunk) {
       batch_.chunks = size / kChunk;
-      make_trials(anchor, p, table, begin, limit);
+      make_trials(anchor, p, begin, limit);
       look_up(table);
       settle(p, table);
-      for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
-        for (uint32_t accepted = decide(anchor, table, chunk); accepted != 0; accepted &= accepted - 1) {
-          const int32_t q = batch_.candidate[chunk * kChunk + __builtin_ctz(accepted)];
-          if (!drawn_.insert(q)) continue;
-          row[held++] = q;
-          if (held == num_negatives_) return held;
-        }
-      }
+      for (int64_t chunk = 0; chunk < batch_.chunks && held < num_negatives_; ++chunk)
+        held = insert(decide(anchor, p, table, chunk), batch_.candidate.data() + chunk * kChunk, row, held);
+      if (held == num_negatives_) return held;
+    }
+    row[held] = -1;  // `insert` may have left a candidate there
+    return held;
+  }
+
+  // Adds the accepted candidates of a chunk to the row of an anchor; returns how many it then holds.
+  int64_t insert(uint32_t accepted, const int32_t* candidate, int32_t* row, int64_t held) {
+    int32_t fresh[2 * kChunk];
+    const int64_t count = compress_by_bits(accepted, candidate, fresh);
+    // Without a jump for candidates that are held already, which would be mispredicted.
+    for (int64_t i = 0; i < count && held < num_negatives_; ++i) {
+      row[held] = fresh[i];
+      held += drawn_.insert(fresh[i]);
     }
     return held;
   }
 
-  void make_trials(int64_t anchor, const AnchorProposals& p, const SlotTable& table, int64_t begin, int64_t limit) {
+  void make_trials(int64_t anchor, const AnchorProposals& p, int64_t begin, int64_t limit) {
     for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
       uint64_t words[4][kChunk / 2];
-      const int64_t from = begin + chunk * kChunk;
+      const int64_t from = begin + chunk * kChunk, at = chunk * kChunk;
       philox_lanes(key_, static_cast<uint32_t>(from / 2), static_cast<uint32_t>(anchor), kStreamTrials, words);
-      for (int64_t i = 0; i < kChunk; ++i) {
-        const uint32_t slot_word = static_cast<uint32_t>(words[i % 2 * 2][i / 2]);
-        const uint32_t level_word = static_cast<uint32_t>(words[i % 2 * 2 + 1][i / 2]);
-        const Trial trial = propose(slot_word, level_word, p, unfair_);
-        batch_.slot[chunk * kChunk + i] = trial.slot;
-        batch_.level[chunk * kChunk + i] =
-            trial.fair && from + i < limit ? trial.level : std::numeric_limits<double>::infinity();
-        __builtin_prefetch(table.entries.data() + trial.slot);
-      }
+      propose_lanes(words, p, unfair_, limit - from, batch_.slot.data() + at, batch_.level_word.data() + at,
+                    batch_.level.data() + at);
     }
   }
 
+  // The level that the acceptance ratio of a trial must exceed.
+  double exact_level(const AnchorProposals& p, int64_t i) const {
+    return unit_interval(batch_.level_word[i]) * p.bound;
+  }
+
   void look_up(const SlotTable& table) {
-    for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) batch_.candidate[i] = table.entries[batch_.slot[i]];
+    const int32_t* const entries = table.entries.data();
+    const uint32_t* const slot = batch_.slot.data();
+    int32_t* const candidate = batch_.candidate.data();
+    for (int64_t i = 0; i < batch_.chunks * kChunk; ++i) candidate[i] = entries[slot[i]];
   }
 
   // Prefetches the compressed scores of a chunk, a few chunks ahead of their use and between other work. A core has
@@ -145,17 +159,17 @@ class Sampler {
     for (int64_t chunk = 0; chunk < batch_.chunks; ++chunk) {
       fetch(chunk + kChunksAhead);
       const int32_t* candidate = batch_.candidate.data() + chunk * kChunk;
-      const double* level = batch_.level.data() + chunk * kChunk;
+      const float* level = batch_.level.data() + chunk * kChunk;
       uint32_t accepted = 0, open = 0;
       if (compressed_ == nullptr) {
         for (int64_t i = 0; i < kChunk; ++i)
-          accepted |= static_cast<uint32_t>(level[i] < table.ratio[candidate[i]]) << i;
+          accepted |= static_cast<uint32_t>(std::isfinite(level[i]) &&
+                                            exact_level(p, chunk * kChunk + i) < table.ratio[candidate[i]])
+                      << i;
       } else {
-        float low[kChunk], high[kChunk], rounded[kChunk];
+        float low[kChunk], high[kChunk];
         bounds(p, table, candidate, low, high);
-        for (int64_t i = 0; i < kChunk; ++i) rounded[i] = static_cast<float>(level[i]);
-        for (int64_t i = 0; i < kChunk; ++i) accepted |= static_cast<uint32_t>(rounded[i] < low[i]) << i;
-        for (int64_t i = 0; i < kChunk; ++i) open |= static_cast<uint32_t>(rounded[i] <= high[i]) << i;
+        accepted = bits_of_less(level, low), open = ~bits_of_less(high, level) & ((1u << kChunk) - 1);
         open &= ~accepted;
         for (uint32_t left = open; left != 0; left &= left - 1)
           prefetch_row(in_.candidate_scores + candidate[__builtin_ctz(left)] * in_.width, in_.width);
@@ -165,14 +179,14 @@ class Sampler {
   }
 
   // A bit for every accepted trial of a chunk.
-  uint32_t decide(int64_t anchor, const SlotTable& table, int64_t chunk) const {
+  uint32_t decide(int64_t anchor, const AnchorProposals& p, const SlotTable& table, int64_t chunk) const {
     uint32_t accepted = batch_.accepted[chunk];
     const T* own = in_.anchor_scores + anchor * in_.width;
     for (uint32_t left = batch_.open[chunk]; left != 0; left &= left - 1) {
       const int bit = __builtin_ctz(left);
       const int64_t i = chunk * kChunk + bit, q = batch_.candidate[i];
       const T s = half_squared_distance(own, in_.candidate_scores + q * in_.width, in_.width);
-      accepted |= static_cast<uint32_t>(batch_.level[i] < table.ratio[q] * static_cast<double>(s)) << bit;
+      accepted |= static_cast<uint32_t>(exact_level(p, i) < table.ratio[q] * static_cast<double>(s)) << bit;
     }
     return accepted;
   }
@@ -185,12 +199,12 @@ class Sampler {
     if (!p.spread)
       for (int64_t i = 0; i < kChunk; ++i)
         x.ratio[i] = in_.weight == nullptr ? 1.0f : static_cast<float>(table.ratio[candidate[i]]);
-    const float norm = std::sqrt(own_.square) * (1 + slack_) + own_.error;
+    const float own_square = own_.norm * own_.norm, norm = own_.norm * (1 + slack_) + own_.error;
     for (int64_t i = 0; i < kChunk; ++i) {
-      const float squares = own_.square + x.square[i];
+      const float square = x.norm[i] * x.norm[i], squares = own_square + square;
       const float s = 0.5f * squares - own_.scale * x.scale[i] * x.product[i];
-      const float bound = own_.error * std::sqrt(x.square[i]) + norm * x.error[i] + slack_ * squares;
-      const float margin = std::min(own_.square, x.square[i]) < kLeastSquare ? 4.0f : bound;
+      const float bound = own_.error * x.norm[i] + norm * x.error[i] + slack_ * squares;
+      const float margin = std::min(own_square, square) < kLeastSquare ? 4.0f : bound;
       low[i] = x.ratio[i] * std::max(s - margin, 0.0f) * (1 - slack_);
       high[i] = x.ratio[i] * (s + margin) * (1 + slack_);
     }
@@ -199,8 +213,7 @@ class Sampler {
   void compress(int64_t anchor) {
     int32_t total = 0;
     const T* row = in_.anchor_scores + anchor * in_.width;
-    own_ = compress_row(row, centre_, in_.width, scratch_.data(),
-                        [&](int64_t e, int32_t integer) { integers_[e] = static_cast<int8_t>(integer); });
+    own_ = compress_row(row, centre_, in_.width, scratch_.data(), reinterpret_cast<uint8_t*>(integers_.data()), 0);
     for (const int8_t integer : integers_) total += integer;
     offset_ = 128 * total;
   }
@@ -214,8 +227,7 @@ class Sampler {
     const T* own = in_.anchor_scores + anchor * in_.width;
     Words words{};
     for (int64_t q = 0; q < in_.candidates; ++q) {
-      if (q % 4 == 0)
-        words = philox(key_, static_cast<uint32_t>(q / 4), static_cast<uint32_t>(anchor), kStreamRace);
+      if (q % 4 == 0) words = philox(key_, static_cast<uint32_t>(q / 4), static_cast<uint32_t>(anchor), kStreamRace);
       if (!in_.in_scope(anchor, q) || drawn_.holds(q)) continue;
       double weight = in_.weight_of(q);
       if (in_.candidate_scores != nullptr) weight *= exact_dissimilarity(own, in_.candidate_scores + q * in_.width);
@@ -264,11 +276,7 @@ double check_unit_rows(const char* name, const Tensor& scores) {
   const int64_t rows = scores.size(0), width = scores.size(1);
   const T* data = scores.const_data_ptr<T>();
   const auto norm_of = [&](int64_t i) { return std::sqrt(squared_norm(data + i * width, width)); };
-  const auto least_of = [&](int64_t i) {
-    T least = 0;
-    for (const T* x = data + i * width; x < data + (i + 1) * width; ++x) least = *x < least ? *x : least;
-    return least;
-  };
+  const auto least_of = [&](int64_t i) { return smallest_below_zero(data + i * width, width); };
   std::vector<double> squares(rows);
   const int64_t row = first_wrong(rows, 512, [&](int64_t i) {
     squares[i] = squared_norm(data + i * width, width);
@@ -345,11 +353,16 @@ Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group
       const double others = same_rows ? norms : check_unit_rows<scalar_t>("candidate_scores", scores);
       even_bound = std::max(1.0, (norms + others) / 2);
     }
-    const SamplingInput<scalar_t> in{
-        anchors.size(0), group.size(0), anchors.size(1), anchors.const_data_ptr<scalar_t>(),
-        candidate_scores ? scores.const_data_ptr<scalar_t>() : nullptr,
-        candidate_weight ? weight.const_data_ptr<double>() : nullptr, own.const_data_ptr<int64_t>(),
-        group.const_data_ptr<int64_t>(), same, even_bound};
+    const SamplingInput<scalar_t> in{anchors.size(0),
+                                     group.size(0),
+                                     anchors.size(1),
+                                     anchors.const_data_ptr<scalar_t>(),
+                                     candidate_scores ? scores.const_data_ptr<scalar_t>() : nullptr,
+                                     candidate_weight ? weight.const_data_ptr<double>() : nullptr,
+                                     own.const_data_ptr<int64_t>(),
+                                     group.const_data_ptr<int64_t>(),
+                                     same,
+                                     even_bound};
     sample(in, num_negatives, *seed.const_data_ptr<int64_t>(), out.mutable_data_ptr<int32_t>());
   });
   return out;

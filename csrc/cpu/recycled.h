@@ -41,8 +41,9 @@ struct MemoryBlock {
 // The pool of idle blocks, shared by all threads.
 class Recycler {
  public:
-  // A block of at least `bytes`, not initialised. Raises std::bad_alloc.
-  MemoryBlock acquire(int64_t bytes, bool huge) {
+  // A block of at least `wanted` bytes, not initialised. Raises std::bad_alloc.
+  MemoryBlock acquire(int64_t wanted, bool huge) {
+    const int64_t alignment = huge ? kHugePage : 64, bytes = (wanted + alignment - 1) / alignment * alignment;
     if (bytes >= kLeastRecycled) {
       const std::lock_guard<std::mutex> lock(mutex_);
       // The most recently freed block that fits and is not much too large: it is the likeliest to be in a cache.
@@ -54,7 +55,7 @@ class Recycler {
         return found;
       }
     }
-    return fresh(bytes, huge);
+    return fresh(bytes, alignment, huge);
   }
 
   void release(const MemoryBlock& block) {
@@ -85,15 +86,13 @@ class Recycler {
   }
 
  private:
-  static MemoryBlock fresh(int64_t bytes, bool huge) {
-    const int64_t alignment = huge ? kHugePage : 64;
-    const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    void* const data = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
+  static MemoryBlock fresh(int64_t bytes, int64_t alignment, bool huge) {
+    void* const data = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(bytes));
     if (data == nullptr) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (huge) (void)madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+    if (huge) (void)madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
 #endif
-    return {data, rounded, huge};
+    return {data, bytes, huge};
   }
 
   void shrink(int64_t most) {
