@@ -445,7 +445,8 @@ def test_coco_mini_runs_through_all_stages(real_data: Callable[[str], Path], tmp
     )
     result = call(
         "--labeled", str(train), "--images", str(data / "images"),
-        "--labeled-fraction", "0.5", "--resume", *SHORT, "pseudo_labels.views=1", "pseudo_labels.folds=2", "data.zoom=0.25",
+        "--labeled-fraction", "0.5", "--resume", *SHORT, "pseudo_labels.views=1", "pseudo_labels.folds=2",
+        "data.zoom=0.25",
         "--val", str(val), "--output", str(tmp_path / "run"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
