@@ -31,7 +31,8 @@ struct CompressedRow {
   float scale, norm, error, ratio;  // of the candidate: ratio of its weight to the spread envelope
 };
 
-// q' = scale * integers + error; returns the header, and writes the integers plus `offset` to bytes. scratch: width numbers.
+// q' = scale * integers + error; returns the header, and writes the integers plus `offset` to bytes. scratch: width
+// numbers.
 template <typename T>
 CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* __restrict__ scratch,
                            uint8_t* __restrict__ bytes, int32_t offset) {

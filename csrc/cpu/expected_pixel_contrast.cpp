@@ -1,6 +1,7 @@
 // The expected form of pixel contrast on the CPU: tiles of anchors against panels of candidates, with an online
 // log-sum-exp. The backward pass computes a tile of anchors against all candidates once more. It keeps its derivatives
-// until they have been added to the gradients, by candidates and then by anchors, each sum in a fixed order by one thread.
+// until they have been added to the gradients, by candidates and then by anchors, each sum in a fixed order by one
+// thread.
 
 #include <limits>
 #include <optional>
@@ -18,8 +19,9 @@ namespace {
 
 // Blocks of anchors that a thread of the forward pass holds while it loops over the panels.
 constexpr int64_t kHeldBlocks = 8;
-// Anchors of a tile of the backward pass: whole blocks. Their operands stay in the second-level cache. With fewer, those
-// of the candidates would be fetched from beyond it too often, and the threads would wait for each other more often.
+// Anchors of a tile of the backward pass: whole blocks. Their operands stay in the second-level cache. With fewer,
+// those of the candidates would be fetched from beyond it too often, and the threads would wait for each other more
+// often.
 constexpr int64_t kTileRows = 256 / kBlockRows * kBlockRows;
 // Panels over which a gradient of anchors is summed in registers: 128 candidates, so that a strip of them and a block's
 // factors stay in the first-level cache.
@@ -131,8 +133,7 @@ struct TileGradient {
         const int64_t strip = unit / blocks, offset = unit % blocks * kBlock;
         Block<T> sums{};
         for (int64_t panel = from; panel < until; ++panel)
-          multiply<kPanel<T>, 1>(factors.strip(panel) + offset,
-                                 candidates.strip(strip) + panel * kPanel<T> * kPanel<T>,
+          multiply<kPanel<T>, 1>(factors.strip(panel) + offset, candidates.strip(strip) + panel * kPanel<T> * kPanel<T>,
                                  std::min(kPanel<T>, factors.columns - panel * kPanel<T>), sums);
         add_sums(of_anchors.strip(strip) + first * kPanel<T> + offset, sums);
       }

@@ -49,7 +49,7 @@ struct CentredScores {
 // One side of the tiles: the anchors in strips of block rows, or the candidates in strips of panels.
 template <typename T, int64_t step>
 struct Side {
-  Strips<T, step> embedding, score;  // D x rows, E x rows: unit vectors, centred scores
+  Strips<T, step> embedding, score;            // D x rows, E x rows: unit vectors, centred scores
   Strips<T, step> embedding_rows, score_rows;  // rows x D, rows x (E + 1): the same, and a one after every score
   std::vector<T> half, weight, group;  // |score|^2 / 2; factor of the weights, 0 for padding; number of the group
 
@@ -154,8 +154,12 @@ struct ExpectedOperands {
   }
 
   Tiles<T> tiles(const ExpectedInputs& in) const {
-    return {*anchors, *candidates, static_cast<T>(1 / in.temperature), in.anchor_scores.defined(),
-            in.anchor_group.defined(), in.same};
+    return {*anchors,
+            *candidates,
+            static_cast<T>(1 / in.temperature),
+            in.anchor_scores.defined(),
+            in.anchor_group.defined(),
+            in.same};
   }
 };
 

@@ -29,16 +29,15 @@ struct Block {
   Vector<T> at[kBlockRows][2];
 };
 
-// A matrix cut into strips of `step` columns, the last one padded: strip after strip, each row by row. So a product that
-// sums over the rows reads its operands in order, without gaps.
+// A matrix cut into strips of `step` columns, the last one padded: strip after strip, each row by row. So a product
+// that sums over the rows reads its operands in order, without gaps.
 template <typename T, int64_t step>
 struct Strips {
   int64_t rows = 0, columns = 0;
   Buffer<T> data;
 
   Strips() = default;
-  Strips(int64_t rows_, int64_t columns_)
-      : rows(rows_), columns(columns_), data(rows_ * round_up(columns_, step)) {}
+  Strips(int64_t rows_, int64_t columns_) : rows(rows_), columns(columns_), data(rows_ * round_up(columns_, step)) {}
 
   int64_t count() const { return (columns + step - 1) / step; }
   T* strip(int64_t s) { return data.data() + s * rows * step; }
@@ -86,8 +85,8 @@ inline void multiply(const T* a, const T* b, int64_t depth, Block<T>& block) {
   for (int i = 0; i < kBlockRows; ++i) block.at[i][0] = sums[i][0], block.at[i][1] = sums[i][1];
 }
 
-// x (kBlockRows rows of kPanel, one after the other) += block. Sums of their own for a part of the depth round less than
-// one sum over all of it.
+// x (kBlockRows rows of kPanel, one after the other) += block. Sums of their own for a part of the depth round less
+// than one sum over all of it.
 template <typename T>
 inline void add_sums(T* x, const Block<T>& block) {
   for (int i = 0; i < kBlockRows; ++i)
