@@ -326,7 +326,7 @@ def test_the_loss_falls_and_so_do_its_parts(tiny_foundation: Folder) -> None:
     model = sam3(tiny_foundation).train()
     torch.manual_seed(3)
     images = torch.rand(2, 3, *SIZE)
-    optimizer = build_optimizer(model, Schedule(TrainConfig(lr=3e-3, backbone_lr=1.0), StageConfig(steps=1)))
+    optimizer = build_optimizer(model, Schedule(TrainConfig(lr=2e-3, backbone_lr=1.0), StageConfig(steps=1)))
     outputs = []
     for _ in range(20):
         optimizer.zero_grad()

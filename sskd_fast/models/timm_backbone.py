@@ -45,7 +45,8 @@ class TimmBackbone(nn.Module):
         from_file = checkpoint not in ("", PACKAGE)
         weights: dict[str, Any] = {"pretrained": pretrained or from_file}
         if from_file:
-            weights["pretrained_cfg_overlay"] = {"file": checkpoint}
+            # timm's own reader for a model's published weights is for JAX's archives alone.
+            weights["pretrained_cfg_overlay"] = {"file": checkpoint, "custom_load": checkpoint.endswith(".npz")}
         create = _explained(timm.create_model, name)
         with torch.device("meta"):
             probe = create(features_only=True).feature_info
