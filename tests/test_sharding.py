@@ -13,10 +13,13 @@ from accelerate import FullyShardedDataParallelPlugin
 from forked_ranks import ranks_of
 from joint_gradients import model_and_objective
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from sskd_fast.train.checkpoint import TrainingState
 from sskd_fast.train.sharding import check_sharding, sharding_of
 from sskd_fast.typed_settings import ConfigError
+
+pytestmark = pytest.mark.skipif(TorchVersion(torch.__version__) < "2.14", reason="FSDP needs torch 2.14")
 
 # As `accelerate launch --use_fsdp --fsdp_version 2 ...` sets them.
 FSDP = {

@@ -104,7 +104,7 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
     try:
         save_file(tensors, str(path), metadata=metadata)
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
+        found = re.search(r"(?:os error|code:) (\d+)", str(error))
         if found is None:
             raise OSError(f"{path}: {error}") from error
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
