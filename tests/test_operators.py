@@ -447,7 +447,7 @@ def test_tensors_on_other_devices_are_named():
 
 
 @pytest.mark.skipif(TorchVersion(torch.__version__) < "2.11", reason="PyTorch 2.10 takes no memory of a library")
-def test_memory_in_whole_huge_pages_is_used_again():
+def test_memory_in_whole_huge_pages_is_given_back_and_used_again():
     masks, classes = random(1, 20, 128, 160).float(), random(1, 20, 12).float()
 
     def scores() -> None:
