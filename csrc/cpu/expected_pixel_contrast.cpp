@@ -28,13 +28,6 @@ constexpr int64_t kTileRows = 256 / kBlockRows * kBlockRows;
 template <typename T>
 constexpr int64_t kSummedPanels = 128 / kPanel<T>;
 
-template <typename T>
-T largest(const Vector<T>& x) {
-  T result = x[0];
-  for (int i = 1; i < Lanes<T>::count; ++i) result = std::max(result, x[i]);
-  return result;
-}
-
 // The online log-sum-exp of an anchor, lane by lane: largest logit, sum of w exp(logit - top), sum of w.
 template <typename T>
 struct OnlineSums {
@@ -55,7 +48,7 @@ struct OnlineSums {
   }
 
   T log_mass() const {
-    const T highest = largest<T>(top);
+    const T highest = largest_of<T, Vector<T>>(top);
     return std::log(sum(exp(top - highest) * mass)) + highest;
   }
 };

@@ -105,24 +105,6 @@ inline T dot(const T* a, const S* b, int64_t n) {
   return total;
 }
 
-// <a, b_j> for four rows at a time: a is read once.
-template <typename T, typename S>
-inline void dot4(const T* a, const S* const* b, int64_t n, T* result) {
-  constexpr int64_t step = Lanes<T>::count;
-  Vector<T> s0{}, s1{}, s2{}, s3{};
-  int64_t i = 0;
-  for (; i + step <= n; i += step) {
-    const Vector<T> v = load(a + i);
-    s0 += v * load(b[0] + i);
-    s1 += v * load(b[1] + i);
-    s2 += v * load(b[2] + i);
-    s3 += v * load(b[3] + i);
-  }
-  result[0] = sum(s0), result[1] = sum(s1), result[2] = sum(s2), result[3] = sum(s3);
-  for (; i < n; ++i)
-    for (int j = 0; j < 4; ++j) result[j] += a[i] * static_cast<T>(b[j][i]);
-}
-
 // The largest number of a vector, half by half.
 template <typename T, typename V>
 inline T largest_of(const V& v) {
@@ -210,16 +192,6 @@ inline void add_weighted_rows(T* out, int64_t n, int64_t count, RowOf row, Weigh
     for (int64_t r = 0; r < count; ++r) total += weight(r) * static_cast<T>(row(r)[i]);
     out[i] = total;
   }
-}
-
-// out (n) += weight * x.
-template <typename T>
-inline void add_scaled(T weight, const T* x, int64_t n, T* out) {
-  constexpr int64_t step = Lanes<T>::count;
-  int64_t i = 0;
-#pragma GCC unroll 4
-  for (; i + step <= n; i += step) store(out + i, load(out + i) + weight * load(x + i));
-  for (; i < n; ++i) out[i] += weight * x[i];
 }
 
 // Fetch a row of n numbers that will be read soon.

@@ -11,7 +11,7 @@
 
 namespace sskd_fast {
 
-// Whether a lane's number is below `count`.
+// All bits set in the lanes before number `count`, none in the others.
 template <typename T>
 inline typename Lanes<T>::Integer lanes_below(int64_t count) {
   typename Lanes<T>::Integer number;
@@ -54,11 +54,12 @@ inline Vector<float> sums<float>(const Vector<float>* v) {
 }
 #endif
 
-// <a, b_i> for as many rows as a vector has lanes: a is read once for `group` of them. Only the first `groups` groups
-// are read; the other lanes are 0.
+// Rows that share a load of the other side.
 template <typename T>
 constexpr int64_t kDotGroup = Lanes<T>::count < 4 ? Lanes<T>::count : 4;
 
+// <a, b_i> (a and b_i: n numbers) for as many rows as a vector has lanes, in groups of kDotGroup. Only the first `groups`
+// groups are read; the other lanes are 0.
 template <typename T, typename S>
 inline Vector<T> dots(const T* a, const S* const* b, int64_t groups, int64_t n) {
   constexpr int64_t step = Lanes<T>::count, group = kDotGroup<T>;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "cpu/buffer.h"
 #include "cpu/embeddings.h"
@@ -18,11 +17,11 @@ class UnitRows {
  public:
   template <typename S>
   UnitRows(const Embeddings<S>& x, bool normalize)
-      : rows_(x.rows), width_(padded(x.width)), inverse_(x.rows), data_(x.rows * width_, true) {
+      : rows_(x.rows), width_(padded(x.width)), data_(x.rows * width_, true) {
     parallel_for(0, rows_, 256, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         T* out = data_.data() + i * width_;
-        inverse_[i] = unit_row(x.row(i), normalize, x.width, out);
+        unit_row(x.row(i), normalize, x.width, out);
         std::fill(out + x.width, out + width_, T(0));
       }
     });
@@ -30,10 +29,8 @@ class UnitRows {
 
   static int64_t padded(int64_t width) { return (width + Lanes<T>::count - 1) / Lanes<T>::count * Lanes<T>::count; }
 
-  int64_t rows() const { return rows_; }
   int64_t width() const { return width_; }
   const T* row(int64_t i) const { return data_.data() + i * width_; }
-  T inverse_norm(int64_t i) const { return inverse_[i]; }
 
   // log2 of the number of rows in a tile. Rows read at random are processed in tiles, a few of the whole table. A tile
   // of the least number of bytes stays in the second-level cache of a core, the largest in the last-level cache. More
@@ -49,7 +46,6 @@ class UnitRows {
 
  private:
   int64_t rows_, width_;
-  std::vector<T> inverse_;
   Buffer<T> data_;
 };
 
