@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
@@ -29,6 +28,9 @@ def box_losses(
     layer's (B, G) int64 query of each instance, -1 for none.  boxes: an image's (n, 4) of `boxes_of`; boxes without
     area do not count.  weights: (B, G), of the instances; the means divide by their sum over the joint batch.
     """
+    # Here, since torchvision brings torch's compiler along, which takes seconds that most commands have no use for.
+    from torchvision.ops import box_convert, generalized_box_iou_loss
+
     padded = weights.new_zeros((*weights.shape, 4))
     for row, own in zip(padded, boxes, strict=True):
         row[: len(own)] = own
