@@ -136,6 +136,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{form: {"kind": "mask_transformer", "form": form} for form in FORMS},
     "dense": {"kind": "dense", "form": "paper"},
     "in micro batches": {"kind": "mask_transformer", "form": "paper", "micro_batch": 1},
+    "few strong views": {"kind": "mask_transformer", "form": "paper", "micro_batch": 1, "strong_every": 4},
 }
 
 

@@ -1,8 +1,8 @@
 """Three steps of a training by the ranks that torchrun starts: sharded_training.py FOLDER.
 
 Parameters are sharded if accelerate's settings say so.  Written by each rank: the average of a training in one go, of
-one resumed from the state after two steps, of one in micro batches, and of a model of another kind; and in how many
-parts parameters are.
+one resumed from the state after two steps, of one in micro batches, of one with few strong views, and of a model of
+another kind; and in how many parts parameters are.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from sskd_fast.train.schedule import Schedule, StageConfig, TrainConfig
 SCHEDULE = Schedule(TrainConfig(lr=1e-3, save_every=2), StageConfig(steps=3))
 
 
-def weights(state: TrainingState, micro_batch: int = 0, kind: str = "mask_transformer") -> dict[str, Tensor]:
+def weights(
+    state: TrainingState, micro_batch: int = 0, kind: str = "mask_transformer", strong_every: int = 1
+) -> dict[str, Tensor]:
     """The moving average after three steps, from a state on if it holds any; "parts": of the largest parameter."""
-    model, objective = model_and_objective(kind, "paper", share=0)
+    model, objective = model_and_objective(kind, "paper", share=0, strong_every=strong_every)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def draw(step: int) -> Iterator[tuple[Batch, Batch | None]]:
@@ -68,6 +70,9 @@ def main(folder: Path) -> None:
         "straight": weights(TrainingState(path, "key", resume=False)),
         "resumed": weights(TrainingState(path, "key", resume=True)),
         "in micro batches": weights(TrainingState(folder / "other.pt", "key", resume=False), micro_batch=3),
+        "few strong views": weights(
+            TrainingState(folder / "few.pt", "key", resume=False), micro_batch=1, strong_every=5
+        ),
         "of another kind": weights(TrainingState(folder / "dense.pt", "key", resume=False), kind="dense"),
     }
     torch.save(found, folder / f"{ranks.number()}.pt")

@@ -30,12 +30,12 @@ FSDP = {
 }
 
 
-def in_float64(state: TrainingState, kind: str = "mask_transformer") -> dict[str, Tensor]:
+def in_float64(state: TrainingState, **settings: Any) -> dict[str, Tensor]:
     """The weights of one process."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        return sharded_training.weights(state, kind=kind)
+        return sharded_training.weights(state, **settings)
     finally:
         torch.set_default_dtype(before)
 
@@ -51,7 +51,8 @@ def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None
     """To 1e-10 in float64, with the model and its layers as sharding units; bit-identical after resuming."""
     settings = FSDP | {"FSDP_TRANSFORMER_CLS_TO_WRAP": "MaskTransformer,DecoderLayer,ConvBackbone"}
     expected = in_float64(TrainingState(tmp_path / "alone.pt", "key", resume=False))
-    dense = in_float64(TrainingState(tmp_path / "alone_dense.pt", "key", resume=False), "dense")
+    dense = in_float64(TrainingState(tmp_path / "alone_dense.pt", "key", resume=False), kind="dense")
+    few = in_float64(TrainingState(tmp_path / "alone_few.pt", "key", resume=False), strong_every=5)
     assert float(expected["parts"]) == 1
     done = ranks_of(2, sharded_training.main, tmp_path, log=tmp_path / "stderr.txt", environment=settings)
     assert done.statuses == [0, 0], done.stderr[-3000:]
@@ -62,6 +63,7 @@ def test_sharded_training_has_the_weights_of_one_process(tmp_path: Path) -> None
             assert_close(found[name], expected)
         assert float(found["of another kind"]["parts"]) > 1.9  # of an odd number of rows
         assert_close(found["of another kind"], dense)
+        assert_close(found["few strong views"], few)
         assert all(torch.equal(found["resumed"][key], value) for key, value in found["straight"].items())
     unsharded = in_float64(TrainingState(tmp_path / "state.pt", "key", resume=True))
     assert_close(unsharded, expected)

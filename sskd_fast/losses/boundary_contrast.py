@@ -37,19 +37,19 @@ class BoundaryContrast(nn.Module):
 
     def of_step(self, step: TrainingStep) -> ContrastOutput:
         """The loss of a training step, with its labels and pseudo-labels as instances."""
-        weak, strong = step.embeddings()
+        weak, strong, has_strong = step.embeddings(self.config.strong_every)
         size = (weak.shape[-2], weak.shape[-1])
         instances, weights = step.instances(size)
         return self(
             step.predictions.mask_logits, step.predictions.class_logits, weak, strong, instances, weights,
             valid=step.valid(size), progress=step.progress, seed=step.seed, numbers=step.numbers,
-            joint=step.joint,
+            joint=step.joint, has_strong=has_strong,
         )  # fmt: skip
 
     def forward(
         self, mask_logits: Tensor, class_logits: Tensor, embeddings_weak: Tensor, embeddings_strong: Tensor,
         instance_ids: Tensor, weights: Tensor, *, valid: Tensor, progress: float, seed: int,
-        numbers: Sequence[int] | None = None, joint: JointBatch = WHOLE,
+        numbers: Sequence[int] | None = None, joint: JointBatch = WHOLE, has_strong: Tensor | None = None,
     ) -> ContrastOutput:  # fmt: skip
         """The loss of a batch of image pairs, two views of one geometry; 0 without anchors.
 
@@ -57,6 +57,7 @@ class BoundaryContrast(nn.Module):
         D, h, w), with gradient.  embeddings_strong (B, D, h, w), without.  instance_ids (B, h, w) int64: 0 background.
         weights (B, h, w) float: of the anchors, 0 to exclude one.  valid (B, h, w) bool: False for excluded cells.
         joint: the joint batch; the loss is divided by the summed weight of its anchors.  numbers: of the images in it.
+        has_strong (B,) bool: images with a strong view, which alone have anchors; all by default.
         Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         config, temperature = self.config, self.config.temperature_at(progress)
@@ -66,6 +67,7 @@ class BoundaryContrast(nn.Module):
             backend=config.backend,
         )  # fmt: skip
         beside = near_another(instance_ids.where(valid, 0), config.reach) & valid & (weights > 0)
+        beside = beside if has_strong is None else beside & has_strong[:, None, None]
         index = draw_anchors(shape, beside, config.max_anchors, seed, weights.device, numbers)
         weight = weights.flatten()[index]
         total = joint.total("anchors", weight.sum())

@@ -55,12 +55,12 @@ class InstancePixelContrast(nn.Module):
 
     def of_step(self, step: TrainingStep) -> ContrastOutput:
         """The loss of a training step between its two views, the strong one without gradient."""
-        weak, strong = step.embeddings()
+        weak, strong, has_strong = step.embeddings(self.config.strong_every)
         size = (weak.shape[-2], weak.shape[-1])
         return self(
             step.predictions.mask_logits, step.predictions.class_logits, weak, strong, progress=step.progress,
             seed=step.seed, valid=step.valid(size), instance_ids=step.true_instances(size), numbers=step.numbers,
-            joint=step.joint,
+            joint=step.joint, has_strong=has_strong,
         )  # fmt: skip
 
     def forward(
@@ -76,6 +76,7 @@ class InstancePixelContrast(nn.Module):
         instance_ids: Tensor | None = None,
         numbers: Sequence[int] | None = None,
         joint: JointBatch = WHOLE,
+        has_strong: Tensor | None = None,
     ) -> ContrastOutput:
         """The loss of a batch of image pairs, two views of one geometry.
 
@@ -84,7 +85,8 @@ class InstancePixelContrast(nn.Module):
         seed: of this step. valid (B, h, w) bool: False for pixels that are neither anchor nor candidate (padding).
         instance_ids (B, h, w) int64 for the diagnostics: 0 background, -1 unknown.  joint: the joint batch; the loss is
         a mean over its anchors.  numbers: of the images in it, which seed the draws of their anchors.  Candidates are
-        the pixels of this batch and, with `all_ranks`, of the other ranks' current batches.
+        the pixels of this batch and, with `all_ranks`, of the other ranks' current batches.  has_strong (B,) bool:
+        images with a strong view, which alone have anchors; all by default.  The loss is 0 without anchors.
         Raises ValueError or TypeError naming an argument of the wrong shape or range.
         """
         temperature = self.temperature(progress)
@@ -94,7 +96,11 @@ class InstancePixelContrast(nn.Module):
             weighted=self.config.objectness, backend=self.config.backend,
         )  # fmt: skip
         strong = rows_of(embeddings_strong.detach())
-        anchor_index = draw_anchors(shape, valid, self.config.max_anchors, seed, strong.device, numbers)
+        usable = valid
+        if has_strong is not None:
+            on_these = has_strong[:, None, None].expand(-1, *embeddings_weak.shape[-2:])
+            usable = on_these if valid is None else on_these & valid
+        anchor_index = draw_anchors(shape, usable, self.config.max_anchors, seed, strong.device, numbers)
         anchors = candidates.select(anchor_index)
         positives = F.normalize(strong.index_select(0, anchor_index), dim=-1)
         own = anchor_index

@@ -43,6 +43,8 @@ class ContrastConfig:
     ones of a larger draw.  max_anchors: anchors per image, drawn without replacement; 0 for every pixel.  objectness:
     prefer candidates on objects.  memory_bank: number of pixels of earlier steps kept as further candidates.
     all_ranks: candidates are the pixels of all ranks, not only this one's; those of other ranks have no gradient.
+    strong_every: of every so many images of the joint batch, one has a strong view and anchors, in turns; the pixels of
+    all are candidates.  1 for every image, as in the method; the strong views are most of the loss's cost.
     backend: of the operators.
 
     reach: for form "boundary", largest distance in cells from an anchor to another instance.  spread: rho of form
@@ -62,6 +64,7 @@ class ContrastConfig:
     objectness: bool = False
     memory_bank: int = 0
     all_ranks: bool = False
+    strong_every: int = 1
     backend: str = "auto"
     reach: int = 2
     spread: float = 8.0
@@ -78,6 +81,7 @@ class ContrastConfig:
         require(0 <= self.hard_share <= 1, f"hard_share: expected a share in [0, 1], found {self.hard_share}")
         require(self.max_anchors >= 0, f"max_anchors: expected a number, 0 for every pixel, found {self.max_anchors}")
         require(self.memory_bank >= 0, f"memory_bank: expected a number of pixels, found {self.memory_bank}")
+        require(self.strong_every >= 1, f"strong_every: expected at least 1 image, found {self.strong_every}")
         require(self.reach >= 1, f"reach: expected at least 1 cell, found {self.reach}")
         require(self.spread > 0, f"spread: expected cells > 0, found {self.spread}")
         self._check_combinations()
@@ -98,6 +102,8 @@ class ContrastConfig:
             require(not self.memory_bank, f"{form} takes no pixels of earlier steps (memory_bank)")
             require(not self.all_ranks, f"{form} takes no pixels of other ranks (all_ranks)")
             require(not self.objectness, f"{form} has no choice of objectness: leave it out")
+        if self.form in ("prototypes", "ownership"):
+            require(self.strong_every == 1, f"{form} has no strong views of which to leave some out (strong_every)")
         if self.form == "boundary":
             require(
                 self.scope == "same",

@@ -51,7 +51,7 @@ class Objective:
     label_pool: stride of the pseudo-labels' masks divided by that of the model's masks (see SetLoss).  semi_fade: final
     share of the stage over which lam_semi falls linearly to 0, so that the labels have the last word.  semi_masks:
     weight of the pseudo-labels' masks relative to their classes.  gradient_share: sets the weight of L_pxl instead of
-    lam_pxl.
+    lam_pxl.  sharded: True if every part of the joint batch must call the model as often as the others.
     """
 
     set_loss: SetLoss
@@ -62,6 +62,7 @@ class Objective:
     semi_fade: float = 0.0
     semi_masks: float = 1.0
     gradient_share: GradientShare | None = None
+    sharded: bool = False
 
     @classmethod
     def of(
@@ -101,7 +102,9 @@ class Objective:
         # In the joint batch, unlabelled images follow labelled ones.
         starts = [labeled.first] if unlabeled is None else [labeled.first, labeled.of + unlabeled.first]
         numbers = [first + i for first, batch in zip(starts, both, strict=True) for i in range(len(batch.weak))]
-        step = TrainingStep(model, encoded, predictions, [], progress, seed, joint.within("pxl "), numbers)
+        step = TrainingStep(
+            model, encoded, predictions, [], progress, seed, joint.within("pxl "), numbers, self.sharded
+        )
         loss, matching = predictions.class_logits.new_zeros(()), 0.0
         parts: dict[str, Tensor] = {}
         if count:

@@ -42,7 +42,7 @@ class TrainingStep:
 
     encoded, predictions: of the weak views of all parts, in order.  progress: completed share of the stage.  seed: of
     the step's random choices.  joint: the joint batch that the parts belong to.  numbers: of their images in it, 0, 1,
-    ... by default.
+    ... by default.  sharded: True if every process must call the model as often as the others.
     """
 
     model: Segmenter
@@ -53,6 +53,7 @@ class TrainingStep:
     seed: int
     joint: JointBatch = WHOLE
     numbers: Sequence[int] | None = None
+    sharded: bool = False
 
     def weighted_mean(self, sums: Callable[[Part], tuple[Tensor, Tensor]]) -> Tensor:
         """A mean over all parts; sums(part) gives numerator and denominator, both weighted by the part's weight.
@@ -66,12 +67,21 @@ class TrainingStep:
                 total, weight = total + part.weight * value, weight + part.weight * mass
         return total / self.joint.total("pixels", weight).clamp(min=1e-6)
 
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, D, h, w) of the weak views, and of the strong ones without gradient."""
+    def embeddings(self, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (B, D, h, w) of the weak and, without gradient, of the strong views; (B,) bool: has a strong view.
+
+        Of every `every` images of the joint batch, one has a strong view, in turns over the seeds; the others have 0.
+        """
         weak = self.model.embed(self.encoded)
-        with torch.no_grad():
-            strong = self.model.embed(self.model.encode(torch.cat([part.batch.strong for part in self.parts])))
-        return weak, strong
+        images = torch.cat([part.batch.strong for part in self.parts])
+        numbers = range(len(images)) if self.numbers is None else self.numbers
+        index = [i for i, number in enumerate(numbers) if (number + self.seed) % every == 0]
+        strong, has_strong = torch.zeros_like(weak), torch.zeros(len(images), dtype=torch.bool, device=weak.device)
+        if index or self.sharded:
+            with torch.no_grad():
+                found = self.model.embed(self.model.encode(images[index or [0]]))
+            strong[index], has_strong[index] = found[: len(index)], True
+        return weak, strong, has_strong
 
     def valid(self, size: tuple[int, int]) -> Tensor:
         """Mask (B, h, w) bool of cells that are mostly valid."""

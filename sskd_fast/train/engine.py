@@ -59,6 +59,7 @@ class Engine:
             plugin = self.accelerator.state.fsdp_plugin = sharding_of(model)
             check_sharding(plugin, model, objective)
             model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+            objective = dataclasses.replace(objective, sharded=True)
         self.plain = ModelObjective(model, objective)
         self.module, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         let_methods_gather(model)
