@@ -7,6 +7,7 @@ cached data are read once, and that rows are gathered once for each use.
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 ACCEPTANCE = 0.5
 _INDEX = 4  # bytes of an index
 _RATIO = 8  # of an acceptance ratio
+# Of a random number for a pair: a quarter of Philox's ten rounds, 15 integer instructions at half the rate of
+# multiply-adds, which count as two operations.
+_RANDOM_NUMBER = 60
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,26 @@ def negative_sampling(
     }
 
 
+def dense_negative_sampling(anchors: int, candidates: int, negatives: int, width: int, element: int = 4) -> Cost:
+    """A, M, R, E: a perfect kernel that gives every pair a weight and a random number, and stores no pair.
+
+    The weights are products on tensor cores. Keeping the R first arrivals costs nothing; the rows are read once.
+    """
+    pairs = anchors * candidates
+    moved = element * width * (anchors + candidates) + anchors * negatives * _INDEX
+    return Cost(moved, _RANDOM_NUMBER * pairs, 2 * pairs * width)
+
+
+def dense_is_as_fast(negatives: int, width: int, device: Device, element: int) -> int:
+    """The number of pixels, all of them anchors, from which on drawing is faster than the perfect dense kernel."""
+
+    def ahead(pixels: int) -> bool:
+        own = negative_sampling(pixels, pixels, negatives, width, element)["forward"].seconds(device, element)
+        return own < dense_negative_sampling(pixels, pixels, negatives, width, element).seconds(device, element)
+
+    return bisect.bisect_left(range(1, 1 << 24), True, key=ahead) + 1
+
+
 def pixel_contrast(anchors: int, candidates: int, negatives: int, width: int, element: int = 4) -> dict[str, Cost]:
     """A, M, R, D: the row of a negative is gathered once in each pass; the inverted index is sorted in between."""
     gathered = anchors * negatives * (element * width + _INDEX)
@@ -138,6 +162,16 @@ def main() -> None:
             for mode, cost in passes.items():
                 line = f"{case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; model:"
                 print(line + ",".join(f" {d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES))
+    for device in DEVICES:
+        for name, element in (("float32", 4), ("bfloat16", 2)):
+            sizes = NEGATIVES, QUERIES + CLASSES + 1
+            pixels = CASES["2x32768"].pixels
+            own = negative_sampling(pixels, pixels, *sizes, element)["forward"].seconds(device, element)
+            dense = dense_negative_sampling(pixels, pixels, *sizes, element).seconds(device, element)
+            print(
+                f"{device.name} {name}: drawing is faster than a perfect dense sampler from "
+                f"{dense_is_as_fast(*sizes, device, element):,} pixels on; {dense / own:.1f} times at {pixels:,}"
+            )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cost_model import A100, DEVICES, H100, Cost, of_case
+from benchmarks.cost_model import A100, DEVICES, H100, Cost, dense_is_as_fast, dense_negative_sampling, of_case
 from benchmarks.cost_model import expected_pixel_contrast as expected
 from benchmarks.cost_model import negative_sampling as sampling
 from benchmarks.cost_model import pixel_contrast as contrast
@@ -27,6 +27,19 @@ def test_sampling_and_contrast_grow_with_the_anchors_and_hardly_with_the_candida
     assert contrast(1000, 1, 200, 128)["forward"] == contrast(1000, 10**6, 200, 128)["forward"]
     half = contrast(1000, 1000, 200, 128, element=2)["forward"].bytes / contrast(1000, 1000, 200, 128)["forward"].bytes
     assert 0.5 < half < 0.55
+
+
+def test_a_perfect_dense_sampler_gives_every_pair_a_random_number_and_wins_for_few_pixels():
+    one = dense_negative_sampling(2, 5, 3, 7)
+    assert one == Cost(4 * 7 * (2 + 5) + 2 * 3 * 4, 60 * 10, 2 * 10 * 7)
+    for device in DEVICES:
+        for element in (2, 4):
+            pixels = dense_is_as_fast(200, 109, device, element)
+            for count, faster in ((pixels - 1, False), (pixels, True), (4 * pixels, True)):
+                drawn = sampling(count, count, 200, 109, element)["forward"].seconds(device, element)
+                dense = dense_negative_sampling(count, count, 200, 109, element).seconds(device, element)
+                assert (drawn < dense) is faster
+    assert dense_is_as_fast(200, 109, A100, 4) > dense_is_as_fast(200, 109, A100, 2) > 10_000
 
 
 def test_the_expected_form_grows_with_the_pairs():
