@@ -37,11 +37,11 @@ def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> fl
     if top >= bottom or left >= right:
         return 0.0
     part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
-    shared = int((part_a & part_b).sum())
+    shared = int(np.count_nonzero(part_a & part_b))  # many times as fast as a sum
     mask_a, mask_b = a.mask, b.mask
     if on_common_tiles and a.tiles != b.tiles:
         mask_a, mask_b = mask_a & on_tiles(b.tiles, a.box), mask_b & on_tiles(a.tiles, b.box)
-    return shared / max(int(mask_a.sum()) + int(mask_b.sum()) - shared, 1)
+    return shared / max(int(np.count_nonzero(mask_a)) + int(np.count_nonzero(mask_b)) - shared, 1)
 
 
 def on_tiles(tiles: Sequence[Box], box: Box) -> Bools:

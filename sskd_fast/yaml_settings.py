@@ -12,6 +12,7 @@ import yaml
 
 from sskd_fast.settings import Config
 from sskd_fast.typed_settings import ConfigError, build, number, overlay
+from sskd_fast.yaml_text import from_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -63,7 +64,7 @@ def read_preset(name: str, place: str = "--preset") -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.  Raises ConfigError if it cannot be read or is not a mapping."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = from_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigError(
             f"--config {path}: cannot be read ({error.strerror}); give the path of a YAML file"
@@ -84,7 +85,7 @@ def parse_override(key: str, text: str) -> Any:
         quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if quoted else text
     try:
-        value = yaml.safe_load(text)
+        value = from_yaml(text)
     except yaml.YAMLError:
         return text
     return number(value)

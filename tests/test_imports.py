@@ -28,7 +28,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"ops", "mask_matching"}),
     frozenset({"reference", "kernels", "_native"}),
     frozenset({"rng", "rle", "boxed_masks", "_build", "method", "files", "journal", "arguments", "typed_settings"}),
-    frozenset({"_backend", "_process", "_interrupt", "folder_lock", "ranks", "scalars", "screen"}),
+    frozenset({"_backend", "_process", "_interrupt", "folder_lock", "ranks", "scalars", "screen", "yaml_text"}),
     frozenset({"_backend_costs", "_env"}),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(ROOMS)) for room in rooms}

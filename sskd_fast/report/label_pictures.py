@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.report.label_choices import Choice, Fate
-from sskd_fast.report.pictures import DARK, Color, Patch, badge, data_uri, enlarged, patch
+from sskd_fast.report.pictures import DARK, Color, Patch, badge, drawn_once, enlarged, patch
 from sskd_fast.rle import encode_segmentation
 
 COLORS: dict[Fate, Color] = {"kept": (0, 205, 175), "unsure": (255, 176, 0), "refused": (255, 92, 122)}
@@ -82,17 +84,24 @@ def _shown(choices: Sequence[Choice]) -> list[Choice]:
 
 
 def _picture(teacher: str, pixels: NDArray[np.uint8], shown: list[Choice], *, drawn: bool) -> LabelPicture:
-    canvas = enlarged(pixels)
-    if drawn:
-        patches = [patch(_mask(choice, pixels), canvas.size) for choice in shown]
-        for choice, place in [*zip(shown, patches, strict=True)][::-1]:  # labels last, on top
-            place.paint(canvas, DARK, _pattern(place, choice.fate, place.shadow) * 0.6)
-            place.paint(canvas, COLORS[choice.fate], _fill(place, choice.fate))
-            place.paint(canvas, COLORS[choice.fate], _pattern(place, choice.fate, place.line))
-        for number, (choice, place) in enumerate(zip(shown, patches, strict=True), 1):
-            if choice.fate == "kept":
-                badge(canvas, place, str(number), COLORS["kept"])
-    return LabelPicture(teacher, data_uri(canvas), canvas.width, canvas.height, shown)
+    base = enlarged(pixels)
+    masks = [_mask(choice, pixels) for choice in shown] if drawn else []
+    fates = [choice.fate for choice in shown] if drawn else []
+    source = drawn_once(base, (masks, fates), partial(_draw, base, masks, fates))
+    return LabelPicture(teacher, source, base.width, base.height, shown)
+
+
+def _draw(base: Image.Image, masks: Sequence[Mapping[str, Any]], fates: Sequence[Fate]) -> Image.Image:
+    canvas = base.copy()
+    places = [*zip(fates, [patch(mask, canvas.size) for mask in masks], strict=True)]
+    for fate, place in places[::-1]:  # labels last, on top
+        place.paint(canvas, DARK, _pattern(place, fate, place.shadow) * 0.6)
+        place.paint(canvas, COLORS[fate], _fill(place, fate))
+        place.paint(canvas, COLORS[fate], _pattern(place, fate, place.line))
+    for number, (fate, place) in enumerate(places, 1):
+        if fate == "kept":
+            badge(canvas, place, str(number), COLORS["kept"])
+    return canvas
 
 
 def _mask(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:

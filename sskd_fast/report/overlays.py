@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pixels import read_pixels
 from sskd_fast.mask_matching import greedy_matches, rle_iou
-from sskd_fast.report.pictures import DARK, Color, badge, data_uri, enlarged, patch
+from sskd_fast.report.pictures import DARK, Color, badge, drawn_once, enlarged, patch
 from sskd_fast.rle import encode_segmentation
 
 COLORS: tuple[Color, ...] = (
@@ -134,7 +135,7 @@ def _overlays(
     for column, shown in columns.items():
         summary = _summary(column, shown, len(columns["ground_truth"]))
         alt = f"{file_name}, {titles.get(column, column)}: {summary}"
-        source = data_uri(draw(base, shown))
+        source = drawn_once(base, shown, partial(draw, base, shown))
         overlays.append(Overlay(column, source, base.width, base.height, summary, alt, shown))
     return overlays
 

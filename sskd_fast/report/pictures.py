@@ -6,16 +6,18 @@ Shape letters: H x W pixels of an image, h x w of a mask at the picture's scale,
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
+from scipy import ndimage
 
 from sskd_fast.rle import box_of_rle
 
@@ -25,6 +27,8 @@ SHORT_SIDE, LONG_SIDE = 192, 320
 SMALLEST_NUMBERED = 300
 DARK: Color = (12, 14, 20)
 _QUALITY = 80
+_KEPT_SOURCES = 500  # about 20 KB each
+_sources: dict[bytes, str] = {}
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,12 @@ class Patch:
     @property
     def line(self) -> NDArray[np.uint8]:
         """The rim of the mask, two pixels wide, (h, w) uint8 of 0 and 255."""
-        return self.solid - np.asarray(Image.fromarray(self.solid).filter(ImageFilter.MinFilter(5)))
+        return self.solid - ndimage.minimum_filter(self.solid, 5, mode="nearest")
 
     @property
     def shadow(self) -> NDArray[np.uint8]:
         """The pixels directly around the mask, (h, w) uint8 of 0 and 255."""
-        return np.asarray(Image.fromarray(self.solid).filter(ImageFilter.MaxFilter(3))) - self.solid
+        return ndimage.maximum_filter(self.solid, 3, mode="nearest") - self.solid
 
     def paint(self, canvas: Image.Image, color: Color, coverage: NDArray[Any]) -> None:
         """Colours the canvas; coverage: (h, w), from 0 for the canvas to 255 for the colour."""
@@ -104,6 +108,20 @@ def badge(canvas: Image.Image, place: Patch, text: str, color: Color) -> None:
     draw = ImageDraw.Draw(canvas)
     draw.ellipse((x - 10, y - 10, x + 10, y + 10), fill=DARK, outline=color, width=2)
     draw.text((x, y), text, fill=(255, 255, 255), font=ImageFont.load_default(14), anchor="mm")
+
+
+def drawn_once(base: Image.Image, content: object, draw: Callable[[], Image.Image]) -> str:
+    """The data URI of the picture that draw() makes of a base, drawn once in a process for the same base and content.
+
+    content: all else that the picture depends on, told apart by its repr.  A run writes its report after every stage,
+    and most of the pictures stay as they are.
+    """
+    key = hashlib.blake2b(base.tobytes() + repr((base.size, content)).encode(), digest_size=16).digest()
+    source = _sources.pop(key, None) or data_uri(draw())
+    _sources[key] = source  # the latest one last
+    if len(_sources) > _KEPT_SOURCES:
+        del _sources[next(iter(_sources))]
+    return source
 
 
 def data_uri(picture: Image.Image) -> str:

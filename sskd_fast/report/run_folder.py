@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from sskd_fast.yaml_text import from_yaml
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -39,7 +41,7 @@ class RunFolder:
         """The settings of the run, empty if config.yaml is missing. Raises ValueError if it is not a mapping."""
         file = self.path / "config.yaml"
         try:
-            tree = yaml.safe_load(self.configuration) or {}
+            tree = from_yaml(self.configuration) or {}
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{file}: not readable as YAML ({reason}); restore the file") from error

@@ -27,6 +27,7 @@ from sskd_fast.data.formats.yolo_files import check_labels_exist, images_of
 from sskd_fast.data.pixels import MISSING_IMAGE, image_size, in_threads
 from sskd_fast.rle import MaskError, box_of_rle
 from sskd_fast.scalars import ScalarError
+from sskd_fast.yaml_text import from_yaml
 
 _SLACK = 0.01
 _NAMES_CURE = "Write `names:` as a list, or as `0: name` lines; put names such as yes, no, on or 1 in quotes."
@@ -82,7 +83,7 @@ def _read_yaml(root: Path) -> tuple[Path, Mapping[str, Any]]:
         found = f"{len(files)} YAML files ({named([f.name for f in files])})" if files else "no data.yaml"
         raise DataError([Problem(root, "", found, "the data.yaml of a YOLO data set", "Correct --root (data.root).")])
     try:
-        content = yaml.safe_load(files[0].read_text(encoding="utf-8-sig"))
+        content = from_yaml(files[0].read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         cure = "Correct the file."
         raise DataError([Problem(files[0], "", f"it cannot be read ({error})", "YAML", cure)]) from error
