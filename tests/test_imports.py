@@ -178,6 +178,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert printed_by(script) == []
 
 
+def test_commands_start_without_what_only_training_needs() -> None:
+    """Each of these takes half a second to three seconds of processor time to import."""
+    heavy = ["torchvision", "triton", "torch._dynamo", "torch.distributed.tensor", "timm", "transformers"]
+    script = f"import sys, sskd_fast.run.__main__; print(*[name for name in {heavy} if name in sys.modules])"
+    assert printed_by(script) == []
+
+
 def test_every_public_name_resolves_without_starting_cuda() -> None:
     script = """
 import sys, sskd_fast

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from sskd_fast._env import without_value_checks
 from sskd_fast.method import STAGE
@@ -111,6 +110,8 @@ def _build(config: Config, name: ModelName) -> Segmenter:
 
 def count_flops(model: Segmenter, images: Tensor, *, encode_only: bool = False) -> int:
     """FLOPs of a prediction, or of encoding alone, for these images; the model's parameters must be frozen."""
+    from torch.utils.flop_counter import FlopCounterMode  # it imports Triton, for which other commands need not wait
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoded = model.encode(images)
         if not encode_only:

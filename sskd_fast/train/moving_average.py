@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
-from sskd_fast.train.sharding import whole
+from sskd_fast.train.sharding import is_sharded, whole
 
 
 @torch.no_grad()
@@ -15,7 +14,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
     Every rank holds the whole average; sharded parameters are gathered one at a time.
     """
-    if any(isinstance(p, DTensor) for p in model.parameters()):
+    if any(is_sharded(p) for p in model.parameters()):
         for own, part in zip(average.parameters(), model.parameters(), strict=True):
             own.lerp_(whole(part), 1 - decay)
     else:

@@ -1,4 +1,7 @@
-"""Sharding of parameters, gradients and moments over all ranks by PyTorch's FSDP2, as set through accelerate."""
+"""Sharding of parameters, gradients and moments over all ranks by PyTorch's FSDP2, as set through accelerate.
+
+torch.distributed.tensor takes nearly a second to import, so functions import it when they are called.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
-from torch.distributed.fsdp import CPUOffloadPolicy, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.torch_version import TorchVersion
 
 from sskd_fast import _env, ranks
@@ -51,6 +52,8 @@ def sharding_of(model: Segmenter) -> FullyShardedDataParallelPlugin:
 
 def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, objective: Objective) -> None:
     """Raises ConfigError for settings that sharded parameters do not support."""
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
     kinds, own = ", ".join(SHARDED_KINDS), model.config
     scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
     for found, words in (
@@ -95,13 +98,22 @@ def check_sharding(plugin: FullyShardedDataParallelPlugin, model: Segmenter, obj
 
 def let_methods_gather(model: Segmenter) -> None:
     """Has the methods that the objective calls gather the parameters first, if the model is a sharding unit."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
     for name in ("encode", "decode", "embed"):
         register_fsdp_forward_method(model, name)
 
 
+def is_sharded(tensor: Any) -> bool:
+    """True for a tensor of which every rank holds a part."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of a sharded one, or a tensor that is whole already; all ranks call it together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def gathered_state(state: Any) -> Any:
@@ -109,7 +121,7 @@ def gathered_state(state: Any) -> Any:
 
     Tensors that were sharded are on the CPU of the first rank, and None on the others.
     """
-    if isinstance(state, DTensor):
+    if is_sharded(state):
         full = state.full_tensor()
         return full.cpu() if ranks.number() == 0 else None
     if isinstance(state, Mapping):
@@ -121,7 +133,9 @@ def gathered_state(state: Any) -> Any:
 
 def shard_of(tensor: Any, like: Any) -> Any:
     """This rank's shard of a full tensor, if `like` is sharded; else the value as it is."""
-    if not (isinstance(like, DTensor) and isinstance(tensor, Tensor) and tensor.shape == like.shape):
+    from torch.distributed.tensor import distribute_tensor
+
+    if not (is_sharded(like) and isinstance(tensor, Tensor) and tensor.shape == like.shape):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
