@@ -33,15 +33,33 @@ def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> fl
 
     on_common_tiles: count only pixels on tiles of both masks; elsewhere one of them was not visible.
     """
-    top, left, bottom, right = max(a.top, b.top), max(a.left, b.left), min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
+    box_a, box_b = a.box, b.box
+    top, left, bottom, right = *map(max, box_a[:2], box_b[:2]), *map(min, box_a[2:], box_b[2:])
     if top >= bottom or left >= right:
         return 0.0
     part_a, part_b = (d.mask[top - d.top : bottom - d.top, left - d.left : right - d.left] for d in (a, b))
-    shared = int(np.count_nonzero(part_a & part_b))  # many times as fast as a sum
+    shared = area(part_a & part_b)
     mask_a, mask_b = a.mask, b.mask
     if on_common_tiles and a.tiles != b.tiles:
-        mask_a, mask_b = mask_a & on_tiles(b.tiles, a.box), mask_b & on_tiles(a.tiles, b.box)
-    return shared / max(int(np.count_nonzero(mask_a)) + int(np.count_nonzero(mask_b)) - shared, 1)
+        mask_a, mask_b = mask_a & on_tiles(b.tiles, box_a), mask_b & on_tiles(a.tiles, box_b)
+    return shared / max(area(mask_a) + area(mask_b) - shared, 1)
+
+
+def area(mask: Bools) -> int:
+    """The number of pixels of a mask; many times as fast as a sum."""
+    return int(np.count_nonzero(mask))
+
+
+def highest_iou(boxes: NDArray[np.int64], areas: NDArray[np.int64], box: Box, own: int) -> NDArray[np.float64]:
+    """(n,) float64 that the IoU of masks cannot exceed: n with boxes (4, n) and areas (n,), one with `box`, area `own`.
+
+    Equal to it if the smaller mask lies in the other, or fills the pixels that the boxes share.
+    """
+    height = np.minimum(boxes[2], box[2]) - np.maximum(boxes[0], box[0])
+    width = np.minimum(boxes[3], box[3]) - np.maximum(boxes[1], box[1])
+    shared = np.minimum(np.maximum(height, 0) * np.maximum(width, 0), np.minimum(areas, own))
+    bound: NDArray[np.float64] = shared / np.maximum(areas + own - shared, 1)
+    return bound
 
 
 def on_tiles(tiles: Sequence[Box], box: Box) -> Bools:

@@ -1,6 +1,7 @@
 """The commands of the package in docs/ run to their end, a page's one after the other, on data with the names there.
 
-Trainings take one step per stage; otherwise a command is run as it is written.
+Trainings take one step per stage; otherwise a command is run as it is written.  Of new runs that differ in places and
+numbers alone, one is trained, and the others' folders are copies of a finished run.
 """
 
 from __future__ import annotations
@@ -70,7 +71,11 @@ def place(plates_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         write_plates(data / "DIR" / part, count, seed, labels=data / f"{part}.json")
         content = json.loads((data / f"{part}.json").read_text())
         for image in content["images"]:
-            image |= {"file_name": f"{part}/{image['file_name']}", "group": f"{part} {image['id'] % 4}"}
+            image |= {
+                "file_name": f"{part}/{image['file_name']}",
+                "group": f"{part} {image['id'] % 4}",
+                "modality": "any",
+            }
         (data / f"{part}.json").write_text(json.dumps(content))
     links = {name: "train.json" for name in ("labels.json", "all.json", "joined.json")}
     links |= {name: "DIR" for name in ("labelled", "val", "all_images", "train")}
@@ -94,6 +99,10 @@ def place(plates_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return made
 
 
+def new_run(words: list[str]) -> bool:
+    return words[0] == "sskd_fast.run" and bool(OF_NEW_RUNS & set(words))
+
+
 def as_run(words: list[str]) -> list[str]:
     """The words with places in place of what a reader replaces, and shortened if a run begins."""
     kind = words[words.index("--format") + 1] if "--format" in words and words[0] != "sskd_fast.export" else ""
@@ -103,20 +112,40 @@ def as_run(words: list[str]) -> list[str]:
         found[found.index("--unlabeled") + 1] = "unlabelled"
     if kind == "labelme":
         found[found.index("--val") + 1] = "labelme/val"
-    if words[0] == "sskd_fast.run" and OF_NEW_RUNS & set(words):
+    if new_run(words):
         found += SHORT + ([] if {"--preset", "--config"} & set(words) else ["--preset", "smoke"])
     return found
+
+
+@pytest.fixture(scope="module")
+def trained() -> set[tuple[str, ...]]:
+    """The runs so far, by `kind_of_run`."""
+    return set()
+
+
+def kind_of_run(words: list[str]) -> tuple[str, ...]:
+    """Options of a new run without their values, apart from names of presets, formats and configurations."""
+    named = [words[words.index(option) + 1] for option in ("--preset", "--format", "--config") if option in words]
+    options = [word.partition("=")[0] for word in words if word.startswith("--") or "=" in word]
+    return *sorted({*options} - {"--output", "--val-images"}), *named
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_one_after_the_other(
-    place: Callable[[str], Path], page: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+    place: Callable[[str], Path], trained: set[tuple[str, ...]], plates_run: Path, page: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     folder = place(page.stem)
     monkeypatch.chdir(folder)
     for words in package_commands(page):
         module, *arguments = as_run(words)
+        if new_run(words):
+            if kind_of_run(arguments) in trained:
+                if "--output" in words:
+                    shutil.copytree(plates_run, folder / words[words.index("--output") + 1])
+                continue
+            trained.add(kind_of_run(arguments))
         package = importlib.import_module(module)
         main = importlib.import_module(f"{module}.__main__" if hasattr(package, "__path__") else module).main
         assert main(arguments) == 0, f"{' '.join(words)}:\n{capfd.readouterr().err[-3000:]}"

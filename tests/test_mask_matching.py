@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sskd_fast.boxed_masks import Bools, Box, boxes_meet, mask_iou, on_tiles
+from sskd_fast.boxed_masks import Bools, Box, area, boxes_meet, highest_iou, mask_iou, on_tiles
 from sskd_fast.mask_matching import Match, by_image, greedy_groups, greedy_matches, mask_nms, match_results, rle_iou
 from sskd_fast.models.inference import Detection
 from sskd_fast.rle import rle_of_box
@@ -68,6 +68,25 @@ def test_iou_counts_pixels_of_the_masks_not_of_their_boxes() -> None:
     assert mask_iou(boxed((2, 2, 6, 6), mask=ring), boxed((3, 3, 5, 5))) == 0.0
     empty = np.zeros((4, 4), dtype=np.bool_)
     assert mask_iou(boxed((2, 2, 6, 6), mask=empty), boxed((2, 2, 6, 6), mask=empty)) == 0.0
+
+
+def test_no_iou_exceeds_what_boxes_and_areas_allow() -> None:
+    rng = np.random.default_rng(0)
+    masks = []
+    for _ in range(60):
+        (top, bottom), (left, right) = (sorted(rng.choice(14, 2, replace=False)) for _ in range(2))
+        masks.append(boxed((top, left, bottom, right), mask=rng.random((bottom - top, right - left)) < rng.random()))
+    boxes, areas = np.array([mask.box for mask in masks]).T, np.array([area(mask.mask) for mask in masks])
+    assert areas.tolist() == [int(mask.mask.sum()) for mask in masks]
+    close = 0
+    for mask, own in zip(masks, areas.tolist(), strict=True):
+        bounds = highest_iou(boxes, areas, mask.box, own).tolist()
+        found = [mask_iou(mask, other) for other in masks]
+        assert all(iou <= bound <= 1 for iou, bound in zip(found, bounds, strict=True))
+        meeting = [boxes_meet(other.box, mask.box) for other in masks]
+        assert all(bound == 0 for bound, meets in zip(bounds, meeting, strict=True) if not meets)
+        close += sum(iou == bound > 0 for iou, bound in zip(found, bounds, strict=True))
+    assert close > 60, "of masks that fill the pixels that the boxes share, among others each with itself"
 
 
 def test_iou_on_common_tiles_leaves_out_what_only_one_could_see() -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sskd_fast.boxed_masks import Bools, boxes_meet, mask_iou
+from sskd_fast.boxed_masks import Bools, area, highest_iou, mask_iou
 from sskd_fast.mask_matching import greedy_groups
 from sskd_fast.models.inference import Detection, InferenceConfig, cut, predict
 from sskd_fast.models.segmenter import Segmenter
@@ -128,11 +129,12 @@ def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[
     """
     found = [(number, detection) for number, of_view in enumerate(views) for detection in of_view]
     found.sort(key=lambda pair: -pair[1].score)
-    boxes = np.array([detection.box for _, detection in found]).reshape(-1, 4).T
+    boxes = np.array([detection.box for _, detection in found], dtype=np.int64).reshape(-1, 4).T
+    areas = np.array([area(detection.mask) for _, detection in found], dtype=np.int64)
 
     def overlapping(first: int, later: NDArray[np.int64]) -> list[int]:
         best = found[first][1]
-        near = later[boxes_meet(boxes[:, later], best.box)]
+        near = later[highest_iou(boxes[:, later], areas[later], best.box, int(areas[first])) > _SAME_OBJECT]
         return [i for i in near.tolist() if mask_iou(best, found[i][1]) > _SAME_OBJECT]
 
     fused: list[Detection] = []
@@ -144,20 +146,23 @@ def fuse(views: Sequence[Sequence[Detection]], config: InferenceConfig) -> list[
 def _resized(detection: Detection, size: tuple[int, int], new: tuple[int, int]) -> Detection | None:
     """A detection in an image of `size`, resized to an image of `new` size; None if it covers no pixel centre."""
     scale = [after / before for before, after in zip(size, new, strict=True)]
-    rows, columns = (
-        ((np.arange(after) + 0.5) / factor).astype(np.int64) for after, factor in zip(new, scale, strict=True)
-    )
+    rows, columns = (_sources(before, after) for before, after in zip(size, new, strict=True))
     top, left, bottom, right = detection.box
-    ys, xs = np.flatnonzero((rows >= top) & (rows < bottom)), np.flatnonzero((columns >= left) & (columns < right))
-    if not len(ys) or not len(xs):
-        return None
-    mask = detection.mask[np.ix_(rows[ys] - top, columns[xs] - left)]
-    small = cut(mask, int(ys[0]), int(xs[0]), detection.label, detection.score, (0, 0, *new))
+    y, x = int(rows.searchsorted(top)), int(columns.searchsorted(left))
+    rows, columns = rows[y : rows.searchsorted(bottom)], columns[x : columns.searchsorted(right)]
+    mask = detection.mask[rows - top][:, columns - left]
+    small = cut(mask, y, x, detection.label, detection.score, (0, 0, *new))
     tiles = tuple(
         (round(t * scale[0]), round(left * scale[1]), round(b * scale[0]), round(r * scale[1]))
         for t, left, b, r in detection.tiles
     )
     return None if small is None else replace(small, tiles=tiles)
+
+
+@cache
+def _sources(before: int, after: int) -> NDArray[np.int64]:
+    """The pixel of a side of `before` pixels that each of `after` pixels shows, never falling."""
+    return ((np.arange(after) + 0.5) / (after / before)).astype(np.int64)
 
 
 def _averaged(members: Sequence[tuple[int, Detection]], views: int, config: InferenceConfig) -> list[Detection]:

@@ -229,11 +229,12 @@ def read_queries(mask_logits: Tensor, probs: Tensor, config: InferenceConfig) ->
 
 def cut(mask: Bools, top: int, left: int, label: int, score: float, tile: Box) -> Detection | None:
     """A tile's mask as a Detection in image coordinates; None if it is empty."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    rows, columns = np.asarray(mask.any(1)), np.asarray(mask.any(0))
+    if not rows.any():
         return None
-    small = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    return Detection(small, top + int(rows[0]), left + int(cols[0]), label, score, (tile,))
+    y, x = int(rows.argmax()), int(columns.argmax())
+    small = mask[y : len(rows) - int(rows[::-1].argmax()), x : len(columns) - int(columns[::-1].argmax())]
+    return Detection(small, top + y, left + x, label, score, (tile,))
 
 
 def owns(detection: Detection, size: Sequence[int], config: InferenceConfig) -> bool:
