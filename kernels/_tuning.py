@@ -72,6 +72,20 @@ def sampling_race(num_negatives: int) -> dict[str, int]:
     }
 
 
+def proposals_rows(dtype: torch.dtype) -> dict[str, int]:
+    """Programs that sum rows in float64: two numbers of them a thread, so that a loop over groups fits, too."""
+    columns = line_columns(dtype)
+    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(8), **_half_of_the_threads(dtype)}
+
+
+def proposals_slots() -> dict[str, int]:
+    return {"BLOCK": 128, "num_warps": _warps(4), **_registers(64)}
+
+
+def proposals_layout() -> dict[str, int]:
+    return {"BLOCK": 128, "num_warps": _warps(4), **_registers(64)}
+
+
 def _row_shape(width: int, dtype: torch.dtype, lines: int = 1) -> dict[str, int]:
     """A whole row in registers: CHUNKS times COLUMNS numbers, that is CHUNKS cache lines."""
     columns = lines * line_columns(dtype)
