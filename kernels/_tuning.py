@@ -73,9 +73,13 @@ def sampling_race(num_negatives: int) -> dict[str, int]:
 
 
 def proposals_rows(dtype: torch.dtype) -> dict[str, int]:
-    """Programs that sum rows in float64: two numbers of them a thread, so that a loop over groups fits, too."""
+    """Programs that sum rows in float64, 16 bytes of a row a thread.
+
+    A loop over groups holds rows and sums at once. There are a few hundred programs at most, so quarter occupancy is
+    enough.
+    """
     columns = line_columns(dtype)
-    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(8), **_half_of_the_threads(dtype)}
+    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(4), **_registers(96)}
 
 
 def proposals_slots() -> dict[str, int]:

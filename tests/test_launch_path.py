@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sskd_fast import ops
 from sskd_fast.ops import _arguments
+from sskd_fast.ops._library import implementation
 from sskd_fast.ops.negative_sampling import SCOPES
 from sskd_fast.reference.proposals import Candidates, build_proposals
 
@@ -109,14 +110,19 @@ class Calls(TorchDispatchMode):
             self.names.append(f"{name}, accumulating" if accumulates else name)
         return func(*args, **(kwargs or {}))
 
+    def launches(self) -> list[str]:
+        """The calls that start a kernel: all but those for memory."""
+        return [name for name in self.names if not re.match(r"aten::(new_)?empty", name)]
+
     def refused(self) -> list[str]:
         return [name for name in self.names if REFUSED.match(name) or name.endswith("accumulating")]
 
 
 def calls_before_the_kernel(scope: str, weighted: bool) -> Calls:
-    """The calls of `sample_negatives` on a GPU before its kernel, on tensors without values.
+    """The calls of `sample_negatives` on a GPU before its kernel, with the tables of the reference.
 
-    They come from the public function, and from the tables for the inputs of the raw operator.
+    On tensors without values. They come from the public function, and from the tables for the inputs of the raw
+    operator.
     """
     with FakeTensorMode(), torch.device("cuda"):
         scores, group = torch.zeros(40, 9), torch.zeros(40, dtype=torch.int64)
@@ -139,6 +145,32 @@ def test_few_calls_come_before_the_kernel_and_none_that_waits(scope, weighted):
     calls = calls_before_the_kernel(scope, weighted)
     assert calls.refused() == []
     assert 0 < len(calls.names) <= MOST_CALLS[scope], calls.names
+
+
+TABLES = ["sums", "centres", "distances", "slots", "layout"]
+SAMPLER = [f"negative_sampling_{name}_kernel" for name in (*TABLES, "trials", "race")]
+# Of PyTorch: two numbers for scope "all", the seed, padded rows, sums of slots; the mean weight; by group a sort and two
+# searches, or three.
+MOST_LAUNCHES = {("all", False): 4, ("all", True): 6, ("other", False): 6, ("other", True): 8, ("same", False): 7}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_seven_kernels_of_ours_and_few_calls_sample_with_triton(scope, weighted):
+    """The launches of a whole operator, of PyTorch and of ours, compiled for a GPU that is not there."""
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
+    from benchmarks.kernel_binaries import compiling_for
+
+    scores, group = torch.eye(9)[torch.arange(40) % 9], torch.arange(40) % 3
+    settings = {"anchor_group": group, "candidate_group": group, "candidate_weight": torch.ones(40)}
+    with compiling_for("sm_90") as driver, Calls() as calls:
+        if not weighted:
+            del settings["candidate_weight"]
+        ops.sample_negatives(scores, scores, 8, seed=3, scope=scope, **settings, backend="reference")
+        implementation("triton", "negative_sampling")(*calls.raw[:-1])
+    assert driver.launched == SAMPLER
+    assert calls.refused() == []
+    assert len(calls.launches()) == MOST_LAUNCHES.get((scope, weighted), 9), calls.launches()
 
 
 @pytest.mark.parametrize(

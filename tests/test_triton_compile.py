@@ -23,7 +23,6 @@ from benchmarks import kernel_report
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
 from benchmarks.marked import marks
 from sskd_fast import kernels
-from sskd_fast._backend_costs import OPERATORS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -66,7 +65,15 @@ KERNELS = {
 
 # Every warp of a sampling program computes the random words, levels and ranks of all its trials over again, and waits
 # for the others at each sum. So it has one warp or two, which hold more rows each and still leave room for a quarter.
-SAMPLING = {"negative_sampling_trials_kernel", "negative_sampling_race_kernel"}
+# Programs that sum rows for the tables are few.
+SAMPLING = {
+    "negative_sampling_trials_kernel",
+    "negative_sampling_race_kernel",
+    "negative_sampling_sums_kernel",
+    "negative_sampling_distances_kernel",
+}
+# They read numbers by themselves: of pixels next to each other only by chance, of candidates and anchors.
+NOT_ROWS = {"score_fusion_resize_backward_kernel", "negative_sampling_slots_kernel", "negative_sampling_layout_kernel"}
 
 
 @functools.cache
@@ -104,7 +111,7 @@ def test_kernels_that_gather_leave_room_for_half_of_the_threads_and_sampling_for
 
 @EACH
 def test_rows_are_loaded_sixteen_bytes_at_a_time(binaries):
-    names = KERNELS - {"score_fusion_resize_backward_kernel"}  # it reads what is next to each other only by chance
+    names = KERNELS - NOT_ROWS
     assert {name: binaries[name].load_bytes for name in names if binaries[name].load_bytes != 16} == {}
 
 

@@ -77,7 +77,8 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
     own_from, own_until = (torch.searchsorted(grouped, anchor_group.contiguous(), right=r) for r in (False, True))
     weight = torch.ones_like(grouped, dtype=torch.float64) if candidates.weight is None else candidates.weight
     own = own_from, own_until
-    slots = torch.ones_like(order) if candidates.weight is None else _slots(weight, weight.mean())
+    mean = weight.mean()
+    slots = torch.ones_like(order) if candidates.weight is None else _slots(weight, mean)
     # Rounding up adds at most one slot for each candidate to their mean.
     most = size if candidates.weight is None else (_SLOTS + 1) * size
     tables = [_Table.build(order, slots, most, weight, weight, own, candidates.same)]
@@ -92,7 +93,7 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
         mass = weight * (1 + t)
         most = (_SLOTS + 1) * size
         # The weighted mean of t is 1 by its definition, 0 for rows that are alike.
-        tables.append(_Table.build(order, _slots(mass, 2 * weight.mean()), most, weight, mass, own, candidates.same))
+        tables.append(_Table.build(order, _slots(mass, 2 * mean), most, weight, mass, own, candidates.same))
         spread = half_spread < _EVEN_FROM
         acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
         # Rows may be slightly longer than 1; their dissimilarity can then exceed 1.
