@@ -1,8 +1,9 @@
 """The tables of slots from which negative sampling proposes candidates: those of `build_proposals` of the reference.
 
 Three kernels of _envelope.py, two of this file and PyTorch's cumulative sum take the place of some 130 calls of
-PyTorch; groups add a sort and searches. Whole numbers (slots, ranges) are those of the reference. Sums of float64 numbers have
-another order, and with it other last bits: `_SLOT_SLACK` of the reference keeps slots from depending on them.
+PyTorch; groups add a sort and searches. Whole numbers (slots, ranges) are those of the reference. Sums of float64
+numbers have another order, and with it other last bits: `_SLOT_SLACK` of the reference keeps slots from depending on
+them.
 """
 
 from __future__ import annotations

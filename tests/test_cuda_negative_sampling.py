@@ -10,7 +10,6 @@ from test_operators import SAMPLING_SHAPES, random, sampling_case
 from torch import Tensor
 
 from sskd_fast.reference import negative_sampling as reference
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 
 def drawn(
@@ -26,11 +25,7 @@ def drawn(
     arguments = anchors, groups[0], scores, weight, groups[1], same, wanted, torch.tensor([11])
     if run is reference:
         return reference.negative_sampling(*arguments)
-    if anchors.dtype in (torch.bfloat16, torch.float16):  # as the reference has them
-        anchors, scores = anchors.float(), None if scores is None else scores.float()
-    candidates = Candidates(scores, weight, groups[1], same)
-    tables = build_proposals(anchors, groups[0], candidates).tables()
-    found: Tensor = run.negative_sampling_by_tables(*arguments, *tables)
+    found: Tensor = run.negative_sampling(*arguments)
     return found
 
 

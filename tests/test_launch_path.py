@@ -149,8 +149,8 @@ def test_few_calls_come_before_the_kernel_and_none_that_waits(scope, weighted):
 
 TABLES = ["sums", "centres", "distances", "slots", "layout"]
 SAMPLER = [f"negative_sampling_{name}_kernel" for name in (*TABLES, "trials", "race")]
-# Of PyTorch: two numbers for scope "all", the seed, padded rows, sums of slots; the mean weight; by group a sort and two
-# searches, or three.
+# Of PyTorch: two numbers for scope "all", the seed, padded rows, sums of slots; the mean weight; by group a sort and
+# two searches, or three.
 MOST_LAUNCHES = {("all", False): 4, ("all", True): 6, ("other", False): 6, ("other", True): 8, ("same", False): 7}
 
 
