@@ -198,9 +198,11 @@ def negative_sampling(
     num_negatives: int,
     seed: Tensor,
 ) -> Tensor:
-    """Indices (A, R) int32, for at least one anchor and candidate."""
+    """Indices (A, R) int32, see the reference."""
     anchors, size = len(anchor_group), len(candidate_group)
     picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
+    if anchors == 0 or size == 0:
+        return picks.fill_(-1)
     held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)
     scored = candidate_scores is not None
     rows = padded_rows(anchor_scores) if scored else anchor_scores

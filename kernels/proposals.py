@@ -244,7 +244,7 @@ def _sorted(group: Tensor, anchor_group: Tensor, cells: bool) -> tuple[Tensor, T
 def build_proposals(
     anchors: Tensor, anchor_group: Tensor, scores: Tensor | None, weight: Tensor | None, group: Tensor, same: bool
 ) -> tuple[Tensor, ...]:
-    """`Proposals.tables()` of the reference, for at least one anchor and candidate.
+    """The fields of `Proposals` of the reference, without `acceptance`, for at least one anchor and candidate.
 
     anchors, scores: of `padded_rows`.  Candidates of one group need no sort: `group` then has stride 0. Entries that no
     anchor's range reaches are left as they are.

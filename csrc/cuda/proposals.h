@@ -11,6 +11,7 @@
 
 #include "cuda/device.h"
 #include "cuda/numbers.h"
+#include "math/negative_sampling.h"
 
 namespace sskd_fast::cuda {
 
@@ -43,11 +44,11 @@ struct TableMemory {
   int64_t *table, *first, *count, *skip_from, *skip_length, *available, *own_from, *own_until;
 
   SSKD_HOST_DEVICE bool weighted() const { return weight != nullptr; }
-  SSKD_HOST_DEVICE int64_t most_slots() const;
+  SSKD_HOST_DEVICE int64_t most_slots() const { return (kSlots + 1) * candidates.count; }
   SSKD_HOST_DEVICE int64_t even_slots() const { return weighted() ? most_slots() : candidates.count; }
 };
 
-// Centres, distances and norms.
+// Centres, distances and norms; in spread_envelope.cu.
 template <typename S>
 void launch_envelope(const TableMemory& memory, const Rows<S>& anchors, const Rows<S>& candidates, Stream stream);
 

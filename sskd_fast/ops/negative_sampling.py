@@ -20,7 +20,6 @@ from sskd_fast.ops._arguments import (
     check_weight_values,
 )
 from sskd_fast.ops._library import implementation, register
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 SCOPES = ("all", "other", "same")
 
@@ -96,15 +95,8 @@ def _run(
     if scores is not None and backend != "cpu":
         check_unit_rows("anchor_scores", anchors)
         check_unit_rows("candidate_scores", scores)
-    arguments = anchors, own, scores, weight, group, *rest
-    same, num_negatives, _seed = rest
-    if len(anchors) == 0 or len(group) == 0:
-        return anchors.new_full((len(anchors), num_negatives), -1, dtype=torch.int32)
-    if backend != "cuda":
-        return implementation(backend, "negative_sampling")(*arguments)
-    # With the tables of the reference: its kernels take them as arguments.
-    proposals = build_proposals(anchors, own, Candidates(scores, weight, group, same))
-    return implementation(backend, "negative_sampling_by_tables")(*arguments, *proposals.tables())
+    drawn: Tensor = implementation(backend, "negative_sampling")(anchors, own, scores, weight, group, *rest)
+    return drawn
 
 
 def _fake(anchors: Tensor, *rest: Any) -> Tensor:

@@ -5,7 +5,7 @@ Shape letters: A anchors, M candidates, E width of a score vector, T tables, P s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,17 +60,12 @@ class Proposals:
     own_from: Tensor
     own_until: Tensor
 
-    def tables(self) -> tuple[Tensor, ...]:
-        """The arguments of kernels, in the order of the schema `negative_sampling_by_tables`: all but acceptance."""
-        wanted = [field.name for field in fields(self) if field.name != "acceptance"]
-        return tuple(getattr(self, name).contiguous() for name in wanted)
-
 
 def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
     """The tables of slots and the envelope of every anchor, for at least one candidate.
 
-    All shapes follow from the shapes of the arguments, and the host reads no value. So nothing waits for a GPU, and a
-    CUDA graph can capture it.
+    All shapes follow from the shapes of the arguments. The CPU has tables of its own in csrc/cpu/proposals.h, GPUs in
+    kernels/proposals.py and csrc/cuda/proposals.cu.
     """
     size = len(candidates.group)
     grouped, order = candidates.group.sort(stable=True)
