@@ -137,3 +137,14 @@ def test_few_candidates_may_hold_nearly_all_slots():
     found = check(rows, own, rows, None, group, False)
     spread = slots_of(found, 0) if int(found.table[0]) else found.entries[90:]
     assert int((spread >= 88).sum()) > len(spread) / 3
+
+
+def test_masses_that_are_equal_up_to_rounding_get_the_same_number_of_slots():
+    """Rows that are one row turned around lie equally far from their mean; weights are in the ratio of whole numbers."""
+    row = unit(random(1, 11).abs())[0]
+    rows = torch.stack([row.roll(i) for i in range(66)])
+    own, group = groups("one", 66, 66)
+    for weight, numbers in ((None, [8]), ((1 + torch.arange(66) // 11 % 3).double() / 3, [4, 8, 12])):
+        tables = check(rows, own, rows, weight, group, False)
+        spread = tables.entries[9 * 66 :] if weight is not None else tables.entries[66:]
+        assert spread[: 8 * 66].bincount(minlength=66).unique().tolist() == numbers
