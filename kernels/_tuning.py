@@ -79,7 +79,8 @@ def proposals_rows(dtype: torch.dtype) -> dict[str, int]:
     enough.
     """
     columns = line_columns(dtype)
-    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(4), **_registers(96)}
+    registers = _registers(112 if dtype == torch.float64 else 96)
+    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(4), **registers}
 
 
 def proposals_slots() -> dict[str, int]:

@@ -140,7 +140,7 @@ def test_few_candidates_may_hold_nearly_all_slots():
 
 
 def test_masses_that_are_equal_up_to_rounding_get_the_same_number_of_slots():
-    """Rows that are one row turned around lie equally far from their mean; weights are in the ratio of whole numbers."""
+    """Rows that are one row turned around lie equally far from their mean. Weights have the ratio of whole numbers."""
     row = unit(random(1, 11).abs())[0]
     rows = torch.stack([row.roll(i) for i in range(66)])
     own, group = groups("one", 66, 66)
