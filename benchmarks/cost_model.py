@@ -76,9 +76,12 @@ def score_fusion(pixels: int, queries: int, classes: int, element: int = 4) -> d
 def negative_sampling(
     anchors: int, candidates: int, negatives: int, width: int, element: int = 4, acceptance: float = ACCEPTANCE
 ) -> dict[str, Cost]:
-    """A anchors, M candidates, R negatives, E: every trial gathers a row, its slot and its ratio; M only for tables."""
+    """A anchors, M candidates, R negatives, E: every trial gathers a row, its slot and its ratio; M only for tables.
+
+    The kernels of the tables read rows twice, write ten slots, the order, counts and two ratios, and read some of it.
+    """
     trials = anchors * negatives / acceptance
-    tables = candidates * (element * width * 2 + 9 * _INDEX + 6 * _RATIO)
+    tables = candidates * (element * width * 2 + 13 * _INDEX + 6 * _RATIO) + anchors * element * width
     row = element * width + _INDEX + _RATIO
     return {
         "forward": Cost(

@@ -64,10 +64,11 @@ class Binary:
 
 
 class _CompileOnly:
-    """A Triton driver with a target but no device."""
+    """A Triton driver with a target but no device. launched: the kernels that launchers were asked for, by name."""
 
     def __init__(self, target: Any) -> None:
         self._target, self.device = target, next(_DEVICES)
+        self.launched: list[str] = []
         self.utils = SimpleNamespace(
             get_device_properties=lambda device: {"max_shared_mem": 1 << 30},
             load_binary=lambda name, binary, shared, device: (0, 0, 0, 0, 1 << 10),
@@ -83,7 +84,7 @@ class _CompileOnly:
         return 0
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        return lambda *arguments: None
+        return lambda *arguments: self.launched.append(source.name)
 
 
 @contextlib.contextmanager

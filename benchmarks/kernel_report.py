@@ -25,16 +25,18 @@ from benchmarks.marked import replaced
 from sskd_fast import kernels
 from sskd_fast._backend_costs import OPERATORS
 from sskd_fast.ops import _library
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python -m benchmarks.kernel_report"
+MODULES = ("_rows", "_envelope", "proposals", *OPERATORS)  # of kernels/
 
 
 def triton_launches(
     dtype: torch.dtype = torch.float32, size: int = 64, negatives: int = NEGATIVES
 ) -> list[Callable[[], object]]:
     """Calls that launch every kernel at the published sizes of a row, with `size` anchors and candidates.
+
+    The tables of negative sampling are launched once more, for weighted candidates of the same group.
 
     dtype: of the embeddings; everything else has their compute dtype.
     """
@@ -48,8 +50,9 @@ def triton_launches(
     drawn = torch.zeros(size, negatives, dtype=torch.int32)
     losses, share, pulled = zeros(size), zeros(size, negatives), zeros(size, WIDTH)
     details = scores, scores, None, None, None, False
-    sampled = scores, group - 1, scores, None, group, False  # scope "all"
-    tables = build_proposals(scores, group, Candidates(*sampled[2:])).tables()
+    everything = group[:1].expand(size)
+    sampled = scores, everything - 1, scores, None, everything, False  # scope "all"
+    by_groups = scores, group, scores, torch.ones(size, dtype=torch.float64), group, True  # scope "same", weighted
 
     def run(operator: str, *arguments: object) -> Callable[[], object]:
         return lambda: _library.implementation("triton", operator)(*arguments)
@@ -61,7 +64,7 @@ def triton_launches(
         run("score_fusion", masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(8), masks, classes, 8, 8, 0),
         run("score_fusion_backward", grad(4), masks, classes, 4, 4, 0),
-        run("negative_sampling_by_tables", *sampled, negatives, seed, *tables),
+        run("negative_sampling", *sampled, negatives, seed),
         run("hardest_negatives", rows.to(compute), rows.to(compute), drawn, negatives),
         run("pixel_contrast", rows, rows, rows, drawn, temperature, None, True, True),
         run(
@@ -73,12 +76,13 @@ def triton_launches(
             "expected_pixel_contrast_backward", losses, rows, rows, rows, *details, losses, losses, losses, temperature,
             True, True,
         ),
+        run("negative_sampling", *by_groups, negatives, seed),
     ]  # fmt: skip
 
 
 def triton_binaries(arch: str, dtype: torch.dtype = torch.float32) -> list[Binary]:
     """Every Triton kernel for an architecture, by name; for several versions of one, the largest of each number."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in MODULES]
     found: dict[str, Binary] = {}
     for binary in compiled(arch, triton_launches(dtype), modules):
         found[binary.kernel] = binary.most(found.get(binary.kernel, binary))

@@ -13,12 +13,6 @@ inline void define_operators(torch::stable::detail::StableLibrary& m) {
   m.def(
       "negative_sampling(Tensor anchor_scores, Tensor anchor_group, Tensor? candidate_scores, Tensor? candidate_weight,"
       " Tensor candidate_group, bool same, int num_negatives, Tensor seed) -> Tensor");
-  // For CUDA tensors: with the tables of `build_proposals` in sskd_fast/reference/proposals.py.
-  m.def(
-      "negative_sampling_by_tables(Tensor anchor_scores, Tensor anchor_group, Tensor? candidate_scores,"
-      " Tensor? candidate_weight, Tensor candidate_group, bool same, int num_negatives, Tensor seed, Tensor entries,"
-      " Tensor ratio, Tensor table, Tensor first, Tensor count, Tensor skip_from, Tensor skip_length, Tensor bound,"
-      " Tensor available, Tensor order, Tensor own_from, Tensor own_until) -> Tensor");
   m.def("hardest_negatives(Tensor anchors, Tensor candidates, Tensor drawn, int num_negatives) -> Tensor");
   m.def(
       "pixel_contrast(Tensor anchors, Tensor positives, Tensor candidates, Tensor negatives, Tensor temperature,"

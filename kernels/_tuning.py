@@ -72,6 +72,25 @@ def sampling_race(num_negatives: int) -> dict[str, int]:
     }
 
 
+def proposals_rows(dtype: torch.dtype) -> dict[str, int]:
+    """Programs that sum rows in float64, 16 bytes of a row a thread.
+
+    A loop over groups holds rows and sums at once. There are a few hundred programs at most, so quarter occupancy is
+    enough.
+    """
+    columns = line_columns(dtype)
+    registers = _registers(112 if dtype == torch.float64 else 96)
+    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(4), **registers}
+
+
+def proposals_slots() -> dict[str, int]:
+    return {"BLOCK": 128, "num_warps": _warps(4), **_registers(64)}
+
+
+def proposals_layout() -> dict[str, int]:
+    return {"BLOCK": 128, "num_warps": _warps(4), **_registers(64)}
+
+
 def _row_shape(width: int, dtype: torch.dtype, lines: int = 1) -> dict[str, int]:
     """A whole row in registers: CHUNKS times COLUMNS numbers, that is CHUNKS cache lines."""
     columns = lines * line_columns(dtype)

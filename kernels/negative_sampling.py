@@ -1,9 +1,9 @@
 """Negative sampling: one program for each anchor. Blocks of trials, then the exact race for the missing negatives.
 
 The law, the tables of slots and the order of the random words are those of sskd_fast/reference. Comparisons that decide
-a draw are in double precision, as there. `build_proposals` of proposals.py builds the tables without reading a value on
-the host, so a CUDA graph can capture the whole operator. That is why the race is launched for every anchor: a program
-whose anchor lacks nothing returns at once.
+a draw are in double precision, as there. The kernels of proposals.py build the tables without reading a value on the
+host, so a CUDA graph can capture the whole operator. That is why the race is launched for every anchor: a program whose
+anchor lacks nothing returns at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sskd_fast.kernels._tl import (
     squared_distances,
     unit_interval,
 )
+from sskd_fast.kernels.proposals import build_proposals
 
 TRIALS_PER_NEGATIVE = 16
 
@@ -187,7 +188,7 @@ def negative_sampling_race_kernel(
             earliest = tl.min(best, axis=0)
 
 
-def negative_sampling_by_tables(
+def negative_sampling(
     anchor_scores: Tensor,
     anchor_group: Tensor,
     candidate_scores: Tensor | None,
@@ -196,42 +197,37 @@ def negative_sampling_by_tables(
     same: bool,
     num_negatives: int,
     seed: Tensor,
-    entries: Tensor,
-    ratio: Tensor,
-    table: Tensor,
-    first: Tensor,
-    count: Tensor,
-    skip_from: Tensor,
-    skip_length: Tensor,
-    bound: Tensor,
-    available: Tensor,
-    order: Tensor,
-    own_from: Tensor,
-    own_until: Tensor,
 ) -> Tensor:
-    """Indices (A, R) int32, for at least one anchor and candidate; `entries` to `own_until`: from `build_proposals`."""
-    anchors, size = anchor_scores.shape[0], candidate_group.shape[0]
+    """Indices (A, R) int32, see the reference."""
+    anchors, size = len(anchor_group), len(candidate_group)
     picks = torch.empty(anchors, num_negatives, dtype=torch.int32, device=anchor_scores.device)
+    if anchors == 0 or size == 0:
+        return picks.fill_(-1)
     held = torch.empty(anchors, dtype=torch.int32, device=anchor_scores.device)
     scored = candidate_scores is not None
-    rows, candidates = (
-        padded_rows(anchor_scores),
-        padded_rows(anchor_scores if candidate_scores is None else candidate_scores),
-    )
-    weight = ratio if candidate_weight is None else candidate_weight.contiguous()
+    rows = padded_rows(anchor_scores) if scored else anchor_scores
+    candidates = rows
+    if candidate_scores is not None and not _same_memory(anchor_scores, candidate_scores):
+        candidates = padded_rows(candidate_scores)
+    weight = None if candidate_weight is None else candidate_weight.contiguous()
+    tables = build_proposals(rows, anchor_group, candidates if scored else None, weight, candidate_group, same)
+    *trials, available, order, own_from, own_until = tables
     width = rows.shape[1] if scored else 1
     limit = TRIALS_PER_NEGATIVE * num_negatives + 64
     columns = _tuning.line_columns(rows.dtype)
     lines = triton.cdiv(width, columns)
     with device_of(picks):
         negative_sampling_trials_kernel[(anchors,)](
-            rows, candidates, entries, ratio, table, first, count, skip_from.contiguous(), skip_length.contiguous(),
-            bound, available, seed, picks, held, num_negatives, limit, lines,
+            rows, candidates, *trials, available, seed, picks, held, num_negatives, limit, lines,
             SCORED=scored, WIDTH=width, COLUMNS=columns, **_tuning.sampling_trials(width, rows.dtype),
         )  # fmt: skip
         negative_sampling_race_kernel[(anchors,)](
-            rows, candidates, weight, order, own_from, own_until, available, seed, picks, held, size, num_negatives,
-            lines, SAME=same, SCORED=scored, WEIGHTED=candidate_weight is not None, WIDTH=width,
+            rows, candidates, order if weight is None else weight, order, own_from, own_until, available, seed, picks,
+            held, size, num_negatives, lines, SAME=same, SCORED=scored, WEIGHTED=weight is not None, WIDTH=width,
             COLUMNS=columns, **_tuning.sampling_race(num_negatives),
         )  # fmt: skip
     return picks
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    return x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride()

@@ -22,7 +22,7 @@ def test_counted_by_hand():
 
 def test_sampling_and_contrast_grow_with_the_anchors_and_hardly_with_the_candidates():
     few, many = sampling(1000, 1000, 200, 109)["forward"], sampling(1000, 100_000, 200, 109)["forward"]
-    assert many.operations == few.operations and many.bytes - few.bytes == 99_000 * (8 * 109 + 36 + 48)
+    assert many.operations == few.operations and many.bytes - few.bytes == 99_000 * (8 * 109 + 52 + 48)
     assert sampling(2000, 0, 200, 109)["forward"].bytes == 2 * sampling(1000, 0, 200, 109)["forward"].bytes
     assert contrast(1000, 1, 200, 128)["forward"] == contrast(1000, 10**6, 200, 128)["forward"]
     half = contrast(1000, 1000, 200, 128, element=2)["forward"].bytes / contrast(1000, 1000, 200, 128)["forward"].bytes

@@ -10,7 +10,6 @@ from test_operators import SAMPLING_SHAPES, random, sampling_case
 from torch import Tensor
 
 from sskd_fast.reference import negative_sampling as reference
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 
 def drawn(
@@ -26,22 +25,20 @@ def drawn(
     arguments = anchors, groups[0], scores, weight, groups[1], same, wanted, torch.tensor([11])
     if run is reference:
         return reference.negative_sampling(*arguments)
-    if anchors.dtype in (torch.bfloat16, torch.float16):  # as the reference has them
-        anchors, scores = anchors.float(), None if scores is None else scores.float()
-    candidates = Candidates(scores, weight, groups[1], same)
-    tables = build_proposals(anchors, groups[0], candidates).tables()
-    found: Tensor = run.negative_sampling_by_tables(*arguments, *tables)
+    found: Tensor = run.negative_sampling(*arguments)
     return found
 
 
 def groups_of(anchors: int, candidates: int, scope: str) -> tuple[Tensor, Tensor]:
     if scope == "all":
         return torch.zeros(anchors, dtype=torch.int64), torch.zeros(candidates, dtype=torch.int64)
+    if scope == "one":  # as sample_negatives has it: no need to sort
+        return torch.zeros(1, dtype=torch.int64).expand(anchors), torch.zeros(1, dtype=torch.int64).expand(candidates)
     return torch.arange(anchors) % 4, torch.arange(candidates) % 3
 
 
 @pytest.mark.parametrize("kind", ["fused", "peaked", "alike"])
-@pytest.mark.parametrize("scope", ["all", "same", "other"])
+@pytest.mark.parametrize("scope", ["all", "one", "same", "other"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", SAMPLING_SHAPES, ids=str)
 def test_the_same_negatives_as_the_reference(emulated, shape, weighted, scope, kind):
@@ -92,3 +89,42 @@ def test_without_weight_nothing_is_drawn(emulated):
     assert drawn(emulated, *scores, 6, **settings).eq(-1).all()
     weight[[3, 500]] = 1
     assert torch.equal(drawn(emulated, *scores, 6, **settings), drawn(reference, *scores, 6, **settings))
+
+
+@pytest.mark.parametrize("kind", ["single", "images", "uneven", "foreign"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_same_negatives_of_groups_of_any_size(emulated, weighted, kind):
+    """Groups shorter and longer than a block of places, with gaps among their ids; rows of a group may be equal."""
+    size = 300
+    groups = {
+        "single": torch.arange(size),
+        "images": torch.arange(size) * 3 // size,
+        "uneven": (random(size, seed=8).square() * 3).long() * 7 - 5,
+        "foreign": torch.arange(size) % 40,
+    }[kind]
+    own = groups[::3] + (2 if kind == "foreign" else 0)
+    rows = sampling_case(1, size, 20, "alike", torch.float64)[1]
+    rows[groups == groups[0]] = rows[0].clone()
+    weight = random(size, seed=3).abs().clamp_min(0.4) - 0.4 if weighted else None
+    for same in (True, False):
+        settings = {"groups": (own, groups), "same": same, "weight": weight}
+        for scores in (rows, None):
+            found, wanted = (drawn(run, rows[::3].contiguous(), scores, 9, **settings) for run in (emulated, reference))
+            assert torch.equal(found, wanted)
+
+
+# Of PyTorch, beside seven kernels: rows padded and marks of the race cleared.
+CALLS = {"one": [], "other": ["sort", "searchsorted", "searchsorted"], "same": ["sort", *["searchsorted"] * 3]}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scope", CALLS)
+def test_few_calls_of_pytorch_come_with_the_kernels(emulated_library, scope, weighted):
+    scores, weight = torch.eye(9)[torch.arange(40) % 9], torch.ones(40, dtype=torch.float64) if weighted else None
+    (own, group), seed = groups_of(40, 40, scope), torch.tensor([11])
+    with torch.profiler.profile() as profile:
+        emulated_library.negative_sampling(scores, own, scores, weight, group, scope == "same", 8, seed)
+    calls = [event for event in profile.events() if event.name.startswith("aten::")]
+    outer = [x.name for x in calls if x.cpu_parent is None or not x.cpu_parent.name.startswith("aten::")]
+    launches = [name.removeprefix("aten::") for name in outer if not name.startswith("aten::empty")]
+    assert launches == ["pad", "zero_", *CALLS[scope], *["mean"] * weighted, "cumsum"]

@@ -11,11 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = (0, 1, 7)  # forward, reversed, shuffled by a seed
@@ -160,17 +156,3 @@ def test_nothing_in_the_launchers_waits_for_the_device():
     files = [path for path in (ROOT / "csrc" / "cuda").iterdir() if path.suffix in {".h", ".cpp", ".cu"}]
     assert len(files) > 8
     assert [path.name for path in files if waiting.search(path.read_text(encoding="utf-8"))] == []
-
-
-def test_the_sampling_tables_are_built_without_waiting_for_the_device():
-    """Fake CUDA tensors have no values: to read one, or to let a shape depend on one, is an error."""
-    with FakeTensorMode():
-        scores, own = torch.ones(9, 5, device="cuda"), torch.zeros(7, dtype=torch.int64, device="cuda")
-        weight = torch.ones(9, dtype=torch.float64, device="cuda")
-        for same in (True, False):
-            group = torch.zeros(9, dtype=torch.int64, device="cuda")
-            tables = build_proposals(scores[:7], own, Candidates(scores, weight, group, same)).tables()
-            assert {str(table.device) for table in tables} == {"cuda:0"}
-            assert [table.numel() for table in tables] == [162, 18, 7, 7, 7, 7, 7, 7, 7, 9, 7, 7]
-            with pytest.raises(DataDependentOutputException):
-                tables[0].max().item()

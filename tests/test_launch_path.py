@@ -1,7 +1,8 @@
 """The path from a public operator to its kernel on a GPU never waits for the device, and makes few calls.
 
-Checked without a GPU, by the source of the launch path and on tensors without values. On a GPU, tests/gpu_step.py runs
-a step while PyTorch refuses to wait.
+Checked without a GPU: by the source of the launch path, and by what the launchers of Triton's kernels do while these
+are compiled for a GPU that is not there. test_cuda_negative_sampling.py counts the calls of the CUDA operator. On a
+GPU, tests/gpu_step.py runs a step while PyTorch refuses to wait.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sskd_fast import ops
 from sskd_fast.ops import _arguments
+from sskd_fast.ops._library import implementation
 from sskd_fast.ops.negative_sampling import SCOPES
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = sorted((ROOT / "kernels").glob("*.py"))
@@ -41,9 +41,6 @@ WAITS_CPP = re.compile(
 def launch_path() -> list[tuple[str, str]]:
     """(name, text) of all that runs between a public operator and a kernel on a GPU."""
     texts = [(f"kernels/{path.name}", path.read_text(encoding="utf-8")) for path in KERNELS]
-    reference = (ROOT / "sskd_fast/reference/proposals.py").read_text(encoding="utf-8")
-    tables = reference[reference.index("def build_proposals(") :]
-    texts.append(("reference/proposals.py: build_proposals", tables))
     for path in sorted((ROOT / "sskd_fast/ops").glob("*.py")):
         if path.stem != "_arguments":  # looks at values, on the CPU only
             texts.append((f"ops/{path.name}", path.read_text(encoding="utf-8")))
@@ -62,23 +59,6 @@ def test_nothing_on_the_way_to_a_kernel_waits_for_the_device():
     files = [path for path in sorted((ROOT / "csrc/cuda").iterdir()) if path.suffix in (".h", ".cpp", ".cu")]
     assert len(files) > 20
     assert waits([(path.name, path.read_text(encoding="utf-8")) for path in files], WAITS_CPP) == []
-
-
-# The raw scopes: whether an anchor draws from its own group, and its group; no candidate has -1.
-RAW_SCOPES = {"all": (False, -1), "other": (False, 0), "same": (True, 0)}
-
-
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("scored", [True, False])
-def test_the_tables_are_built_without_a_look_at_values(scored, scope):
-    """Fake tensors have no values: whatever asks for one, or for a shape that depends on one, raises."""
-    same, own = RAW_SCOPES[scope]
-    with FakeTensorMode(), torch.device("cuda"):
-        scores, group = torch.zeros(40, 9), torch.zeros(50, dtype=torch.int64)
-        for weight in (None, torch.ones(50, dtype=torch.float64)):
-            candidates = Candidates(torch.zeros(50, 9) if scored else None, weight, group, same)
-            tables = build_proposals(scores, torch.full((40,), own), candidates).tables()
-            assert {table.device.type for table in tables} == {"cuda"}
 
 
 # Calls that wait for a CUDA device to learn a value or a shape, and sums by index, whose order changes from run to run.
@@ -109,36 +89,38 @@ class Calls(TorchDispatchMode):
             self.names.append(f"{name}, accumulating" if accumulates else name)
         return func(*args, **(kwargs or {}))
 
+    def launches(self) -> list[str]:
+        """The calls that start a kernel: all but those for memory."""
+        return [name for name in self.names if not re.match(r"aten::(new_)?empty", name)]
+
     def refused(self) -> list[str]:
         return [name for name in self.names if REFUSED.match(name) or name.endswith("accumulating")]
 
 
-def calls_before_the_kernel(scope: str, weighted: bool) -> Calls:
-    """The calls of `sample_negatives` on a GPU before its kernel, on tensors without values.
-
-    They come from the public function, and from the tables for the inputs of the raw operator.
-    """
-    with FakeTensorMode(), torch.device("cuda"):
-        scores, group = torch.zeros(40, 9), torch.zeros(40, dtype=torch.int64)
-        weight = torch.ones(40) if weighted else None
-        with Calls() as calls:
-            settings = {"anchor_group": group, "candidate_group": group, "candidate_weight": weight, "scope": scope}
-            ops.sample_negatives(scores, scores, 8, seed=3, **settings)
-            anchors, own, *candidates, _, _, _ = calls.raw
-            build_proposals(anchors, own, Candidates(*candidates)).tables()
-    return calls
-
-
-# Nearly each is a launch: raise a bound only for calls that are worth their time. A group's own centre takes a few.
-MOST_CALLS = {"all": 150, "other": 150, "same": 170}
+TABLES = ["sums", "centres", "distances", "slots", "layout"]
+SAMPLER = [f"negative_sampling_{name}_kernel" for name in (*TABLES, "trials", "race")]
+# Of PyTorch: two numbers for scope "all", the seed, padded rows, sums of slots; the mean weight; by group a sort and
+# two searches, or three.
+MOST_LAUNCHES = {("all", False): 4, ("all", True): 6, ("other", False): 6, ("other", True): 8, ("same", False): 7}
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_few_calls_come_before_the_kernel_and_none_that_waits(scope, weighted):
-    calls = calls_before_the_kernel(scope, weighted)
+def test_seven_kernels_of_ours_and_few_calls_sample_with_triton(scope, weighted):
+    """The launches of a whole operator, of PyTorch and of ours, compiled for a GPU that is not there."""
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
+    from benchmarks.kernel_binaries import compiling_for
+
+    scores, group = torch.eye(9)[torch.arange(40) % 9], torch.arange(40) % 3
+    settings = {"anchor_group": group, "candidate_group": group, "candidate_weight": torch.ones(40)}
+    with compiling_for("sm_90") as driver, Calls() as calls:
+        if not weighted:
+            del settings["candidate_weight"]
+        ops.sample_negatives(scores, scores, 8, seed=3, scope=scope, **settings, backend="reference")
+        implementation("triton", "negative_sampling")(*calls.raw[:-1])
+    assert driver.launched == SAMPLER
     assert calls.refused() == []
-    assert 0 < len(calls.names) <= MOST_CALLS[scope], calls.names
+    assert len(calls.launches()) == MOST_LAUNCHES.get((scope, weighted), 9), calls.launches()
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ from sskd_fast import _build, _env, _native
 _native.load()
 recipe = _native.cuda_recipe(_native.source_folder(), "operators.so", [(8, 0)])
 torch.ops.load_library(_build.build(recipe, _env.cache_folder()))
-for name in ("score_fusion", "score_fusion_backward", "negative_sampling_by_tables", "hardest_negatives"):
+for name in ("score_fusion", "score_fusion_backward", "negative_sampling", "hardest_negatives"):
     print(name, torch._C._dispatch_has_kernel_for_dispatch_key("sskd_fast_native::" + name, "CUDA"))
 """
     done = run(script, environment(tmp_path, **QUICK))

@@ -54,3 +54,25 @@ def test_groups_far_apart_in_score_have_tables_of_their_own():
     assert float(found.acceptance.min()) > 0.45 and float(found.bound.max()) < 1e-5
     of_all = build_proposals(rows, torch.full_like(group, -1), Candidates(rows, None, group, False))
     assert float(of_all.bound.min()) > 0.2
+
+
+@pytest.mark.parametrize("scope", ["same", "other"])
+def test_equal_rows_get_the_same_slots_in_every_backend(scope):
+    """Rounding moves the centre of equal rows off them, and by how much depends on the order of a sum."""
+    rows = torch.nn.functional.normalize(random(40, 11).abs(), dim=1)
+    group = torch.arange(600) % 30
+    scores = torch.where((group < 20)[:, None], rows[group], rows[30 + torch.arange(600) % 10])
+    weight = (1 + torch.arange(600) % 7).double() / 7
+    settings = {"anchor_group": (group + 1) % 30, "candidate_group": group, "candidate_weight": weight, "scope": scope}
+    drawn = [ops.sample_negatives(scores, scores, 7, seed=2, backend=b, **settings) for b in ("reference", "cpu")]
+    assert torch.equal(*drawn)
+
+
+def test_a_mean_at_the_limit_of_the_even_envelope_is_on_the_same_side_in_every_backend():
+    """9 of 20 candidates lie at a right angle to the anchor, so that s has the mean 0.45, up to rounding."""
+    rows = torch.eye(6, dtype=torch.float64)[torch.where(torch.arange(400) % 20 < 11, 0, 1)]
+    group = torch.zeros(400, dtype=torch.int64)
+    tables = build_proposals(rows, group - 1, Candidates(rows, None, group, False))
+    assert not bool(tables.table[torch.arange(400) % 20 < 11].any())
+    drawn = [ops.sample_negatives(rows, rows, 30, seed=2, backend=b) for b in ("reference", "cpu")]
+    assert torch.equal(*drawn)

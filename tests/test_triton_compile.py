@@ -23,7 +23,6 @@ from benchmarks import kernel_report
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
 from benchmarks.marked import marks
 from sskd_fast import kernels
-from sskd_fast._backend_costs import OPERATORS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -47,6 +46,11 @@ KERNELS = {
     "score_fusion_forward_kernel",
     "score_fusion_backward_kernel",
     "score_fusion_resize_backward_kernel",
+    "negative_sampling_sums_kernel",
+    "negative_sampling_centres_kernel",
+    "negative_sampling_distances_kernel",
+    "negative_sampling_slots_kernel",
+    "negative_sampling_layout_kernel",
     "negative_sampling_trials_kernel",
     "negative_sampling_race_kernel",
     "hardest_negatives_kernel",
@@ -61,7 +65,15 @@ KERNELS = {
 
 # Every warp of a sampling program computes the random words, levels and ranks of all its trials over again, and waits
 # for the others at each sum. So it has one warp or two, which hold more rows each and still leave room for a quarter.
-SAMPLING = {"negative_sampling_trials_kernel", "negative_sampling_race_kernel"}
+# Programs that sum rows for the tables are few.
+SAMPLING = {
+    "negative_sampling_trials_kernel",
+    "negative_sampling_race_kernel",
+    "negative_sampling_sums_kernel",
+    "negative_sampling_distances_kernel",
+}
+# They read numbers by themselves: of pixels next to each other only by chance, of candidates and anchors.
+NOT_ROWS = {"score_fusion_resize_backward_kernel", "negative_sampling_slots_kernel", "negative_sampling_layout_kernel"}
 
 
 @functools.cache
@@ -86,7 +98,7 @@ def test_every_kernel_compiles_without_spills(binaries):
 
 def test_kernels_compile_for_one_of_each():
     """Triton makes constants of arguments that are 1, which have less to them than numbers known at run time."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *OPERATORS)]
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in kernel_report.MODULES]
     found = compiled("sm_90", kernel_report.triton_launches(size=1, negatives=1), modules)
     assert {binary.kernel for binary in found} == KERNELS
 
@@ -99,7 +111,7 @@ def test_kernels_that_gather_leave_room_for_half_of_the_threads_and_sampling_for
 
 @EACH
 def test_rows_are_loaded_sixteen_bytes_at_a_time(binaries):
-    names = KERNELS - {"score_fusion_resize_backward_kernel"}  # it reads what is next to each other only by chance
+    names = KERNELS - NOT_ROWS
     assert {name: binaries[name].load_bytes for name in names if binaries[name].load_bytes != 16} == {}
 
 

@@ -57,7 +57,7 @@ Cells cells_of(const SamplingInput<T>& in) {
   return cells;
 }
 
-// One table of slots: every candidate has slots in proportion to its mass, rounded up.
+// One table of slots: every candidate has slots in proportion to its mass, rounded up; kSlots for the mean mass.
 struct SlotTable {
   Buffer<int32_t> entries;       // the candidate of a slot
   std::vector<double> ratio;     // (M): weight of a candidate divided by the envelope that its slots stand for
@@ -65,7 +65,7 @@ struct SlotTable {
 };
 
 template <typename T>
-SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::vector<double>* mass) {
+SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::vector<double>* mass, double mean) {
   SlotTable table;
   table.start.assign(cells.count + 1, 0);
   if (mass == nullptr) {
@@ -75,7 +75,6 @@ SlotTable slot_table(const SamplingInput<T>& in, const Cells& cells, const std::
     table.start = cells.start;
     return table;
   }
-  const double mean = std::accumulate(mass->begin(), mass->end(), 0.0) / static_cast<double>(in.candidates);
   const double scale = kSlots / std::max(mean, std::numeric_limits<double>::min());
   std::vector<int64_t> slots(in.candidates);
   double unit = 0;
@@ -177,11 +176,9 @@ Spread spread_envelope(const SamplingInput<T>& in, const Cells& cells) {
     distance[q] = squared_distance(in.candidate_scores + q * width, result.centre.data() + cell(q) * width, width);
     total[cell(q)] += distance[q] * in.weight_of(q);
   });
-  for (int64_t c = 0; c < centres; ++c) beta[c] /= mass[c];
+  for (int64_t c = 0; c < centres; ++c) beta[c] = beta[c] / mass[c] > kAlike ? beta[c] / mass[c] : kAlikeBeta;
   result.mass.resize(in.candidates);
-  for (int64_t q = 0; q < in.candidates; ++q)
-    result.mass[q] =
-        in.weight_of(q) * (1 + distance[q] / std::max(beta[cell(q)], std::numeric_limits<double>::min()));
+  for (int64_t q = 0; q < in.candidates; ++q) result.mass[q] = in.weight_of(q) * (1 + distance[q] / beta[cell(q)]);
   result.half.resize(in.anchors);
   parallel_for(0, in.anchors, 256, [&](int64_t begin, int64_t end) {
     for (int64_t a = begin; a < end; ++a) {
@@ -205,8 +202,12 @@ Proposals build_proposals(const SamplingInput<T>& in, const Cells& cells, const 
   Proposals result;
   std::vector<double> weight;
   if (in.weight != nullptr) weight.assign(in.weight, in.weight + in.candidates);
-  result.even = slot_table(in, cells, in.weight == nullptr ? nullptr : &weight);
-  if (envelope != nullptr) result.spread = slot_table(in, cells, &envelope->mass);
+  const double total = in.weight == nullptr ? static_cast<double>(in.candidates)
+                                            : std::accumulate(weight.begin(), weight.end(), 0.0);
+  const double mean = total / static_cast<double>(in.candidates);
+  result.even = slot_table(in, cells, in.weight == nullptr ? nullptr : &weight, mean);
+  // The weighted mean of t is 1 by its definition, 0 for rows that are alike.
+  if (envelope != nullptr) result.spread = slot_table(in, cells, &envelope->mass, 2 * mean);
   std::vector<int64_t> drawable(cells.count + 1, 0);
   for (int64_t q = 0; q < in.candidates; ++q) drawable[cells.of_candidate[q] + 1] += in.weight_of(q) > 0;
   const int64_t every = std::accumulate(drawable.begin(), drawable.end(), int64_t{0});

@@ -38,9 +38,17 @@ inline std::array<Tensor, 2> stable_sort(const Tensor& x) {
   return call_by_name<2>("aten::sort", "stable", x, std::optional<bool>(true), int64_t{0}, false);
 }
 
-// For each number of x, the count of smaller ones in `sorted`.
-inline Tensor count_below(const Tensor& sorted, const Tensor& x) {
-  return call_by_name<1>("aten::searchsorted", "Tensor", sorted, x, false, false, std::nullopt, std::nullopt)[0];
+// For each number of x, the count of smaller ones in `sorted`, or of those that are not larger.
+inline Tensor count_below(const Tensor& sorted, const Tensor& x, bool or_equal = false) {
+  return call_by_name<1>("aten::searchsorted", "Tensor", sorted, x, false, or_equal, std::nullopt, std::nullopt)[0];
+}
+
+// The mean of all numbers.
+inline Tensor mean(const Tensor& x) { return call_by_name<1>("aten::mean", "", x, std::nullopt)[0]; }
+
+// Sums of the numbers up to each one, in int64.
+inline Tensor cumulative(const Tensor& flat) {
+  return call_by_name<1>("aten::cumsum", "", flat, int64_t{0}, std::optional<ScalarType>(ScalarType::Long))[0];
 }
 
 // 0, 1, ..., count - 1.

@@ -15,15 +15,9 @@ std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, cons
                                                  const Tensor& class_logits, int64_t height, int64_t width,
                                                  int64_t cues);
 
-// `Proposals` in sskd_fast/reference/proposals.py explains the arguments after the seed.
-Tensor negative_sampling_by_tables(const Tensor& anchor_scores, const Tensor& anchor_group,
-                                   const std::optional<Tensor>& candidate_scores,
-                                   const std::optional<Tensor>& candidate_weight, const Tensor& candidate_group,
-                                   bool same, int64_t num_negatives, const Tensor& seed, const Tensor& entries,
-                                   const Tensor& ratio, const Tensor& table, const Tensor& first, const Tensor& count,
-                                   const Tensor& skip_from, const Tensor& skip_length, const Tensor& bound,
-                                   const Tensor& available, const Tensor& order, const Tensor& own_from,
-                                   const Tensor& own_until);
+Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group,
+                         const std::optional<Tensor>& candidate_scores, const std::optional<Tensor>& candidate_weight,
+                         const Tensor& candidate_group, bool same, int64_t num_negatives, const Tensor& seed);
 
 Tensor hardest_negatives(const Tensor& anchors, const Tensor& candidates, const Tensor& drawn, int64_t num_negatives);
 

@@ -15,8 +15,12 @@ constexpr int kTrialsPerNegative = 16;
 constexpr int kSlots = 8;
 // Subtracted before slots are rounded up, so that masses that differ only in their last bit get the same number.
 constexpr double kSlotSlack = 1e-9;
-// Mean dissimilarity above which the even envelope accepts more often than the spread one.
-constexpr double kEvenFrom = 0.45;
+// Mean dissimilarity above which the even envelope accepts more often than the spread one. No short fraction, which rows
+// that repeat would hit up to rounding.
+constexpr double kEvenFrom = 0.45 - 1e-9;
+// Rows of a group with a mean squared distance from their centre below kAlike differ by rounding only. The distance
+// kAlikeBeta takes the place of that mean: any number makes a valid envelope, and this one makes t vanish.
+constexpr double kAlike = 1e-26, kAlikeBeta = 1e-12;
 // Margin of the spread envelope for rounding: too high costs trials, too low would distort the law.
 constexpr double kEnvelopeMargin = 1 + 1e-4;
 

@@ -43,8 +43,7 @@ def register(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> 
 def implementation(backend: str, operator: str) -> Callable[..., Any]:
     """A backend's function for a raw operator; it takes no `backend` argument. The schemas are in csrc/schemas.h."""
     if backend in _PYTHON:
-        stem = operator.removesuffix("_backward").removesuffix("_by_tables")
-        module = importlib.import_module(f"{_PYTHON[backend]}.{stem}")
+        module = importlib.import_module(f"{_PYTHON[backend]}.{operator.removesuffix('_backward')}")
         return getattr(module, operator)
     return with_types_of_errors(getattr(_native.operators(), operator))
 

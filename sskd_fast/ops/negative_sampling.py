@@ -20,7 +20,6 @@ from sskd_fast.ops._arguments import (
     check_weight_values,
 )
 from sskd_fast.ops._library import implementation, register
-from sskd_fast.reference.proposals import Candidates, build_proposals
 
 SCOPES = ("all", "other", "same")
 
@@ -70,9 +69,9 @@ def sample_negatives(
         check_device("anchor_scores", anchors, candidate_weight=weight)
         weight = weight.double()
     if scope == "all":
-        # "Other than a group that no candidate has" is every candidate, and needs no sums by group.
-        own = torch.full((anchors.shape[0],), -1, dtype=torch.int64, device=anchors.device)
-        group = own.new_zeros(count)
+        # "Other than a group that no candidate has" is every candidate. One number for all is one group at first sight.
+        nobodys, everyones = torch.arange(-1, 1, device=anchors.device).split(1)
+        own, group = nobodys.expand(anchors.shape[0]), everyones.expand(count)
     else:
         if anchor_group is None or candidate_group is None:
             raise ValueError(f"scope={scope!r} needs anchor_group and candidate_group")
@@ -91,19 +90,13 @@ def _run(
     *rest, backend = settings
     if weight is not None:
         check_weight_values(weight)
-        weight = weight / torch.where(weight > 0, weight, 1).amax() if len(weight) else weight
+        # The smallest positive number, since no weight may be positive.
+        weight = weight / weight.amax().clamp_min(5e-324) if len(weight) else weight
     if scores is not None and backend != "cpu":
         check_unit_rows("anchor_scores", anchors)
         check_unit_rows("candidate_scores", scores)
-    arguments = anchors, own, scores, weight, group, *rest
-    if backend not in ("triton", "cuda"):
-        return implementation(backend, "negative_sampling")(*arguments)
-    same, num_negatives, _seed = rest
-    if len(anchors) == 0 or len(group) == 0:
-        return anchors.new_full((len(anchors), num_negatives), -1, dtype=torch.int32)
-    # In PyTorch, which is good at sorting and counting by group; every backend gets the same tables.
-    proposals = build_proposals(anchors, own, Candidates(scores, weight, group, same))
-    return implementation(backend, "negative_sampling_by_tables")(*arguments, *proposals.tables())
+    drawn: Tensor = implementation(backend, "negative_sampling")(anchors, own, scores, weight, group, *rest)
+    return drawn
 
 
 def _fake(anchors: Tensor, *rest: Any) -> Tensor:

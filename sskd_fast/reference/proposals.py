@@ -5,7 +5,7 @@ Shape letters: A anchors, M candidates, E width of a score vector, T tables, P s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from torch import Tensor
 _SLOTS = 8
 # Subtracted before slots are rounded up, so that masses that differ only in their last bit get the same number.
 _SLOT_SLACK = 1e-9
-# Mean s above which the even envelope accepts more often than the spread one.
-_EVEN_FROM = 0.45
+# Mean s above which the even envelope accepts more often than the spread one. No short fraction, which rows that repeat
+# would hit up to rounding.
+_EVEN_FROM = 0.45 - 1e-9
+# Rows of a group with a mean squared distance from their centre below _ALIKE differ by rounding only. The distance
+# _ALIKE_BETA takes the place of that mean: any number makes a valid envelope, and this one makes t vanish.
+_ALIKE, _ALIKE_BETA = 1e-26, 1e-12
 # Rows of a group that are summed one after the other. Groups are long, so a sum by group has two levels.
 _RUN = 256
 
@@ -56,24 +60,20 @@ class Proposals:
     own_from: Tensor
     own_until: Tensor
 
-    def tables(self) -> tuple[Tensor, ...]:
-        """The arguments of kernels, in the order of the schema `negative_sampling_by_tables`: all but acceptance."""
-        wanted = [field.name for field in fields(self) if field.name != "acceptance"]
-        return tuple(getattr(self, name).contiguous() for name in wanted)
-
 
 def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Candidates) -> Proposals:
     """The tables of slots and the envelope of every anchor, for at least one candidate.
 
-    All shapes follow from the shapes of the arguments, and the host reads no value. So nothing waits for a GPU, and a
-    CUDA graph can capture it.
+    All shapes follow from the shapes of the arguments. The CPU has tables of its own in csrc/cpu/proposals.h, GPUs in
+    kernels/proposals.py and csrc/cuda/proposals.cu.
     """
     size = len(candidates.group)
     grouped, order = candidates.group.sort(stable=True)
     own_from, own_until = (torch.searchsorted(grouped, anchor_group.contiguous(), right=r) for r in (False, True))
     weight = torch.ones_like(grouped, dtype=torch.float64) if candidates.weight is None else candidates.weight
     own = own_from, own_until
-    slots = torch.ones_like(order) if candidates.weight is None else _slots(weight)
+    mean = weight.mean()
+    slots = torch.ones_like(order) if candidates.weight is None else _slots(weight, mean)
     # Rounding up adds at most one slot for each candidate to their mean.
     most = size if candidates.weight is None else (_SLOTS + 1) * size
     tables = [_Table.build(order, slots, most, weight, weight, own, candidates.same)]
@@ -87,7 +87,8 @@ def build_proposals(anchor_scores: Tensor, anchor_group: Tensor, candidates: Can
         t, half_spread = _spread_envelope(anchor_scores, anchor_cell, candidates.scores, cells, weight)
         mass = weight * (1 + t)
         most = (_SLOTS + 1) * size
-        tables.append(_Table.build(order, _slots(mass), most, weight, mass, own, candidates.same))
+        # The weighted mean of t is 1 by its definition, 0 for rows that are alike.
+        tables.append(_Table.build(order, _slots(mass, 2 * mean), most, weight, mass, own, candidates.same))
         spread = half_spread < _EVEN_FROM
         acceptance = torch.where(spread, 0.5 * _SLOTS / (_SLOTS + 0.5), half_spread.clamp_max(1))
         # Rows may be slightly longer than 1; their dissimilarity can then exceed 1.
@@ -153,9 +154,9 @@ class _Table:
         return cls(entries, ratio, (none, ends[-1] - (last - first), first, last - first))
 
 
-def _slots(mass: Tensor) -> Tensor:
-    """Numbers of slots, at least proportional to mass (M,), about _SLOTS on average; 0 for mass 0."""
-    scale = _SLOTS / mass.mean().clamp_min(torch.finfo(mass.dtype).tiny)
+def _slots(mass: Tensor, mean: Tensor) -> Tensor:
+    """Numbers of slots, at least proportional to mass (M,), about _SLOTS for the mean mass; 0 for mass 0."""
+    scale = _SLOTS / mean.clamp_min(torch.finfo(mass.dtype).tiny)
     return torch.where(mass > 0, torch.ceil(mass * scale * (1 - _SLOT_SLACK)).clamp_min(1), 0).long()
 
 
@@ -221,8 +222,9 @@ def _spread_envelope(
     centre = sums(scores * (weight / _by_cell(mass, number))[:, None])
     distance = _squared_distance(scores, _by_cell(centre, number))
     beta = sums(distance * weight) / mass
+    beta = torch.where(beta > _ALIKE, beta, _ALIKE_BETA)
     alpha = _squared_distance(anchor_scores, _by_cell(centre, anchor_cell))
-    return distance / _by_cell(beta, number).clamp_min(tiny), (alpha + _by_cell(beta, anchor_cell)) / 2
+    return distance / _by_cell(beta, number), (alpha + _by_cell(beta, anchor_cell)) / 2
 
 
 def _by_cell(values: Tensor, number: Tensor | None) -> Tensor:
