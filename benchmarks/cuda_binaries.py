@@ -100,6 +100,7 @@ def _read(cubin: Path, arch: str) -> list[dict[str, Any]]:
     return [
         _row(name, arch, dict(re.findall(r"(\w+):(\d+)", numbers)), texts[symbol], threads[symbol])
         for name, (symbol, numbers) in zip(names, found, strict=True)
+        if not name.startswith("cub::")  # not ours
     ]
 
 

@@ -114,9 +114,9 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
 
 def cuda_work() -> dict[str, list[Work]]:
     """Operator -> its kernels. A kernel that runs twice is listed twice."""
-    norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS, (loops((0, 1)),))]
+    norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS / 4, (loops((0, WIDTH / 4 / 8)),))]
     anchors = Work("pixel_contrast_anchors_backward_kernel<float>", ANCHORS, (loops(*[(0, 1)] * 4),))
-    packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 16)
+    packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 32)
     # Stores by lanes are unrolled by four and by sixteen.
     cleared = math.ceil(NEGATIVES / 32) % 4
     chains = 2  # further probes of the hash set by the worst lane of a warp
@@ -132,18 +132,25 @@ def cuda_work() -> dict[str, list[Work]]:
     )
     steps = math.ceil(DRAWS / 32)
     hardest = loops((0, cleared), (0, 0), (0, steps), (1, 2), (2, packs), (0, 0), (0, 0), (0, steps), (1, DRAWS / 4))
-    forward = loops((0, passes), (1, packs), (0, 1), (0, math.ceil(NEGATIVES / 32)), (0, packs), (1, passes))
-    candidates = loops((0, packs), (1, passes), (0, 1), (0, 1))
+    # Four rows at a time forward, eight backward; a candidate's uses end in the middle of the last 32.
+    forward = loops((0, passes), (1, NEGATIVES / 4 / passes), (0, passes))
+    candidates = loops((0, 1), (1, passes), (2, (NEGATIVES / 8 + 0.5) / passes), (0, 1), (0, 1))
+    index = [
+        Work("inverted_index_places_kernel", ANCHORS * NEGATIVES / 32, (loops(),)),
+        Work("inverted_index_starts_kernel", ANCHORS / 32, (loops((0, math.log2(ANCHORS * NEGATIVES))),)),
+    ]
+    part = "RowPart<float, 8, 4> >"
     return {
         "score_fusion": _cuda_fusion(),
         "negative_sampling": [Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,))],
         "hardest_negatives": [Work("hardest_negatives_kernel<float>", ANCHORS, (hardest,))],
         "pixel_contrast": [
             *norms,
-            Work("pixel_contrast_forward_kernel<float, true>", ANCHORS, (forward,)),
+            Work(f"pixel_contrast_forward_kernel<float, {part}", ANCHORS, (forward,)),
             *norms,
             anchors,
-            Work("pixel_contrast_candidates_backward_kernel<float>", ANCHORS, (candidates,)),
+            *index,
+            Work(f"pixel_contrast_candidates_backward_kernel<float, {part}", ANCHORS, (candidates,)),
         ],
         "expected_pixel_contrast": [*norms, *_cuda_expected(), *norms, anchors],
     }

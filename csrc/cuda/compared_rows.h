@@ -7,7 +7,6 @@
 
 namespace sskd_fast::cuda {
 
-constexpr int kGroups = kWarp / kGroup;
 // Rows that each group compares at a time: as many as fit into registers without spilling.
 template <typename S>
 constexpr int kCompared = sizeof(S) == 4 ? 4 : 2;

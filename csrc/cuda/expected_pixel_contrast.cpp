@@ -32,7 +32,8 @@ struct Inputs {
   Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const std::optional<Tensor>& ya,
          const std::optional<Tensor>& yq, const std::optional<Tensor>& w, const std::optional<Tensor>& ga,
          const std::optional<Tensor>& gq, bool same, const Tensor& t, bool normalize, Stream stream)
-      : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
+      : anchors(a, aligned_width(a), normalize, stream), positives(p, aligned_width(p), normalize, stream),
+        candidates(c, aligned_width(c), normalize, stream),
         anchor_scores(packed(ya)), candidate_scores(packed(yq)), weight(packed(w)), anchor_group(packed(ga)),
         candidate_group(packed(gq)), temperature(checked_temperature(t, a)), scope(!ga    ? Scope::kAll
                                                                                    : same ? Scope::kSame

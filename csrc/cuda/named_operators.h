@@ -33,24 +33,6 @@ inline Tensor mean_row(const Tensor& x) {
   return call_by_name<1>("aten::mean", "dim", x, std::optional<Sizes>(Sizes(&rows, 1)), false, std::nullopt)[0];
 }
 
-// The numbers of a flat tensor in ascending order (a stable sort), and their indices.
-inline std::array<Tensor, 2> stable_sort(const Tensor& x) {
-  return call_by_name<2>("aten::sort", "stable", x, std::optional<bool>(true), int64_t{0}, false);
-}
-
-// For each number of x, the count of smaller ones in `sorted`.
-inline Tensor count_below(const Tensor& sorted, const Tensor& x) {
-  return call_by_name<1>("aten::searchsorted", "Tensor", sorted, x, false, false, std::nullopt, std::nullopt)[0];
-}
-
-// 0, 1, ..., count - 1.
-inline Tensor counting(int64_t count, const Options& options) {
-  Tensor steps = full({count}, 1, options);
-  Tensor first = torch::stable::narrow(steps, 0, 0, 1);
-  torch::stable::zero_(first);
-  return call_by_name<1>("aten::cumsum", "", steps, int64_t{0}, std::optional<ScalarType>(options.dtype))[0];
-}
-
 // x limited to [least, most].
 inline Tensor clamped(const Tensor& x, int64_t least, int64_t most) {
   const auto bound = [&](int64_t value) {
