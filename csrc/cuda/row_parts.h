@@ -142,7 +142,7 @@ template <typename Part, typename S, typename UseOf>
 __device__ inline void sum_rows(const Part& part, const Rows<S>& rows, int32_t begin, int32_t end, UseOf use,
                                 Compute<S>* out) {
   using T = Compute<S>;
-  constexpr int kInFlight = 2 * Part::kInFlight;
+  constexpr int kInFlight = 4 / Part::packs;
   typename Part::Values sum = {}, values;
 #pragma unroll 1
   for (int32_t left = end - begin; left > 0; left -= kWarp) {
