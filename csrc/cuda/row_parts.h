@@ -20,7 +20,8 @@ template <typename S, int lanes_, int packs_>
 struct RowPart {
   static constexpr int lanes = lanes_, packs = packs_, kGroups = kWarp / lanes, kPacks = lanes * packs;
   static constexpr bool kIsWholeRow = lanes < kWarp;
-  static constexpr int kInFlight = kHeld<S> / packs;  // rows that a group of lanes reads at a time
+  // Rows that a group of lanes reads at a time beside a sum; in float64, exponentials need the registers.
+  static constexpr int kInFlight = sizeof(S) == 8 ? 1 : kHeld<S> / packs;
   using T = Compute<S>;
   using Words = uint4[packs];
   using Values = T[packs][kPack<S>];
