@@ -15,6 +15,7 @@ from dataclasses import dataclass
 ACCEPTANCE = 0.5
 _INDEX = 4  # bytes of an index
 _RATIO = 8  # of an acceptance ratio
+_SECTOR = 32  # the least that is read at random
 # Of a random number for a pair: a quarter of Philox's ten rounds, 15 integer instructions at half the rate of
 # multiply-adds, which count as two operations.
 _RANDOM_NUMBER = 60
@@ -111,14 +112,19 @@ def dense_is_as_fast(negatives: int, width: int, device: Device, element: int) -
 
 
 def pixel_contrast(anchors: int, candidates: int, negatives: int, width: int, element: int = 4) -> dict[str, Cost]:
-    """A, M, R, D: the row of a negative is gathered once in each pass; the inverted index is sorted in between."""
-    gathered = anchors * negatives * (element * width + _INDEX)
+    """A, M, R, D: the row of a negative is gathered once in each pass; the inverted index is sorted in between.
+
+    With each row comes the number that belongs to it, in a sector of its own: a norm, or a share and a factor.
+    """
+    row = element * width + _INDEX + _SECTOR
+    gathered = anchors * negatives * row
     own = anchors * width * element
     shares = anchors * negatives * 4
     forward = Cost(gathered + 3 * own + 3 * shares, 6 * anchors * negatives * width)
-    sorting = anchors * negatives * 4 * 2 * (_INDEX + 8)  # four passes of a radix sort, key and place, read and written
+    # The keys are counted once; every pass of a radix sort reads and writes key and place, for eight bits of the key.
+    sorting = anchors * negatives * _INDEX * (2 + 4 * math.ceil(candidates.bit_length() / 8))
     backward = Cost(
-        gathered + 6 * own + 2 * shares + sorting + 2 * candidates * width * element,
+        gathered + anchors * negatives * _SECTOR + 6 * own + 2 * shares + sorting + 2 * candidates * width * element,
         2 * anchors * negatives * width,
     )
     return {"forward": forward, "backward": backward}

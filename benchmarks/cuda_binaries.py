@@ -68,10 +68,14 @@ def rows(arch: str) -> list[dict[str, Any]]:
         return [row for file in source_files() for row in _read(_compiled(file, arch, Path(folder)), arch)]
 
 
-def listings(arch: str) -> dict[str, str]:
-    """The disassembly of every kernel, by a name such as score_fusion_kernel<float, 32>. Takes minutes."""
+def listings(arch: str, stem: str | None = None) -> dict[str, str]:
+    """The disassembly of every kernel, by a name such as score_fusion_kernel<float, 32>. Takes minutes.
+
+    stem: of the only source file to compile.
+    """
+    files = [file for file in source_files() if stem in (None, file.stem)]
     with tempfile.TemporaryDirectory() as folder:
-        parts = [_texts(_compiled(file, arch, Path(folder))) for file in source_files()]
+        parts = [_texts(_compiled(file, arch, Path(folder))) for file in files]
     texts = {symbol: text for part in parts for symbol, text in part.items()}
     return {name.partition("(")[0]: text for name, text in zip(_demangled(list(texts)), texts.values(), strict=True)}
 
@@ -100,6 +104,7 @@ def _read(cubin: Path, arch: str) -> list[dict[str, Any]]:
     return [
         _row(name, arch, dict(re.findall(r"(\w+):(\d+)", numbers)), texts[symbol], threads[symbol])
         for name, (symbol, numbers) in zip(names, found, strict=True)
+        if not name.startswith("cub::")  # not ours
     ]
 
 

@@ -8,8 +8,9 @@ it. Forward and backward are added, and the sum is divided by the anchors or pix
 - both sides of every branch are executed, unless the declared work calls one rare;
 - slow paths of divisions and roots are never taken;
 - no trial is left for the exact race, whose blocks return at once and are not counted;
-- PyTorch's own kernels (sorting, sums and padding) cost the same for both backends. So do the five kernels that build
-  the tables of negative sampling: they read a row twice, and the trials of an anchor read 400 rows.
+- PyTorch's own kernels (sums and padding) cost the same for both backends, and sorting by PyTorch as much as by CUB. So do
+  the five kernels that build the tables of negative sampling: they read a row twice, and the trials of an anchor read
+  400 rows.
 
 If a kernel no longer has the loops declared for it, the command fails.
 """
@@ -63,6 +64,7 @@ def settings() -> dict[str, dict[str, Any]]:
         return {
             "sampling_trials": tuning.sampling_trials(padded, dtype),
             "gathered": tuning.gathered(WIDTH, dtype),
+            "contrast": tuning.contrast(WIDTH, dtype),
             "rows_backward": tuning.rows_backward(WIDTH, dtype),
             "expected_forward": tuning.expected_forward(dtype),
             "expected_backward": tuning.expected_backward(dtype),
@@ -71,15 +73,21 @@ def settings() -> dict[str, dict[str, Any]]:
         }
 
 
+def triton_texts(calls: list[Callable[[], object]]) -> dict[str, list[str]]:
+    """Name -> listings of the Triton kernels that calls launch."""
+    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *_backend_costs.OPERATORS)]
+    texts: dict[str, list[str]] = {}
+    for kernel in compiled_kernels(ARCH, calls, modules):
+        texts.setdefault(kernel.name, []).append(listing(kernel))
+    return texts
+
+
 def triton_counts() -> dict[str, float]:
     """Operator -> warp instructions per anchor or pixel. Raises ValueError if the loops are not those declared."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *_backend_costs.OPERATORS)]
     counts = {}
     calls = launches()
     for operator, work in triton_work(settings()).items():
-        texts: dict[str, list[str]] = {}
-        for kernel in compiled_kernels(ARCH, calls[operator], modules):
-            texts.setdefault(kernel.name, []).append(listing(kernel))
+        texts = triton_texts(calls[operator])
         counts[operator] = sum(count_of(item, text) for item in work for text in texts[item.kernel])
     return counts
 

@@ -51,6 +51,7 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
     blocks, tail = TRIALS / trials["BLOCK_T"] + 0.5, (0, 0.0)
     held = sum(math.ceil(n / trials["BLOCK_HELD"]) for n in range(NEGATIVES)) / NEGATIVES
     uses, draws = math.ceil(NEGATIVES / rows), math.ceil(DRAWS / rows)
+    contrast = math.ceil(NEGATIVES / settings["contrast"]["BLOCK_R"])
     fusion = {mode: IMAGES * blocks_of(f"fusion_{mode}", "BLOCK_N", PIXELS) for mode in ("forward", "backward")}
     tiles = {mode: blocks_of(f"expected_{mode}", "BLOCK_J", ANCHORS) for mode in ("forward", "backward")}
     rows_of = {mode: blocks_of(f"expected_{mode}", "BLOCK_I", ANCHORS) for mode in ("forward", "backward")}
@@ -84,9 +85,12 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
             )
         ],
         "pixel_contrast": [
-            work("pixel_contrast_forward_kernel", "gathered", ANCHORS, loops((0, uses), (0, uses // 4))),
+            work(
+                "pixel_contrast_norms_kernel", "rows_backward", blocks_of("rows_backward", "BLOCK_A", ANCHORS), loops()
+            ),
+            work("pixel_contrast_forward_kernel", "contrast", ANCHORS, loops((0, contrast), (0, contrast // 4))),
             own,
-            work("pixel_contrast_candidates_backward_kernel", "gathered", ANCHORS, loops((0, uses + 0.5))),
+            work("pixel_contrast_candidates_backward_kernel", "contrast", ANCHORS, loops((0, contrast + 0.5))),
         ],
         "expected_pixel_contrast": [
             work(
@@ -114,9 +118,9 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
 
 def cuda_work() -> dict[str, list[Work]]:
     """Operator -> its kernels. A kernel that runs twice is listed twice."""
-    norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS, (loops((0, 1)),))]
+    norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS / 4, (loops((0, WIDTH / 4 / 8)),))]
     anchors = Work("pixel_contrast_anchors_backward_kernel<float>", ANCHORS, (loops(*[(0, 1)] * 4),))
-    packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 16)
+    packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 32)
     # Stores by lanes are unrolled by four and by sixteen.
     cleared = math.ceil(NEGATIVES / 32) % 4
     chains = 2  # further probes of the hash set by the worst lane of a warp
@@ -132,18 +136,25 @@ def cuda_work() -> dict[str, list[Work]]:
     )
     steps = math.ceil(DRAWS / 32)
     hardest = loops((0, cleared), (0, 0), (0, steps), (1, 2), (2, packs), (0, 0), (0, 0), (0, steps), (1, DRAWS / 4))
-    forward = loops((0, passes), (1, packs), (0, 1), (0, math.ceil(NEGATIVES / 32)), (0, packs), (1, passes))
-    candidates = loops((0, packs), (1, passes), (0, 1), (0, 1))
+    # Four rows at a time; a candidate's uses end in the middle of the last four.
+    forward = loops((0, passes), (1, NEGATIVES / 4 / passes), (0, passes))
+    candidates = loops((0, 1), (1, passes), (2, (NEGATIVES / 4 + 0.5) / passes), (0, 1), (0, 1))
+    index = [
+        Work("inverted_index_places_kernel", ANCHORS * NEGATIVES / 32, (loops(),)),
+        Work("inverted_index_starts_kernel", ANCHORS / 32, (loops((0, math.log2(ANCHORS * NEGATIVES))),)),
+    ]
+    part = "RowPart<float, 8, 4> >"
     return {
         "score_fusion": _cuda_fusion(),
         "negative_sampling": [Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,))],
         "hardest_negatives": [Work("hardest_negatives_kernel<float>", ANCHORS, (hardest,))],
         "pixel_contrast": [
             *norms,
-            Work("pixel_contrast_forward_kernel<float, true>", ANCHORS, (forward,)),
+            Work(f"pixel_contrast_forward_kernel<float, {part}", ANCHORS, (forward,)),
             *norms,
             anchors,
-            Work("pixel_contrast_candidates_backward_kernel<float>", ANCHORS, (candidates,)),
+            *index,
+            Work(f"pixel_contrast_candidates_backward_kernel<float, {part}", ANCHORS, (candidates,)),
         ],
         "expected_pixel_contrast": [*norms, *_cuda_expected(), *norms, anchors],
     }

@@ -50,6 +50,29 @@ def pixel_contrast_rows_backward_kernel(
         tl.store(grad_positives_ptr + out, g.to(grad_positives_ptr.dtype.element_ty), mask=kept)
 
 
+@triton.jit
+def pixel_contrast_norms_kernel(
+    x_ptr, inverse_ptr, rows, WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_A: tl.constexpr
+):
+    i = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
+    x = gathered_rows(x_ptr, i, i < rows, row_columns(CHUNKS, COLUMNS), WIDTH)
+    tl.store(inverse_ptr + i, inverse_norm(row_sums(x * x)), mask=i < rows)
+
+
+def inverse_norms(rows: Tensor) -> Tensor:
+    """1 / norm of each row, (N,); rows (N, W): as `padded_rows` gives them."""
+    count, width = rows.shape
+    inverse = torch.empty(count, dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
+    if count == 0 or width == 0:
+        return inverse
+    config = _tuning.rows_backward(width, rows.dtype)
+    with device_of(rows):
+        pixel_contrast_norms_kernel[(triton.cdiv(count, config["BLOCK_A"]),)](
+            rows, inverse, count, WIDTH=width, **config
+        )
+    return inverse
+
+
 def rows_backward(
     grad: Tensor,
     anchors: Tensor,

@@ -14,8 +14,8 @@ from sskd_fast.ops._library import with_types_of_errors
 from sskd_fast.reference import pixel_contrast as reference
 
 TEMPERATURE = torch.tensor([0.2], dtype=torch.float64)
-# Rows of several times 128 bytes; a candidate that many anchors use.
-SHAPES = [*CONTRAST_SHAPES, (3, 5, 4, 300), (70, 2, 3, 8)]
+# Rows of several parts; a candidate that many anchors use; more than 32 negatives for wide rows.
+SHAPES = [*CONTRAST_SHAPES, (3, 5, 4, 600), (70, 2, 3, 8), (2, 9, 70, 200)]
 
 
 def case(a: int, m: int, r: int, d: int, scale: float = 1) -> tuple[list[Tensor], Tensor]:

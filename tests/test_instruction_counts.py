@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import instruction_counts, kernel_report
+from benchmarks import cuda_binaries, instruction_counts, kernel_report
+from benchmarks.cases import NEGATIVES, WIDTH
+from benchmarks.cost_model import H100
 from benchmarks.instruction_counts import count_of, written
-from benchmarks.instruction_work import ANCHORS, Work, cuda_work, loops
+from benchmarks.instruction_work import ANCHORS, Work, cuda_work, loops, triton_work
 from benchmarks.sass_loops import executed
 from benchmarks.sass_loops import loops as found_loops
 from sskd_fast import _backend_costs
@@ -102,3 +104,42 @@ def test_the_counts_of_the_package_are_those_of_its_triton_kernels() -> None:
     assert found == wanted, (
         "python -m benchmarks.instruction_counts --json sskd_fast/backend_costs.json makes them anew"
     )
+
+
+# Warp instructions for a row of 128 float32 numbers that pixel contrast gathers. Raise one only for what is worth it.
+MOST_PER_ROW = {
+    "triton": {"pixel_contrast_forward_kernel": 39, "pixel_contrast_candidates_backward_kernel": 20},
+    "cuda": {"pixel_contrast_forward_kernel": 31, "pixel_contrast_candidates_backward_kernel": 14},
+}
+
+
+def per_row(works: list[Work], texts: dict[str, str]) -> dict[str, float]:
+    """Kernel -> warp instructions for each negative, of the kernels that gather rows."""
+    names = MOST_PER_ROW["cuda"]
+    return {
+        name: count_of(work, texts[work.kernel]) / NEGATIVES
+        for work in works
+        for name in names
+        if work.kernel.startswith(name)
+    }
+
+
+def check_budget(found: dict[str, float], most: dict[str, float]) -> None:
+    # A warp of an H100 multiplies and adds 32 pairs at a time: so many instructions take as long as memory for the row.
+    as_long_as_memory = 4 * WIDTH / H100.bandwidth * H100.float32 / 64
+    assert set(found) == set(most)
+    assert all(count <= most[name] < as_long_as_memory / 2 for name, count in found.items()), found
+
+
+def test_triton_gathers_a_row_of_the_contrast_in_few_instructions() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
+    texts = instruction_counts.triton_texts(instruction_counts.launches()["pixel_contrast"])
+    works = triton_work(instruction_counts.settings())["pixel_contrast"]
+    check_budget(per_row(works, {name: text for name, (text,) in texts.items()}), MOST_PER_ROW["triton"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_binaries.why_unavailable() is not None, reason="the CUDA kernels are not compiled here")
+def test_cuda_gathers_a_row_of_the_contrast_in_few_instructions() -> None:
+    texts = cuda_binaries.listings(instruction_counts.ARCH, "pixel_contrast")
+    check_budget(per_row(cuda_work()["pixel_contrast"], texts), MOST_PER_ROW["cuda"])

@@ -54,6 +54,7 @@ KERNELS = {
     "negative_sampling_trials_kernel",
     "negative_sampling_race_kernel",
     "hardest_negatives_kernel",
+    "pixel_contrast_norms_kernel",
     "pixel_contrast_forward_kernel",
     "pixel_contrast_rows_backward_kernel",
     "pixel_contrast_candidates_backward_kernel",
@@ -63,6 +64,9 @@ KERNELS = {
 }
 
 
+# One warp for each anchor: it computes once what belongs to the anchor, and needs no barrier. Parts of an anchor, of a
+# row and of a sum take 48 registers of a thread, and four rows for each warp are enough in flight.
+LEAST_OCCUPANCY = {"pixel_contrast_forward_kernel": 0.375}
 # Every warp of a sampling program computes the random words, levels and ranks of all its trials over again, and waits
 # for the others at each sum. So it has one warp or two, which hold more rows each and still leave room for a quarter.
 # Programs that sum rows for the tables are few.
@@ -106,7 +110,8 @@ def test_kernels_compile_for_one_of_each():
 @EACH_TRAINED
 def test_kernels_that_gather_leave_room_for_half_of_the_threads_and_sampling_for_a_quarter(binaries):
     found = {name: b.occupancy for name, b in binaries.items() if not name.startswith("expected")}
-    assert {name: part for name, part in found.items() if part < (0.25 if name in SAMPLING else 0.5)} == {}
+    least = {**LEAST_OCCUPANCY, **dict.fromkeys(SAMPLING, 0.25)}
+    assert {name: part for name, part in found.items() if part < least.get(name, 0.5)} == {}
 
 
 @EACH

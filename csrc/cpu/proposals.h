@@ -59,9 +59,9 @@ Cells cells_of(const SamplingInput<T>& in) {
 
 // One table of slots: every candidate has slots in proportion to its mass, rounded up; kSlots for the mean mass.
 struct SlotTable {
-  Buffer<int32_t> entries;       // the candidate of a slot
-  std::vector<double> ratio;     // (M): weight of a candidate divided by the envelope that its slots stand for
-  std::vector<int64_t> start;    // (cells + 1): start of the slots of each cell
+  Buffer<int32_t> entries;     // the candidate of a slot
+  std::vector<double> ratio;   // (M): weight of a candidate divided by the envelope that its slots stand for
+  std::vector<int64_t> start;  // (cells + 1): start of the slots of each cell
 };
 
 template <typename T>
@@ -202,8 +202,8 @@ Proposals build_proposals(const SamplingInput<T>& in, const Cells& cells, const 
   Proposals result;
   std::vector<double> weight;
   if (in.weight != nullptr) weight.assign(in.weight, in.weight + in.candidates);
-  const double total = in.weight == nullptr ? static_cast<double>(in.candidates)
-                                            : std::accumulate(weight.begin(), weight.end(), 0.0);
+  const double total =
+      in.weight == nullptr ? static_cast<double>(in.candidates) : std::accumulate(weight.begin(), weight.end(), 0.0);
   const double mean = total / static_cast<double>(in.candidates);
   result.even = slot_table(in, cells, in.weight == nullptr ? nullptr : &weight, mean);
   // The weighted mean of t is 1 by its definition, 0 for rows that are alike.

@@ -7,7 +7,6 @@
 
 namespace sskd_fast::cuda {
 
-constexpr int kGroups = kWarp / kGroup;
 // Rows that each group compares at a time: as many as fit into registers without spilling.
 template <typename S>
 constexpr int kCompared = sizeof(S) == 4 ? 4 : 2;
@@ -53,7 +52,7 @@ __device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t i
 template <typename T, typename S>
 __device__ inline T half_squared_distance(const S* own, const Rows<S>& rows, int32_t index) {
   T sum[1] = {};
-  compare_rows(own, rows, index, [](T x, T y, T (&sums)[1]) { sums[0] += (x - y) * (x - y); }, sum);
+  compare_rows(own, rows, index, [](T x, T y, T(&sums)[1]) { sums[0] += (x - y) * (x - y); }, sum);
   return sum[0] * T(0.5);
 }
 

@@ -16,12 +16,13 @@ inline Tensor checked_temperature(const Tensor& temperature, const Tensor& ancho
   return temperature;
 }
 
-// Aligned rows and 1 / norm of each, or 1 without normalisation.
+// Aligned rows, `width` numbers wide, and 1 / norm of each, or 1 without normalisation.
 struct AlignedEmbeddings {
   Tensor rows, inverse;
 
-  AlignedEmbeddings(const Tensor& x, bool normalize, Stream stream)
-      : rows(readable_rows("embeddings", x)), inverse(full({x.size(0)}, 1, compute_options(x))) {
+  AlignedEmbeddings(const Tensor& x, int64_t width, bool normalize, Stream stream)
+      : rows(readable_rows("embeddings", x, width)),
+        inverse(normalize ? empty({x.size(0)}, compute_options(x)) : full({x.size(0)}, 1, compute_options(x))) {
     if (normalize)
       with_storage(x.scalar_type(), [&](auto zero) {
         using S = decltype(zero);

@@ -11,8 +11,8 @@
 namespace sskd_fast::cuda {
 namespace {
 
-// Minimum number of blocks: two for each multiprocessor of a large device. If there are fewer tiles of rows, the columns
-// are split. The split depends only on shapes, so the order of the sums does too.
+// Minimum number of blocks: two for each multiprocessor of a large device. If there are fewer tiles of rows, the
+// columns are split. The split depends only on shapes, so the order of the sums does too.
 constexpr int64_t kBlocks = 264;
 
 int32_t splits_of(int64_t rows, int64_t columns) {
@@ -32,11 +32,12 @@ struct Inputs {
   Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const std::optional<Tensor>& ya,
          const std::optional<Tensor>& yq, const std::optional<Tensor>& w, const std::optional<Tensor>& ga,
          const std::optional<Tensor>& gq, bool same, const Tensor& t, bool normalize, Stream stream)
-      : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
-        anchor_scores(packed(ya)), candidate_scores(packed(yq)), weight(packed(w)), anchor_group(packed(ga)),
-        candidate_group(packed(gq)), temperature(checked_temperature(t, a)), scope(!ga    ? Scope::kAll
-                                                                                   : same ? Scope::kSame
-                                                                                          : Scope::kOther) {
+      : anchors(a, aligned_width(a), normalize, stream), positives(p, aligned_width(p), normalize, stream),
+        candidates(c, aligned_width(c), normalize, stream), anchor_scores(packed(ya)), candidate_scores(packed(yq)),
+        weight(packed(w)), anchor_group(packed(ga)), candidate_group(packed(gq)),
+        temperature(checked_temperature(t, a)), scope(!ga    ? Scope::kAll
+                                                      : same ? Scope::kSame
+                                                             : Scope::kOther) {
     if (!candidate_scores.defined()) return;
     // So that half the squared distance keeps its digits if all scores are alike.
     centre = candidate_scores.size(0) > 0 ? mean_row(candidate_scores)
@@ -81,9 +82,8 @@ struct SideTensors {
     in.temperature = data_or_null<double>(temperature);
     in.grad = data_or_null<T>(state.grad), in.pull = data_or_null<T>(state.pull);
     in.log_mass = data_or_null<T>(state.log_mass), in.weight_sum = data_or_null<T>(state.weight_sum);
-    launch_expected_side<S>(in, {data<Part<S>>(embedding), data<Part<S>>(score), data<Entry<T>>(entries), width,
-                                 score_width},
-                            stream);
+    launch_expected_side<S>(
+        in, {data<Part<S>>(embedding), data<Part<S>>(score), data<Entry<T>>(entries), width, score_width}, stream);
   }
 
   Side<S> side() const {
@@ -103,8 +103,7 @@ struct Sides {
 
   Tiles<S> tiles(bool by_anchor) const {
     const SideTensors<S>&rows = by_anchor ? anchors : candidates, &columns = by_anchor ? candidates : anchors;
-    return {rows.side(), columns.side(), rows.width, rows.score_width, scope,
-            splits_of(rows.count, columns.count)};
+    return {rows.side(), columns.side(), rows.width, rows.score_width, scope, splits_of(rows.count, columns.count)};
   }
 
   // (rows, width): gradient of the unit embeddings (for anchors, times the temperature) or of the scores.
@@ -139,10 +138,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
     const Tiles<S> tiles = sides.tiles(true);
     const Tensor sums = empty({3, tiles.splits, tiles.rows.count}, compute_options(anchors));
     launch_expected_sums<S>(tiles, data<T>(sums), stream);
-    launch_expected_loss<S>({in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), num_negatives,
-                             const_data<T>(sums), tiles.splits, data<T>(loss), data<T>(pull), data<T>(log_mass),
-                             data<T>(weight_sum)},
-                            stream);
+    launch_expected_loss<S>(
+        {in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), num_negatives, const_data<T>(sums),
+         tiles.splits, data<T>(loss), data<T>(pull), data<T>(log_mass), data<T>(weight_sum)},
+        stream);
   });
   return {loss, pull, log_mass, weight_sum};
 }

@@ -1,23 +1,25 @@
-// The inverted index of the negatives: for every candidate, the anchors that have drawn it.
+// The inverted index of the negatives: for every candidate, where the anchors have drawn it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
-#include "cuda/named_operators.h"
-#include "tensors.h"
+#include "cuda/device.h"
 
 namespace sskd_fast::cuda {
 
-// The uses of each candidate: all positions of the negatives, by candidate and then by anchor, and the start of each
-// candidate's uses. The sort is stable, so the order is the same in every run.
+// use[start[q]] ... use[start[q + 1] - 1] are the places of candidate q among the negatives, in ascending order, so the
+// same in every run.
 struct InvertedIndex {
-  Tensor start, use;
-
-  InvertedIndex(const Tensor& negatives, int64_t candidates) {
-    const auto [sorted, order] = stable_sort(torch::stable::flatten(negatives));
-    use = order;
-    start = count_below(sorted, counting(candidates + 1, options_of(negatives)));
-  }
+  const int32_t* negatives;  // (count): a candidate, or -1
+  int32_t count, candidates;
+  int32_t *start, *use;      // (candidates + 1), (count)
+  int32_t *places, *sorted;  // (count), scratch
 };
+
+// Bytes of memory that the launch takes besides.
+size_t inverted_index_bytes(const InvertedIndex& index, Stream stream);
+
+void launch_inverted_index(const InvertedIndex& index, void* memory, size_t bytes, Stream stream);
 
 }  // namespace sskd_fast::cuda

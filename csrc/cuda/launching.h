@@ -49,12 +49,14 @@ inline Tensor aligned_rows(const Tensor& x, int64_t width) {
   return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : torch::stable::clone(rows);
 }
 
-// A matrix in the layout of the kernels: aligned rows, fewer than 2^31 numbers wide.
-inline Tensor readable_rows(const char* name, const Tensor& x) {
-  const Tensor rows = aligned_rows(x, aligned_width(x));
-  check_value(rows.size(1) <= INT32_MAX, name, ": found width ", x.size(1), ", expected less than 2^31");
-  return rows;
+// A matrix in the layout of the kernels: rows aligned and padded to `width` numbers, less than 2^31 bytes.
+inline Tensor readable_rows(const char* name, const Tensor& x, int64_t width) {
+  check_value(width <= INT32_MAX / x.element_size(), name, ": found width ", x.size(1),
+              ", expected rows of less than 2^31 bytes");
+  return aligned_rows(x, width);
 }
+
+inline Tensor readable_rows(const char* name, const Tensor& x) { return readable_rows(name, x, aligned_width(x)); }
 
 template <typename S>
 Rows<S> rows_of(const Tensor& readable) {

@@ -51,14 +51,6 @@ inline Tensor cumulative(const Tensor& flat) {
   return call_by_name<1>("aten::cumsum", "", flat, int64_t{0}, std::optional<ScalarType>(ScalarType::Long))[0];
 }
 
-// 0, 1, ..., count - 1.
-inline Tensor counting(int64_t count, const Options& options) {
-  Tensor steps = full({count}, 1, options);
-  Tensor first = torch::stable::narrow(steps, 0, 0, 1);
-  torch::stable::zero_(first);
-  return call_by_name<1>("aten::cumsum", "", steps, int64_t{0}, std::optional<ScalarType>(options.dtype))[0];
-}
-
 // x limited to [least, most].
 inline Tensor clamped(const Tensor& x, int64_t least, int64_t most) {
   const auto bound = [&](int64_t value) {

@@ -1,4 +1,5 @@
-// Negative sampling on CUDA tensors: allocates memory and launches the kernels of proposals.cu and negative_sampling.cu.
+// Negative sampling on CUDA tensors: allocates memory and launches the kernels of proposals.cu and
+// negative_sampling.cu.
 #include "cuda/negative_sampling.h"
 
 #include <algorithm>
@@ -38,7 +39,9 @@ struct Memory {
     kept.push_back(x);
     return data<T>(x);
   }
-  double* doubles(int64_t count, const Options& of) { return keep<double>(empty({count}, of.with(ScalarType::Double))); }
+  double* doubles(int64_t count, const Options& of) {
+    return keep<double>(empty({count}, of.with(ScalarType::Double)));
+  }
   int64_t* longs(int64_t count, const Options& of) { return keep<int64_t>(empty({count}, of.with(ScalarType::Long))); }
 };
 
@@ -147,8 +150,8 @@ Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group
                                    .own_until = m.own_until,
                                    .seed = seed.const_data_ptr<int64_t>()};
     launch_trials<S>(tables, wanted, data_or_null<int32_t>(sets), data<int32_t>(picks), device.stream());
-    launch_race<S>(tables, wanted, data<uint32_t>(marks), data_or_null<double>(arrivals),
-                   data_or_null<int32_t>(racers), data<int32_t>(picks), device.stream());
+    launch_race<S>(tables, wanted, data<uint32_t>(marks), data_or_null<double>(arrivals), data_or_null<int32_t>(racers),
+                   data<int32_t>(picks), device.stream());
   });
   return picks;
 }

@@ -24,6 +24,11 @@ struct Rows {
   int64_t count;
   int32_t width;
   SSKD_HOST_DEVICE const S* row(int64_t i) const { return data + i * width; }
+  // A single multiplication: a row has less than 2^31 bytes.
+  SSKD_HOST_DEVICE const S* row(int32_t i) const {
+    const int32_t bytes = width * static_cast<int32_t>(sizeof(S));
+    return reinterpret_cast<const S*>(reinterpret_cast<const char*>(data) + int64_t{i} * bytes);
+  }
   SSKD_HOST_DEVICE int32_t packs() const { return width / kPack<S>; }
 };
 

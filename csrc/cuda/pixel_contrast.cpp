@@ -5,10 +5,21 @@
 #include "cuda/launching.h"
 #include "cuda/operators.h"
 #include "cuda/pixel_contrast.h"
+#include "cuda/row_parts.h"
 #include "tensors.h"
 
 namespace sskd_fast::cuda {
 namespace {
+
+// The width of embeddings in rows that the kernels read in whole parts.
+int64_t part_width(const Tensor& x) {
+  int64_t width = aligned_width(x);
+  with_storage(x.scalar_type(), [&](auto zero) {
+    using S = decltype(zero);
+    width = divisible_packs<S>(width / kPack<S>) * kPack<S>;
+  });
+  return width;
+}
 
 // The arguments that both passes read.
 struct Inputs {
@@ -17,10 +28,12 @@ struct Inputs {
 
   Inputs(const Tensor& a, const Tensor& p, const Tensor& c, const Tensor& index, const Tensor& t, bool normalize,
          Stream stream)
-      : anchors(a, normalize, stream), positives(p, normalize, stream), candidates(c, normalize, stream),
-        negatives(narrowed_indices(index)), temperature(checked_temperature(t, a)) {
-    check_value(index.size(1) <= INT32_MAX && c.size(0) <= INT32_MAX,
-                "negatives: found more than 2^31 - 1 an anchor, or as many candidates");
+      : anchors(a, part_width(a), normalize, stream), positives(p, part_width(p), normalize, stream),
+        candidates(c, part_width(c), normalize, stream), negatives(narrowed_indices(index)),
+        temperature(checked_temperature(t, a)) {
+    check_value(index.numel() <= INT32_MAX && a.size(0) < INT32_MAX && c.size(0) < INT32_MAX, "negatives: found ",
+                index.size(1), " for each of ", a.size(0), " anchors, and ", c.size(0),
+                " candidates, expected fewer than 2^31 in all; take fewer anchors at a time");
   }
 
   template <typename S>
@@ -31,6 +44,25 @@ struct Inputs {
             const_data<int32_t>(negatives),
             static_cast<int32_t>(negatives.size(1)),
             const_data<double>(temperature)};
+  }
+};
+
+// The memory of an inverted index, and the index in it.
+struct IndexTensors {
+  Tensor start, use;
+
+  IndexTensors(const Tensor& negatives, int64_t candidates, Stream stream) {
+    const auto options = options_of(negatives);
+    const int64_t count = negatives.numel();
+    start = empty({candidates + 1}, options), use = empty({count}, options);
+    const Tensor places = empty({count}, options), sorted = empty({count}, options);
+    const InvertedIndex index{
+        const_data<int32_t>(negatives), static_cast<int32_t>(count), static_cast<int32_t>(candidates),
+        data<int32_t>(start),           data<int32_t>(use),          data<int32_t>(places),
+        data<int32_t>(sorted)};
+    const size_t bytes = inverted_index_bytes(index, stream);
+    const Tensor memory = empty({static_cast<int64_t>(bytes)}, options.with(ScalarType::Byte));
+    launch_inverted_index(index, memory.mutable_data_ptr(), bytes, stream);
   }
 };
 
@@ -71,23 +103,24 @@ std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, c
   const Tensor grad_anchors = torch::stable::empty_like(rows);
   const Tensor grad_positives = empty({with_positives ? rows.size(0) : 0, rows.size(1)}, options_of(rows));
   const Tensor grad_candidates = empty({count, rows.size(1)}, options_of(rows));
+  const Tensor factor = torch::stable::empty_like(pull);
   const bool in_place = grad_candidates.scalar_type() == share.scalar_type();
   with_storage(anchors.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
     using T = Compute<S>;
     launch_anchor_gradients<S>(
-        {in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), normalize, false,
-         const_data<T>(g), const_data<T>(pull), const_data<T>(sums), data<S>(grad_anchors),
-         with_positives ? data<S>(grad_positives) : nullptr},
+        {in.anchors.as<S>(), in.positives.as<S>(), const_data<double>(temperature), normalize, false, const_data<T>(g),
+         const_data<T>(pull), const_data<T>(sums), data<S>(grad_anchors),
+         with_positives ? data<S>(grad_positives) : nullptr, data<T>(factor)},
         device.stream());
     if (!with_candidates) return;
-    const InvertedIndex index(in.negatives, count);
+    const IndexTensors index(in.negatives, count, device.stream());
     const Tensor scratch =
         in_place ? grad_candidates : empty(grad_candidates.sizes(), compute_options(grad_candidates));
-    launch_candidate_gradients<S>({in.as<S>(), normalize, const_data<T>(g), const_data<T>(share),
-                                   const_data<int64_t>(index.start), const_data<int64_t>(index.use), data<T>(scratch),
-                                   data<S>(grad_candidates)},
-                                  device.stream());
+    launch_candidate_gradients<S>(
+        {in.as<S>(), normalize, const_data<T>(factor), const_data<T>(share), const_data<int32_t>(index.start),
+         const_data<int32_t>(index.use), data<T>(scratch), data<S>(grad_candidates)},
+        device.stream());
   });
   return {without_padding(grad_anchors, width), without_padding(grad_positives, width),
           without_padding(grad_candidates, width)};

@@ -32,21 +32,21 @@ struct AnchorGradients {
   Embeddings<S> anchors, positives;
   const double* temperature;
   bool normalize;
-  bool times_grad;               // true if pulled is already multiplied by grad
-  const Compute<S>*grad, *pull;  // (A)
-  const Compute<S>* pulled;      // (A, D)
+  bool times_grad;                   // true if pulled is already multiplied by grad
+  const Compute<S>*grad, *pull;      // (A)
+  const Compute<S>* pulled;          // (A, D)
   S *grad_anchors, *grad_positives;  // the second is null if not wanted
+  Compute<S>* factor;                // (A), grad / (temperature |a|); null if not wanted
 };
 
-// The gradient of the candidates by the inverted index: use[start[q]] ... use[start[q + 1] - 1] are the positions of
-// candidate q among the A * R negatives, in ascending order.
+// The gradient of the candidates by the inverted index (inverted_index.h).
 template <typename S>
 struct CandidateGradients {
   ContrastInputs<S> in;
   bool normalize;
-  const Compute<S>*grad, *share;  // (A), (A, R)
-  const int64_t *start, *use;     // (M + 1), (A * R)
-  Compute<S>* sums;               // (M, D), scratch; may be grad_candidates
+  const Compute<S>*factor, *share;  // (A), of AnchorGradients; (A, R)
+  const int32_t *start, *use;       // (M + 1), (A * R)
+  Compute<S>* sums;                 // (M, D), scratch; may be grad_candidates
   S* grad_candidates;
 };
 

@@ -57,8 +57,10 @@ __device__ inline Run run_of_cell(const TableMemory& m, int64_t begin, int64_t e
   int64_t low = begin + 1, high = end;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (m.start[middle] == m.start[begin]) low = middle + 1;
-    else high = middle;
+    if (m.start[middle] == m.start[begin])
+      low = middle + 1;
+    else
+      high = middle;
   }
   return {begin, low};
 }

@@ -28,7 +28,8 @@ __device__ inline double slots_of(double mass, double mean) {
   return mass > 0 ? larger(std::ceil(mass * scale * (1 - kSlotSlack)), 1) : 0;
 }
 
-// counts by place: slots in the even table if weighted, in the spread one if scored, 1 for a weight above 0 if weighted.
+// counts by place: slots in the even table if weighted, in the spread one if scored, 1 for a weight above 0 if
+// weighted.
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) negative_sampling_slots_kernel(TableMemory m) {
   const int64_t block = blockIdx.x, size = m.candidates.count;
   const Run all = run_of(m.candidates, block);
@@ -120,8 +121,10 @@ __device__ inline void lay_out_slot(const TableMemory& m, int row, int64_t slot,
   int64_t low = 0, high = m.candidates.count;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (before(m, row, middle + 1) <= slot) low = middle + 1;
-    else high = middle;
+    if (before(m, row, middle + 1) <= slot)
+      low = middle + 1;
+    else
+      high = middle;
   }
   entries[slot] = static_cast<int32_t>(candidate_at(m, low));
 }

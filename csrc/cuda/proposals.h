@@ -1,10 +1,10 @@
 // The tables of slots for negative sampling on the GPU: launchers on raw pointers. The same tables as `build_proposals`
 // of sskd_fast/reference/proposals.py, up to the order in which float64 numbers are summed.
 //
-// A place is a position in the order of the candidates by group. A block is a run of places that one thread block reads;
-// there are at most kMostBlocks. A cell is the places with a common centre, and goes by its first place: a group with
-// scope "same", else everything. A cell that begins and ends inside a block is summed by it. Other cells are summed in
-// parts: number 2 * block of a cell that began earlier, number 2 * block + 1 of one that may go on.
+// A place is a position in the order of the candidates by group. A block is a run of places that one thread block
+// reads; there are at most kMostBlocks. A cell is the places with a common centre, and goes by its first place: a group
+// with scope "same", else everything. A cell that begins and ends inside a block is summed by it. Other cells are
+// summed in parts: number 2 * block of a cell that began earlier, number 2 * block + 1 of one that may go on.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +25,9 @@ struct Blocks {
 struct TableMemory {
   Blocks candidates, anchors;
   bool same, scored, one_group;
-  const int64_t* order;  // candidates by group; null: in their own order
-  const int64_t* start;  // the cell of each place; null: a single one
-  const double *weight, *mean_weight;  // null: 1 each
+  const int64_t* order;                           // candidates by group; null: in their own order
+  const int64_t* start;                           // the cell of each place; null: a single one
+  const double *weight, *mean_weight;             // null: 1 each
   const int64_t *anchor_group, *candidate_group;  // read if there is one group only
   int64_t anchor_group_stride;
   // Working memory. By part: sums of rows, of weights and of distances, and the cell, -1 if not used. By cell: centre

@@ -1,5 +1,5 @@
-// Warp operations on rows of embeddings: norms, dot products, weighted sums of rows read at random, and the gradient
-// through the normalisation. Rows are a multiple of 16 bytes wide and aligned to 16 bytes.
+// Warp operations on rows of embeddings: dot products, and the gradient through the normalisation. Rows are a multiple
+// of 16 bytes wide and aligned to 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,8 @@ constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kWarp;
 constexpr int kRowBlocks = 4;  // minimum per multiprocessor: half occupancy, 64 registers per thread
-// To read rows at random, kGroup lanes share a row, 128 bytes at a time; each group of a warp has kInFlight rows in flight.
-constexpr int kGroup = 8;
-template <typename S>
-constexpr int kInFlight = sizeof(S) == 8 ? 2 : 4;
-template <typename S>
-constexpr int kRowsAtATime = kWarp / kGroup * kInFlight<S>;
+constexpr int kGroup = 8;      // lanes that share a row and read 128 bytes of it at a time
+constexpr int kGroups = kWarp / kGroup;
 
 inline dim3 warps_for(int64_t rows) {
   return dim3{static_cast<unsigned int>((rows + kRowWarps - 1) / kRowWarps), 1, 1};
@@ -37,10 +33,18 @@ __device__ inline T lanes_sum(T x) {
   return x;
 }
 
-template <typename T>
-__device__ inline T warp_max(T x) {
+// Sum and maximum over one lane of each group of `lanes` neighbours.
+template <int lanes, typename T>
+__device__ inline T groups_sum(T x) {
 #pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
+  for (int step = lanes; step < kWarp; step *= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+template <int lanes, typename T>
+__device__ inline T groups_max(T x) {
+#pragma unroll
+  for (int step = lanes; step < kWarp; step *= 2) {
     const T other = __shfl_xor_sync(kAllLanes, x, step);
     x = other > x ? other : x;
   }
@@ -65,50 +69,6 @@ __device__ inline Compute<S> warp_dot(const S* x, const S* y, int32_t packs) {
     sum = dot(u, v, sum);
   }
   return lanes_sum(sum);
-}
-
-// One row of a weighted sum; no row if weight is 0.
-template <typename T>
-struct Use {
-  int64_t row;
-  T weight;
-};
-
-// out (width) = sum of weight * row over use(begin), use(begin + 1) ... use(end - 1), always in the same order.
-template <typename S, typename UseOf>
-__device__ inline void sum_rows(const Rows<S>& rows, int64_t begin, int64_t end, UseOf use, Compute<S>* out) {
-  using T = Compute<S>;
-  const int group = own_lane() / kGroup, member = own_lane() % kGroup;
-#pragma unroll 1
-  for (int32_t first_pack = 0; first_pack < rows.packs(); first_pack += kGroup) {
-    const int32_t pack = first_pack + member;
-    T sum[kPack<S>] = {};
-#pragma unroll 1
-    for (int64_t first = begin + group * kInFlight<S>; first < end; first += kRowsAtATime<S>) {
-      uint4 words[kInFlight<S>] = {};
-      T weight[kInFlight<S>] = {};
-#pragma unroll
-      for (int u = 0; u < kInFlight<S>; ++u) {
-        if (first + u >= end || pack >= rows.packs()) continue;
-        const Use<T> next = use(first + u);
-        weight[u] = next.weight;
-        if (next.weight != 0) words[u] = load_words(rows.row(next.row) + int64_t{pack} * kPack<S>);
-      }
-#pragma unroll
-      for (int u = 0; u < kInFlight<S>; ++u) {
-        T value[kPack<S>];
-        unpack<S>(words[u], value);
-#pragma unroll
-        for (int i = 0; i < kPack<S>; ++i) sum[i] += weight[u] * value[i];
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kPack<S>; ++i) {
-      sum[i] += __shfl_xor_sync(kAllLanes, sum[i], kGroup);
-      sum[i] += __shfl_xor_sync(kAllLanes, sum[i], 2 * kGroup);
-    }
-    if (group == 0 && pack < rows.packs()) store_sums<S>(out + int64_t{pack} * kPack<S>, sum);
-  }
 }
 
 // Gradient of a row by the warp: grad(pack, values) gives the gradient of its unit vector, or of the row itself without

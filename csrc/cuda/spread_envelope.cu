@@ -1,5 +1,5 @@
-// Centres of cells, and the squared distances from them, for the tables of slots. Every sum has a fixed order, so every run
-// gives the same bits.
+// Centres of cells, and the squared distances from them, for the tables of slots. Every sum has a fixed order, so every
+// run gives the same bits.
 #include "cuda/places.h"
 #include "cuda/storage.h"
 
@@ -36,8 +36,10 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) negative_sampling_sum
     }
     sum = of_warps(sum, sums), mass = of_warps(mass, sums);
     if (own_warp() == 0 && inside) {
-      if (part < 0) m.centre[cell * rows.width + column] = sum / larger(mass, kTiny);
-      else m.part_rows[part * rows.width + column] = sum;
+      if (part < 0)
+        m.centre[cell * rows.width + column] = sum / larger(mass, kTiny);
+      else
+        m.part_rows[part * rows.width + column] = sum;
     }
     if (leads && part >= 0) m.part_mass[part] = mass, m.part_cell[part] = cell;
     begin = run.end;
@@ -110,8 +112,10 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
       }
       moment = of_block<true>(moment), mass = of_block<true>(mass);
       if (threadIdx.x == 0) {
-        if (part < 0) m.beta[cell] = beta_of(moment, mass);
-        else m.part_moment[part] = moment;
+        if (part < 0)
+          m.beta[cell] = beta_of(moment, mass);
+        else
+          m.part_moment[part] = moment;
       }
       begin = run.end;
     }

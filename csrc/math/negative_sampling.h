@@ -15,8 +15,8 @@ constexpr int kTrialsPerNegative = 16;
 constexpr int kSlots = 8;
 // Subtracted before slots are rounded up, so that masses that differ only in their last bit get the same number.
 constexpr double kSlotSlack = 1e-9;
-// Mean dissimilarity above which the even envelope accepts more often than the spread one. No short fraction, which rows
-// that repeat would hit up to rounding.
+// Mean dissimilarity above which the even envelope accepts more often than the spread one. No short fraction, which
+// rows that repeat would hit up to rounding.
 constexpr double kEvenFrom = 0.45 - 1e-9;
 // Rows of a group with a mean squared distance from their centre below kAlike differ by rounding only. The distance
 // kAlikeBeta takes the place of that mean: any number makes a valid envelope, and this one makes t vanish.
@@ -39,8 +39,8 @@ struct Trial {
 
 SSKD_HOST_DEVICE inline int64_t trial_limit(int64_t num_negatives) { return kTrialsPerNegative * num_negatives + 64; }
 
-// The slot that a trial proposes, and the level that its acceptance ratio must exceed. `unfair_below` is 2^32 mod count,
-// for Lemire's rejection: without it the slots would not be equally likely.
+// The slot that a trial proposes, and the level that its acceptance ratio must exceed. `unfair_below` is 2^32 mod
+// count, for Lemire's rejection: without it the slots would not be equally likely.
 SSKD_HOST_DEVICE inline Trial propose(uint32_t slot_word, uint32_t level_word, const AnchorProposals& p,
                                       uint32_t unfair_below) {
   const uint64_t product = static_cast<uint64_t>(slot_word) * static_cast<uint64_t>(p.count);
