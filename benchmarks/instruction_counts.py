@@ -8,9 +8,9 @@ it. Forward and backward are added, and the sum is divided by the anchors or pix
 - both sides of every branch are executed, unless the declared work calls one rare;
 - slow paths of divisions and roots are never taken;
 - no trial is left for the exact race, whose blocks return at once and are not counted;
-- PyTorch's own kernels (sums and padding) cost the same for both backends, and sorting by PyTorch as much as by CUB. So do
-  the five kernels that build the tables of negative sampling: they read a row twice, and the trials of an anchor read
-  400 rows.
+- PyTorch's own kernels (sums and padding) cost the same for both backends, and sorting by PyTorch as much as by CUB.
+  So do the five kernels that build the tables of negative sampling: they read a row twice, and the trials of an anchor
+  read 400 rows.
 
 If a kernel no longer has the loops declared for it, the command fails.
 """

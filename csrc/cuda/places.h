@@ -18,7 +18,7 @@ __device__ inline double larger(double x, double y) { return x > y ? x : y; }
 template <bool sums>
 __device__ inline double of_block(double x) {
   SSKD_SHARED(double, warps, [kRowWarps]);
-  x = sums ? lanes_sum(x) : warp_max(x);
+  x = sums ? lanes_sum(x) : groups_max<1>(x);
   __syncthreads();  // the last call's numbers have been read
   if (own_lane() == 0) warps[own_warp()] = x;
   __syncthreads();
