@@ -5,7 +5,7 @@
 #include "cuda/launching.h"
 #include "cuda/operators.h"
 #include "cuda/pixel_contrast.h"
-#include "cuda/row_parts.h"
+#include "cuda/row_widths.h"
 #include "tensors.h"
 
 namespace sskd_fast::cuda {

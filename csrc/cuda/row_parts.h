@@ -4,15 +4,11 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/row_widths.h"
 #include "cuda/rows.h"
 #include "cuda/storage.h"
 
 namespace sskd_fast::cuda {
-
-// The most packs of a row that a lane holds: 16 numbers, or 4 in float64. A sum and another row have to fit beside
-// them.
-template <typename S>
-constexpr int kHeld = sizeof(S) == 4 ? 4 : 2;
 
 // The part of a row that `lanes` neighbouring lanes hold, `packs` of 16 bytes each: a whole row, or as much of it as a
 // warp holds. A warp reads kGroups rows at a time.
@@ -114,19 +110,13 @@ using EightLanes = RowPart<S, kGroup, kHeld<S>>;
 template <typename S>
 using WholeWarp = RowPart<S, kWarp, kHeld<S> / 2>;
 
-// The least number of packs in a row that is divided into such parts, at least `packs`.
-template <typename S>
-constexpr int32_t divisible_packs(int32_t packs) {
-  if (packs <= NarrowPart<S>::kPacks) return NarrowPart<S>::kPacks;
-  if (packs <= EightLanes<S>::kPacks) return EightLanes<S>::kPacks;
-  return (packs + WholeWarp<S>::kPacks - 1) / WholeWarp<S>::kPacks * WholeWarp<S>::kPacks;
-}
-
 // f(std::type_identity<RowPart>()) for rows of a divisible number of packs.
 template <typename S, typename F>
 void with_row_part(int32_t packs, F f) {
-  if (packs == NarrowPart<S>::kPacks) return f(std::type_identity<NarrowPart<S>>());
-  if (packs == EightLanes<S>::kPacks) return f(std::type_identity<EightLanes<S>>());
+  static_assert(NarrowPart<S>::kPacks == kNarrowRow<S> && EightLanes<S>::kPacks == kGroupRow<S>);
+  static_assert(WholeWarp<S>::kPacks == kWarpPart<S>);
+  if (packs == kNarrowRow<S>) return f(std::type_identity<NarrowPart<S>>());
+  if (packs == kGroupRow<S>) return f(std::type_identity<EightLanes<S>>());
   f(std::type_identity<WholeWarp<S>>());
 }
 

@@ -5,17 +5,16 @@
 #include <cstdint>
 
 #include "cuda/device.h"
+#include "cuda/row_widths.h"
 #include "cuda/storage.h"
 #include "math/pixel_contrast.h"
 
 namespace sskd_fast::cuda {
 
-constexpr int kWarp = 32;
 constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kWarp;
 constexpr int kRowBlocks = 4;  // minimum per multiprocessor: half occupancy, 64 registers per thread
-constexpr int kGroup = 8;      // lanes that share a row and read 128 bytes of it at a time
 constexpr int kGroups = kWarp / kGroup;
 
 inline dim3 warps_for(int64_t rows) {
