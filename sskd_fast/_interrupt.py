@@ -21,6 +21,8 @@ class Terminated(KeyboardInterrupt):
 def end_at_once(number: int, frame: FrameType | None = None) -> None:
     """Signal handler that ends this process and its children at once, for times when there is nothing to save."""
     os.write(2, b"\ninterrupted\n")
+    # PyTorch's data loader answers the death of a worker by an error, wherever the program is.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

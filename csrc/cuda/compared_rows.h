@@ -27,7 +27,7 @@ __device__ inline void compare_rows(const S* own, const Rows<S>& rows, int32_t i
       uint4 words[kCompared<S>] = {};
 #pragma unroll
       for (int u = 0; u < kCompared<S>; ++u)
-        if (row[u] >= 0) words[u] = load_words(rows.row(row[u]) + int64_t{pack} * kPack<S>);
+        if (row[u] >= 0) words[u] = load_words(rows.row(int64_t{row[u]}) + int64_t{pack} * kPack<S>);
       Compute<S> x[kPack<S>], y[kPack<S>];
       load_pack<S>(own + int64_t{pack} * kPack<S>, x);
 #pragma unroll
