@@ -137,7 +137,7 @@ SAMPLING = [
     for i, kind in enumerate(("fused", "peaked", "alike"))
     for j, scope in enumerate(("all", "same", "other"))
     for weighted in (False, True)
-    for long in [shape[0] > 9 and (i != j or (shape[0] > 30 and (weighted or kind == "peaked")))]
+    for long in [(i != j and (weighted or shape[0] > 9)) or (shape[0] > 30 and (weighted or kind == "peaked"))]
 ]
 
 
