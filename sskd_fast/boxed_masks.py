@@ -46,8 +46,8 @@ def mask_iou(a: BoxedMask, b: BoxedMask, *, on_common_tiles: bool = False) -> fl
 
 
 def area(mask: Bools) -> int:
-    """The number of pixels of a mask; many times as fast as a sum."""
-    return int(np.count_nonzero(mask))
+    """The number of pixels of a mask."""
+    return int(np.count_nonzero(mask))  # faster than a sum
 
 
 def highest_iou(boxes: NDArray[np.int64], areas: NDArray[np.int64], box: Box, own: int) -> NDArray[np.float64]:

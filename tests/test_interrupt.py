@@ -45,6 +45,25 @@ def test_an_interruption_of_the_imports_is_a_line(module: str, number: signal.Si
     ]
 
 
+def test_a_second_signal_ends_a_process_whose_dead_workers_raise_an_error() -> None:
+    """As those of PyTorch's data loader do, by a handler of SIGCHLD."""
+    script = """
+import multiprocessing, signal, time
+from sskd_fast import _interrupt
+
+def fails(number, frame):
+    raise RuntimeError("a worker was killed")
+
+signal.signal(signal.SIGCHLD, fails)
+for _ in range(3):
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+_interrupt.end_at_once(signal.SIGINT)
+"""
+    process = started("-c", script)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and said == "\ninterrupted\n"
+
+
 @pytest.mark.parametrize(("signals", "status"), [([signal.SIGTERM], 143), ([signal.SIGINT, signal.SIGINT], 130)])
 def test_an_interrupted_training_leaves_its_state_and_no_process(
     tmp_path: Path, signals: list[signal.Signals], status: int

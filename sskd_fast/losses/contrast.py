@@ -123,15 +123,9 @@ class InstancePixelContrast(nn.Module):
         else:
             negatives = self._negatives(anchors, candidates, seed, own)
             loss = ops.pixel_contrast(
-                anchors.embedding,
-                positives,
-                candidates.embedding,
-                negatives,
-                temperature,
-                margin=self.config.margin,
-                normalize=False,
-                backend=self.config.backend,
-            )
+                anchors.embedding, positives, candidates.embedding, negatives, temperature, margin=self.config.margin,
+                normalize=False, backend=self.config.backend,
+            )  # fmt: skip
         loss = loss * joint.share("anchors", loss.new_tensor(float(len(own))))
         with torch.no_grad():
             output = ContrastOutput(loss, diagnose(anchors, positives, candidates, negatives))

@@ -27,7 +27,7 @@ SHORT_SIDE, LONG_SIDE = 192, 320
 SMALLEST_NUMBERED = 300
 DARK: Color = (12, 14, 20)
 _QUALITY = 80
-_KEPT_SOURCES = 500  # about 20 KB each
+_KEPT_SOURCES = 500
 _sources: dict[bytes, str] = {}
 
 
