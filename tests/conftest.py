@@ -6,8 +6,10 @@ fixture that needs it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -51,10 +53,22 @@ def real_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def plates_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run whose images are zoomed and stretched; its data lie beside it (trained_run)."""
+    """The folder of a finished run whose images are zoomed and stretched; its data lie beside it (trained_run).
+
+    Workers of one session share it, and no test changes it.
+    """
     from trained_run import train_on_plates
 
-    return train_on_plates(tmp_path_factory.mktemp("plates"))
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "plates"
+    with place.with_suffix(".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if not lock.read():
+            shutil.rmtree(place, ignore_errors=True)
+            train_on_plates(place)
+            lock.write("trained")
+    return place / "run"
 
 
 @pytest.fixture

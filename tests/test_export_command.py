@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,18 @@ from sskd_fast.predictor import load
 def test_a_runs_model_becomes_a_file_that_predicts_the_same(
     plates_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, name: str
 ) -> None:
-    path = plates_run / "exported" / name if format == "onnx" else tmp_path / name
+    run = shutil.copytree(plates_run, tmp_path / "run")
+    path = run / "exported" / name if format == "onnx" else tmp_path / name
     place = [] if format == "onnx" else ["--output", str(path)]
-    assert main([str(plates_run), "--format", format, *place]) == 0
+    assert main([str(run), "--format", format, *place]) == 0
     report = json.loads(path.with_name(f"{name}.parity.json").read_text())
-    rows = {row["name"]: row for row in json.loads((plates_run / "metrics.json").read_text())["rows"]}
+    rows = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert report["passes"] and report["images"] == 6 and abs(report["ap_change"]) <= 0.3
     assert report["ap_model"] == pytest.approx(rows["refined_student"]["ap"], abs=1e-3)
     assert f"mask AP {report['ap_file']:.2f} instead of {report['ap_model']:.2f}" in capsys.readouterr().out
 
     described = load_exported(path).description.checkpoint
-    predictor, original = load(path), load(plates_run)
+    predictor, original = load(path), load(run)
     assert described.inference == original.inference and described.stretch and described.origins.data.licence
     image = plates_run.parent / "val" / "plate 1.png"
     found, expected = predictor.predict(image), original.predict(image)

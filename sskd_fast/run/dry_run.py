@@ -59,7 +59,7 @@ def model_cost(config: Config, name: ModelName, size: Sequence[int]) -> dict[str
         images = torch.empty(1, 3, *size)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         model.requires_grad_(False).eval()
-        flops, encoding = count_flops(model, images), count_flops(model, images, encode_only=True)
+        flops, encoding = count_flops(model, images)
     batch = sum(_images(config, name))
     per_step = batch * (3 * flops + encoding)
     return {
@@ -108,15 +108,15 @@ def _build(config: Config, name: ModelName) -> Segmenter:
         return build_segmenter(settings, _CLASSES, weights=False).to("meta")
 
 
-def count_flops(model: Segmenter, images: Tensor, *, encode_only: bool = False) -> int:
-    """FLOPs of a prediction, or of encoding alone, for these images; the model's parameters must be frozen."""
+def count_flops(model: Segmenter, images: Tensor) -> tuple[int, int]:
+    """FLOPs of a prediction and, of these, of encoding for these images; the model's parameters must be frozen."""
     from torch.utils.flop_counter import FlopCounterMode  # it imports Triton, for which other commands need not wait
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoded = model.encode(images)
-        if not encode_only:
-            model.decode(encoded)
-    return int(counter.get_total_flops())
+        encoding = counter.get_total_flops()
+        model.decode(encoded)
+    return int(counter.get_total_flops()), int(encoding)
 
 
 def cost_text(costs: dict[str, dict[str, Any]]) -> str:
