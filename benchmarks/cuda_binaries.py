@@ -20,12 +20,9 @@ CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 # shared memory that every block reserves for the CUDA runtime.
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
-# Dynamic shared memory of a block, which a launch chooses. Sizes: 100 queries, 20 classes and no-object (score
-# fusion), 200 negatives (sampling), and 512 draws (hardest negatives). For the expected form it does not depend on
-# shapes.
+# Dynamic shared memory of a block, which a launch chooses. Sizes: 200 negatives (sampling), and 512 draws
+# (hardest negatives). For the expected form it does not depend on shapes.
 DYNAMIC_SHARED = {
-    "score_fusion_kernel": 121 * 33 * 4 + 1024,
-    "score_fusion_backward_kernel": 2 * 121 * 33 * 4 + 1024,
     "negative_sampling_trials_kernel": 512 * 8 * 4,
     "negative_sampling_race_kernel": 1024 * 12,
     "hardest_negatives_kernel": 512 * 8 * 4,
@@ -69,7 +66,7 @@ def rows(arch: str) -> list[dict[str, Any]]:
 
 
 def listings(arch: str, stem: str | None = None) -> dict[str, str]:
-    """The disassembly of every kernel, by a name such as score_fusion_kernel<float, 32>. Takes minutes.
+    """The disassembly of every kernel, by a name such as hardest_negatives_kernel<float>. Takes minutes.
 
     stem: of the only source file to compile.
     """
@@ -137,7 +134,7 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
 
 
 def _demangled(symbols: list[str]) -> list[str]:
-    """The name of each symbol, such as score_fusion_kernel<float, 32>."""
+    """The name of each symbol, such as hardest_negatives_kernel<float>."""
     said = subprocess.run(["c++filt", "-p"], input="\n".join(symbols), capture_output=True, text=True, check=True)
     plain = (re.sub(r"^void ", "", line) for line in said.stdout.splitlines())
     return [re.sub(r"sskd_fast::|cuda::|\(anonymous namespace\)::|_GLOBAL__N_\w+::", "", line) for line in plain]

@@ -134,8 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reason is not None:
         print(f"nothing can be counted: {reason}", file=sys.stderr)
         return 1
-    triton, cuda = triton_counts(), cuda_counts()
-    counts = {operator: {"triton": triton[operator], "cuda": cuda[operator]} for operator in _backend_costs.OPERATORS}
+    by_backend = {"triton": triton_counts(), "cuda": cuda_counts()}
+    counts = {
+        operator: {backend: by_backend[backend][operator] for backend in _backend_costs.backends_of(operator)}
+        for operator in _backend_costs.OPERATORS
+    }
     print(f"{source()}\nwarp instructions per anchor or pixel, forward and backward:")
     for operator, amounts in counts.items():
         print(f"{operator:24}" + "".join(f"  {backend} {amount:9.0f}" for backend, amount in amounts.items()))

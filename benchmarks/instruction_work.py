@@ -145,7 +145,6 @@ def cuda_work() -> dict[str, list[Work]]:
     ]
     part = "RowPart<float, 8, 4> >"
     return {
-        "score_fusion": _cuda_fusion(),
         "negative_sampling": [Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,))],
         "hardest_negatives": [Work("hardest_negatives_kernel<float>", ANCHORS, (hardest,))],
         "pixel_contrast": [
@@ -158,28 +157,6 @@ def cuda_work() -> dict[str, list[Work]]:
         ],
         "expected_pixel_contrast": [*norms, *_cuda_expected(), *norms, anchors],
     }
-
-
-def _cuda_fusion() -> list[Work]:
-    """Tiles of 32 pixels, eight warps that share the rows; 703 pixels are not a whole number of packs."""
-    rows, entries, mixed = QUERIES / 8, SCORES / 8, MIXED / 8
-    tiles, parts = math.ceil(PIXELS / 32), 512 // IMAGES
-    packed, single = 0.25 * 32 * SCORES / 4 / 256, 0.75 * 32 * SCORES / 256  # a quarter of the images is aligned
-    presence = [(0, rows), (0, rows), (0, rows), (0, 0), (0, 0), (1, QUERIES), (0, mixed), (1, QUERIES)]
-    forward = loops((0, 0), (0, rows), (0, 0), *presence, (0, 0), (0, entries), (0, entries), (0, packed), (0, single))
-    inside = [
-        *[(1, 0), (1, 0), (1, rows), (1, packed), (1, single)],
-        *[(depth + 1, turns) for depth, turns in presence],
-        *[(1, 0), (1, entries), (1, entries), (1, math.ceil(rows)), (2, MIXED), (1, rows / 2), (1, rows / 2)],
-        *[(1, 0), (2, 16), (1, QUERIES * MIXED / 256), (2, 16), (1, 0), (2, 16)],
-    ]
-    idle = (parts - tiles) / parts  # blocks of a part without a tile, which write zeros
-    backward = loops((0, idle * math.ceil(QUERIES * MIXED / 256)), (0, 1 - idle), *inside)
-    return [
-        Work("score_fusion_kernel<float, 32>", IMAGES * tiles * _CUDA_WARPS, (forward,)),
-        Work("score_fusion_backward_kernel<float, 32>", IMAGES * parts * _CUDA_WARPS, (backward,)),
-        Work("score_fusion_classes_kernel<float>", IMAGES * QUERIES, (loops((0, 0), (0, 1), (1, parts), (0, 1)),)),
-    ]
 
 
 def _cuda_expected() -> list[Work]:

@@ -1,7 +1,8 @@
 """Backend selection for the operators: the only place that checks which implementations are available.
 
 Backends: "reference" (plain PyTorch, any device), "cpu" (C++), "triton", "cuda", and "auto". "auto" picks for each
-operator the fastest one that runs on the tensors' device. On a GPU, _backend_costs.py ranks them.
+operator the fastest one that runs on the tensors' device. On a GPU, _backend_costs.py ranks them. An operator that a
+chosen backend for GPUs lacks runs as with "auto".
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def resolve(backend: str, device: torch.device, operator: str) -> str:
         raise RuntimeError(
             f"{source}={backend!r} cannot run: {reason}; choose 'auto' or 'reference', which runs on every device"
         )
+    if device.type == "cuda" and backend in _backend_costs.BACKENDS:
+        return backend if backend in _backend_costs.backends_of(operator) else _automatic(device, operator)
     return backend
 
 
@@ -75,12 +78,15 @@ def gpu_order(operator: str, capability: str | None, costs: Path = _backend_cost
     """
     if operator not in OPERATORS:
         raise ValueError(f"operator={operator!r} is unknown; expected one of {', '.join(OPERATORS)}")
+    backends = _backend_costs.backends_of(operator)
+    if len(backends) == 1:
+        return list(backends), "the only one that has it"
     cost = _backend_costs.cost(operator, capability, costs)
     if cost is None:
-        return list(_backend_costs.BACKENDS), "neither measured nor counted; Triton needs no compiler"
+        return list(backends), "neither measured nor counted; Triton needs no compiler"
     if cost.close():
-        return list(_backend_costs.BACKENDS), f"{cost}; too close to tell, and Triton needs no compiler"
-    return sorted(_backend_costs.BACKENDS, key=lambda name: cost.amounts[name]), str(cost)
+        return list(backends), f"{cost}; too close to tell, and Triton needs no compiler"
+    return sorted(backends, key=lambda name: cost.amounts[name]), str(cost)
 
 
 def capability_of(device: torch.device) -> str | None:
@@ -106,13 +112,15 @@ def _automatic(device: torch.device, operator: str) -> str:
             return name
         reasons[name] = reason
     if reasons:
-        causes = ". ".join(f"{name}: {reasons[name]}" for name in sorted(reasons, reverse=True))
-        _warn_of_reference(causes)
+        # Of all backends, so that one warning serves all operators if none of the backends runs.
+        every = _backend_costs.BACKENDS if device.type == "cuda" else ("cpu",)
+        causes = [f"{name}: {reason}" for name in every if (reason := why_unavailable(name, device.type)) is not None]
+        _warn_of_reference(". ".join(causes), "The operators run" if len(causes) == len(every) else f"{operator} runs")
     return "reference"
 
 
 @functools.cache
-def _warn_of_reference(causes: str) -> None:
+def _warn_of_reference(causes: str, what: str) -> None:
     """Warns once for the same causes, even if they affect several operators."""
-    message = f"{causes}. The operators run in plain PyTorch instead: the same results, many times slower."
+    message = f"{causes}. {what} in plain PyTorch instead: the same results, many times slower."
     warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -80,7 +80,7 @@ def choices(gpus: list[torch.device]) -> list[tuple[str, str]]:
         for operator in _backend.OPERATORS:
             order, why = _backend.gpu_order(operator, _backend.capability_of(gpu))
             able = [name for name in order if name in runs]
-            if len(able) == 1:
+            if len(able) == 1 < len(order):
                 why = "the only one that runs"
             text = f"{able[0]} ({why})" if able else "reference (no faster backend runs)"
             rows.append((f"auto, {operator} on {gpu}", text))

@@ -76,11 +76,11 @@ def test_counts_that_are_close_leave_triton_first(tmp_path: Path) -> None:
 
 
 def test_an_operator_of_which_nothing_is_known_takes_triton_first(tmp_path: Path) -> None:
-    order, why = _backend.gpu_order("score_fusion", "9.0", costs_file(tmp_path))
+    order, why = _backend.gpu_order("negative_sampling", "9.0", costs_file(tmp_path))
     assert order == ["triton", "cuda"] and "Triton needs no compiler" in why
 
 
-@pytest.mark.parametrize("operator", _backend.OPERATORS)
+@pytest.mark.parametrize("operator", [name for name in _backend.OPERATORS if name != "score_fusion"])
 def test_auto_takes_the_first_that_runs(provide: Provide, operator: str, caplog: pytest.LogCaptureFixture) -> None:
     first, second = of_counts(operator)
     if torch.cuda.is_available() and str(_backend.capability_of(GPU)) in _backend_costs.read()["measured"]:
@@ -96,6 +96,24 @@ def test_auto_takes_the_first_that_runs(provide: Provide, operator: str, caplog:
     assert _backend.resolve(second, GPU, operator) == second
     with pytest.raises(RuntimeError, match=f"backend='{first}' cannot run: no compiler here; choose 'auto'"):
         _backend.resolve(first, GPU, operator)
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton", "cuda"])
+def test_score_fusion_has_one_backend_on_a_gpu(provide: Provide, backend: str) -> None:
+    """With "cuda" too it runs in Triton, or in plain PyTorch with a warning if Triton does not run."""
+    assert _backend.gpu_order("score_fusion", "9.0") == (["triton"], "the only one that has it")
+    provide(triton=None, cuda=None)
+    assert _backend.resolve(backend, GPU, "score_fusion") == "triton"
+    provide(triton="no triton here")
+    if backend == "triton":
+        with pytest.raises(RuntimeError, match="backend='triton' cannot run: no triton here"):
+            _backend.resolve(backend, GPU, "score_fusion")
+    else:
+        with pytest.warns(RuntimeWarning, match=r"triton: no triton here. score_fusion runs in plain PyTorch"):
+            assert _backend.resolve(backend, GPU, "score_fusion") == "reference"
+    provide(cuda="no cuda here")
+    with pytest.raises(RuntimeError, match="backend='cuda' cannot run: no cuda here"):
+        _backend.resolve("cuda", GPU, "score_fusion")
 
 
 def test_the_reference_is_warned_of_once_with_the_cause_of_every_faster_backend(provide: Provide) -> None:
@@ -121,7 +139,15 @@ def test_info_gives_the_backend_of_every_operator_and_the_reason(provide: Provid
         order, why = _backend.gpu_order(operator, _backend.capability_of(GPU))
         assert found[f"auto, {operator} on cuda:0"] == f"{order[0]} ({why})"
     provide(cuda="no nvcc")
-    assert set(dict(info.choices([GPU])).values()) == {"triton (the only one that runs)"}
+    assert {text.partition(" (")[0] for text in dict(info.choices([GPU])).values()} == {"triton"}
+    assert dict(info.choices([GPU]))["auto, pixel_contrast on cuda:0"] == "triton (the only one that runs)"
+    provide(triton="no Triton", cuda=None)
+    for operator in _backend.OPERATORS:
+        chosen = dict(info.choices([GPU]))[f"auto, {operator} on cuda:0"]
+        assert chosen == (
+            "reference (no faster backend runs)" if operator == "score_fusion" else "cuda (the only one that runs)"
+        )
+    provide(cuda="no nvcc")
     provide(triton="no Triton")
     assert set(dict(info.choices([GPU])).values()) == {"reference (no faster backend runs)"}
     assert info.choices([]) == []
@@ -146,8 +172,8 @@ NO_TRITON, NO_TIME = {"cuda": 1}, {"triton": 1.0, "cuda": 0}
         ({"counted": {}}, r"counted: found \{\}, expected an object with a text 'source'"),
         ({"measured": {"9.0": {"pixel_contrast": TIMES}}}, r"measured\.9\.0: found .*, expected an object with a text"),
         ({"counted": {"source": "x", "fuse": TIMES}}, r"counted\.fuse: unknown, expected one of score_fusion, neg"),
-        ({"counted": {"source": "x", "score_fusion": NO_TRITON}}, r'counted\.score_fusion: found \{"cuda": 1\}, exp'),
-        ({"counted": {"source": "x", "score_fusion": NO_TIME}}, ".*, expected a positive number for each of triton"),
+        ({"counted": {"source": "x", "pixel_contrast": NO_TRITON}}, r'counted\.pixel_contrast: found \{"cuda": 1\}, '),
+        ({"counted": {"source": "x", "pixel_contrast": NO_TIME}}, ".*, expected a positive number for each of triton"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: Any, problem: str) -> None:
@@ -155,4 +181,4 @@ def test_a_broken_file_is_named(tmp_path: Path, content: Any, problem: str) -> N
     if isinstance(content, str):
         file.write_text(content)
     with pytest.raises(ValueError, match=rf"^{file}: {problem}.*; reinstall the package, or recount the instructions"):
-        _backend.gpu_order("score_fusion", "9.0", file)
+        _backend.gpu_order("negative_sampling", "9.0", file)

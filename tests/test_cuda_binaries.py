@@ -13,7 +13,7 @@ from benchmarks import cuda_binaries
 NO_TOOLS = cuda_binaries.why_unavailable()
 needs_tools = pytest.mark.skipif(NO_TOOLS is not None, reason=f"the CUDA kernels are not compiled: {NO_TOOLS}")
 # Kernels that read rows of a matrix, 16 bytes at a time, where rows are a whole number of those.
-READ_ROWS = ("score_fusion_kernel", "score_fusion_backward_kernel", "trials_kernel", "race_kernel", "hardest_")
+READ_ROWS = ("trials_kernel", "race_kernel", "hardest_")
 
 
 def of(kernel_list: list[dict[str, Any]], arch: str) -> list[dict[str, Any]]:
@@ -24,14 +24,12 @@ def of(kernel_list: list[dict[str, Any]], arch: str) -> list[dict[str, Any]]:
 @needs_tools
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", list(cuda_binaries.CAPABILITIES))
-@pytest.mark.parametrize(
-    ("operator", "least"), [("score_fusion", 12), ("negative_sampling", 8), ("hardest_negatives", 4)]
-)
+@pytest.mark.parametrize(("operator", "least"), [("negative_sampling", 8), ("hardest_negatives", 4)])
 def test_kernels_fit_the_machine(kernel_list: list[dict[str, Any]], operator: str, least: int, arch: str) -> None:
     rows = [row for row in of(kernel_list, arch) if operator in row["kernel"]]
     assert len(rows) >= least
     assert {row["spill_bytes"] for row in rows} == {0}
-    assert all(row["occupancy"] >= 0.5 for row in rows if "float>" in row["kernel"] or "float, 32>" in row["kernel"])
+    assert all(row["occupancy"] >= 0.5 for row in rows if "float>" in row["kernel"])
     assert all(row["load_bytes"] == 16 for row in rows if any(name in row["kernel"] for name in READ_ROWS))
     assert all(set(row) == {"kernel", "backend", "arch", *NUMBERS} for row in rows)
 

@@ -209,7 +209,7 @@ def test_measured_times_choose_the_backend_and_the_page_names_their_origin(tmp_p
     assert gpu_page.write_costs(found, costs)
     measured = json.loads(costs.read_text())["measured"]["9.0"]
     assert "Some GPU, 2026-01-02" in measured.pop("source")
-    # Score fusion was timed on one backend only, which decides nothing.
+    # Score fusion has one backend, and so one time, which decides nothing.
     assert measured["negative_sampling"] == {"triton": 2.0, "cuda": 1.5}
     assert measured["pixel_contrast"] == {"triton": 4.0, "cuda": 3.0} and len(measured) == 2
 

@@ -248,12 +248,13 @@ from sskd_fast import _build, _env, _native
 _native.load()
 recipe = _native.cuda_recipe(_native.source_folder(), "operators.so", [(8, 0)])
 torch.ops.load_library(_build.build(recipe, _env.cache_folder()))
-for name in ("score_fusion", "score_fusion_backward", "negative_sampling", "hardest_negatives"):
+for name in ("negative_sampling", "hardest_negatives", "pixel_contrast", "pixel_contrast_backward", "score_fusion"):
     print(name, torch._C._dispatch_has_kernel_for_dispatch_key("sskd_fast_native::" + name, "CUDA"))
 """
     done = run(script, environment(tmp_path, **QUICK))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("True") == 4 and "compiling the CUDA operators for this machine, once" in done.stderr
+    assert done.stdout.count("True") == 4 and "score_fusion False" in done.stdout
+    assert "compiling the CUDA operators for this machine, once" in done.stderr
 
 
 def test_without_nvcc_the_cuda_operators_say_what_was_looked_for(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from benchmarks.gpu_steps import machine
 from benchmarks.gpu_steps.calls import cases_of, operator_calls
 from benchmarks.gpu_steps.record import Record, reason
 from benchmarks.gpu_steps.timing import captured, kernels, milliseconds, peak_bytes
+from sskd_fast import _backend_costs
 
 # The reference comes last: it takes longest, and cannot be captured in a graph, since it waits for the host.
 OTHERS = ("dense", "dense-compiled", "reference")
@@ -90,6 +91,8 @@ def operator_rows(
         yield row | {"failed": reason(error)}
         return
     for (operator, mode), call in calls.items():
+        if backend in _backend_costs.BACKENDS and backend not in _backend_costs.backends_of(operator):
+            continue  # another backend runs it
         row |= {"operator": operator, "mode": mode}
         try:
             found = timed(call, record.device, graph=mode == "forward")

@@ -8,8 +8,6 @@ namespace {
 
 void implement_operators(torch::stable::detail::StableLibrary& m) {
   using namespace sskd_fast::cuda;
-  m.impl("score_fusion", TORCH_BOX(&score_fusion));
-  m.impl("score_fusion_backward", TORCH_BOX(&score_fusion_backward));
   m.impl("negative_sampling", TORCH_BOX(&negative_sampling));
   m.impl("hardest_negatives", TORCH_BOX(&hardest_negatives));
   m.impl("pixel_contrast", TORCH_BOX(&pixel_contrast));

@@ -23,10 +23,6 @@ std::array<Tensor, results> call_by_name(const char* name, const char* overload,
   return given;
 }
 
-inline Tensor softmax(const Tensor& x, int64_t dim) {
-  return call_by_name<1>("aten::softmax", "int", x, dim, std::nullopt)[0];
-}
-
 // The mean over the rows.
 inline Tensor mean_row(const Tensor& x) {
   const int64_t rows = 0;

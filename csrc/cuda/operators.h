@@ -1,4 +1,5 @@
-// The operators on CUDA tensors; schemas.h has the schemas, sskd_fast/ops explains the arguments.
+// The operators on CUDA tensors, which are all but score fusion; schemas.h has the schemas, sskd_fast/ops explains the
+// arguments.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +9,6 @@
 #include "tensors.h"
 
 namespace sskd_fast::cuda {
-
-Tensor score_fusion(const Tensor& mask_logits, const Tensor& class_logits, int64_t height, int64_t width, int64_t cues);
-
-std::tuple<Tensor, Tensor> score_fusion_backward(const Tensor& grad_scores, const Tensor& mask_logits,
-                                                 const Tensor& class_logits, int64_t height, int64_t width,
-                                                 int64_t cues);
 
 Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group,
                          const std::optional<Tensor>& candidate_scores, const std::optional<Tensor>& candidate_weight,

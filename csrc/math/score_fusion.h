@@ -8,8 +8,6 @@
 
 #include <cstdint>
 
-#include "common/macros.h"
-
 namespace sskd_fast {
 
 // Norms of score vectors are clamped to at least this, as in torch.nn.functional.normalize.
@@ -17,29 +15,29 @@ constexpr double kLeastScoreNorm = 1e-12;
 
 enum class Cues : int64_t { kFused = 0, kObject = 1, kMask = 2, kClass = 3 };
 
-SSKD_HOST_DEVICE inline int64_t score_width(Cues cues, int64_t queries, int64_t classes) {
+inline int64_t score_width(Cues cues, int64_t queries, int64_t classes) {
   return cues == Cues::kMask ? queries : cues == Cues::kClass ? classes : queries + classes;
 }
 
 // Start of the class part in a score vector, and its number of classes.
-SSKD_HOST_DEVICE inline int64_t class_offset(Cues cues, int64_t queries) {
+inline int64_t class_offset(Cues cues, int64_t queries) {
   return cues == Cues::kClass ? 0 : cues == Cues::kObject ? queries + 1 : queries;
 }
 
-SSKD_HOST_DEVICE inline int64_t class_count(Cues cues, int64_t classes) {
+inline int64_t class_count(Cues cues, int64_t classes) {
   return cues == Cues::kMask ? 0 : cues == Cues::kObject ? classes - 1 : classes;
 }
 
 // Presence of a query at a pixel on its own: the sigmoid of its mask logit.
 template <typename V>
-SSKD_HOST_DEVICE inline V presence_alone(const V& m) {
+inline V presence_alone(const V& m) {
   const V e = exp(m > 0 ? -m : m);
   return (m > 0 ? e * 0 + 1 : e) / (e + 1);
 }
 
 // presence (K): softmax of the mask logits m (K) over the queries or, for "object", their sigmoid.
 template <typename V>
-SSKD_HOST_DEVICE inline void pixel_presence(const V* m, int64_t queries, Cues cues, V* presence) {
+inline void pixel_presence(const V* m, int64_t queries, Cues cues, V* presence) {
   if (cues == Cues::kObject) {
     for (int64_t k = 0; k < queries; ++k) presence[k] = presence_alone(m[k]);
     return;
@@ -55,7 +53,7 @@ SSKD_HOST_DEVICE inline void pixel_presence(const V* m, int64_t queries, Cues cu
 
 // y (E): the score vector before normalisation; classes (K, C1): probabilities.
 template <typename V, typename T>
-SSKD_HOST_DEVICE inline void pixel_scores(const V* presence, const T* classes, int64_t queries, int64_t c1, Cues cues,
+inline void pixel_scores(const V* presence, const T* classes, int64_t queries, int64_t c1, Cues cues,
                                           V* y) {
   V covered{};
   for (int64_t k = 0; k < queries && cues != Cues::kClass; ++k) {
@@ -73,7 +71,7 @@ SSKD_HOST_DEVICE inline void pixel_scores(const V* presence, const T* classes, i
 // Gradient of the mask logits m (K) from g (E), the gradient of y. Adds the pixel's part of the gradient of the class
 // probabilities to grad_classes (K, C1). `uncovered`: true if y[K] is positive or exactly 0, so not clamped.
 template <typename V, typename T, typename Mask>
-SSKD_HOST_DEVICE inline void pixel_scores_backward(const V* presence, const T* classes, const V* g, Mask uncovered,
+inline void pixel_scores_backward(const V* presence, const T* classes, const V* g, Mask uncovered,
                                                    int64_t queries, int64_t c1, Cues cues, V* grad_m, V* grad_classes) {
   const V* grad_mixed = g + class_offset(cues, queries);
   const int64_t count = class_count(cues, c1);
@@ -106,7 +104,7 @@ struct Source {
 };
 
 template <typename T>
-SSKD_HOST_DEVICE inline Source<T> bilinear_source(int64_t index, int64_t in, int64_t out) {
+inline Source<T> bilinear_source(int64_t index, int64_t in, int64_t out) {
   if (in == out) return {index, index, T(0)};
   const T scale = static_cast<T>(in) / static_cast<T>(out);
   T position = scale * (static_cast<T>(index) + T(0.5)) - T(0.5);
