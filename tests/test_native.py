@@ -354,8 +354,9 @@ def test_the_operators_are_clean_under_sanitizers(tmp_path):
     env = environment(tmp_path, SSKD_FAST_CXXFLAGS=flags, LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0")
     operators = "score_fusion", "negative_sampling", "hardest_negatives", "pixel_contrast", "expected_tiles"
     files = [f"tests/test_{name}.py" for name in ("operators", *operators)]
-    # Under AddressSanitizer no memory is kept for the next result, so that its use after release is found.
-    chosen = "not compile and not schemas and not reference and not given_back and not memory_grows"
+    # Under AddressSanitizer no memory is kept for the next result, so that its use after release is found. The
+    # addresses of bfloat16 are those of float16.
+    chosen = "not bfloat16 and not compile and not schemas and not reference and not given_back and not memory_grows"
     command = [sys.executable, "-m", "pytest", "-q", *files, "-k", chosen]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
