@@ -135,14 +135,14 @@ def test_the_emulated_operators_are_clean_under_sanitizers(tmp_path):
         found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
         return found.stdout.strip()
 
-    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g1"
     preload = " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
     options = {"SSKD_FAST_CXXFLAGS": flags, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
     env = {**os.environ, **options, "SSKD_FAST_CACHE": str(tmp_path)}
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_cuda_*.py") if path.stem != "test_cuda_binaries")
-    # The order of the threads changes no address: one does. Nor does how exact a result is, or bfloat16 in place of
-    # float16. More memory than there is ends a process with AddressSanitizer.
-    left_out = "reversed", "shuffled", "bfloat16", "changes_no_bit", "as_exact", "lack_of_memory"
+    # The order of the threads changes no address: one does. Nor does how exact a result is, a margin, or bfloat16 in
+    # place of float16. More memory than there is ends a process with AddressSanitizer.
+    left_out = "reversed", "shuffled", "bfloat16", "-0.1-", "changes_no_bit", "as_exact", "lack_of_memory"
     command = [sys.executable, "-m", "pytest", "-q", *files, "-k", f"not ({' or '.join(left_out)})"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -45,17 +45,32 @@ def libraries(cache: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_the_first_use_builds_and_the_second_finds_the_result(tmp_path):
+def test_after_a_killed_build_two_processes_share_one_and_the_next_finds_the_result(tmp_path):
     tmp_path = tmp_path / "a folder (with spaces)"
     env = environment(tmp_path, **QUICK)
-    first = run(USE, env)
-    assert first.returncode == 0, first.stderr
-    assert "backend cpu" in first.stdout and SCORES in first.stdout
-    assert "compiling the C++ operators for this machine, once" in first.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", USE], cwd=ROOT, env=env, start_new_session=True, **pipes)
+
+    killed = started()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("build-*/build.ninja")):
+        assert killed.poll() is None and time.monotonic() < deadline, "the build did not start"
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert list(tmp_path.rglob("build-*")) and not libraries(tmp_path)
+
+    both = [started() for _ in range(2)]
+    results = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    assert all("backend cpu" in out and SCORES in out for out, _ in results)
+    assert sum(err.count("compiling the C++ operators for this machine, once (about") for _, err in results) == 1
     (library,) = libraries(tmp_path)
-    assert not list(library.parent.glob("build-*"))
-    second = run(USE, env)
-    assert second.stdout == first.stdout and "compil" not in second.stderr
+    assert not list(tmp_path.rglob("build-*"))
+
+    again = run(USE, env)
+    assert again.stdout == results[0][0] and "compil" not in again.stderr
     assert libraries(tmp_path) == [library]
 
 
@@ -66,32 +81,6 @@ def test_bad_input_of_a_run_is_said_before_anything_is_compiled(tmp_path):
     done = subprocess.run(command, env=environment(tmp_path / "cache"), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and str(labels) in done.stderr, done.stderr
     assert "compiling" not in done.stderr and not libraries(tmp_path / "cache")
-
-
-@pytest.mark.slow
-def test_a_build_that_was_killed_does_not_block_the_next_one(tmp_path):
-    env = environment(tmp_path, **QUICK)
-    process = subprocess.Popen([sys.executable, "-c", USE], cwd=ROOT, env=env, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("build-*/build.ninja")):
-        assert process.poll() is None and time.monotonic() < deadline, "the build did not start"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert list(tmp_path.rglob("build-*")) and not libraries(tmp_path)
-    again = run(USE, env)
-    assert again.returncode == 0 and "backend cpu" in again.stdout and SCORES in again.stdout
-    assert not list(tmp_path.rglob("build-*")) and len(libraries(tmp_path)) == 1
-
-
-@pytest.mark.slow
-def test_two_processes_share_one_build(tmp_path):
-    env = environment(tmp_path, **QUICK)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    both = [subprocess.Popen([sys.executable, "-c", USE], cwd=ROOT, env=env, **pipes) for _ in range(2)]
-    results = [process.communicate(timeout=600) for process in both]
-    assert all(b"backend cpu" in out for out, _ in results)
-    assert sum(err.count(b"once (about") for _, err in results) == 1
-    assert len(libraries(tmp_path)) == 1
 
 
 def test_without_a_compiler_the_reference_runs_and_says_so_once(tmp_path):
