@@ -14,6 +14,7 @@ namespace sskd_fast::cuda {
 constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kWarp;
+constexpr int kRowBlocks = 4;  // minimum per multiprocessor: half occupancy, 64 registers per thread
 constexpr int kGroups = kWarp / kGroup;
 
 inline dim3 warps_for(int64_t rows) {
