@@ -79,16 +79,19 @@ class Table:
 
 def _ablations() -> tuple[Row, ...]:
     pairs = (
-        ("neither", (LABELS_OFF, *PIXEL_OFF)),
-        ("pseudo-labels", (LABELS_ON, *PIXEL_OFF)),
-        ("L_pxl", (LABELS_OFF, *PIXEL_ON)),
-        ("both", (LABELS_ON, *PIXEL_ON)),
+        ("neither", (LABELS_OFF, *PIXEL_OFF), "both"),
+        ("pseudo-labels", (LABELS_ON, *PIXEL_OFF), "neither"),
+        ("L_pxl", (LABELS_OFF, *PIXEL_ON), "neither"),
+        ("both", (LABELS_ON, *PIXEL_ON), "pseudo-labels"),
     )
     teachers = [
-        Row(f"teacher {name}", "adapted_teacher", (), teacher=settings, against="teacher both")
-        for name, settings in pairs
+        Row(f"teacher {name}", "adapted_teacher", (), teacher=settings, against=f"teacher {other}")
+        for name, settings, other in pairs
     ]
-    students = [Row(f"student {name}", DISTILLED, (DISTILLED,), settings) for name, settings in pairs]
+    students = [
+        Row(f"student {name}", DISTILLED, (DISTILLED,), settings, against=f"student {other}")
+        for name, settings, other in pairs
+    ]
     return (*teachers, *students)
 
 
