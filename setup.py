@@ -3,7 +3,8 @@
 With SSKD_FAST_AOT=1 the native operators are built ahead of time as well (CMakeLists.txt). The wheel is then for one
 platform, Python 3.11 and later, and PyTorch 2.10 and later. The build needs PyTorch installed (`pip wheel
 --no-build-isolation`).
-CMAKE_ARGS has further arguments for cmake, such as -DSSKD_FAST_CUDA=OFF.
+CMAKE_ARGS has further arguments for cmake, such as -DSSKD_FAST_CUDA=OFF. CMAKE_BUILD_PARALLEL_LEVEL: how many files are
+compiled at once; one per processor if it is not set.
 """
 
 import os
@@ -41,7 +42,8 @@ class BuildWithSources(build_py):
         settings = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_INSTALL_PREFIX={target}"]
         more = shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *settings, *more], check=True)
-        subprocess.run(["cmake", "--build", str(build), "--parallel", "--target", "install"], check=True)
+        jobs = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
+        subprocess.run(["cmake", "--build", str(build), "--target", "install"], env={**jobs, **os.environ}, check=True)
 
 
 class PlatformDistribution(Distribution):

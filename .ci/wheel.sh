@@ -19,7 +19,7 @@ git ls-files -z | xargs -0 cp --parents -t "$source"
 cp -r "$source"/{tests,benchmarks,pyproject.toml} "$away"
 
 command -v cmake >/dev/null || pip install -q cmake
-SSKD_FAST_AOT=1 CMAKE_ARGS="${CMAKE_ARGS--DSSKD_FAST_CUDA=OFF}" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
+SSKD_FAST_AOT=1 CMAKE_ARGS="${CMAKE_ARGS--DSSKD_FAST_CUDA=OFF}" \
     pip wheel -q --no-deps --no-build-isolation --wheel-dir "$scratch/dist" "$source"
 wheel=$(echo "$scratch"/dist/*.whl)
 [[ $wheel == *-cp311-abi3-linux_x86_64.whl ]] || { echo "unexpected tags: $wheel" >&2; exit 1; }
