@@ -95,7 +95,8 @@ def negative_sampling(
     """
     trials = anchors * negatives / acceptance
     tables = candidates * (element * width * 2 + 13 * _INDEX + 6 * _RATIO) + anchors * element * width
-    row, exact = element * width, 1.0
+    row: float = element * width
+    exact = 1.0
     if compressed:
         tables += candidates * (row + width + _HEADER) + anchors * (width + _HEADER)
         row, exact = width + _HEADER + UNSETTLED * row, UNSETTLED
