@@ -62,7 +62,8 @@ def settings() -> dict[str, dict[str, Any]]:
     dtype, padded = torch.float32, -(-SCORES // 8) * 8
     with compiling_for(ARCH):  # the functions ask for the target GPU
         return {
-            "sampling_trials": tuning.sampling_trials(padded, dtype),
+            "sampling_trials": tuning.sampling_trials(padded),
+            "compression": tuning.compression(dtype),
             "gathered": tuning.gathered(WIDTH, dtype),
             "contrast": tuning.contrast(WIDTH, dtype),
             "rows_backward": tuning.rows_backward(WIDTH, dtype),
@@ -75,7 +76,10 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def triton_texts(calls: list[Callable[[], object]]) -> dict[str, list[str]]:
     """Name -> listings of the Triton kernels that calls launch."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *_backend_costs.OPERATORS)]
+    modules = [
+        importlib.import_module(f"{kernels.__name__}.{name}")
+        for name in ("_rows", "_compressed", *_backend_costs.OPERATORS)
+    ]
     texts: dict[str, list[str]] = {}
     for kernel in compiled_kernels(ARCH, calls, modules):
         texts.setdefault(kernel.name, []).append(listing(kernel))

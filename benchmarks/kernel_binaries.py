@@ -21,8 +21,9 @@ from benchmarks.cuda_binaries import occupancy
 
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _AMD_SHARED = 64 << 10  # bytes of a compute unit of gfx942
-# Matrix instructions: HMMA and DMMA of sm_80, HGMMA of sm_90, the tcgen05 ones (UTC*MMA) of sm_100, MFMA of gfx942.
-_TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b|\bv_mfma_\w+")
+# Matrix instructions: HMMA, DMMA and IMMA of sm_80, HGMMA of sm_90, the tcgen05 ones (UTC*MMA) of sm_100, MFMA of
+# gfx942.
+_TENSOR_CORE = re.compile(r"\b(?:[HDI]MMA|HGMMA|UTC\w*MMA)\b|\bv_mfma_\w+")
 # Triton caches kernels per device, so every target gets a device number of its own, beyond those of real devices.
 _DEVICES = itertools.count(1 << 16)
 

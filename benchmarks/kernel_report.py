@@ -28,7 +28,7 @@ from sskd_fast.ops import _library
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python -m benchmarks.kernel_report"
-MODULES = ("_rows", "_envelope", "proposals", *OPERATORS)  # of kernels/
+MODULES = ("_rows", "_envelope", "proposals", "_compressed", *OPERATORS)  # of kernels/
 
 
 def triton_launches(

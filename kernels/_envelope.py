@@ -220,13 +220,14 @@ def runs(count: int) -> tuple[int, int]:
 
 
 class Envelope(NamedTuple):
-    """What the kernels have found about T = blocks * 2 parts, places and anchors; centres of cells have served.
+    """What the kernels have found about T = blocks * 2 parts, places and anchors.
 
-    distance (M,) by place.  alpha (A,).  beta (M,) by cell, (1,) without cells; those of parts are still missing.
-    moment, mass, start (T,): of parts; start is -1 for a part that is not used.  longest: largest squared norms by
-    block, of the candidates, then of the anchors.
+    centre (M, E) by cell, (1, E) without cells.  distance (M,) by place.  alpha (A,).  beta (M,) by cell, (1,) without
+    cells; those of parts are still missing.  moment, mass, start (T,): of parts; start is -1 for a part that is not
+    used.  longest: largest squared norms by block, of the candidates, then of the anchors.
     """
 
+    centre: Tensor
     distance: Tensor
     alpha: Tensor
     beta: Tensor
@@ -245,6 +246,7 @@ def spread_envelope(
     cells = size if flags["CELLS"] else 1
     doubles = {"dtype": torch.float64, "device": scores.device}
     found = Envelope(
+        centre=torch.empty(cells, width, **doubles),
         distance=torch.empty(size, **doubles),
         alpha=torch.empty(count, **doubles),
         beta=torch.empty(cells, **doubles),
@@ -253,18 +255,18 @@ def spread_envelope(
         start=torch.empty(2 * blocks, dtype=torch.int32, device=scores.device),
         longest=torch.empty(blocks + anchor_blocks, **doubles),
     )
-    parts, centres = torch.empty(2 * blocks, width, **doubles), torch.empty(cells, width, **doubles)
+    parts = torch.empty(2 * blocks, width, **doubles)
     tuning: dict[str, Any] = _tuning.proposals_rows(scores.dtype)
     lines = triton.cdiv(width, tuning["COLUMNS"])
     negative_sampling_sums_kernel[(blocks, lines)](
-        scores, weight, order, start, centres, parts, found.mass, found.start, size, length, **flags, WIDTH=width,
+        scores, weight, order, start, found.centre, parts, found.mass, found.start, size, length, **flags, WIDTH=width,
         **tuning,
     )  # fmt: skip
     negative_sampling_centres_kernel[(blocks if flags["CELLS"] else 1, lines)](
-        parts, found.mass, found.start, centres, blocks, WIDTH=width, **tuning
+        parts, found.mass, found.start, found.centre, blocks, WIDTH=width, **tuning
     )
     negative_sampling_distances_kernel[(blocks + anchor_blocks,)](
-        anchors, scores, weight, order, start, own_from, centres, found.distance, found.alpha, found.beta, found.moment,
-        found.longest, size, length, blocks, count, anchors_length, lines, **flags, WIDTH=width, **tuning,
+        anchors, scores, weight, order, start, own_from, found.centre, found.distance, found.alpha, found.beta,
+        found.moment, found.longest, size, length, blocks, count, anchors_length, lines, **flags, WIDTH=width, **tuning,
     )  # fmt: skip
     return found

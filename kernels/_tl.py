@@ -12,6 +12,8 @@ from torch import Tensor
 # Streams of random numbers, as in sskd_fast/rng.py.
 STREAM_TRIALS = tl.constexpr(0)
 STREAM_RACE = tl.constexpr(1)
+# The index of no candidate.
+NOBODY = tl.constexpr(2**31 - 1)
 
 
 def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
@@ -51,6 +53,18 @@ def squared_distances(
 
 
 @triton.jit
+def squared_distance(x_ptr, own_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ACCUMULATE: tl.constexpr):
+    """|x - own|^2 of two rows of WIDTH numbers, BLOCK of them at a time."""
+    squares = tl.zeros([BLOCK], dtype=ACCUMULATE)
+    for begin in range(0, WIDTH, BLOCK):
+        columns = begin + tl.arange(0, BLOCK)
+        own = tl.load(own_ptr + columns, mask=columns < WIDTH, other=0.0).to(ACCUMULATE)
+        difference = tl.load(x_ptr + columns, mask=columns < WIDTH, other=0.0).to(ACCUMULATE) - own
+        squares += difference * difference
+    return tl.sum(squares, axis=0)
+
+
+@triton.jit
 def unit_interval(words):
     """Random words as float64 numbers strictly between 0 and 1."""
     return (words.to(tl.float64) + 0.5) * (1.0 / 4294967296.0)
@@ -58,13 +72,16 @@ def unit_interval(words):
 
 @triton.jit
 def held_already(picks_ptr, held, drawn, BLOCK: tl.constexpr):
-    """Mask of drawn [N]: true if among the first `held` picks of a row."""
-    found = drawn < 0
+    """Mask of drawn [N]: true if among the first `held` picks of a row.
+
+    The smallest exclusive or with a pick is 0 then: two instructions a pair, and a thread has a column of pairs.
+    """
+    nearest = drawn * 0 + NOBODY
     for begin in range(0, held, BLOCK):
         place = begin + tl.arange(0, BLOCK)
-        picks = tl.load(picks_ptr + place, mask=place < held, other=-1)
-        found = found | (tl.sum((picks[None, :] == drawn[:, None]).to(tl.int32), axis=1) > 0)
-    return found
+        picks = tl.load(picks_ptr + place, mask=place < held, other=NOBODY)
+        nearest = tl.minimum(nearest, tl.min(picks[:, None] ^ drawn[None, :], axis=0))
+    return nearest == 0
 
 
 @triton.jit

@@ -50,13 +50,33 @@ def _half_of_the_threads(dtype: torch.dtype) -> dict[str, int]:
     return {} if dtype == torch.float64 else _registers(64)
 
 
-def sampling_trials(width: int, dtype: torch.dtype) -> dict[str, int]:
+def compressed_stride(width: int) -> int:
+    """Bytes of a compressed row: its integers and three float32 numbers, in whole sectors of 32 bytes."""
+    return triton.cdiv(width + 12, 32) * 32
+
+
+def sampling_trials(width: int) -> dict[str, int]:
     """One warp for each anchor.
 
     With several warps, each would compute words, levels and ranks of all trials again, and wait for the others at each
-    sum. One warp needs more registers and allows quarter occupancy: enough, since each warp has 2 KB of rows in flight.
+    sum. A lane has one trial, and the warp 4 KB of compressed rows in flight, so quarter occupancy is enough. The
+    tensor cores multiply a block of rows by PRODUCTS columns, the fewest that they take; two are in use.
     """
-    return {"BLOCK_T": 16, "BLOCK_HELD": 64, "num_warps": _warps(1), **_registers(112)}
+    return {
+        "BLOCK_T": 32,
+        "BLOCK_HELD": 64,
+        "STRIDE": compressed_stride(width),
+        "BLOCK_K": min(128, triton.next_power_of_2(compressed_stride(width))),
+        "PRODUCTS": 16 if _on_amd() else 8,
+        "num_warps": _warps(1),
+        **_registers(112),
+    }
+
+
+def compression(dtype: torch.dtype) -> dict[str, int]:
+    """Programs that bring rows to bytes: 16 bytes of a row a thread, in float64."""
+    columns = line_columns(dtype)
+    return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(4)}
 
 
 def sampling_race(num_negatives: int) -> dict[str, int]:

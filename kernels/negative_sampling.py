@@ -14,12 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from sskd_fast.kernels import _tuning
+from sskd_fast.kernels._compressed import CompressedRows, bounds, compress, own_layers
 from sskd_fast.kernels._tl import (
+    NOBODY,
     STREAM_RACE,
     STREAM_TRIALS,
     device_of,
     held_already,
     padded_rows,
+    squared_distance,
     squared_distances,
     unit_interval,
 )
@@ -54,17 +57,18 @@ def _proposals(seed_ptr, anchor, block, slots, bound, entries_ptr, BLOCK_T: tl.c
 def _repeats(drawn, accepted, BLOCK_T: tl.constexpr):
     """Mask of accepted candidates that an earlier accepted trial of the block has drawn already."""
     place = tl.arange(0, BLOCK_T)
-    marked = tl.where(accepted, drawn, -1)
-    earlier = (marked[None, :] == drawn[:, None]) & (place[None, :] < place[:, None])
-    return tl.sum(earlier.to(tl.int32), axis=1) > 0
+    marked = tl.where(accepted, drawn, NOBODY)
+    earlier = tl.where(place[:, None] < place[None, :], marked[:, None] ^ drawn[None, :], NOBODY)
+    return tl.min(earlier, axis=0) == 0
 
 
 @triton.jit
 def negative_sampling_trials_kernel(
-    anchor_scores_ptr, candidate_scores_ptr, entries_ptr, ratio_ptr, table_ptr, first_ptr, count_ptr, skip_from_ptr,
-    skip_length_ptr, bound_ptr, available_ptr, seed_ptr, picks_ptr, held_ptr, num_negatives, limit, lines,
-    SCORED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_HELD: tl.constexpr,
+    anchor_scores_ptr, candidate_scores_ptr, layers_ptr, headers_ptr, coarse_ptr, fine_ptr, own_headers_ptr,
+    entries_ptr, ratio_ptr, table_ptr, first_ptr, count_ptr, skip_from_ptr, skip_length_ptr, bound_ptr, available_ptr,
+    seed_ptr, picks_ptr, held_ptr, num_negatives, limit,
+    SCORED: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_HELD: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRODUCTS: tl.constexpr,
 ):  # fmt: skip
     """Rejection: fills picks (A, R) from the left, the rest is -1, and writes their numbers to held (A,)."""
     anchor = tl.program_id(0).to(tl.int64)
@@ -78,26 +82,34 @@ def negative_sampling_trials_kernel(
         bound = tl.load(bound_ptr + anchor)
         ratio_ptr += tl.load(table_ptr + anchor)
         place = tl.arange(0, BLOCK_T)
+        if SCORED:
+            own = own_layers(coarse_ptr, fine_ptr, anchor, tl.arange(0, BLOCK_K), WIDTH, STRIDE, PRODUCTS)
         drawn, level = _proposals(seed_ptr, anchor, 0, slots, bound, entries_ptr, BLOCK_T)
         block = 0
         while (held < num_negatives) & (block * BLOCK_T < limit):
             # Look up the next block while the rows of this one are in flight.
             next_drawn, next_level = _proposals(seed_ptr, anchor, block + 1, slots, bound, entries_ptr, BLOCK_T)
             ratio = tl.load(ratio_ptr + drawn)
+            within = block * BLOCK_T + place < limit
             if SCORED:
-                own_ptr = anchor_scores_ptr + anchor * WIDTH
-                squares = squared_distances(
-                    candidate_scores_ptr,
-                    drawn,
-                    drawn >= 0,
-                    own_ptr,
-                    lines,
-                    WIDTH,
-                    COLUMNS,
-                    candidate_scores_ptr.dtype.element_ty,
-                )
-                ratio *= (squares * 0.5).to(tl.float64)
-            accepted = (level < ratio) & (block * BLOCK_T + place < limit)
+                low, high = bounds(
+                    layers_ptr, headers_ptr, drawn, coarse_ptr, fine_ptr, own, own_headers_ptr, anchor, WIDTH, STRIDE,
+                    BLOCK_K, PRODUCTS,
+                )  # fmt: skip
+                accepted = (level < ratio * low) & within
+                unsettled = tl.where(accepted | (level >= ratio * high) | ~within, BLOCK_T, place)
+                at = tl.min(unsettled, axis=0)
+                while at < BLOCK_T:
+                    row = tl.sum(tl.where(place == at, drawn, 0), axis=0).to(tl.int64)
+                    squares = squared_distance(
+                        candidate_scores_ptr + row * WIDTH, anchor_scores_ptr + anchor * WIDTH, WIDTH, BLOCK_K,
+                        candidate_scores_ptr.dtype.element_ty,
+                    )  # fmt: skip
+                    accepted |= (place == at) & (level < ratio * (squares * 0.5).to(tl.float64))
+                    unsettled = tl.where(place == at, BLOCK_T, unsettled)
+                    at = tl.min(unsettled, axis=0)
+            else:
+                accepted = (level < ratio) & within
             fresh = accepted & ~held_already(picks_ptr, held, drawn, BLOCK_HELD) & ~_repeats(drawn, accepted, BLOCK_T)
             rank = held + tl.cumsum(fresh.to(tl.int32), axis=0) - 1
             tl.store(picks_ptr + rank, drawn, mask=fresh & (rank < num_negatives))
@@ -210,16 +222,20 @@ def negative_sampling(
     if candidate_scores is not None and not _same_memory(anchor_scores, candidate_scores):
         candidates = padded_rows(candidate_scores)
     weight = None if candidate_weight is None else candidate_weight.contiguous()
-    tables = build_proposals(rows, anchor_group, candidates if scored else None, weight, candidate_group, same)
+    tables, centre = build_proposals(rows, anchor_group, candidates if scored else None, weight, candidate_group, same)
     *trials, available, order, own_from, own_until = tables
     width = rows.shape[1] if scored else 1
+    coarse = fine = compressed = CompressedRows(picks, picks)
+    if scored:
+        coarse, fine = compress(rows, centre, fine=True)
+        compressed = coarse if candidates is rows else compress(candidates, centre, fine=False)[0]
     limit = TRIALS_PER_NEGATIVE * num_negatives + 64
     columns = _tuning.line_columns(rows.dtype)
     lines = triton.cdiv(width, columns)
     with device_of(picks):
         negative_sampling_trials_kernel[(anchors,)](
-            rows, candidates, *trials, available, seed, picks, held, num_negatives, limit, lines,
-            SCORED=scored, WIDTH=width, COLUMNS=columns, **_tuning.sampling_trials(width, rows.dtype),
+            rows, candidates, *compressed, coarse.layers, *fine, *trials, available, seed, picks, held, num_negatives,
+            limit, SCORED=scored, WIDTH=width, **_tuning.sampling_trials(width),
         )  # fmt: skip
         negative_sampling_race_kernel[(anchors,)](
             rows, candidates, order if weight is None else weight, order, own_from, own_until, available, seed, picks,

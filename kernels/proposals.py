@@ -243,11 +243,12 @@ def _sorted(group: Tensor, anchor_group: Tensor, cells: bool) -> tuple[Tensor, T
 
 def build_proposals(
     anchors: Tensor, anchor_group: Tensor, scores: Tensor | None, weight: Tensor | None, group: Tensor, same: bool
-) -> tuple[Tensor, ...]:
-    """The fields of `Proposals` of the reference, without `acceptance`, for at least one anchor and candidate.
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The fields of `Proposals` of the reference, without `acceptance`, and a centre of the scores in its first row.
 
-    anchors, scores: of `padded_rows`.  Candidates of one group need no sort: `group` then has stride 0. Entries that no
-    anchor's range reaches are left as they are.
+    For at least one anchor and candidate.  anchors, scores: of `padded_rows`.  Candidates of one group need no sort:
+    `group` then has stride 0. Entries that no anchor's range reaches are left as they are. The centre is that of the
+    candidates' first cell (see _envelope.py); without scores, any tensor.
     """
     count, size, device = len(anchor_group), len(group), group.device
     one_group = size == 1 or group.stride(0) == 0
@@ -262,9 +263,9 @@ def build_proposals(
     weights, mean = (bound, bound) if weight is None else (weight, weight.mean())
     with device_of(group):
         order, start, own = (group,) * 3 if one_group else _sorted(group, anchor_group, flags["CELLS"])
-        distance = alpha = beta = moment = mass = parts = longest = unit
+        centre = distance = alpha = beta = moment = mass = parts = longest = unit
         if scores is not None:
-            distance, alpha, beta, moment, mass, parts, longest = spread_envelope(
+            centre, distance, alpha, beta, moment, mass, parts, longest = spread_envelope(
                 anchors, scores, weights, order, start, own, flags
             )
         if rows > 0:
@@ -284,6 +285,7 @@ def build_proposals(
             size.bit_length(), SAME=same, ONE_GROUP=one_group, **flags, SCORED=scored, **tuning,
         )  # fmt: skip
     table, first, numbers, skip_from, skip_length, available, own_from, own_until = ranges
-    return (
+    tables = (
         entries, ratio, table, first, numbers, skip_from, skip_length, bound, available, places, own_from, own_until
     )  # fmt: skip
+    return tables, centre

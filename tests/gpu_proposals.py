@@ -26,7 +26,7 @@ def built(
     module = importlib.import_module(f"{kernels.__name__}.proposals")
     padded = importlib.import_module(f"{kernels.__name__}._tl").padded_rows
     rows = [x if x is None else padded(x) for x in (anchors, scores)]
-    tables: tuple[Tensor, ...] = module.build_proposals(rows[0], own, rows[1], weight, group, same)
+    tables, _centre = module.build_proposals(rows[0], own, rows[1], weight, group, same)
     names = [name for name in Proposals.__dataclass_fields__ if name != "acceptance"]
     return Proposals(**dict(zip(names, tables, strict=True)), acceptance=tables[7])
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cost_model import A100, DEVICES, H100, Cost, dense_is_as_fast, dense_negative_sampling, of_case
+from benchmarks.cost_model import (
+    A100,
+    DEVICES,
+    H100,
+    UNSETTLED,
+    Cost,
+    dense_is_as_fast,
+    dense_negative_sampling,
+    of_case,
+)
 from benchmarks.cost_model import expected_pixel_contrast as expected
 from benchmarks.cost_model import negative_sampling as sampling
 from benchmarks.cost_model import pixel_contrast as contrast
@@ -29,6 +38,16 @@ def test_sampling_and_contrast_grow_with_the_anchors_and_hardly_with_the_candida
     assert 0.5 < half < 0.6
     few, many = (contrast(1000, m, 200, 128)["backward"].bytes for m in (255, 256))
     assert many - few == 200_000 * 4 * 4 + 2 * 128 * 4  # one more pass of the sort, and one more candidate
+
+
+def test_rows_in_bytes_take_less_than_a_third_of_the_memory():
+    exact, compressed = (sampling(0, 1, 200, 109, compressed=c)["forward"].bytes for c in (False, True))
+    assert compressed - exact == 4 * 109 + 109 + 12  # a candidate's row is read once more, and written in bytes
+    one = sampling(1, 0, 1, 100, acceptance=1, compressed=True)["forward"]
+    assert one.bytes == pytest.approx(100 + 12 + UNSETTLED * 400 + 12 + 2 * 400 + 4 + 100 + 12)
+    assert one.operations == pytest.approx(80 + UNSETTLED * 300)
+    exact, compressed = (sampling(65536, 65536, 200, 109, compressed=c)["forward"].bytes for c in (False, True))
+    assert exact / compressed > 2.9
 
 
 def test_a_perfect_dense_sampler_gives_every_pair_a_random_number_and_wins_for_few_pixels():

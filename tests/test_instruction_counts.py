@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks import cuda_binaries, instruction_counts, kernel_report
 from benchmarks.cases import NEGATIVES, WIDTH
-from benchmarks.cost_model import H100
+from benchmarks.cost_model import H100, negative_sampling
 from benchmarks.instruction_counts import count_of, written
-from benchmarks.instruction_work import ANCHORS, Work, cuda_work, loops, triton_work
+from benchmarks.instruction_work import ANCHORS, SCORES, TRIALS, Work, cuda_work, loops, triton_work
 from benchmarks.sass_loops import executed
 from benchmarks.sass_loops import loops as found_loops
 from sskd_fast import _backend_costs
@@ -137,6 +137,15 @@ def test_triton_gathers_a_row_of_the_contrast_in_few_instructions() -> None:
     texts = instruction_counts.triton_texts(instruction_counts.launches()["pixel_contrast"])
     works = triton_work(instruction_counts.settings())["pixel_contrast"]
     check_budget(per_row(works, {name: text for name, (text,) in texts.items()}), MOST_PER_ROW["triton"])
+
+
+def test_triton_decides_a_trial_in_less_time_than_memory_takes_for_its_row_in_bytes() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
+    texts = instruction_counts.triton_texts(instruction_counts.launches()["negative_sampling"])
+    works = triton_work(instruction_counts.settings())["negative_sampling"]
+    found = sum(count_of(work, text) for work in works for text in texts[work.kernel]) / TRIALS
+    one, two = (negative_sampling(1, 0, n, SCORES, acceptance=1, compressed=True)["forward"].bytes for n in (1, 2))
+    assert found <= 27 < (two - one) / H100.bandwidth * H100.float32 / 64
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ class Calls(TorchDispatchMode):
 
 
 TABLES = ["sums", "centres", "distances", "slots", "layout"]
-SAMPLER = [f"negative_sampling_{name}_kernel" for name in (*TABLES, "trials", "race")]
+SAMPLER = [f"negative_sampling_{name}_kernel" for name in (*TABLES, "bytes", "trials", "race")]
 # Of PyTorch: two numbers for scope "all", the seed, padded rows, sums of slots; the mean weight; by group a sort and
 # two searches, or three.
 MOST_LAUNCHES = {("all", False): 4, ("all", True): 6, ("other", False): 6, ("other", True): 8, ("same", False): 7}
@@ -106,7 +106,7 @@ MOST_LAUNCHES = {("all", False): 4, ("all", True): 6, ("other", False): 6, ("oth
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_seven_kernels_of_ours_and_few_calls_sample_with_triton(scope, weighted):
+def test_eight_kernels_of_ours_and_few_calls_sample_with_triton(scope, weighted):
     """The launches of a whole operator, of PyTorch and of ours, compiled for a GPU that is not there."""
     pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
     from benchmarks.kernel_binaries import compiling_for

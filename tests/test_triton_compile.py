@@ -56,6 +56,7 @@ KERNELS = {
     "negative_sampling_distances_kernel",
     "negative_sampling_slots_kernel",
     "negative_sampling_layout_kernel",
+    "negative_sampling_bytes_kernel",
     "negative_sampling_trials_kernel",
     "negative_sampling_race_kernel",
     "hardest_negatives_kernel",
