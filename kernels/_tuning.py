@@ -136,39 +136,46 @@ def rows_backward(width: int, dtype: torch.dtype) -> dict[str, int]:
     return {**shape, "BLOCK_A": block, "num_warps": _warps(8), **_half_of_the_threads(dtype)}
 
 
-def _products(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    """Precision of products: PRECISION for float32 numbers, FLOW_PRECISION for gradients times stored embeddings.
-
-    Half precision fits into TF32 without loss. With such embeddings, a single TF32 product only rounds the flow, far
-    below the rounding of the result. AMD's matrix cores multiply float32 natively. The interpreter's products of
-    bfloat16 are wrong, so it widens first.
-    """
-    exact = dtype == torch.float64 or _on_amd()
-    half = dtype.itemsize == 2
-    return {
-        "PRECISION": "ieee" if exact else "tf32x3",
-        "FLOW_PRECISION": "ieee" if exact else "tf32" if half else "tf32x3",
-        "WIDEN": half and _env.triton_interpreted(),
-    }
+def panel(width: int) -> int:
+    """Numbers of a row of float16 that are multiplied at a time: 128 bytes, less if that leaves out zeros."""
+    return next(n for n in (64, 32, 16) if n == 16 or -(-width // n) * n - width < n // 2)
 
 
-def expected_forward(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    tile = {"BLOCK_I": 64, "BLOCK_J": 32, "BLOCK_W": 32}
-    return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 2}
-
-
-def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    """BLOCK_G: numbers of a row whose gradients a program holds.
-
-    Before Triton 3.8, sums of float32 products take twice their size in tensor memory, so 128 numbers of both gradients
-    do not fit. With 64, two programs share a multiprocessor.
-    """
-    tile = {"BLOCK_I": 64, "BLOCK_J": 16, "BLOCK_W": 32, "BLOCK_G": 128}
+def _tensor_copies(dtype: torch.dtype) -> bool:
+    """True if tiles are copied by the tensor memory accelerator: from Hopper on. The interpreter imitates it."""
     if dtype == torch.float64:
-        tile |= {"BLOCK_I": 32, "BLOCK_G": 32}
-    elif dtype == torch.float32 and _has_tensor_memory():
-        tile |= {"BLOCK_G": 64}
-    return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 1}
+        return False
+    if _env.triton_interpreted():
+        return True
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch >= 90
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Of products of float32 numbers. AMD's matrix cores multiply float32 natively."""
+    return "ieee" if dtype == torch.float64 or _on_amd() else "tf32x3"
+
+
+def expected_forward(dtype: torch.dtype) -> dict[str, int | bool]:
+    tile = {"BLOCK_I": 128, "BLOCK_J": 128}
+    if dtype == torch.float64:
+        tile = {"BLOCK_I": 64, "BLOCK_J": 32}
+    elif _on_amd():
+        tile = {"BLOCK_I": 64, "BLOCK_J": 64}
+    return {**tile, "TENSOR_COPIES": _tensor_copies(dtype), "num_warps": _warps(8), "num_stages": 2}
+
+
+def expected_backward(dtype: torch.dtype, width: int, with_scores: bool) -> dict[str, int | str | bool]:
+    """BLOCK_G: numbers of a row whose gradients a program holds."""
+    tile = {"BLOCK_I": 128, "BLOCK_J": 128, "BLOCK_G": min(128, triton.next_power_of_2(width))}
+    if dtype == torch.float64:
+        tile |= {"BLOCK_I": 32, "BLOCK_J": 16, "BLOCK_G": 32}
+    elif with_scores or _on_amd():
+        tile |= {"BLOCK_I": 64, "BLOCK_J": 32}
+    elif not _tensor_copies(dtype):
+        tile |= {"BLOCK_J": 64}
+    options = {"TENSOR_COPIES": _tensor_copies(dtype), "PRECISION": _precision(dtype)}
+    return {**tile, **options, "num_warps": _warps(8), "num_stages": 2}
 
 
 def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
