@@ -66,8 +66,9 @@ def settings() -> dict[str, dict[str, Any]]:
             "gathered": tuning.gathered(WIDTH, dtype),
             "contrast": tuning.contrast(WIDTH, dtype),
             "rows_backward": tuning.rows_backward(WIDTH, dtype),
+            "panels": {"BLOCK_W": tuning.panel(WIDTH), "BLOCK_S": tuning.panel(SCORES)},
             "expected_forward": tuning.expected_forward(dtype),
-            "expected_backward": tuning.expected_backward(dtype),
+            "expected_backward": tuning.expected_backward(dtype, WIDTH, False, False),
             "fusion_forward": tuning.fusion_forward(QUERIES, MIXED, dtype),
             "fusion_backward": tuning.fusion_backward(QUERIES, MIXED, dtype),
         }
@@ -75,7 +76,9 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def triton_texts(calls: list[Callable[[], object]]) -> dict[str, list[str]]:
     """Name -> listings of the Triton kernels that calls launch."""
-    modules = [importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", *_backend_costs.OPERATORS)]
+    modules = [
+        importlib.import_module(f"{kernels.__name__}.{name}") for name in ("_rows", "_parts", *_backend_costs.OPERATORS)
+    ]
     texts: dict[str, list[str]] = {}
     for kernel in compiled_kernels(ARCH, calls, modules):
         texts.setdefault(kernel.name, []).append(listing(kernel))

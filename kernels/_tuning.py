@@ -157,24 +157,46 @@ def _precision(dtype: torch.dtype) -> str:
 
 
 def expected_forward(dtype: torch.dtype) -> dict[str, int | bool]:
+    """Tiles of 128 x 128 pairs in eight warps, chosen by count for sm_90 (docs/gpu.md), not by time.
+
+    A thread holds 64 weights and 64 products, so that one program fills the registers of a multiprocessor. Products and
+    bytes per pair are then in balance; half of the tile would read half as much again per pair. Two stages of panels
+    take 128 KB. Tensor memory holds both products twice, so that half of the tile fits. Without tensor copies, a thread
+    holds addresses, too.
+    """
     tile = {"BLOCK_I": 128, "BLOCK_J": 128}
     if dtype == torch.float64:
         tile = {"BLOCK_I": 64, "BLOCK_J": 32}
-    elif _on_amd():
+    elif not _tensor_copies(dtype):
         tile = {"BLOCK_I": 64, "BLOCK_J": 64}
+    elif _has_tensor_memory():
+        tile = {"BLOCK_I": 128, "BLOCK_J": 64}
     return {**tile, "TENSOR_COPIES": _tensor_copies(dtype), "num_warps": _warps(8), "num_stages": 2}
 
 
-def expected_backward(dtype: torch.dtype, width: int, with_scores: bool) -> dict[str, int | str | bool]:
-    """BLOCK_G: numbers of a row whose gradients a program holds."""
+def expected_backward(dtype: torch.dtype, width: int, with_scores: bool, more: bool) -> dict[str, int | str | bool]:
+    """The same tiles; BLOCK_G: numbers of a row whose gradients a program holds, for 128 of them 64 a thread.
+
+    Rows of more than 128 numbers have half of the columns, and up to 256 gradients: a second program would compute the
+    tiles again.
+
+    Gradients of the scores take as many registers again, and float64 twice as many: their tiles are smaller. So are
+    those of GPUs without tensor copies, which hold addresses, too. More for every column, a factor or a group, does not
+    fit beside 128 of them, and tensor memory does not hold two tiles of 128 x 128 twice beside the gradients.
+    """
+    copies = _tensor_copies(dtype)
     tile = {"BLOCK_I": 128, "BLOCK_J": 128, "BLOCK_G": min(128, triton.next_power_of_2(width))}
     if dtype == torch.float64:
         tile |= {"BLOCK_I": 32, "BLOCK_J": 16, "BLOCK_G": 32}
     elif with_scores or _on_amd():
-        tile |= {"BLOCK_I": 64, "BLOCK_J": 32}
-    elif not _tensor_copies(dtype):
+        tile |= {"BLOCK_I": 64, "BLOCK_J": 32 if copies or _on_amd() else 16}
+    elif not copies:
+        tile |= {"BLOCK_I": 64, "BLOCK_J": 32 if more else 64}
+    elif more or _has_tensor_memory():
         tile |= {"BLOCK_J": 64}
-    options = {"TENSOR_COPIES": _tensor_copies(dtype), "PRECISION": _precision(dtype)}
+    elif width > 128:
+        tile |= {"BLOCK_J": 64, "BLOCK_G": 256}
+    options = {"TENSOR_COPIES": copies, "PRECISION": _precision(dtype)}
     return {**tile, **options, "num_warps": _warps(8), "num_stages": 2}
 
 

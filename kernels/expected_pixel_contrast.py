@@ -117,7 +117,8 @@ def _any_in_scope(range_ptr, low, high, tile, GROUPED: tl.constexpr, SAME: tl.co
     return found
 
 
-@triton.jit
+# A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
+@triton.jit(do_not_specialize=["panels", "score_panels"])
 def expected_pixel_contrast_forward_kernel(
     anchors, candidates, anchor_scores, candidate_scores, anchors_ptr, positives_ptr, anchor_factor_ptr,
     candidate_factor_ptr, inverse_anchor_ptr, inverse_positive_ptr, half_anchor_ptr, half_candidate_ptr,
@@ -227,7 +228,8 @@ def _added(
     return tl.dot(first_flow, first_y, grad, input_precision="ieee", out_dtype=ACCUMULATE)
 
 
-@triton.jit
+# A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
+@triton.jit(do_not_specialize=["panels", "score_panels"])
 def expected_pixel_contrast_backward_kernel(
     x, y, y_gradients, x_scores, y_scores, x_factor_ptr, y_factor_ptr, half_x_ptr, half_y_ptr, x_largest_ptr,
     y_largest_ptr, x_scores_ptr, y_scores_ptr, weight_ptr, x_group_ptr, y_group_ptr, x_range_ptr, y_range_ptr,
@@ -524,7 +526,8 @@ def _gradients(
     grad_scores = torch.zeros_like(raw[0]) if with_scores else share.new_empty(0)
     if count == 0 or width == 0:
         return grads, grad_scores
-    config = _tuning.expected_backward(x.rows.dtype, x.width, with_scores)
+    more = x.by_rows or own.group is not None
+    config = _tuning.expected_backward(x.rows.dtype, x.width, with_scores, more)
     rows, columns, copies = config["BLOCK_I"], config["BLOCK_J"], config["TENSOR_COPIES"]
     x_panels, x_scores = own.panels(rows, copies)
     y_panels, y_scores = other.panels(columns, copies)
