@@ -138,8 +138,8 @@ def test_triton_gathers_a_row_of_the_contrast_in_few_instructions() -> None:
     check_budget(per_row(works, {name: text for name, (text,) in texts.items()}), MOST_PER_ROW["triton"])
 
 
-# Warp instructions for a pair of anchor and candidate, with 128 numbers in float32 and 109 scores. An H100 multiplies its
-# parts of float16 in the time of 1.5 and 2.25 warp instructions of a multiprocessor.
+# Warp instructions for a pair of anchor and candidate, with 128 numbers in float32 and 109 scores. An H100 multiplies
+# its parts of float16 in the time of 1.5 and 2.25 warp instructions of a multiprocessor.
 MOST_PER_PAIR = {"expected_pixel_contrast_forward_kernel": 0.95, "expected_pixel_contrast_backward_kernel": 1.1}
 
 
