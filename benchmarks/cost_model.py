@@ -53,14 +53,14 @@ class Cost:
     def seconds(self, device: Device, element: int = 4) -> float:
         """The roofline: the longest time of memory, arithmetic and tensor cores. element: bytes of an embedding number.
 
-        Products of float32 are three of TF32.
+        Products of float32 are three of float16.
         """
-        rate = device.half if element == 2 else device.tf32 / 3
+        rate = device.half if element == 2 else device.half / 3
         return max(self.bytes / device.bandwidth, self.operations / device.float32, self.products / rate)
 
     def bound(self, device: Device, element: int = 4) -> str:
         """The largest of the three, by name."""
-        rate = device.half if element == 2 else device.tf32 / 3
+        rate = device.half if element == 2 else device.half / 3
         times = {
             "memory": self.bytes / device.bandwidth,
             "arithmetic": self.operations / device.float32,
@@ -145,11 +145,11 @@ def pixel_contrast(anchors: int, candidates: int, negatives: int, width: int, el
 
 
 def expected_pixel_contrast(
-    anchors: int, candidates: int, width: int, score_width: int, element: int = 4, tile: int = 64
+    anchors: int, candidates: int, width: int, score_width: int, element: int = 4, tile: int = 128
 ) -> dict[str, Cost]:
     """A, M, D, E: two products for each tile; the backward pass, by anchors and by candidates, has two more each.
 
-    The columns are read once for each tile of rows.
+    The columns are read once for each tile of rows, which stays in a cache.
     """
     pairs = anchors * candidates
     product = 2 * pairs * (width + score_width)

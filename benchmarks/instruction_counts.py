@@ -67,8 +67,9 @@ def settings() -> dict[str, dict[str, Any]]:
             "gathered": tuning.gathered(WIDTH, dtype),
             "contrast": tuning.contrast(WIDTH, dtype),
             "rows_backward": tuning.rows_backward(WIDTH, dtype),
+            "panels": {"BLOCK_W": tuning.panel(WIDTH), "BLOCK_S": tuning.panel(SCORES)},
             "expected_forward": tuning.expected_forward(dtype),
-            "expected_backward": tuning.expected_backward(dtype),
+            "expected_backward": tuning.expected_backward(dtype, WIDTH, False, False),
             "fusion_forward": tuning.fusion_forward(QUERIES, MIXED, dtype),
             "fusion_backward": tuning.fusion_backward(QUERIES, MIXED, dtype),
         }
@@ -78,7 +79,7 @@ def triton_texts(calls: list[Callable[[], object]]) -> dict[str, list[str]]:
     """Name -> listings of the Triton kernels that calls launch."""
     modules = [
         importlib.import_module(f"{kernels.__name__}.{name}")
-        for name in ("_rows", "_compressed", *_backend_costs.OPERATORS)
+        for name in ("_rows", "_parts", "_compressed", *_backend_costs.OPERATORS)
     ]
     texts: dict[str, list[str]] = {}
     for kernel in compiled_kernels(ARCH, calls, modules):

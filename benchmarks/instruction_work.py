@@ -56,10 +56,10 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
     fusion = {mode: IMAGES * blocks_of(f"fusion_{mode}", "BLOCK_N", PIXELS) for mode in ("forward", "backward")}
     tiles = {mode: blocks_of(f"expected_{mode}", "BLOCK_J", ANCHORS) for mode in ("forward", "backward")}
     rows_of = {mode: blocks_of(f"expected_{mode}", "BLOCK_I", ANCHORS) for mode in ("forward", "backward")}
-    panels = {
-        mode: [(1, math.ceil(width / settings[f"expected_{mode}"]["BLOCK_W"])) for width in (WIDTH, SCORES)]
-        for mode in ("forward", "backward")
-    }
+    score_block = settings["panels"]["BLOCK_S"]
+    panels = (1, WIDTH / settings["panels"]["BLOCK_W"]), (1, math.ceil(SCORES / score_block))
+    waits = (2, 0.0)  # for a tile that has not arrived
+    parts = 4 * 128 * math.ceil(ANCHORS / 128) / settings["rows_backward"]["BLOCK_A"]  # both sides, in both passes
     own = work(
         "pixel_contrast_rows_backward_kernel", "rows_backward", blocks_of("rows_backward", "BLOCK_A", ANCHORS), loops()
     )
@@ -99,18 +99,19 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
             work("pixel_contrast_candidates_backward_kernel", "contrast", ANCHORS, loops((0, contrast + 0.5))),
         ],
         "expected_pixel_contrast": [
+            work("expected_pixel_contrast_parts_kernel", "rows_backward", parts, loops()),
             work(
                 "expected_pixel_contrast_forward_kernel",
                 "expected_forward",
                 rows_of["forward"],
-                loops((0, tiles["forward"]), *panels["forward"]),
+                loops((0, tiles["forward"]), *panels, (0, panels[0][1]), *[waits] * 4),
             ),
             own,
             work(
                 "expected_pixel_contrast_backward_kernel",  # for the anchors, and once more for the candidates
                 "expected_backward",
                 rows_of["backward"],
-                loops((0, tiles["backward"]), *panels["backward"]),
+                loops((0, tiles["backward"]), *panels, *[waits] * 4, (1, 0.0), (1, 0.0)),
             ),
             work(
                 "expected_pixel_contrast_unit_rows_backward_kernel",

@@ -33,7 +33,7 @@ class Binary:
     """One compiled kernel.
 
     occupancy: resident threads of a multiprocessor divided by its limit.  load_bytes: the widest load of a thread from
-    global memory.
+    global memory; 16 for copies of tiles by the tensor memory accelerator.
     """
 
     kernel: str
@@ -147,7 +147,8 @@ def _read_nvidia(kernel: Any, arch: str) -> Binary:
     threads = 32 * kernel.metadata.num_warps
     loads = re.findall(r"\bLDG\.E(?:\.[A-Z]+)*?(?:\.(64|128))?(?:\.\w+)* ", code)
     wide = re.findall(r"\bLDGSTS(?:\.\w+)*\.(64|128)\b", code)
-    bits = [int(width or 32) for width in [*loads, *wide]]
+    copied = [128] * ("UTMALDG" in code)  # tiles, by the tensor memory accelerator
+    bits = [int(width or 32) for width in [*loads, *wide, *copied]]
     return Binary(
         kernel=kernel.name,
         backend="triton",

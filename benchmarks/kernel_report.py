@@ -28,7 +28,7 @@ from sskd_fast.ops import _library
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python -m benchmarks.kernel_report"
-MODULES = ("_rows", "_envelope", "proposals", "_compressed", *OPERATORS)  # of kernels/
+MODULES = ("_rows", "_parts", "_envelope", "proposals", "_compressed", *OPERATORS)  # of kernels/
 
 
 def triton_launches(
@@ -36,7 +36,8 @@ def triton_launches(
 ) -> list[Callable[[], object]]:
     """Calls that launch every kernel at the published sizes of a row, with `size` anchors and candidates.
 
-    The tables of negative sampling are launched once more, for weighted candidates of the same group.
+    The tables of negative sampling are launched once more, for weighted candidates of the same group, and the backward
+    pass of the expected form once more as training does it, without gradients of the scores.
 
     dtype: of the embeddings; everything else has their compute dtype.
     """
@@ -77,6 +78,10 @@ def triton_launches(
             True, True,
         ),
         run("negative_sampling", *by_groups, negatives, seed),
+        run(
+            "expected_pixel_contrast_backward", losses, rows, rows, rows, *details, losses, losses, losses, temperature,
+            False, False,
+        ),
     ]  # fmt: skip
 
 

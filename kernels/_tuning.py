@@ -156,39 +156,68 @@ def rows_backward(width: int, dtype: torch.dtype) -> dict[str, int]:
     return {**shape, "BLOCK_A": block, "num_warps": _warps(8), **_half_of_the_threads(dtype)}
 
 
-def _products(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    """Precision of products: PRECISION for float32 numbers, FLOW_PRECISION for gradients times stored embeddings.
-
-    Half precision fits into TF32 without loss. With such embeddings, a single TF32 product only rounds the flow, far
-    below the rounding of the result. AMD's matrix cores multiply float32 natively. The interpreter's products of
-    bfloat16 are wrong, so it widens first.
-    """
-    exact = dtype == torch.float64 or _on_amd()
-    half = dtype.itemsize == 2
-    return {
-        "PRECISION": "ieee" if exact else "tf32x3",
-        "FLOW_PRECISION": "ieee" if exact else "tf32" if half else "tf32x3",
-        "WIDEN": half and _env.triton_interpreted(),
-    }
+def panel(width: int) -> int:
+    """Numbers of a row of float16 that are multiplied at a time: 128 bytes, less if that leaves out zeros."""
+    return next(n for n in (64, 32, 16) if n == 16 or -(-width // n) * n - width < n // 2)
 
 
-def expected_forward(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    tile = {"BLOCK_I": 64, "BLOCK_J": 32, "BLOCK_W": 32}
-    return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 2}
-
-
-def expected_backward(dtype: torch.dtype) -> dict[str, int | str | bool]:
-    """BLOCK_G: numbers of a row whose gradients a program holds.
-
-    Before Triton 3.8, sums of float32 products take twice their size in tensor memory, so 128 numbers of both gradients
-    do not fit. With 64, two programs share a multiprocessor.
-    """
-    tile = {"BLOCK_I": 64, "BLOCK_J": 16, "BLOCK_W": 32, "BLOCK_G": 128}
+def _tensor_copies(dtype: torch.dtype) -> bool:
+    """True if tiles are copied by the tensor memory accelerator: from Hopper on. The interpreter imitates it."""
     if dtype == torch.float64:
-        tile |= {"BLOCK_I": 32, "BLOCK_G": 32}
-    elif dtype == torch.float32 and _has_tensor_memory():
-        tile |= {"BLOCK_G": 64}
-    return {**_products(dtype), **tile, "num_warps": _warps(8), "num_stages": 1}
+        return False
+    if _env.triton_interpreted():
+        return True
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch >= 90
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Of products of float32 numbers. AMD's matrix cores multiply float32 natively."""
+    return "ieee" if dtype == torch.float64 or _on_amd() else "tf32x3"
+
+
+def expected_forward(dtype: torch.dtype) -> dict[str, int | bool]:
+    """Tiles of 128 x 128 pairs in eight warps, chosen by count for sm_90 (docs/gpu.md), not by time.
+
+    A thread holds 64 weights and 64 products, so that one program fills the registers of a multiprocessor. Products and
+    bytes per pair are then in balance; half of the tile would read half as much again per pair. Two stages of panels
+    take 128 KB. Tensor memory holds both products twice, so that half of the tile fits. Without tensor copies, a thread
+    holds addresses, too.
+    """
+    tile = {"BLOCK_I": 128, "BLOCK_J": 128}
+    if dtype == torch.float64:
+        tile = {"BLOCK_I": 64, "BLOCK_J": 32}
+    elif not _tensor_copies(dtype):
+        tile = {"BLOCK_I": 64, "BLOCK_J": 64}
+    elif _has_tensor_memory():
+        tile = {"BLOCK_I": 128, "BLOCK_J": 64}
+    return {**tile, "TENSOR_COPIES": _tensor_copies(dtype), "num_warps": _warps(8), "num_stages": 2}
+
+
+def expected_backward(dtype: torch.dtype, width: int, with_scores: bool, more: bool) -> dict[str, int | str | bool]:
+    """The same tiles; BLOCK_G: numbers of a row whose gradients a program holds, for 128 of them 64 a thread.
+
+    Rows of more than 128 numbers have half of the columns, and up to 256 gradients: a second program would compute the
+    tiles again.
+
+    Gradients of the scores take as many registers again, and float64 twice as many: their tiles are smaller. So are
+    those of GPUs without tensor copies, which hold addresses, too. More for every column, a factor or a group, does not
+    fit beside 128 of them, and tensor memory does not hold two tiles of 128 x 128 twice beside the gradients.
+    """
+    copies = _tensor_copies(dtype)
+    tile = {"BLOCK_I": 128, "BLOCK_J": 128, "BLOCK_G": min(128, triton.next_power_of_2(width))}
+    if dtype == torch.float64:
+        tile |= {"BLOCK_I": 32, "BLOCK_J": 16, "BLOCK_G": 32}
+    elif with_scores or _on_amd():
+        tile |= {"BLOCK_I": 64, "BLOCK_J": 32 if copies or _on_amd() else 16}
+    elif not copies:
+        tile |= {"BLOCK_I": 64, "BLOCK_J": 32 if more else 64}
+    elif more or _has_tensor_memory():
+        tile |= {"BLOCK_J": 64}
+    elif width > 128:
+        tile |= {"BLOCK_J": 64, "BLOCK_G": 256}
+    options = {"TENSOR_COPIES": copies, "PRECISION": _precision(dtype)}
+    return {**tile, **options, "num_warps": _warps(8), "num_stages": 2}
 
 
 def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:

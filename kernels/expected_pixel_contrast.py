@@ -2,14 +2,17 @@
 
 A program holds the rows of one side and loops over the columns of the other with an online log-sum-exp. The backward
 pass computes the tiles again, once with the anchors as rows and once with the candidates. So one program sums each
-gradient, in a fixed order. Rows are multiplied BLOCK_W numbers at a time, and a program holds the gradients of BLOCK_G
-numbers; wider rows are split over programs.
+gradient, in a fixed order. To write each tile's share of the other side's gradient, and to add the shares up later,
+would move more bytes than a second computation of the tile takes time (docs/gpu.md).
 
-Half precision is multiplied as stored, which is exact with float32 sums. Products of float32 numbers (PRECISION) are
-split in three of TF32 on NVIDIA's tensor cores. Their error is that of float32 (tests/test_triton.py checks it).
+Embeddings and scores are multiplied in parts of float16 (_parts.py), a panel of BLOCK_W or BLOCK_S numbers at a time.
+A program holds the gradients of BLOCK_G numbers; wider rows are split over programs.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -17,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sskd_fast.kernels import _tuning
+from sskd_fast.kernels._parts import Embeddings, Scores, powers_of_two, whole_tiles
 from sskd_fast.kernels._rows import rows_backward
 from sskd_fast.kernels._tl import (
     device_of,
@@ -29,117 +33,159 @@ from sskd_fast.kernels._tl import (
     wide,
 )
 
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LOG_2 = tl.constexpr(0.6931471805599453)
+# Likelihoods are at most 1. As float16 numbers they are multiplied by a power of two.
+_LIFT = tl.constexpr(14.0)
+
 
 @triton.jit
-def _panel(x_ptr, first, inside, begin, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr):
-    """[BLOCK, BLOCK_W]: the columns from `begin` on of the rows from `first` on of x (., WIDTH), zero outside."""
-    columns = begin + tl.arange(0, BLOCK_W)
-    mask = inside[:, None] & (columns < WIDTH)[None, :]
-    # 64-bit offsets per block, 32-bit ones per number: half of the registers that 64-bit pointers would take.
-    x_ptr += first * tl.full([], WIDTH, tl.int64)
-    offsets = tl.arange(0, inside.shape[0])[:, None] * WIDTH + columns[None, :]
-    x = tl.load(x_ptr + offsets, mask=mask, other=0.0)
-    return wide(x) if WIDEN else x
+def _panel(
+    x, first, begin, rows,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_W: tl.constexpr, TENSOR_COPIES: tl.constexpr,
+):  # fmt: skip
+    """[BLOCK, BLOCK_W]: the columns from `begin` on of the rows from `first` on of x (rows, WIDTH), zero outside.
+
+    x: a pointer, or a tensor descriptor if TENSOR_COPIES.
+    """
+    if TENSOR_COPIES:
+        panel = x.load([first, begin])
+    else:
+        columns = begin + tl.arange(0, BLOCK_W)
+        mask = (first + tl.arange(0, BLOCK) < rows)[:, None] & (columns < WIDTH)[None, :]
+        # 64-bit offsets per block, 32-bit ones per number: half of the registers that 64-bit pointers would take.
+        x += first * tl.full([], WIDTH, tl.int64)
+        panel = tl.load(x + tl.arange(0, BLOCK)[:, None] * WIDTH + columns[None, :], mask=mask, other=0.0)
+    return panel
 
 
 @triton.jit
 def _products(
-    x_ptr, x_first, x_inside, y_ptr, y_first, y_inside, panels,
-    WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr, WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr,
+    x, x_first, x_rows, y, y_first, y_rows, panels, ACCUMULATE: tl.constexpr,
+    PARTS: tl.constexpr, PART_WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr,
+    TENSOR_COPIES: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of the rows of x from x_first on with the rows of y from y_first on, [BLOCK_I, BLOCK_J].
+    """Dot products of the parts of rows of x from x_first on and of y from y_first on, [BLOCK_I, BLOCK_J].
 
     panels: number of panels of BLOCK_W numbers; not a constexpr, since the compiler would unroll the loop at the cost
-    of registers.
+    of registers. The product of the second parts is below the rounding of the others.
     """
-    ACCUMULATE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    WIDTH: tl.constexpr = PARTS * PART_WIDTH
     products = tl.zeros([BLOCK_I, BLOCK_J], ACCUMULATE)
     for panel in range(panels):
         begin = panel * BLOCK_W
-        x = _panel(x_ptr, x_first, x_inside, begin, WIDTH, BLOCK_W, WIDEN)
-        y = _panel(y_ptr, y_first, y_inside, begin, WIDTH, BLOCK_W, WIDEN)
-        products += tl.dot(x, tl.trans(y), input_precision=PRECISION, out_dtype=ACCUMULATE)
+        first_x = _panel(x, x_first, begin, x_rows, WIDTH, BLOCK_I, BLOCK_W, TENSOR_COPIES)
+        first_y = _panel(y, y_first, begin, y_rows, WIDTH, BLOCK_J, BLOCK_W, TENSOR_COPIES)
+        if PARTS == 2:
+            begin += PART_WIDTH
+            second_x = _panel(x, x_first, begin, x_rows, WIDTH, BLOCK_I, BLOCK_W, TENSOR_COPIES)
+            products = tl.dot(second_x, tl.trans(first_y), products, out_dtype=ACCUMULATE)
+            second_y = _panel(y, y_first, begin, y_rows, WIDTH, BLOCK_J, BLOCK_W, TENSOR_COPIES)
+            products = tl.dot(first_x, tl.trans(second_y), products, out_dtype=ACCUMULATE)
+        products = tl.dot(first_x, tl.trans(first_y), products, input_precision="ieee", out_dtype=ACCUMULATE)
     return products
 
 
 @triton.jit
-def _vector(x_ptr, rows, inside, other):
-    return tl.load(x_ptr + rows, mask=inside, other=other)
+def _of_tile(x_ptr, begin, BLOCK: tl.constexpr):
+    """[BLOCK]: a vector from `begin` on. `begin` is added first: the rest of an address is known to the compiler."""
+    return tl.load(x_ptr + begin + tl.arange(0, BLOCK))
 
 
 @triton.jit
-def _factors(
-    weight_ptr, row_group_ptr, column_group_ptr, rows, columns, row_inside, column_inside,
-    WEIGHTED: tl.constexpr, GROUPED: tl.constexpr, SAME: tl.constexpr, ANCHORS_ARE_ROWS: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-):  # fmt: skip
-    """The factor of a pair's dissimilarity: the candidate's weight, 0 out of scope or outside the tile."""
-    row, column = row_inside.to(ACCUMULATE), column_inside.to(ACCUMULATE)
-    if WEIGHTED:
-        if ANCHORS_ARE_ROWS:
-            column = _vector(weight_ptr, columns, column_inside, 0.0)
-        else:
-            row = _vector(weight_ptr, rows, row_inside, 0.0)
-    factors = row[:, None] * column[None, :]
+def _scoped(weights, own, other, GROUPED: tl.constexpr, SAME: tl.constexpr):
+    """Weights of pairs, at least 0, and 0 out of scope."""
+    weights = tl.maximum(weights, 0.0)
     if GROUPED:
-        own = _vector(row_group_ptr, rows, row_inside, 0)
-        other = _vector(column_group_ptr, columns, column_inside, 0)
-        factors = tl.where((own[:, None] == other[None, :]) == SAME, factors, 0.0)
-    return factors
+        weights = tl.where((own[:, None] == other[None, :]) == SAME, weights, 0.0)
+    return weights
 
 
 @triton.jit
+def _range(range_ptr, tile):
+    """The lowest and the highest group of a tile."""
+    return tl.load(range_ptr + 2 * tile), tl.load(range_ptr + 2 * tile + 1)
+
+
+@triton.jit
+def _any_in_scope(range_ptr, low, high, tile, GROUPED: tl.constexpr, SAME: tl.constexpr):
+    """False if no row of a group from low to high has a column in scope in this tile."""
+    found = True
+    if GROUPED:
+        lowest, highest = _range(range_ptr, tile)
+        found = (lowest <= high) & (low <= highest) if SAME else (lowest != high) | (low != highest)
+    return found
+
+
+# A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
+@triton.jit(do_not_specialize=["panels", "score_panels"])
 def expected_pixel_contrast_forward_kernel(
-    anchors_ptr, positives_ptr, candidates_ptr, inverse_anchor_ptr, inverse_positive_ptr, inverse_candidate_ptr,
-    anchor_scores_ptr, candidate_scores_ptr, half_anchor_ptr, half_candidate_ptr, weight_ptr, anchor_group_ptr,
-    candidate_group_ptr, temperature_ptr, loss_ptr, pull_ptr, log_mass_ptr, weight_sum_ptr, anchors, candidates,
-    num_negatives, panels, score_panels,
+    anchors, candidates, anchor_scores, candidate_scores, anchors_ptr, positives_ptr, anchor_factor_ptr,
+    candidate_factor_ptr, inverse_anchor_ptr, inverse_positive_ptr, half_anchor_ptr, half_candidate_ptr,
+    anchor_largest_ptr, candidate_largest_ptr, weight_ptr, anchor_group_ptr, candidate_group_ptr, anchor_range_ptr,
+    candidate_range_ptr, temperature_ptr, loss_ptr, pull_ptr, log_mass_ptr, weight_sum_ptr, anchor_count,
+    candidate_count, num_negatives, panels, score_panels,
     SCORED: tl.constexpr, WEIGHTED: tl.constexpr, GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr,
-    SCORE_WIDTH: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr,
-    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr,
+    BY_ROWS: tl.constexpr, PARTS: tl.constexpr, PART_WIDTH: tl.constexpr, SCORE_PARTS: tl.constexpr,
+    SCORE_WIDTH: tl.constexpr, TENSOR_COPIES: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """loss, pull, log_mass and weight_sum of BLOCK_I anchors."""
     first = tl.program_id(0) * BLOCK_I
     i = first + tl.arange(0, BLOCK_I)
-    inside = i < anchors
-    inverse = _vector(inverse_anchor_ptr, i, inside, 0.0)
-    ACCUMULATE: tl.constexpr = inverse_anchor_ptr.dtype.element_ty
+    inside = i < anchor_count
+    ACCUMULATE: tl.constexpr = anchor_factor_ptr.dtype.element_ty
     scale = (1.0 / tl.load(temperature_ptr)).to(ACCUMULATE)
+    factor = tl.load(anchor_factor_ptr + i) * (scale * _LOG2_E)
+    if not BY_ROWS:
+        factor *= tl.load(candidate_factor_ptr)  # of every candidate
+    half = tl.load(half_anchor_ptr + i)
+    own, low, high = i, 0, 0
     if SCORED:
-        half = _vector(half_anchor_ptr, i, inside, 0.0)
+        back = _score_factor(anchor_largest_ptr, candidate_largest_ptr)
+    if GROUPED:
+        own = tl.load(anchor_group_ptr + i)
+        low, high = _range(anchor_range_ptr, tl.program_id(0))
     top = tl.full([BLOCK_I], -3.4e38, ACCUMULATE)  # finite, so that it can be subtracted from itself
     mass, total = tl.zeros([BLOCK_I], ACCUMULATE), tl.zeros([BLOCK_I], ACCUMULATE)
-    for begin in range(0, candidates, BLOCK_J):
-        j = begin + tl.arange(0, BLOCK_J)
-        present = j < candidates
-        logits = _products(
-            anchors_ptr, first, inside, candidates_ptr, begin, present, panels,
-            WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
-        )  # fmt: skip
-        logits *= (inverse * scale)[:, None] * _vector(inverse_candidate_ptr, j, present, 0.0)[None, :]
-        weights = _factors(
-            weight_ptr, anchor_group_ptr, candidate_group_ptr, i, j, inside, present,
-            WEIGHTED, GROUPED, SAME, True, ACCUMULATE,
-        )  # fmt: skip
-        if SCORED:
-            products = _products(
-                anchor_scores_ptr, first, inside, candidate_scores_ptr, begin, present, score_panels,
-                SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
+    for tile in range(tl.cdiv(candidate_count, BLOCK_J)):
+        if _any_in_scope(candidate_range_ptr, low, high, tile, GROUPED, SAME):
+            begin = tile * BLOCK_J
+            half_candidate = _of_tile(half_candidate_ptr, begin, BLOCK_J)
+            other = half_candidate
+            if GROUPED:
+                other = _of_tile(candidate_group_ptr, begin, BLOCK_J)
+            if SCORED:
+                products = _products(
+                    anchor_scores, first, anchor_count, candidate_scores, begin, candidate_count, score_panels,
+                    ACCUMULATE, SCORE_PARTS, SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_S, TENSOR_COPIES,
+                )  # fmt: skip
+                weights = (half[:, None] + half_candidate[None, :]) - products * back
+            else:
+                weights = tl.minimum(half[:, None], half_candidate[None, :])
+            weights = _scoped(weights, own, other, GROUPED, SAME)
+            if WEIGHTED:
+                weights *= _of_tile(weight_ptr, begin, BLOCK_J)[None, :]
+            logits = _products(
+                anchors, first, anchor_count, candidates, begin, candidate_count, panels, ACCUMULATE,
+                PARTS, PART_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, TENSOR_COPIES,
             )  # fmt: skip
-            norms = half[:, None] + _vector(half_candidate_ptr, j, present, 0.0)[None, :]
-            weights *= tl.maximum(norms - products, 0.0)
-        logits = tl.where(weights > 0, logits, float("-inf"))
-        higher = tl.maximum(top, tl.max(logits, axis=1))
-        mass = mass * tl.exp(top - higher) + tl.sum(tl.exp(logits - higher[:, None]) * weights, axis=1)
-        total += tl.sum(weights, axis=1)
-        top = higher
+            if BY_ROWS:
+                logits *= _of_tile(candidate_factor_ptr, begin, BLOCK_J)[None, :]
+            logits = tl.where(weights > 0, logits, float("-inf"))
+            higher = tl.maximum(top, tl.max(logits, axis=1) * factor)
+            likelihood = tl.exp2(logits * factor[:, None] - higher[:, None])
+            mass = mass * tl.exp2(top - higher) + tl.sum(likelihood * weights, axis=1)
+            total += tl.sum(weights, axis=1)
+            top = higher
     positive = tl.zeros([BLOCK_I], ACCUMULATE)
     for begin in range(0, WIDTH, BLOCK_W):
-        a = _panel(anchors_ptr, first, inside, begin, WIDTH, BLOCK_W, True)
-        positive += tl.sum(a * _panel(positives_ptr, first, inside, begin, WIDTH, BLOCK_W, True), axis=1)
-    positive *= inverse * _vector(inverse_positive_ptr, i, inside, 0.0) * scale
-    log_mass = tl.log(mass) + top
+        a = wide(_panel(anchors_ptr, first, begin, anchor_count, WIDTH, BLOCK_I, BLOCK_W, False))
+        p = wide(_panel(positives_ptr, first, begin, anchor_count, WIDTH, BLOCK_I, BLOCK_W, False))
+        positive += tl.sum(a * p, axis=1)
+    positive *= tl.load(inverse_anchor_ptr + i, mask=inside, other=0.0) * scale
+    positive *= tl.load(inverse_positive_ptr + i, mask=inside, other=0.0)
+    log_mass = tl.log(mass) + top * _LOG_2
     gap = tl.log(tl.zeros_like(positive) + num_negatives) + log_mass - tl.log(total) - positive
     gap = tl.where(total > 0, gap, float("-inf"))
     small = tl.exp(-tl.abs(gap))
@@ -152,82 +198,142 @@ def expected_pixel_contrast_forward_kernel(
 
 
 @triton.jit
+def _score_factor(x_largest_ptr, y_largest_ptr):
+    """What products of the parts of scores are multiplied by."""
+    x, y = tl.load(x_largest_ptr), tl.load(y_largest_ptr)
+    if x.dtype == tl.float64:
+        factor = tl.full([], 1.0, tl.float64)
+    else:
+        _x_up, x_down = powers_of_two(x)
+        _y_up, y_down = powers_of_two(y)
+        factor = x_down * y_down
+    return factor
+
+
+@triton.jit
+def _added(
+    grad, flow, y, first, begin, rows,
+    PARTS: tl.constexpr, PART_WIDTH: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_G: tl.constexpr,
+    TENSOR_COPIES: tl.constexpr, ACCUMULATE: tl.constexpr,
+):  # fmt: skip
+    """grad [BLOCK_I, BLOCK_G] + flow [BLOCK_I, BLOCK_J] times the columns from `begin` on of the parts of y."""
+    WIDTH: tl.constexpr = PARTS * PART_WIDTH
+    first_y = _panel(y, first, begin, rows, WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES)
+    first_flow = flow.to(first_y.dtype)
+    if PARTS == 2:
+        second_flow = (flow - first_flow.to(ACCUMULATE)).to(first_y.dtype)
+        grad = tl.dot(second_flow, first_y, grad, out_dtype=ACCUMULATE)
+        second_y = _panel(y, first, begin + PART_WIDTH, rows, WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES)
+        grad = tl.dot(first_flow, second_y, grad, out_dtype=ACCUMULATE)
+    return tl.dot(first_flow, first_y, grad, input_precision="ieee", out_dtype=ACCUMULATE)
+
+
+# A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
+@triton.jit(do_not_specialize=["panels", "score_panels"])
 def expected_pixel_contrast_backward_kernel(
-    x_ptr, y_ptr, inverse_x_ptr, inverse_y_ptr, x_scores_ptr, y_scores_ptr, half_x_ptr, half_y_ptr, weight_ptr,
-    x_group_ptr, y_group_ptr, temperature_ptr, pulled_ptr, log_mass_ptr, weight_sum_ptr, grad_ptr, grad_scores_ptr,
+    x, y, y_gradients, x_scores, y_scores, x_factor_ptr, y_factor_ptr, half_x_ptr, half_y_ptr, x_largest_ptr,
+    y_largest_ptr, x_scores_ptr, y_scores_ptr, weight_ptr, x_group_ptr, y_group_ptr, x_range_ptr, y_range_ptr,
+    temperature_ptr, share_ptr, largest_ptr, log_mass_ptr, pulled_ptr, inverse_sum_ptr, grad_ptr, grad_scores_ptr,
     rows, columns, panels, score_panels,
     ANCHORS_ARE_ROWS: tl.constexpr, WITH_SCORES: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr,
-    GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr, SCORE_WIDTH: tl.constexpr, WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr, FLOW_PRECISION: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
-    BLOCK_W: tl.constexpr, BLOCK_G: tl.constexpr,
+    GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PART_WIDTH: tl.constexpr,
+    SCORES: tl.constexpr, SCORE_PARTS: tl.constexpr, SCORE_WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+    BY_ROWS: tl.constexpr, TENSOR_COPIES: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
     """A panel of the gradients of BLOCK_I rows x (unit embeddings and scores), summed over columns y.
 
     grad: for anchors sum_q w_q exp(s_q - log_mass) c_q; for candidates the same sum over anchors, weighted by
-    pulled / temperature. pulled (A,) = grad * pull.
+    pulled / temperature. pulled (A,) = grad * pull. share: what a column is multiplied by, divided by `largest`; its
+    weight, too. log_mass: in powers of two, minus _LIFT. Vectors are of whole tiles.
     """
     first = tl.program_id(0) * BLOCK_I
     i = first + tl.arange(0, BLOCK_I)
-    own = tl.program_id(1) * BLOCK_G
-    inside = i < rows
-    ACCUMULATE: tl.constexpr = inverse_x_ptr.dtype.element_ty
+    own_columns = tl.program_id(1) * BLOCK_G
+    ACCUMULATE: tl.constexpr = x_factor_ptr.dtype.element_ty
     scale = (1.0 / tl.load(temperature_ptr)).to(ACCUMULATE)
-    inverse = _vector(inverse_x_ptr, i, inside, 0.0)
-    grad = tl.zeros([BLOCK_I, BLOCK_G], ACCUMULATE)
+    factor = tl.load(x_factor_ptr + i) * (scale * _LOG2_E)
+    if not BY_ROWS:
+        factor *= tl.load(y_factor_ptr)  # of every column
+    half = tl.load(half_x_ptr + i)
+    own, low, high = i, 0, 0
     if SCORED:
-        half = _vector(half_x_ptr, i, inside, 0.0)
+        back = _score_factor(x_largest_ptr, y_largest_ptr)
+    if GROUPED:
+        own = tl.load(x_group_ptr + i)
+        low, high = _range(x_range_ptr, tl.program_id(0))
+    if ANCHORS_ARE_ROWS:
+        log_mass = tl.load(log_mass_ptr + i)
+    elif WEIGHTED:
+        weight = tl.load(weight_ptr + i)
+    grad = tl.zeros([BLOCK_I, BLOCK_G], ACCUMULATE)
     if WITH_SCORES:
         grad_scores = tl.zeros([BLOCK_I, BLOCK_G], ACCUMULATE)
         slopes = tl.zeros([BLOCK_I], ACCUMULATE)
-    for begin in range(0, columns, BLOCK_J):
-        j = begin + tl.arange(0, BLOCK_J)
-        present = j < columns
-        inverse_y = _vector(inverse_y_ptr, j, present, 0.0)
-        logits = _products(
-            x_ptr, first, inside, y_ptr, begin, present, panels, WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION
-        )
-        logits *= (inverse * scale)[:, None] * inverse_y[None, :]
-        factors = _factors(
-            weight_ptr, x_group_ptr, y_group_ptr, i, j, inside, present,
-            WEIGHTED, GROUPED, SAME, ANCHORS_ARE_ROWS, ACCUMULATE,
-        )  # fmt: skip
-        weights = factors
-        if SCORED:
-            products = _products(
-                x_scores_ptr, first, inside, y_scores_ptr, begin, present, score_panels,
-                SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, WIDEN, PRECISION,
+    for tile in range(tl.cdiv(columns, BLOCK_J)):
+        if _any_in_scope(y_range_ptr, low, high, tile, GROUPED, SAME):
+            begin = tile * BLOCK_J
+            half_y = _of_tile(half_y_ptr, begin, BLOCK_J)
+            other = half_y
+            if GROUPED:
+                other = _of_tile(y_group_ptr, begin, BLOCK_J)
+            if SCORED:
+                products = _products(
+                    x_scores, first, rows, y_scores, begin, columns, score_panels, ACCUMULATE,
+                    SCORE_PARTS, SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_S, TENSOR_COPIES,
+                )  # fmt: skip
+                weights = (half[:, None] + half_y[None, :]) - products * back
+            else:
+                weights = tl.minimum(half[:, None], half_y[None, :])
+            weights = _scoped(weights, own, other, GROUPED, SAME) * _of_tile(share_ptr, begin, BLOCK_J)[None, :]
+            if WEIGHTED and not ANCHORS_ARE_ROWS:
+                weights *= weight[:, None]
+            logits = _products(
+                x, first, rows, y, begin, columns, panels, ACCUMULATE,
+                PARTS, PART_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, TENSOR_COPIES,
             )  # fmt: skip
-            norms = half[:, None] + _vector(half_y_ptr, j, present, 0.0)[None, :]
-            weights *= tl.maximum(norms - products, 0.0)
-        if ANCHORS_ARE_ROWS:
-            log_mass = _vector(log_mass_ptr, i, inside, 0.0)[:, None]
-            pulled = _vector(pulled_ptr, i, inside, 0.0)[:, None]
-            weight_sum = _vector(weight_sum_ptr, i, inside, 0.0)[:, None]
-            of_columns = inverse_y
-        else:
-            log_mass = _vector(log_mass_ptr, j, present, 0.0)[None, :]
-            of_columns = _vector(pulled_ptr, j, present, 0.0)
-            pulled = of_columns[None, :]
-            weight_sum = _vector(weight_sum_ptr, j, present, 0.0)[None, :]
-            of_columns *= inverse_y * scale
-        likelihood = tl.where(weights > 0, tl.exp(logits - log_mass), 0.0)
-        y = _panel(y_ptr, begin, present, own, WIDTH, BLOCK_G, True)
-        flow = weights * likelihood * of_columns[None, :]
-        grad += tl.dot(flow, y, input_precision=FLOW_PRECISION, out_dtype=ACCUMULATE)
-        if WITH_SCORES:
-            slope = (likelihood - tl.where(weight_sum > 0, 1.0 / weight_sum, 0.0)) * pulled * factors
-            slopes += tl.sum(slope, axis=1)
-            y = _panel(y_scores_ptr, begin, present, own, SCORE_WIDTH, BLOCK_G, True)
-            grad_scores += tl.dot(slope, y, input_precision=PRECISION, out_dtype=ACCUMULATE)
+            if BY_ROWS:
+                logits *= _of_tile(y_factor_ptr, begin, BLOCK_J)[None, :]
+            if ANCHORS_ARE_ROWS:
+                logits = logits * factor[:, None] - log_mass[:, None]
+            else:
+                logits = logits * factor[:, None] - _of_tile(log_mass_ptr, begin, BLOCK_J)[None, :]
+            # Finite, so that it vanishes with the weight.
+            likelihood = tl.exp2(tl.minimum(logits, 120.0))
+            grad = _added(
+                grad, likelihood * weights, y_gradients, begin, own_columns, columns,
+                PARTS, PART_WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES, ACCUMULATE,
+            )  # fmt: skip
+            if WITH_SCORES:
+                likelihood = tl.where(weights != 0, likelihood, 0.0) * (1.0 / 16384)
+                pairs = _scoped(tl.minimum(half[:, None], half_y[None, :]) + 1.0, own, other, GROUPED, SAME)
+                if ANCHORS_ARE_ROWS:
+                    slope = (likelihood - tl.load(inverse_sum_ptr + i)[:, None]) * tl.load(pulled_ptr + i)[:, None]
+                else:
+                    slope = likelihood - _of_tile(inverse_sum_ptr, begin, BLOCK_J)[None, :]
+                    slope *= _of_tile(pulled_ptr, begin, BLOCK_J)[None, :]
+                if WEIGHTED:
+                    if ANCHORS_ARE_ROWS:
+                        slope *= _of_tile(weight_ptr, begin, BLOCK_J)[None, :]
+                    else:
+                        slope *= weight[:, None]
+                slope = tl.where(pairs > 0, slope, 0.0)
+                slopes += tl.sum(slope, axis=1)
+                of_scores = _panel(y_scores_ptr, begin, own_columns, columns, SCORES, BLOCK_J, BLOCK_G, False)
+                grad_scores = tl.dot(slope, of_scores, grad_scores, input_precision=PRECISION, out_dtype=ACCUMULATE)
+    inside = i < rows
+    largest = tl.load(largest_ptr)
+    back = largest * (1.0 / 16384)
+    grad *= back if ANCHORS_ARE_ROWS else back * scale
     at = i.to(tl.int64)[:, None]
-    w = own + tl.arange(0, BLOCK_G)
+    w = own_columns + tl.arange(0, BLOCK_G)
     tl.store(grad_ptr + at * WIDTH + w[None, :], grad, mask=inside[:, None] & (w < WIDTH)[None, :])
     if WITH_SCORES:
-        own_scores = _panel(x_scores_ptr, first, inside, own, SCORE_WIDTH, BLOCK_G, True)
+        own_scores = _panel(x_scores_ptr, first, own_columns, rows, SCORES, BLOCK_I, BLOCK_G, False)
         tl.store(
-            grad_scores_ptr + at * SCORE_WIDTH + w[None, :],
+            grad_scores_ptr + at * SCORES + w[None, :],
             slopes[:, None] * own_scores - grad_scores,
-            mask=inside[:, None] & (w < SCORE_WIDTH)[None, :],
+            mask=inside[:, None] & (w < SCORES)[None, :],
         )
 
 
@@ -246,30 +352,70 @@ def expected_pixel_contrast_unit_rows_backward_kernel(
     tl.store(out_ptr + i[None, :, None] * OUT_WIDTH + columns, grad.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@dataclass(frozen=True)
 class _Side:
-    """One side of the tiles: padded embeddings, padded scores minus the candidates' centre, and the norms of both."""
+    """Anchors or candidates in parts. group and weight are vectors of whole tiles, None if absent."""
 
-    def __init__(self, embeddings: Tensor, scores: Tensor | None, centre: Tensor | None, normalize: bool) -> None:
-        compute = torch.promote_types(embeddings.dtype, torch.float32)
-        self.rows = padded_rows(embeddings)
-        self.inverse = _inverse_norms(self.rows, compute, normalize)
-        self.scores, self.half = self.inverse, self.inverse
-        if scores is not None:
-            self.scores = padded_rows(scores - centre)
-            self.half = self.scores.square().sum(1) / 2
+    embeddings: Embeddings
+    scores: Scores | None
+    group: Tensor | None
+    weight: Tensor | None
 
+    def panels(self, rows: int, tensor_copies: bool) -> tuple[Any, Any]:
+        """Embeddings and scores as kernels read them, `rows` at a time."""
+        scores = self.embeddings.factor if self.scores is None else self.scores.panels(rows, tensor_copies)
+        return self.embeddings.panels(rows, tensor_copies), scores
 
-def _inverse_norms(x: Tensor, compute: torch.dtype, normalize: bool) -> Tensor:
-    if not normalize:
-        return torch.ones(x.shape[0], dtype=compute, device=x.device)
-    return torch.linalg.vector_norm(x, dim=1, dtype=compute).clamp_min(1e-12).reciprocal()
+    def half_and_largest(self) -> tuple[Tensor, Tensor]:
+        if self.scores is None:
+            return self.embeddings.half, self.embeddings.half
+        return self.scores.half, self.scores.largest
+
+    def groups(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The groups, and the lowest and the highest of every `rows` of them, (tiles, 2)."""
+        if self.group is None:
+            return self.embeddings.factor, self.embeddings.factor
+        return self.group, torch.stack(torch.aminmax(self.group.view(-1, rows), dim=1), dim=1)
+
+    def constants(self) -> dict[str, int]:
+        """The shapes of the parts."""
+        x, scores = self.embeddings, self.scores
+        return {
+            "BY_ROWS": x.by_rows,
+            "PARTS": x.count,
+            "PART_WIDTH": x.width,
+            "BLOCK_W": x.block,
+            "SCORE_PARTS": scores.count if scores else 1,
+            "SCORE_WIDTH": scores.width if scores else 0,
+            "BLOCK_S": scores.block if scores else 0,
+        }
+
+    def panel_counts(self) -> tuple[int, int]:
+        """The numbers of panels in which embeddings and scores are multiplied."""
+        x, scores = self.embeddings, self.scores
+        return x.width // x.block, scores.width // scores.block if scores else 0
 
 
 def _sides(
-    anchors: Tensor, candidates: Tensor, scores: tuple[Tensor | None, Tensor | None], normalize: bool
+    anchors: Tensor,
+    candidates: Tensor,
+    scores: tuple[Tensor | None, Tensor | None],
+    groups: tuple[Tensor | None, Tensor | None],
+    weight: Tensor | None,
+    normalize: bool,
 ) -> tuple[_Side, _Side]:
-    centre = None if scores[1] is None else scores[1].contiguous().sum(0) / max(1, len(scores[1]))
-    return _Side(anchors, scores[0], centre, normalize), _Side(candidates, scores[1], centre, normalize)
+    """Anchors and candidates: embeddings and scores minus the candidates' centre, in parts."""
+    block, own, other = _tuning.panel(anchors.shape[1]), None, None
+    if scores[0] is not None and scores[1] is not None:
+        centre = scores[1].contiguous().sum(0) / max(1, len(scores[1]))
+        score_block = _tuning.panel(centre.shape[0])
+        own, other = Scores(scores[0] - centre, score_block), Scores(scores[1] - centre, score_block, weight)
+    group, candidate_group = (None if x is None else whole_tiles(x) for x in groups)
+    whole = None if weight is None else whole_tiles(weight)
+    return (
+        _Side(Embeddings(anchors, block, normalize), own, group, None),
+        _Side(Embeddings(candidates, block, normalize, weight), other, candidate_group, whole),
+    )
 
 
 def expected_pixel_contrast(
@@ -288,32 +434,36 @@ def expected_pixel_contrast(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """loss, pull, log_mass and weight_sum, each (A,)."""
     count = anchors.shape[0]
-    a, c = _sides(anchors, candidates, (anchor_scores, candidate_scores), normalize)
+    scores, groups = (anchor_scores, candidate_scores), (anchor_group, candidate_group)
+    own, other = _sides(anchors, candidates, scores, groups, candidate_weight, normalize)
+    a, c = own.embeddings, other.embeddings
     loss, pull, log_mass, weight_sum = (torch.empty_like(a.inverse) for _ in range(4))
     if count == 0:
         return loss, pull, log_mass, weight_sum
     p = padded_rows(positives)
-    inverse_positive = _inverse_norms(p, a.inverse.dtype, normalize)
-    config = _tuning.expected_forward(a.rows.dtype)
+    config = _tuning.expected_forward(p.dtype)
+    rows, columns, copies = config["BLOCK_I"], config["BLOCK_J"], config["TENSOR_COPIES"]
+    x, x_scores = own.panels(rows, copies)
+    y, y_scores = other.panels(columns, copies)
+    (half, largest), (half_c, largest_c) = own.half_and_largest(), other.half_and_largest()
+    (group, span), (group_c, span_c) = own.groups(rows), other.groups(columns)
+    weight = half_c if other.weight is None else other.weight
     with device_of(p):
-        expected_pixel_contrast_forward_kernel[(triton.cdiv(count, config["BLOCK_I"]),)](
-            a.rows, p, c.rows, a.inverse, inverse_positive, c.inverse, a.scores, c.scores, a.half, c.half,
-            *_details(a, candidate_weight, anchor_group, candidate_group), temperature, loss, pull, log_mass,
-            weight_sum, count, candidates.shape[0], num_negatives, *_panels(a, config),
-            SCORED=anchor_scores is not None, WEIGHTED=candidate_weight is not None, GROUPED=anchor_group is not None,
-            SAME=same, WIDTH=p.shape[1], SCORE_WIDTH=a.scores.shape[-1], **config,
+        expected_pixel_contrast_forward_kernel[(triton.cdiv(count, rows),)](
+            x, y, x_scores, y_scores, a.rows, p, a.factor, c.factor, a.inverse, _inverse_norms(p, normalize),
+            half, half_c, largest, largest_c, weight, group, group_c, span, span_c, temperature, loss, pull,
+            log_mass, weight_sum, count, candidates.shape[0], num_negatives, *own.panel_counts(),
+            SCORED=own.scores is not None, WEIGHTED=other.weight is not None, GROUPED=own.group is not None,
+            SAME=same, WIDTH=p.shape[1], **own.constants(), **config,
         )  # fmt: skip
     return loss, pull, log_mass, weight_sum
 
 
-def _panels(x: _Side, config: dict[str, int]) -> tuple[int, int]:
-    """The numbers of panels in which embeddings and scores are multiplied."""
-    return triton.cdiv(x.rows.shape[1], config["BLOCK_W"]), triton.cdiv(x.scores.shape[-1], config["BLOCK_W"])
-
-
-def _details(a: _Side, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Contiguous tensors; absent ones become a dummy that the kernel does not read."""
-    return tuple(a.inverse if x is None else x.contiguous() for x in tensors)
+def _inverse_norms(x: Tensor, normalize: bool) -> Tensor:
+    compute = torch.promote_types(x.dtype, torch.float32)
+    if not normalize:
+        return torch.ones(x.shape[0], dtype=compute, device=x.device)
+    return torch.linalg.vector_norm(x, dim=1, dtype=compute).clamp_min(1e-12).reciprocal()
 
 
 def expected_pixel_contrast_backward(
@@ -335,43 +485,73 @@ def expected_pixel_contrast_backward(
     with_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of anchors, positives, candidates, anchor scores and candidate scores; of scores only if wanted."""
-    a, c = _sides(anchors, candidates, (anchor_scores, candidate_scores), normalize)
-    weight, anchor_group_, candidate_group_ = _details(a, candidate_weight, anchor_group, candidate_group)
-    pulled = grad * pull
+    scores, groups = (anchor_scores, candidate_scores), (anchor_group, candidate_group)
+    own, other = _sides(anchors, candidates, scores, groups, candidate_weight, normalize)
     with_scores = with_scores and anchor_scores is not None
-
-    def side(x: _Side, y: _Side, groups: tuple[Tensor, Tensor], anchors_are_rows: bool) -> tuple[Tensor, Tensor]:
-        rows, width, score_width = len(x.rows), x.rows.shape[1], x.scores.shape[-1]
-        grads = torch.zeros(rows, width, dtype=pull.dtype, device=pull.device)
-        grad_scores = torch.zeros_like(x.scores) if with_scores else pull.new_empty(0)
-        if rows == 0 or width == 0:
-            return grads, grad_scores
-        config = _tuning.expected_backward(x.rows.dtype)
-        programs = triton.cdiv(max(width, score_width if with_scores else 1), config["BLOCK_G"])
-        expected_pixel_contrast_backward_kernel[(triton.cdiv(rows, config["BLOCK_I"]), programs)](
-            x.rows, y.rows, x.inverse, y.inverse, x.scores, y.scores, x.half, y.half, weight, *groups, temperature,
-            pulled, log_mass, weight_sum, grads, grad_scores, rows, len(y.rows),
-            *_panels(x, config),
-            ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=anchor_scores is not None,
-            WEIGHTED=candidate_weight is not None, GROUPED=anchor_group is not None, SAME=same, WIDTH=width,
-            SCORE_WIDTH=score_width, **config,
-        )  # fmt: skip
-        return grads, grad_scores
-
+    pulled = whole_tiles(grad * pull)
+    state = (
+        whole_tiles(log_mass * _LOG2_E.value - _LIFT.value),
+        pulled,
+        whole_tiles(torch.where(weight_sum > 0, weight_sum.reciprocal(), 0.0)),
+    )
     with device_of(pull):
-        of_anchors, anchor_scores_grad = side(a, c, (anchor_group_, candidate_group_), True)
-        of_candidates, candidate_scores_grad = side(c, a, (candidate_group_, anchor_group_), False)
+        shares = other.embeddings.factor, own.embeddings.factor * pulled
+        of_anchors, of_anchor_scores = _gradients(own, other, shares[0], state, temperature, same, with_scores, True)
+        of_candidates, of_scores = _gradients(other, own, shares[1], state, temperature, same, with_scores, False)
         of_anchors = (of_anchors * pull[:, None])[:, : anchors.shape[1]]
-        own = rows_backward(grad, anchors, positives, pull, of_anchors, temperature, normalize, True)
-        grad_candidates = _through_norms(of_candidates, c, candidates, normalize)
-    scores = pull.new_empty(0), pull.new_empty(0)
+        grads = rows_backward(grad, anchors, positives, pull, of_anchors, temperature, normalize, True)
+        grad_candidates = _through_norms(of_candidates, other.embeddings, candidates, normalize)
+    empty = pull.new_empty(0), pull.new_empty(0)
     if with_scores and anchor_scores is not None:
         width = anchor_scores.shape[1]
-        scores = anchor_scores_grad[:, :width].contiguous(), candidate_scores_grad[:, :width].contiguous()
-    return own[0], own[1], grad_candidates, *scores
+        empty = of_anchor_scores[:, :width].contiguous(), of_scores[:, :width].contiguous()
+    return grads[0], grads[1], grad_candidates, *empty
 
 
-def _through_norms(grads: Tensor, side: _Side, candidates: Tensor, normalize: bool) -> Tensor:
+def _gradients(
+    own: _Side,
+    other: _Side,
+    share: Tensor,
+    state: tuple[Tensor, Tensor, Tensor],
+    temperature: Tensor,
+    same: bool,
+    with_scores: bool,
+    anchors_are_rows: bool,
+) -> tuple[Tensor, Tensor]:
+    """Sums over `other` for the rows of `own` and for their scores; see the kernel for share and state."""
+    x, y = own.embeddings, other.embeddings
+    count, width = x.rows.shape
+    grads = torch.zeros(count, width, dtype=share.dtype, device=share.device)
+    raw = (own.scores.rows, other.scores.rows) if own.scores and other.scores else (share, share)
+    grad_scores = torch.zeros_like(raw[0]) if with_scores else share.new_empty(0)
+    if count == 0 or width == 0:
+        return grads, grad_scores
+    more = x.by_rows or own.group is not None
+    config = _tuning.expected_backward(x.rows.dtype, x.width, with_scores, more)
+    rows, columns, copies = config["BLOCK_I"], config["BLOCK_J"], config["TENSOR_COPIES"]
+    x_panels, x_scores = own.panels(rows, copies)
+    y_panels, y_scores = other.panels(columns, copies)
+    (half, largest), (half_y, largest_y) = own.half_and_largest(), other.half_and_largest()
+    (group, span), (group_y, span_y) = own.groups(rows), other.groups(columns)
+    largest_share = torch.linalg.vector_norm(share, float("inf"))
+    share = share / largest_share.clamp_min(1e-37)
+    if other.weight is not None:
+        share = share * other.weight
+    weights = [x.weight for x in (own, other) if x.weight is not None]
+    programs = triton.cdiv(max(width, grad_scores.shape[-1]), config["BLOCK_G"])
+    expected_pixel_contrast_backward_kernel[(triton.cdiv(count, rows), programs)](
+        x_panels, y_panels, y.panels(columns, copies, config["BLOCK_G"]), x_scores, y_scores, x.factor, y.factor,
+        half, half_y, largest, largest_y, *raw, *(weights or [share]), group, group_y, span, span_y, temperature,
+        share, largest_share, *state, grads, grad_scores, count, len(y.rows),
+        *own.panel_counts(),
+        ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=own.scores is not None,
+        WEIGHTED=bool(weights), GROUPED=own.group is not None, SAME=same, WIDTH=width,
+        SCORES=raw[0].shape[-1], **own.constants(), **config,
+    )  # fmt: skip
+    return grads, grad_scores
+
+
+def _through_norms(grads: Tensor, side: Embeddings, candidates: Tensor, normalize: bool) -> Tensor:
     (size, width), padded = candidates.shape, side.rows.shape[1]
     if not normalize or candidates.numel() == 0:
         return grads[:, :width].to(candidates.dtype).contiguous()

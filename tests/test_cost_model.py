@@ -74,7 +74,7 @@ def test_the_roofline_is_the_slowest_of_the_three():
     assert Cost(H100.bandwidth, 0).seconds(H100) == 1 and Cost(H100.bandwidth, 0).bound(H100) == "memory"
     assert Cost(0, 2 * A100.float32).seconds(A100) == 2 and Cost(0, 1).bound(A100) == "arithmetic"
     assert Cost(0, 0, H100.half).seconds(H100, element=2) == 1
-    assert Cost(0, 0, H100.tf32).seconds(H100) == pytest.approx(3)
+    assert Cost(0, 0, H100.half).seconds(H100) == pytest.approx(3)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda d: d.name)

@@ -148,6 +148,21 @@ def test_triton_decides_a_trial_in_less_time_than_memory_takes_for_its_row_in_by
     assert found <= 27 < (two - one) / H100.bandwidth * H100.float32 / 64
 
 
+# Warp instructions for a pair of anchor and candidate, with 128 numbers in float32 and 109 scores. An H100 multiplies
+# its parts of float16 in the time of 1.5 and 2.25 warp instructions of a multiprocessor.
+MOST_PER_PAIR = {"expected_pixel_contrast_forward_kernel": 0.95, "expected_pixel_contrast_backward_kernel": 1.1}
+
+
+def test_the_expected_form_multiplies_large_tiles_in_few_instructions() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
+    texts = instruction_counts.triton_texts(instruction_counts.launches()["expected_pixel_contrast"])
+    works = {work.kernel: work for work in triton_work(instruction_counts.settings())["expected_pixel_contrast"]}
+    for name, most in MOST_PER_PAIR.items():
+        for text in texts[name]:
+            assert "HGMMA.64x128x16.F32" in text and "UTMALDG" in text
+            assert count_of(works[name], text) / ANCHORS <= most, name
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(cuda_binaries.why_unavailable() is not None, reason="the CUDA kernels are not compiled here")
 def test_cuda_gathers_a_row_of_the_contrast_in_few_instructions() -> None:

@@ -64,6 +64,7 @@ KERNELS = {
     "pixel_contrast_forward_kernel",
     "pixel_contrast_rows_backward_kernel",
     "pixel_contrast_candidates_backward_kernel",
+    "expected_pixel_contrast_parts_kernel",
     "expected_pixel_contrast_forward_kernel",
     "expected_pixel_contrast_backward_kernel",
     "expected_pixel_contrast_unit_rows_backward_kernel",
