@@ -94,7 +94,7 @@ def negative_sampling(
     for anchors. The integer products take tensor cores next to no time and are not counted.
     """
     trials = anchors * negatives / acceptance
-    tables = candidates * (element * width * 2 + 13 * _INDEX + 6 * _RATIO) + anchors * element * width
+    tables: float = candidates * (element * width * 2 + 13 * _INDEX + 6 * _RATIO) + anchors * element * width
     row: float = element * width
     exact = 1.0
     if compressed:
