@@ -7,6 +7,7 @@ ones are rounded below 2^-38 of it only. float64 rows are multiplied as they are
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -150,3 +151,69 @@ class Scores(Parts):
         super().__init__(rows, block, weight)
         self.largest = self._largest()
         self._written(self.largest, self.half, self.half, True, False, False)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Anchors or candidates in parts. group and weight are vectors of whole tiles, None if absent."""
+
+    embeddings: Embeddings
+    scores: Scores | None
+    group: Tensor | None
+    weight: Tensor | None
+
+    def panels(self, rows: int, tensor_copies: bool) -> tuple[Any, Any]:
+        """Embeddings and scores as kernels read them, `rows` at a time."""
+        scores = self.embeddings.factor if self.scores is None else self.scores.panels(rows, tensor_copies)
+        return self.embeddings.panels(rows, tensor_copies), scores
+
+    def half_and_largest(self) -> tuple[Tensor, Tensor]:
+        if self.scores is None:
+            return self.embeddings.half, self.embeddings.half
+        return self.scores.half, self.scores.largest
+
+    def groups(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The groups, and the lowest and the highest of every `rows` of them, (tiles, 2)."""
+        if self.group is None:
+            return self.embeddings.factor, self.embeddings.factor
+        return self.group, torch.stack(torch.aminmax(self.group.view(-1, rows), dim=1), dim=1)
+
+    def constants(self) -> dict[str, int]:
+        """The shapes of the parts."""
+        x, scores = self.embeddings, self.scores
+        return {
+            "BY_ROWS": x.by_rows,
+            "PARTS": x.count,
+            "PART_WIDTH": x.width,
+            "BLOCK_W": x.block,
+            "SCORE_PARTS": scores.count if scores else 1,
+            "SCORE_WIDTH": scores.width if scores else 0,
+            "BLOCK_S": scores.block if scores else 0,
+        }
+
+    def panel_counts(self) -> tuple[int, int]:
+        """The numbers of panels in which embeddings and scores are multiplied."""
+        x, scores = self.embeddings, self.scores
+        return x.width // x.block, scores.width // scores.block if scores else 0
+
+
+def sides(
+    anchors: Tensor,
+    candidates: Tensor,
+    scores: tuple[Tensor | None, Tensor | None],
+    groups: tuple[Tensor | None, Tensor | None],
+    weight: Tensor | None,
+    normalize: bool,
+) -> tuple[Side, Side]:
+    """Anchors and candidates: embeddings and scores minus the candidates' centre, in parts."""
+    block, own, other = _tuning.panel(anchors.shape[1]), None, None
+    if scores[0] is not None and scores[1] is not None:
+        centre = scores[1].contiguous().sum(0) / max(1, len(scores[1]))
+        score_block = _tuning.panel(centre.shape[0])
+        own, other = Scores(scores[0] - centre, score_block), Scores(scores[1] - centre, score_block, weight)
+    group, candidate_group = (None if x is None else whole_tiles(x) for x in groups)
+    whole = None if weight is None else whole_tiles(weight)
+    return (
+        Side(Embeddings(anchors, block, normalize), own, group, None),
+        Side(Embeddings(candidates, block, normalize, weight), other, candidate_group, whole),
+    )

@@ -11,16 +11,23 @@ A program holds the gradients of BLOCK_G numbers; wider rows are split over prog
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from sskd_fast.kernels import _tuning
-from sskd_fast.kernels._parts import Embeddings, Scores, powers_of_two, whole_tiles
+from sskd_fast.kernels._expected_tiles import (
+    added,
+    any_in_scope,
+    of_tile,
+    panel_of,
+    products_of,
+    range_of,
+    scoped,
+    score_factor,
+)
+from sskd_fast.kernels._parts import Embeddings, Side, sides, whole_tiles
 from sskd_fast.kernels._rows import rows_backward
 from sskd_fast.kernels._tl import (
     device_of,
@@ -37,84 +44,6 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 _LOG_2 = tl.constexpr(0.6931471805599453)
 # Likelihoods are at most 1. As float16 numbers they are multiplied by a power of two.
 _LIFT = tl.constexpr(14.0)
-
-
-@triton.jit
-def _panel(
-    x, first, begin, rows,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_W: tl.constexpr, TENSOR_COPIES: tl.constexpr,
-):  # fmt: skip
-    """[BLOCK, BLOCK_W]: the columns from `begin` on of the rows from `first` on of x (rows, WIDTH), zero outside.
-
-    x: a pointer, or a tensor descriptor if TENSOR_COPIES.
-    """
-    if TENSOR_COPIES:
-        panel = x.load([first, begin])
-    else:
-        columns = begin + tl.arange(0, BLOCK_W)
-        mask = (first + tl.arange(0, BLOCK) < rows)[:, None] & (columns < WIDTH)[None, :]
-        # 64-bit offsets per block, 32-bit ones per number: half of the registers that 64-bit pointers would take.
-        x += first * tl.full([], WIDTH, tl.int64)
-        panel = tl.load(x + tl.arange(0, BLOCK)[:, None] * WIDTH + columns[None, :], mask=mask, other=0.0)
-    return panel
-
-
-@triton.jit
-def _products(
-    x, x_first, x_rows, y, y_first, y_rows, panels, ACCUMULATE: tl.constexpr,
-    PARTS: tl.constexpr, PART_WIDTH: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_W: tl.constexpr,
-    TENSOR_COPIES: tl.constexpr,
-):  # fmt: skip
-    """Dot products of the parts of rows of x from x_first on and of y from y_first on, [BLOCK_I, BLOCK_J].
-
-    panels: number of panels of BLOCK_W numbers; not a constexpr, since the compiler would unroll the loop at the cost
-    of registers. The product of the second parts is below the rounding of the others.
-    """
-    WIDTH: tl.constexpr = PARTS * PART_WIDTH
-    products = tl.zeros([BLOCK_I, BLOCK_J], ACCUMULATE)
-    for panel in range(panels):
-        begin = panel * BLOCK_W
-        first_x = _panel(x, x_first, begin, x_rows, WIDTH, BLOCK_I, BLOCK_W, TENSOR_COPIES)
-        first_y = _panel(y, y_first, begin, y_rows, WIDTH, BLOCK_J, BLOCK_W, TENSOR_COPIES)
-        if PARTS == 2:
-            begin += PART_WIDTH
-            second_x = _panel(x, x_first, begin, x_rows, WIDTH, BLOCK_I, BLOCK_W, TENSOR_COPIES)
-            products = tl.dot(second_x, tl.trans(first_y), products, out_dtype=ACCUMULATE)
-            second_y = _panel(y, y_first, begin, y_rows, WIDTH, BLOCK_J, BLOCK_W, TENSOR_COPIES)
-            products = tl.dot(first_x, tl.trans(second_y), products, out_dtype=ACCUMULATE)
-        products = tl.dot(first_x, tl.trans(first_y), products, input_precision="ieee", out_dtype=ACCUMULATE)
-    return products
-
-
-@triton.jit
-def _of_tile(x_ptr, begin, BLOCK: tl.constexpr):
-    """[BLOCK]: a vector from `begin` on. `begin` is added first: the rest of an address is known to the compiler."""
-    return tl.load(x_ptr + begin + tl.arange(0, BLOCK))
-
-
-@triton.jit
-def _scoped(weights, own, other, GROUPED: tl.constexpr, SAME: tl.constexpr):
-    """Weights of pairs, at least 0, and 0 out of scope."""
-    weights = tl.maximum(weights, 0.0)
-    if GROUPED:
-        weights = tl.where((own[:, None] == other[None, :]) == SAME, weights, 0.0)
-    return weights
-
-
-@triton.jit
-def _range(range_ptr, tile):
-    """The lowest and the highest group of a tile."""
-    return tl.load(range_ptr + 2 * tile), tl.load(range_ptr + 2 * tile + 1)
-
-
-@triton.jit
-def _any_in_scope(range_ptr, low, high, tile, GROUPED: tl.constexpr, SAME: tl.constexpr):
-    """False if no row of a group from low to high has a column in scope in this tile."""
-    found = True
-    if GROUPED:
-        lowest, highest = _range(range_ptr, tile)
-        found = (lowest <= high) & (low <= highest) if SAME else (lowest != high) | (low != highest)
-    return found
 
 
 # A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
@@ -142,36 +71,36 @@ def expected_pixel_contrast_forward_kernel(
     half = tl.load(half_anchor_ptr + i)
     own, low, high = i, 0, 0
     if SCORED:
-        back = _score_factor(anchor_largest_ptr, candidate_largest_ptr)
+        back = score_factor(anchor_largest_ptr, candidate_largest_ptr)
     if GROUPED:
         own = tl.load(anchor_group_ptr + i)
-        low, high = _range(anchor_range_ptr, tl.program_id(0))
+        low, high = range_of(anchor_range_ptr, tl.program_id(0))
     top = tl.full([BLOCK_I], -3.4e38, ACCUMULATE)  # finite, so that it can be subtracted from itself
     mass, total = tl.zeros([BLOCK_I], ACCUMULATE), tl.zeros([BLOCK_I], ACCUMULATE)
     for tile in range(tl.cdiv(candidate_count, BLOCK_J)):
-        if _any_in_scope(candidate_range_ptr, low, high, tile, GROUPED, SAME):
+        if any_in_scope(candidate_range_ptr, low, high, tile, GROUPED, SAME):
             begin = tile * BLOCK_J
-            half_candidate = _of_tile(half_candidate_ptr, begin, BLOCK_J)
+            half_candidate = of_tile(half_candidate_ptr, begin, BLOCK_J)
             other = half_candidate
             if GROUPED:
-                other = _of_tile(candidate_group_ptr, begin, BLOCK_J)
+                other = of_tile(candidate_group_ptr, begin, BLOCK_J)
             if SCORED:
-                products = _products(
+                products = products_of(
                     anchor_scores, first, anchor_count, candidate_scores, begin, candidate_count, score_panels,
                     ACCUMULATE, SCORE_PARTS, SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_S, TENSOR_COPIES,
                 )  # fmt: skip
                 weights = (half[:, None] + half_candidate[None, :]) - products * back
             else:
                 weights = tl.minimum(half[:, None], half_candidate[None, :])
-            weights = _scoped(weights, own, other, GROUPED, SAME)
+            weights = scoped(weights, own, other, GROUPED, SAME)
             if WEIGHTED:
-                weights *= _of_tile(weight_ptr, begin, BLOCK_J)[None, :]
-            logits = _products(
+                weights *= of_tile(weight_ptr, begin, BLOCK_J)[None, :]
+            logits = products_of(
                 anchors, first, anchor_count, candidates, begin, candidate_count, panels, ACCUMULATE,
                 PARTS, PART_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, TENSOR_COPIES,
             )  # fmt: skip
             if BY_ROWS:
-                logits *= _of_tile(candidate_factor_ptr, begin, BLOCK_J)[None, :]
+                logits *= of_tile(candidate_factor_ptr, begin, BLOCK_J)[None, :]
             logits = tl.where(weights > 0, logits, float("-inf"))
             higher = tl.maximum(top, tl.max(logits, axis=1) * factor)
             likelihood = tl.exp2(logits * factor[:, None] - higher[:, None])
@@ -180,8 +109,8 @@ def expected_pixel_contrast_forward_kernel(
             top = higher
     positive = tl.zeros([BLOCK_I], ACCUMULATE)
     for begin in range(0, WIDTH, BLOCK_W):
-        a = wide(_panel(anchors_ptr, first, begin, anchor_count, WIDTH, BLOCK_I, BLOCK_W, False))
-        p = wide(_panel(positives_ptr, first, begin, anchor_count, WIDTH, BLOCK_I, BLOCK_W, False))
+        a = wide(panel_of(anchors_ptr, first, begin, anchor_count, WIDTH, BLOCK_I, BLOCK_W, False))
+        p = wide(panel_of(positives_ptr, first, begin, anchor_count, WIDTH, BLOCK_I, BLOCK_W, False))
         positive += tl.sum(a * p, axis=1)
     positive *= tl.load(inverse_anchor_ptr + i, mask=inside, other=0.0) * scale
     positive *= tl.load(inverse_positive_ptr + i, mask=inside, other=0.0)
@@ -195,37 +124,6 @@ def expected_pixel_contrast_forward_kernel(
     tl.store(pull_ptr + i, tl.where(gap > 0, 1.0, small) / (1 + small), mask=inside)
     tl.store(log_mass_ptr + i, log_mass, mask=inside)
     tl.store(weight_sum_ptr + i, total, mask=inside)
-
-
-@triton.jit
-def _score_factor(x_largest_ptr, y_largest_ptr):
-    """What products of the parts of scores are multiplied by."""
-    x, y = tl.load(x_largest_ptr), tl.load(y_largest_ptr)
-    if x.dtype == tl.float64:
-        factor = tl.full([], 1.0, tl.float64)
-    else:
-        _x_up, x_down = powers_of_two(x)
-        _y_up, y_down = powers_of_two(y)
-        factor = x_down * y_down
-    return factor
-
-
-@triton.jit
-def _added(
-    grad, flow, y, first, begin, rows,
-    PARTS: tl.constexpr, PART_WIDTH: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_G: tl.constexpr,
-    TENSOR_COPIES: tl.constexpr, ACCUMULATE: tl.constexpr,
-):  # fmt: skip
-    """grad [BLOCK_I, BLOCK_G] + flow [BLOCK_I, BLOCK_J] times the columns from `begin` on of the parts of y."""
-    WIDTH: tl.constexpr = PARTS * PART_WIDTH
-    first_y = _panel(y, first, begin, rows, WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES)
-    first_flow = flow.to(first_y.dtype)
-    if PARTS == 2:
-        second_flow = (flow - first_flow.to(ACCUMULATE)).to(first_y.dtype)
-        grad = tl.dot(second_flow, first_y, grad, out_dtype=ACCUMULATE)
-        second_y = _panel(y, first, begin + PART_WIDTH, rows, WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES)
-        grad = tl.dot(first_flow, second_y, grad, out_dtype=ACCUMULATE)
-    return tl.dot(first_flow, first_y, grad, input_precision="ieee", out_dtype=ACCUMULATE)
 
 
 # A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
@@ -258,10 +156,10 @@ def expected_pixel_contrast_backward_kernel(
     half = tl.load(half_x_ptr + i)
     own, low, high = i, 0, 0
     if SCORED:
-        back = _score_factor(x_largest_ptr, y_largest_ptr)
+        back = score_factor(x_largest_ptr, y_largest_ptr)
     if GROUPED:
         own = tl.load(x_group_ptr + i)
-        low, high = _range(x_range_ptr, tl.program_id(0))
+        low, high = range_of(x_range_ptr, tl.program_id(0))
     if ANCHORS_ARE_ROWS:
         log_mass = tl.load(log_mass_ptr + i)
     elif WEIGHTED:
@@ -271,55 +169,55 @@ def expected_pixel_contrast_backward_kernel(
         grad_scores = tl.zeros([BLOCK_I, BLOCK_G], ACCUMULATE)
         slopes = tl.zeros([BLOCK_I], ACCUMULATE)
     for tile in range(tl.cdiv(columns, BLOCK_J)):
-        if _any_in_scope(y_range_ptr, low, high, tile, GROUPED, SAME):
+        if any_in_scope(y_range_ptr, low, high, tile, GROUPED, SAME):
             begin = tile * BLOCK_J
-            half_y = _of_tile(half_y_ptr, begin, BLOCK_J)
+            half_y = of_tile(half_y_ptr, begin, BLOCK_J)
             other = half_y
             if GROUPED:
-                other = _of_tile(y_group_ptr, begin, BLOCK_J)
+                other = of_tile(y_group_ptr, begin, BLOCK_J)
             if SCORED:
-                products = _products(
+                products = products_of(
                     x_scores, first, rows, y_scores, begin, columns, score_panels, ACCUMULATE,
                     SCORE_PARTS, SCORE_WIDTH, BLOCK_I, BLOCK_J, BLOCK_S, TENSOR_COPIES,
                 )  # fmt: skip
                 weights = (half[:, None] + half_y[None, :]) - products * back
             else:
                 weights = tl.minimum(half[:, None], half_y[None, :])
-            weights = _scoped(weights, own, other, GROUPED, SAME) * _of_tile(share_ptr, begin, BLOCK_J)[None, :]
+            weights = scoped(weights, own, other, GROUPED, SAME) * of_tile(share_ptr, begin, BLOCK_J)[None, :]
             if WEIGHTED and not ANCHORS_ARE_ROWS:
                 weights *= weight[:, None]
-            logits = _products(
+            logits = products_of(
                 x, first, rows, y, begin, columns, panels, ACCUMULATE,
                 PARTS, PART_WIDTH, BLOCK_I, BLOCK_J, BLOCK_W, TENSOR_COPIES,
             )  # fmt: skip
             if BY_ROWS:
-                logits *= _of_tile(y_factor_ptr, begin, BLOCK_J)[None, :]
+                logits *= of_tile(y_factor_ptr, begin, BLOCK_J)[None, :]
             if ANCHORS_ARE_ROWS:
                 logits = logits * factor[:, None] - log_mass[:, None]
             else:
-                logits = logits * factor[:, None] - _of_tile(log_mass_ptr, begin, BLOCK_J)[None, :]
+                logits = logits * factor[:, None] - of_tile(log_mass_ptr, begin, BLOCK_J)[None, :]
             # Finite, so that it vanishes with the weight.
             likelihood = tl.exp2(tl.minimum(logits, 120.0))
-            grad = _added(
+            grad = added(
                 grad, likelihood * weights, y_gradients, begin, own_columns, columns,
                 PARTS, PART_WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES, ACCUMULATE,
             )  # fmt: skip
             if WITH_SCORES:
                 likelihood = tl.where(weights != 0, likelihood, 0.0) * (1.0 / 16384)
-                pairs = _scoped(tl.minimum(half[:, None], half_y[None, :]) + 1.0, own, other, GROUPED, SAME)
+                pairs = scoped(tl.minimum(half[:, None], half_y[None, :]) + 1.0, own, other, GROUPED, SAME)
                 if ANCHORS_ARE_ROWS:
                     slope = (likelihood - tl.load(inverse_sum_ptr + i)[:, None]) * tl.load(pulled_ptr + i)[:, None]
                 else:
-                    slope = likelihood - _of_tile(inverse_sum_ptr, begin, BLOCK_J)[None, :]
-                    slope *= _of_tile(pulled_ptr, begin, BLOCK_J)[None, :]
+                    slope = likelihood - of_tile(inverse_sum_ptr, begin, BLOCK_J)[None, :]
+                    slope *= of_tile(pulled_ptr, begin, BLOCK_J)[None, :]
                 if WEIGHTED:
                     if ANCHORS_ARE_ROWS:
-                        slope *= _of_tile(weight_ptr, begin, BLOCK_J)[None, :]
+                        slope *= of_tile(weight_ptr, begin, BLOCK_J)[None, :]
                     else:
                         slope *= weight[:, None]
                 slope = tl.where(pairs > 0, slope, 0.0)
                 slopes += tl.sum(slope, axis=1)
-                of_scores = _panel(y_scores_ptr, begin, own_columns, columns, SCORES, BLOCK_J, BLOCK_G, False)
+                of_scores = panel_of(y_scores_ptr, begin, own_columns, columns, SCORES, BLOCK_J, BLOCK_G, False)
                 grad_scores = tl.dot(slope, of_scores, grad_scores, input_precision=PRECISION, out_dtype=ACCUMULATE)
     inside = i < rows
     largest = tl.load(largest_ptr)
@@ -329,7 +227,7 @@ def expected_pixel_contrast_backward_kernel(
     w = own_columns + tl.arange(0, BLOCK_G)
     tl.store(grad_ptr + at * WIDTH + w[None, :], grad, mask=inside[:, None] & (w < WIDTH)[None, :])
     if WITH_SCORES:
-        own_scores = _panel(x_scores_ptr, first, own_columns, rows, SCORES, BLOCK_I, BLOCK_G, False)
+        own_scores = panel_of(x_scores_ptr, first, own_columns, rows, SCORES, BLOCK_I, BLOCK_G, False)
         tl.store(
             grad_scores_ptr + at * SCORES + w[None, :],
             slopes[:, None] * own_scores - grad_scores,
@@ -352,72 +250,6 @@ def expected_pixel_contrast_unit_rows_backward_kernel(
     tl.store(out_ptr + i[None, :, None] * OUT_WIDTH + columns, grad.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Anchors or candidates in parts. group and weight are vectors of whole tiles, None if absent."""
-
-    embeddings: Embeddings
-    scores: Scores | None
-    group: Tensor | None
-    weight: Tensor | None
-
-    def panels(self, rows: int, tensor_copies: bool) -> tuple[Any, Any]:
-        """Embeddings and scores as kernels read them, `rows` at a time."""
-        scores = self.embeddings.factor if self.scores is None else self.scores.panels(rows, tensor_copies)
-        return self.embeddings.panels(rows, tensor_copies), scores
-
-    def half_and_largest(self) -> tuple[Tensor, Tensor]:
-        if self.scores is None:
-            return self.embeddings.half, self.embeddings.half
-        return self.scores.half, self.scores.largest
-
-    def groups(self, rows: int) -> tuple[Tensor, Tensor]:
-        """The groups, and the lowest and the highest of every `rows` of them, (tiles, 2)."""
-        if self.group is None:
-            return self.embeddings.factor, self.embeddings.factor
-        return self.group, torch.stack(torch.aminmax(self.group.view(-1, rows), dim=1), dim=1)
-
-    def constants(self) -> dict[str, int]:
-        """The shapes of the parts."""
-        x, scores = self.embeddings, self.scores
-        return {
-            "BY_ROWS": x.by_rows,
-            "PARTS": x.count,
-            "PART_WIDTH": x.width,
-            "BLOCK_W": x.block,
-            "SCORE_PARTS": scores.count if scores else 1,
-            "SCORE_WIDTH": scores.width if scores else 0,
-            "BLOCK_S": scores.block if scores else 0,
-        }
-
-    def panel_counts(self) -> tuple[int, int]:
-        """The numbers of panels in which embeddings and scores are multiplied."""
-        x, scores = self.embeddings, self.scores
-        return x.width // x.block, scores.width // scores.block if scores else 0
-
-
-def _sides(
-    anchors: Tensor,
-    candidates: Tensor,
-    scores: tuple[Tensor | None, Tensor | None],
-    groups: tuple[Tensor | None, Tensor | None],
-    weight: Tensor | None,
-    normalize: bool,
-) -> tuple[_Side, _Side]:
-    """Anchors and candidates: embeddings and scores minus the candidates' centre, in parts."""
-    block, own, other = _tuning.panel(anchors.shape[1]), None, None
-    if scores[0] is not None and scores[1] is not None:
-        centre = scores[1].contiguous().sum(0) / max(1, len(scores[1]))
-        score_block = _tuning.panel(centre.shape[0])
-        own, other = Scores(scores[0] - centre, score_block), Scores(scores[1] - centre, score_block, weight)
-    group, candidate_group = (None if x is None else whole_tiles(x) for x in groups)
-    whole = None if weight is None else whole_tiles(weight)
-    return (
-        _Side(Embeddings(anchors, block, normalize), own, group, None),
-        _Side(Embeddings(candidates, block, normalize, weight), other, candidate_group, whole),
-    )
-
-
 def expected_pixel_contrast(
     anchors: Tensor,
     positives: Tensor,
@@ -435,7 +267,7 @@ def expected_pixel_contrast(
     """loss, pull, log_mass and weight_sum, each (A,)."""
     count = anchors.shape[0]
     scores, groups = (anchor_scores, candidate_scores), (anchor_group, candidate_group)
-    own, other = _sides(anchors, candidates, scores, groups, candidate_weight, normalize)
+    own, other = sides(anchors, candidates, scores, groups, candidate_weight, normalize)
     a, c = own.embeddings, other.embeddings
     loss, pull, log_mass, weight_sum = (torch.empty_like(a.inverse) for _ in range(4))
     if count == 0:
@@ -486,7 +318,7 @@ def expected_pixel_contrast_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of anchors, positives, candidates, anchor scores and candidate scores; of scores only if wanted."""
     scores, groups = (anchor_scores, candidate_scores), (anchor_group, candidate_group)
-    own, other = _sides(anchors, candidates, scores, groups, candidate_weight, normalize)
+    own, other = sides(anchors, candidates, scores, groups, candidate_weight, normalize)
     with_scores = with_scores and anchor_scores is not None
     pulled = whole_tiles(grad * pull)
     state = (
@@ -509,8 +341,8 @@ def expected_pixel_contrast_backward(
 
 
 def _gradients(
-    own: _Side,
-    other: _Side,
+    own: Side,
+    other: Side,
     share: Tensor,
     state: tuple[Tensor, Tensor, Tensor],
     temperature: Tensor,
