@@ -42,8 +42,8 @@ from sskd_fast.kernels._tl import (
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LOG_2 = tl.constexpr(0.6931471805599453)
-# Likelihoods are at most 1. As float16 numbers they are multiplied by a power of two.
-_LIFT = tl.constexpr(14.0)
+# Likelihoods are at most 1, and so are shares. As float16 numbers their products are multiplied by a power of two.
+_LIFT = tl.constexpr(16384.0)
 
 
 # A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
@@ -142,8 +142,8 @@ def expected_pixel_contrast_backward_kernel(
     """A panel of the gradients of BLOCK_I rows x (unit embeddings and scores), summed over columns y.
 
     grad: for anchors sum_q w_q exp(s_q - log_mass) c_q; for candidates the same sum over anchors, weighted by
-    pulled / temperature. pulled (A,) = grad * pull. share: what a column is multiplied by, divided by `largest`; its
-    weight, too. log_mass: in powers of two, minus _LIFT. Vectors are of whole tiles.
+    pulled / temperature. pulled (A,) = grad * pull. share: what a column is multiplied by, divided by `largest`,
+    times _LIFT and its weight. log_mass: in powers of two. Vectors are of whole tiles.
     """
     first = tl.program_id(0) * BLOCK_I
     i = first + tl.arange(0, BLOCK_I)
@@ -203,7 +203,7 @@ def expected_pixel_contrast_backward_kernel(
                 PARTS, PART_WIDTH, BLOCK_J, BLOCK_G, TENSOR_COPIES, ACCUMULATE,
             )  # fmt: skip
             if WITH_SCORES:
-                likelihood = tl.where(weights != 0, likelihood, 0.0) * (1.0 / 16384)
+                likelihood = tl.where(weights != 0, likelihood, 0.0)
                 pairs = scoped(tl.minimum(half[:, None], half_y[None, :]) + 1.0, own, other, GROUPED, SAME)
                 if ANCHORS_ARE_ROWS:
                     slope = (likelihood - tl.load(inverse_sum_ptr + i)[:, None]) * tl.load(pulled_ptr + i)[:, None]
@@ -221,7 +221,7 @@ def expected_pixel_contrast_backward_kernel(
                 grad_scores = tl.dot(slope, of_scores, grad_scores, input_precision=PRECISION, out_dtype=ACCUMULATE)
     inside = i < rows
     largest = tl.load(largest_ptr)
-    back = largest * (1.0 / 16384)
+    back = largest * (1.0 / _LIFT)
     grad *= back if ANCHORS_ARE_ROWS else back * scale
     at = i.to(tl.int64)[:, None]
     w = own_columns + tl.arange(0, BLOCK_G)
@@ -322,7 +322,7 @@ def expected_pixel_contrast_backward(
     with_scores = with_scores and anchor_scores is not None
     pulled = whole_tiles(grad * pull)
     state = (
-        whole_tiles(log_mass * _LOG2_E.value - _LIFT.value),
+        whole_tiles(log_mass * _LOG2_E.value),
         pulled,
         whole_tiles(torch.where(weight_sum > 0, weight_sum.reciprocal(), 0.0)),
     )
@@ -366,7 +366,7 @@ def _gradients(
     (half, largest), (half_y, largest_y) = own.half_and_largest(), other.half_and_largest()
     (group, span), (group_y, span_y) = own.groups(rows), other.groups(columns)
     largest_share = torch.linalg.vector_norm(share, float("inf"))
-    share = share / largest_share.clamp_min(1e-37)
+    share = share / largest_share.clamp_min(1e-37) * _LIFT.value
     if other.weight is not None:
         share = share * other.weight
     weights = [x.weight for x in (own, other) if x.weight is not None]
