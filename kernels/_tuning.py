@@ -202,7 +202,8 @@ def expected_backward(dtype: torch.dtype, width: int, with_scores: bool, more: b
 
     Gradients of the scores take as many registers again, and float64 twice as many: their tiles are smaller. So are
     those of GPUs without tensor copies, which hold addresses, too. More for every column, a factor or a group, does not
-    fit beside 128 of them, and tensor memory does not hold two tiles of 128 x 128 twice beside the gradients.
+    fit beside 128 of them, and tensor memory does not hold two tiles of 128 x 128 twice beside the gradients. There,
+    half precision spills registers in two stages.
     """
     copies = _tensor_copies(dtype)
     tile = {"BLOCK_I": 128, "BLOCK_J": 128, "BLOCK_G": min(128, triton.next_power_of_2(width))}
@@ -217,7 +218,8 @@ def expected_backward(dtype: torch.dtype, width: int, with_scores: bool, more: b
     elif width > 128:
         tile |= {"BLOCK_J": 64, "BLOCK_G": 256}
     options = {"TENSOR_COPIES": copies, "PRECISION": _precision(dtype)}
-    return {**tile, **options, "num_warps": _warps(8), "num_stages": 2}
+    stages = 1 if _has_tensor_memory() and dtype.itemsize == 2 else 2
+    return {**tile, **options, "num_warps": _warps(8), "num_stages": stages}
 
 
 def fusion_forward(queries: int, classes: int, dtype: torch.dtype) -> dict[str, int]:
