@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.cases import CLASSES, COARSE, NEGATIVES, QUERIES, WIDTH
 from benchmarks.cost_model import ACCEPTANCE, UNSETTLED
@@ -24,6 +25,8 @@ SCORES = QUERIES + MIXED
 TRIALS, DRAWS = NEGATIVES / ACCEPTANCE, 2 * NEGATIVES
 LINES = math.ceil(SCORES / 32)  # of a row of scores: 128 bytes
 _CUDA_WARPS = 8  # a block of any CUDA kernel
+
+Settings = Mapping[str, Mapping[str, int]]  # function of kernels/_tuning.py -> launch configuration
 
 
 @dataclass(frozen=True)
@@ -39,27 +42,16 @@ def loops(*listed: tuple[int, float], rare: tuple[tuple[str, float], ...] = ()) 
     return Turns(listed, rare)
 
 
-def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Work]]:
-    """Operator -> its kernels; settings: function of kernels/_tuning.py -> launch configuration."""
+def triton_work(settings: Settings) -> dict[str, list[Work]]:
+    """Operator -> its kernels."""
 
-    def work(kernel: str, tuning: str, blocks: float, *turns: Turns) -> Work:
-        return Work(kernel, blocks * settings[tuning]["num_warps"], turns)
-
-    def blocks_of(tuning: str, size: str, count: int) -> int:
-        return math.ceil(count / settings[tuning][size])
-
+    work, blocks_of = partial(_launched, settings), partial(_blocks_of, settings)
     trials, rows = settings["sampling_trials"], settings["gathered"]["BLOCK_R"]
     blocks, tail = TRIALS / trials["BLOCK_T"] + 0.5, (0, 0.0)
     held = sum(math.ceil(n / trials["BLOCK_HELD"]) for n in range(NEGATIVES)) / NEGATIVES
     uses, draws = math.ceil(NEGATIVES / rows), math.ceil(DRAWS / rows)
     contrast = math.ceil(NEGATIVES / settings["contrast"]["BLOCK_R"])
     fusion = {mode: IMAGES * blocks_of(f"fusion_{mode}", "BLOCK_N", PIXELS) for mode in ("forward", "backward")}
-    tiles = {mode: blocks_of(f"expected_{mode}", "BLOCK_J", ANCHORS) for mode in ("forward", "backward")}
-    rows_of = {mode: blocks_of(f"expected_{mode}", "BLOCK_I", ANCHORS) for mode in ("forward", "backward")}
-    score_block = settings["panels"]["BLOCK_S"]
-    panels = (1, WIDTH / settings["panels"]["BLOCK_W"]), (1, math.ceil(SCORES / score_block))
-    waits = (2, 0.0)  # for a tile that has not arrived
-    parts = 4 * 128 * math.ceil(ANCHORS / 128) / settings["rows_backward"]["BLOCK_A"]  # both sides, in both passes
     own = work(
         "pixel_contrast_rows_backward_kernel", "rows_backward", blocks_of("rows_backward", "BLOCK_A", ANCHORS), loops()
     )
@@ -98,29 +90,51 @@ def triton_work(settings: Mapping[str, Mapping[str, int]]) -> dict[str, list[Wor
             own,
             work("pixel_contrast_candidates_backward_kernel", "contrast", ANCHORS, loops((0, contrast + 0.5))),
         ],
-        "expected_pixel_contrast": [
-            work("expected_pixel_contrast_parts_kernel", "rows_backward", parts, loops()),
-            work(
-                "expected_pixel_contrast_forward_kernel",
-                "expected_forward",
-                rows_of["forward"],
-                loops((0, tiles["forward"]), *panels, (0, panels[0][1]), *[waits] * 4),
-            ),
-            own,
-            work(
-                "expected_pixel_contrast_backward_kernel",  # for the anchors, and once more for the candidates
-                "expected_backward",
-                rows_of["backward"],
-                loops((0, tiles["backward"]), *panels, *[waits] * 4, (1, 0.0), (1, 0.0)),
-            ),
-            work(
-                "expected_pixel_contrast_unit_rows_backward_kernel",
-                "rows_backward",
-                blocks_of("rows_backward", "BLOCK_A", ANCHORS),
-                loops(),
-            ),
-        ],
+        "expected_pixel_contrast": _triton_expected(settings, own),
     }
+
+
+def _launched(settings: Settings, kernel: str, tuning: str, blocks: float, *turns: Turns) -> Work:
+    """The work of a kernel's programs, launched as a function of kernels/_tuning.py says."""
+    return Work(kernel, blocks * settings[tuning]["num_warps"], turns)
+
+
+def _blocks_of(settings: Settings, tuning: str, size: str, count: int) -> int:
+    """The number of blocks of that size of a launch configuration which hold `count`."""
+    return math.ceil(count / settings[tuning][size])
+
+
+def _triton_expected(settings: Settings, own: Work) -> list[Work]:
+    """own: the work on rows that anchors own."""
+    work, blocks_of = partial(_launched, settings), partial(_blocks_of, settings)
+    tiles = {mode: blocks_of(f"expected_{mode}", "BLOCK_J", ANCHORS) for mode in ("forward", "backward")}
+    rows_of = {mode: blocks_of(f"expected_{mode}", "BLOCK_I", ANCHORS) for mode in ("forward", "backward")}
+    score_block = settings["panels"]["BLOCK_S"]
+    panels = (1, WIDTH / settings["panels"]["BLOCK_W"]), (1, math.ceil(SCORES / score_block))
+    waits = (2, 0.0)  # for a tile that has not arrived
+    parts = 4 * 128 * math.ceil(ANCHORS / 128) / settings["rows_backward"]["BLOCK_A"]  # both sides, in both passes
+    return [
+        work("expected_pixel_contrast_parts_kernel", "rows_backward", parts, loops()),
+        work(
+            "expected_pixel_contrast_forward_kernel",
+            "expected_forward",
+            rows_of["forward"],
+            loops((0, tiles["forward"]), *panels, (0, panels[0][1]), *[waits] * 4),
+        ),
+        own,
+        work(
+            "expected_pixel_contrast_backward_kernel",  # for the anchors, and once more for the candidates
+            "expected_backward",
+            rows_of["backward"],
+            loops((0, tiles["backward"]), *panels, *[waits] * 4, (1, 0.0), (1, 0.0)),
+        ),
+        work(
+            "expected_pixel_contrast_unit_rows_backward_kernel",
+            "rows_backward",
+            blocks_of("rows_backward", "BLOCK_A", ANCHORS),
+            loops(),
+        ),
+    ]
 
 
 def cuda_work() -> dict[str, list[Work]]:

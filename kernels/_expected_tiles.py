@@ -88,7 +88,7 @@ def any_in_scope(range_ptr, low, high, tile, GROUPED: tl.constexpr, SAME: tl.con
 
 @triton.jit
 def score_factor(x_largest_ptr, y_largest_ptr):
-    """What products of the parts of scores are multiplied by."""
+    """The factor that turns products of the parts of scores into products of scores."""
     x, y = tl.load(x_largest_ptr), tl.load(y_largest_ptr)
     if x.dtype == tl.float64:
         factor = tl.full([], 1.0, tl.float64)

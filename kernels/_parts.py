@@ -130,7 +130,7 @@ class Parts:
 
 
 class Embeddings(Parts):
-    """Embeddings in parts. factor (whole tiles): what a product with parts of a row is multiplied by.
+    """Embeddings in parts. factor (whole tiles): turns a product with parts of a row into one with the row.
 
     by_rows: True if the factors differ, as they do if rows of half precision are normalized: only then are their
     numbers exact. inverse (N,): 1 / norm, or 1 if not normalized. half: 1.

@@ -142,8 +142,8 @@ def expected_pixel_contrast_backward_kernel(
     """A panel of the gradients of BLOCK_I rows x (unit embeddings and scores), summed over columns y.
 
     grad: for anchors sum_q w_q exp(s_q - log_mass) c_q; for candidates the same sum over anchors, weighted by
-    pulled / temperature. pulled (A,) = grad * pull. share: what a column is multiplied by, divided by `largest`,
-    times _LIFT and its weight. log_mass: in powers of two. Vectors are of whole tiles.
+    pulled / temperature. pulled (A,) = grad * pull. share: the factor of a column, divided by `largest`, times
+    _LIFT and the weight of the column. log_mass: in powers of two. Vectors are of whole tiles.
     """
     first = tl.program_id(0) * BLOCK_I
     i = first + tl.arange(0, BLOCK_I)
