@@ -98,7 +98,7 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     call += ["--output", str(output), "--folds", "2", "--labeled-fraction", "0.5", "--truth"]
     domain_shift.main(call)
     shown = capsys.readouterr()
-    assert "# data0: seeds 1, 2\n" in shown.out and "| Refined student | " in shown.out
+    assert f"# {data.name}: seeds 1, 2\n" in shown.out and "| Refined student | " in shown.out
     assert "unlabelled images with their hidden true labels, a bound and no result." in shown.out
     for fold in (1, 2):
         run = output / "truth" / f"seed-{fold}"
