@@ -20,21 +20,12 @@ CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 # shared memory that every block reserves for the CUDA runtime.
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
-# Dynamic shared memory of a block, which a launch chooses. Sizes: 200 negatives (sampling), and 512 draws
-# (hardest negatives). For the expected form it does not depend on shapes.
+# Dynamic shared memory of a block, which a launch chooses. Sizes: 200 negatives (sampling), and 512 draws (hardest
+# negatives).
 DYNAMIC_SHARED = {
     "negative_sampling_trials_kernel": 512 * 8 * 4,
     "negative_sampling_race_kernel": 1024 * 12,
     "hardest_negatives_kernel": 512 * 8 * 4,
-    **{
-        f"expected_tiles_kernel<{storage}, {result}>": count
-        for result, counts in {
-            "Sums": (73744, 57408, 73744, 73744),
-            "EmbeddingGradients": (95264, 66688, 76832, 86048),
-            "ScoreGradients": (97280, 74752, 97280, 97280),
-        }.items()
-        for storage, count in zip(("float", "double", "BFloat16", "Half"), counts, strict=True)
-    },
 }
 _TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b")
 # The largest block that __launch_bounds__ allows, in cuobjdump's listing of a kernel's .nv.info section.
@@ -109,8 +100,7 @@ def _row(name: str, arch: str, numbers: dict[str, str], code: str, threads: int)
     registers = int(numbers["REG"])
     # cuobjdump includes the memory that every block reserves for the CUDA runtime.
     shared = max(0, int(numbers["SHARED"]) - (0 if arch == "sm_80" else _RESERVED))
-    instance = name.partition("(Tiles")[0]
-    shared += DYNAMIC_SHARED.get(instance, DYNAMIC_SHARED.get(name.partition("<")[0], 0))
+    shared += DYNAMIC_SHARED.get(name.partition("<")[0], 0)
     bits = [int((re.findall(r"\.(64|128)\b", load) or [32])[0]) for load in _LOAD.findall(code)]
     return {
         "kernel": name,

@@ -24,7 +24,6 @@ MIXED = CLASSES + 1  # with no-object
 SCORES = QUERIES + MIXED
 TRIALS, DRAWS = NEGATIVES / ACCEPTANCE, 2 * NEGATIVES
 LINES = math.ceil(SCORES / 32)  # of a row of scores: 128 bytes
-_CUDA_WARPS = 8  # a block of any CUDA kernel
 
 Settings = Mapping[str, Mapping[str, int]]  # function of kernels/_tuning.py -> launch configuration
 
@@ -138,7 +137,7 @@ def _triton_expected(settings: Settings, own: Work) -> list[Work]:
 
 
 def cuda_work() -> dict[str, list[Work]]:
-    """Operator -> its kernels. A kernel that runs twice is listed twice."""
+    """Operator -> its kernels, of those operators that have CUDA kernels. One that runs twice is listed twice."""
     norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS / 4, (loops((0, WIDTH / 4 / 8)),))]
     anchors = Work("pixel_contrast_anchors_backward_kernel<float>", ANCHORS, (loops(*[(0, 1)] * 4),))
     packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 32)
@@ -176,37 +175,4 @@ def cuda_work() -> dict[str, list[Work]]:
             *index,
             Work(f"pixel_contrast_candidates_backward_kernel<float, {part}", ANCHORS, (candidates,)),
         ],
-        "expected_pixel_contrast": [*norms, *_cuda_expected(), *norms, anchors],
     }
-
-
-def _cuda_expected() -> list[Work]:
-    """Blocks of 64 rows, which share the tiles of 64 columns with two others; steps of 32 numbers of a row.
-
-    In a step, a thread fetches three units of 16 bytes of either side, or six of the columns that the factors multiply.
-    """
-    row_tiles = math.ceil(ANCHORS / 64)
-    splits = math.ceil(264 / row_tiles)
-    warps, tiles = row_tiles * splits * _CUDA_WARPS, row_tiles / splits
-    products, factors = WIDTH / 32 + math.ceil(SCORES / 32), 4
-
-    def tile_loops(before: int, fetches: int, steps: float, *rare: tuple[str, float]) -> Turns:
-        first = [(0, 0.5), (0, 0.5), *[(0, 6 / before)] * before]
-        turned = [(2, 0.5 / steps), *[(2, 6 / fetches)] * fetches, *[(2, products / steps)] * 2]
-        return loops(*first, (0, tiles), (1, steps), *turned, rare=rare)
-
-    steps = products + factors
-    # The code that consumes the products has the exponentials. The code that multiplies by the factors loads transposed
-    # tiles, in the warps that have columns among the 256 possible ones.
-    sums = tile_loops(4, 8, products, (r"\bMUFU", 1 / products))
-    used = math.ceil(WIDTH / 128) / 2
-    gradients = tile_loops(5, 10, steps, (r"\bMUFU", 1 / steps), (r"\bLDSM\.\w+\.MT88", used * factors / steps))
-    side = Work("expected_side_kernel<float>", 2 * ANCHORS, (loops((0, 0), (0, 1), (0, 0), (0, 1)),))
-    return [
-        side,
-        Work("expected_tiles_kernel<float, Sums>", warps, (sums,)),
-        Work("expected_loss_kernel<float>", ANCHORS, (loops((0, 1), (0, splits // 4), (0, splits % 4)),)),
-        side,
-        Work("expected_tiles_kernel<float, EmbeddingGradients>", 2 * warps, (gradients,)),
-        Work("expected_rows_kernel<float>", ANCHORS, (loops((0, 1), (0, 1)),)),
-    ]

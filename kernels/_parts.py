@@ -7,6 +7,7 @@ ones are rounded below 2^-38 of it only. float64 rows are multiplied as they are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,21 +163,20 @@ class Side:
     group: Tensor | None
     weight: Tensor | None
 
-    def panels(self, rows: int, tensor_copies: bool) -> tuple[Any, Any]:
-        """Embeddings and scores as kernels read them, `rows` at a time."""
-        scores = self.embeddings.factor if self.scores is None else self.scores.panels(rows, tensor_copies)
-        return self.embeddings.panels(rows, tensor_copies), scores
+    def operands(self, rows: int, tensor_copies: bool) -> tuple[Any, Any, Tensor, Tensor, Tensor, Tensor]:
+        """Embeddings and scores as kernels read them, `rows` at a time, and four vectors.
 
-    def half_and_largest(self) -> tuple[Tensor, Tensor]:
-        if self.scores is None:
-            return self.embeddings.half, self.embeddings.half
-        return self.scores.half, self.scores.largest
-
-    def groups(self, rows: int) -> tuple[Tensor, Tensor]:
-        """The groups, and the lowest and the highest of every `rows` of them, (tiles, 2)."""
-        if self.group is None:
-            return self.embeddings.factor, self.embeddings.factor
-        return self.group, torch.stack(torch.aminmax(self.group.view(-1, rows), dim=1), dim=1)
+        These are half, the largest score, the groups, and the lowest and the highest group of every `rows` (tiles, 2).
+        A vector stands in for what is absent.
+        """
+        x, scores, group = self.embeddings, self.scores, self.group
+        panels, half, largest = x.factor, x.half, x.half
+        if scores is not None:
+            panels, half, largest = scores.panels(rows, tensor_copies), scores.half, scores.largest
+        ids = spans = x.factor
+        if group is not None:
+            ids, spans = group, torch.stack(torch.aminmax(group.view(-1, rows), dim=1), dim=1)
+        return x.panels(rows, tensor_copies), panels, half, largest, ids, spans
 
     def constants(self) -> dict[str, int]:
         """The shapes of the parts."""
@@ -195,6 +195,13 @@ class Side:
         """The numbers of panels in which embeddings and scores are multiplied."""
         x, scores = self.embeddings, self.scores
         return x.width // x.block, scores.width // scores.block if scores else 0
+
+
+def operands(own: Side, other: Side, config: Mapping[str, Any]) -> list[Any]:
+    """The operands of both sides in turn, for kernels with BLOCK_I rows of `own` and BLOCK_J of `other` in a tile."""
+    copies = config["TENSOR_COPIES"]
+    pairs = zip(own.operands(config["BLOCK_I"], copies), other.operands(config["BLOCK_J"], copies), strict=True)
+    return [operand for pair in pairs for operand in pair]
 
 
 def sides(

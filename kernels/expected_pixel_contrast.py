@@ -27,7 +27,7 @@ from sskd_fast.kernels._expected_tiles import (
     scoped,
     score_factor,
 )
-from sskd_fast.kernels._parts import Embeddings, Side, sides, whole_tiles
+from sskd_fast.kernels._parts import Embeddings, Side, operands, sides, whole_tiles
 from sskd_fast.kernels._rows import rows_backward
 from sskd_fast.kernels._tl import (
     device_of,
@@ -49,11 +49,11 @@ _LIFT = tl.constexpr(16384.0)
 # A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
 @triton.jit(do_not_specialize=["panels", "score_panels"])
 def expected_pixel_contrast_forward_kernel(
-    anchors, candidates, anchor_scores, candidate_scores, anchors_ptr, positives_ptr, anchor_factor_ptr,
-    candidate_factor_ptr, inverse_anchor_ptr, inverse_positive_ptr, half_anchor_ptr, half_candidate_ptr,
-    anchor_largest_ptr, candidate_largest_ptr, weight_ptr, anchor_group_ptr, candidate_group_ptr, anchor_range_ptr,
-    candidate_range_ptr, temperature_ptr, loss_ptr, pull_ptr, log_mass_ptr, weight_sum_ptr, anchor_count,
-    candidate_count, num_negatives, panels, score_panels,
+    anchors, candidates, anchor_scores, candidate_scores, half_anchor_ptr, half_candidate_ptr, anchor_largest_ptr,
+    candidate_largest_ptr, anchor_group_ptr, candidate_group_ptr, anchor_range_ptr, candidate_range_ptr, anchors_ptr,
+    positives_ptr, anchor_factor_ptr, candidate_factor_ptr, inverse_anchor_ptr, inverse_positive_ptr, weight_ptr,
+    temperature_ptr, loss_ptr, pull_ptr, log_mass_ptr, weight_sum_ptr, anchor_count, candidate_count, num_negatives,
+    panels, score_panels,
     SCORED: tl.constexpr, WEIGHTED: tl.constexpr, GROUPED: tl.constexpr, SAME: tl.constexpr, WIDTH: tl.constexpr,
     BY_ROWS: tl.constexpr, PARTS: tl.constexpr, PART_WIDTH: tl.constexpr, SCORE_PARTS: tl.constexpr,
     SCORE_WIDTH: tl.constexpr, TENSOR_COPIES: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
@@ -129,8 +129,8 @@ def expected_pixel_contrast_forward_kernel(
 # A single panel, too, is a turn of a loop: in one loop over the columns, all their panels would be in flight.
 @triton.jit(do_not_specialize=["panels", "score_panels"])
 def expected_pixel_contrast_backward_kernel(
-    x, y, y_gradients, x_scores, y_scores, x_factor_ptr, y_factor_ptr, half_x_ptr, half_y_ptr, x_largest_ptr,
-    y_largest_ptr, x_scores_ptr, y_scores_ptr, weight_ptr, x_group_ptr, y_group_ptr, x_range_ptr, y_range_ptr,
+    x, y, x_scores, y_scores, half_x_ptr, half_y_ptr, x_largest_ptr, y_largest_ptr, x_group_ptr, y_group_ptr,
+    x_range_ptr, y_range_ptr, y_gradients, x_factor_ptr, y_factor_ptr, x_scores_ptr, y_scores_ptr, weight_ptr,
     temperature_ptr, share_ptr, largest_ptr, log_mass_ptr, pulled_ptr, inverse_sum_ptr, grad_ptr, grad_scores_ptr,
     rows, columns, panels, score_panels,
     ANCHORS_ARE_ROWS: tl.constexpr, WITH_SCORES: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr,
@@ -274,17 +274,12 @@ def expected_pixel_contrast(
         return loss, pull, log_mass, weight_sum
     p = padded_rows(positives)
     config = _tuning.expected_forward(p.dtype)
-    rows, columns, copies = config["BLOCK_I"], config["BLOCK_J"], config["TENSOR_COPIES"]
-    x, x_scores = own.panels(rows, copies)
-    y, y_scores = other.panels(columns, copies)
-    (half, largest), (half_c, largest_c) = own.half_and_largest(), other.half_and_largest()
-    (group, span), (group_c, span_c) = own.groups(rows), other.groups(columns)
-    weight = half_c if other.weight is None else other.weight
+    weight = c.half if other.weight is None else other.weight
     with device_of(p):
-        expected_pixel_contrast_forward_kernel[(triton.cdiv(count, rows),)](
-            x, y, x_scores, y_scores, a.rows, p, a.factor, c.factor, a.inverse, _inverse_norms(p, normalize),
-            half, half_c, largest, largest_c, weight, group, group_c, span, span_c, temperature, loss, pull,
-            log_mass, weight_sum, count, candidates.shape[0], num_negatives, *own.panel_counts(),
+        expected_pixel_contrast_forward_kernel[(triton.cdiv(count, config["BLOCK_I"]),)](
+            *operands(own, other, config), a.rows, p, a.factor, c.factor, a.inverse, _inverse_norms(p, normalize),
+            weight, temperature, loss, pull, log_mass, weight_sum, count, candidates.shape[0], num_negatives,
+            *own.panel_counts(),
             SCORED=own.scores is not None, WEIGHTED=other.weight is not None, GROUPED=own.group is not None,
             SAME=same, WIDTH=p.shape[1], **own.constants(), **config,
         )  # fmt: skip
@@ -360,22 +355,16 @@ def _gradients(
         return grads, grad_scores
     more = x.by_rows or own.group is not None
     config = _tuning.expected_backward(x.rows.dtype, x.width, with_scores, more)
-    rows, columns, copies = config["BLOCK_I"], config["BLOCK_J"], config["TENSOR_COPIES"]
-    x_panels, x_scores = own.panels(rows, copies)
-    y_panels, y_scores = other.panels(columns, copies)
-    (half, largest), (half_y, largest_y) = own.half_and_largest(), other.half_and_largest()
-    (group, span), (group_y, span_y) = own.groups(rows), other.groups(columns)
+    of_gradients = y.panels(config["BLOCK_J"], config["TENSOR_COPIES"], config["BLOCK_G"])
     largest_share = torch.linalg.vector_norm(share, float("inf"))
     share = share / largest_share.clamp_min(1e-37) * _LIFT.value
     if other.weight is not None:
         share = share * other.weight
     weights = [x.weight for x in (own, other) if x.weight is not None]
     programs = triton.cdiv(max(width, grad_scores.shape[-1]), config["BLOCK_G"])
-    expected_pixel_contrast_backward_kernel[(triton.cdiv(count, rows), programs)](
-        x_panels, y_panels, y.panels(columns, copies, config["BLOCK_G"]), x_scores, y_scores, x.factor, y.factor,
-        half, half_y, largest, largest_y, *raw, *(weights or [share]), group, group_y, span, span_y, temperature,
-        share, largest_share, *state, grads, grad_scores, count, len(y.rows),
-        *own.panel_counts(),
+    expected_pixel_contrast_backward_kernel[(triton.cdiv(count, config["BLOCK_I"]), programs)](
+        *operands(own, other, config), of_gradients, x.factor, y.factor, *raw, *(weights or [share]), temperature,
+        share, largest_share, *state, grads, grad_scores, count, len(y.rows), *own.panel_counts(),
         ANCHORS_ARE_ROWS=anchors_are_rows, WITH_SCORES=with_scores, SCORED=own.scores is not None,
         WEIGHTED=bool(weights), GROUPED=own.group is not None, SAME=same, WIDTH=width,
         SCORES=raw[0].shape[-1], **own.constants(), **config,

@@ -7,7 +7,6 @@
 #include <type_traits>
 
 #include "cuda/device.h"
-#include "cuda/tensor_cores.h"
 
 using namespace sskd_fast;
 using cuda::launch;
@@ -93,29 +92,6 @@ __global__ void warp_functions(const int* in, int* out) {
   row[11 * 32] = static_cast<int>(__shfl_xor_sync(kAllLanes, static_cast<long long>(x) << 33, 1) >> 33);
 }
 
-// d (16, 8) = a (16, K) b (K, 8), K = 16 with two-byte numbers (from shared memory) and K = 8 with tf32.
-template <typename T>
-__global__ void tile_product(const float* a, const float* b, float* d) {
-  const int lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4;
-  uint32_t x[4], y[2];
-  float sums[4] = {0, 0, 0, 0};
-  if constexpr (std::is_same_v<T, float>) {
-    for (int i = 0; i < 4; ++i) x[i] = cuda::tf32(a[(g + i % 2 * 8) * 8 + t + i / 2 * 4]);
-    for (int i = 0; i < 2; ++i) y[i] = cuda::tf32(b[(t + 4 * i) * 8 + g]);
-    cuda::multiply_tf32(sums, x, y);
-  } else {
-    SSKD_SHARED(uint4, tile, [32]);  // a: the quarters (0, 0), (8, 0), (0, 8), (8, 8), eight rows each
-    T* const row = reinterpret_cast<T*>(tile + lane);
-    for (int i = 0; i < 8; ++i) row[i] = narrow<T>(a[(lane % 16) * 16 + lane / 16 * 8 + i]);
-    __syncwarp();
-    cuda::load_tiles<false>(x, tile + lane);
-    for (int i = 0; i < 2; ++i)
-      y[i] = cuda::packed(narrow<T>(b[(2 * t + 8 * i) * 8 + g]), narrow<T>(b[(2 * t + 1 + 8 * i) * 8 + g]));
-    cuda::multiply<T>(sums, x, y);
-  }
-  for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sums[i];
-}
-
 #if defined(SSKD_EMULATION)
 
 // Numbers in an allocation of exactly their size.
@@ -133,15 +109,6 @@ template <typename T>
 void print(const Numbers<T>& numbers) {
   for (int i = 0; i < numbers.size; ++i) std::printf("%.17g ", static_cast<double>(numbers[i]));
   std::printf("\n");
-}
-
-template <typename T>
-void print_product(int depth) {
-  Numbers<float> a(16 * depth, 0), b(depth * 8, 0), d(128, 0);
-  for (int i = 0; i < 16 * depth; ++i) a[i] = static_cast<float>(i * 7 % 23 - 11);
-  for (int i = 0; i < depth * 8; ++i) b[i] = static_cast<float>(i * 5 % 19 - 9);
-  launch(tile_product<T>, dim3{1}, dim3{32}, 0, 0, a, b, d);
-  print(d);
 }
 
 int run(const char* name) {
@@ -172,9 +139,6 @@ int run(const char* name) {
   if (is("stale_shared_memory")) return start(reads_what_the_last_block_left, 2, 32, y);
   if (is("block_too_large")) return start(barrier_after_exit, 1, 1025, y);
   if (is("empty_grid")) return start(barrier_after_exit, 0, 32, y);
-  if (is("product_half")) return print_product<Half>(16), 0;
-  if (is("product_bfloat16")) return print_product<BFloat16>(16), 0;
-  if (is("product_tf32")) return print_product<float>(8), 0;
   if (!is("warp_functions")) return 2;
   launch(warp_functions, dim3{1}, dim3{32}, 0, 0, numbers, found);
   return print(found), 0;

@@ -15,6 +15,7 @@ import torch
 from sskd_fast import _backend, _backend_costs, info
 
 GPU = torch.device("cuda", 0)
+IN_TRITON_ALONE = "score_fusion", "expected_pixel_contrast"
 Provide = Callable[..., None]
 
 
@@ -80,7 +81,7 @@ def test_an_operator_of_which_nothing_is_known_takes_triton_first(tmp_path: Path
     assert order == ["triton", "cuda"] and "Triton needs no compiler" in why
 
 
-@pytest.mark.parametrize("operator", [name for name in _backend.OPERATORS if name != "score_fusion"])
+@pytest.mark.parametrize("operator", [name for name in _backend.OPERATORS if name not in IN_TRITON_ALONE])
 def test_auto_takes_the_first_that_runs(provide: Provide, operator: str, caplog: pytest.LogCaptureFixture) -> None:
     first, second = of_counts(operator)
     if torch.cuda.is_available() and str(_backend.capability_of(GPU)) in _backend_costs.read()["measured"]:
@@ -98,22 +99,23 @@ def test_auto_takes_the_first_that_runs(provide: Provide, operator: str, caplog:
         _backend.resolve(first, GPU, operator)
 
 
+@pytest.mark.parametrize("operator", IN_TRITON_ALONE)
 @pytest.mark.parametrize("backend", ["auto", "triton", "cuda"])
-def test_score_fusion_has_one_backend_on_a_gpu(provide: Provide, backend: str) -> None:
+def test_two_operators_have_one_backend_on_a_gpu(provide: Provide, backend: str, operator: str) -> None:
     """With "cuda" too it runs in Triton, or in plain PyTorch with a warning if Triton does not run."""
-    assert _backend.gpu_order("score_fusion", "9.0") == (["triton"], "the only one that has it")
+    assert _backend.gpu_order(operator, "9.0") == (["triton"], "the only one that has it")
     provide(triton=None, cuda=None)
-    assert _backend.resolve(backend, GPU, "score_fusion") == "triton"
+    assert _backend.resolve(backend, GPU, operator) == "triton"
     provide(triton="no triton here")
     if backend == "triton":
         with pytest.raises(RuntimeError, match="backend='triton' cannot run: no triton here"):
-            _backend.resolve(backend, GPU, "score_fusion")
+            _backend.resolve(backend, GPU, operator)
     else:
-        with pytest.warns(RuntimeWarning, match=r"triton: no triton here. score_fusion runs in plain PyTorch"):
-            assert _backend.resolve(backend, GPU, "score_fusion") == "reference"
+        with pytest.warns(RuntimeWarning, match=rf"triton: no triton here. {operator} runs in plain PyTorch"):
+            assert _backend.resolve(backend, GPU, operator) == "reference"
     provide(cuda="no cuda here")
     with pytest.raises(RuntimeError, match="backend='cuda' cannot run: no cuda here"):
-        _backend.resolve("cuda", GPU, "score_fusion")
+        _backend.resolve("cuda", GPU, operator)
 
 
 def test_the_reference_is_warned_of_once_with_the_cause_of_every_faster_backend(provide: Provide) -> None:
@@ -145,7 +147,7 @@ def test_info_gives_the_backend_of_every_operator_and_the_reason(provide: Provid
     for operator in _backend.OPERATORS:
         chosen = dict(info.choices([GPU]))[f"auto, {operator} on cuda:0"]
         assert chosen == (
-            "reference (no faster backend runs)" if operator == "score_fusion" else "cuda (the only one that runs)"
+            "reference (no faster backend runs)" if operator in IN_TRITON_ALONE else "cuda (the only one that runs)"
         )
     provide(cuda="no nvcc")
     provide(triton="no Triton")

@@ -37,20 +37,13 @@ def test_kernels_fit_the_machine(kernel_list: list[dict[str, Any]], operator: st
 @needs_tools
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", list(cuda_binaries.CAPABILITIES))
-@pytest.mark.parametrize("operator", ["pixel_contrast", "expected_pixel_contrast"])
-def test_kernels_of_the_contrast_fit_the_machine(kernel_list: list[dict[str, Any]], operator: str, arch: str) -> None:
-    rows = [row for row in of(kernel_list, arch) if row["kernel"].startswith(operator.split("_")[0])]
+def test_kernels_of_the_contrast_fit_the_machine(kernel_list: list[dict[str, Any]], arch: str) -> None:
+    rows = [row for row in of(kernel_list, arch) if row["kernel"].startswith("pixel_contrast")]
     assert len(rows) >= 20
     assert {row["spill_bytes"] for row in rows} == {0}
-    tiles = [row for row in rows if "tiles" in row["kernel"]]
-    # A lane of the sampled form's forward pass holds parts of an anchor, of a sum and of a row.
-    least = {row["kernel"]: 0.375 if "pixel_contrast_forward" in row["kernel"] else 0.5 for row in rows}
-    assert all(row["occupancy"] >= least[row["kernel"]] for row in rows if row not in tiles)
-    # Those that split numbers into parts read them one by one.
-    assert all(row["load_bytes"] == 16 for row in rows if "side" not in row["kernel"])
-    assert all(row["tensor_core"] == ("double" not in row["kernel"]) for row in tiles)
-    assert len(tiles) == (12 if operator == "expected_pixel_contrast" else 0)
-    assert all(row["shared_bytes"] > 48 << 10 for row in tiles)
+    # A lane of the forward pass holds parts of an anchor, of a sum and of a row.
+    assert all(row["occupancy"] >= (0.375 if "forward" in row["kernel"] else 0.5) for row in rows)
+    assert all(row["load_bytes"] == 16 for row in rows)
 
 
 NUMBERS = {"registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes", "tensor_core"}

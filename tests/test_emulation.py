@@ -118,15 +118,6 @@ def test_lanes_of_a_warp_work_together(program, order):
     assert np.array_equal(numbers(program, "warp_functions", order).reshape(12, 32), expected)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("kind", "depth"), [("half", 16), ("bfloat16", 16), ("tf32", 8)])
-def test_tensor_cores_multiply_tiles(program, kind, depth, order):
-    """Small whole numbers, which every format holds: the products are exact."""
-    a = (np.arange(16 * depth) * 7 % 23 - 11).reshape(16, depth)
-    b = (np.arange(depth * 8) * 5 % 19 - 9).reshape(depth, 8)
-    assert np.array_equal(numbers(program, f"product_{kind}", order).reshape(16, 8), a @ b)
-
-
 @pytest.mark.slow
 def test_the_emulated_operators_are_clean_under_sanitizers(tmp_path):
     """The tests of csrc/cuda again, with AddressSanitizer and UndefinedBehaviorSanitizer in the emulated library."""

@@ -12,8 +12,6 @@ void implement_operators(torch::stable::detail::StableLibrary& m) {
   m.impl("hardest_negatives", TORCH_BOX(&hardest_negatives));
   m.impl("pixel_contrast", TORCH_BOX(&pixel_contrast));
   m.impl("pixel_contrast_backward", TORCH_BOX(&pixel_contrast_backward));
-  m.impl("expected_pixel_contrast", TORCH_BOX(&expected_pixel_contrast));
-  m.impl("expected_pixel_contrast_backward", TORCH_BOX(&expected_pixel_contrast_backward));
 }
 
 }  // namespace

@@ -23,12 +23,6 @@ std::array<Tensor, results> call_by_name(const char* name, const char* overload,
   return given;
 }
 
-// The mean over the rows.
-inline Tensor mean_row(const Tensor& x) {
-  const int64_t rows = 0;
-  return call_by_name<1>("aten::mean", "dim", x, std::optional<Sizes>(Sizes(&rows, 1)), false, std::nullopt)[0];
-}
-
 // The numbers of a flat tensor in ascending order (a stable sort), and their indices.
 inline std::array<Tensor, 2> stable_sort(const Tensor& x) {
   return call_by_name<2>("aten::sort", "stable", x, std::optional<bool>(true), int64_t{0}, false);

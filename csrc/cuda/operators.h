@@ -1,5 +1,5 @@
-// The operators on CUDA tensors, which are all but score fusion; schemas.h has the schemas, sskd_fast/ops explains the
-// arguments.
+// The operators on CUDA tensors, which are all but score fusion and the expected form; schemas.h has the schemas,
+// sskd_fast/ops explains the arguments.
 #pragma once
 
 #include <cstdint>
@@ -27,19 +27,5 @@ std::tuple<Tensor, Tensor, Tensor> pixel_contrast_backward(const Tensor& grad, c
                                                            const Tensor& pull, const Tensor& pulled,
                                                            const Tensor& temperature, bool normalize,
                                                            bool with_positives, bool with_candidates);
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast(
-    const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
-    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
-    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
-    const std::optional<Tensor>& candidate_group, bool same, int64_t num_negatives, const Tensor& temperature,
-    bool normalize);
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> expected_pixel_contrast_backward(
-    const Tensor& grad, const Tensor& anchors, const Tensor& positives, const Tensor& candidates,
-    const std::optional<Tensor>& anchor_scores, const std::optional<Tensor>& candidate_scores,
-    const std::optional<Tensor>& candidate_weight, const std::optional<Tensor>& anchor_group,
-    const std::optional<Tensor>& candidate_group, bool same, const Tensor& pull, const Tensor& log_mass,
-    const Tensor& weight_sum, const Tensor& temperature, bool normalize, bool with_scores);
 
 }  // namespace sskd_fast::cuda

@@ -57,19 +57,6 @@ __device__ inline T dot(const T (&x)[count], const T (&y)[count], T sum = 0) {
   return sum;
 }
 
-// <x, y>, for all lanes of the warp.
-template <typename S>
-__device__ inline Compute<S> warp_dot(const S* x, const S* y, int32_t packs) {
-  Compute<S> sum = 0, u[kPack<S>], v[kPack<S>];
-#pragma unroll 1
-  for (int32_t c = own_lane(); c < packs; c += kWarp) {
-    load_pack<S>(x + int64_t{c} * kPack<S>, u);
-    load_pack<S>(y + int64_t{c} * kPack<S>, v);
-    sum = dot(u, v, sum);
-  }
-  return lanes_sum(sum);
-}
-
 // Gradient of a row by the warp: grad(pack, values) gives the gradient of its unit vector, or of the row itself without
 // normalize.
 template <typename S, typename Grad>
