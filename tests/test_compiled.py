@@ -48,6 +48,21 @@ def test_compiled_steps_have_the_same_loss_from_the_same_graphs(kind: str, backe
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize("kind", ["dense", pytest.param("mask_transformer", marks=pytest.mark.slow)])
+def test_capturing_leaves_the_parts_of_changing_size_alone_and_announces_every_pass(kind: str) -> None:
+    """On a CPU nothing is captured; PyTorch says so for every graph."""
+    from torch._inductor.cudagraph_trees import MarkStepBox
+
+    torch._dynamo.reset()
+    counters.clear()
+    before = MarkStepBox.mark_step_counter
+    losses, graphs = losses_of_steps(kind, "cudagraphs")
+    assert before - MarkStepBox.mark_step_counter == 4  # one pass a step
+    assert losses == pytest.approx(losses_of_steps(kind, "")[0], rel=1e-5)
+    # encode and embed with gradient and without, decode.
+    assert graphs == [5] * 4 and counters["inductor"]["cudagraph_skips"] >= 2
+
+
 def test_more_numbers_of_images_than_pytorch_keeps_graphs_for() -> None:
     """Models of several stages, each with and without gradient, have more than the eight graphs of PyTorch's limit."""
     torch._dynamo.reset()

@@ -10,6 +10,8 @@ from sskd_fast.typed_settings import ConfigError
 
 # Models of transformers are more than one graph.
 COMPILED_KINDS = ("mask_transformer", "dense")
+# Backend of PyTorch that captures graphs as CUDA graphs, for GPUs.
+CAPTURING = "cudagraphs"
 # PyTorch's own limit of 8 counts all models of a process: each number of images per step, with gradient and without.
 _MOST_GRAPHS = 64
 
@@ -27,7 +29,8 @@ def compile_training(model: Segmenter, objective: Objective, backend: str) -> bo
     """Has torch.compile make one graph each of the model's methods and of the loss's parts that see every pixel.
 
     Returns False for kinds other than COMPILED_KINDS, which stay as they are.  Matching, drawing anchors and the
-    operators of L_pxl, which are kernels already, are outside the graphs.  Graphs of earlier stages are dropped.
+    operators of L_pxl, which are kernels already, are outside the graphs.  So are the loss's parts with CAPTURING: a
+    CUDA graph has one shape, and these have as many as there are instances.  Graphs of earlier stages are dropped.
     """
     if model.config.kind not in COMPILED_KINDS:
         return False
@@ -35,10 +38,19 @@ def compile_training(model: Segmenter, objective: Objective, backend: str) -> bo
     torch._dynamo.config.recompile_limit = max(_MOST_GRAPHS, torch._dynamo.config.recompile_limit)
     for name in ("encode", "decode", "embed"):
         setattr(model, name, torch.compile(getattr(model, name), fullgraph=True, dynamic=False, backend=backend))
-    objective.set_loss.compile(backend)
+    if backend != CAPTURING:
+        objective.set_loss.compile(backend)
     # Measuring a term's gradient keeps what the graph's backward pass would otherwise overwrite.
     torch._functorch.config.donated_buffer = objective.gradient_share is None
     return True
+
+
+def begin_pass(*_: object) -> None:
+    """Says that a forward pass begins, a hook of its module: captured graphs may reuse the memory of the last one.
+
+    PyTorch would guess so at every graph without a gradient, and overwrite features that the next graph reads.
+    """
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 def without_graphs(model: Segmenter) -> None:

@@ -23,7 +23,7 @@ from sskd_fast.data.instances import Batch
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.objective import ModelObjective, Objective, ObjectiveOutput
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.train.compiled import check_compiler, compile_training
+from sskd_fast.train.compiled import CAPTURING, begin_pass, check_compiler, compile_training
 from sskd_fast.train.random_state import RandomState
 from sskd_fast.train.sharding import asked_to_shard, check_sharding, let_methods_gather, sharding_of, whole
 from sskd_fast.typed_settings import ConfigError
@@ -61,6 +61,8 @@ class Engine:
             model.to(memory_format=torch.contiguous_format)  # FSDP takes no other
             objective = dataclasses.replace(objective, sharded=True)
         self.plain = ModelObjective(model, objective)
+        if self.compiled and compiler == CAPTURING:
+            self.plain.register_forward_pre_hook(begin_pass)
         self.module, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         let_methods_gather(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.config.precision == "float16")

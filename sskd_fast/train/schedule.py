@@ -19,7 +19,7 @@ class TrainConfig:
     times that a fold model measures AP on its fold while it trains.  threads: 0 = all cores.  micro_batch: images that
     a process sees at once, with gradients accumulated over the step.  0 = all, or as many as fit into a GPU's memory
     (without FSDP).
-    compile: backend of torch.compile for this package's own models, such as "inductor"; "" = none.
+    compile: backend of torch.compile for this package's own models, such as "inductor" or "cudagraphs"; "" = none.
     """
 
     lr: float = 4e-3
