@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 # Mean acceptance of trials with the spread envelope, for scores that are alike; the even one accepts more.
 ACCEPTANCE = 0.5
-# Share of trials that bounds from compressed rows leave to the exact score, in Triton's kernel, for scores of a trained
-# model: python -m benchmarks.unsettled_trials
+# Share of trials that bounds from rows in bytes leave to the exact score, for scores of a trained model:
+# python -m benchmarks.unsettled_trials
 UNSETTLED = 0.025
 _INDEX = 4  # bytes of an index
 _RATIO = 8  # of an acceptance ratio
@@ -85,23 +85,19 @@ def negative_sampling(
     width: int,
     element: int = 4,
     acceptance: float = ACCEPTANCE,
-    compressed: bool = False,
 ) -> dict[str, Cost]:
-    """A anchors, M candidates, R negatives, E: every trial gathers a row, its slot and its ratio; M only for tables.
+    """A anchors, M candidates, R negatives, E: a trial gathers a row in bytes, its slot and its ratio.
 
-    The kernels of the tables read rows twice, write ten slots, the order, counts and two ratios, and read some of it.
-    compressed: rows are gathered in bytes, as in Triton, except those of UNSETTLED trials. Bytes are made once, twice
-    for anchors. The integer products take tensor cores next to no time and are not counted.
+    UNSETTLED trials gather the exact row, too. The kernels of the tables read rows twice, write ten slots, the order,
+    counts and two ratios, and read some of it. Bytes are made once, twice for anchors. The integer products are not
+    counted: they take tensor cores next to no time, and CUDA an instruction for four of them.
     """
     trials = anchors * negatives / acceptance
     tables: float = candidates * (element * width * 2 + 13 * _INDEX + 6 * _RATIO) + anchors * element * width
-    row: float = element * width
-    exact = 1.0
-    if compressed:
-        tables += candidates * (row + width + _HEADER) + anchors * (width + _HEADER)
-        row, exact = width + _HEADER + UNSETTLED * row, UNSETTLED
+    tables += candidates * (element * width + width + _HEADER) + anchors * (width + _HEADER)
+    row = width + _HEADER + UNSETTLED * element * width
     own = anchors * (element * width + _INDEX * negatives)
-    operations = trials * (3 * width * exact + 80)
+    operations = trials * (3 * width * UNSETTLED + 80)
     return {"forward": Cost(trials * (row + _INDEX + _RATIO) + own + tables, operations)}
 
 
@@ -182,8 +178,7 @@ def main() -> None:
 
     for case in CASES.values():
         costs = of_case(case.pixels, QUERIES, CLASSES + 1, NEGATIVES, WIDTH, 4)
-        in_bytes = negative_sampling(case.pixels, case.pixels, NEGATIVES, QUERIES + CLASSES + 1, compressed=True)
-        for operator, passes in (costs | {"negative_sampling, rows in bytes,": in_bytes}).items():
+        for operator, passes in costs.items():
             for mode, cost in passes.items():
                 line = f"{case.name} {operator} {mode}: {cost.bytes / 1e9:.3f} GB; model:"
                 print(line + ",".join(f" {d.name} {1e3 * cost.seconds(d):.3f} ms ({cost.bound(d)})" for d in DEVICES))

@@ -2,7 +2,7 @@
 
 The case: 8 images of 703 pixels, each an anchor and a candidate, and 200 negatives. 100 queries, 8 classes and
 no-object, embeddings of 128 numbers in float32. Half of the trials are accepted; bounds leave the share of
-cost_model.UNSETTLED to exact scores (Triton). Hardest negatives have twice as many draws as negatives. Loops are listed
+cost_model.UNSETTLED to exact scores. Hardest negatives have twice as many draws as negatives. Loops are listed
 by address: (nesting depth, turns each time that it is entered). The compiler may unroll a loop into one with fewer
 turns and another one for the rest. If it does so only for some launch configurations, a kernel has several lists. If
 only some warps enter a loop, or only in some turns, the mean counts.
@@ -141,6 +141,7 @@ def cuda_work() -> dict[str, list[Work]]:
     norms = [Work("pixel_contrast_norms_kernel<float>", 3 * ANCHORS / 4, (loops((0, WIDTH / 4 / 8)),))]
     anchors = Work("pixel_contrast_anchors_backward_kernel<float>", ANCHORS, (loops(*[(0, 1)] * 4),))
     packs, passes = WIDTH / 4 / 8, math.ceil(NEGATIVES / 32)
+    stride = math.ceil((SCORES + 12) / 32) * 32  # bytes of a row
     # Stores by lanes are unrolled by four and by sixteen.
     cleared = math.ceil(NEGATIVES / 32) % 4
     chains = 2  # further probes of the hash set by the worst lane of a warp
@@ -150,10 +151,15 @@ def cuda_work() -> dict[str, list[Work]]:
         (0, 3),
         (0, TRIALS / 32 + 0.5),
         (1, 2),
-        (2, math.ceil(SCORES / 4 / 8)),
+        (2, math.ceil(stride / 16 / 8)),
+        (1, UNSETTLED * 32),
+        (2, math.ceil(SCORES / 4 / 32)),
         (1, chains),
         (1, chains),
+        # Every other turn draws random numbers.
+        rare=((r"\bIMAD\.WIDE\.U32 .* -0x2daee0ad", 0.5),),
     )
+    written = loops((0, LINES), (0, (stride - 12) / 32), (0, 0))  # the last one without a second layer
     steps = math.ceil(DRAWS / 32)
     hardest = loops((0, cleared), (0, 0), (0, steps), (1, 2), (2, packs), (0, 0), (0, 0), (0, steps), (1, DRAWS / 4))
     # Four rows at a time; a candidate's uses end in the middle of the last four.
@@ -165,7 +171,10 @@ def cuda_work() -> dict[str, list[Work]]:
     ]
     part = "RowPart<float, 8, 4> >"
     return {
-        "negative_sampling": [Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,))],
+        "negative_sampling": [
+            Work("negative_sampling_bytes_kernel<float>", ANCHORS, (written,)),
+            Work("negative_sampling_trials_kernel<float>", ANCHORS, (trials,)),
+        ],
         "hardest_negatives": [Work("hardest_negatives_kernel<float>", ANCHORS, (hardest,))],
         "pixel_contrast": [
             *norms,

@@ -5,13 +5,14 @@
 #include <cstring>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
+#include "cuda/compressed_rows.cu"
 #include "cuda/device.h"
 
 using namespace sskd_fast;
+using cuda::kAllLanes;
 using cuda::launch;
-
-constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
 
 // out[i] = the sum of the block's other half, through shared memory.
 template <bool Barrier>
@@ -92,6 +93,13 @@ __global__ void warp_functions(const int* in, int* out) {
   row[11 * 32] = static_cast<int>(__shfl_xor_sync(kAllLanes, static_cast<long long>(x) << 33, 1) >> 33);
 }
 
+// Bounds of 32 rows and as many others, lane by lane: out (32, 32, 2).
+__global__ void bounds_by_bytes(cuda::CompressedRows coarse, cuda::CompressedRows fine, float slack, float* out) {
+  const int row = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x);
+  const cuda::Bounds bounds = cuda::bounds_of({coarse, fine, row}, coarse, lane, slack);
+  out[(row * 32 + lane) * 2] = bounds.low, out[(row * 32 + lane) * 2 + 1] = bounds.high;
+}
+
 #if defined(SSKD_EMULATION)
 
 // Numbers in an allocation of exactly their size.
@@ -109,6 +117,27 @@ template <typename T>
 void print(const Numbers<T>& numbers) {
   for (int i = 0; i < numbers.size; ++i) std::printf("%.17g ", static_cast<double>(numbers[i]));
   std::printf("\n");
+}
+
+// 32 rows of `width` numbers from 0 to 1. The first is 0, the second next to 0; the next two are not finite.
+template <typename S>
+void print_bounds(int width) {
+  const int stride = static_cast<int>(cuda::compressed_stride(width));
+  Numbers<S> rows(32 * width, 0);
+  for (int i = 0; i < 32 * width; ++i) {
+    const float factor = i < width ? 0.0f : i < 2 * width ? 1e-20f : 1.0f;
+    rows[i] = narrow<S>(static_cast<float>(i * 7919 % 1009) / 1009 * factor);
+  }
+  rows[3 * width - 1] = narrow<S>(NAN), rows[3 * width] = narrow<S>(INFINITY);
+  Numbers<double> centre(width, 0, 0);
+  // Aligned to 16 bytes, as memory of PyTorch is.
+  std::vector<uint4> first(32 * stride / 16), second(first.size());
+  const cuda::CompressedRows coarse{reinterpret_cast<uint8_t*>(first.data()), stride};
+  const cuda::CompressedRows fine{reinterpret_cast<uint8_t*>(second.data()), stride};
+  cuda::launch_compression<S>({rows, 32, width}, centre, coarse, fine, 0);
+  Numbers<float> out(32 * 32 * 2, 0);
+  launch(bounds_by_bytes, dim3{32}, dim3{32}, 0, 0, coarse, fine, rounding_slack(width), out);
+  print(out);
 }
 
 int run(const char* name) {
@@ -139,6 +168,8 @@ int run(const char* name) {
   if (is("stale_shared_memory")) return start(reads_what_the_last_block_left, 2, 32, y);
   if (is("block_too_large")) return start(barrier_after_exit, 1, 1025, y);
   if (is("empty_grid")) return start(barrier_after_exit, 0, 32, y);
+  if (std::strncmp(name, "bounds_", 7) == 0) return print_bounds<float>(std::atoi(name + 7)), 0;
+  if (std::strncmp(name, "half_bounds_", 12) == 0) return print_bounds<Half>(std::atoi(name + 12)), 0;
   if (!is("warp_functions")) return 2;
   launch(warp_functions, dim3{1}, dim3{32}, 0, 0, numbers, found);
   return print(found), 0;

@@ -31,7 +31,8 @@ def test_counted_by_hand():
 
 def test_sampling_and_contrast_grow_with_the_anchors_and_hardly_with_the_candidates():
     few, many = sampling(1000, 1000, 200, 109)["forward"], sampling(1000, 100_000, 200, 109)["forward"]
-    assert many.operations == few.operations and many.bytes - few.bytes == 99_000 * (8 * 109 + 52 + 48)
+    in_bytes = 4 * 109 + 109 + 12
+    assert many.operations == few.operations and many.bytes - few.bytes == 99_000 * (8 * 109 + 52 + 48 + in_bytes)
     assert sampling(2000, 0, 200, 109)["forward"].bytes == 2 * sampling(1000, 0, 200, 109)["forward"].bytes
     assert contrast(1000, 1, 200, 128)["forward"] == contrast(1000, 10**6, 200, 128)["forward"]
     half = contrast(1000, 1000, 200, 128, element=2)["forward"].bytes / contrast(1000, 1000, 200, 128)["forward"].bytes
@@ -40,14 +41,10 @@ def test_sampling_and_contrast_grow_with_the_anchors_and_hardly_with_the_candida
     assert many - few == 200_000 * 4 * 4 + 2 * 128 * 4  # one more pass of the sort, and one more candidate
 
 
-def test_rows_in_bytes_take_less_than_a_third_of_the_memory():
-    exact, compressed = (sampling(0, 1, 200, 109, compressed=c)["forward"].bytes for c in (False, True))
-    assert compressed - exact == 4 * 109 + 109 + 12  # a candidate's row is read once more, and written in bytes
-    one = sampling(1, 0, 1, 100, acceptance=1, compressed=True)["forward"]
+def test_trials_read_rows_in_bytes_and_few_exact_ones():
+    one = sampling(1, 0, 1, 100, acceptance=1)["forward"]
     assert one.bytes == pytest.approx(100 + 12 + UNSETTLED * 400 + 12 + 2 * 400 + 4 + 100 + 12)
     assert one.operations == pytest.approx(80 + UNSETTLED * 300)
-    exact, compressed = (sampling(65536, 65536, 200, 109, compressed=c)["forward"].bytes for c in (False, True))
-    assert exact / compressed > 2.9
 
 
 def test_a_perfect_dense_sampler_gives_every_pair_a_random_number_and_wins_for_few_pixels():
@@ -60,7 +57,7 @@ def test_a_perfect_dense_sampler_gives_every_pair_a_random_number_and_wins_for_f
                 drawn = sampling(count, count, 200, 109, element)["forward"].seconds(device, element)
                 dense = dense_negative_sampling(count, count, 200, 109, element).seconds(device, element)
                 assert (drawn < dense) is faster
-    assert dense_is_as_fast(200, 109, A100, 4) > dense_is_as_fast(200, 109, A100, 2) > 10_000
+    assert dense_is_as_fast(200, 109, A100, 4) > dense_is_as_fast(200, 109, A100, 2) > 9_000
 
 
 def test_the_expected_form_grows_with_the_pairs():

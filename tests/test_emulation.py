@@ -24,7 +24,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("g++ was not found: the emulation is not tested")
     result = tmp_path_factory.mktemp("emulation") / "emulation_kernels"
-    flags = ["-std=gnu++20", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    flags = [
+        "-std=gnu++20",
+        "-O0",
+        "-g1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-fsanitize=address,undefined",
+    ]
     command = ["g++", *flags, "-fno-sanitize-recover=undefined", "-DSSKD_EMULATION", f"-I{ROOT / 'csrc'}"]
     command += ["-x", "c++", str(ROOT / "tests" / "emulation_kernels.cu"), "-o", str(result)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -116,6 +125,24 @@ def test_lanes_of_a_warp_work_together(program, order):
         ]
     )
     assert np.array_equal(numbers(program, "warp_functions", order).reshape(12, 32), expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["bounds", "half_bounds"])
+@pytest.mark.parametrize("width", [2, 9, 116, 128, 300])
+def test_bounds_from_rows_in_bytes_hold_and_are_close(program, width, kind, order):
+    """Rows that are 0, next to 0 or not finite have no bounds: the exact score decides."""
+    low, high = numbers(program, f"{kind}_{width}", order).reshape(32, 32, 2).transpose(2, 0, 1)[:, 4:, 4:]
+    rows = ((np.arange(32 * width) * 7919 % 1009).astype(np.float32) / np.float32(1009)).reshape(32, width)[4:]
+    rows = rows.astype(np.float16 if kind == "half_bounds" else np.float32).astype(np.float64)
+    exact = np.square(rows[:, None] - rows).sum(2) / 2
+    assert (low <= exact).all() and (exact <= high).all()
+    squares = np.square(rows).sum(1)
+    # A row is off by half a unit a number at most, a unit is 1/127 of the largest; the first one has a second layer.
+    assert ((high - low) / (squares[:, None] + squares)).max() < np.sqrt(width) / 127 + 1e-3
+    every = numbers(program, f"{kind}_{width}", order).reshape(32, 32, 2)
+    for open_ones in (every[:4], every[:, :4]):
+        assert (open_ones[..., 0] == 0).all() and not np.isfinite(open_ones[..., 1]).any()
 
 
 @pytest.mark.slow

@@ -139,13 +139,27 @@ def test_triton_gathers_a_row_of_the_contrast_in_few_instructions() -> None:
     check_budget(per_row(works, {name: text for name, (text,) in texts.items()}), MOST_PER_ROW["triton"])
 
 
+def as_long_as_memory_for_a_trial() -> float:
+    """Warp instructions in the time that an H100's memory takes for a trial's row in bytes, slot and ratio."""
+    one, two = (negative_sampling(1, 0, n, SCORES, acceptance=1)["forward"].bytes for n in (1, 2))
+    return (two - one) / H100.bandwidth * H100.float32 / 64
+
+
 def test_triton_decides_a_trial_in_less_time_than_memory_takes_for_its_row_in_bytes() -> None:
     pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
     texts = instruction_counts.triton_texts(instruction_counts.launches()["negative_sampling"])
     works = triton_work(instruction_counts.settings())["negative_sampling"]
     found = sum(count_of(work, text) for work in works for text in texts[work.kernel]) / TRIALS
-    one, two = (negative_sampling(1, 0, n, SCORES, acceptance=1, compressed=True)["forward"].bytes for n in (1, 2))
-    assert found <= 27 < (two - one) / H100.bandwidth * H100.float32 / 64
+    assert found <= 27 < as_long_as_memory_for_a_trial()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_binaries.why_unavailable() is not None, reason="the CUDA kernels are not compiled here")
+def test_cuda_decides_a_trial_in_less_time_than_memory_takes_for_its_row_in_bytes() -> None:
+    texts = cuda_binaries.listings(instruction_counts.ARCH, "negative_sampling")
+    texts |= cuda_binaries.listings(instruction_counts.ARCH, "compressed_rows")
+    found = sum(count_of(work, texts[work.kernel]) for work in cuda_work()["negative_sampling"]) / TRIALS
+    assert found <= 23 < as_long_as_memory_for_a_trial()
 
 
 # Warp instructions for a pair of anchor and candidate, with 128 numbers in float32 and 109 scores. An H100 multiplies

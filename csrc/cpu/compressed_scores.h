@@ -1,9 +1,4 @@
-// Score vectors in bytes, for a first look at a trial: a bound on s(a, q) = |a - q|^2 / 2 from a quarter of the memory.
-//
-// With c any fixed vector, a' = a - c and q' = q - c:  s = (|a'|^2 + |q'|^2) / 2 - <a', q'>.  Each row is stored as
-// q' = scale * integers + error. By Cauchy-Schwarz, <a', q'> differs from its integer product by at most
-// |error_a| |q'| + (|a'| + |error_a|) |error_q|. If that bound settles the acceptance of a trial, no exact score is
-// needed. All other scores are computed exactly, so no decision depends on the compression.
+// Score vectors in bytes on the CPU; math/compressed_rows.h has the bounds.
 #pragma once
 
 #include <algorithm>
@@ -13,19 +8,13 @@
 
 #include "cpu/buffer.h"
 #include "cpu/lanes.h"
+#include "math/compressed_rows.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace sskd_fast {
-
-// Relative slack for the rounding of float32 sums of `width` terms, in the bound and in the exact score.
-inline float rounding_slack(int64_t width) { return 2e-5f * static_cast<float>(1 + width / 4096); }
-// Squared norms below this may underflow in float32: such rows are never settled by the bound.
-constexpr float kLeastSquare = 1e-30f;
-// Integer products of wider rows would overflow 32 bits.
-constexpr int64_t kWidestRow = 65536;
 
 struct CompressedRow {
   float scale, norm, error, ratio;  // of the candidate: ratio of its weight to the spread envelope
@@ -38,7 +27,7 @@ CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* 
                            uint8_t* __restrict__ bytes, int32_t offset) {
   for (int64_t e = 0; e < width; ++e) scratch[e] = static_cast<float>(row[e] - centre[e]);
   const float largest = largest_magnitude(scratch, width), square = dot(scratch, scratch, width);
-  const float scale = largest / 127, inverse = scale > 1e-30f ? 1 / scale : 0;
+  const float scale = largest / kLargestInteger, inverse = inverse_scale(scale);
   for (int64_t e = 0; e < width; ++e) {
     const float scaled = scratch[e] * inverse, above = scaled > -127.0f ? scaled : -127.0f;
     const float integer = std::nearbyint(above < 127.0f ? above : 127.0f);

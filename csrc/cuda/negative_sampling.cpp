@@ -1,4 +1,4 @@
-// Negative sampling on CUDA tensors: allocates memory and launches the kernels of proposals.cu and
+// Negative sampling on CUDA tensors: allocates memory and launches the kernels of proposals.cu, compressed_rows.cu and
 // negative_sampling.cu.
 #include "cuda/negative_sampling.h"
 
@@ -27,6 +27,14 @@ Blocks blocks_of(int64_t count) {
   int64_t length = kShortestBlock;
   while ((count + length - 1) / length > kMostBlocks) length *= 2;
   return {count, length, (count + length - 1) / length};
+}
+
+// Memory for rows in bytes; none for no rows.
+CompressedRows bytes_for(const Tensor& rows, std::vector<Tensor>& kept) {
+  if (!rows.defined()) return {nullptr, 0};
+  const int64_t stride = compressed_stride(rows.size(1));
+  kept.push_back(empty({rows.size(0), stride}, options_of(rows).with(ScalarType::Byte)));
+  return {data<uint8_t>(kept.back()), static_cast<int32_t>(stride)};
 }
 
 // The memory of the tables and of what is summed for them. Tensors keep what the pointers refer to.
@@ -130,10 +138,18 @@ Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group
   with_storage(anchor_scores.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
     const Rows<S> own = rows_or_none<S>(anchors, total), others = rows_or_none<S>(candidates, size);
-    const Memory memory = build_tables<S>(anchor_group, candidate_group, same, own, others, weight, device.stream());
+    Memory memory = build_tables<S>(anchor_group, candidate_group, same, own, others, weight, device.stream());
     const TableMemory& m = memory.m;
+    const CompressedRows coarse = bytes_for(anchors, memory.kept), fine = bytes_for(anchors, memory.kept);
+    const CompressedRows compressed = same_rows ? coarse : bytes_for(candidates, memory.kept);
+    if (candidates.defined()) launch_compression<S>(own, m.centre, coarse, fine, device.stream());
+    if (candidates.defined() && !same_rows)
+      launch_compression<S>(others, m.centre, compressed, {nullptr, 0}, device.stream());
     const SamplingTables<S> tables{.anchors = own,
                                    .candidates = others,
+                                   .coarse = coarse,
+                                   .fine = fine,
+                                   .compressed = compressed,
                                    .weight = m.weight,
                                    .same = same,
                                    .entries = m.entries,

@@ -1,6 +1,7 @@
-// Negative sampling on the GPU: one warp for each anchor makes 32 trials at a time. To compare rows, eight lanes share a
-// row, and each group of eight has several rows in flight. A ballot puts accepted candidates in the order of the trials,
-// and a hash set drops repeats. Then one block for each anchor runs the exact race for the missing negatives.
+// Negative sampling on the GPU: one warp for each anchor makes 32 trials at a time. To compare rows in bytes, eight
+// lanes share a row, and each group of eight has several rows in flight. The whole warp reads the exact row of a trial
+// that the bytes leave open. A ballot puts accepted candidates in the order of the trials, and a hash set drops
+// repeats. Then one block for each anchor runs the exact race for the missing negatives.
 #include "cuda/negative_sampling.h"
 
 #include <cmath>
@@ -79,19 +80,41 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const uint32_t unfair = unfair_below(p.count);
   const double* ratios = in.ratio + in.table[anchor];
   const S* own = in.anchors.data == nullptr ? nullptr : in.anchors.row(anchor);
+  const CompressedAnchor compressed{in.coarse, in.fine, anchor};
+  const float slack = rounding_slack(in.anchors.width);
   const int64_t limit = trial_limit(num_negatives);
   int32_t held = 0;
+  Words words{};
 #pragma unroll 1
   for (int64_t begin = 0; begin < limit && held < num_negatives; begin += kWarp) {
     const int64_t t = begin + lane;
-    const Words words = philox(key, static_cast<uint32_t>(t / 2), static_cast<uint32_t>(anchor), kStreamTrials);
-    const bool odd = t % 2 != 0;
-    const Trial trial = propose(odd ? words.w[2] : words.w[0], odd ? words.w[3] : words.w[1], p, unfair);
+    // A counter has the words of two trials, so the lanes have those of two turns.
+    if (begin % (2 * kWarp) == 0)
+      words = philox(key, static_cast<uint32_t>(begin / 2 + lane), static_cast<uint32_t>(anchor), kStreamTrials);
+    const int source = static_cast<int>(begin % (2 * kWarp)) / 2 + lane / 2;
+    const auto word = [&](int i) {
+      const uint32_t even = __shfl_sync(kAllLanes, words.w[i], source);
+      const uint32_t odd = __shfl_sync(kAllLanes, words.w[i + 2], source);
+      return lane % 2 == 0 ? even : odd;
+    };
+    const uint32_t slot_word = word(0), level_word = word(1);
+    const Trial trial = propose(slot_word, level_word, p, unfair);
     const int32_t q = __ldg(in.entries + trial.slot);
-    double ratio = __ldg(ratios + q);
+    const double ratio = __ldg(ratios + q);
     const bool possible = trial.fair && t < limit;
-    if (own != nullptr) ratio *= half_squared_distance<Compute<S>>(own, in.candidates, possible ? q : -1);
-    held = append(possible && trial.level < ratio, q, drawn, held, num_negatives, picks);
+    bool accepted = possible && trial.level < ratio;
+    if (own != nullptr) {
+      const Bounds bounds = bounds_of(compressed, in.compressed, q, slack);
+      accepted = possible && trial.level < ratio * static_cast<double>(bounds.low);
+      const bool refused = trial.level >= ratio * static_cast<double>(bounds.high);
+      for (uint32_t open = __ballot_sync(kAllLanes, possible && !accepted && !refused); open != 0; open &= open - 1) {
+        const int at = __ffs(static_cast<int>(open)) - 1;
+        const S* row = in.candidates.row(__shfl_sync(kAllLanes, q, at));
+        const Compute<S> exact = half_squared_distance(own, row, in.candidates.packs());
+        if (lane == at) accepted = trial.level < ratio * static_cast<double>(exact);
+      }
+    }
+    held = append(accepted, q, drawn, held, num_negatives, picks);
   }
 }
 

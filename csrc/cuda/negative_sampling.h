@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/compressed_rows.h"
 #include "cuda/device.h"
 #include "cuda/numbers.h"
 #include "math/negative_sampling.h"
@@ -14,6 +15,8 @@ namespace sskd_fast::cuda {
 template <typename S>
 struct SamplingTables {
   Rows<S> anchors, candidates;  // (A, E), (M, E); data null without scores
+  // The same in bytes, less the same centre. coarse, fine: the two layers of the anchors.
+  CompressedRows coarse, fine, compressed;
   const double* weight;         // (M,), or null
   bool same;
   const int32_t* entries;

@@ -69,6 +69,13 @@ inline float __uint_as_float(unsigned int x) { return std::bit_cast<float>(x); }
 inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
 inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
 
+// c plus the sum of the products of four signed bytes.
+inline int __dp4a(int a, int b, int c) {
+  for (int shift = 0; shift < 32; shift += 8)
+    c += static_cast<int>(static_cast<int8_t>(a >> shift)) * static_cast<int>(static_cast<int8_t>(b >> shift));
+  return c;
+}
+
 inline int __popc(unsigned int x) { return std::popcount(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
