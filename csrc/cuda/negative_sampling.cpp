@@ -150,6 +150,7 @@ Tensor negative_sampling(const Tensor& anchor_scores, const Tensor& anchor_group
                                    .coarse = coarse,
                                    .fine = fine,
                                    .compressed = compressed,
+                                   .slack = rounding_slack(own.width),
                                    .weight = m.weight,
                                    .same = same,
                                    .entries = m.entries,

@@ -64,6 +64,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   for (int32_t r = lane; r < num_negatives; r += kWarp) picks[r] = -1;
   // In shared memory, since registers are scarce.
   SSKD_SHARED(AnchorProposals, proposals, [kRowWarps]);
+  SSKD_SHARED(uint2, random, [kRowWarps][2 * kWarp]);
+  uint2* const own_words = random[threadIdx.x / kWarp];
   AnchorProposals& p = proposals[threadIdx.x / kWarp];
   if (lane == 0) {
     p.first = in.first[anchor], p.count = in.count[anchor], p.bound = in.bound[anchor];
@@ -81,30 +83,24 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const double* ratios = in.ratio + in.table[anchor];
   const S* own = in.anchors.data == nullptr ? nullptr : in.anchors.row(anchor);
   const CompressedAnchor compressed{in.coarse, in.fine, anchor};
-  const float slack = rounding_slack(in.anchors.width);
   const int64_t limit = trial_limit(num_negatives);
   int32_t held = 0;
-  Words words{};
 #pragma unroll 1
-  for (int64_t begin = 0; begin < limit && held < num_negatives; begin += kWarp) {
-    const int64_t t = begin + lane;
-    // A counter has the words of two trials, so the lanes have those of two turns.
-    if (begin % (2 * kWarp) == 0)
-      words = philox(key, static_cast<uint32_t>(begin / 2 + lane), static_cast<uint32_t>(anchor), kStreamTrials);
-    const int source = static_cast<int>(begin % (2 * kWarp)) / 2 + lane / 2;
-    const auto word = [&](int i) {
-      const uint32_t even = __shfl_sync(kAllLanes, words.w[i], source);
-      const uint32_t odd = __shfl_sync(kAllLanes, words.w[i + 2], source);
-      return lane % 2 == 0 ? even : odd;
-    };
-    const uint32_t slot_word = word(0), level_word = word(1);
-    const Trial trial = propose(slot_word, level_word, p, unfair);
+  for (uint32_t turn = 0; int64_t{turn} * kWarp < limit && held < num_negatives; ++turn) {
+    // A counter has the words of two trials, so the lanes draw those of two turns.
+    if (turn % 2 == 0) {
+      const Words w = philox(key, turn * (kWarp / 2) + lane, static_cast<uint32_t>(anchor), kStreamTrials);
+      own_words[2 * lane] = make_uint2(w.w[0], w.w[1]), own_words[2 * lane + 1] = make_uint2(w.w[2], w.w[3]);
+      __syncwarp();
+    }
+    const uint2 words = own_words[turn % 2 * kWarp + lane];
+    const Trial trial = propose(words.x, words.y, p, unfair);
     const int32_t q = __ldg(in.entries + trial.slot);
     const double ratio = __ldg(ratios + q);
-    const bool possible = trial.fair && t < limit;
+    const bool possible = trial.fair && int64_t{turn} * kWarp + lane < limit;
     bool accepted = possible && trial.level < ratio;
     if (own != nullptr) {
-      const Bounds bounds = bounds_of(compressed, in.compressed, q, slack);
+      const Bounds bounds = bounds_of(compressed, in.compressed, q, in.slack);
       accepted = possible && trial.level < ratio * static_cast<double>(bounds.low);
       const bool refused = trial.level >= ratio * static_cast<double>(bounds.high);
       for (uint32_t open = __ballot_sync(kAllLanes, possible && !accepted && !refused); open != 0; open &= open - 1) {

@@ -17,6 +17,7 @@ struct SamplingTables {
   Rows<S> anchors, candidates;  // (A, E), (M, E); data null without scores
   // The same in bytes, less the same centre. coarse, fine: the two layers of the anchors.
   CompressedRows coarse, fine, compressed;
+  float slack;                  // for the rounding of sums over a row
   const double* weight;         // (M,), or null
   bool same;
   const int32_t* entries;
