@@ -79,6 +79,10 @@ def compression(dtype: torch.dtype) -> dict[str, int]:
     return {"ROWS": 512 // columns, "COLUMNS": columns, "num_warps": _warps(4)}
 
 
+# The most programs of the race: about as many as a large GPU runs at once.
+RACE_PROGRAMS = 2048
+
+
 def sampling_race(num_negatives: int) -> dict[str, int]:
     """The fewest warps that hold the best arrivals in four numbers per thread, for the same reason as for trials."""
     slots = triton.next_power_of_2(num_negatives)
@@ -88,7 +92,7 @@ def sampling_race(num_negatives: int) -> dict[str, int]:
         "BLOCK_R": slots,
         "BLOCK_HELD": 16,
         "num_warps": _warps(warps),
-        **_registers(112),
+        **_registers(128),
     }
 
 

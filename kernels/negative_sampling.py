@@ -2,8 +2,8 @@
 
 The law, the tables of slots and the order of the random words are those of sskd_fast/reference. Comparisons that decide
 a draw are in double precision, as there. The kernels of proposals.py build the tables without reading a value on the
-host, so a CUDA graph can capture the whole operator. That is why the race is launched for every anchor: a program whose
-anchor lacks nothing returns at once.
+host, so a CUDA graph can capture the whole operator. That is why the race is launched for all anchors: a program passes
+over those that lack nothing.
 """
 
 from __future__ import annotations
@@ -148,56 +148,61 @@ def _arrivals(
 @triton.jit
 def negative_sampling_race_kernel(
     anchor_scores_ptr, candidate_scores_ptr, weight_ptr, order_ptr, own_from_ptr, own_until_ptr, available_ptr,
-    seed_ptr, picks_ptr, held_ptr, num_candidates, num_negatives, lines,
+    seed_ptr, picks_ptr, held_ptr, anchors, num_candidates, num_negatives, lines,
     SAME: tl.constexpr, SCORED: tl.constexpr, WEIGHTED: tl.constexpr, WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_HELD: tl.constexpr,
 ):  # fmt: skip
-    """Fill up the picks with the first arrivals among the candidates in scope that are not yet drawn."""
+    """Fills up the picks with the first arrivals among the candidates in scope that are not yet drawn.
+
+    The programs share the anchors, nearly all of which lack nothing.
+    """
     anchor = tl.program_id(0).to(tl.int64)
-    held = tl.load(held_ptr + anchor)
-    wanted = num_negatives - held
-    if (wanted > 0) & (tl.load(available_ptr + anchor) > held):
-        own_from, own_until = tl.load(own_from_ptr + anchor), tl.load(own_until_ptr + anchor)
-        in_scope = own_until - own_from
-        if not SAME:
-            in_scope = num_candidates - in_scope
-        picks_ptr += anchor * num_negatives
-        # The best so far, in no order; places beyond the number wanted never count as the worst.
-        slot = tl.arange(0, BLOCK_R)
-        best = tl.where(slot < wanted, float("inf"), -1.0).to(tl.float64)
-        winner = tl.full([BLOCK_R], -1, dtype=tl.int32)
-        worst = tl.max(best, axis=0)
-        lane = tl.arange(0, BLOCK_Q)
-        for begin in range(0, in_scope, BLOCK_Q):
-            place = begin + lane
-            present = place < in_scope
-            if SAME:
-                place += own_from
-            else:
-                place += tl.where(place >= own_from, own_until - own_from, 0)
-            q = tl.load(order_ptr + place, mask=present, other=0)
-            present = present & ~held_already(picks_ptr, held, q, BLOCK_HELD)
-            arrival = _arrivals(
-                seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present, lines,
-                SCORED, WEIGHTED, WIDTH, COLUMNS,
-            )  # fmt: skip
-            earliest = tl.min(arrival, axis=0)
-            while earliest < worst:
-                at = tl.argmin(arrival, axis=0)
-                out = tl.argmax(best, axis=0)
-                best = tl.where(slot == out, earliest, best)
-                winner = tl.where(slot == out, tl.sum(tl.where(lane == at, q, 0), axis=0), winner)
-                arrival = tl.where(lane == at, float("inf"), arrival)
-                worst = tl.max(best, axis=0)
+    while anchor < anchors:
+        held = tl.load(held_ptr + anchor)
+        wanted = num_negatives - held
+        if (wanted > 0) & (tl.load(available_ptr + anchor) > held):
+            own_from, own_until = tl.load(own_from_ptr + anchor), tl.load(own_until_ptr + anchor)
+            in_scope = own_until - own_from
+            if not SAME:
+                in_scope = num_candidates - in_scope
+            own_picks_ptr = picks_ptr + anchor * num_negatives
+            # The best so far, in no order; places beyond the number wanted never count as the worst.
+            slot = tl.arange(0, BLOCK_R)
+            best = tl.where(slot < wanted, float("inf"), -1.0).to(tl.float64)
+            winner = tl.full([BLOCK_R], -1, dtype=tl.int32)
+            worst = tl.max(best, axis=0)
+            lane = tl.arange(0, BLOCK_Q)
+            for begin in range(0, in_scope, BLOCK_Q):
+                place = begin + lane
+                present = place < in_scope
+                if SAME:
+                    place += own_from
+                else:
+                    place += tl.where(place >= own_from, own_until - own_from, 0)
+                q = tl.load(order_ptr + place, mask=present, other=0)
+                present = present & ~held_already(own_picks_ptr, held, q, BLOCK_HELD)
+                arrival = _arrivals(
+                    seed_ptr, anchor, q, anchor_scores_ptr, candidate_scores_ptr, weight_ptr, present, lines,
+                    SCORED, WEIGHTED, WIDTH, COLUMNS,
+                )  # fmt: skip
                 earliest = tl.min(arrival, axis=0)
-        best = tl.where(winner >= 0, best, float("inf"))
-        earliest = tl.min(best, axis=0)
-        while earliest < float("inf"):
-            at = tl.argmin(best, axis=0)
-            tl.store(picks_ptr + held, tl.sum(tl.where(slot == at, winner, 0), axis=0))
-            held += 1
-            best = tl.where(slot == at, float("inf"), best)
+                while earliest < worst:
+                    at = tl.argmin(arrival, axis=0)
+                    out = tl.argmax(best, axis=0)
+                    best = tl.where(slot == out, earliest, best)
+                    winner = tl.where(slot == out, tl.sum(tl.where(lane == at, q, 0), axis=0), winner)
+                    arrival = tl.where(lane == at, float("inf"), arrival)
+                    worst = tl.max(best, axis=0)
+                    earliest = tl.min(arrival, axis=0)
+            best = tl.where(winner >= 0, best, float("inf"))
             earliest = tl.min(best, axis=0)
+            while earliest < float("inf"):
+                at = tl.argmin(best, axis=0)
+                tl.store(own_picks_ptr + held, tl.sum(tl.where(slot == at, winner, 0), axis=0))
+                held += 1
+                best = tl.where(slot == at, float("inf"), best)
+                earliest = tl.min(best, axis=0)
+        anchor += tl.num_programs(0)
 
 
 def negative_sampling(
@@ -237,10 +242,10 @@ def negative_sampling(
             rows, candidates, *compressed, coarse.layers, *fine, *trials, available, seed, picks, held, num_negatives,
             limit, SCORED=scored, WIDTH=width, **_tuning.sampling_trials(width),
         )  # fmt: skip
-        negative_sampling_race_kernel[(anchors,)](
+        negative_sampling_race_kernel[(min(anchors, _tuning.RACE_PROGRAMS),)](
             rows, candidates, order if weight is None else weight, order, own_from, own_until, available, seed, picks,
-            held, size, num_negatives, lines, SAME=same, SCORED=scored, WEIGHTED=weight is not None, WIDTH=width,
-            COLUMNS=columns, **_tuning.sampling_race(num_negatives),
+            held, anchors, size, num_negatives, lines, SAME=same, SCORED=scored, WEIGHTED=weight is not None,
+            WIDTH=width, COLUMNS=columns, **_tuning.sampling_race(num_negatives),
         )  # fmt: skip
     return picks
 

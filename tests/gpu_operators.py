@@ -8,6 +8,7 @@ torch, Triton, NumPy, SciPy and pytest.
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -28,7 +29,7 @@ from test_operators import (
 )
 from torch import Tensor
 
-from sskd_fast import ops
+from sskd_fast import kernels, ops
 
 pytestmark = pytest.mark.usefixtures("on_the_device")
 LONG = pytest.mark.slow
@@ -181,6 +182,17 @@ def test_the_race_completes_what_the_trials_left(backend):
         for b in ("reference", backend)
     ]
     assert torch.equal(*drawn) and bool((drawn[0][:, :2] >= 8).all())
+
+
+def test_programs_of_the_race_take_one_anchor_after_the_other(backend, monkeypatch):
+    """Two programs for seven anchors, some of which lack nothing."""
+    monkeypatch.setattr(importlib.import_module(f"{kernels.__name__}._tuning"), "RACE_PROGRAMS", 2)
+    scores = on_device(*sampling_case(7, 60, 5, "fused", torch.float64))
+    groups = {"anchor_group": torch.arange(7) % 2, "candidate_group": (torch.arange(60) >= 50).long()}
+    drawn = [
+        ops.sample_negatives(*scores, 6, seed=3, scope="same", **groups, backend=b) for b in ("reference", backend)
+    ]
+    assert torch.equal(*drawn)
 
 
 def test_missing_candidates_and_extreme_weights(backend):
