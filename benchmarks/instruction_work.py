@@ -161,7 +161,10 @@ def cuda_work() -> dict[str, list[Work]]:
     )
     written = loops((0, LINES), (0, (stride - 12) / 32), (0, 0))  # the last one without a second layer
     steps = math.ceil(DRAWS / 32)
-    hardest = loops((0, cleared), (0, 0), (0, steps), (1, 2), (2, packs), (0, 0), (0, 0), (0, steps), (1, DRAWS / 4))
+    size = 2 ** math.ceil(math.log2(DRAWS))  # of the sort, whose steps a bitonic network has
+    stages = math.log2(size)
+    sort = (0, stages), (1, (stages + 1) / 2), (2, size / 64)
+    hardest = loops((0, steps), (1, 2), (2, packs), (0, (size - DRAWS) / 32), *sort, (0, passes))
     # Four rows at a time; a candidate's uses end in the middle of the last four.
     forward = loops((0, passes), (1, NEGATIVES / 4 / passes), (0, passes))
     candidates = loops((0, 1), (1, passes), (2, (NEGATIVES / 4 + 0.5) / passes), (0, 1), (0, 1))

@@ -8,14 +8,19 @@
 
 namespace sskd_fast::cuda {
 
-// True if the similarities of a warp's anchor to its draws fit into shared memory.
-template <typename S>
-bool similarities_are_shared(int64_t drawn);
+// The most draws of an anchor: numbers of 16 bits go by them.
+constexpr int64_t kMostDraws = UINT16_MAX;
 
-// hardest (A, R) of drawn (A, R'), R <= R'. similarities (A, R'), or null if they are in shared memory.
+// Numbers in the order of an anchor's draws, and true if it and their similarities fit into shared memory.
+int64_t order_size(int64_t drawn);
+template <typename S>
+bool order_is_shared(int64_t drawn);
+
+// hardest (A, R) of drawn (A, R'), R <= R'. similarities (A, R') and order (A, order_size), or null if they are in
+// shared memory.
 template <typename S>
 void launch_hardest_negatives(const Rows<S>& anchors, const Rows<S>& candidates, const int32_t* drawn,
-                              int32_t num_drawn, int32_t num_negatives, Compute<S>* similarities, int32_t* hardest,
-                              Stream stream);
+                              int32_t num_drawn, int32_t num_negatives, Compute<S>* similarities, uint16_t* order,
+                              int32_t* hardest, Stream stream);
 
 }  // namespace sskd_fast::cuda

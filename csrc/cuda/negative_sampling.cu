@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "cuda/bitonic_sort.h"
 #include "cuda/compared_rows.h"
 
 namespace sskd_fast::cuda {
@@ -124,26 +125,20 @@ struct Racers {
     return arrival[i] > arrival[j] || (arrival[i] == arrival[j] && candidate[i] > candidate[j]);
   }
 
-  // By arrival, then by candidate: a bitonic network of the whole block.
+  // By arrival, then by candidate; of the whole block.
   __device__ void sort(int32_t count) const {
     for (int32_t i = count + static_cast<int32_t>(threadIdx.x); i < size; i += kRowThreads)
       arrival[i] = kNever, candidate[i] = INT32_MAX;
     __syncthreads();
-    for (int32_t run = 2; run <= size; run *= 2) {
-      for (int32_t step = run / 2; step > 0; step /= 2) {
-        for (int32_t pair = static_cast<int32_t>(threadIdx.x); pair < size / 2; pair += kRowThreads) {
-          const int32_t i = 2 * pair - (pair & (step - 1)), j = i + step;
-          const bool ascending = (i & run) == 0;
-          if (later(ascending ? i : j, ascending ? j : i)) {
-            const double time = arrival[i];
-            const int32_t q = candidate[i];
-            arrival[i] = arrival[j], candidate[i] = candidate[j];
-            arrival[j] = time, candidate[j] = q;
-          }
-        }
-        __syncthreads();
-      }
-    }
+    const auto exchange = [&](int32_t i, int32_t j) {
+      const double time = arrival[i];
+      const int32_t q = candidate[i];
+      arrival[i] = arrival[j], candidate[i] = candidate[j];
+      arrival[j] = time, candidate[j] = q;
+    };
+    bitonic_sort(
+        size, static_cast<int32_t>(threadIdx.x), kRowThreads, [&](int32_t i, int32_t j) { return later(i, j); },
+        exchange, [] { __syncthreads(); });
   }
 };
 
@@ -236,12 +231,6 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     if (held < in.available[anchor])
       Race<S>{in, racers, marks, key, anchor}.run(held, num_negatives, picks, count);
   }
-}
-
-int64_t power_of_two(int64_t least) {
-  int64_t size = 1;
-  while (size < least) size *= 2;
-  return size;
 }
 
 }  // namespace
