@@ -29,8 +29,8 @@ from typing import Any
 import torch
 
 from benchmarks import cuda_binaries
-from benchmarks.cases import QUERIES, TEMPERATURE, WIDTH
-from benchmarks.instruction_work import ANCHORS, MIXED, SCORES, Work, cuda_work, triton_work
+from benchmarks.cases import NEGATIVES, QUERIES, TEMPERATURE, WIDTH
+from benchmarks.instruction_work import ANCHORS, DRAWS, MIXED, SCORES, Work, cuda_work, triton_work
 from benchmarks.kernel_binaries import compiled_kernels, compiling_for, listing
 from benchmarks.kernel_report import triton_launches, versions
 from benchmarks.sass_loops import executed
@@ -38,8 +38,9 @@ from sskd_fast import _backend_costs, _native, kernels
 from sskd_fast.ops import _library
 
 ARCH = "sm_90"
-# Indices into kernel_report's launches; the last launch is replaced by one without gradients of the scores.
-_LAUNCHES = {"score_fusion": (0, 1), "negative_sampling": (3,), "hardest_negatives": (4,), "pixel_contrast": (5, 6)}
+# Indices into kernel_report's launches. Others take its place for hardest negatives, with as many draws as counted, and
+# for the backward pass of the expected form, without gradients of the scores.
+_LAUNCHES = {"score_fusion": (0, 1), "negative_sampling": (3,), "pixel_contrast": (5, 6)}
 
 
 def launches() -> dict[str, list[Callable[[], object]]]:
@@ -52,6 +53,9 @@ def launches() -> dict[str, list[Callable[[], object]]]:
     details = scores, scores, None, None, None, False
     state = losses, losses, losses, temperature, True, False
     backward = _library.implementation("triton", "expected_pixel_contrast_backward")
+    drawn = torch.zeros(size, DRAWS, dtype=torch.int32)
+    hardest = _library.implementation("triton", "hardest_negatives")
+    found["hardest_negatives"] = [lambda: hardest(rows, rows, drawn, NEGATIVES)]
     found["expected_pixel_contrast"] = [every[7], lambda: backward(losses, rows, rows, rows, *details, *state)]
     return found
 

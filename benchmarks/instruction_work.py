@@ -48,7 +48,6 @@ def triton_work(settings: Settings) -> dict[str, list[Work]]:
     trials, rows = settings["sampling_trials"], settings["gathered"]["BLOCK_R"]
     blocks, tail = TRIALS / trials["BLOCK_T"] + 0.5, (0, 0.0)
     held = sum(math.ceil(n / trials["BLOCK_HELD"]) for n in range(NEGATIVES)) / NEGATIVES
-    uses, draws = math.ceil(NEGATIVES / rows), math.ceil(DRAWS / rows)
     contrast = math.ceil(NEGATIVES / settings["contrast"]["BLOCK_R"])
     fusion = {mode: IMAGES * blocks_of(f"fusion_{mode}", "BLOCK_N", PIXELS) for mode in ("forward", "backward")}
     own = work(
@@ -74,12 +73,7 @@ def triton_work(settings: Settings) -> dict[str, list[Work]]:
             ),
         ],
         "hardest_negatives": [
-            work(
-                "hardest_negatives_kernel",
-                "gathered",
-                ANCHORS,
-                loops((0, draws), (0, uses // 4), (0, draws), (1, draws)),
-            )
+            work("hardest_negatives_kernel", "gathered", ANCHORS, loops((0, math.ceil(DRAWS / rows))))
         ],
         "pixel_contrast": [
             work(

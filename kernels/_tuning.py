@@ -137,6 +137,12 @@ def gathered(width: int, dtype: torch.dtype) -> dict[str, int]:
     }
 
 
+def sorted_draws(draws: int, dtype: torch.dtype) -> int:
+    """The draws that a program of `gathered` sorts at a time, eight a thread at most; 0 if it cannot."""
+    size = triton.next_power_of_2(max(draws, 32))
+    return size if dtype == torch.float32 and size <= 1024 else 0
+
+
 def contrast(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Programs that gather whole rows for sums of rows: one warp, which computes what belongs to the anchor once.
 

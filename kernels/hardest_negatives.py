@@ -1,4 +1,8 @@
-"""Hardest negatives: one program for each anchor ranks its draws by comparing their keys with one another."""
+"""Hardest negatives: one program for each anchor sorts its draws.
+
+Key and place of a draw are one number of 64 bits. If they do not fit, as in float64, or if there are too many draws for
+the registers, each draw is ranked by comparing its key with all others.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,21 @@ from sskd_fast.kernels._tl import (
 
 
 @triton.jit
+def falling(key):
+    """Integers that fall as float32 numbers rise; no NaN, and -0 is 0."""
+    bits = tl.where(key == 0, 0.0, key).to(tl.int32, bitcast=True)
+    return (~(bits ^ ((bits >> 31) & 0x7FFFFFFF))).to(tl.int64)
+
+
+@triton.jit
 def hardest_negatives_kernel(
     anchors_ptr, candidates_ptr, drawn_ptr, key_ptr, picks_ptr, draws, num_negatives,
-    WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr, SORTED: tl.constexpr,
 ):  # fmt: skip
-    """Rank the draws of an anchor by cosine: ties in the order drawn, NaN last, -1 left out."""
+    """Rank the draws of an anchor by cosine: ties in the order drawn, NaN last, -1 left out.
+
+    SORTED: 0, or a power of two that no number of draws exceeds.
+    """
     anchor = tl.program_id(0).to(tl.int64)
     columns = row_columns(CHUNKS, COLUMNS)
     slot = tl.arange(0, BLOCK_R)
@@ -40,20 +54,28 @@ def hardest_negatives_kernel(
         # NaN ranks below every number, and index -1 below NaN.
         similarity = tl.where(similarity == similarity, similarity, -1e30)
         tl.store(key_ptr + begin + slot, tl.where(q >= 0, similarity, float("-inf")), mask=inside)
-    for begin in range(0, num_negatives, BLOCK_R):
-        tl.store(picks_ptr + begin + slot, -1, mask=begin + slot < num_negatives)
-    tl.debug_barrier()  # keys written by other threads are read and overwritten below
-    for begin in range(0, draws, BLOCK_R):
-        place = begin + slot
-        q = tl.load(drawn_ptr + place, mask=place < draws, other=-1)
-        own = tl.load(key_ptr + place, mask=place < draws, other=float("-inf"))
-        rank = tl.zeros([BLOCK_R], tl.int32)
-        for start in range(0, draws, BLOCK_R):
-            other = start + slot
-            key = tl.load(key_ptr + other, mask=other < draws, other=float("-inf"))[None, :]
-            before = (key > own[:, None]) | ((key == own[:, None]) & (other[None, :] < place[:, None]))
-            rank += tl.sum(before.to(tl.int32), axis=1)
-        tl.store(picks_ptr + rank, q.to(tl.int32), mask=(q >= 0) & (rank < num_negatives))
+    if SORTED:
+        tl.debug_barrier()  # keys written by other threads are read below
+        place = tl.arange(0, SORTED)
+        key = tl.load(key_ptr + place, mask=place < draws, other=float("-inf"))
+        order = tl.sort(falling(key) << 32 | place.to(tl.int64)).to(tl.int32)  # the lower half: the place
+        q = tl.load(drawn_ptr + order, mask=order < draws, other=-1)
+        tl.store(picks_ptr + place, tl.maximum(q, -1).to(tl.int32), mask=place < num_negatives)
+    else:
+        for begin in range(0, num_negatives, BLOCK_R):
+            tl.store(picks_ptr + begin + slot, -1, mask=begin + slot < num_negatives)
+        tl.debug_barrier()  # keys written by other threads are read, and picks are overwritten below
+        for begin in range(0, draws, BLOCK_R):
+            place = begin + slot
+            q = tl.load(drawn_ptr + place, mask=place < draws, other=-1)
+            own = tl.load(key_ptr + place, mask=place < draws, other=float("-inf"))
+            rank = tl.zeros([BLOCK_R], tl.int32)
+            for start in range(0, draws, BLOCK_R):
+                other = start + slot
+                key = tl.load(key_ptr + other, mask=other < draws, other=float("-inf"))[None, :]
+                before = (key > own[:, None]) | ((key == own[:, None]) & (other[None, :] < place[:, None]))
+                rank += tl.sum(before.to(tl.int32), axis=1)
+            tl.store(picks_ptr + rank, q.to(tl.int32), mask=(q >= 0) & (rank < num_negatives))
 
 
 def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_negatives: int) -> Tensor:
@@ -63,10 +85,10 @@ def hardest_negatives(anchors: Tensor, candidates: Tensor, drawn: Tensor, num_ne
     if count == 0:
         return picks
     a, c = padded_rows(anchors), padded_rows(candidates)
-    keys = torch.empty(count, draws, dtype=a.dtype, device=a.device)
+    keys = torch.empty(count, draws, dtype=torch.promote_types(a.dtype, torch.float32), device=a.device)
     with device_of(a):
         hardest_negatives_kernel[(count,)](
             a, c, drawn.contiguous(), keys, picks, draws, num_negatives,
-            WIDTH=a.shape[1], **_tuning.gathered(a.shape[1], a.dtype),
+            WIDTH=a.shape[1], SORTED=_tuning.sorted_draws(draws, keys.dtype), **_tuning.gathered(a.shape[1], a.dtype),
         )  # fmt: skip
     return picks

@@ -217,6 +217,21 @@ def test_the_hardest_are_the_same(backend, dtype):
     )
 
 
+def test_ties_keep_the_order_drawn_and_nan_comes_last(backend):
+    candidates = torch.tensor([[1.0, 0], [2, 0], [math.nan, 0], [-0.0, 1], [0, 1], [-1, 0], [0, 0]])
+    drawn = torch.tensor([[2, -1, 1, 0, 4, 3, 5, 6]])
+    found = ops.hardest_negatives(torch.tensor([[1.0, 0]]), candidates, drawn, 8, backend=backend)
+    assert found.tolist() == [[1, 0, 4, 3, 6, 5, 2, -1]]
+
+
+def test_half_precision_ranks_by_similarities_in_float32(backend):
+    """Cosines that differ by less than bfloat16 can tell."""
+    candidates = torch.stack([torch.ones(16), torch.arange(16) / 64], 1).bfloat16()
+    drawn = torch.randperm(16, generator=generator(3), device="cpu").to(DEVICE)[None]
+    found = ops.hardest_negatives(candidates[:1], candidates, drawn, 16, backend=backend)
+    assert found.tolist() == [list(range(16))]
+
+
 def test_nothing_in_gives_nothing_out(backend):
     assert ops.fuse_scores(torch.zeros(0, 3, 4, 4), torch.zeros(0, 3, 2), backend=backend).shape == (0, 16, 5)
     none = torch.zeros(0, 8, requires_grad=True)
