@@ -205,8 +205,8 @@ def test_a_file_with_other_weights_fails_parity(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"queries": "learned"}, {"pixel_decoder": "dpt"}, {"mask_level": 1}, {"precision": "bfloat16"}],
-    ids=lambda settings: next(iter(settings.values())),
+    [{"queries": "learned", "pixel_decoder": "dpt"}, {"mask_level": 1, "precision": "bfloat16"}],
+    ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_variants_of_the_mask_transformer_take_any_size(settings: dict[str, Any], tmp_path: Path) -> None:
     model = tiny(**settings)
