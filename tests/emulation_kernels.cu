@@ -9,6 +9,7 @@
 
 #include "cuda/compressed_rows.cu"
 #include "cuda/device.h"
+#include "cuda/row_bounds.h"
 
 using namespace sskd_fast;
 using cuda::kAllLanes;

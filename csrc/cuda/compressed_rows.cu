@@ -1,6 +1,11 @@
 // Rows of scores in bytes: a warp writes a row.
 #include "cuda/compressed_rows.h"
 
+#include <cmath>
+
+#include "cuda/rows.h"
+#include "math/compressed_rows.h"
+
 namespace sskd_fast::cuda {
 namespace {
 

@@ -8,6 +8,7 @@
 #include "cuda/launching.h"
 #include "cuda/operators.h"
 #include "cuda/proposals.h"
+#include "math/compressed_rows.h"
 #include "tensors.h"
 
 namespace sskd_fast::cuda {

@@ -8,6 +8,7 @@
 
 #include "cuda/bitonic_sort.h"
 #include "cuda/compared_rows.h"
+#include "cuda/row_bounds.h"
 
 namespace sskd_fast::cuda {
 namespace {
