@@ -20,12 +20,12 @@ CAPABILITIES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
 # shared memory that every block reserves for the CUDA runtime.
 _REGISTERS, _THREADS, _BLOCKS, _RESERVED = 65536, 2048, 32, 1024
 _SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
-# Dynamic shared memory of a block, which a launch chooses. Sizes: 200 negatives (sampling), and 512 draws (hardest
-# negatives).
+# Dynamic shared memory of a block, which a launch chooses. Sizes: 200 negatives (sampling), and 512 draws in
+# float32 (hardest negatives).
 DYNAMIC_SHARED = {
     "negative_sampling_trials_kernel": 512 * 8 * 4,
     "negative_sampling_race_kernel": 1024 * 12,
-    "hardest_negatives_kernel": 512 * 8 * 4,
+    "hardest_negatives_kernel": 512 * 8 * (4 + 2),
 }
 _TENSOR_CORE = re.compile(r"\b(?:[HD]MMA|HGMMA|UTC\w*MMA)\b")
 # The largest block that __launch_bounds__ allows, in cuobjdump's listing of a kernel's .nv.info section.

@@ -38,8 +38,8 @@ from sskd_fast import _backend_costs, _native, kernels
 from sskd_fast.ops import _library
 
 ARCH = "sm_90"
-# Indices into kernel_report's launches. Others take its place for hardest negatives, with as many draws as counted, and
-# for the backward pass of the expected form, without gradients of the scores.
+# Indices into kernel_report's launches. Hardest negatives are launched with as many draws as counted, and the backward
+# pass of the expected form without gradients of the scores.
 _LAUNCHES = {"score_fusion": (0, 1), "negative_sampling": (3,), "pixel_contrast": (5, 6)}
 
 

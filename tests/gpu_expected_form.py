@@ -27,7 +27,8 @@ def case(a: int, m: int, e: int, d: int) -> list[Tensor]:
     return on_device(random(a, d), random(a, d, seed=1), random(m, d, seed=2), *scores)
 
 
-def losses(*inputs: Tensor, temperature: float = 0.2, **settings: Any) -> Tensor:
+def losses(*inputs: Any, temperature: float = 0.2, **settings: Any) -> Tensor:
+    """inputs: the tensors of `case`, then the backend."""
     *tensors, backend = inputs
     return ops.expected_pixel_contrast(*tensors, 9, temperature, backend=backend, **settings)
 

@@ -44,6 +44,12 @@ def test_an_index_out_of_range_stops_the_kernel(emulated, wrong):
         emulated.hardest_negatives(rows, rows, torch.full((4, 2), wrong), 1)
 
 
+def test_more_draws_than_16_bits_number_are_refused(emulated_library):
+    rows = torch.eye(2)
+    with pytest.raises(ValueError, match="drawn: found 65536 draws of an anchor, expected at most 65535"):
+        emulated_library.hardest_negatives(rows, rows, torch.zeros(2, 65536, dtype=torch.int32), 1)
+
+
 def test_nothing_in_gives_nothing_out(emulated):
     z = torch.ones(2, 8)
     assert emulated.hardest_negatives(z, z[:0], torch.full((2, 3), -1), 2).tolist() == [[-1, -1]] * 2

@@ -29,8 +29,8 @@ CompressedRow compress_row(const T* row, const T* centre, int64_t width, float* 
   const float largest = largest_magnitude(scratch, width), square = dot(scratch, scratch, width);
   const float scale = largest / kLargestInteger, inverse = inverse_scale(scale);
   for (int64_t e = 0; e < width; ++e) {
-    const float scaled = scratch[e] * inverse, above = scaled > -127.0f ? scaled : -127.0f;
-    const float integer = std::nearbyint(above < 127.0f ? above : 127.0f);
+    const float scaled = scratch[e] * inverse, above = scaled > -kLargestInteger ? scaled : -kLargestInteger;
+    const float integer = std::nearbyint(above < kLargestInteger ? above : kLargestInteger);
     bytes[e] = static_cast<uint8_t>(static_cast<int32_t>(integer) + offset);
     scratch[e] -= scale * integer;
   }

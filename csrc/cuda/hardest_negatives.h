@@ -8,11 +8,12 @@
 
 namespace sskd_fast::cuda {
 
-// The most draws of an anchor: numbers of 16 bits go by them.
+// The most draws of an anchor, which the sort numbers with 16 bits.
 constexpr int64_t kMostDraws = UINT16_MAX;
 
-// Numbers in the order of an anchor's draws, and true if it and their similarities fit into shared memory.
+// Entries of the array that is sorted for an anchor: a power of two.
 int64_t order_size(int64_t drawn);
+// True if that array and the similarities of the draws fit into shared memory.
 template <typename S>
 bool order_is_shared(int64_t drawn);
 

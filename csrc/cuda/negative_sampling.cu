@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   int32_t held = 0;
 #pragma unroll 1
   for (uint32_t turn = 0; int64_t{turn} * kWarp < limit && held < num_negatives; ++turn) {
-    // A counter has the words of two trials, so the lanes draw those of two turns.
+    // A counter has the words of two trials, so the lanes draw those of two turns. The last turn ended with a barrier.
     if (turn % 2 == 0) {
       const Words w = philox(key, turn * (kWarp / 2) + lane, static_cast<uint32_t>(anchor), kStreamTrials);
       own_words[2 * lane] = make_uint2(w.w[0], w.w[1]), own_words[2 * lane + 1] = make_uint2(w.w[2], w.w[3]);

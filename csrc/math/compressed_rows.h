@@ -13,7 +13,7 @@
 namespace sskd_fast {
 
 // The largest integer of a row.
-constexpr int kLargestInteger = 127;
+constexpr float kLargestInteger = 127;
 // Squared norms below this may underflow in float32: such rows are never settled by the bounds.
 constexpr float kLeastSquare = 1e-30f;
 // Integer products of wider rows would overflow 32 bits.

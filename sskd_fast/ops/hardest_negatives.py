@@ -25,8 +25,8 @@ def hardest_negatives(
 
     anchors: (A, D), candidates: (M, D) floating point; drawn: (A, R') int32 or int64 indices with R' >= R, -1 ignored.
     Returns (A, R) int32, most similar first (NaN last), -1 at the end if fewer than R were drawn. No gradient.
-    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only), RuntimeError if an
-    explicit backend cannot run.
+    Raises ValueError or TypeError for a wrong argument (values are checked on the CPU only) and for more than 65,535
+    draws of an anchor with "cuda", RuntimeError if an explicit backend cannot run.
     """
     check_count("num_negatives", num_negatives)
     anchors = check_floating("anchors", anchors, ("A", "D")).detach()
