@@ -29,8 +29,8 @@ def compile_training(model: Segmenter, objective: Objective, backend: str) -> bo
     """Has torch.compile make one graph each of the model's methods and of the loss's parts that see every pixel.
 
     Returns False for kinds other than COMPILED_KINDS, which stay as they are.  Matching, drawing anchors and the
-    operators of L_pxl, which are kernels already, are outside the graphs.  So are the loss's parts with CAPTURING: a
-    CUDA graph has one shape, and these have as many as there are instances.  Graphs of earlier stages are dropped.
+    operators of L_pxl, which are kernels already, are outside the graphs.  With CAPTURING the loss's parts are, too: a
+    CUDA graph has a single shape, and theirs changes with the instances.  Graphs of earlier stages are dropped.
     """
     if model.config.kind not in COMPILED_KINDS:
         return False
@@ -46,9 +46,10 @@ def compile_training(model: Segmenter, objective: Objective, backend: str) -> bo
 
 
 def begin_pass(*_: object) -> None:
-    """Says that a forward pass begins, a hook of its module: captured graphs may reuse the memory of the last one.
+    """Tells PyTorch that a forward pass begins, so that captured graphs may reuse the memory of the last pass.
 
-    PyTorch would guess so at every graph without a gradient, and overwrite features that the next graph reads.
+    A forward pre-hook.  Otherwise PyTorch takes every graph without a gradient for the beginning of a pass, and
+    overwrites features that the next graph reads.
     """
     torch.compiler.cudagraph_mark_step_begin()
 
