@@ -14,9 +14,8 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, DTYPES
 from benchmarks.contenders import CONTENDERS
-from benchmarks.marked import marks, replaced
+from benchmarks.marked import add_page_option, write_part
 from benchmarks.report import Measured, page
-from sskd_fast.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python -m benchmarks"
@@ -62,10 +61,8 @@ def bandwidth(folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     default = ROOT / "docs" / "benchmarks.md"
-    parser.add_argument("--page", type=Path, default=default, help=f"the page with {marks(COMMAND)[0]}")
+    add_page_option(parser, COMMAND, default)
     output: Path = parser.parse_args().page
-    old = output.read_text(encoding="utf-8")
-    replaced(old, COMMAND, "")  # a page without the marks is refused before the measurements
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_seconds, import_seconds = build_and_import(folder)
@@ -78,7 +75,7 @@ def main() -> None:
             json.loads(records.read_text())["benchmarks"], memory(), speeds, build_seconds, import_seconds
         )
     content = page(measured, f"{datetime.date.today():%Y-%m-%d}")
-    write_text(output, replaced(old, COMMAND, content))
+    write_part(output, COMMAND, content)
     print(f"wrote {output}")
 
 

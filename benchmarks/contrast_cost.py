@@ -14,16 +14,14 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 import torch
 
-from benchmarks.marked import marks, replaced
+from benchmarks.marked import add_page_option, write_part
 from benchmarks.other_models import NAMES, PAGE, random_batch
 from benchmarks.report import table
 from sskd_fast.data.instances import Batch
 from sskd_fast.exported.parity import machine
-from sskd_fast.files import write_text
 from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.models.build import build_segmenter
@@ -84,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=4, help="labelled images of a step, and as many unlabelled ones")
     parser.add_argument("--side", type=int, default=512, help="height and width of the crops")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each variant")
-    parser.add_argument("--page", type=Path, default=PAGE, help=f"the page with {marks(COMMAND)[0]}")
+    add_page_option(parser, COMMAND, PAGE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found = measure(options.images, options.side, options.rounds)
@@ -94,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"crops of {options.side} x {options.side}; forward, losses, backward.\n\n{found}"
     )
     print(content)
-    write_text(options.page, replaced(options.page.read_text(encoding="utf-8"), COMMAND, content))
+    write_part(options.page, COMMAND, content)
     return 0
 
 

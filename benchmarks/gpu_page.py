@@ -2,7 +2,7 @@
 
 The page has the card, driver, versions, date and sources, the outcomes of the steps, and the figures. Times of the
 operators on both backends go to sskd_fast/backend_costs.json; `backend="auto"` chooses by them on such a GPU.
-A dry run has no figures of a GPU: it is written only to a page named by `--docs`, to try the command.
+A dry run has no figures of a GPU: it is written only to a page named by `--page`, to try the command.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.gpu_call import checked_out, source_digest
 from benchmarks.gpu_steps import STEPS
 from benchmarks.gpu_steps.record import ROOT
 from benchmarks.gpu_tables import SECTIONS, outcomes
-from benchmarks.marked import replaced
+from benchmarks.marked import write_part
 from sskd_fast import _backend_costs
 
 COMMAND = "python -m benchmarks.gpu_page"
@@ -103,15 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page and the costs, and prints the files written."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder written by benchmarks.gpu_call --out")
-    parser.add_argument("--docs", type=Path, help="page to update (default: docs/gpu.md)")
+    parser.add_argument("--page", type=Path, help="page to update (default: docs/gpu.md)")
     options = parser.parse_args(argv)
     try:
         found = read(options.folder)
         dry = any(content["dry"] for content in found.values())
-        if dry and options.docs is None:
-            raise ValueError(f"{options.folder}: a dry run, which has no figures of a GPU; --docs FILE tries the page")
-        docs: Path = options.docs or ROOT / "docs" / "gpu.md"
-        docs.write_text(replaced(docs.read_text(encoding="utf-8"), COMMAND, page(found)), encoding="utf-8")
+        if dry and options.page is None:
+            raise ValueError(f"{options.folder}: a dry run, which has no figures of a GPU; --page FILE tries the page")
+        docs: Path = options.page or ROOT / "docs" / "gpu.md"
+        write_part(docs, COMMAND, page(found))
         print(f"wrote {docs}")
         if not dry and write_costs(found, _backend_costs.FILE):
             print(f"wrote {_backend_costs.FILE}")

@@ -20,14 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.marked import marks, replaced
+from benchmarks.marked import add_page_option, write_part
 from benchmarks.report import table
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
 from sskd_fast.data.folder import ImageFolder
 from sskd_fast.exported import export_onnx, export_openvino
 from sskd_fast.exported.network import Network
 from sskd_fast.exported.parity import machine
-from sskd_fast.files import write_text
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import Description, load_weights, read_metadata
 from sskd_fast.models.inference import InferenceConfig
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints and writes the page; see the module's docstring."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="timed rounds of each contender")
-    parser.add_argument("--page", type=Path, default=PAGE, help=f"the page with {marks(COMMAND)[0]}")
+    add_page_option(parser, COMMAND, PAGE)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         found, versions = contenders(Path(folder))
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts.append(table(head, rows(measure(found, shape, options.rounds))))
             print(parts[-1], flush=True)
     content = "\n\n".join(parts)
-    write_text(options.page, replaced(options.page.read_text(encoding="utf-8"), COMMAND, content))
+    write_part(options.page, COMMAND, content)
     return 0
 
 

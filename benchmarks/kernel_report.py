@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kernel_report [--json FILE] [--docs FILE]`: resources of the GPU kernels -> docs/gpu.md.
+"""`python -m benchmarks.kernel_report [--json FILE] [--page FILE]`: resources of the GPU kernels -> docs/gpu.md.
 
 No GPU is needed. Every source in SOURCES gives the binaries of one backend, or reports that its compiler is missing.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks import cuda_binaries
 from benchmarks.cases import CLASSES, NEGATIVES, QUERIES, TEMPERATURE, WIDTH
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
-from benchmarks.marked import replaced
+from benchmarks.marked import add_page_option, write_part
 from sskd_fast import kernels
 from sskd_fast._backend_costs import OPERATORS
 from sskd_fast.ops import _library
@@ -157,15 +157,10 @@ def versions() -> str:
     return f"torch {torch.__version__}, Triton {triton.__version__}"
 
 
-def updated(page: str, binaries: list[Binary]) -> str:
-    """A page with the table between its two marks replaced. Raises ValueError if they are missing."""
-    return replaced(page, COMMAND, f"Compiled with {versions()}.\n\n{table(binaries)}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_report", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the list of kernels here")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "gpu.md", help="page to update")
+    add_page_option(parser, COMMAND, ROOT / "docs" / "gpu.md")
     arguments = parser.parse_args()
     binaries, missing = collect()
     for backend, reason in missing.items():
@@ -173,9 +168,8 @@ def main() -> None:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([b.record() for b in binaries], indent=1) + "\n", encoding="utf-8")
         print(f"wrote {arguments.json}")
-    page: Path = arguments.docs
-    page.write_text(updated(page.read_text(encoding="utf-8"), binaries), encoding="utf-8")
-    print(f"wrote {page}")
+    write_part(arguments.page, COMMAND, f"Compiled with {versions()}.\n\n{table(binaries)}")
+    print(f"wrote {arguments.page}")
 
 
 if __name__ == "__main__":

@@ -23,11 +23,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from benchmarks.marked import marks, replaced
+from benchmarks.marked import add_page_option, write_part
 from benchmarks.report import table
 from sskd_fast.data.instances import Batch, Instances
 from sskd_fast.exported.parity import machine
-from sskd_fast.files import write_text
 from sskd_fast.losses.contrast_settings import ContrastConfig
 from sskd_fast.losses.objective import Objective
 from sskd_fast.losses.set_loss import SetLossConfig
@@ -200,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints and writes the page; see the module's docstring."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each contender")
-    parser.add_argument("--page", type=Path, default=PAGE, help=f"the page with {marks(COMMAND)[0]}")
+    add_page_option(parser, COMMAND, PAGE)
     options = parser.parse_args(arguments)
     tables = training(options.rounds), predictions(options.rounds)
     content = (
@@ -210,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "after every layer, losses, backward, AdamW.\n\n" + "\n\n".join(tables)
     )
     print(content)
-    write_text(options.page, replaced(options.page.read_text(encoding="utf-8"), COMMAND, content))
+    write_part(options.page, COMMAND, content)
     return 0
 
 

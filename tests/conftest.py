@@ -161,7 +161,7 @@ def kernel_list(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
     with FileLock(folder / "kernels.lock"):
         if not list_file.exists():
             page.write_text("\n".join(marks(kernel_report.COMMAND)) + "\n")
-            command = [sys.executable, "-m", "benchmarks.kernel_report", "--json", str(list_file), "--docs", str(page)]
+            command = [sys.executable, "-m", "benchmarks.kernel_report", "--json", str(list_file), "--page", str(page)]
             subprocess.run(command, cwd=kernel_report.ROOT, check=True)
     found: list[dict[str, Any]] = json.loads(list_file.read_text())
     assert page.read_text().count("\n| ") == len(found) + 1

@@ -95,6 +95,8 @@ def check_options_exist(module: str, words: list[str]) -> None:
     assert spec is not None and spec.origin is not None, f"there is no module {module}"
     start = Path(spec.origin).with_name("__main__.py") if spec.submodule_search_locations else Path(spec.origin)
     text = start.read_text(encoding="utf-8")
+    if "add_page_option(" in text:  # an option that several of them share
+        text += (ROOT / "benchmarks" / "marked.py").read_text(encoding="utf-8")
     for word in words:
         if word.startswith("--"):
             assert f'"{word}"' in text, f"{module} has no option {word}"
@@ -176,3 +178,19 @@ def test_every_environment_variable_that_is_read_is_described() -> None:
     assert {"SSKD_FAST_BACKEND", "SSKD_FAST_AOT", "CXX", "GOMP_SPINCOUNT"} <= found
     described = set(re.findall(r"`([A-Za-z_]+)`", (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")))
     assert {name for name in found if not name.startswith("PYTEST_")} - described == set()
+
+
+def test_the_benchmarks_side_by_side_are_those_of_their_pages() -> None:
+    places = [
+        r"8x703: {} times faster than the fastest dense",
+        r"\| 2x4096 \| float32 \| dense-compiled \| [^|]+ \| {} \|",
+        r"of 2x4096: {} times its time",
+        r"\| expected_pixel_contrast \| backward \| 8x703 \| float32 \| [^|]+ \| {} \|",
+        r"\| Mask2Former of transformers \| [^|]+ \| [^|]+ \| {} \|",
+        r"\| `--preset paper` \| 2 \| 2,048 \| [^|]+ \| {} \|",
+    ]
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("benchmarks.md", "benchmarks_amd.md")]
+    _, _, *rows = [line for line in pages[0].split("<!--")[0].splitlines() if line.startswith("|")]
+    for row, place in zip(rows, places, strict=True):
+        for page, figure in zip(pages, row.split("|")[2:4], strict=True):
+            assert re.search(place.format(re.escape(figure.strip())), page), row

@@ -68,7 +68,7 @@ def test_a_dry_call_tries_every_step_with_what_a_bare_machine_has(tmp_path):
     assert on > 10 * off
     page = tmp_path / "gpu.md"
     page.write_text("before\n" + "\n".join(marks(gpu_page.COMMAND)) + "\nafter\n")
-    assert gpu_page.main([str(tmp_path / "out"), "--docs", str(page)]) == 0
+    assert gpu_page.main([str(tmp_path / "out"), "--page", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "no GPU (a dry run on a CPU)" in text and f"sources {gpu_call.source_digest()}" in text

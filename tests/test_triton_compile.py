@@ -9,7 +9,6 @@ import functools
 import importlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ if os.environ.get("TRITON_INTERPRET"):
 
 from benchmarks import kernel_report
 from benchmarks.kernel_binaries import ARCHS, Binary, compiled
-from benchmarks.marked import marks
 from sskd_fast import kernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -134,15 +132,10 @@ def test_the_expected_form_fits_and_multiplies_on_tensor_cores(binaries, arch, d
         assert binaries[name].shared_bytes <= {"gfx942": 64 << 10}.get(arch, 163 << 10)
 
 
-def test_the_report_writes_the_list_and_the_page(tmp_path: Path) -> None:
+def test_the_report_has_a_row_for_each_kernel() -> None:
     binary = Binary("pixel_contrast_forward_kernel", "triton", "sm_90", 64, 0, 512, 0.5, 16, False)
-    begin, end = marks(kernel_report.COMMAND)
-    page = f"# GPU\n\n{begin}\nold\n{end}\nrest\n"
-    updated = kernel_report.updated(page, [binary])
-    assert "| pixel_contrast_forward_kernel | triton | sm_90 | 64 | 0 | 512 | 50 % | 128 bit | no |" in updated
-    assert "old" not in updated and updated.endswith(f"{end}\nrest\n")
-    with pytest.raises(ValueError, match="put both lines where the part belongs"):
-        kernel_report.updated("# GPU", [binary])
+    row = "| pixel_contrast_forward_kernel | triton | sm_90 | 64 | 0 | 512 | 50 % | 128 bit | no |"
+    assert row in kernel_report.table([binary])
     assert set(json.loads(json.dumps(binary.record()))) == {
         "kernel", "backend", "arch", "registers", "spill_bytes", "shared_bytes", "occupancy", "load_bytes",
         "tensor_core",
