@@ -358,7 +358,7 @@ def tiled_case(m: int) -> tuple[list[Tensor], Tensor]:
     return [random(a, d) / 64, random(a, d, seed=1) / 64, random(m, d, seed=2) / 64], negatives
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("candidates", "margin", "normalize"),
     [(600, None, True), (600, 0.01, True), (300, 0.01, True), (300, None, False)],
@@ -375,7 +375,7 @@ def test_large_sets_are_worked_through_in_tiles(candidates, margin, normalize, d
 
 
 @pytest.mark.parametrize("candidates", [300, 600])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_number_of_threads_changes_no_bit_over_several_tiles(dtype, candidates):
     tensors, negatives = tiled_case(candidates)
     results = []

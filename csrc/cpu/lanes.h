@@ -4,12 +4,17 @@
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 namespace sskd_fast {
 
@@ -63,9 +68,35 @@ inline Vector<float> load(const c10::BFloat16* x) {
   return v;
 }
 
+inline Vector<float> load(const c10::Half* x) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#else
+  Vector<float> v;
+  for (int i = 0; i < Lanes<float>::count; ++i) v[i] = static_cast<float>(x[i]);
+  return v;
+#endif
+}
+
 template <typename T>
 inline void store(T* x, const Vector<T>& v) {
   std::memcpy(x, &v, sizeof(v));
+}
+
+inline void store(c10::Half* x, const Vector<float>& v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(x), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < Lanes<float>::count; ++i) x[i] = static_cast<c10::Half>(v[i]);
+#endif
+}
+
+inline void store(c10::BFloat16* x, const Vector<float>& v) {
+  for (int i = 0; i < Lanes<float>::count; ++i) x[i] = static_cast<c10::BFloat16>(v[i]);
 }
 
 template <typename T, int bytes>

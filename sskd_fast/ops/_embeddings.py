@@ -7,9 +7,6 @@ from torch import Tensor
 
 from sskd_fast.ops._arguments import check_same, check_stored
 
-# Half-precision dtypes that a backend reads as stored; other half precision is widened first.
-_READS = {"cpu": (torch.bfloat16,), "triton": (torch.bfloat16, torch.float16), "cuda": (torch.bfloat16, torch.float16)}
-
 
 def check_embeddings(anchors: Tensor, positives: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Check embeddings (A, D), (A, D) and (M, D), floating point of one dtype. Raises TypeError or ValueError."""
@@ -26,10 +23,8 @@ def compute_dtype(embeddings: Tensor) -> torch.dtype:
 
 
 def stored(backend: str, *embeddings: Tensor) -> tuple[Tensor, ...]:
-    """The embeddings as the backend reads them."""
-    if embeddings[0].dtype in _READS.get(backend, ()):
-        return embeddings
-    return tuple(x.to(compute_dtype(x)) for x in embeddings)
+    """The embeddings as the backend reads them: half precision is widened for the reference alone."""
+    return tuple(x.to(compute_dtype(x)) for x in embeddings) if backend == "reference" else embeddings
 
 
 def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
