@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--page FILE]`: all benchmarks, memory of a step, bandwidth -> docs/benchmarks.md."""
+"""`python -m benchmarks [--page FILE]`: all benchmarks, memory of a step, the machine's peaks -> docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def memory() -> dict[tuple[str, str, str], int | str]:
     return result
 
 
-def bandwidth(folder: Path) -> dict[str, float]:
-    """GB/s by name, from bandwidth.cpp."""
-    program = str(folder / "bandwidth")
-    run("g++", "-O3", "-march=native", "-fopenmp", str(ROOT / "benchmarks" / "bandwidth.cpp"), "-o", program)
+def peaks(folder: Path) -> dict[str, float]:
+    """Rates by name, from peaks.cpp."""
+    program = str(folder / "peaks")
+    run("g++", "-O3", "-march=native", "-fopenmp", str(ROOT / "benchmarks" / "peaks.cpp"), "-o", program)
     return {name: float(rate) for name, rate in (line.split() for line in run(program).splitlines())}
 
 
@@ -66,13 +66,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_seconds, import_seconds = build_and_import(folder)
-        speeds = bandwidth(folder)
+        rates = peaks(folder)
         records = folder / "records.json"
         subprocess.run(
             [sys.executable, "-m", "pytest", "benchmarks", "-q", f"--benchmark-json={records}"], cwd=ROOT, check=True
         )
         measured = Measured(
-            json.loads(records.read_text())["benchmarks"], memory(), speeds, build_seconds, import_seconds
+            json.loads(records.read_text())["benchmarks"], memory(), rates, build_seconds, import_seconds
         )
     content = page(measured, f"{datetime.date.today():%Y-%m-%d}")
     write_part(output, COMMAND, content)

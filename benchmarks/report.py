@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the records of pytest-benchmark, the memory of each step and the bandwidth of the machine."""
+"""docs/benchmarks.md from the records of pytest-benchmark, the memory of each step and the peaks of the machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import torch
 
 from benchmarks.cases import CASES, CLASSES, COARSE, DTYPES, FINE, MIDDLE, NEGATIVES, QUERIES, WIDTH
 from benchmarks.contenders import CONTENDERS
-from benchmarks.traffic import random_bytes, table_megabytes
+from benchmarks.work import work_of
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The findings of one run of `python -m benchmarks`; seconds."""
+    """The findings of one run of `python -m benchmarks`; seconds. peaks: of benchmarks/peaks.cpp, by name."""
 
     records: list[dict[str, Any]]
     memory: dict[tuple[str, str, str], int | str]
-    bandwidth: dict[str, float]
+    peaks: dict[str, float]
     build_seconds: float
     import_seconds: list[float]
 
@@ -90,12 +90,6 @@ def targets(m: Measured) -> str:
 - {coarse} with scores that are nearly alike (logits of standard deviation 1): {milliseconds(flat)} ms."""
 
 
-def bandwidth_for(m: Measured, size: float) -> float:
-    """Random-row bandwidth of the smallest table measured that is at least `size` MB."""
-    known = {float(name.split("-")[2]): rate for name, rate in m.bandwidth.items() if name.startswith("random")}
-    return known[min((s for s in known if s >= size), default=max(known))]
-
-
 def operators(m: Measured) -> str:
     rows = []
     for record in m.records:
@@ -105,25 +99,22 @@ def operators(m: Measured) -> str:
         operator, mode, case, dtype = info["operator"], info["mode"], info["case"], info["dtype"]
         other = m.median(operator=operator, mode=mode, case=case, dtype=dtype, contender="reference")
         median = record["stats"]["median"]
-        moved = random_bytes(operator, mode, case, dtype)
+        work = work_of(operator, mode, case, dtype)
+        least = work.least_seconds(m.peaks)
+        amounts = work.random_bytes / 1e6, work.ordered_bytes / 1e6, work.multiply_adds / 1e6
         row = [operator, mode, case, dtype, milliseconds(record), f"{other / median:.1f}" if other else "-"]
-        if moved is None:
-            rows.append([*row, "-", "-", "-"])
-            continue
-        rate, limit = moved / median / 1e9, bandwidth_for(m, table_megabytes(operator, case, dtype))
-        rows.append([*row, f"{moved / 1e6:.0f}", f"{rate:.1f}", f"{100 * rate / limit:.0f} % of {limit:.0f}"])
-    head = [
-        "operator",
-        "mode",
-        "case",
-        "dtype",
-        "ms",
-        "reference / ours",
-        "MB in random order",
-        "GB/s",
-        "of the bandwidth",
+        rows.append([*row, *(f"{x:.0f}" for x in amounts), f"{1e3 * least:.1f}", f"{median / least:.1f}"])
+    head = ["operator", "mode", "case", "dtype", "ms", "reference / ours", "MB in random order", "MB in order"]
+    return table([*head, "multiply-adds, M", "least ms", "ours / least"], rows)
+
+
+def peaks(m: Measured) -> str:
+    """GB/s by size of the table, and multiply-adds."""
+    sizes = sorted(int(name.split("-")[1]) for name in m.peaks if name.startswith("random"))
+    rows = [
+        [f"{size} MB", *(f"{m.peaks[f'{kind}-{size}-MB']:.0f}" for kind in ("random", "sequential"))] for size in sizes
     ]
-    return table(head, rows)
+    return table(["a table of", "GB/s in random order", "GB/s in order"], rows)
 
 
 def data_path(m: Measured) -> str:
@@ -151,7 +142,6 @@ def machine() -> str:
 
 
 def page(m: Measured, date: str) -> str:
-    bandwidth = table(m.bandwidth, [[f"{rate:.1f}" for rate in m.bandwidth.values()]])
     imports = f"{min(m.import_seconds):.2f} to {max(m.import_seconds):.2f}"
     return f"""Written by `python -m benchmarks` on {date}: {machine()}. Medians, with the range of the middle
 half of the rounds; all in one run, side by side. Ratios carry further than milliseconds: the machine is shared.
@@ -170,14 +160,16 @@ of a step above its inputs, in a process of its own.
 
 ## Each operator
 
-The bytes read in random order (benchmarks/traffic.py), compared with random reads of 512-byte rows from tables of
-that size. Both were measured on this machine in the same run.
+The least that an operator has to do (benchmarks/work.py): bytes of rows read in random order, bytes read or written in
+order, and multiply-add instructions of 64 bytes. "Least ms" is the longest of the three at this machine's peaks,
+measured in the same run. Numbers drawn, exponentials, comparisons and tables to build come on top, so the least cannot
+be reached.
 
 {operators(m)}
 
-Bandwidth, GB/s on two threads:
+The peaks on two threads (benchmarks/peaks.cpp), and {m.peaks["multiply-adds"]:.1f} · 10^9 multiply-adds a second:
 
-{bandwidth}
+{peaks(m)}
 
 ## The data path, on one thread
 

@@ -126,12 +126,25 @@ def test_only_the_gradients_asked_for_are_computed():
     torch.testing.assert_close(alone.grad, every[2].grad)
 
 
-def test_half_precision_embeddings_get_half_precision_gradients():
-    tensors = [x.bfloat16().requires_grad_() for x in embeddings(5, 8, 4)]
-    loss = ops.pixel_contrast(*tensors, draws(5, 8, 6), TEMPERATURE)
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert all(x.grad is not None and x.grad.dtype == torch.bfloat16 for x in tensors)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_gradients_are_those_of_float32_rounded(dtype, normalize):
+    """In whole registers and in the rest of a row; also what is not finite."""
+    stored = [(x / 4).to(dtype) for x in embeddings(5, 8, 67)]
+    negatives = draws(5, 8, 6)
+    upstream = torch.tensor([1.0, -2.0, math.nan, math.inf, 1e-7])
+
+    def gradients(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        leaves = [x.requires_grad_() for x in tensors]
+        losses = ops.pixel_contrast(*leaves, negatives, TEMPERATURE, normalize=normalize, reduction="none")
+        assert losses.dtype == torch.float32
+        return torch.autograd.grad(losses, leaves, upstream)
+
+    wide = gradients([x.float() for x in stored])
+    found = gradients(stored)
+    assert [x.dtype for x in found] == [dtype] * 3
+    torch.testing.assert_close(found, tuple(x.to(dtype) for x in wide), rtol=0, atol=0, equal_nan=True)
+    assert found[0].isnan().any() and found[0].isfinite().any()
 
 
 def dense_expected(anchors, positives, candidates, w, draws_per_anchor):

@@ -95,8 +95,15 @@ inline void store(c10::Half* x, const Vector<float>& v) {
 #endif
 }
 
+// Rounded to the nearest, to even if two are as near, as c10::BFloat16 does; not a number becomes 0x7FC0.
 inline void store(c10::BFloat16* x, const Vector<float>& v) {
-  for (int i = 0; i < Lanes<float>::count; ++i) x[i] = static_cast<c10::BFloat16>(v[i]);
+  using Half = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+  using Word = uint32_t __attribute__((vector_size(kVectorBytes)));
+  Word bits;
+  std::memcpy(&bits, &v, sizeof(bits));
+  const Word rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  const Half half = __builtin_convertvector(v == v ? rounded : Word{} + 0x7FC0, Half);
+  std::memcpy(x, &half, sizeof(half));
 }
 
 template <typename T, int bytes>
