@@ -46,20 +46,18 @@ struct CompressedProducts {
 
 class CompressedScores {
  public:
-  static constexpr int64_t kHeader = sizeof(CompressedRow);
-
-  // Rows are read in whole chunks of 64 bytes, the last one past its end.
+  // A row: integers, then the header at the end of its last cache line. Integers are read in whole lines; the anchor's
+  // are 0 from the width on. With the header in front, the last read would reach into the line of another row.
   explicit CompressedScores(int64_t rows, int64_t width)
-      : stride_((kHeader + width + 63) / 64 * 64), chunks_((width + 63) / 64), bytes_(rows * stride_ + 64, true) {
-    std::memset(bytes_.data() + rows * stride_, 0, 64);
-  }
+      : stride_((width + static_cast<int64_t>(sizeof(CompressedRow)) + 63) / 64 * 64), chunks_((width + 63) / 64),
+        header_(stride_ - static_cast<int64_t>(sizeof(CompressedRow))), bytes_(rows * stride_, true) {}
 
   template <typename T>
   void set_row(int64_t q, const T* row, const T* centre, int64_t width, float ratio, float* scratch) {
     uint8_t* out = bytes_.data() + q * stride_;
-    CompressedRow header = compress_row(row, centre, width, scratch, out + kHeader, 128);
+    CompressedRow header = compress_row(row, centre, width, scratch, out, 128);
     header.ratio = ratio;
-    std::memcpy(out, &header, sizeof(header));
+    std::memcpy(out + header_, &header, sizeof(header));
   }
 
   void prefetch(int64_t q) const {
@@ -75,19 +73,28 @@ class CompressedScores {
     for (int i = 0; i < n; i += 4) {
       int32_t total[4];
       const uint8_t* rows[4];
-      for (int64_t j = 0; j < 4; ++j) {
-        rows[j] = bytes_.data() + candidates[i + j] * stride_;
-        CompressedRow header;
-        std::memcpy(&header, rows[j], sizeof(header));
-        out.scale[i + j] = header.scale, out.norm[i + j] = header.norm;
-        out.error[i + j] = header.error, out.ratio[i + j] = header.ratio;
-      }
+      for (int64_t j = 0; j < 4; ++j) rows[j] = bytes_.data() + candidates[i + j] * stride_;
+      // A field of four headers in a register each: one by one, the fields take as long as the products.
+      using Four = float __attribute__((vector_size(16)));
+      static_assert(sizeof(CompressedRow) == sizeof(Four));
+      Four header[4];
+      for (int64_t j = 0; j < 4; ++j) std::memcpy(&header[j], rows[j] + header_, sizeof(Four));
+      const Four a = __builtin_shuffle(header[0], header[1], Places{0, 4, 1, 5});
+      const Four b = __builtin_shuffle(header[2], header[3], Places{0, 4, 1, 5});
+      const Four c = __builtin_shuffle(header[0], header[1], Places{2, 6, 3, 7});
+      const Four d = __builtin_shuffle(header[2], header[3], Places{2, 6, 3, 7});
+      const Four fields[4] = {__builtin_shuffle(a, b, Places{0, 1, 4, 5}), __builtin_shuffle(a, b, Places{2, 3, 6, 7}),
+                              __builtin_shuffle(c, d, Places{0, 1, 4, 5}), __builtin_shuffle(c, d, Places{2, 3, 6, 7})};
+      float* const places[4] = {out.scale, out.norm, out.error, out.ratio};
+      for (int f = 0; f < 4; ++f) std::memcpy(places[f] + i, &fields[f], sizeof(Four));
       product4(rows, anchor, total);
       for (int64_t j = 0; j < 4; ++j) out.product[i + j] = static_cast<float>(total[j] - offset);
     }
   }
 
  private:
+  using Places = int32_t __attribute__((vector_size(16)));
+
 #if defined(__AVX2__)
   static __m256i half_chunk(const void* bytes, int64_t i) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(bytes) + i);
@@ -103,15 +110,13 @@ class CompressedScores {
 #if defined(__AVX512VNNI__)
     for (int64_t i = 0; i < chunks_; ++i) {
       const __m512i own = _mm512_loadu_si512(anchor + 64 * i);
-      for (int j = 0; j < 4; ++j)
-        sum[j] = _mm512_dpbusd_epi32(sum[j], _mm512_loadu_si512(rows[j] + kHeader + 64 * i), own);
+      for (int j = 0; j < 4; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], _mm512_loadu_si512(rows[j] + 64 * i), own);
     }
 #else
     for (int64_t i = 0; i < 2 * chunks_; ++i) {
       const __m512i own = _mm512_cvtepi8_epi16(half_chunk(anchor, i));
       for (int j = 0; j < 4; ++j)
-        sum[j] =
-            _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_cvtepu8_epi16(half_chunk(rows[j] + kHeader, i)), own));
+        sum[j] = _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_cvtepu8_epi16(half_chunk(rows[j], i)), own));
     }
 #endif
     // Transpose and add within the quarters of the registers, then the quarters.
@@ -126,8 +131,7 @@ class CompressedScores {
     for (int64_t i = 0; i < 4 * chunks_; ++i) {
       const __m256i own = _mm256_cvtepi8_epi16(quarter_chunk(anchor, i));
       for (int j = 0; j < 4; ++j)
-        sum[j] =
-            _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_cvtepu8_epi16(quarter_chunk(rows[j] + kHeader, i)), own));
+        sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_cvtepu8_epi16(quarter_chunk(rows[j], i)), own));
     }
     const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3]));
     const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
@@ -136,12 +140,12 @@ class CompressedScores {
     for (int j = 0; j < 4; ++j) {
       total[j] = 0;
       for (int64_t i = 0; i < 64 * chunks_; ++i)
-        total[j] += static_cast<int32_t>(rows[j][kHeader + i]) * static_cast<int32_t>(anchor[i]);
+        total[j] += static_cast<int32_t>(rows[j][i]) * static_cast<int32_t>(anchor[i]);
     }
 #endif
   }
 
-  int64_t stride_, chunks_;
+  int64_t stride_, chunks_, header_;
   Buffer<uint8_t> bytes_;
 };
 

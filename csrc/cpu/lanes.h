@@ -127,6 +127,15 @@ inline T sum_of_halves(const V& v) {
 inline float sum(const Vector<float>& v) { return sum_of_halves<float>(v); }
 inline double sum(const Vector<double>& v) { return sum_of_halves<double>(v); }
 
+// The vector with 0 in the lanes before number `first`.
+template <typename T>
+inline Vector<T> from_lane(const Vector<T>& v, int64_t first) {
+  typename Lanes<T>::Integer number;
+#pragma GCC unroll 16
+  for (int i = 0; i < Lanes<T>::count; ++i) number[i] = i;
+  return number < static_cast<decltype(number[0] + 0)>(first) ? Vector<T>{} : v;
+}
+
 // <a, b> of n numbers each.
 template <typename T, typename S>
 inline T dot(const T* a, const S* b, int64_t n) {
@@ -138,6 +147,10 @@ inline T dot(const T* a, const S* b, int64_t n) {
     odd += load(a + i + step) * load(b + i + step);
   }
   for (; i + step <= n; i += step) even += load(a + i) * load(b + i);
+  if (i < n && i > 0) {  // the last numbers in a vector that overlaps the one before: one after another takes longer
+    odd += from_lane<T>(load(a + n - step) * load(b + n - step), i - (n - step));
+    i = n;
+  }
   T total = sum(even + odd);
   for (; i < n; ++i) total += a[i] * static_cast<T>(b[i]);
   return total;
@@ -198,6 +211,11 @@ inline T half_squared_distance(const T* a, const T* b, int64_t n) {
     const Vector<T> x = load(a + i) - load(b + i);
     even += x * x;
   }
+  if (i < n && i > 0) {  // as above
+    const Vector<T> x = from_lane<T>(load(a + n - step) - load(b + n - step), i - (n - step));
+    odd += x * x;
+    i = n;
+  }
   T total = sum(even + odd);
   for (; i < n; ++i) total += (a[i] - b[i]) * (a[i] - b[i]);
   return total / 2;
@@ -232,11 +250,12 @@ inline void add_weighted_rows(T* out, int64_t n, int64_t count, RowOf row, Weigh
   }
 }
 
-// Fetch a row of n numbers that will be read soon.
+// Fetch the cache lines of a row of n numbers that will be read soon. It may begin within a line.
 template <typename S>
 inline void prefetch_row(const S* row, int64_t n) {
-  const char* begin = reinterpret_cast<const char*>(row);
-  for (int64_t byte = 0; byte < n * static_cast<int64_t>(sizeof(S)); byte += 64) __builtin_prefetch(begin + byte);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(row), end = begin + n * sizeof(S);
+  for (uintptr_t line = begin & ~uintptr_t{63}; line < end; line += 64)
+    __builtin_prefetch(reinterpret_cast<const void*>(line));
 }
 
 // exp, within two units in the last place for float; 0 below the smallest normal number.
