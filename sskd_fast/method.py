@@ -101,11 +101,13 @@ ROW_ORDER = tuple(
     )
     for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
 )
+# The teacher with and without its own pseudo-labels.
+ADAPTATION = ("adapted_teacher", "supervised_teacher")
 # Pairs of rows whose AP is compared, with an interval: a model and its reference.
 COMPARISONS = (
     *((student, row) for student in FINAL_STUDENTS for row in ROW_ORDER if row not in FINAL_STUDENTS),
     FINAL_STUDENTS,
-    ("adapted_teacher", "supervised_teacher"),
+    ADAPTATION,
 )
 
 
