@@ -127,13 +127,13 @@ inline T sum_of_halves(const V& v) {
 inline float sum(const Vector<float>& v) { return sum_of_halves<float>(v); }
 inline double sum(const Vector<double>& v) { return sum_of_halves<double>(v); }
 
-// The vector with 0 in the lanes before number `first`.
+// All bits set in the lanes before number `count`, none in the others.
 template <typename T>
-inline Vector<T> from_lane(const Vector<T>& v, int64_t first) {
+inline typename Lanes<T>::Integer lanes_below(int64_t count) {
   typename Lanes<T>::Integer number;
 #pragma GCC unroll 16
   for (int i = 0; i < Lanes<T>::count; ++i) number[i] = i;
-  return number < static_cast<decltype(number[0] + 0)>(first) ? Vector<T>{} : v;
+  return number < static_cast<decltype(number[0] + 0)>(count);
 }
 
 // <a, b> of n numbers each.
@@ -147,8 +147,8 @@ inline T dot(const T* a, const S* b, int64_t n) {
     odd += load(a + i + step) * load(b + i + step);
   }
   for (; i + step <= n; i += step) even += load(a + i) * load(b + i);
-  if (i < n && i > 0) {  // the last numbers in a vector that overlaps the one before: one after another takes longer
-    odd += from_lane<T>(load(a + n - step) * load(b + n - step), i - (n - step));
+  if (0 < i && i < n) {  // the rest in a vector that overlaps the last one: number by number takes longer
+    odd += lanes_below<T>(i - (n - step)) ? Vector<T>{} : load(a + n - step) * load(b + n - step);
     i = n;
   }
   T total = sum(even + odd);
@@ -211,9 +211,9 @@ inline T half_squared_distance(const T* a, const T* b, int64_t n) {
     const Vector<T> x = load(a + i) - load(b + i);
     even += x * x;
   }
-  if (i < n && i > 0) {  // as above
-    const Vector<T> x = from_lane<T>(load(a + n - step) - load(b + n - step), i - (n - step));
-    odd += x * x;
+  if (0 < i && i < n) {  // the rest, as in `dot`
+    const Vector<T> x = load(a + n - step) - load(b + n - step);
+    odd += lanes_below<T>(i - (n - step)) ? Vector<T>{} : x * x;
     i = n;
   }
   T total = sum(even + odd);

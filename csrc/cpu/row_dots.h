@@ -11,15 +11,6 @@
 
 namespace sskd_fast {
 
-// All bits set in the lanes before number `count`, none in the others.
-template <typename T>
-inline typename Lanes<T>::Integer lanes_below(int64_t count) {
-  typename Lanes<T>::Integer number;
-#pragma GCC unroll 16
-  for (int i = 0; i < Lanes<T>::count; ++i) number[i] = i;
-  return number < static_cast<decltype(number[0] + 0)>(count);
-}
-
 // One vector of sums: lane i holds the sum of the numbers of v[i].
 template <typename T>
 inline Vector<T> sums(const Vector<T>* v) {
