@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,5 +59,6 @@ def test_the_machines_peaks_are_measured(tmp_path: Path) -> None:
     sizes = (1, 4, 8, 32, 256)
     assert set(found) == {f"{kind}-{s}-MB" for kind in ("random", "sequential") for s in sizes} | {"multiply-adds"}
     assert min(found.values()) > 0
-    # Copies of one sum would be computed once: no processor ends 64 multiply-adds of 16 numbers in a nanosecond.
-    assert found["multiply-adds"] < 64
+    # A compiler that finds the sums alike computes one of them and keeps the count.
+    code = subprocess.run(["objdump", "-d", tmp_path / "peaks"], capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"\bvfn?madd\w*ps\b", code)) >= 11
