@@ -95,7 +95,7 @@ inline void store(c10::Half* x, const Vector<float>& v) {
 #endif
 }
 
-// Rounded to the nearest, to even if two are as near, as c10::BFloat16 does; not a number becomes 0x7FC0.
+// Rounded to the nearest, to even if two are as near, as c10::BFloat16 does; NaN becomes 0x7FC0.
 inline void store(c10::BFloat16* x, const Vector<float>& v) {
   using Half = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
   using Word = uint32_t __attribute__((vector_size(kVectorBytes)));

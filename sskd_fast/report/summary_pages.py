@@ -21,8 +21,8 @@ def summary_words(summary: Summary) -> str:
         return "No gains yet: every seed needs a measured student and a measured model to compare it with."
     row = next(row for row in summary["rows"] if row["name"] == student)
     count = len(summary["seeds"])
-    own, others = [[gain for gain in summary["gains"] if (gain["model"] == student) is same] for same in (True, False)]
-    gains = [f"{_gain_text(gain)} against {_against(gain)}" for gain in own]
+    gains = [f"{_gain_text(gain)} against {_against(gain)}" for gain in summary["gains"] if gain["model"] == student]
+    others = [gain for gain in summary["gains"] if gain["model"] != student]
     parts = [
         f"The {words_of(student)} reaches {_spread_text(row['ap'])} AP over {count} seed{'s' if count > 1 else ''}, "
         f"trained on {images_of(student, _facts(summary))}.",
