@@ -76,6 +76,9 @@ def test_the_summary_in_words_and_tables(tmp_path: Path) -> None:
     assert "against the supervised teacher;" not in text and "| adapted teacher - supervised teacher |" in text
     page = Page((folder / "summary.html").read_text())
     assert "Refined student 25.0 ± 1.4 24.0 26.0" in page.text and "Differences" in page.text
+    assert (
+        f"<p>The adapted teacher: {same} against the supervised teacher.</p>" in (folder / "summary.html").read_text()
+    )
     assert {name for name, _ in page.elements} & {"script", "link", "a"} == set()
 
 

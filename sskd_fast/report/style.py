@@ -37,6 +37,7 @@ p { margin: 8px 0 0; max-width: 72ch; }
   color: var(--soft); }
 .facts b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 20px; }
+header + main > .card:first-child { margin-top: 28px; }
 .verdict { margin-top: 28px; border-left: 6px solid var(--tone); padding: 26px 26px 24px; }
 .verdict.better { --tone: var(--better); } .verdict.even { --tone: var(--even); }
 .verdict.worse { --tone: var(--worse); } .verdict.open { --tone: var(--open); }

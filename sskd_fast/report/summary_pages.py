@@ -15,15 +15,20 @@ Summary = Mapping[str, Any]
 
 
 def summary_words(summary: Summary) -> str:
-    """The final student's AP and its gains over the seeds, in words, with a note on gains that are not shown."""
+    """The paragraphs of the summary in one line."""
+    return " ".join(summary_paragraphs(summary))
+
+
+def summary_paragraphs(summary: Summary) -> list[str]:
+    """The final student's AP and the gains over the seeds, in words, with a note on gains that are not shown."""
     student = next((gain["model"] for gain in summary["gains"]), None)
     if student is None:
-        return "No gains yet: every seed needs a measured student and a measured model to compare it with."
+        return ["No gains yet: every seed needs a measured student and a measured model to compare it with."]
     row = next(row for row in summary["rows"] if row["name"] == student)
     count = len(summary["seeds"])
     gains = [f"{_gain_text(gain)} against {_against(gain)}" for gain in summary["gains"] if gain["model"] == student]
     others = [gain for gain in summary["gains"] if gain["model"] != student]
-    parts = [
+    return [
         f"The {words_of(student)} reaches {_spread_text(row['ap'])} AP over {count} seed{'s' if count > 1 else ''}, "
         f"trained on {images_of(student, _facts(summary))}.",
         f"Differences: {'; '.join(gains)}.",
@@ -31,7 +36,6 @@ def summary_words(summary: Summary) -> str:
         interval_words(summary),
         *summary["notes"],
     ]
-    return " ".join(parts)
 
 
 def interval_words(summary: Summary) -> str:
@@ -159,7 +163,7 @@ def page(summary: Summary) -> str:
     )
     kinds = [stage.model if (stage := stage_of(row["name"])) else "student" for row in summary["rows"]]
     sections = [
-        f'<div class="card"><p>{escape(summary_words(summary))}</p></div>',
+        f'<div class="card">{"".join(f"<p>{escape(words)}</p>" for words in summary_paragraphs(summary))}</div>',
         f"<section><h2>Models</h2>{_html_table(row_columns(summary), kinds)}</section>",
         f"<section><h2>Differences</h2>{_html_table(gain_columns(summary), [])}</section>" if summary["gains"] else "",
     ]
