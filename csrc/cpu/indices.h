@@ -4,15 +4,22 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/first_wrong.h"
 #include "tensors.h"
 
 namespace sskd_fast {
 
 template <typename I>
 void check_range(const char* name, const I* index, int64_t count, int64_t size) {
-  I low = -1, high = -1;
-  for (int64_t i = 0; i < count; ++i) low = std::min(low, index[i]), high = std::max(high, index[i]);
-  if (low == -1 && high < size) return;
+  constexpr int64_t block = 4096;
+  const int64_t blocks = (count + block - 1) / block;
+  const int64_t wrong = first_wrong(blocks, 16, [&](int64_t b) {
+    I low = -1, high = -1;
+    for (int64_t i = b * block; i < std::min(count, (b + 1) * block); ++i)
+      low = std::min(low, index[i]), high = std::max(high, index[i]);
+    return low < -1 || high >= size;
+  });
+  if (wrong == blocks) return;
   // The range for the message, from the values found (-1 need not occur).
   const auto [least, most] = std::minmax_element(index, index + count);
   check_value(false, name, ": found values in [", *least, ", ", *most, "], expected -1 or an index below ", size);

@@ -69,6 +69,10 @@ class NegativesByTile {
   // by_tile: with room for 16 more.
   template <typename T>
   void scatter(int64_t anchor, const T* by_tile, int64_t count, T* out) const {
+    if (tiles_ == 1 && count == draws_) {
+      std::copy_n(by_tile, count, out);
+      return;
+    }
     std::fill_n(out, draws_, T(0));
     if (picked()) {
       const int32_t* index = negatives_ + anchor * draws_;

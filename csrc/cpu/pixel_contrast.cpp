@@ -45,7 +45,8 @@ class Forward {
           const Outputs<T>& out)
       : anchors_(anchors), positives_(positives), candidates_(candidates, normalize),
         // Logits overwrite their candidates if they have the same size.
-        negatives_(negatives, anchors.rows, draws, candidates.rows, candidates_.tile_shift(int64_t{1} << 20),
+        negatives_(negatives, anchors.rows, draws, candidates.rows,
+                   candidates_.tile_shift(rows_in_second_level() ? kNearTiles : kFarTiles),
                    sizeof(T) == sizeof(int32_t) ? out.share : nullptr),
         draws_(draws), scale_(static_cast<T>(1 / temperature)), margin_(margin), normalize_(normalize), out_(out),
         good_(anchors.rows), top_(anchors.rows), mass_(anchors.rows), held_(anchors.rows) {}
@@ -82,18 +83,37 @@ class Forward {
     if (out_.pulled != nullptr) std::fill_n(out_.pulled + i * anchors_.width, anchors_.width, T(0));
   }
 
-  // Block by block, so that the second reading of a row, for the gradient, finds it in the first-level cache.
+  // Negatives that are read at a time.
+  struct Block {
+    const T* rows[kBlock];
+    T weight[kBlock];
+    int64_t count = 0;
+  };
+
+  // Block by block, so that the second reading of a row, for the gradient, finds it in the first-level cache. It comes
+  // after the dot products of the next block, which have no need to wait for the exponentials.
   void add_tile(int64_t i, const T* anchor, const Row& row, T* logits) {
     const bool keep = out_.share != nullptr;
     T* pulled = keep ? out_.pulled + i * anchors_.width : nullptr;
-    const T* rows[kBlock];
-    T weight[kBlock], top = top_[i], before = mass_[i];
+    // The processor fetches the rest of a row itself, once it is read in order.
+    const int64_t first_lines = std::min(anchors_.width, int64_t{128} / static_cast<int64_t>(sizeof(T)));
+    Block blocks[2], *now = &blocks[0], *before = &blocks[1];
+    const auto pull = [&](const Block& block) {
+      add_weighted_rows<T, T>(
+          pulled, anchors_.width, block.count, [&](int64_t r) { return block.rows[r]; },
+          [&](int64_t r) { return block.weight[r]; });
+    };
+    T top = top_[i], earlier = mass_[i];
     Vector<T> mass{};
     for (int64_t begin = 0; begin < row.count; begin += kBlock) {
       const int64_t count = std::min(kBlock, row.count - begin);
-      for (int64_t r = 0; r < kBlock; ++r) rows[r] = candidates_.row(row.candidate[begin + std::min(r, count - 1)]);
+      for (int64_t r = 0; r < kBlock; ++r)
+        now->rows[r] = candidates_.row(row.candidate[begin + std::min(r, count - 1)]);
+      if (far_)
+        for (int64_t r = begin + kBlock; r < std::min(begin + 2 * kBlock, row.count); ++r)
+          prefetch_row(candidates_.row(row.candidate[r]), first_lines);
       const int64_t groups = (count + kDotGroup<T> - 1) / kDotGroup<T>;
-      Vector<T> logit = dots(anchor, rows, groups, candidates_.width());
+      Vector<T> logit = dots(anchor, now->rows, groups, candidates_.width());
       if (margin_) {
         const Vector<T> over = logit - static_cast<T>(*margin_);
         logit = over > 0 ? over : Vector<T>{};
@@ -101,37 +121,39 @@ class Forward {
       logit *= scale_;
       logit = lanes_below<T>(count) ? logit : Vector<T>{} - std::numeric_limits<T>::infinity();
       store(logits + begin, logit);
+      if (keep) pull(*before);
       const T highest = largest_of<T, Vector<T>>(logit);
       if (highest > top) {
         const T shrink = std::exp(top - highest);
-        before *= shrink, mass *= shrink, top = highest;
+        earlier *= shrink, mass *= shrink, top = highest;
         if (keep) scaled_row(pulled, shrink, anchors_.width, pulled);
       }
       const Vector<T> e = exp(logit - top);
       mass += e;
-      if (!keep) continue;
       // Below the margin, a negative counts in the sum but has no gradient.
-      store(weight, margin_ ? (logit > 0 ? e : Vector<T>{}) : e);
-      add_weighted_rows<T, T>(
-          pulled, anchors_.width, count, [&](int64_t r) { return rows[r]; }, [&](int64_t r) { return weight[r]; });
+      store(now->weight, margin_ ? (logit > 0 ? e : Vector<T>{}) : e);
+      now->count = count;
+      std::swap(now, before);
     }
-    mass_[i] = before + sum(mass), top_[i] = top;
-    if (keep) std::copy_n(logits, row.count, out_.share + i * draws_ + row.begin);  // by tile until the end
+    mass_[i] = earlier + sum(mass), top_[i] = top;
+    if (!keep) return;
+    pull(*before);
+    if (negatives_.tiles() > 1) std::copy_n(logits, row.count, out_.share + i * draws_ + row.begin);
   }
 
-  void finish(int64_t i, int64_t count, T* scratch) {
+  // logits: of the only tile; those of several tiles are in `share` so far, and are copied to it.
+  void finish(int64_t i, int64_t count, T* logits) {
     const AnchorLoss<T> result = anchor_loss(top_[i], good_[i], mass_[i]);
     out_.loss[i] = result.loss, out_.pull[i] = result.pull;
     if (out_.share == nullptr) return;
     const T inverse = mass_[i] > 0 ? result.pull / mass_[i] : T(0);
     T* share = out_.share + i * draws_;
-    std::copy_n(share, count, scratch);
+    if (negatives_.tiles() > 1) std::copy_n(share, count, logits);
     if (margin_)  // below the margin, a negative counts in the sum but has no gradient
-      for (int64_t r = 0; r < count; ++r)
-        scratch[r] = scratch[r] > 0 ? scratch[r] : -std::numeric_limits<T>::infinity();
-    exp_and_sum(scratch, count, top_[i]);
-    for (int64_t r = 0; r < count; ++r) scratch[r] *= inverse;
-    negatives_.scatter(i, scratch, count, share);
+      for (int64_t r = 0; r < count; ++r) logits[r] = logits[r] > 0 ? logits[r] : -std::numeric_limits<T>::infinity();
+    exp_and_sum(logits, count, top_[i]);
+    for (int64_t r = 0; r < count; ++r) logits[r] *= inverse;
+    negatives_.scatter(i, logits, count, share);
     scaled_row(out_.pulled + i * anchors_.width, inverse, anchors_.width, out_.pulled + i * anchors_.width);
   }
 
@@ -141,7 +163,7 @@ class Forward {
   int64_t draws_;
   T scale_;
   std::optional<double> margin_;
-  bool normalize_;
+  bool normalize_, far_ = !rows_in_second_level();
   Outputs<T> out_;
   std::vector<T> good_, top_, mass_;
   std::vector<int32_t> held_;  // negatives of the tiles so far
@@ -155,9 +177,9 @@ void candidates_backward(const Embeddings<S>& anchors, const Embeddings<S>& cand
   const T scale = static_cast<T>(1 / temperature);
   const int64_t width = anchors.width, last = std::max<int64_t>(anchors.rows, 1);
   const UnitRows<T> units(anchors, normalize);
-  // The uses of a tile stay in the second-level cache, too, and their places fit into 32 bits.
+  // The uses of a tile are written at random, and their places fit into 32 bits.
   const int64_t size = std::clamp<int64_t>(std::numeric_limits<int32_t>::max() / std::max<int64_t>(draws, 1), 1,
-                                           int64_t{1} << units.tile_shift(int64_t{1} << 19));
+                                           int64_t{1} << units.tile_shift(kWrittenTiles));
   // Sums of the candidates over one tile of anchors after the other; in the result itself if its type allows it.
   Buffer<T> storage(std::is_same_v<S, T> ? 0 : candidates.rows * width);
   T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : storage.data();
