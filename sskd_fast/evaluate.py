@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ignore-unknown", action="store_true", help="measure only the classes that model and labels share")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
+    p.add_argument(
+        "--augment", action="store_true", help="average over flipped and zoomed views, as the run's teacher labels"
+    )
     p.add_argument("--batch", type=at_least(1), metavar="N", help="tiles per forward pass (default: as in training)")
     p.add_argument(
         "--max-detections", type=at_least(1), metavar="N", help="detections per image (default: as in training)"
@@ -98,6 +101,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     changes = {key: getattr(arguments, key) for key in ("batch", "max_detections")}
     predictor = predictor.with_inference(**{key: value for key, value in changes.items() if value is not None})
+    predictor = predictor.with_views() if arguments.augment else predictor
     source = labeled_images(arguments, predictor)
     require_official(source)
     classes = shared_classes(predictor, source)
@@ -114,6 +118,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         "stage": predictor.description.facts.get("stage"),
         "labels": str(arguments.val),
         "images": len(source),
+        "views": len(predictor.views),
         "instances": {c["name"]: instances[c["id"]] for c in truth["categories"]},
         "ignored": {"model": list(classes.model_only), "labels": list(classes.labels_only)},
         "warnings": warnings,
@@ -171,7 +176,9 @@ def predictions(predictor: Predictor, source: LabeledImages, classes: SharedClas
     found: list[dict[str, Any]] = []
     with tqdm(total=len(source), desc="images", disable=None) as bar:
         for rows in source_groups(source):
-            found += predict_source(predictor.model, predictor.inference, source, predictor.category_ids, rows)
+            found += predict_source(
+                predictor.model, predictor.inference, source, predictor.category_ids, rows, predictor.views
+            )
             bar.update(len(rows))
     return [r | {"category_id": classes.ids[r["category_id"]]} for r in found if r["category_id"] in classes.ids]
 
@@ -186,9 +193,10 @@ def figures_text(figures: dict[str, Any]) -> str:
     """The figures as two text tables: over all classes, and class by class."""
     instances = figures["instances"]
     stage = f" ({figures['stage'].replace('_', ' ')})" if figures["stage"] else ""
+    views = f", {figures['views']} views of each" if figures["views"] > 1 else ""
     lines = [
-        f"{figures['model']}{stage} on {figures['images']} images of {figures['labels']}: {sum(instances.values())} "
-        f"instances; mask AP in percent, {figures['max_detections']} detections per image",
+        f"{figures['model']}{stage} on {figures['images']} images of {figures['labels']}{views}: "
+        f"{sum(instances.values())} instances; mask AP in percent, {figures['max_detections']} detections per image",
         *_ignored(figures["ignored"]),
         "",
         "".join(f"{title:>8}" for title in _COLUMNS.values()),

@@ -45,8 +45,12 @@ class Stage:
 
 
 def words_of(name: str) -> str:
-    """The name of a stage, or of any other row of results, within a sentence: "adapted teacher, as it labels"."""
-    return name.replace("zero_shot", "zero-shot").replace("_views", ", as it labels").replace("_", " ")
+    """The name of a stage, or of any other row of results, within a sentence: "adapted teacher, as it labels".
+
+    Of a student in the same views: "refined student, as the teacher labels".
+    """
+    in_views = ", as the teacher labels" if name.removesuffix("_views").endswith("student") else ", as it labels"
+    return name.replace("zero_shot", "zero-shot").replace("_views", in_views).replace("_", " ")
 
 
 def title_of(name: str) -> str:
@@ -88,10 +92,8 @@ STAGE = {stage.name: stage for stage in (*PRETRAINING, FITTING, *STAGES)}
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
 # The stages that every run has; other stages have rows only if they ran.
 EVERY_RUN = frozenset(stage.name for stage in STAGES)
-# Trained teachers that label images have a second row of results: predictions averaged over views, as for labels.
-AS_IT_LABELS = {
-    f"{s.labels_from}_views": s.labels_from for s in STAGES if s.labels_from and STAGE[s.labels_from].budget
-}
+# Trained models have a second row of results: predictions averaged over the views in which the teacher labels.
+IN_VIEWS = {f"{stage.name}_views": stage.name for stage in STAGES if stage.budget}
 # Results appear in the table's order, with the baselines before the students that are compared with them.
 ROW_ORDER = tuple(
     name
@@ -99,13 +101,16 @@ ROW_ORDER = tuple(
         (STAGES[0], FITTING, *STAGES[1:]),
         key=lambda s: (s.model == "student", s.model == "student" and s.name not in BASELINES),
     )
-    for name in (stage.name, *(row for row, teacher in AS_IT_LABELS.items() if teacher == stage.name))
+    for name in (stage.name, *(row for row, model in IN_VIEWS.items() if model == stage.name))
 )
 # The teacher with and without its own pseudo-labels.
 ADAPTATION = ("adapted_teacher", "supervised_teacher")
-# Pairs of rows whose AP is compared, with an interval: a model and its reference.
+_OTHERS = tuple(row for row in ROW_ORDER if IN_VIEWS.get(row, row) not in FINAL_STUDENTS)
+# Pairs of rows whose AP is compared, with an interval: a model and its reference. A teacher is also compared as it
+# labels, with a student in the same views and in one.
 COMPARISONS = (
-    *((student, row) for student in FINAL_STUDENTS for row in ROW_ORDER if row not in FINAL_STUDENTS),
+    *((student, row) for student in FINAL_STUDENTS for row in _OTHERS if IN_VIEWS.get(row) not in BASELINES),
+    *((f"{student}_views", row) for student in FINAL_STUDENTS for row in _OTHERS if row in IN_VIEWS),
     FINAL_STUDENTS,
     ADAPTATION,
 )
@@ -113,12 +118,12 @@ COMPARISONS = (
 
 def stage_of(row: str) -> Stage | None:
     """The stage whose model a row of results measures; None for an unknown row."""
-    return STAGE.get(AS_IT_LABELS.get(row, row))
+    return STAGE.get(IN_VIEWS.get(row, row))
 
 
 def views_rows(stages: Collection[str]) -> set[str]:
-    """The rows that measure the models of these stages as they label, averaged over views."""
-    return {row for row, teacher in AS_IT_LABELS.items() if teacher in stages}
+    """The rows that measure the models of these stages averaged over views."""
+    return {row for row, model in IN_VIEWS.items() if model in stages}
 
 
 def dependents(stage: Stage) -> set[str]:

@@ -12,13 +12,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from sskd_fast.method import AS_IT_LABELS, EVERY_RUN, ROW_ORDER, STAGE, stage_of
+from sskd_fast.method import EVERY_RUN, IN_VIEWS, ROW_ORDER, STAGE, stage_of
 from sskd_fast.pseudo_labels import label_statistics
 
 AP = {
     "zero_shot_teacher": 14.9, "supervised_teacher": 22.6, "supervised_teacher_views": 22.9, "adapted_teacher": 23.2,
-    "adapted_teacher_views": 23.6, "matched_student": 18.1, "supervised_student": 19.6, "distilled_student": 24.4,
-    "refined_student": 25.3,
+    "adapted_teacher_views": 23.6, "matched_student": 18.1, "matched_student_views": 20.0, "supervised_student": 19.6,
+    "supervised_student_views": 21.5, "distilled_student": 24.4, "distilled_student_views": 26.4,
+    "refined_student": 25.3, "refined_student_views": 27.3,
 }  # fmt: skip
 CATEGORIES = {1: "disc", 2: "ring"}
 VOID = {"meta", "img"}
@@ -96,10 +97,10 @@ def save_images(folder: Path, count: int = 2) -> None:
 
 
 def make_run(folder: Path, measured: int = 7) -> Path:
-    """The folder of a run after `measured` of its seven models; its rows include teachers as they label."""
+    """The folder of a run after `measured` of its seven models; its rows include models in the teacher's views."""
     save_images(folder / "images")
     stages = [name for name in ROW_ORDER if name in EVERY_RUN][:measured]
-    names = [name for name in ROW_ORDER if name in stages or AS_IT_LABELS.get(name) in stages]
+    names = [name for name in ROW_ORDER if name in stages or IN_VIEWS.get(name) in stages]
     (folder / "config.yaml").write_text("seed: 0\nname: a <b> & c\n")
     if measured:
         (folder / "metrics.json").write_text(json.dumps(metrics_of({name: AP[name] for name in names})))

@@ -49,11 +49,14 @@ def changed(plates_run: Path, path: Path, ids: dict[int, int], categories: list[
     return path
 
 
+@pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("stage", ["refined_student", "adapted_teacher"])
-def test_the_figures_are_those_of_the_run(plates_run: Path, measure: Measure, stage: str) -> None:
-    figures = measure(None, "--stage", stage)
-    row = next(r for r in json.loads((plates_run / "metrics.json").read_text())["rows"] if r["name"] == stage)
-    details = json.loads((plates_run / "details.json").read_text())[stage]
+def test_the_figures_are_those_of_the_run(plates_run: Path, measure: Measure, stage: str, augment: bool) -> None:
+    figures = measure(None, "--stage", stage, *(["--augment"] if augment else []))
+    name = f"{stage}_views" if augment else stage
+    row = next(r for r in json.loads((plates_run / "metrics.json").read_text())["rows"] if r["name"] == name)
+    details = json.loads((plates_run / "details.json").read_text())[name]
+    assert figures["views"] == row.get("views", 1) == (2 if augment else 1)
     assert row["ap"] > 10 and (figures["ap"], figures["ap50"]) == (row["ap"], row["ap50"])
     details.pop("gain", None)
     assert {key: figures[key] for key in details} == details and figures["ap_large"] is None
@@ -64,7 +67,7 @@ def test_the_figures_are_those_of_the_run(plates_run: Path, measure: Measure, st
 def test_the_table_has_every_figure(plates_run: Path, measure: Measure, capsys: pytest.CaptureFixture[str]) -> None:
     figures = measure()
     lines = capsys.readouterr().out.splitlines()
-    assert "(refined student) on 6 images of" in lines[0] and "12 instances; mask AP in percent" in lines[0]
+    assert "(refined student) on 6 images of" in lines[0] and "val.json: 12 instances; mask AP in perc" in lines[0]
     assert lines[2].split() == ["AP", "AP50", "AP75", "small", "medium", "large"]
     assert lines[3].split()[0] == f"{figures['ap']:.1f}" and lines[3].split()[-1] == "-"
     square = ["square", str(figures["instances"]["square"]), f"{figures['per_class']['square']:.1f}"]

@@ -72,6 +72,15 @@ def test_predictions_are_those_of_the_run(plates_run: Path, tmp_path: Path, caps
     assert len(opened.loadRes(found["annotations"]).anns) == len(opened.anns) == len(expected)
 
 
+def test_augmented_predictions_are_those_of_the_run_in_its_views(plates_run: Path, tmp_path: Path) -> None:
+    arguments = (plates_run, plates_run.parent / "val", "--score", 0, "--no-overlays", "--output", tmp_path)
+    assert predict(*arguments, "--augment") == 0
+    expected = json.loads((plates_run / "predictions" / "refined_student_views.json").read_text())
+    keys = ("image_id", "category_id", "segmentation", "score")
+    assert [{key: a[key] for key in keys} for a in predictions(tmp_path)["annotations"]] == expected and expected
+    assert expected != json.loads((plates_run / "predictions" / "refined_student.json").read_text())
+
+
 def test_every_coco_file_of_a_run_opens_in_other_tools(plates_run: Path) -> None:
     truth = COCO(str(plates_run / "ground_truth.json"))
     for file in (plates_run / "predictions").glob("*.json"):

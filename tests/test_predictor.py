@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import load_file, save_file
 
 import sskd_fast
+from sskd_fast.models.augmented import Augmentation
 from sskd_fast.models.checkpoint import CheckpointError, Description, Origin, Origins, read_description
 from sskd_fast.predictor import ModelError, Prediction, Predictor, load
 from sskd_fast.predictor.card import card_text
@@ -125,6 +126,15 @@ def test_scores_below_the_threshold_are_left_out(plates_run: Path) -> None:
     for wrong in ({"batch": 0}, {"max_detections": -1}, {"nms_iou": -1.0}, {"score_floor": 2.0}, {"overlap": 999}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             predictor.with_inference(**wrong)
+
+
+def test_a_predictor_averages_over_the_views_of_its_run_or_says_that_it_has_none(plates_run: Path) -> None:
+    predictor = load(plates_run)
+    views, of_teacher = predictor.with_views().with_inference(batch=2).views, load(plates_run, stage="adapted_teacher")
+    assert len(views) == 2 and views[0] == Augmentation() != views[1] and of_teacher.with_views().views == views
+    old = Predictor(predictor.model, dataclasses.replace(predictor.description, views=(), version="0.1"))
+    with pytest.raises(ModelError, match=r"saved by sskd_fast 0\.1 without its run's views; `python -m .*evaluate"):
+        old.with_views()
 
 
 def test_a_saved_predictor_comes_back_with_its_card(plates_run: Path, tmp_path: Path) -> None:

@@ -43,8 +43,26 @@ from sskd_fast.report.verdict import verdict
 REFINED, BEST, MATCHED, TEACHER = "refined_student", "supervised_student", "matched_student", "adapted_teacher_views"
 
 
+PLAIN = {name: ap for name, ap in AP.items() if not name.endswith("student_views")}
+
+
 def said(details: dict[str, Any] | None = None, **aps: float) -> str:
-    return verdict_words(metrics_of({**AP, **aps}), details)
+    """The verdict of a run whose students were measured in one view alone, as earlier versions did."""
+    return verdict_words(metrics_of({**PLAIN, **aps}), details)
+
+
+def test_verdict_compares_student_and_teacher_in_the_same_views() -> None:
+    entry = gain(f"{REFINED}_views", TEACHER, 3.7, -0.2, 7.0)
+    words = verdict_words(metrics_of(AP), {"gains": [entry]})
+    assert "+2.1 AP against the adapted teacher (23.2 AP). Intervals" not in words
+    assert "; +2.1 AP against the adapted teacher (23.2 AP)." in words
+    assert (
+        "Averaged over 6 views of each image, as the teacher labels, the refined student reaches 27.3 AP: +5.8 AP "
+        "against the supervised student (21.5 AP); +7.3 AP against the matched student (20.0 AP); +3.7 AP (95 % "
+        "interval -0.2 to +7.0, no difference shown) against the adapted teacher (23.6 AP), in the same views."
+    ) in words
+    of_one_view = {name: ap for name, ap in AP.items() if not name.endswith("teacher_views")}
+    assert "+2.1 AP against the adapted teacher (23.2 AP)." in verdict_words(metrics_of(of_one_view))
 
 
 def test_verdict_of_a_student_that_gained_and_beats_its_teacher() -> None:
@@ -187,11 +205,14 @@ def test_table_has_one_line_for_each_row_in_the_order_of_the_method() -> None:
     ]  # fmt: skip
     assert [line[0] for line in lines[1:]] == [
         "Zero-shot teacher", "Supervised teacher", "Supervised teacher, as it labels (6 views)", "Adapted teacher",
-        "Adapted teacher, as it labels (6 views)", "Matched student", "Supervised student", "Distilled student",
-        "Refined student", "Other model",
+        "Adapted teacher, as it labels (6 views)", "Matched student",
+        "Matched student, as the teacher labels (6 views)", "Supervised student",
+        "Supervised student, as the teacher labels (6 views)", "Distilled student",
+        "Distilled student, as the teacher labels (6 views)", "Refined student",
+        "Refined student, as the teacher labels (6 views)", "Other model",
     ]  # fmt: skip
     assert lines[1][1:] == ["14.9", "28.3", "1.06 M", "56 s", "100 s", "0 s", "0", "0"]
-    assert lines[8][1:] == ["24.4", "46.4", "97.7 k", "56 s", "100 s", "20 s", "100", "800 + 1.6 k"]
+    assert lines[10][1:] == ["24.4", "46.4", "97.7 k", "56 s", "100 s", "20 s", "100", "800 + 1.6 k"]
     assert lines[-1][1:] == ["1.0", *"-------"]
     assert len({len(line) for line in table_text(shuffled).splitlines()}) == 1
 
@@ -377,7 +398,7 @@ def test_report_shows_finer_figures(tmp_path: Path) -> None:
     table = text[text.index("AP75, AP by size") :]
     table = table[: table.index("</table>")]
     assert '<th scope="col">a&lt;b</th><th scope="col">c</th></tr>' in table, "one group alone is no column"
-    assert table.count("<td>31.5</td><td>-</td><td>-</td><td>-</td><td>12.5</td><td>13.5</td>") == 9
+    assert table.count("<td>31.5</td><td>-</td><td>-</td><td>-</td><td>12.5</td><td>13.5</td>") == 13
 
 
 def test_report_is_one_accessible_file_without_outside_resources(tmp_path: Path) -> None:

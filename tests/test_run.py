@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from benchmarks import calibration
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.evaluation import at_stride, compare_masks
-from sskd_fast.method import AS_IT_LABELS, COMPARISONS, EVERY_RUN, FITTED, ROW_ORDER, STAGE
+from sskd_fast.method import COMPARISONS, EVERY_RUN, FITTED, IN_VIEWS, ROW_ORDER, STAGE
 
 TINY = [
     "--preset", "smoke",
@@ -66,7 +66,7 @@ def test_run_folder_holds_everything(finished: tuple[Path, subprocess.CompletedP
     for name in (name for name in ROW_ORDER if name != FITTED):
         results = json.loads((folder / "predictions" / f"{name}.json").read_text())
         assert all(set(r) == {"image_id", "category_id", "segmentation", "score"} for r in results)
-        if name not in ("zero_shot_teacher", *AS_IT_LABELS):
+        if name not in ("zero_shot_teacher", *IN_VIEWS):
             with safe_open(str(folder / "checkpoints" / f"{name}.safetensors"), "pt") as file:
                 assert json.loads(file.metadata()["class_names"]) == ["disc", "triangle", "cross", "ring"]
     for teacher in ("supervised_teacher", "adapted_teacher"):
@@ -108,7 +108,7 @@ def test_rows_have_their_costs_and_the_stride_of_their_masks(
         learned = row["steps"] > 0
         assert (row["cpu_seconds"] > 0) == (row["seconds"] > 0) == learned
         assert (row["label_seconds"] > 0) == (row["unlabeled_seen"] > 0)
-        assert row.get("views", 1) == (2 if name in AS_IT_LABELS else 1)
+        assert row.get("views", 1) == (2 if name in IN_VIEWS else 1)
     assert rows["refined_student"]["stride"] == 2
     assert rows["adapted_teacher"]["stride"] == rows["adapted_teacher_views"]["stride"]
     assert rows["adapted_teacher"]["ap"] != rows["adapted_teacher_views"]["ap"]
@@ -281,9 +281,9 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
     distilled, refined = "distilled_student", "refined_student"
     for stage, rows, compared in (
         ("adapt", 5, []),
-        ("distill", 8, [distilled]),
-        ("refine", 9, [distilled, refined]),
-        ("evaluate", 9, [distilled, refined]),
+        ("distill", 11, [distilled]),
+        ("refine", 13, [distilled, refined]),
+        ("evaluate", 13, [distilled, refined]),
     ):
         if stage == "evaluate":  # what it writes anew may be gone
             (folder / "details.json").unlink()

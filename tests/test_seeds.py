@@ -41,13 +41,13 @@ def test_the_summary_has_mean_spread_and_every_seed(tmp_path: Path) -> None:
     assert rows[BEST]["ap"]["sd"] == 0 and rows[REFINED]["steps"]["mean"] == 100
     assert summary["same_images"] is True and summary["notes"] == []
     gains = {(gain["against"], gain["stride"]): gain for gain in summary["gains"]}
-    teacher, student = "adapted_teacher_views", "distilled_student"
-    supervised = "supervised_teacher", "supervised_teacher_views"
+    teacher, in_views = "adapted_teacher", [f"{name}_views" for name in (BEST, "matched_student", "adapted_teacher")]
     assert [key for key in gains] == [
         (BEST, None), ("matched_student", None), (teacher, None), (teacher, 4.0), ("zero_shot_teacher", None),
-        ("zero_shot_teacher", 4.0), (student, None), *((row, None) for row in supervised),
+        ("zero_shot_teacher", 4.0), ("distilled_student", None), ("supervised_teacher", None),
+        *((row, None) for row in in_views), (in_views[-1], 4.0), ("supervised_teacher_views", None),
     ]  # fmt: skip
-    models = [REFINED] * 7 + ["adapted_teacher", teacher]
+    models = [REFINED] * 7 + [teacher] + [f"{REFINED}_views"] * 4 + [f"{teacher}_views"]
     assert [gain["model"] for gain in summary["gains"]] == models
     run = folder / "seed-0"
     alone = compare_masks(json.loads((run / "ground_truth.json").read_text()), GOOD, RESULTS)
@@ -70,9 +70,9 @@ def test_the_summary_in_words_and_tables(tmp_path: Path) -> None:
     assert (
         "| Refined student | 25.0 ± 1.4 | 24.0 | 26.0 | 47.5 ± 2.7 | 97.7 k | 56 s | 100 s | 0 s | 100 | 800 |" in text
     )
-    assert "| refined student - adapted teacher, as it labels at stride 4 |" in text
+    assert "| refined student, as the teacher labels - adapted teacher, as it labels at stride 4 |" in text
     same = "0.0 AP (0.0 to 0.0; t 0.0 to 0.0; no difference shown)"
-    assert f" The adapted teacher: {same} against the supervised teacher. The adapted" in text
+    assert f" The adapted teacher: {same} against the supervised teacher. The refined student, as the teacher" in text
     assert "against the supervised teacher;" not in text and "| adapted teacher - supervised teacher |" in text
     page = Page((folder / "summary.html").read_text())
     assert "Refined student 25.0 ± 1.4 24.0 26.0" in page.text and "Differences" in page.text

@@ -14,7 +14,20 @@ from sskd_fast.data.embedded import write_scenes
 from sskd_fast.data.errors import DataError
 from sskd_fast.data.pseudo_labeled import PseudoLabeled
 from sskd_fast.losses.mask_ownership import MaskOwnership
-from sskd_fast.method import FITTED, ROW_ORDER, STAGE, STAGES, chain_of, dependents, stage_of, words_of
+from sskd_fast.method import (
+    BASELINE,
+    COMPARISONS,
+    FINAL_STUDENTS,
+    FITTED,
+    MATCHED_BASELINE,
+    ROW_ORDER,
+    STAGE,
+    STAGES,
+    chain_of,
+    dependents,
+    stage_of,
+    words_of,
+)
 from sskd_fast.models.checkpoint import read_description
 from sskd_fast.run.command_line import parser, resolve
 from sskd_fast.run.labels import teacher_labels
@@ -102,13 +115,23 @@ def test_a_new_teacher_outdates_what_builds_on_it() -> None:
     assert chain_of(STAGE["matched_student"]) == {"matched_student"}
 
 
-def test_rows_of_teachers_as_they_label_stand_beside_their_stages() -> None:
-    assert ROW_ORDER == (
-        "zero_shot_teacher", FITTED, "supervised_teacher", "supervised_teacher_views", "adapted_teacher",
-        "adapted_teacher_views", "matched_student", "supervised_student", "distilled_student", "refined_student",
-    )  # fmt: skip
+def test_rows_in_the_views_of_the_teacher_stand_beside_their_stages() -> None:
+    trained = ("supervised_teacher", "adapted_teacher", MATCHED_BASELINE, BASELINE, *reversed(FINAL_STUDENTS))
+    in_views = (row for name in trained for row in (name, f"{name}_views"))
+    assert ("zero_shot_teacher", FITTED, *in_views) == ROW_ORDER
     assert stage_of("adapted_teacher_views") == STAGE["adapted_teacher"] and stage_of("other") is None
     assert "adapted_teacher_views" not in STAGE and words_of("adapted_teacher_views") == "adapted teacher, as it labels"
+    assert words_of("refined_student_views") == "refined student, as the teacher labels"
+
+
+def test_models_are_compared_in_the_same_views_and_students_with_their_teacher_as_it_labels() -> None:
+    assert {other for model, other in COMPARISONS if model == "refined_student_views"} == {
+        "supervised_teacher_views", "adapted_teacher_views", "matched_student_views", "supervised_student_views",
+    }  # fmt: skip
+    assert {other for model, other in COMPARISONS if model == "refined_student"} == {
+        "zero_shot_teacher", FITTED, "supervised_teacher", "supervised_teacher_views", "adapted_teacher",
+        "adapted_teacher_views", "matched_student", "supervised_student", "distilled_student",
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

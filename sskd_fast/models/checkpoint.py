@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sskd_fast import __version__
 from sskd_fast.files import write_atomically
+from sskd_fast.models.augmented import Augmentation
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.class_heads import rows_for
 from sskd_fast.models.inference import InferenceConfig
@@ -57,8 +58,9 @@ class Description:
 
     model: the architecture, with the mean and standard deviation of its input.  class_names, category_ids: by class
     index.  inference: tile, overlap, zoom, score floor, NMS and detection limit.  stretch: True if images are stretched
-    by percentiles first (`data.intensity`).  origins: licences and sources as stated.  ancestors: models that it is
-    based on, with their licences if known.  version: of the sskd_fast that wrote it.
+    by percentiles first (`data.intensity`).  views: those in which the teacher of its run labels, to average
+    predictions over; none in files of earlier versions.  origins: licences and sources as stated.  ancestors: models
+    that it is based on, with their licences if known.  version: of the sskd_fast that wrote it.
     figures: on validation images, such as "ap" and "ap50" in percent.  facts: stage, steps, seconds, seed.
     architecture: of models of transformers, so that loading needs neither their files nor a network.
     """
@@ -68,6 +70,7 @@ class Description:
     category_ids: tuple[int, ...]
     inference: InferenceConfig
     stretch: bool = False
+    views: tuple[Augmentation, ...] = ()
     origins: Origins = Origins()
     ancestors: tuple[Ancestor, ...] = ()
     version: str = __version__

@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stage", help="with a run's folder: stage of the model (default: last student)")
     p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="lowest score written and drawn (default: 0.5)")
     p.add_argument("--max-detections", type=at_least(1), help="most instances per image (default: as in training)")
+    p.add_argument(
+        "--augment", action="store_true", help="average over flipped and zoomed views: slower, more accurate"
+    )
     p.add_argument("--batch", type=at_least(1), help="tiles per forward pass (default: as in training)")
     p.add_argument(
         "--max-pixels", type=at_least(1), metavar="N", help=f"limit on the size of an image (default: {MAX_PIXELS:,})"
@@ -103,6 +106,7 @@ def predict_to_folder(arguments: argparse.Namespace) -> int:
     wanted = {"batch": arguments.batch, "max_detections": arguments.max_detections}
     predictor = load(arguments.model, stage=arguments.stage, device=arguments.device)
     predictor = predictor.with_inference(**{name: value for name, value in wanted.items() if value is not None})
+    predictor = predictor.with_views() if arguments.augment else predictor
     work = Work(
         arguments.model, predictor, inputs, arguments.score, output / "overlays" if arguments.overlays else None
     )

@@ -52,7 +52,8 @@ class Work:
         files = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]
         description = dataclasses.replace(self.predictor.description, figures={}, facts={})
         settings = {
-            "description": dataclasses.asdict(description), "score": self.score, "drawn": self.drawings is not None,
+            "description": dataclasses.asdict(description), "views": len(self.predictor.views),
+            "score": self.score, "drawn": self.drawings is not None,
             "device": next(model.parameters()).device.type, "version": __version__, "every": self.inputs.every,
             "model": [(file.st_size, file.st_mtime_ns) for file in files],
             "folder": str(self.inputs.folder), "files": self.inputs.stamps(),

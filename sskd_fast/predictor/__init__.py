@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sskd_fast.predictor.locate import ModelError, load
+from sskd_fast.predictor.locate import load
 from sskd_fast.predictor.prediction import Prediction
-from sskd_fast.predictor.predictor import ImageLike, Predictor
+from sskd_fast.predictor.predictor import ImageLike, ModelError, Predictor
 
 __all__ = ["ImageLike", "ModelError", "Prediction", "Predictor", "load"]

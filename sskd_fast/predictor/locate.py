@@ -10,13 +10,9 @@ from huggingface_hub.errors import HFValidationError
 
 from sskd_fast.exported import Exported, load_exported
 from sskd_fast.method import BASELINE, FINAL_STUDENTS
-from sskd_fast.predictor.predictor import WEIGHTS, Predictor
+from sskd_fast.predictor.predictor import WEIGHTS, ModelError, Predictor
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class ModelError(ValueError):
-    """Raised for a place without a model, or for an unavailable device."""
 
 
 def load(model: str | Path, *, stage: str | None = None, device: str = "auto") -> Predictor:

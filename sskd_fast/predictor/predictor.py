@@ -17,8 +17,9 @@ from torch import Tensor
 from sskd_fast.data.pixels import array_pixels, image_pixels, read_pixels
 from sskd_fast.data.source import image_tensor
 from sskd_fast.files import write_json
+from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
 from sskd_fast.models.checkpoint import Description, load_checkpoint, save_checkpoint
-from sskd_fast.models.inference import InferenceConfig, predict
+from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.results import to_results
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.predictor.card import card_text, is_own_card
@@ -29,17 +30,23 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 WEIGHTS = "model.safetensors"
 
 
+class ModelError(ValueError):
+    """Raised for a place without a model, for an unavailable device, or for what a model cannot do."""
+
+
 class Predictor(
     ModelHubMixin, library_name="sskd_fast", pipeline_tag="image-segmentation", tags=["instance-segmentation"]
 ):
     """Predicts instances with the settings of the run that trained the model.
 
-    model: the network.  description: metadata of its checkpoint, including the inference settings.
+    model: the network.  description: metadata of its checkpoint, including the inference settings.  views: predictions
+    are averaged over these views of an image (see `with_views`).
     `save_pretrained`, `from_pretrained` and `push_to_hub` come from huggingface_hub.
     """
 
-    def __init__(self, model: Segmenter, description: Description) -> None:
+    def __init__(self, model: Segmenter, description: Description, views: tuple[Augmentation, ...] = IDENTITY) -> None:
         self.model, self.description = model.eval().to(memory_format=torch.channels_last), description
+        self.views = views
 
     def __repr__(self) -> str:
         stage = self.description.facts.get("stage", "model")
@@ -76,7 +83,20 @@ class Predictor(
         Raises ValueError for a setting out of range.
         """
         inference = dataclasses.replace(self.inference, **changes)
-        return Predictor(self.model, dataclasses.replace(self.description, inference=inference))
+        return Predictor(self.model, dataclasses.replace(self.description, inference=inference), self.views)
+
+    def with_views(self) -> Predictor:
+        """A predictor that averages over flipped, turned and zoomed views of every image (test-time augmentation).
+
+        The views are those in which the teacher of the model's run labels.  They take as many times longer; the run's
+        report shows what they gain.  Raises ModelError if they are unknown.
+        """
+        if not self.description.views:
+            raise ModelError(
+                f"the model was saved by sskd_fast {self.description.version} without its run's "
+                "views; `python -m sskd_fast.run --stage evaluate --output FOLDER` adds them"
+            )
+        return Predictor(self.model, self.description, self.description.views)
 
     @overload
     def predict(self, images: ImageLike, score: float = 0.0) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -110,7 +130,7 @@ class Predictor(
         d = self.description
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         predictions = []
-        for size, found in zip(sizes, predict(self.model, images, d.inference), strict=True):
+        for size, found in zip(sizes, predict_views(self.model, images, d.inference, self.views), strict=True):
             results = to_results(found, 0, size, d.category_ids, d.inference.zoom_of(size))
             predictions.append(Prediction.of_results(results, size, d.class_names, d.category_ids))
         return predictions

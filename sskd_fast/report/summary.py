@@ -12,7 +12,7 @@ from typing import Any
 from sskd_fast.evaluation import gain_over_seeds
 from sskd_fast.evaluation.pairs import Pair, compared_pairs, drawn_pairs
 from sskd_fast.files import finite, write_json, write_text
-from sskd_fast.method import ADAPTATION, AS_IT_LABELS, BASELINES, FINAL_STUDENTS, ROW_ORDER
+from sskd_fast.method import ADAPTATION, BASELINES, FINAL_STUDENTS, ROW_ORDER
 from sskd_fast.report.comparison import compared_runs, different_settings, validation_digest
 from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import RunFolder, read_run
@@ -102,15 +102,18 @@ def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of rows to compare, among the rows that all seeds have.
 
     The final student meets both supervised students, its teacher, the zero-shot teacher and itself before refinement.
-    The adapted teacher meets the supervised one, on plain images and as both label.
+    The adapted teacher meets the supervised one.  All but the last two of the student are also compared in the views
+    in which the teacher labels; if the student was not measured in them, it meets the teacher as it labels.
     """
     student = next((name for name in FINAL_STUDENTS if name in names), None)
     teacher = next((name for name in TEACHERS if name in names), None)
-    others = dict.fromkeys([*reversed(BASELINES), teacher, "zero_shot_teacher", *FINAL_STUDENTS])
-    pairs = [(student, other) for other in others if student and other in names and other and other != student]
-    labelling = {teacher: row for row, teacher in AS_IT_LABELS.items()}
-    teachers = [ADAPTATION, (labelling[ADAPTATION[0]], labelling[ADAPTATION[1]])]
-    return [*pairs, *(pair for pair in teachers if set(pair) <= set(names))]
+    others = list(dict.fromkeys([*reversed(BASELINES), teacher, "zero_shot_teacher", *FINAL_STUDENTS]))
+    if f"{student}_views" in names and teacher is not None:
+        others[others.index(teacher)] = teacher.removesuffix("_views")
+    pairs = [(student, other) for other in others if student and other and other != student]
+    alike = [*((student, other) for other in (*reversed(BASELINES), ADAPTATION[0]) if student), ADAPTATION]
+    pairs += [ADAPTATION, *((f"{model}_views", f"{other}_views") for model, other in alike)]
+    return [pair for pair in pairs if set(pair) <= set(names)]
 
 
 def _gains(runs: Mapping[int, RunFolder], same_images: bool) -> list[dict[str, Any]]:

@@ -26,13 +26,14 @@ def summary_paragraphs(summary: Summary) -> list[str]:
         return ["No gains yet: every seed needs a measured student and a measured model to compare it with."]
     row = next(row for row in summary["rows"] if row["name"] == student)
     count = len(summary["seeds"])
-    gains = [f"{_gain_text(gain)} against {_against(gain)}" for gain in summary["gains"] if gain["model"] == student]
-    others = [gain for gain in summary["gains"] if gain["model"] != student]
+    gains: dict[str, list[str]] = {}
+    for gain in summary["gains"]:
+        gains.setdefault(gain["model"], []).append(f"{_gain_text(gain)} against {_against(gain)}")
     return [
         f"The {words_of(student)} reaches {_spread_text(row['ap'])} AP over {count} seed{'s' if count > 1 else ''}, "
         f"trained on {images_of(student, _facts(summary))}.",
-        f"Differences: {'; '.join(gains)}.",
-        *(f"The {words_of(gain['model'])}: {_gain_text(gain)} against {_against(gain)}." for gain in others),
+        f"Differences: {'; '.join(gains.pop(student))}.",
+        *(f"The {words_of(model)}: {'; '.join(texts)}." for model, texts in gains.items()),
         interval_words(summary),
         *summary["notes"],
     ]

@@ -87,6 +87,11 @@ class Figures:
         """The teacher's row to compare students with: as it labels, if that has been measured."""
         return next((name for name in TEACHERS if name in self.rows), None)
 
+    def teacher_beside(self, student: str) -> str | None:
+        """The teacher's row to compare a student's plain row with: plain, too, if both are also measured in views."""
+        plain = (self.teacher or "").removesuffix("_views")
+        return plain if plain in self.rows and f"{student}_views" in self.rows else self.teacher
+
     def difference(self, model: str, against: str) -> Difference:
         """The difference of two rows as measured, with its interval if details.json has it."""
         found = self.entry(model, against, reduced=False)
@@ -126,7 +131,8 @@ def verdict(metrics: Metrics, details: Mapping[str, Any] | None = None) -> Verdi
     over = "over" if tone == "better" else "against"
     sentences = [
         _training_sentence(figures, student),
-        _gains_sentence(figures, student, [*baselines, figures.teacher]),
+        _gains_sentence(figures, student, [*baselines, figures.teacher_beside(student)]),
+        _equal_views_sentence(figures, student, baselines),
         _equal_stride_sentence(figures, student),
         _size_sentence(figures, student),
         *_stage_sentences(figures),
@@ -175,6 +181,24 @@ def _described(figures: Figures, name: str) -> str:
     row = figures.rows[name]
     views = f", {row['views']} views of an image" if is_number(row.get("views")) else ""
     return f"the {words_of(name)} ({ap_text(row['ap'])} AP{views})"
+
+
+def _equal_views_sentence(figures: Figures, student: str, baselines: Sequence[str]) -> str:
+    """A sentence on student, teacher and baselines in the views in which the teacher labels; "" if not measured."""
+    row = figures.rows.get(f"{student}_views")
+    if row is None:
+        return ""
+    others = [name for name in (*(f"{b}_views" for b in baselines), figures.teacher) if name in figures.rows]
+    gains = [
+        f"{figures.difference(f'{student}_views', name).text} against the {words_of(name.removesuffix('_views'))} "
+        f"({ap_text(figures.rows[name]['ap'])} AP)"
+        for name in others
+        if name and name.endswith("_views")
+    ]
+    return (
+        f"Averaged over {row['views']} views of each image, as the teacher labels, the {words_of(student)} reaches "
+        f"{ap_text(row['ap'])} AP" + (f": {'; '.join(gains)}, in the same views." if gains else ".")
+    )
 
 
 def _equal_stride_sentence(figures: Figures, student: str) -> str:

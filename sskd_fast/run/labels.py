@@ -21,7 +21,6 @@ from sskd_fast.run.thresholds import (
     cached_predictions,
     kept_selection,
     label_selection,
-    label_views,
     prediction_settings,
 )
 from sskd_fast.train.progress import Log
@@ -100,8 +99,8 @@ def shard_labeller(models: RunModels, log: Log, teacher: str) -> ShardLabeller:
     """A teacher of the run that labels shards, with thresholds calibrated on the labelled images (`kept_selection`)."""
     from sskd_fast.run.shard_labels import ShardLabeller
 
-    config, source, model = models.config.pseudo_labels, models.sources.unlabeled, models.load(teacher)
-    selection, views = kept_selection(models, log, model, teacher), label_views(config, models.sources.views)
+    source, model = models.sources.unlabeled, models.load(teacher)
+    selection, views = kept_selection(models, log, model, teacher), models.label_views
     inference = models.inference_of(model.config)
     key = prediction_settings(models, inference) | {"selection": dataclasses.asdict(selection)}
     return ShardLabeller(

@@ -14,7 +14,7 @@ import torch
 from sskd_fast.data.errors import named
 from sskd_fast.data.source import ImageCollection
 from sskd_fast.method import FITTED, STAGE, Stage
-from sskd_fast.models.augmented import IDENTITY, Augmentation
+from sskd_fast.models.augmented import IDENTITY, Augmentation, augmentations
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import (
     Description,
@@ -132,6 +132,7 @@ class RunModels:
             category_ids=tuple(s.labeled.category_ids),
             inference=self.inference_of(model.config),
             stretch=s.labeled.stretch,
+            views=self.label_views,
             origins=self.origins,
             ancestors=self.ancestors(facts.get("stage", stage)),
             facts=dict(facts),
@@ -186,7 +187,7 @@ class RunModels:
                 figures |= {"rows": list(rows.values()), **spanning_rows(self.results.details)}
                 inference = self.inference_of(self.config_of(STAGE[stage]))
                 made_from: dict[str, Any] = {"origins": self.origins, "ancestors": self.ancestors(stage)}
-                describe_again(path, figures=figures, inference=inference, **made_from)
+                describe_again(path, figures=figures, inference=inference, views=self.label_views, **made_from)
 
     def _placed(self, model: Segmenter) -> Segmenter:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -197,6 +198,13 @@ class RunModels:
         if any(model.tile):
             predict = dataclasses.replace(predict, tile=model.tile)
         return predict.resolved(sources.views.size, sources.zoom, sources.detections)
+
+    @property
+    def label_views(self) -> tuple[Augmentation, ...]:
+        """The views over which the teacher's predictions are averaged: a subset of the views in training."""
+        labels, views = self.config.pseudo_labels, self.sources.views
+        flips = {"hflip": views.hflip, "vflip": views.vflip, "rot90": views.rot90}
+        return tuple(augmentations(labels.views, labels.zooms, **flips))
 
     @cached_property
     def contents(self) -> dict[str, str]:

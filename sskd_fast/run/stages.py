@@ -16,7 +16,6 @@ from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.made_with import made_with
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.thresholds import label_views
 from sskd_fast.run.training import Run, check_shares, facts_of, stage_training, train_model, training_state
 from sskd_fast.settings import Config
 from sskd_fast.train.cost import COST_KEYS, Cost
@@ -95,16 +94,15 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
 def measure_aloud(run: Run, stage: Stage, model: Segmenter, cost: Mapping[str, float], made: str) -> None:
     """Measures a stage's model on the validation images and prints the figures.
 
-    A teacher that labels is also measured as it labels.  made: key of the model's basis.
-    The stage's own row comes last, since it marks the stage as finished.
+    A trained model is also measured averaged over the views in which the teacher labels.  The stage's own row comes
+    last, since it marks the stage as finished.  made: key of the model's basis.
     """
-    config, sources = run.models.config, run.models.sources
-    views = label_views(config.pseudo_labels, sources.views)
-    as_it_labels = [(name, views) for name in views_rows([stage.name]) if tuple(views) != tuple(IDENTITY)]
-    for name, seen in [*as_it_labels, (stage.name, IDENTITY)]:
+    views = run.models.label_views
+    averaged = [(name, views) for name in views_rows([stage.name]) if views != IDENTITY]
+    for name, seen in [*averaged, (stage.name, IDENTITY)]:
         row = measure(run.models, name, model, cost, seen, made)
         beside = "".join(f", {key.replace('_', ' ')} {value:.1f}" for key, value in row.official.items())
-        images = f"{len(sources.val)} images" + (f", {row.views} views of each" if row.views > 1 else "")
+        images = f"{len(run.models.sources.val)} images" + (f", {row.views} views of each" if row.views > 1 else "")
         run.log.say(f"  {words_of(name)}: AP {row.ap:.1f}, AP50 {row.ap50:.1f}{beside} on {images}")
 
 

@@ -11,15 +11,12 @@ from tqdm import tqdm
 from sskd_fast import ranks
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.source import ImageCollection
-from sskd_fast.data.views import Views
 from sskd_fast.files import write_json
 from sskd_fast.journal import parse_record
 from sskd_fast.method import STAGE
-from sskd_fast.models.augmented import Augmentation, augmentations
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.pseudo_labels import (
-    PseudoLabelConfig,
     Selection,
     cache_key,
     calibrate_thresholds,
@@ -122,18 +119,13 @@ class Thresholds:
         return equally_many(thresholds, self.sample, self.of_folds, floor=floor)
 
 
-def label_views(config: PseudoLabelConfig, views: Views) -> list[Augmentation]:
-    """The views over which the teacher's predictions are averaged: a subset of the views in training."""
-    return augmentations(config.views, config.zooms, hflip=views.hflip, vflip=views.vflip, rot90=views.rot90)
-
-
 def cached_predictions(models: RunModels, model: Segmenter, name: str, source: ImageCollection) -> list[dict[str, Any]]:
     """All scored predictions of a model on the images of a source, averaged over the label views; cached, resumable.
 
     If several predictions cover an object, the best-scored stays, since precision counts objects.  This also holds for
     predictions read from a file.  name: of the model; labelled and unlabelled images have separate files.
     """
-    views = label_views(models.config.pseudo_labels, models.sources.views)
+    views = models.label_views
     index_of = {image_id: i for i, image_id in enumerate(source.image_ids)}
     images = "labeled" if isinstance(source, LabeledImages) else "unlabeled"
     key = cache_key(model.state_dict(), _labels_key(models, models.inference_of(model.config), source))
@@ -164,5 +156,5 @@ def _labels_key(models: RunModels, inference: InferenceConfig, source: ImageColl
 
 def prediction_settings(models: RunModels, inference: InferenceConfig) -> dict[str, Any]:
     """The settings that predictions depend on."""
-    views = label_views(models.config.pseudo_labels, models.sources.views)
+    views = models.label_views
     return dataclasses.asdict(inference) | {"views": [dataclasses.astuple(view) for view in views]}
