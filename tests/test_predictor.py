@@ -135,6 +135,9 @@ def test_a_predictor_averages_over_the_views_of_its_run_or_says_that_it_has_none
     old = Predictor(predictor.model, dataclasses.replace(predictor.description, views=(), version="0.1"))
     with pytest.raises(ModelError, match=r"saved by sskd_fast 0\.1 without its run's views; `python -m .*evaluate"):
         old.with_views()
+    one = Predictor(predictor.model, dataclasses.replace(predictor.description, views=(Augmentation(),)))
+    with pytest.raises(ModelError, match="labels from one view: there is nothing to average over"):
+        one.with_views()
 
 
 def test_a_saved_predictor_comes_back_with_its_card(plates_run: Path, tmp_path: Path) -> None:

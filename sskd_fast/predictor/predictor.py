@@ -89,13 +89,15 @@ class Predictor(
         """A predictor that averages over flipped, turned and zoomed views of every image (test-time augmentation).
 
         The views are those in which the teacher of the model's run labels.  They take as many times longer; the run's
-        report shows what they gain.  Raises ModelError if they are unknown.
+        report shows what they gain.  Raises ModelError if they are unknown, or the image alone.
         """
         if not self.description.views:
             raise ModelError(
                 f"the model was saved by sskd_fast {self.description.version} without its run's "
                 "views; `python -m sskd_fast.run --stage evaluate --output FOLDER` adds them"
             )
+        if self.description.views == IDENTITY:
+            raise ModelError("the teacher of the model's run labels from one view: there is nothing to average over")
         return Predictor(self.model, self.description, self.description.views)
 
     @overload
