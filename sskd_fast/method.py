@@ -111,8 +111,7 @@ _OTHERS = tuple(row for row in ROW_ORDER if IN_VIEWS.get(row, row) not in FINAL_
 COMPARISONS = (
     *((student, row) for student in FINAL_STUDENTS for row in _OTHERS if IN_VIEWS.get(row) not in BASELINES),
     *((f"{student}_views", row) for student in FINAL_STUDENTS for row in _OTHERS if row in IN_VIEWS),
-    FINAL_STUDENTS,
-    ADAPTATION,
+    *((f"{model}{row}", f"{other}{row}") for model, other in (FINAL_STUDENTS, ADAPTATION) for row in ("", "_views")),
 )
 
 

@@ -42,12 +42,13 @@ def test_the_summary_has_mean_spread_and_every_seed(tmp_path: Path) -> None:
     assert summary["same_images"] is True and summary["notes"] == []
     gains = {(gain["against"], gain["stride"]): gain for gain in summary["gains"]}
     teacher, in_views = "adapted_teacher", [f"{name}_views" for name in (BEST, "matched_student", "adapted_teacher")]
+    refining = ("distilled_student_views", None)
     assert [key for key in gains] == [
         (BEST, None), ("matched_student", None), (teacher, None), (teacher, 4.0), ("zero_shot_teacher", None),
         ("zero_shot_teacher", 4.0), ("distilled_student", None), ("supervised_teacher", None),
-        *((row, None) for row in in_views), (in_views[-1], 4.0), ("supervised_teacher_views", None),
+        *((row, None) for row in in_views), (in_views[-1], 4.0), refining, ("supervised_teacher_views", None),
     ]  # fmt: skip
-    models = [REFINED] * 7 + [teacher] + [f"{REFINED}_views"] * 4 + [f"{teacher}_views"]
+    models = [REFINED] * 7 + [teacher] + [f"{REFINED}_views"] * 5 + [f"{teacher}_views"]
     assert [gain["model"] for gain in summary["gains"]] == models
     run = folder / "seed-0"
     alone = compare_masks(json.loads((run / "ground_truth.json").read_text()), GOOD, RESULTS)

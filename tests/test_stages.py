@@ -127,6 +127,7 @@ def test_rows_in_the_views_of_the_teacher_stand_beside_their_stages() -> None:
 def test_models_are_compared_in_the_same_views_and_students_with_their_teacher_as_it_labels() -> None:
     assert {other for model, other in COMPARISONS if model == "refined_student_views"} == {
         "supervised_teacher_views", "adapted_teacher_views", "matched_student_views", "supervised_student_views",
+        "distilled_student_views",
     }  # fmt: skip
     assert {other for model, other in COMPARISONS if model == "refined_student"} == {
         "zero_shot_teacher", FITTED, "supervised_teacher", "supervised_teacher_views", "adapted_teacher",

@@ -102,8 +102,8 @@ def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of rows to compare, among the rows that all seeds have.
 
     The final student meets both supervised students, its teacher, the zero-shot teacher and itself before refinement.
-    The adapted teacher meets the supervised one.  All but the last two of the student are also compared in the views
-    in which the teacher labels; if the student was not measured in them, it meets the teacher as it labels.
+    The adapted teacher meets the supervised one.  All but the zero-shot teacher are also compared in the views in which
+    the teacher labels; if the student was not measured in them, it meets the teacher as it labels.
     """
     student = next((name for name in FINAL_STUDENTS if name in names), None)
     teacher = next((name for name in TEACHERS if name in names), None)
@@ -111,7 +111,8 @@ def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     if f"{student}_views" in names and teacher is not None:
         others[others.index(teacher)] = teacher.removesuffix("_views")
     pairs = [(student, other) for other in others if student and other and other != student]
-    alike = [*((student, other) for other in (*reversed(BASELINES), ADAPTATION[0]) if student), ADAPTATION]
+    others = [*reversed(BASELINES), ADAPTATION[0], *FINAL_STUDENTS]
+    alike = [*((student, other) for other in others if other != student), ADAPTATION]
     pairs += [ADAPTATION, *((f"{model}_views", f"{other}_views") for model, other in alike)]
     return [pair for pair in pairs if set(pair) <= set(names)]
 
