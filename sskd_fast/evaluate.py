@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--ignore-unknown", action="store_true", help="measure only the classes that model and labels share")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if there is one")
     p.add_argument(
-        "--augment", action="store_true", help="average over flipped and zoomed views, as the run's teacher labels"
+        "--augment", action="store_true", help="average over flipped, turned and zoomed views, as the teacher labels"
     )
     p.add_argument("--batch", type=at_least(1), metavar="N", help="tiles per forward pass (default: as in training)")
     p.add_argument(

@@ -92,7 +92,7 @@ STAGE = {stage.name: stage for stage in (*PRETRAINING, FITTING, *STAGES)}
 COMMANDS = ("all", "pretrain", "adapt", "distill", "refine", "evaluate")
 # The stages that every run has; other stages have rows only if they ran.
 EVERY_RUN = frozenset(stage.name for stage in STAGES)
-# Trained models have a second row of results: predictions averaged over the views in which the teacher labels.
+# Trained models of the target data have a second row of results, averaged over the views in which the teacher labels.
 IN_VIEWS = {f"{stage.name}_views": stage.name for stage in STAGES if stage.budget}
 # Results appear in the table's order, with the baselines before the students that are compared with them.
 ROW_ORDER = tuple(

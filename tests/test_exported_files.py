@@ -19,16 +19,18 @@ from models_to_export import INFERENCE, description, of_file, tiny
 
 from sskd_fast.data.embedded import CLASS_NAMES
 from sskd_fast.export import main as export_command
-from sskd_fast.exported import ExportError, Parity, export_onnx, export_openvino, load_exported
+from sskd_fast.exported import Exported, ExportError, Parity, export_onnx, export_openvino, load_exported
 from sskd_fast.exported.agreement import matched_differences
 from sskd_fast.exported.file_description import KEY, FileDescription, smallest_side
 from sskd_fast.exported.parity import TOLERANCE
 from sskd_fast.exported.quantization import tile_batches
+from sskd_fast.models.augmented import Augmentation
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import LAYOUT
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.settings import FoundationConfig, ModelConfig
 from sskd_fast.predict.__main__ import main as predict_command
+from sskd_fast.predictor import ModelError, Predictor
 
 
 def test_models_without_a_network_of_their_own_are_refused(tmp_path: Path) -> None:
@@ -111,6 +113,20 @@ def test_a_file_of_one_size_says_so() -> None:
     with pytest.raises(ExportError, match="found 64 x 64 pixels, expected 64 x 48, the only size of this file"):
         one.check_size((64, 64))
     assert FileDescription.from_json(one.to_json(), Path("model.onnx")) == one
+
+
+def test_zoomed_views_of_a_file_of_one_size_are_refused() -> None:
+    for size, zoom, refused in (((64, 48), 1.25, True), ((64, 48), 1.0, False), ((), 1.25, False)):
+        file = dataclasses.replace(of_file(tiny()), size=size)
+        views = (Augmentation(), Augmentation(mirrored=True, zoom=zoom))
+        predictor = Predictor(
+            Exported(file, lambda images: (images, images), "onnx"), dataclasses.replace(file.checkpoint, views=views)
+        )
+        if refused:
+            with pytest.raises(ModelError, match="an exported file of one size takes no zoomed views"):
+                predictor.with_views()
+        else:
+            assert predictor.with_views().views == views
 
 
 def of_a_later_layout(content: dict[str, Any]) -> None:

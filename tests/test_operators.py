@@ -351,8 +351,8 @@ def test_values_out_of_range_are_named(backend):
 def tiled_case(m: int) -> tuple[list[Tensor], Tensor]:
     """Rows of 64 KB. A tile has 16 to 64 of them, or 128 on processors with a small second-level cache.
 
-    So several tiles of anchors on every processor, and of m candidates: on some one, on others few for 80, few or many
-    for 300, many for 1200. Few tiles pick their negatives, more than eight have them sorted.
+    So there are several tiles of anchors on every processor. Of m candidates there are one or a few for 80, a few or
+    many for 300, many for 1200. A few tiles pick their negatives, more than eight have them sorted.
     """
     a, d = 150, 16384
     negatives = torch.randint(-1, m, (a, 12), generator=generator(9))

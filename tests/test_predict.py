@@ -24,6 +24,7 @@ from sskd_fast.journal import Journal
 from sskd_fast.predict.__main__ import main
 from sskd_fast.predict.drawing import draw
 from sskd_fast.predict.inputs import find_inputs, overlay_names
+from sskd_fast.predict.work import Work
 from sskd_fast.predictor import Prediction, load
 from sskd_fast.report.overlays import COLORS
 from sskd_fast.source_prediction import groups
@@ -79,6 +80,11 @@ def test_augmented_predictions_are_those_of_the_run_in_its_views(plates_run: Pat
     keys = ("image_id", "category_id", "segmentation", "score")
     assert [{key: a[key] for key in keys} for a in predictions(tmp_path)["annotations"]] == expected and expected
     assert expected != json.loads((plates_run / "predictions" / "refined_student.json").read_text())
+    plain, inputs = load(plates_run), find_inputs([str(plates_run.parent / "val")])
+    keys_of_journals = {
+        Work(str(plates_run), predictor, inputs, 0.5, None).key for predictor in (plain, plain.with_views())
+    }
+    assert len(keys_of_journals) == 2, "else a killed command would go on in other views"
 
 
 def test_every_coco_file_of_a_run_opens_in_other_tools(plates_run: Path) -> None:

@@ -61,6 +61,15 @@ def test_verdict_compares_student_and_teacher_in_the_same_views() -> None:
         "against the supervised student (21.5 AP); +7.3 AP against the matched student (20.0 AP); +3.7 AP (95 % "
         "interval -0.2 to +7.0, no difference shown) against the adapted teacher (23.6 AP), in the same views."
     ) in words
+    zoomed = metrics_of(AP)
+    for found in zoomed["rows"]:
+        found.pop("views", None)
+    assert "In the view of each image in which the teacher labels, the refined student reaches" in verdict_words(zoomed)
+    strides = [
+        gain(REFINED, name, ap, None, None, stride=4.0) for name, ap in ((TEACHER, -9.0), ("adapted_teacher", -7.2))
+    ]
+    words = verdict_words(metrics_of(AP), {"gains": strides})
+    assert "has 12.8 AP, against 20.0 of the adapted teacher: -7.2 AP." in words
     of_one_view = {name: ap for name, ap in AP.items() if not name.endswith("teacher_views")}
     assert "+2.1 AP against the adapted teacher (23.2 AP)." in verdict_words(metrics_of(of_one_view))
 
@@ -395,6 +404,7 @@ def test_evaluations_of_fold_models_are_averaged_by_step() -> None:
 
 def test_report_shows_finer_figures(tmp_path: Path) -> None:
     text = write_report(make_run(tmp_path)).read_text()
+    assert "<dt>AP against the adapted teacher</dt><dd>+2.1</dd>" in text
     table = text[text.index("AP75, AP by size") :]
     table = table[: table.index("</table>")]
     assert '<th scope="col">a&lt;b</th><th scope="col">c</th></tr>' in table, "one group alone is no column"

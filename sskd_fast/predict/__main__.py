@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--score", type=between(0.0, 1.0), default=0.5, help="lowest score written and drawn (default: 0.5)")
     p.add_argument("--max-detections", type=at_least(1), help="most instances per image (default: as in training)")
     p.add_argument(
-        "--augment", action="store_true", help="average over flipped and zoomed views: slower, more accurate"
+        "--augment", action="store_true", help="average over flipped, turned and zoomed views: slower, more accurate"
     )
     p.add_argument("--batch", type=at_least(1), help="tiles per forward pass (default: as in training)")
     p.add_argument(

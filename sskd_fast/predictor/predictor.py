@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sskd_fast.data.pixels import array_pixels, image_pixels, read_pixels
 from sskd_fast.data.source import image_tensor
+from sskd_fast.exported import Exported
 from sskd_fast.files import write_json
 from sskd_fast.models.augmented import IDENTITY, Augmentation, predict_views
 from sskd_fast.models.checkpoint import Description, load_checkpoint, save_checkpoint
@@ -89,15 +90,20 @@ class Predictor(
         """A predictor that averages over flipped, turned and zoomed views of every image (test-time augmentation).
 
         The views are those in which the teacher of the model's run labels.  They take as many times longer; the run's
-        report shows what they gain.  Raises ModelError if they are unknown, or the image alone.
+        report shows what they gain.  Raises ModelError if they are unknown, or the image alone, or if an exported file
+        takes images of one size and the views are zoomed.
         """
         if not self.description.views:
             raise ModelError(
-                f"the model was saved by sskd_fast {self.description.version} without its run's "
-                "views; `python -m sskd_fast.run --stage evaluate --output FOLDER` adds them"
+                f"the model was saved by sskd_fast {self.description.version} without its run's views; "
+                "`python -m sskd_fast.run --stage evaluate --output FOLDER` adds them to the run's checkpoints; then "
+                "export or save the model again"
             )
         if self.description.views == IDENTITY:
             raise ModelError("the teacher of the model's run labels from one view: there is nothing to average over")
+        zoomed = any(view.zoom != 1 for view in self.description.views)
+        if zoomed and isinstance(self.model, Exported) and self.model.description.size:
+            raise ModelError("an exported file of one size takes no zoomed views: give the model that it was made from")
         return Predictor(self.model, self.description, self.description.views)
 
     @overload

@@ -17,7 +17,7 @@ from sskd_fast.report.html_worst import worst_section
 from sskd_fast.report.numbers import ap_text, difference_text
 from sskd_fast.report.run_folder import RunFolder, read_run
 from sskd_fast.report.table import final_student, measured_rows, parameter_ratio
-from sskd_fast.report.verdict import TEACHERS, verdict
+from sskd_fast.report.verdict import Figures, verdict
 
 
 def write_report(run_folder: Path) -> Path:
@@ -84,7 +84,7 @@ def _verdict(metrics: dict[str, Any], details: dict[str, Any]) -> str:
     tiles: list[tuple[str, str]] = []
     if student is not None:
         tiles.append((f"{ap_text(rows[student]['ap'])} AP", title_of(student).lower()))
-        teacher = next((name for name in TEACHERS if name in rows), "")
+        teacher = Figures(metrics, details, rows).teacher_beside(student) or ""
         for other in (*BASELINES[::-1], teacher):
             if other in rows:
                 change = difference_text(rows[student]["ap"] - rows[other]["ap"])

@@ -25,7 +25,7 @@ def models_section(metrics: dict[str, Any], details: dict[str, dict[str, Any]]) 
     figures = figure_columns(rows)
     best = {key: max((r[key] for r in rows.values() if is_number(r.get(key))), default=None) for key in figures}
     lines = []
-    # A teacher that labels from a single view has no separate row "as it labels".
+    # If the teacher labels from the image as it is, no model has a separate row for its views.
     shown = {name: rows.get(name, {}) for name in (*ROW_ORDER, *rows) if name in rows or name in EVERY_RUN}
     costs = cost_columns(shown)
     for number, (name, row) in enumerate(shown.items()):

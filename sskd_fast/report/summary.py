@@ -111,8 +111,7 @@ def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     if f"{student}_views" in names and teacher is not None:
         others[others.index(teacher)] = teacher.removesuffix("_views")
     pairs = [(student, other) for other in others if student and other and other != student]
-    others = [*reversed(BASELINES), ADAPTATION[0], *FINAL_STUDENTS]
-    alike = [*((student, other) for other in others if other != student), ADAPTATION]
+    alike = [*((student, other) for other in others if other not in (student, "zero_shot_teacher")), ADAPTATION]
     pairs += [ADAPTATION, *((f"{model}_views", f"{other}_views") for model, other in alike)]
     return [pair for pair in pairs if set(pair) <= set(names)]
 

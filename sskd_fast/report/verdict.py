@@ -195,15 +195,16 @@ def _equal_views_sentence(figures: Figures, student: str, baselines: Sequence[st
         for name in others
         if name and name.endswith("_views")
     ]
-    return (
-        f"Averaged over {row['views']} views of each image, as the teacher labels, the {words_of(student)} reaches "
-        f"{ap_text(row['ap'])} AP" + (f": {'; '.join(gains)}, in the same views." if gains else ".")
+    views = row.get("views", 1)
+    seen = f"Averaged over {views} views of each image, as" if views > 1 else "In the view of each image in which"
+    return f"{seen} the teacher labels, the {words_of(student)} reaches {ap_text(row['ap'])} AP" + (
+        f": {'; '.join(gains)}, in the same views." if gains else "."
     )
 
 
 def _equal_stride_sentence(figures: Figures, student: str) -> str:
     """A sentence on student and teacher at the coarser of their strides; "" if they have the same stride."""
-    teacher = figures.teacher
+    teacher = figures.teacher_beside(student)
     found = None if teacher is None else figures.entry(student, teacher, reduced=True)
     if teacher is None or found is None:
         return ""

@@ -141,7 +141,7 @@ class RunResults:
     def outdate(self, names: Collection[str]) -> None:
         """Removes rows, weights, predictions and training states of stages whose foundations are made again.
 
-        The same goes for the rows that measure these stages' models as they label.
+        The same goes for the rows that measure these stages' models in the views in which the teacher labels.
         """
         names = {*names, *views_rows(names)}
         for name in names:
