@@ -95,8 +95,8 @@ class Forward {
   void add_tile(int64_t i, const T* anchor, const Row& row, T* logits) {
     const bool keep = out_.share != nullptr;
     T* pulled = keep ? out_.pulled + i * anchors_.width : nullptr;
-    // Of 128 bytes: the processor fetches the rest of a row itself, once it is read in order.
-    const int64_t first_numbers = std::min(anchors_.width, int64_t{128} / static_cast<int64_t>(sizeof(T)));
+    // How much of a row to fetch ahead: 128 bytes. The processor fetches the rest itself once the row is read in order.
+    const int64_t ahead = std::min(anchors_.width, int64_t{128} / static_cast<int64_t>(sizeof(T)));
     Block blocks[2], *now = &blocks[0], *before = &blocks[1];
     const auto pull = [&](const Block& block) {
       add_weighted_rows<T, T>(
@@ -111,7 +111,7 @@ class Forward {
         now->rows[r] = candidates_.row(row.candidate[begin + std::min(r, count - 1)]);
       if (far_)
         for (int64_t r = begin + kBlock; r < std::min(begin + 2 * kBlock, row.count); ++r)
-          prefetch_row(candidates_.row(row.candidate[r]), first_numbers);
+          prefetch_row(candidates_.row(row.candidate[r]), ahead);
       const int64_t groups = (count + kDotGroup<T> - 1) / kDotGroup<T>;
       Vector<T> logit = dots(anchor, now->rows, groups, candidates_.width());
       if (margin_) {

@@ -30,7 +30,7 @@ constexpr TileBytes kNearTiles{int64_t{1} << 20, int64_t{1} << 22}, kFarTiles{in
 
 // Whether tiles that are only read should stay in the second-level cache. An Intel Xeon with 2 MB of it per core reads
 // rows from 1 MB 2.5 times faster than from 4 MB, and 3.9 times than from 8; an AMD EPYC with 1 MB 1.2 to 1.4 and 1.3
-// to 1.7 times, and there the tiles cost more. Also if the system does not tell the size.
+// to 1.7 times, and the tiles cost more than that. True if the system does not tell the size.
 inline bool rows_in_second_level() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);

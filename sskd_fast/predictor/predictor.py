@@ -89,9 +89,9 @@ class Predictor(
     def with_views(self) -> Predictor:
         """A predictor that averages over flipped, turned and zoomed views of every image (test-time augmentation).
 
-        The views are those in which the teacher of the model's run labels.  They take as many times longer; the run's
-        report shows what they gain.  Raises ModelError if they are unknown, or the image alone, or if an exported file
-        takes images of one size and the views are zoomed.
+        The views are those in which the teacher of the model's run labels.  Six views take six times longer; the
+        run's report shows what they gain.  Raises ModelError if they are unknown, or the image alone, or if an
+        exported file takes images of one size and the views are zoomed.
         """
         if not self.description.views:
             raise ModelError(

@@ -102,8 +102,8 @@ def summary_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of rows to compare, among the rows that all seeds have.
 
     The final student meets both supervised students, its teacher, the zero-shot teacher and itself before refinement.
-    The adapted teacher meets the supervised one.  All but the zero-shot teacher are also compared in the views in which
-    the teacher labels; if the student was not measured in them, it meets the teacher as it labels.
+    The adapted teacher meets the supervised one.  These pairs, without the zero-shot teacher, are compared in the views
+    in which the teacher labels, too.  If the student was not measured in them, it meets the teacher as it labels.
     """
     student = next((name for name in FINAL_STUDENTS if name in names), None)
     teacher = next((name for name in TEACHERS if name in names), None)
