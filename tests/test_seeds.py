@@ -15,7 +15,7 @@ from sskd_fast.files import write_text
 from sskd_fast.method import words_of
 from sskd_fast.report.__main__ import main as report
 from sskd_fast.report.numbers import difference_text
-from sskd_fast.report.summary import write_summary
+from sskd_fast.report.summary import summary_pairs, write_summary
 from sskd_fast.run.__main__ import main
 
 REFINED, BEST = "refined_student", "supervised_student"
@@ -55,6 +55,18 @@ def test_the_summary_has_mean_spread_and_every_seed(tmp_path: Path) -> None:
     found = gains[BEST, None]
     assert found["by_seed"] == [pytest.approx(alone.ap, abs=1e-3)] * 3 and found["sd"] == 0
     assert (found["low"], found["high"]) == pytest.approx((alone.low, alone.high), abs=1e-3)
+
+
+def test_a_student_meets_the_teacher_that_there_is_in_equal_views() -> None:
+    plain = ["supervised_teacher", BEST, "distilled_student"]
+    in_views = [f"{name}_views" for name in plain]
+    assert summary_pairs([*plain, *in_views]) == [
+        ("distilled_student", BEST), ("distilled_student", "supervised_teacher"),
+        ("distilled_student_views", f"{BEST}_views"), ("distilled_student_views", "supervised_teacher_views"),
+    ]  # fmt: skip
+    assert summary_pairs([*plain, in_views[0]]) == [
+        ("distilled_student", BEST), ("distilled_student", "supervised_teacher_views"),
+    ]  # fmt: skip
 
 
 def test_the_summary_in_words_and_tables(tmp_path: Path) -> None:
