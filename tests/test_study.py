@@ -19,6 +19,7 @@ from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run import contents
 from sskd_fast.run.basis import lineage, settings_that_matter
+from sskd_fast.run.training import stage_budget
 from sskd_fast.study.__main__ import NOT_FINISHED, main, rows_of, seeds_of
 from sskd_fast.study.figures import keep_label_seconds, label_seconds, step_seconds, total_seconds
 from sskd_fast.study.page import COLUMNS, columns, insert, markdown
@@ -79,6 +80,13 @@ def test_rows_have_the_settings_of_their_names() -> None:
     assert (alone.labeled_batch, alone.unlabeled_batch) == (0, ours.labeled_batch + ours.unlabeled_batch)
     assert config("baselines", "mean teacher").pseudo_labels.teacher == "none"
     assert config("labels", "100 %").pseudo_labels.truth
+    assert [config("steps", row.name).stages.distilled_student.steps for row in TABLES["steps"].rows] == [
+        factor * ours.steps for factor in (1, 1, 2, 2, 4, 4)
+    ]
+    alone = TABLES["steps"].row("4 x steps on labels alone")
+    budget = stage_budget(config("steps", alone.name), STAGE[alone.result])
+    refined = config("steps", alone.name).stages.refined_student
+    assert alone.against == "4 x steps" and budget.steps == 4 * ours.steps + refined.steps
 
 
 def test_a_share_of_the_labels_hides_the_others() -> None:
@@ -115,6 +123,10 @@ def test_rows_of_one_training_share_all_of_it() -> None:
     assert stages["all"] == stages["no refinement"] == keys("baselines")["ours"]
     assert stages["no teacher adaptation"] == stages["distillation alone"] != stages["all"]
     assert len({own for own, _ in keys("cost").values()}) == 1
+    steps = keys("steps")
+    assert steps["1 x steps"] == keys("doubt")["as by default"]
+    assert len({own for own, _ in steps.values()}) == len(steps)
+    assert {before for _, before in steps.values()} == {steps["4 x steps"][1], ""}
 
 
 def test_a_setting_that_matters_trains_anew_and_no_other_does() -> None:
@@ -341,7 +353,7 @@ TINY_ROWS = {
     "ablations": "teacher both,student both", "stages": "no teacher adaptation,distillation alone",
     "negatives": "no L_pxl,object", "labels": "30 % supervised", "baselines": "mean teacher,ours",
     "baselines-time": "mean teacher", "map": "level 3", "cost": "adapted teacher", "doubt": "no object by score",
-    "refinement": "faded and refined",
+    "refinement": "faded and refined", "steps": "2 x steps on labels alone",
 }  # fmt: skip
 # Figures that a row of a table has beside those of every row.
 FIGURES = {
@@ -349,6 +361,7 @@ FIGURES = {
     "map": {"map_stride", "margin"},
     "cost": {"gflops", "params", "steps", "seconds"},
     "baselines-time": {"steps", "total_seconds"},
+    "steps": {"steps", "cpu_seconds"},
 }
 
 

@@ -125,6 +125,8 @@ def part_of(row: Row, settings: Settings, seed: int) -> Part:
     own = [*share_settings(base, row.share), f"seed={seed}"]
     teacher = [text.format(batch=batch) for text in row.teacher]
     student = [text.format(batch=batch) for text in row.student]
+    if row.longer != 1:
+        student.append(f"stages.distilled_student.steps={round(row.longer * base.stages.distilled_student.steps)}")
     before = Part(settings.config(*own, *teacher), row.teaching) if row.teaching else None
     return Part(settings.config(*own, *teacher, *student), row.stages, before) if row.stages or not before else before
 

@@ -39,7 +39,8 @@ class Row:
     stages that follow, and the settings on top of all others for them.  Settings are overrides of the command line;
     {batch} stands for the images in a step of the student's distillation.
     share: of the labels to keep, 0 for all that the data set has.  against: the row to compare with, "" for the table's
-    reference.  time_of: train for the same wall-clock time as this row and all that it builds on.
+    reference.  time_of: train for the same wall-clock time as this row and all that it builds on.  longer: factor of
+    the steps of the student's distillation, and so of the matched student's, on top of all other settings.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     share: float = 0.0
     against: str = ""
     time_of: str = ""
+    longer: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,21 @@ def _labels() -> tuple[Row, ...]:
     return tuple(rows)
 
 
+MATCHED = Row("supervised as many steps", MATCHED_BASELINE, (MATCHED_BASELINE,), teaching=())
+
+
+def _steps() -> tuple[Row, ...]:
+    rows = []
+    for factor in (1, 2, 4):
+        name = f"{factor} x steps"
+        rows.append(replace(_distilled(name), longer=factor))
+        rows.append(replace(MATCHED, name=f"{name} on labels alone", longer=factor, against=name))
+    return tuple(rows)
+
+
 BASELINES = (
     Row("supervised", BASELINE, (BASELINE,), teaching=()),
-    Row("supervised as many steps", MATCHED_BASELINE, (MATCHED_BASELINE,), teaching=()),
+    MATCHED,
     Row("self-training", teaching=(BASELINE,), teacher=(f"pseudo_labels.teacher={BASELINE}",)),
     Row("mean teacher", teaching=(), student=("pseudo_labels.teacher=none", BURN_IN)),
     Row(
@@ -184,6 +198,7 @@ TABLES = {
                 _distilled("unweighted", "pseudo_labels.weigh_by_score=false"),
             ),
         ),
+        Table("steps", "How long should a student be distilled?", "1 x steps", _steps(), ("steps", "cpu_seconds")),
         Table("labels", "How does the gain depend on the number of labels?", "", _labels()),
         Table(
             "baselines", "Is it better than other ways to use unlabelled images, in as many steps?", "ours",
