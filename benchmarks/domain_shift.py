@@ -5,7 +5,8 @@ since a run needs unlabelled images. From these weights they start on a target d
 cross-validated over whole groups. Each fold is the validation set of one run, and the rest its training set, of which a
 share has labels. Every baseline starts from the same weights as our models. DATA is a folder with
 annotations/instances_*.json and images/. With --truth, only the student is trained, on the hidden true labels: the
-upper bound for any teacher. Run the same command to resume.
+upper bound for any teacher. Run the same command to resume. --only runs some folds, so that others can run beside it
+once the source is trained; the same command without it sums up all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import markdown
 from sskd_fast.run.in_folder import run_in_folder
+from sskd_fast.run.seeds import seed_list
 from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
@@ -120,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs")
     parser.add_argument("--folds", type=int, default=3, help="number of folds of the target (3)")
+    parser.add_argument("--only", type=seed_list, metavar="N,N", help="these folds alone, numbered from 1 (all)")
     parser.add_argument("--labeled-fraction", type=float, default=0.1, help="of the target's training images (0.1)")
     parser.add_argument("--group", default="group", help="field of images that stay together (group)")
     parser.add_argument("--truth", action="store_true", help="upper bound: hidden true labels instead of a teacher's")
@@ -128,6 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     a = parser.parse_intermixed_args(argv)
     a.output.mkdir(parents=True, exist_ok=True)
     count = write_parts(a.data, a.output, a.source, a.target, a.folds, a.group)
+    numbers = a.only or list(range(1, count + 1))
+    if beyond := [number for number in numbers if not 1 <= number <= count]:
+        parser.error(f"argument --only: found {beyond[0]}, expected folds from 1 to {count}")
     settings = [f"data.name={a.data.resolve().name}", f"data.images={a.data / 'images'}", f"data.group_key={a.group}",
                 "data.stratify_key=''", "data.balance_key=''", *a.overrides]  # fmt: skip
     on_source = a.output / "source"
@@ -140,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model: on_source / "checkpoints" / f"{stage}.safetensors"
         for model, stage in zip(("teacher", "student"), _ON_SOURCE, strict=True)
     }
-    for number in range(1, count + 1):
+    for position, number in enumerate(numbers, 1):
         own = [
             f"seed={number}",
             f"data.labeled={a.output / f'train_{number}.json'}",
@@ -151,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             *(["pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0"] if a.truth else []),
         ]
         run_in_folder(load_config([a.config], [*settings, *own]), "all", True, only=_STUDENTS if a.truth else ())
-        print(markdown(write_summary(below, list(range(1, number + 1)))), flush=True)
+        print(markdown(write_summary(below, numbers[:position])), flush=True)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,13 @@ def test_a_domain_without_images_is_named(data: Path, tmp_path: Path) -> None:
         write_parts(data, tmp_path, Domain("light", "day"), Domain("light", "dusk"), 3, "group")
 
 
+def test_a_fold_that_is_not_there_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = [str(data), "--source", "light=day", "--target", "light=night", "--config", "c", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        domain_shift.main([*call, "--only", "1,4"])
+    assert "argument --only: found 4, expected folds from 1 to 3" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -96,6 +103,8 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     output = tmp_path / "shift"
     call = [str(data), "--source", "light=day", "--target", "light=night", "--config", str(config)]
     call += ["--output", str(output), "--folds", "2", "--labeled-fraction", "0.5", "--truth"]
+    domain_shift.main([*call, "--only", "2"])
+    assert f"# {data.name}: seed 2\n" in capsys.readouterr().out and not (output / "truth" / "seed-1").exists()
     domain_shift.main(call)
     shown = capsys.readouterr()
     assert f"# {data.name}: seeds 1, 2\n" in shown.out and "| Refined student | " in shown.out
