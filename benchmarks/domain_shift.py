@@ -31,8 +31,8 @@ from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
 _ON_SOURCE = ("supervised_teacher", BASELINE)
-# No student is taught on the source, so its fold models need not be good.
-_NO_FOLDS = ("pseudo_labels.folds=2", "pseudo_labels.fold_steps=0.01", "train.evaluations=0")
+# No student is taught on the source, so its fold models need not be good. Its student is a start, and needs no search.
+_NO_FOLDS = ("pseudo_labels.folds=2", "pseudo_labels.fold_steps=0.01", "train.evaluations=0", "baseline.folds=0")
 
 
 @dataclass(frozen=True)
