@@ -4,7 +4,10 @@ Teacher and student are first trained on the labels of a source domain. They get
 since a run needs unlabelled images. From these weights they start on a target domain with few labels. The target is
 cross-validated over whole groups. Each fold is the validation set of one run, and the rest its training set, of which a
 share has labels. Every baseline starts from the same weights as our models. DATA is a folder with
-annotations/instances_*.json and images/. With --truth, only the student is trained, on the hidden true labels: the
+annotations/instances_*.json and images/.
+
+With --source-groups N, N groups drawn at random are the source and the others the target: a teacher that has seen many
+labelled images like those of the target. With --truth, only the student is trained, on the hidden true labels: the
 upper bound for any teacher. Run the same command to resume. --only runs some folds, so that others can run beside it
 once the source is trained; the same command without it sums up all of them.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +57,33 @@ class Domain:
     def __contains__(self, image: Mapping[str, Any]) -> bool:
         return str(image.get(self.field)) == self.value
 
+    def __str__(self) -> str:
+        return f"{self.field}={self.value}"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The images of some groups; `field` names the group of an image, and an image without one is its own group."""
+
+    field: str
+    names: frozenset[Any]
+
+    def __contains__(self, image: Mapping[str, Any]) -> bool:
+        return image.get(self.field, image["id"]) in self.names
+
+    def __str__(self) -> str:
+        return f"{len(self.names)} groups"
+
+
+def drawn_groups(data: Path, count: int, field: str) -> tuple[Groups, Groups]:
+    """`count` groups of a data set, drawn at random, always the same ones, and the others."""
+    found = {image.get(field, image["id"]) for image in read_all(data)["images"]}
+    names = sorted(found, key=str)
+    if not 0 < count < len(names):
+        raise SystemExit(f"--source-groups: found {count}, expected 1 to {len(names) - 1} of the {len(names)} groups")
+    source = frozenset(random.Random(0).sample(names, count))
+    return Groups(field, source), Groups(field, frozenset(found - source))
+
 
 def read_all(data: Path) -> dict[str, Any]:
     """Merge all annotation files of a data set, with new ids for images and annotations."""
@@ -81,7 +112,9 @@ def part_of(whole: Mapping[str, Any], image_ids: Iterable[int]) -> dict[str, Any
     }
 
 
-def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds: int, group: str) -> int:
+def write_parts(
+    data: Path, output: Path, source: Domain | Groups, target: Domain | Groups, folds: int, group: str
+) -> int:
     """Writes source.json, and train_N.json and val_N.json for each fold of the target. Returns the number of folds.
 
     A fold has whole groups. A group with images of both domains is left out of the source.
@@ -93,7 +126,7 @@ def write_parts(data: Path, output: Path, source: Domain, target: Domain, folds:
     }
     for name, domain in (("source", source), ("target", target)):
         if not ids[name]:
-            raise SystemExit(f"--{name} {domain.field}={domain.value}: none of {len(whole['images'])} images has it")
+            raise SystemExit(f"--{name} {domain}: none of {len(whole['images'])} images has it")
     groups = {image["id"]: image.get(group, image["id"]) for image in whole["images"]}
     of_target = {groups[i] for i in ids["target"]}
     write_json(output / "source.json", part_of(whole, (i for i in ids["source"] if groups[i] not in of_target)))
@@ -117,8 +150,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.domain_shift", description=__doc__)
     parser.add_argument("data", type=Path, help="a folder with annotations/ and images/")
-    parser.add_argument("--source", type=Domain.of, required=True, metavar="FIELD=VALUE")
-    parser.add_argument("--target", type=Domain.of, required=True, metavar="FIELD=VALUE")
+    parser.add_argument("--source", type=Domain.of, metavar="FIELD=VALUE", help="with --target: the images with these")
+    parser.add_argument("--target", type=Domain.of, metavar="FIELD=VALUE")
+    parser.add_argument(
+        "--source-groups", type=int, metavar="N", help="instead of both: N random groups and the others"
+    )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs")
     parser.add_argument("--folds", type=int, default=3, help="number of folds of the target (3)")
@@ -129,8 +165,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source only")
     parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all runs")
     a = parser.parse_intermixed_args(argv)
+    domains = (a.source, a.target) if a.source and a.target else None
+    if (domains is None) == (a.source_groups is None) or (domains is None and (a.source or a.target)):
+        parser.error("expected --source with --target, or --source-groups alone")
     a.output.mkdir(parents=True, exist_ok=True)
-    count = write_parts(a.data, a.output, a.source, a.target, a.folds, a.group)
+    source, target = domains or drawn_groups(a.data, a.source_groups, a.group)
+    count = write_parts(a.data, a.output, source, target, a.folds, a.group)
     numbers = a.only or list(range(1, count + 1))
     if beyond := [number for number in numbers if not 1 <= number <= count]:
         parser.error(f"argument --only: found {beyond[0]}, expected folds from 1 to {count}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import domain_shift
-from benchmarks.domain_shift import Domain, write_parts
+from benchmarks.domain_shift import Domain, drawn_groups, write_parts
 from sskd_fast.data.embedded import write_scenes
 
 SMALL = """
@@ -70,6 +70,31 @@ def test_folds_of_the_target_are_whole_groups_and_the_source_shares_none(data: P
     kept = sum(len(content(tmp_path / f"{part}.json")["annotations"]) for part in ("source", "target"))
     of_group_3_by_day = files[1]["images"][0]["id"]
     assert objects - kept == sum(a["image_id"] == of_group_3_by_day for a in files[1]["annotations"])
+
+
+def test_drawn_groups_are_whole_and_the_others_are_the_target(data: Path, tmp_path: Path) -> None:
+    source, target = drawn_groups(data, 3, "group")
+    assert (str(source), str(target)) == ("3 groups", "5 groups") and drawn_groups(data, 3, "group")[0] == source
+    assert write_parts(data, tmp_path, source, target, 2, "group") == 2
+    parts = {name: content(tmp_path / f"{name}.json")["images"] for name in ("source", "target", "val_1", "val_2")}
+    groups = {name: {image["group"] for image in images} for name, images in parts.items()}
+    assert groups["source"] == source.names and groups["target"] == target.names == groups["val_1"] | groups["val_2"]
+    assert len(source.names | target.names) == 8 and len(parts["source"]) + len(parts["target"]) == 16
+    with pytest.raises(SystemExit, match="--source-groups: found 8, expected 1 to 7 of the 8 groups"):
+        drawn_groups(data, 8, "group")
+
+
+@pytest.mark.parametrize(
+    "chosen", [[], ["--source", "light=day"], ["--source-groups", "3", "--target", "light=day"],
+               ["--source-groups", "3", "--source", "light=day", "--target", "light=night"]],
+)  # fmt: skip
+def test_source_and_target_are_two_domains_or_drawn_groups(
+    chosen: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        domain_shift.main([str(data), *chosen, "--config", "c", "--output", str(tmp_path / "shift")])
+    assert "expected --source with --target, or --source-groups alone" in capsys.readouterr().err
+    assert not (tmp_path / "shift").exists()
 
 
 @pytest.mark.parametrize(
