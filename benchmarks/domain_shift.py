@@ -8,8 +8,9 @@ annotations/instances_*.json and images/.
 
 With --source-groups N, N groups drawn at random are the source and the others the target: a teacher that has seen many
 labelled images like those of the target. With --truth, only the student is trained, on the hidden true labels: the
-upper bound for any teacher. Run the same command to resume. --only runs some folds, so that others can run beside it
-once the source is trained; the same command without it sums up all of them.
+upper bound for any teacher. Run the same command to resume. --only runs some folds. Once the source is trained, calls
+for other folds can run beside it, started one after another. The summary has the folds of the last call, so the same
+command without --only sums up all of them.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from typing import Any
 
 from sskd_fast import _process  # noqa: F401  # isort: split
 from sskd_fast.data.coco import CocoInstances
+from sskd_fast.data.copies import same_content
 from sskd_fast.data.splits import fold_ids
 from sskd_fast.files import write_json
 from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import markdown
 from sskd_fast.run.in_folder import run_in_folder
-from sskd_fast.run.seeds import seed_list
 from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
@@ -63,26 +64,47 @@ class Domain:
 
 @dataclass(frozen=True)
 class Groups:
-    """The images of some groups; `field` names the group of an image, and an image without one is its own group."""
+    """The images of some groups; `field` names the group of an image."""
 
     field: str
     names: frozenset[Any]
 
     def __contains__(self, image: Mapping[str, Any]) -> bool:
-        return image.get(self.field, image["id"]) in self.names
+        return image.get(self.field) in self.names
 
     def __str__(self) -> str:
         return f"{len(self.names)} groups"
 
 
 def drawn_groups(data: Path, count: int, field: str) -> tuple[Groups, Groups]:
-    """`count` groups of a data set, drawn at random, always the same ones, and the others."""
-    found = {image.get(field, image["id"]) for image in read_all(data)["images"]}
+    """`count` groups of a data set, drawn at random, always the same ones, and the others.
+
+    Raises SystemExit if an image has no group, if a source of fewer than two groups or a target of fewer than three
+    would be left, or if both have the same image file.
+    """
+    images = read_all(data)["images"]
+    if missing := [image["file_name"] for image in images if field not in image]:
+        raise SystemExit(f"--group: {missing[0]} has no field {field!r}; expected every image to name its group")
+    found = {image[field] for image in images}
     names = sorted(found, key=str)
-    if not 0 < count < len(names):
-        raise SystemExit(f"--source-groups: found {count}, expected 1 to {len(names) - 1} of the {len(names)} groups")
-    source = frozenset(random.Random(0).sample(names, count))
-    return Groups(field, source), Groups(field, frozenset(found - source))
+    if not 2 <= count <= len(names) - 3:
+        raise SystemExit(
+            f"--source-groups: found {count} of {len(names)} groups, expected at least 2 and at least 3 others"
+        )
+    source = Groups(field, frozenset(random.Random(0).sample(names, count)))
+    target = Groups(field, frozenset(found - source.names))
+    parts = [[data / "images" / image["file_name"] for image in images if image in part] for part in (source, target)]
+    for copy, original in same_content(*parts).items():
+        raise SystemExit(f"{copy} is the same file as {original}, in another group; expected copies in one group")
+    return source, target
+
+
+def fold_numbers(text: str) -> list[int]:
+    """Parses "1,3" as numbers of folds. Raises argparse's error for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected different folds from 1 up, such as 1,3")
+    return [int(part) for part in parts]
 
 
 def read_all(data: Path) -> dict[str, Any]:
@@ -146,30 +168,36 @@ def source_share(source: Path, group: str) -> float:
     return min(0.98, (groups - 1) / groups)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
+def parser_of_arguments() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.domain_shift", description=__doc__)
     parser.add_argument("data", type=Path, help="a folder with annotations/ and images/")
-    parser.add_argument("--source", type=Domain.of, metavar="FIELD=VALUE", help="with --target: the images with these")
-    parser.add_argument("--target", type=Domain.of, metavar="FIELD=VALUE")
+    parser.add_argument("--source", type=Domain.of, metavar="FIELD=VALUE", help="images of the source; needs --target")
+    parser.add_argument("--target", type=Domain.of, metavar="FIELD=VALUE", help="images of the target")
     parser.add_argument(
-        "--source-groups", type=int, metavar="N", help="instead of both: N random groups and the others"
+        "--source-groups", type=int, metavar="N", help="instead of both: N groups drawn at random, and the others"
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of settings")
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs")
     parser.add_argument("--folds", type=int, default=3, help="number of folds of the target (3)")
-    parser.add_argument("--only", type=seed_list, metavar="N,N", help="these folds alone, numbered from 1 (all)")
+    parser.add_argument("--only", type=fold_numbers, metavar="N,N", help="these folds alone, numbered from 1 (all)")
     parser.add_argument("--labeled-fraction", type=float, default=0.1, help="of the target's training images (0.1)")
     parser.add_argument("--group", default="group", help="field of images that stay together (group)")
     parser.add_argument("--truth", action="store_true", help="upper bound: hidden true labels instead of a teacher's")
     parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source only")
     parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all runs")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
+    parser = parser_of_arguments()
     a = parser.parse_intermixed_args(argv)
     domains = (a.source, a.target) if a.source and a.target else None
     if (domains is None) == (a.source_groups is None) or (domains is None and (a.source or a.target)):
         parser.error("expected --source with --target, or --source-groups alone")
-    a.output.mkdir(parents=True, exist_ok=True)
     source, target = domains or drawn_groups(a.data, a.source_groups, a.group)
+    a.output.mkdir(parents=True, exist_ok=True)
     count = write_parts(a.data, a.output, source, target, a.folds, a.group)
     numbers = a.only or list(range(1, count + 1))
     if beyond := [number for number in numbers if not 1 <= number <= count]:

@@ -80,8 +80,21 @@ def test_drawn_groups_are_whole_and_the_others_are_the_target(data: Path, tmp_pa
     groups = {name: {image["group"] for image in images} for name, images in parts.items()}
     assert groups["source"] == source.names and groups["target"] == target.names == groups["val_1"] | groups["val_2"]
     assert len(source.names | target.names) == 8 and len(parts["source"]) + len(parts["target"]) == 16
-    with pytest.raises(SystemExit, match="--source-groups: found 8, expected 1 to 7 of the 8 groups"):
-        drawn_groups(data, 8, "group")
+    for count in (1, 6):
+        with pytest.raises(SystemExit, match=f"found {count} of 8 groups, expected at least 2 and at least 3 others"):
+            drawn_groups(data, count, "group")
+    with pytest.raises(SystemExit, match="has no field 'patient'; expected every image to name its group"):
+        drawn_groups(data, 3, "patient")
+
+
+def test_a_copy_in_another_group_is_named(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    source, target = drawn_groups(data, 3, "group")
+    images = [i for f in ("train", "val") for i in content(data / "annotations" / f"instances_{f}.json")["images"]]
+    original, copy = (next(i["file_name"] for i in images if i in part) for part in (source, target))
+    shutil.copy(data / "images" / original, tmp_path / "data" / "images" / copy)
+    with pytest.raises(SystemExit, match=f"{copy} is the same file as .*{original}, in another group"):
+        drawn_groups(tmp_path / "data", 3, "group")
 
 
 @pytest.mark.parametrize(
@@ -111,11 +124,22 @@ def test_a_domain_without_images_is_named(data: Path, tmp_path: Path) -> None:
         write_parts(data, tmp_path, Domain("light", "day"), Domain("light", "dusk"), 3, "group")
 
 
-def test_a_fold_that_is_not_there_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ("1,4", "found 4, expected folds from 1 to 3"),
+        ("0", "found '0', expected different folds from 1 up, such as 1,3"),
+        ("1,1", "found '1,1', expected different folds"),
+        ("first", "found 'first', expected different folds"),
+    ],
+)
+def test_folds_that_are_not_there_are_named(
+    folds: str, words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     call = [str(data), "--source", "light=day", "--target", "light=night", "--config", "c", "--output", str(tmp_path)]
     with pytest.raises(SystemExit):
-        domain_shift.main([*call, "--only", "1,4"])
-    assert "argument --only: found 4, expected folds from 1 to 3" in capsys.readouterr().err
+        domain_shift.main([*call, "--only", folds])
+    assert f"argument --only: {words}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -127,9 +151,10 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     config.write_text(SMALL.format(stages="\n".join(steps)))
     output = tmp_path / "shift"
     call = [str(data), "--source", "light=day", "--target", "light=night", "--config", str(config)]
-    call += ["--output", str(output), "--folds", "2", "--labeled-fraction", "0.5", "--truth"]
+    call += ["--output", str(output), "--folds", "2", "--labeled-fraction", "0.5", "--truth", "baseline.folds=2"]
+    call += ["baseline.steps=[1]", "baseline.strengths=[1.0]"]
     domain_shift.main([*call, "--only", "2"])
-    assert f"# {data.name}: seed 2\n" in capsys.readouterr().out and not (output / "truth" / "seed-1").exists()
+    assert f"# {data.name}: seeds 2\n" in capsys.readouterr().out and not (output / "truth" / "seed-1").exists()
     domain_shift.main(call)
     shown = capsys.readouterr()
     assert f"# {data.name}: seeds 1, 2\n" in shown.out and "| Refined student | " in shown.out
@@ -144,5 +169,6 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
             "supervised_student",
         }
         assert f"{output}/source/checkpoints/supervised_student.safetensors" in (run / "config.yaml").read_text()
+    assert not (output / "source" / "baseline.json").exists()  # the source's student is a start, not a result
     domain_shift.main(call)
     assert "is finished, kept" in capsys.readouterr().err

@@ -39,8 +39,8 @@ class Row:
     stages that follow, and the settings on top of all others for them.  Settings are overrides of the command line;
     {batch} stands for the images in a step of the student's distillation.
     share: of the labels to keep, 0 for all that the data set has.  against: the row to compare with, "" for the table's
-    reference.  time_of: train for the same wall-clock time as this row and all that it builds on.  longer: factor of
-    the steps of the student's distillation, and so of the matched student's, on top of all other settings.
+    reference.  time_of: train for the same wall-clock time as this row and all that it builds on.  longer: the
+    student is distilled for this many times the study's own number of steps, in place of any the row's settings name.
     """
 
     name: str
