@@ -193,10 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
     parser = parser_of_arguments()
     a = parser.parse_intermixed_args(argv)
-    domains = (a.source, a.target) if a.source and a.target else None
-    if (domains is None) == (a.source_groups is None) or (domains is None and (a.source or a.target)):
+    if (a.source is None) != (a.target is None) or (a.source is None) == (a.source_groups is None):
         parser.error("expected --source with --target, or --source-groups alone")
-    source, target = domains or drawn_groups(a.data, a.source_groups, a.group)
+    source, target = (a.source, a.target) if a.source else drawn_groups(a.data, a.source_groups, a.group)
     a.output.mkdir(parents=True, exist_ok=True)
     count = write_parts(a.data, a.output, source, target, a.folds, a.group)
     numbers = a.only or list(range(1, count + 1))
