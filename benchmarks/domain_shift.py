@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import markdown
 from sskd_fast.run.in_folder import run_in_folder
+from sskd_fast.run.status import status_of
 from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
@@ -228,4 +230,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main, again="the same command"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,14 @@ def test_folds_that_are_not_there_are_named(
     with pytest.raises(SystemExit):
         domain_shift.main([*call, "--only", folds])
     assert f"argument --only: {words}" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line(data: Path, tmp_path: Path) -> None:
+    call = [str(data), "--source", "light=day", "--target", "light=night", "--output", str(tmp_path / "shift")]
+    command = [sys.executable, "-m", "benchmarks.domain_shift", *call, "--config", "nowhere.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --config nowhere.yaml: cannot be read") and result.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
