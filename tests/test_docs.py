@@ -18,7 +18,8 @@ import pytest
 from sskd_fast.__main__ import COMMANDS
 from sskd_fast.run.command_line import FLAGS
 from sskd_fast.settings import Config
-from sskd_fast.study.__main__ import rows_of, settings_of
+from sskd_fast.study.__main__ import settings_of
+from sskd_fast.study.run import rows_of
 from sskd_fast.study.tables import TABLES
 from sskd_fast.yaml_settings import load_config
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import domain_shift
-from benchmarks.domain_shift import Domain, drawn_groups, write_parts
+from benchmarks.domains import Domain, drawn_groups, write_parts
 from sskd_fast.data.embedded import write_scenes
 
 SMALL = """

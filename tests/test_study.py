@@ -20,10 +20,11 @@ from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run import contents
 from sskd_fast.run.basis import lineage, settings_that_matter
 from sskd_fast.run.training import stage_budget
-from sskd_fast.study.__main__ import NOT_FINISHED, main, rows_of, seeds_of
+from sskd_fast.study.__main__ import NOT_FINISHED, main, seeds_of
 from sskd_fast.study.figures import keep_label_seconds, label_seconds, step_seconds, total_seconds
 from sskd_fast.study.page import COLUMNS, columns, insert, markdown
 from sskd_fast.study.parts import Part, Settings, part_of, share_settings, take_over
+from sskd_fast.study.run import rows_of
 from sskd_fast.study.summary import difference
 from sskd_fast.study.tables import TABLES, TEACHERS, Row, Table
 from sskd_fast.typed_settings import ConfigError

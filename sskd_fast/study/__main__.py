@@ -14,15 +14,12 @@ from sskd_fast import _interrupt, _process  # noqa: F401  # isort: split
 
 if __name__ == "__main__":
     _interrupt.guard_start()
-from sskd_fast.files import write_json, write_text
 from sskd_fast.run.status import status_of
-from sskd_fast.screen import say
-from sskd_fast.study.page import insert, markdown
 from sskd_fast.study.parts import Settings
 from sskd_fast.study.rows import Study
-from sskd_fast.study.tables import TABLES, Row, Table
+from sskd_fast.study.run import rows_of, run_study
+from sskd_fast.study.tables import TABLES
 from sskd_fast.train.checkpoint import PieceOver
-from sskd_fast.typed_settings import ConfigError
 
 # The exit status of a piece (see --pieces) that ends before the study is finished.
 NOT_FINISHED = 3
@@ -68,15 +65,6 @@ def seeds_of(text: str) -> list[int]:
     return [int(part) for part in parts] if "," in text else list(range(int(text)))
 
 
-def rows_of(table: Table, names: str | None) -> list[Row]:
-    """The rows of a table with these names; all rows if None.  Raises ConfigError for an unknown name."""
-    known = {row.name: row for row in table.rows}
-    wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
-    if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError(f"--rows: found {unknown[0]!r}, expected some of {', '.join(known)}")
-    return [known[name] for name in known if name in wanted]
-
-
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings of all rows."""
     files = () if arguments.data == "embedded" else (Path(arguments.data),)
@@ -98,35 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status: 0, 3 at the end of a piece, 2 after a message for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_intermixed_args(words)
+    command, deadline = f"python -m sskd_fast.study {shlex.join(words)}", time.monotonic() + arguments.pieces
     try:
-        return status_of(lambda: run_study(arguments, words), again="the same command")
+        return status_of(
+            lambda: run_study(study_of(arguments), command, deadline, arguments.page), again="the same command"
+        )
     except PieceOver as over:
         print(f"not finished yet: {over}; run the same command to resume", file=sys.stderr)
         return NOT_FINISHED
-
-
-def run_study(arguments: argparse.Namespace, words: Sequence[str]) -> None:
-    """Trains the missing rows and writes the table after each.  Raises PieceOver, naming the rows that are left."""
-    deadline = time.monotonic() + arguments.pieces
-    study = study_of(arguments)
-    try:
-        for row, seed in study.plan():
-            study.finish(row, seed, deadline)
-            write_study(study, words, arguments.page)
-    except PieceOver as over:
-        raise PieceOver(study.left()) from over
-    say(str(study.output / f"{study.table.name}.md"))
-
-
-def write_study(study: Study, words: Sequence[str], page: Path | None) -> None:
-    """Writes OUTPUT/TABLE.json and OUTPUT/TABLE.md with the rows so far, and puts the table on the page if given."""
-    command = f"python -m sskd_fast.study {shlex.join(words)}"
-    summary = study.summary() | {"command": command}
-    text = markdown(study.table, summary, command)
-    write_json(study.output / f"{study.table.name}.json", summary)
-    write_text(study.output / f"{study.table.name}.md", text)
-    if page is not None:
-        insert(page, f"{study.table.name} {study.output.name}", text)
 
 
 if __name__ == "__main__":

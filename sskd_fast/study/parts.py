@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sskd_fast.files import write_json
@@ -28,11 +29,16 @@ _LINKED = (".safetensors", ".png")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a study's command line for all rows: YAML files, overrides and preset."""
+    """The settings of a study for all rows: YAML files, overrides and preset, and overrides of single seeds."""
 
     files: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()
     preset: str = "default"
+    by_seed: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def of_seed(self, seed: int) -> Settings:
+        """The settings for a seed."""
+        return Settings(self.files, (*self.overrides, *self.by_seed.get(seed, ()), f"seed={seed}"), self.preset)
 
     def config(self, *more: str) -> Config:
         """The configuration with further overrides on top.  Raises ConfigError."""
@@ -120,9 +126,10 @@ def _linked(source: str, target: str) -> str:
 
 def part_of(row: Row, settings: Settings, seed: int) -> Part:
     """The last part of a row, which measures it, and the parts before.  Raises ConfigError if settings conflict."""
-    base = settings.config(f"seed={seed}")
+    settings = settings.of_seed(seed)
+    base = settings.config()
     batch = base.stages.distilled_student.labeled_batch + base.stages.distilled_student.unlabeled_batch
-    own = [*share_settings(base, row.share), f"seed={seed}"]
+    own = share_settings(base, row.share)
     teacher = [text.format(batch=batch) for text in row.teacher]
     student = [text.format(batch=batch) for text in row.student]
     if row.longer != 1:
