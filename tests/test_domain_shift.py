@@ -14,6 +14,7 @@ import pytest
 from benchmarks import domain_shift
 from benchmarks.domains import Domain, drawn_groups, write_parts
 from sskd_fast.data.embedded import write_scenes
+from sskd_fast.typed_settings import ConfigError
 
 SMALL = """
 data: {{zoom: 1.0}}
@@ -144,6 +145,23 @@ def test_folds_that_are_not_there_are_named(
     assert f"argument --only: {words}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--rows", "object"], "argument --rows: expected with --study"),
+        (["--study", "negative"], "argument --study: invalid choice: 'negative'"),
+        (["--study", "map", "--truth"], "argument --truth: not allowed with argument --study"),
+    ],
+)
+def test_a_study_is_a_table_and_its_rows(
+    more: list[str], words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [str(data), "--source", "light=day", "--target", "light=night", "--config", "c", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        domain_shift.main([*call, *more])
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_an_error_is_one_line(data: Path, tmp_path: Path) -> None:
     call = [str(data), "--source", "light=day", "--target", "light=night", "--output", str(tmp_path / "shift")]
     command = [sys.executable, "-m", "benchmarks.domain_shift", *call, "--config", "nowhere.yaml"]
@@ -182,3 +200,17 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     assert not (output / "source" / "baseline.json").exists()  # the source's student is a start, not a result
     domain_shift.main(call)
     assert "is finished, kept" in capsys.readouterr().err
+    study_call = [*(word for word in call if word != "--truth"), "--study", "negatives"]
+    with pytest.raises(ConfigError, match="--rows: found 'objekt', expected some of no L_pxl"):
+        domain_shift.main([*study_call, "--rows", "objekt"])
+    domain_shift.main([*study_call, "--rows", "no L_pxl,object"])
+    study = content(output / "studies" / "negatives.json")
+    assert study["seeds"] == [1, 2] and study["unfinished"] == [] and "--study negatives" in study["command"]
+    assert study["rows"][1]["difference"]["against"] == "no L_pxl" and study["rows"][1]["difference"]["seeds"] == [1, 2]
+    for row in study["rows"]:
+        for fold in (1, 2):
+            run = output / "studies" / row["folders"][str(fold)]
+            assert f"val_{fold}.json" in (run / "config.yaml").read_text()
+            assert len(content(run / "ground_truth.json")["images"]) == len(
+                content(output / f"val_{fold}.json")["images"]
+            )

@@ -98,6 +98,16 @@ def test_a_share_of_the_labels_hides_the_others() -> None:
     assert share_settings(own.config(), 0.1) == ("data.labeled_fraction=0.1",)
 
 
+def test_a_seed_may_have_settings_of_its_own() -> None:
+    settings = Settings(overrides=("train.lr=0.1", "views.hflip=false"), by_seed={2: ("train.lr=0.2", "data.zoom=0.5")})
+    configs = [part_of(TABLES["negatives"].row("object"), settings, seed).config for seed in (1, 2)]
+    assert [config.seed for config in configs] == [1, 2]
+    assert [config.train.lr for config in configs] == [0.1, 0.2]
+    assert [config.data.zoom for config in configs] == [Settings().config().data.zoom, 0.5]
+    assert not any(config.views.hflip for config in configs)
+    assert all(config.train.pxl_gradient_share == 0.15 for config in configs)  # of the row
+
+
 # What rows share
 
 
