@@ -62,9 +62,9 @@ def title_of(name: str) -> str:
 # A model fitted to the predictions of a teacher that cannot be trained. It then serves as the pretrained teacher.
 FITTED = "fitted_teacher"
 # fmt: off
-# The best supervised student, with its own steps and augmentation.
+# The supervised student with steps and augmentation of its own.
 BASELINE = "supervised_student"
-# The supervised student with the steps and augmentation of the student's semi-supervised stages.
+# The one with the steps and augmentation of the student's semi-supervised stages.
 MATCHED_BASELINE = "matched_student"
 BASELINES = (MATCHED_BASELINE, BASELINE)
 # The student's own stages, last first.

@@ -24,8 +24,8 @@ Row = Mapping[str, Any]
 # Key -> title of the figures that the data sets' own evaluations give.
 OFFICIAL = {f"{judge}_{key}": title for judge, titles in OFFICIAL_TITLES.items() for key, title in titles.items()}
 RECIPES = {
-    BASELINE: "the best supervised student, with its own steps and augmentation",
-    MATCHED_BASELINE: "the supervised student with the steps and augmentation of distillation and refinement",
+    BASELINE: "with steps and augmentation of its own",
+    MATCHED_BASELINE: "with the steps and augmentation of distillation and refinement",
     "refined_student": "the distilled student, then the labelled images alone",
 }
 
