@@ -9,15 +9,23 @@
 
 namespace sskd_fast {
 
+// Whether all of n indices are -1 or below `size`. A loop without captured variables, which compilers vectorise.
+template <typename I>
+inline bool within_range(const I* index, int64_t n, int64_t size) {
+  I low = -1, high = -1;
+  for (int64_t i = 0; i < n; ++i) {
+    low = index[i] < low ? index[i] : low;
+    high = index[i] > high ? index[i] : high;
+  }
+  return low == -1 && high < size;
+}
+
 template <typename I>
 void check_range(const char* name, const I* index, int64_t count, int64_t size) {
   constexpr int64_t block = 4096;
   const int64_t blocks = (count + block - 1) / block;
   const int64_t wrong = first_wrong(blocks, 16, [&](int64_t b) {
-    I low = -1, high = -1;
-    for (int64_t i = b * block; i < std::min(count, (b + 1) * block); ++i)
-      low = std::min(low, index[i]), high = std::max(high, index[i]);
-    return low < -1 || high >= size;
+    return !within_range(index + b * block, std::min(block, count - b * block), size);
   });
   if (wrong == blocks) return;
   // The range for the message, from the values found (-1 need not occur).
