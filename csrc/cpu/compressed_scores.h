@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/buffer.h"
 #include "cpu/lanes.h"
@@ -70,6 +71,19 @@ class CompressedScores {
   // zero beyond the width; offset: 128 times their sum.
   template <int n>
   void products(const int32_t* candidates, const int8_t* anchor, int32_t offset, CompressedProducts<n>& out) const {
+    // Loops over a known number of chunks are unrolled, and the sums stay in their registers.
+    switch (chunks_) {
+      case 1: return products_of<n>(candidates, anchor, offset, out, std::integral_constant<int64_t, 1>());
+      case 2: return products_of<n>(candidates, anchor, offset, out, std::integral_constant<int64_t, 2>());
+      case 3: return products_of<n>(candidates, anchor, offset, out, std::integral_constant<int64_t, 3>());
+      default: return products_of<n>(candidates, anchor, offset, out, chunks_);
+    }
+  }
+
+ private:
+  template <int n, typename Count>
+  void products_of(const int32_t* candidates, const int8_t* anchor, int32_t offset, CompressedProducts<n>& out,
+                   Count chunks) const {
     for (int i = 0; i < n; i += 4) {
       int32_t total[4];
       const uint8_t* rows[4];
@@ -87,12 +101,11 @@ class CompressedScores {
                               __builtin_shuffle(c, d, Places{0, 1, 4, 5}), __builtin_shuffle(c, d, Places{2, 3, 6, 7})};
       float* const places[4] = {out.scale, out.norm, out.error, out.ratio};
       for (int f = 0; f < 4; ++f) std::memcpy(places[f] + i, &fields[f], sizeof(Four));
-      product4(rows, anchor, total);
+      product4(rows, anchor, total, chunks);
       for (int64_t j = 0; j < 4; ++j) out.product[i + j] = static_cast<float>(total[j] - offset);
     }
   }
 
- private:
   using Places = int32_t __attribute__((vector_size(16)));
 
 #if defined(__AVX2__)
@@ -104,16 +117,17 @@ class CompressedScores {
   }
 #endif
 
-  void product4(const uint8_t* const* rows, const int8_t* anchor, int32_t* total) const {
+  template <typename Count>
+  static void product4(const uint8_t* const* rows, const int8_t* anchor, int32_t* total, Count chunks) {
 #if defined(__AVX512BW__)
     __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
 #if defined(__AVX512VNNI__)
-    for (int64_t i = 0; i < chunks_; ++i) {
+    for (int64_t i = 0; i < chunks; ++i) {
       const __m512i own = _mm512_loadu_si512(anchor + 64 * i);
       for (int j = 0; j < 4; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], _mm512_loadu_si512(rows[j] + 64 * i), own);
     }
 #else
-    for (int64_t i = 0; i < 2 * chunks_; ++i) {
+    for (int64_t i = 0; i < 2 * chunks; ++i) {
       const __m512i own = _mm512_cvtepi8_epi16(half_chunk(anchor, i));
       for (int j = 0; j < 4; ++j)
         sum[j] = _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_cvtepu8_epi16(half_chunk(rows[j], i)), own));
@@ -128,7 +142,7 @@ class CompressedScores {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(total), quarter);
 #elif defined(__AVX2__)
     __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int64_t i = 0; i < 4 * chunks_; ++i) {
+    for (int64_t i = 0; i < 4 * chunks; ++i) {
       const __m256i own = _mm256_cvtepi8_epi16(quarter_chunk(anchor, i));
       for (int j = 0; j < 4; ++j)
         sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_cvtepu8_epi16(quarter_chunk(rows[j], i)), own));
@@ -139,7 +153,7 @@ class CompressedScores {
 #else
     for (int j = 0; j < 4; ++j) {
       total[j] = 0;
-      for (int64_t i = 0; i < 64 * chunks_; ++i)
+      for (int64_t i = 0; i < 64 * chunks; ++i)
         total[j] += static_cast<int32_t>(rows[j][i]) * static_cast<int32_t>(anchor[i]);
     }
 #endif
