@@ -15,7 +15,7 @@ class PseudoLabelConfig:
     teacher: the stage whose model labels for the student's distillation, trained before it.  "none" leaves labelling to
     the student's own moving average (`online`).
     views: number of flips and turns, among those of training, over which the teacher's predictions are averaged (at
-    most 8; 1 = the image itself).  They alternate between the `zooms`.
+    most 8 for each of the `zooms`, between which they alternate; 1 = the image itself).
     folds: number of parts of the labelled images.  For each part, a fold model is trained like the teacher on the other
     parts, for a share `fold_steps` of its steps.  It predicts the held-out part.  target_precision: precision that the
     per-class thresholds must reach on these predictions.  unsure_precision: training ignores pixels of predictions
