@@ -31,7 +31,8 @@ from sskd_fast.method import STAGE
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.training import stage_objective, stage_training, training_batches
+from sskd_fast.run.stage_settings import stage_objective
+from sskd_fast.run.training import stage_training, training_batches
 from sskd_fast.train.progress import Log
 from sskd_fast.train.schedule import Schedule
 from sskd_fast.yaml_settings import load_config

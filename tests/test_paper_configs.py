@@ -14,8 +14,8 @@ from sskd_fast._env import without_value_checks
 from sskd_fast.method import FITTED, ROW_ORDER, STAGE
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.run.__main__ import main
+from sskd_fast.run.stage_settings import stage_budget, stage_objective
 from sskd_fast.run.step_memory import fitting_images, step_memory
-from sskd_fast.run.training import stage_budget, stage_objective
 from sskd_fast.settings import check_settings
 from sskd_fast.yaml_settings import load_config
 from tests.official_layouts import write_ade20k, write_cityscapes, write_coco

@@ -34,7 +34,8 @@ from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.models import RunModels
 from sskd_fast.run.results import Row, RunResults
 from sskd_fast.run.sources import target_sources
-from sskd_fast.run.training import coarser_by, part_weights, stage_budget, stage_objective
+from sskd_fast.run.stage_settings import part_weights, stage_budget, stage_objective
+from sskd_fast.run.training import coarser_by
 from sskd_fast.settings import Config
 from sskd_fast.source_prediction import predict_source
 from sskd_fast.train.progress import Log

@@ -19,7 +19,7 @@ from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run import contents
 from sskd_fast.run.basis import lineage, settings_that_matter
-from sskd_fast.run.training import stage_budget
+from sskd_fast.run.stage_settings import stage_budget
 from sskd_fast.study.__main__ import NOT_FINISHED, main, seeds_of
 from sskd_fast.study.figures import keep_label_seconds, label_seconds, step_seconds, total_seconds
 from sskd_fast.study.page import COLUMNS, columns, insert, markdown

@@ -18,8 +18,8 @@ from sskd_fast.method import STAGE
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.models.settings import ModelConfig
+from sskd_fast.run.stage_settings import stage_budget, stage_objective
 from sskd_fast.run.step_memory import fitting_images, step_memory
-from sskd_fast.run.training import stage_budget, stage_objective
 from sskd_fast.settings import Config
 
 _CLASSES = [f"class{i}" for i in range(8)]

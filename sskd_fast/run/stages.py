@@ -16,7 +16,8 @@ from sskd_fast.run.labels import teacher_labels
 from sskd_fast.run.made_with import made_with
 from sskd_fast.run.measure import measure
 from sskd_fast.run.models import RunModels
-from sskd_fast.run.training import Run, check_shares, facts_of, stage_training, train_model, training_state
+from sskd_fast.run.stage_settings import check_shares
+from sskd_fast.run.training import Run, facts_of, stage_training, train_model, training_state
 from sskd_fast.settings import Config
 from sskd_fast.train.cost import COST_KEYS, Cost
 
