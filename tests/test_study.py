@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from sskd_fast.files import write_json, write_text
-from sskd_fast.method import STAGE
+from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE, STAGE
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run import contents
@@ -81,6 +81,16 @@ def test_rows_have_the_settings_of_their_names() -> None:
     assert (alone.labeled_batch, alone.unlabeled_batch) == (0, ours.labeled_batch + ours.unlabeled_batch)
     assert config("baselines", "mean teacher").pseudo_labels.teacher == "none"
     assert config("labels", "100 %").pseudo_labels.truth
+    labels = TABLES["labels"]
+    assert [row.result for row in labels.rows] == 4 * [BASELINE, MATCHED_BASELINE, FINAL_STUDENTS[0]] + [
+        FINAL_STUDENTS[1]
+    ]
+    for share in ("2", "5", "10", "30"):
+        few = [
+            config("labels", f"{share} % {name}").data for name in ("supervised", "supervised as many steps", "ours")
+        ]
+        assert {data.embedded_labeled for data in few} == {round(float(share) / 100 * 1560)}
+        assert labels.row(f"{share} % ours").against == f"{share} % supervised as many steps"
     assert [config("steps", row.name).stages.distilled_student.steps for row in TABLES["steps"].rows] == [
         factor * ours.steps for factor in (1, 1, 2, 2, 4, 4)
     ]
@@ -127,6 +137,7 @@ def test_rows_share_their_teacher_if_its_settings_are_equal() -> None:
     assert len({own for own, _ in negatives.values()}) == len(negatives)
     labels = keys("labels")
     assert len({before for _, before in labels.values()}) == 5  # four shares, and no teacher
+    assert len({own for own, _ in labels.values()}) == len(labels)
 
 
 def test_rows_of_one_training_share_all_of_it() -> None:
