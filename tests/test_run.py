@@ -19,6 +19,7 @@ from benchmarks import calibration
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.evaluation import at_stride, compare_masks
 from sskd_fast.method import COMPARISONS, EVERY_RUN, FITTED, IN_VIEWS, ROW_ORDER, STAGE
+from sskd_fast.run.__main__ import main
 
 TINY = [
     "--preset", "smoke",
@@ -414,13 +415,13 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "fraction of no data", "overlap",
     ],
 )  # fmt: skip
-def test_bad_input_is_named(own_data: Path, tmp_path: Path, case: str) -> None:
+def test_bad_input_is_named(own_data: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, said = bad_calls(own_data)[case]
-    result = call(*arguments, "--output", str(tmp_path / "run"))
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and "Traceback" not in shown.err and not shown.out
     for words in said:
-        assert words in result.stderr
+        assert words in shown.err
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
