@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints a Markdown table with a line for each run and teacher, and the mean distance from the target precision."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder in which stage adapt is done")
-    print("| run, teacher | wanted | by score: precision, recall | by rank: precision, recall |\n|---|---|---|---|")
+    print("| run, teacher | target precision | by score: precision, recall | by rank: precision, recall |")
+    print("|---|---|---|---|")
     distances: dict[str, list[float]] = {"score": [], "rank": []}
     for run in parser.parse_args(argv).runs:
         wanted = load_config([run / "config.yaml"]).pseudo_labels.target_precision
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             cells = " | ".join(f"{precision:.2f}, {recall:.2f}" for precision, recall in kinds.values())
             print(f"| {run.name}, {teacher.replace('_', ' ')} | {wanted:.2f} | {cells} |", flush=True)
     means = ", ".join(f"{fmean(of_kind):.3f} by {kind}" for kind, of_kind in distances.items())
-    print(f"\nMean distance from the precision wanted: {means}")
+    print(f"\nMean distance from the target precision: {means}")
 
 
 if __name__ == "__main__":

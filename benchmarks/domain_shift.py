@@ -23,8 +23,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sskd_fast import _process  # noqa: F401
+
+# isort: split
 from benchmarks.domains import Domain, drawn_groups, source_share, write_parts
-from sskd_fast import _process  # noqa: F401  # isort: split
 from sskd_fast.method import BASELINE, FINAL_STUDENTS, MATCHED_BASELINE
 from sskd_fast.report.summary import seed_folder, write_summary
 from sskd_fast.report.summary_pages import markdown
@@ -66,9 +68,10 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=fold_numbers, metavar="N,N", help="these folds alone, numbered from 1 (all)")
     parser.add_argument("--labeled-fraction", type=float, default=0.1, help="of the target's training images (0.1)")
     parser.add_argument("--group", default="group", help="field of images that stay together (group)")
-    made = parser.add_mutually_exclusive_group()
-    made.add_argument("--truth", action="store_true", help="upper bound: hidden true labels instead of a teacher's")
-    made.add_argument("--study", choices=TABLES, metavar="TABLE", help="a table of sskd_fast.study over the folds")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--truth", action="store_true", help="upper bound: hidden true labels instead of a teacher's")
+    tables = ", ".join(TABLES)
+    kind.add_argument("--study", choices=TABLES, metavar="TABLE", help=f"a table of sskd_fast.study, by fold: {tables}")
     parser.add_argument("--rows", help="of the study: these rows alone, separated by commas (all)")
     parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source only")
     parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all runs")
@@ -76,7 +79,7 @@ def parser_of_arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains on the source, then on each fold of the target, and prints the summary over the folds."""
+    """Trains on the source, then on each fold of the target, and prints the summary, or makes a table of a study."""
     parser = parser_of_arguments()
     words = list(sys.argv[1:] if argv is None else argv)
     a = parser.parse_intermixed_args(words)
@@ -121,9 +124,11 @@ def train_source(a: argparse.Namespace, shared: Sequence[str]) -> None:
 
 
 def study_of(a: argparse.Namespace, by_fold: Mapping[int, tuple[str, ...]]) -> Study:
-    """The study with a fold for each seed. Raises ConfigError."""
+    """The study with a fold for each seed. Raises ConfigError, also for settings that conflict in a row."""
     table, settings = TABLES[a.study], Settings((a.config,), by_seed=by_fold)
-    return Study(table, rows_of(table, a.rows), list(by_fold), settings, a.output / "studies")
+    study = Study(table, rows_of(table, a.rows), list(by_fold), settings, a.output / "studies", unit="fold")
+    study.plan()
+    return study
 
 
 def run_folds(a: argparse.Namespace, by_fold: Mapping[int, tuple[str, ...]]) -> None:

@@ -107,6 +107,31 @@ main(["train", "--help"])
     assert done.returncode == 0 and done.stdout.startswith("spins 10000\nusage: python -m sskd_fast.run")
 
 
+SETS_UP_THREADS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("sskd_fast", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if re.search("import .*_process .*(noqa|isort: split)", path.read_text())
+)
+
+
+@pytest.mark.parametrize("module", SETS_UP_THREADS)
+def test_modules_that_train_set_up_threads_before_torch(module: str) -> None:
+    done = python(f"""
+import importlib, os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("spins", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+os.environ.pop("GOMP_SPINCOUNT", None)
+os.environ.pop("OMP_WAIT_POLICY", None)
+importlib.import_module({module!r})
+""")
+    assert done.stdout == "spins 10000\n", done.stderr
+
+
 def test_a_missing_package_is_named_with_its_cure() -> None:
     done = python("""
 import sys

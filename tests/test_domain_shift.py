@@ -162,6 +162,24 @@ def test_a_study_is_a_table_and_its_rows(
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--rows", "objekt"], "--rows: found 'objekt', expected some of no L_pxl"),
+        (["teacher.precision=float16", "train.pxl_gradient_share=0"], "float16"),  # a row sets the share
+    ],
+)
+def test_a_study_that_cannot_run_is_refused_before_anything_is_trained(
+    more: list[str], words: str, data: Path, tmp_path: Path
+) -> None:
+    output, config = tmp_path / "shift", tmp_path / "small.yaml"
+    config.write_text("seed: 0\n")
+    call = [str(data), "--source", "light=day", "--target", "light=night", "--config", str(config)]
+    with pytest.raises(ConfigError, match=words):
+        domain_shift.main([*call, "--output", str(output), "--study", "negatives", *more])
+    assert not (output / "source").exists()
+
+
 def test_an_error_is_one_line(data: Path, tmp_path: Path) -> None:
     call = [str(data), "--source", "light=day", "--target", "light=night", "--output", str(tmp_path / "shift")]
     command = [sys.executable, "-m", "benchmarks.domain_shift", *call, "--config", "nowhere.yaml"]
@@ -200,17 +218,20 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     assert not (output / "source" / "baseline.json").exists()  # the source's student is a start, not a result
     domain_shift.main(call)
     assert "is finished, kept" in capsys.readouterr().err
-    study_call = [*(word for word in call if word != "--truth"), "--study", "negatives"]
-    with pytest.raises(ConfigError, match="--rows: found 'objekt', expected some of no L_pxl"):
-        domain_shift.main([*study_call, "--rows", "objekt"])
-    domain_shift.main([*study_call, "--rows", "no L_pxl,object"])
+    study_call = [*(word for word in call if word != "--truth"), "--study", "negatives", "--rows", "no L_pxl,object"]
+    domain_shift.main([*study_call, "--only", "2"])
+    trained = {path: path.stat().st_mtime_ns for path in (output / "studies").rglob("*.safetensors")}
+    domain_shift.main(study_call)
+    assert trained and all(path.stat().st_mtime_ns == time for path, time in trained.items())
     study = content(output / "studies" / "negatives.json")
-    assert study["seeds"] == [1, 2] and study["unfinished"] == [] and "--study negatives" in study["command"]
+    assert (output / "studies" / "negatives.md").read_text().count("Folds 1, 2; ") == 1
+    assert (study["seeds"], study["unit"], study["unfinished"]) == ([1, 2], "fold", [])
+    assert "--study negatives" in study["command"]
     assert study["rows"][1]["difference"]["against"] == "no L_pxl" and study["rows"][1]["difference"]["seeds"] == [1, 2]
     for row in study["rows"]:
         for fold in (1, 2):
             run = output / "studies" / row["folders"][str(fold)]
-            assert f"val_{fold}.json" in (run / "config.yaml").read_text()
-            assert len(content(run / "ground_truth.json")["images"]) == len(
-                content(output / f"val_{fold}.json")["images"]
-            )
+            settings = (run / "config.yaml").read_text()
+            assert f"val_{fold}.json" in settings and "source/checkpoints/supervised_teacher.safetensors" in settings
+            parts = [content(file)["images"] for file in (run / "ground_truth.json", output / f"val_{fold}.json")]
+            assert len({tuple(sorted(image["file_name"] for image in part)) for part in parts}) == 1

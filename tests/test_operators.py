@@ -34,8 +34,15 @@ CONTRAST_SHAPES = [
     (31, 5, 40, 37),
     (130, 257, 200, 129),
 ]
-# (A, M, E, R): few candidates (the race), many (rejection), one past a chunk of trials, wide rows.
-SAMPLING_SHAPES = [(1, 1, 1, 1), (5, 3, 2, 7), (23, 401, 5, 17), (33, 530, 109, 60), (9, 700, 131, 16)]
+# (A, M, E, R): few candidates (the race), many (rejection), one past a chunk of trials, wide rows, still wider ones.
+SAMPLING_SHAPES = [
+    (1, 1, 1, 1),
+    (5, 3, 2, 7),
+    (23, 401, 5, 17),
+    (33, 530, 109, 60),
+    (9, 700, 131, 16),
+    (9, 300, 193, 16),
+]
 
 
 def generator(*seed: int) -> torch.Generator:
@@ -315,6 +322,30 @@ LOGITS = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_wrong_index_is_found_wherever_it_is(backend, dtype):
+    rows = unit(random(4099, 3))
+
+    def contrast(negatives: Tensor) -> Tensor:
+        return ops.pixel_contrast(rows, rows, rows, negatives, 0.1, backend=backend)
+
+    right = torch.arange(2 * 4099, dtype=dtype).remainder(4099).view(4099, 2)
+    right[7, 0] = -1
+    assert bool(contrast(right).isfinite())
+    for place, value in [((4098, 1), 4099), ((4098, 1), -2), ((0, 0), 4099), ((2050, 0), -2)]:
+        wrong = right.clone()
+        wrong[place] = value
+        with pytest.raises(ValueError, match=r"negatives: found values in \[.*expected -1 or an index below 4099"):
+            contrast(wrong)
+
+
+@pytest.mark.parametrize("value", [2**32, -(2**32) - 1])
+def test_an_index_that_fits_into_32_bits_only_when_cut_is_wrong(backend, value):
+    rows = unit(random(4, 3))
+    with pytest.raises(ValueError, match="negatives: found values in"):
+        ops.pixel_contrast(rows, rows, rows, torch.tensor([[0], [value], [0], [0]]), 0.1, backend=backend)
+
+
 def test_values_out_of_range_are_named(backend):
     for index, name in enumerate(("mask_logits", "class_logits")):
         for value in (math.nan, math.inf):

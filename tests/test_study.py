@@ -90,7 +90,11 @@ def test_rows_have_the_settings_of_their_names() -> None:
             config("labels", f"{share} % {name}").data for name in ("supervised", "supervised as many steps", "ours")
         ]
         assert {data.embedded_labeled for data in few} == {round(float(share) / 100 * 1560)}
-        assert labels.row(f"{share} % ours").against == f"{share} % supervised as many steps"
+        matched = f"{share} % supervised as many steps"
+        assert {labels.row(f"{share} % {name}").against for name in ("ours", "supervised")} == {matched}
+        steps = stage_budget(config("labels", matched), STAGE[MATCHED_BASELINE]).steps
+        assert steps == ours.steps + config("labels", matched).stages.refined_student.steps
+    assert labels.row("100 %").against == matched and labels.row("100 %").share == 0.3
     assert [config("steps", row.name).stages.distilled_student.steps for row in TABLES["steps"].rows] == [
         factor * ours.steps for factor in (1, 1, 2, 2, 4, 4)
     ]
@@ -108,14 +112,17 @@ def test_a_share_of_the_labels_hides_the_others() -> None:
     assert share_settings(own.config(), 0.1) == ("data.labeled_fraction=0.1",)
 
 
+OWN = ("train.lr=0.2", "data.zoom=0.5", "train.lam_pxl=0.3", "train.pxl_gradient_share=0.3", "seed=9")
+
+
 def test_a_seed_may_have_settings_of_its_own() -> None:
-    settings = Settings(overrides=("train.lr=0.1", "views.hflip=false"), by_seed={2: ("train.lr=0.2", "data.zoom=0.5")})
+    settings = Settings(overrides=("train.lr=0.1", "views.hflip=false"), by_seed={2: OWN})
     configs = [part_of(TABLES["negatives"].row("object"), settings, seed).config for seed in (1, 2)]
     assert [config.seed for config in configs] == [1, 2]
     assert [config.train.lr for config in configs] == [0.1, 0.2]
     assert [config.data.zoom for config in configs] == [Settings().config().data.zoom, 0.5]
     assert not any(config.views.hflip for config in configs)
-    assert all(config.train.pxl_gradient_share == 0.15 for config in configs)  # of the row
+    assert all(config.train.pxl_gradient_share == 0.15 for config in configs)  # the row has the last word
 
 
 # What rows share
@@ -373,7 +380,8 @@ TINY = [
 ]  # fmt: skip
 TINY_ROWS = {
     "ablations": "teacher both,student both", "stages": "no teacher adaptation,distillation alone",
-    "negatives": "no L_pxl,object", "labels": "30 % supervised", "baselines": "mean teacher,ours",
+    "negatives": "no L_pxl,object", "baselines": "mean teacher,ours",
+    "labels": "30 % supervised,30 % supervised as many steps",
     "baselines-time": "mean teacher", "map": "level 3", "cost": "adapted teacher", "doubt": "no object by score",
     "refinement": "faded and refined", "steps": "2 x steps on labels alone",
 }  # fmt: skip
@@ -382,7 +390,8 @@ FIGURES = {
     "negatives": {"margin", "fnr_foreground", "step_cost", "step_seconds"},
     "map": {"map_stride", "margin"},
     "cost": {"gflops", "params", "steps", "seconds"},
-    "baselines-time": {"steps", "total_seconds"},
+    "baselines-time": {"chain_steps", "total_seconds"},
+    "labels": {"chain_steps"},
     "steps": {"steps", "cpu_seconds"},
 }
 

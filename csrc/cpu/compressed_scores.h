@@ -71,7 +71,7 @@ class CompressedScores {
   // zero beyond the width; offset: 128 times their sum.
   template <int n>
   void products(const int32_t* candidates, const int8_t* anchor, int32_t offset, CompressedProducts<n>& out) const {
-    // Loops over a known number of chunks are unrolled, and the sums stay in their registers.
+    // Up to 192 numbers: loops over a known number of chunks are unrolled, and the sums stay in their registers.
     switch (chunks_) {
       case 1: return products_of<n>(candidates, anchor, offset, out, std::integral_constant<int64_t, 1>());
       case 2: return products_of<n>(candidates, anchor, offset, out, std::integral_constant<int64_t, 2>());

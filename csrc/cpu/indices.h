@@ -11,7 +11,7 @@ namespace sskd_fast {
 
 // Whether all of n indices are -1 or below `size`. A loop without captured variables, which compilers vectorise.
 template <typename I>
-inline bool within_range(const I* index, int64_t n, int64_t size) {
+bool within_range(const I* index, int64_t n, int64_t size) {
   I low = -1, high = -1;
   for (int64_t i = 0; i < n; ++i) {
     low = index[i] < low ? index[i] : low;

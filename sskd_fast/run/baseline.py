@@ -1,4 +1,4 @@
-"""The best supervised student: its steps and views, chosen by cross-validation on the labelled images alone."""
+"""The supervised student's steps and views, chosen by cross-validation on the labelled images alone."""
 
 from __future__ import annotations
 

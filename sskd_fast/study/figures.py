@@ -33,7 +33,8 @@ def figures_of(folder: Path, result: str, config: Config) -> dict[str, Any] | No
     """Figures of a stage's model in a finished run folder; None if the model is not measured there.
 
     The figures of metrics.json and details.json, and DIAGNOSTICS.  "touching_ap": AP of objects that touch.  "steps"
-    and "step_seconds": the number of steps and the median step.  "total_seconds": of the model's own training and all
+    and "step_seconds": the number of steps and the median step.  "chain_steps": of all stages of the model itself,
+    without those of the models that label for it.  "total_seconds": of the model's own training and all
     those it builds on.  "gflops": for a crop.  "map_stride": of the embeddings.  "drawn": AP on the images and on
     bootstrap draws of them.  "images": a hash of the images.  Computed once, then kept in the folder.
     """
@@ -46,6 +47,7 @@ def figures_of(folder: Path, result: str, config: Config) -> dict[str, Any] | No
         figures = {key: row[key] for key in _OF_ROW if key in row}
         figures |= {key: details[result][key] for key in _OF_DETAILS}
         figures |= training_figures(folder, result) | {"total_seconds": total_seconds(folder, result, config)}
+        figures["chain_steps"] = chain_steps(folder, result)
         figures |= cost_figures(folder, result, config) | quality_figures(folder, result, config)
         if "stride" in figures:
             figures["map_stride"] = figures["stride"] * 2 ** getattr(config, STAGE[result].model).embedding_level
@@ -73,6 +75,12 @@ def training_figures(folder: Path, stage: str) -> dict[str, float]:
 def step_seconds(line: Mapping[str, Any]) -> float:
     """Seconds of a step: the sum of the mean times of its parts in a line of the log."""
     return sum(value for name, value in line.items() if name.startswith("seconds_") and is_number(value))
+
+
+def chain_steps(folder: Path, result: str) -> float:
+    """Steps of all stages of a model, without those of the models that label for it."""
+    weights = (folder / "checkpoints" / f"{stage}.safetensors" for stage in lineage(result, "none"))
+    return float(sum(read_metadata(path)["facts"]["steps"] for path in weights if path.exists()))
 
 
 def total_seconds(folder: Path, result: str, config: Config) -> float:

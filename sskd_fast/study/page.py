@@ -24,6 +24,7 @@ COLUMNS: dict[str, tuple[str, Callable[[object], str]]] = {
     "ap": ("AP", ap_text), "ap50": ("AP50", ap_text), "ap75": ("AP75", ap_text), "ap_small": ("AP small", ap_text),
     "ap_medium": ("AP medium", ap_text), "ap_large": ("AP large", ap_text), "touching_ap": ("AP touching", ap_text),
     "params": ("parameters", count_text), "gflops": ("GFLOPs a crop", _two), "steps": ("steps", count_text),
+    "chain_steps": ("steps, all stages", count_text),
     "step_seconds": ("seconds per step", _two), "seconds": ("training", seconds_text),
     "label_seconds": ("labelling", seconds_text), "cpu_seconds": ("CPU time", seconds_text),
     "total_seconds": ("with all it builds on", seconds_text), "map_stride": ("stride of the map", count_text),
@@ -38,15 +39,16 @@ _SPREAD = ("ap", "ap50", "touching_ap")
 def markdown(table: Table, summary: Summary, command: str) -> str:
     """The study as a section of a page, with measured figures only."""
     head = f"## {table.name}, {_listed(summary.get('dataset', []))}\n\n{table.question}"
+    unit = summary.get("unit", "seed")
     facts = [
         f"`{command}`",
-        f"Seeds {', '.join(map(str, summary['seeds']))}; "
+        f"{unit.capitalize()}s {', '.join(map(str, summary['seeds']))}; "
         + "; ".join(f"{words} {_listed(summary.get(key, []))}" for key, words in _COUNTS.items())
         + ".",
         f"Measured on {_listed(summary['dates'])} at {_listed(summary['commits'])}: {'; '.join(summary['machines'])}.",
     ]
     if summary["unfinished"]:
-        missing = ", ".join(f"{name} (seed {seed})" for name, seed in summary["unfinished"])
+        missing = ", ".join(f"{name} ({unit} {seed})" for name, seed in summary["unfinished"])
         facts.append(f"Not measured yet: {missing}.")
     words = "  \n".join(facts)
     return f"{head}\n\n{words}\n\n{_markdown(columns(table, summary))}\n\n{_words(summary)}\n"
@@ -94,8 +96,9 @@ def _difference(gain: Mapping[str, Any] | None, table: Table) -> str:
 
 def _words(summary: Summary) -> str:
     reference = f" from {summary['reference']}" if summary["reference"] else ""
-    seeds = "seeds and validation images" if len(summary["seeds"]) > 1 else "validation images; it is one seed"
-    return f"± is one standard deviation over seeds. Differences in AP{reference} have 95 % intervals over {seeds}."
+    unit = summary.get("unit", "seed")
+    seeds = f"{unit}s and validation images" if len(summary["seeds"]) > 1 else f"validation images; it is one {unit}"
+    return f"± is one standard deviation over {unit}s. Differences in AP{reference} have 95 % intervals over {seeds}."
 
 
 def _markdown(cells: Mapping[str, Sequence[str]]) -> str:

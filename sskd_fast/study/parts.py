@@ -29,7 +29,10 @@ _LINKED = (".safetensors", ".png")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a study for all rows: YAML files, overrides and preset, and overrides of single seeds."""
+    """The settings of a study for all rows: YAML files, overrides and preset, and overrides of single seeds.
+
+    Only `of_seed` has the latter.
+    """
 
     files: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()

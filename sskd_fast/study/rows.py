@@ -18,13 +18,17 @@ from sskd_fast.typed_settings import ConfigError
 
 @dataclass(frozen=True)
 class Study:
-    """Rows of a table, seeds, the settings of all rows, and the folder shared by all studies of this data set."""
+    """Rows of a table, seeds, the settings of all rows, and the folder shared by all studies of this data set.
+
+    unit: what a seed is called in the table, if it stands for something else.
+    """
 
     table: Table
     rows: Sequence[Row]
     seeds: Sequence[int]
     settings: Settings
     output: Path
+    unit: str = "seed"
 
     def plan(self) -> Iterator[tuple[Row, int]]:
         """Every row with every seed, in the order of training: the whole table for one seed, then for the next.
@@ -32,7 +36,8 @@ class Study:
         Raises ConfigError, before anything is trained, if settings conflict.
         """
         for row in self.rows:
-            part_of(dataclasses.replace(row, time_of=""), self.settings, self.seeds[0])
+            for seed in self.seeds if self.settings.by_seed else self.seeds[:1]:
+                part_of(dataclasses.replace(row, time_of=""), self.settings, seed)
         return ((row, seed) for seed in self.seeds for row in self.rows)
 
     def finish(self, row: Row, seed: int, deadline: float) -> None:
@@ -81,7 +86,7 @@ class Study:
         """A phrase on the rows that are not measured yet."""
         missing = self.summary()["unfinished"]
         (name, seed), count = missing[0], len(self.rows) * len(self.seeds)
-        return f"{len(missing)} of {count} rows are left, first {name} with seed {seed}"
+        return f"{len(missing)} of {count} rows are left, first {name} with {self.unit} {seed}"
 
     def summary(self) -> dict[str, Any]:
         """The figures so far; see `summarize`."""
@@ -90,4 +95,4 @@ class Study:
             for seed in self.seeds:
                 if (part := self.part(row, seed)) is not None:
                     parts[row.name][seed] = part
-        return summarize(self.table, self.rows, self.seeds, parts, self.output)
+        return summarize(self.table, self.rows, self.seeds, parts, self.output) | {"unit": self.unit}
