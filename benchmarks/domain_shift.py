@@ -35,14 +35,13 @@ from sskd_fast.run.status import status_of
 from sskd_fast.study.parts import Settings
 from sskd_fast.study.rows import Study
 from sskd_fast.study.run import rows_of, run_study
-from sskd_fast.study.tables import TABLES
+from sskd_fast.study.tables import TABLES, TRUE_LABELS
 from sskd_fast.yaml_settings import load_config
 
 _STUDENTS = (MATCHED_BASELINE, BASELINE, *FINAL_STUDENTS)
 _ON_SOURCE = ("supervised_teacher", BASELINE)
 # No student is taught on the source, so its fold models need not be good. Its student is a start, and needs no search.
 _NO_FOLDS = ("pseudo_labels.folds=2", "pseudo_labels.fold_steps=0.01", "train.evaluations=0", "baseline.folds=0")
-_TRUTH = ("pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0")
 
 
 def fold_numbers(text: str) -> list[int]:
@@ -71,7 +70,7 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--truth", action="store_true", help="upper bound: hidden true labels instead of a teacher's")
     tables = ", ".join(TABLES)
-    kind.add_argument("--study", choices=TABLES, metavar="TABLE", help=f"a table of sskd_fast.study, by fold: {tables}")
+    kind.add_argument("--study", choices=TABLES, metavar="TABLE", help=f"a table of sskd_fast.study: {tables}")
     parser.add_argument("--rows", help="of the study: these rows alone, separated by commas (all)")
     parser.add_argument("--source-override", action="append", default=[], metavar="X=Y", help="for the source only")
     parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="any setting, for all runs")
@@ -135,7 +134,7 @@ def run_folds(a: argparse.Namespace, by_fold: Mapping[int, tuple[str, ...]]) -> 
     """Trains a run for each fold, and prints the summary after each."""
     below = a.output / ("truth" if a.truth else "runs")
     for position, (number, settings) in enumerate(by_fold.items(), 1):
-        own = (f"seed={number}", f"output={seed_folder(below, number)}", *(_TRUTH if a.truth else ()))
+        own = (f"seed={number}", f"output={seed_folder(below, number)}", *(TRUE_LABELS if a.truth else ()))
         run_in_folder(load_config([a.config], [*settings, *own]), "all", True, only=_STUDENTS if a.truth else ())
         print(markdown(write_summary(below, list(by_fold)[:position])), flush=True)
 

@@ -26,6 +26,8 @@ AS_WRITTEN = (
 )
 # Masks of pseudo-labels have weight 0.2, and pseudo-labels fade out in the last 30 % of the distillation.
 FADED = ("train.semi_fade=0.3", "train.semi_masks=0.2")
+# Hidden true labels in place of a teacher's, with full weight to the end.
+TRUE_LABELS = ("pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0")
 # The student's own labels start after this share of its distillation.
 BURN_IN = "online.start=0.3"
 
@@ -111,9 +113,16 @@ def _labels() -> tuple[Row, ...]:
         rows.append(Row(alone, BASELINE, (BASELINE,), teaching=(), share=share, against=matched))
         rows.append(replace(MATCHED, name=matched, share=share, against=matched))
         rows.append(Row(f"{100 * share:g} % ours", share=share, against=matched))
-    truth = ("pseudo_labels.truth=true", "train.semi_masks=1", "train.semi_fade=0")
     rows.append(
-        Row("100 %", DISTILLED, (DISTILLED,), truth, teaching=(), share=0.3, against="30 % supervised as many steps")
+        Row(
+            "100 %",
+            DISTILLED,
+            (DISTILLED,),
+            TRUE_LABELS,
+            teaching=(),
+            share=0.3,
+            against="30 % supervised as many steps",
+        )
     )
     return tuple(rows)
 
