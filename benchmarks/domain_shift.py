@@ -136,7 +136,7 @@ def run_folds(a: argparse.Namespace, by_fold: Mapping[int, tuple[str, ...]]) -> 
     for position, (number, settings) in enumerate(by_fold.items(), 1):
         own = (f"seed={number}", f"output={seed_folder(below, number)}", *(TRUE_LABELS if a.truth else ()))
         run_in_folder(load_config([a.config], [*settings, *own]), "all", True, only=_STUDENTS if a.truth else ())
-        print(markdown(write_summary(below, list(by_fold)[:position])), flush=True)
+        print(markdown(write_summary(below, list(by_fold)[:position], unit="fold")), flush=True)
 
 
 if __name__ == "__main__":

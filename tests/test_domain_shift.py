@@ -14,6 +14,7 @@ import pytest
 from benchmarks import domain_shift
 from benchmarks.domains import Domain, drawn_groups, write_parts
 from sskd_fast.data.embedded import write_scenes
+from sskd_fast.report.__main__ import main as report
 from sskd_fast.typed_settings import ConfigError
 
 SMALL = """
@@ -200,10 +201,16 @@ def test_models_start_from_the_source_and_the_summary_is_over_the_folds(
     call += ["--output", str(output), "--folds", "2", "--labeled-fraction", "0.5", "--truth", "baseline.folds=2"]
     call += ["baseline.steps=[1]", "baseline.strengths=[1.0]"]
     domain_shift.main([*call, "--only", "2"])
-    assert f"# {data.name}: seeds 2\n" in capsys.readouterr().out and not (output / "truth" / "seed-1").exists()
+    assert f"# {data.name}: folds 2\n" in capsys.readouterr().out and not (output / "truth" / "seed-1").exists()
     domain_shift.main(call)
     shown = capsys.readouterr()
-    assert f"# {data.name}: seeds 1, 2\n" in shown.out and "| Refined student | " in shown.out
+    assert f"# {data.name}: folds 1, 2\n" in shown.out and "| Refined student | " in shown.out
+    assert "| over folds and images | t over folds | fold 1 | fold 2 |" in shown.out
+    assert "seed" not in shown.out and "differ in more than" not in shown.out
+    (output / "truth" / "summary.md").unlink()
+    assert report([str(output / "truth")]) == 0
+    assert (output / "truth" / "summary.md").read_text(encoding="utf-8") in shown.out
+    capsys.readouterr()
     assert "unlabelled images with their hidden true labels, a bound and no result." in shown.out
     for fold in (1, 2):
         run = output / "truth" / f"seed-{fold}"

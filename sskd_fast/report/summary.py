@@ -32,27 +32,28 @@ def seed_folder(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}"
 
 
-def write_summary(folder: Path, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+def write_summary(folder: Path, seeds: Sequence[int] | None = None, unit: str = "seed") -> dict[str, Any]:
     """Writes summary.json, summary.md and summary.html from the seeds' run folders; returns the first's content.
 
-    seeds: if None, the seeds in summary.json.  Raises ValueError, naming the file, if a file cannot be read or a seed
-    has no measured model.
+    seeds: if None, the seeds in summary.json, and its unit.  unit: what a seed is called, "fold" if each is a part of
+    a cross-validation.  Raises ValueError, naming the file, if a file cannot be read or a seed has no measured model.
     """
     if seeds is None:
-        seeds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["seeds"]
+        known = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        seeds, unit = known["seeds"], known.get("unit", unit)
     runs = {seed: read_run(seed_folder(folder, seed)) for seed in seeds}
     for run in runs.values():
         if not measured_rows(run.metrics):
             raise ValueError(f"{run.path / 'metrics.json'}: no measured model; resume with --seeds and --resume")
-    summary: dict[str, Any] = finite(summarize(runs))
+    summary: dict[str, Any] = finite(summarize(runs, unit))
     write_json(folder / "summary.json", summary)
     write_text(folder / "summary.md", markdown(summary))
     write_text(folder / "summary.html", page(summary))
     return summary
 
 
-def summarize(runs: Mapping[int, RunFolder]) -> dict[str, Any]:
-    """The content of summary.json; runs: seed -> its folder.
+def summarize(runs: Mapping[int, RunFolder], unit: str = "seed") -> dict[str, Any]:
+    """The content of summary.json; runs: seed -> its folder.  unit: what a seed is called.
 
     "rows": for each measured row "name", "title", "params" and FIGURES, each {"mean", "sd", "by_seed"}; sd is the
     sample standard deviation, null for one seed.  "gains": for each pair that all seeds have, "model", "against",
@@ -66,19 +67,21 @@ def summarize(runs: Mapping[int, RunFolder]) -> dict[str, Any]:
     first = next(iter(runs.values())).metrics
     return {
         "seeds": list(runs),
+        "unit": unit,
         **{key: first[key] for key in FACTS if key in first},
         "same_images": same_images,
-        "notes": _notes(runs, different_settings(compared)),
+        "notes": _notes(runs, different_settings(compared), unit),
         "rows": [_row(name, rows) for name in names if any(name in of_seed for of_seed in rows.values())],
         "gains": _gains(runs, same_images),
     }
 
 
-def _notes(runs: Mapping[int, RunFolder], different: Mapping[str, Sequence[str]]) -> list[str]:
-    names = [key for key in different if key != "seed"]
-    notes = [f"The seeds differ in more than the seed: {', '.join(names)}."] if names else []
+def _notes(runs: Mapping[int, RunFolder], different: Mapping[str, Sequence[str]], unit: str) -> list[str]:
+    own = {"seed", "data.labeled", "data.val"} if unit == "fold" else {"seed"}
+    names = [key for key in different if key not in own]
+    notes = [f"The {unit}s differ in more than the {unit}: {', '.join(names)}."] if names else []
     if len(runs) == 1:
-        notes.append("This is one seed: the interval is over images alone.")
+        notes.append(f"This is one {unit}: the interval is over images alone.")
     return notes
 
 

@@ -23,14 +23,15 @@ def summary_paragraphs(summary: Summary) -> list[str]:
     """The final student's AP and the gains over the seeds, in words, with a note on gains that are not shown."""
     student = next((gain["model"] for gain in summary["gains"]), None)
     if student is None:
-        return ["No gains yet: every seed needs a measured student and a measured model to compare it with."]
+        lacking = "needs a measured student and a measured model to compare it with"
+        return [f"No gains yet: every {summary['unit']} {lacking}."]
     row = next(row for row in summary["rows"] if row["name"] == student)
-    count = len(summary["seeds"])
+    count, unit = len(summary["seeds"]), summary["unit"]
     gains: dict[str, list[str]] = {}
     for gain in summary["gains"]:
-        gains.setdefault(gain["model"], []).append(f"{_gain_text(gain)} against {_against(gain)}")
+        gains.setdefault(gain["model"], []).append(f"{_gain_text(gain, unit)} against {_against(gain)}")
     return [
-        f"The {words_of(student)} reaches {_spread_text(row['ap'])} AP over {count} seed{'s' if count > 1 else ''}, "
+        f"The {words_of(student)} reaches {_spread_text(row['ap'])} AP over {count} {unit}{'s' if count > 1 else ''}, "
         f"trained on {images_of(student, _facts(summary))}.",
         f"Differences: {'; '.join(gains.pop(student))}.",
         *(f"The {words_of(model)}: {'; '.join(texts)}." for model, texts in gains.items()),
@@ -41,10 +42,11 @@ def summary_paragraphs(summary: Summary) -> list[str]:
 
 def interval_words(summary: Summary) -> str:
     """A sentence that says what the intervals are taken over."""
-    images = "the same images for all seeds" if summary["same_images"] else "each seed's own images"
+    unit = summary["unit"]
+    images = f"the same images for all {unit}s" if summary["same_images"] else f"each {unit}'s own images"
     return (
-        f"Intervals are of 95 % over seeds and validation images ({images}). A bootstrap draws seeds and, for each "
-        "of them, images; t is Student's interval over the seeds alone."
+        f"Intervals are of 95 % over {unit}s and validation images ({images}). A bootstrap draws {unit}s and, for each "
+        f"of them, images; t is Student's interval over the {unit}s alone."
     )
 
 
@@ -59,7 +61,7 @@ def _against(gain: Mapping[str, Any]) -> str:
     return f"the {words_of(gain['against'])}{stride}"
 
 
-def _gain_text(gain: Mapping[str, Any]) -> str:
+def _gain_text(gain: Mapping[str, Any], unit: str) -> str:
     """ "+5.7 AP (+2.1 to +9.0; t -0.3 to +11.7, not shown by the seeds alone)"."""
     text = f"{difference_text(gain['ap'])} AP"
     if not is_number(gain["low"]) or not is_number(gain["high"]):
@@ -70,7 +72,7 @@ def _gain_text(gain: Mapping[str, Any]) -> str:
     if gain["low"] <= 0 <= gain["high"]:
         inside.append("no difference shown")
     elif len(inside) > 1 and gain["t_low"] <= 0 <= gain["t_high"]:
-        inside.append("not shown by the seeds alone")
+        inside.append(f"not shown by the {unit}s alone")
     return f"{text} ({'; '.join(inside)})"
 
 
@@ -88,7 +90,7 @@ def row_columns(summary: Summary) -> dict[str, list[str]]:
     columns = {"model": [row["title"] for row in rows]}
     columns["AP"] = [_spread_text(row["ap"]) for row in rows]
     for number, seed in enumerate(summary["seeds"]):
-        columns[f"seed {seed}"] = [ap_text(row["ap"]["by_seed"][number]) for row in rows]
+        columns[f"{summary['unit']} {seed}"] = [ap_text(row["ap"]["by_seed"][number]) for row in rows]
     columns["AP50"] = [_spread_text(row["ap50"]) if "ap50" in row else "-" for row in rows]
     columns["parameters"] = [count_text(row["params"]) for row in rows]
     means = [{key: figure["mean"] for key, figure in row.items() if isinstance(figure, Mapping)} for row in rows]
@@ -103,16 +105,16 @@ def row_columns(summary: Summary) -> dict[str, list[str]]:
 
 def gain_columns(summary: Summary) -> dict[str, list[str]]:
     """Column title -> one cell for each gain: mean, spread, both intervals and every seed's gain."""
-    gains = summary["gains"]
+    gains, unit = summary["gains"], summary["unit"]
     columns = {
         "difference": [f"{words_of(gain['model'])} - {_against(gain).removeprefix('the ')}" for gain in gains],
         "AP": [difference_text(gain["ap"]) for gain in gains],
         "sd": [ap_text(gain["sd"]) for gain in gains],
-        "over seeds and images": [_cell(gain["low"], gain["high"]) for gain in gains],
-        "t over seeds": [_cell(gain["t_low"], gain["t_high"]) for gain in gains],
+        f"over {unit}s and images": [_cell(gain["low"], gain["high"]) for gain in gains],
+        f"t over {unit}s": [_cell(gain["t_low"], gain["t_high"]) for gain in gains],
     }
     for number, seed in enumerate(summary["seeds"]):
-        columns[f"seed {seed}"] = [difference_text(gain["by_seed"][number]) for gain in gains]
+        columns[f"{unit} {seed}"] = [difference_text(gain["by_seed"][number]) for gain in gains]
     return columns
 
 
@@ -138,7 +140,7 @@ def markdown(summary: Summary) -> str:
 
 
 def _title(summary: Summary) -> str:
-    return f"{summary.get('dataset', 'run')}: seeds {', '.join(map(str, summary['seeds']))}"
+    return f"{summary.get('dataset', 'run')}: {summary['unit']}s {', '.join(map(str, summary['seeds']))}"
 
 
 def _markdown_table(columns: Mapping[str, Sequence[str]]) -> str:
@@ -159,7 +161,7 @@ def page(summary: Summary) -> str:
     ]
     items = "".join(f"<li><b>{value}</b> {words}</li>" for value, words in facts)
     header = (
-        '<header><p class="eyebrow">Semi-supervised distillation · several seeds</p>'
+        f'<header><p class="eyebrow">Semi-supervised distillation · several {summary["unit"]}s</p>'
         f'<h1>{escape(_title(summary))}</h1><ul class="facts">{items}</ul></header>'
     )
     kinds = [stage.model if (stage := stage_of(row["name"])) else "student" for row in summary["rows"]]
