@@ -14,7 +14,6 @@ from sskd_fast.exported.file_description import FileDescription
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.checkpoint import Description, load_weights, read_metadata, save_checkpoint
 from sskd_fast.models.inference import InferenceConfig
-from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.models import SHIPPED
@@ -33,11 +32,9 @@ def of_file(model: Segmenter, inference: InferenceConfig = INFERENCE) -> FileDes
     return FileDescription.of(model, description(model, inference))
 
 
-def tiny(**settings: Any) -> MaskTransformer:
+def tiny(**settings: Any) -> Segmenter:
     torch.manual_seed(0)
-    model = build_segmenter(dataclasses.replace(TINY, **settings), CLASS_NAMES).eval()
-    assert isinstance(model, MaskTransformer)
-    return model
+    return build_segmenter(dataclasses.replace(TINY, **settings), CLASS_NAMES).eval()
 
 
 def shipped_student() -> Segmenter:

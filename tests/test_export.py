@@ -17,7 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("onnxruntime", reason="exported files need onnxruntime: pip install 'sskd_fast[export]'")
 
-from models_to_export import IDS, INFERENCE, description, of_file, shipped_student, tiny
+from models_to_export import IDS, INFERENCE, TINY, description, of_file, shipped_student, tiny
 
 from sskd_fast.data.coco import CocoInstances
 from sskd_fast.data.embedded import CLASS_NAMES, write_scenes
@@ -30,9 +30,10 @@ from sskd_fast.exported import (
     parity_report,
 )
 from sskd_fast.exported.agreement import matched_differences
-from sskd_fast.exported.file_description import KEY
+from sskd_fast.exported.file_description import KEY, ExportError
 from sskd_fast.models.inference import predict
-from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.segmenter import Predictions, Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -205,16 +206,37 @@ def test_a_file_with_other_weights_fails_parity(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"queries": "learned", "pixel_decoder": "dpt"}, {"mask_level": 1, "precision": "bfloat16"}],
+    [
+        {"queries": "learned", "pixel_decoder": "dpt"},
+        {"mask_level": 1, "precision": "bfloat16"},
+        {"kind": "dense", "channels": (8, 8, 8), "blocks": (1, 1, 1), "mask_width": 8, "num_queries": 20},
+    ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_variants_of_the_mask_transformer_take_any_size(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_other_models_take_any_batch_and_size(settings: dict[str, Any], tmp_path: Path) -> None:
     model = tiny(**settings)
     exported = export_onnx(model, description(model), tmp_path / "model.onnx")
     assert exported.description.size == ()
     model.config = dataclasses.replace(model.config, precision="float32")  # files compute in their own precision
-    for shape in [(2, 3, 36, 52), (1, 3, 64, 64)]:
+    step = exported.description.multiple
+    for shape in [(2, 3, 9 * step, 13 * step), (1, 3, 64, 64), (3, 3, 64, 8 * step)]:
         assert max(largest_differences(model, exported, shape)) < ROUNDING
+
+
+class OfTwoImages(MaskTransformer):
+    """A model whose code reads the number of images as a Python number, which tracing writes into the graph."""
+
+    def decode(self, levels: list[Tensor]) -> Predictions:
+        found = super().decode(levels)
+        return dataclasses.replace(found, mask_logits=found.mask_logits[torch.arange(len(found.mask_logits))])
+
+
+@pytest.mark.slow
+def test_a_graph_that_fails_for_one_image_is_refused(tmp_path: Path) -> None:
+    model = OfTwoImages(TINY, len(CLASS_NAMES)).eval()
+    with pytest.raises(ExportError, match=r"^model: traced on two images, it does not run on one of 64 x 64$"):
+        export_onnx(model, description(model), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_speeds_are_ratios_to_the_first_contender() -> None:

@@ -52,7 +52,8 @@ def onnx_graph(
     """The ONNX ModelProto of a model, and its description with precision and supported sizes.
 
     The graph accepts any batch size, and any image size if its results match the model's there.  half: compute in
-    float16.  calibration: uint8 images (3, H, W) for int8.  Raises ExportError for invalid arguments.
+    float16.  calibration: uint8 images (3, H, W) for int8.  Raises ExportError for invalid arguments, and for a model
+    whose graph fails for one image.
     """
     require_model(model)
     check_precision(precision, calibration)
@@ -63,6 +64,7 @@ def onnx_graph(
     except ExportError as error:
         _log.warning("the file takes images of %d x %d pixels only: %s", *tile, error)
         graph, description = _traced(network, tile, {}), dataclasses.replace(description, size=tile)
+        _check(graph, network, tile)
     if precision == "int8":
         graph = quantized(graph, tile_batches(calibration, description.inference))
     return graph, description
@@ -94,7 +96,7 @@ def _traced(network: Network, size: Sequence[int], sides: dict[int, Any]) -> Any
 
 
 def _check(graph: Any, network: Network, size: Sequence[int]) -> None:
-    """Raises ExportError unless the graph agrees with the network at this image size."""
+    """Raises ExportError unless the graph agrees with the network for one image of this size."""
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     run = onnx_runner(graph.SerializeToString())
     try:
@@ -102,12 +104,12 @@ def _check(graph: Any, network: Network, size: Sequence[int]) -> None:
             expected = network(images)
         masks, classes = (torch.from_numpy(array) for array in run(images.numpy()))
     except Exception as error:  # models and onnxruntime have no common error
-        raise ExportError(f"model: does not run on {size[0]} x {size[1]} pixels once traced at others") from error
+        raise ExportError(f"model: traced on two images, it does not run on one of {size[0]} x {size[1]}") from error
     if masks.shape == expected[0].shape:
         difference = matched_differences(expected, (masks, classes)).masks.mean()
         if difference <= _SAME * expected[0].abs().mean():
             return
-    raise ExportError(f"model: predicts something else on {size[0]} x {size[1]} pixels once traced at others")
+    raise ExportError(f"model: traced on two images, it predicts something else on one of {size[0]} x {size[1]}")
 
 
 def without_traces(graph: Any) -> Any:

@@ -45,7 +45,7 @@ class DenseSegmenter(PyramidSegmenter):
             maps = self.head(levels)
         maps = maps.map(at_least_float32)
         cells, classes = best_cells(maps, self.config.num_queries)
-        image = torch.arange(len(cells), device=cells.device).repeat_interleave(cells.shape[1])
+        image = torch.arange(cells.shape[0], device=cells.device).repeat_interleave(cells.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # training reads `dense` instead
             masks = maps.masks(image, cells.flatten()).unflatten(0, cells.shape)
         return Predictions(masks, with_no_object(classes), at_least_float32(self.embedded(levels)), dense=maps)

@@ -65,7 +65,7 @@ def mask_logits(kernels: Tensor, features: Tensor, image: Tensor, centres: Tenso
 
     centres: (n, 2) x, y in cells; covers: (n,) sides in cells; relative positions are in units of eight sides.
     """
-    count, (height, width) = len(kernels), features.shape[-2:]
+    count, (height, width) = kernels.shape[0], features.shape[-2:]  # len() would fix the size of an export
     inputs = features.shape[1] + 2
     xs = torch.arange(width, device=features.device, dtype=features.dtype)
     ys = torch.arange(height, device=features.device, dtype=features.dtype)
