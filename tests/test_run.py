@@ -38,6 +38,12 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=1800)
 
 
+def call_here(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit status and messages of the command, without the seconds of a new process."""
+    capsys.readouterr()
+    return main(list(arguments)), capsys.readouterr().err
+
+
 def metrics_of(folder: Path) -> dict[str, Any]:
     """metrics.json without the seconds, which no two runs share."""
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
@@ -267,18 +273,12 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(
     assert not [path for pattern in ("*.state.pt", "*.partial", "*.lock") for path in folder.rglob(pattern)]
 
 
-def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
+def test_single_stages_go_on_from_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "steps"
-    early = call("--stage", "refine", "--output", str(tmp_path / "early"), *TINY)
-    assert early.returncode == 2 and "distilled_student.safetensors does not exist" in early.stderr
-    short = [
-        "--output",
-        str(folder),
-        "train.max_steps=2",
-        "data.embedded_val=4",
-        "data.embedded_unlabeled=6",
-        "data.embedded_labeled=8",
-    ]
+    early = call_here("--stage", "refine", "--output", str(tmp_path / "early"), *TINY, capsys=capsys)
+    assert early[0] == 2 and "distilled_student.safetensors does not exist" in early[1]
+    short = ["--output", str(folder), "train.max_steps=2", "train.threads=1"]
+    short += ["data.embedded_val=4", "data.embedded_unlabeled=6", "data.embedded_labeled=8"]
     distilled, refined = "distilled_student", "refined_student"
     for stage, rows, compared in (
         ("adapt", 5, []),
@@ -289,44 +289,37 @@ def test_single_stages_go_on_from_the_folder(tmp_path: Path) -> None:
         if stage == "evaluate":  # what it writes anew may be gone
             (folder / "details.json").unlink()
             shutil.rmtree(folder / "predictions")
-        result = call("--stage", stage, *short, *(["--preset", "smoke"] if stage == "adapt" else []))
-        assert result.returncode == 0, result.stderr
+        smoke = ["--preset", "smoke"] if stage == "adapt" else []
+        status, said = call_here("--stage", stage, *short, *smoke, capsys=capsys)
+        assert status == 0, said
         assert len(metrics_of(folder)["rows"]) == rows
         details = json.loads((folder / "details.json").read_text())
         students = {gain["model"] for gain in details["gains"]}
         assert [name for name in (distilled, refined) if name in students] == compared
-    other = call("--stage", "refine", *short, "--seed", "3")
-    assert other.returncode == 2 and "holds a run with another seed or other data" in other.stderr
+    status, said = call_here("--stage", "refine", *short, "--seed", "3", capsys=capsys)
+    assert status == 2 and "holds a run with another seed or other data" in said
 
 
-def test_earlier_run_is_moved_aside(tmp_path: Path) -> None:
+def test_earlier_run_is_moved_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text("seed: 5\n")
-    result = call(
-        "--stage",
-        "pretrain",
-        "--output",
-        str(folder),
-        "--max-steps",
-        "1",
-        "data.embedded_source=8",
-        "data.embedded_source_val=4",
-    )
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "run.1" / "config.yaml").read_text() == "seed: 5\n" and "run.1" in result.stderr
+    source = ["data.embedded_source=8", "data.embedded_source_val=4", "train.threads=1"]
+    status, said = call_here("--stage", "pretrain", "--output", str(folder), "--max-steps", "1", *source, capsys=capsys)
+    assert status == 0, said
+    assert (tmp_path / "run.1" / "config.yaml").read_text() == "seed: 5\n" and "run.1" in said
     assert (folder / "checkpoints" / "pretrained_student.safetensors").exists()
 
 
-def test_a_start_that_fails_leaves_things_as_they_were(tmp_path: Path) -> None:
+def test_a_start_that_fails_leaves_things_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     earlier = tmp_path / "run"
     earlier.mkdir()
     (earlier / "config.yaml").write_text("seed: 5\n")
     nowhere = str(tmp_path / "nowhere.json")
     for folder in (earlier, tmp_path / "other"):
         data = ["--labeled", nowhere, "--images", str(tmp_path), "--val", nowhere, "--labeled-fraction", "0.5"]
-        wrong = call("--output", str(folder), *data)
-        assert wrong.returncode == 2 and "nowhere.json" in wrong.stderr and "earlier run" not in wrong.stderr
+        status, said = call_here("--output", str(folder), *data, capsys=capsys)
+        assert status == 2 and "nowhere.json" in said and "earlier run" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert (earlier / "config.yaml").read_text() == "seed: 5\n"
 
@@ -350,14 +343,14 @@ SHORT = ["--preset", "smoke", "--max-steps", "3", "train.threads=1"]
 
 
 @pytest.mark.parametrize("unlabeled", [True, False])
-def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool) -> None:
+def test_own_data(own_data: Path, tmp_path: Path, unlabeled: bool, capsys: pytest.CaptureFixture[str]) -> None:
     images = ["--unlabeled", str(own_data / "plain")] if unlabeled else ["--labeled-fraction", "0.5"]
-    result = call(
+    status, said = call_here(
         "--labeled", str(own_data / "train.json"), "--images", str(own_data / "train"), *images,
         "--val", str(own_data / "val.json"),
-        "--val-images", str(own_data / "val"), "--output", str(tmp_path / "run"), *SHORT,
+        "--val-images", str(own_data / "val"), "--output", str(tmp_path / "run"), *SHORT, capsys=capsys,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert status == 0, said
     metrics = metrics_of(tmp_path / "run")
     assert (metrics["labeled_images"], metrics["unlabeled_images"]) == ((12, 9) if unlabeled else (6, 6))
     predicted = json.loads((tmp_path / "run" / "predictions" / "adapted_teacher.json").read_text())
