@@ -64,8 +64,8 @@ def _found(model: str | Path, stage: str | None) -> Predictor:
         )
     if not _HUB_ID.fullmatch(str(model)) or path.suffix == ".safetensors" or path.parent.is_dir():
         raise ModelError(
-            f"{model}: there is no such file or folder; expected a checkpoint (.safetensors), a run's folder such as "
-            "runs/embedded, or a hub id such as owner/name"
+            f"{model}: there is no such file or folder; expected a checkpoint (.safetensors), an exported file (.onnx, "
+            ".xml), a run's folder such as runs/embedded, or a hub id such as owner/name"
         )
     return _from_hub(str(model))
 
