@@ -55,6 +55,14 @@ def test_workers_do_not_change_the_batches(source, weights):
         assert_same(first, second)
 
 
+def test_workers_leave_pytorchs_random_numbers_alone(source):
+    """Dense models draw the cells of a step from them on a CPU."""
+    torch.manual_seed(3)
+    expected = torch.random.get_rng_state()
+    list(batches(source, 4, VIEWS, seed=3, steps=1, workers=1))
+    assert torch.equal(torch.random.get_rng_state(), expected)
+
+
 def test_endless_stream_of_workers_can_be_left(source):
     stream = batches(source, 4, VIEWS, seed=3, workers=1)
     taken = list(itertools.islice(stream, 3))

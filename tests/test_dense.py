@@ -19,6 +19,7 @@ from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
 from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.dense import DenseSegmenter, best_cells
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size, mask_logits
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.settings import ModelConfig
 
 TINY = ModelConfig(
@@ -305,3 +306,22 @@ def test_training_finds_an_object_and_its_class() -> None:
         assert int(probs[index, best].argmax()) == label
         full = F.interpolate(predictions.mask_logits[index, best][None, None], size=(32, 32), mode="bilinear")[0, 0] > 0
         assert (full & mask).sum() / (full | mask).sum() > 0.8
+
+
+def test_levels_that_do_not_fit_are_named() -> None:
+    with pytest.raises(
+        FoundationError, match="mask_level: found 1 with 2 levels of the backbone; dense queries need a"
+    ):
+        tiny(channels=(8, 16), blocks=(1, 1), mask_level=1)
+    with pytest.raises(FoundationError, match="mask_level: found 3 with 3 levels of the backbone, expected at most 2"):
+        tiny(mask_level=3)
+    assert tiny(mask_level=1).stride == 4.0
+
+
+def test_maps_of_one_stride_are_refused() -> None:
+    """A plain ViT has them, unless its maps are reassembled."""
+    pytest.importorskip("timm", reason="backbones of timm need it: pip install 'sskd_fast[models]'")
+    vit = {"backbone": "timm/vit_tiny_patch16_224"}
+    with pytest.raises(FoundationError, match="pixel_decoder: found maps with strides of 16, 16"):
+        tiny(**vit)
+    assert tiny(**vit, pixel_decoder="dpt").strides == [4.0, 8.0, 16.0, 32.0]

@@ -570,7 +570,15 @@ def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
         ([{"image_id": 1}], "result 0 lacks category_id, score"),
         (
             [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": [[1, 1, 5, 1, 5, 5]]}],
-            "result 0 has a segm",
+            "result 0 has a segmentation of polygons, expected RLE",
+        ),
+        (
+            [{"image_id": 1, "category_id": 1, "score": 87, "segmentation": {"size": [4, 4], "counts": [3, 13]}}],
+            "result 0: `score` is 87, expected a number from 0 to 1; divide percent",
+        ),
+        (
+            [{"image_id": 1, "category_id": 1, "score": -0.1, "segmentation": {"size": [4, 4], "counts": [3, 13]}}],
+            "result 0: `score` is -0.1, expected a number from 0 to 1",
         ),
         (
             [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": {"size": [4, 4], "counts": [3, 2]}}],

@@ -67,6 +67,7 @@ def batches(
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=leave_to_parent,
+        generator=torch.Generator(),  # not the global one, from which dense models draw cells
         pin_memory=torch.cuda.is_available(),
     )
     return (_unpack(packed) for packed in loader)

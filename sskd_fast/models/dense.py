@@ -8,6 +8,7 @@ Shape letters: B images, C classes, K queries, F width, P numbers of a mask netw
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size
 from sskd_fast.models.pixel_decoder import separable
+from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.segmenter import Predictions, at_least_float32
 from sskd_fast.models.settings import ModelConfig
@@ -28,7 +30,8 @@ PRIOR_LOGIT = -4.6
 class DenseSegmenter(PyramidSegmenter):
     """Backbone + feature pyramid + dense head.  Its K queries are the best-scored local maxima of all cells' scores.
 
-    A cell's class scores are independent of one another.
+    A cell's class scores are independent of one another.  Raises FoundationError for levels without cells coarser than
+    the masks, or whose strides do not double.
     """
 
     class_tensors = ("head.classes.weight", "head.classes.bias")
@@ -37,6 +40,18 @@ class DenseSegmenter(PyramidSegmenter):
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__(config)
         self.classes = classes
+        used = self.strides[config.mask_level :]
+        if len(used) < 2:
+            raise FoundationError(
+                f"model.mask_level: found {config.mask_level} with {len(self.strides)} levels of the backbone; dense "
+                "queries need a level coarser than the masks: raise backbone_levels or lower mask_level"
+            )
+        if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(used)):
+            strides = ", ".join(f"{stride:g}" for stride in used)
+            raise FoundationError(
+                f"model.pixel_decoder: found maps with strides of {strides} pixels; dense queries need each to be "
+                "twice the one before: set pixel_decoder to dpt, or choose another backbone"
+            )
         self.head = DenseHead(config.width, config.mask_width, classes, config.layers)
 
     def decode(self, levels: list[Tensor]) -> Predictions:

@@ -20,7 +20,8 @@ from sskd_fast.models.timm_backbone import TimmBackbone
 class PyramidSegmenter(Segmenter):
     """Backbone + pixel decoder + projection; subclasses define `decode`.
 
-    strides: of the decoder's maps, finest first, including maps finer than the mask level.
+    strides: of the decoder's maps, finest first, including maps finer than the mask level.  Raises FoundationError if
+    the backbone lacks the mask level.
     """
 
     mean: Tensor
@@ -38,6 +39,11 @@ class PyramidSegmenter(Segmenter):
             self.strides = self.pixel_decoder.strides
         else:
             self.pixel_decoder = PixelDecoder(self.backbone.channels, config.width, config.mask_level)
+        if config.mask_level >= len(self.strides):
+            raise FoundationError(
+                f"model.mask_level: found {config.mask_level} with {len(self.strides)} levels of the backbone, "
+                f"expected at most {len(self.strides) - 1}; raise backbone_levels or lower mask_level"
+            )
         self.stride, self.max_stride = self.strides[config.mask_level], self.backbone.multiple
         self.projection = Projection(config.width, 128, config.embedding)
         for name in ("mean", "std"):

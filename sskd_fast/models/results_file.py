@@ -106,11 +106,21 @@ def _scalars(result: dict[str, Any], key: str, place: str) -> dict[str, Any]:
             found[name] = read(result[name])
         except ScalarError as error:
             raise FoundationError(f"foundation.results: {place}: `{name}` is {error}") from error
+    if not 0 <= found["score"] <= 1:
+        raise FoundationError(
+            f"foundation.results: {place}: `score` is {found['score']:g}, expected a number from 0 to 1; divide "
+            "percent by 100, or take the sigmoid of logits"
+        )
     return found
 
 
 def _compressed(segmentation: Any, place: str) -> dict[str, Any]:
     """A result's mask as compressed RLE with ASCII counts. Raises FoundationError if it is not RLE."""
+    if isinstance(segmentation, list):
+        raise FoundationError(
+            f"foundation.results: {place} has a segmentation of polygons, expected RLE as COCO results have it; "
+            "convert it with pycocotools.mask.frPyObjects and merge"
+        )
     try:
         height, width = segmentation["size"]
         encoded = encode_segmentation(segmentation, height := integer(height), width := integer(width))
