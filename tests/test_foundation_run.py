@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from sskd_fast.data.embedded import write_scenes
 from sskd_fast.method import EVERY_RUN, ROW_ORDER
 from sskd_fast.models.checkpoint import read_description
+from sskd_fast.run.__main__ import main
 
 pytest.importorskip("transformers")
 
@@ -195,6 +196,32 @@ def test_results_of_other_categories_are_named(scenes: list[str], tmp_path: Path
     result = run(tmp_path / "run", *BUDGET, *scenes, *settings)
     assert result.returncode == 2, result.stderr
     assert "results.json has results of category 77; expected the data set's own ids, 1, 2, 3, 4" in result.stderr
+
+
+def test_results_that_do_not_fit_are_named_before_classes_are_chosen(
+    scenes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Foreign categories beside a field of their own, masks of another size, and masks that find nothing."""
+    truth = json.loads(Path(scenes[1]).read_text())
+    sound = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "segmentation": a["segmentation"], "score": 0.9,
+         "seen_as": "thing"} for a in truth["annotations"]
+    ]  # fmt: skip
+    height, width = sound[0]["segmentation"]["size"]
+    other = {"size": [2 * height, width], "counts": [0, 2 * height * width]}
+    nothing = {"size": [height, width], "counts": [height * width - 1, 1]}
+    settings = ["teacher.warm_start=results", "teacher.foundation.source_key=seen_as", "train.threads=1"]
+    for change, message in (
+        ({"category_id": 77}, "results of category 77; expected the data set's own ids, 1, 2, 3, 4"),
+        ({"segmentation": other}, f"masks of {2 * height} x {width} (height x width) for image "),
+        ({"segmentation": nothing}, "no result of "),
+    ):
+        (tmp_path / "results.json").write_text(json.dumps([result | change for result in sound]))
+        file = f"teacher.foundation.results={tmp_path / 'results.json'}"
+        assert main(["--output", str(tmp_path / "run"), *BUDGET, *scenes, *settings, file]) == 2
+        said = capsys.readouterr().err
+        assert message in said and "Traceback" not in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def split_of(folder: Path, name: str) -> list[str]:

@@ -29,7 +29,7 @@ from sskd_fast.models.checkpoint import (
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, distinct
 from sskd_fast.models.packaged import PACKAGE, PACKAGED
-from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.results_file import check_results
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.basis import foundations
@@ -245,19 +245,19 @@ def predicted(
 ) -> list[dict[str, Any]]:
     """Like `predict_source`, but images in the model's file of predictions, if it has one, get those predictions.
 
-    Raises FoundationError if a file of predictions has categories that the data set lacks.
+    Raises FoundationError if a file of predictions has categories that the data set lacks, or masks of another size
+    than their image.
     """
     known: list[dict[str, Any]] = []
     unknown = []
+    sizes = {}
     for index in range(len(source)) if indices is None else indices:
-        results = model.results_of(source.records[index].image_id, source.records[index].file_name)
-        known += results or []
-        unknown += [index] if results is None else []
-    foreign = sorted({result["category_id"] for result in known} - set(category_ids))
-    if foreign:
-        files = named(model.config.foundation.results_files)
-        raise FoundationError(
-            f"foundation.results: {files} has results of category {foreign[0]}; expected the data set's own ids, "
-            f"{named(category_ids)}: map them, or leave those results out"
-        )
+        image_id = source.records[index].image_id
+        results = model.results_of(image_id, source.records[index].file_name)
+        if results is None:
+            unknown.append(index)
+        elif results:
+            known += results
+            sizes[image_id] = source.size(index)
+    check_results(known, named(model.config.foundation.results_files), category_ids, sizes)
     return known + predict_source(model, inference, source, category_ids, unknown, views)

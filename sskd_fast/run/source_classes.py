@@ -11,7 +11,7 @@ from sskd_fast.data.inventory import count_objects
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.results_file import ResultsFile
+from sskd_fast.models.results_file import ResultsFile, check_results
 from sskd_fast.settings import Config
 
 
@@ -19,7 +19,8 @@ def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[s
     """The configuration with `teacher.foundation.source_classes` chosen.
 
     Unchanged if the teacher's results name no source classes, or if the settings already list those that count.
-    Raises FoundationError if the results do not cover the labelled images.
+    Raises FoundationError if the results do not cover the labelled images or find nothing there, and what
+    `check_results` raises.
     """
     foundation = config.teacher.foundation
     of_results = config.teacher.kind == "results" or config.teacher.warm_start == "results"
@@ -32,8 +33,15 @@ def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[s
             f"foundation.source_key: {model.place} says nothing of the labelled images, on which its classes are "
             "chosen; name those to take (teacher.foundation.source_classes)"
         )
+    sizes = {record.image_id: labeled.size(index) for index, record in enumerate(labeled.records)}
+    check_results(results, model.place, labeled.category_ids, sizes)
     limit = config.predict.max_detections or natural_detections(count_objects(labeled).counts)
     classes, ap = best_classes(results, labeled.ground_truth(), foundation.source_key, limit)
+    if ap <= 0:
+        raise FoundationError(
+            f"foundation.source_key: no result of {model.place} finds an object of the {len(labeled)} labelled images, "
+            "on which its classes are chosen; check the masks, or name the classes (teacher.foundation.source_classes)"
+        )
     say(
         f"{foundation.source_key} {', '.join(classes)} of {model.place} are taken for the classes of the labels: AP "
         f"{ap:.1f} on the {len(labeled)} labelled images"
