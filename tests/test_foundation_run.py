@@ -215,6 +215,7 @@ def test_results_that_do_not_fit_are_named_before_classes_are_chosen(
         ({"category_id": 77}, "results of category 77; expected the data set's own ids, 1, 2, 3, 4"),
         ({"segmentation": other}, f"masks of {2 * height} x {width} (height x width) for image "),
         ({"segmentation": nothing}, "no result of "),
+        ({"file_name": "images/elsewhere.png"}, "says nothing of the labelled images"),
     ):
         (tmp_path / "results.json").write_text(json.dumps([result | change for result in sound]))
         file = f"teacher.foundation.results={tmp_path / 'results.json'}"
@@ -222,6 +223,21 @@ def test_results_that_do_not_fit_are_named_before_classes_are_chosen(
         said = capsys.readouterr().err
         assert message in said and "Traceback" not in said
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_results_of_none_of_the_images_are_named(
+    scenes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = json.loads(Path(scenes[1]).read_text())
+    fields = ("category_id", "segmentation")
+    results = [
+        {name: a[name] for name in fields} | {"file_name": "x/y.png", "score": 0.9} for a in truth["annotations"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    settings = ["teacher.warm_start=results", f"teacher.foundation.results={tmp_path / 'results.json'}"]
+    assert main(["--output", str(tmp_path / "run"), *BUDGET, *scenes, *settings, "train.threads=1"]) == 2
+    said = capsys.readouterr().err
+    assert "results.json names none of the 11 images of this data set: its first is 'x/y.png', that of the data" in said
 
 
 def split_of(folder: Path, name: str) -> list[str]:

@@ -51,6 +51,14 @@ def said(details: dict[str, Any] | None = None, **aps: float) -> str:
     return verdict_words(metrics_of({**PLAIN, **aps}), details)
 
 
+def test_no_ratio_of_parameters_to_a_file_of_predictions() -> None:
+    metrics = metrics_of(PLAIN)
+    for row in metrics["rows"]:
+        if row["name"].startswith(("adapted_teacher", "supervised_teacher", "zero_shot_teacher")):
+            row["params"] = 0
+    assert "fewer parameters" in said() and "fewer parameters" not in verdict_words(metrics, None)
+
+
 def test_verdict_compares_student_and_teacher_in_the_same_views() -> None:
     entry = gain(f"{REFINED}_views", TEACHER, 3.7, -0.2, 7.0)
     words = verdict_words(metrics_of(AP), {"gains": [entry]})

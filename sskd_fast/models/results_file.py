@@ -82,8 +82,15 @@ class ResultsFile(Segmenter):
         return (*_FIELDS, source.source_key) if source.source_key and not source.source_classes else _FIELDS
 
     def check_images(self, images: Iterable[tuple[int, str]]) -> None:
-        """Raises FoundationError if results match several of a run's images, whose sets may share ids."""
+        """Raises FoundationError if results match no image of a run, or several, since its sets may share ids."""
+        images = list(images)
         claims = Counter(key for image in images for key in image if key in self.by_image)
+        if self.by_image and images and not claims:
+            raise FoundationError(
+                f"foundation.results: {self.place} names none of the {len(images)} images of this data set: its first "
+                f"is {next(iter(self.by_image))!r}, that of the data set {images[0][1]!r} (id {images[0][0]}); "
+                "give every result the file_name of an image as the data set has it, or its image_id"
+            )
         twice = [key for key, count in claims.items() if count > 1]
         if twice:
             kind = "file_name" if isinstance(twice[0], str) else "image_id"

@@ -51,9 +51,9 @@ def _compares(row: Row, metrics: Metrics) -> bool:
 
 
 def parameter_ratio(teacher: Row, student: Row) -> float | None:
-    """The teacher's parameters divided by the student's; None if one is unknown."""
+    """The teacher's parameters divided by the student's; None if one is unknown, as those of a results file are."""
     large, small = teacher.get("params"), student.get("params")
-    return large / small if is_number(large) and is_number(small) and small > 0 else None
+    return large / small if is_number(large) and is_number(small) and min(large, small) > 0 else None
 
 
 def final_student(rows: Mapping[str, Row]) -> str | None:
