@@ -29,11 +29,11 @@ from sskd_fast.models.checkpoint import (
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, distinct
 from sskd_fast.models.packaged import PACKAGE, PACKAGED
-from sskd_fast.models.results_file import check_results
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.run.basis import foundations
 from sskd_fast.run.contents import Digests, digests_of, model_contents, set_contents
+from sskd_fast.run.given_results import check_results
 from sskd_fast.run.results import RunResults, spanning_rows
 from sskd_fast.run.sources import Sources
 from sskd_fast.settings import Config

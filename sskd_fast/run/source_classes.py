@@ -11,7 +11,8 @@ from sskd_fast.data.inventory import count_objects
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import evaluate_masks
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.results_file import ResultsFile, check_results
+from sskd_fast.models.results_file import ResultsFile
+from sskd_fast.run.given_results import check_results
 from sskd_fast.settings import Config
 
 
