@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 from typing import Any
 
 import pytest
+import torch
 
-from sskd_fast.method import STAGE, STAGES
+from sskd_fast.method import FITTED, STAGE, STAGES
 from sskd_fast.run.folds import fold_seconds, fold_trainings
 from sskd_fast.run.labels import TeacherLabels
 from sskd_fast.run.models import RunModels
@@ -79,7 +81,26 @@ def test_a_teacher_keeps_as_many_labels_as_its_fold_models(untrained_run: RunMod
 
 def test_other_folds_than_those_of_the_teacher_are_refused(untrained_run: RunModels) -> None:
     with pytest.raises(FileNotFoundError, match=r"teacher_fold_1_of_3.safetensors does not exist: leave pseudo_lab"):
-        untrained_run.load_fold("adapted_teacher", untrained_run.results.fold_name("adapted_teacher", 1, 3))
+        untrained_run.load_fold("adapted_teacher", 1)
+
+
+def test_fold_models_start_from_a_fitted_teacher_that_has_not_seen_their_fold(untrained_run: RunModels) -> None:
+    teacher = untrained_run.config.teacher
+    given = dataclasses.replace(teacher.foundation, results="predictions.json")
+    teacher = dataclasses.replace(teacher, warm_start="results", foundation=given)
+    models = dataclasses.replace(untrained_run, config=dataclasses.replace(untrained_run.config, teacher=teacher))
+    names = [FITTED, *(models.results.fold_name(FITTED, number, 3) for number in (1, 2))]
+    written = []
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        written.append(models.build("teacher", weights=False))
+        models.save(name, written[-1], {"stage": FITTED, "seconds": 1.0})
+    for fold, model in enumerate(written):
+        for stage in ("supervised_teacher", "adapted_teacher"):
+            started = models.start(STAGE[stage], fold).state_dict()
+            assert all(torch.equal(started[key], value) for key, value in model.state_dict().items()), (stage, fold)
+    with pytest.raises(FileNotFoundError, match=r"fitted_teacher_fold_3_of_3.safetensors does not exist.*fitted teach"):
+        models.start(STAGE["supervised_teacher"], 3)
 
 
 def test_the_training_of_fold_models_counts_as_labelling(untrained_run: RunModels) -> None:
@@ -90,3 +111,7 @@ def test_the_training_of_fold_models_counts_as_labelling(untrained_run: RunModel
         untrained_run.save(name, model, {"stage": "adapted_teacher", "seconds": seconds})
     assert fold_seconds(untrained_run, "adapted_teacher") == 16.5
     assert fold_seconds(untrained_run, "supervised_teacher") == 0
+    name = untrained_run.results.fold_name(FITTED, 1, 3)
+    untrained_run.save(name, model, {"stage": FITTED, "seconds": 3.0})
+    assert fold_seconds(untrained_run, "supervised_teacher") == fold_seconds(untrained_run, FITTED) == 3.0
+    assert fold_seconds(untrained_run, "adapted_teacher") == 16.5

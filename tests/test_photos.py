@@ -216,6 +216,9 @@ def test_the_whole_chain_from_someone_elses_predictions(tmp_path: Path) -> None:
     assert {FITTED, "supervised_teacher", "adapted_teacher", "distilled_student", "refined_student"} <= set(rows)
     kept = load_config([tmp_path / "run" / "config.yaml"])
     assert kept.teacher.foundation.source_classes == ("thing",)
+    folds = {path.name for path in (tmp_path / "run" / "checkpoints" / "folds").glob("*.safetensors")}
+    teachers = (FITTED, "supervised_teacher", "adapted_teacher")
+    assert folds == {f"{teacher}_fold_{n}_of_3.safetensors" for teacher in teachers for n in (1, 2, 3)}
     labels = json.loads((tmp_path / "run" / "label_statistics.json").read_text())
     assert labels["zero_shot_teacher"]["precision"] == 1.0 and labels["zero_shot_teacher"]["recall"] == 1.0
 

@@ -1,4 +1,8 @@
-"""Fold models: short trainings like a stage's own; each holds out a fold of the labelled images and is tested on it."""
+"""Fold models: short trainings like a stage's own; each holds out a fold of the labelled images and is tested on it.
+
+If a teacher starts from one that was fitted to predictions, its fold models start from that one's: no model that they
+build on has learned from the labels of the fold.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.evaluation import evaluate_masks
-from sskd_fast.method import Stage
+from sskd_fast.method import ADAPTATION, FITTED, Stage
 from sskd_fast.models.checkpoint import read_metadata
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.run.labels import TeacherLabels
@@ -53,9 +57,13 @@ def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None
 
 
 def fold_seconds(models: RunModels, teacher: str) -> float:
-    """The training seconds of a teacher's fold models, which only serve its labels; 0 if it has none."""
+    """The training seconds of a teacher's fold models, which only serve its labels; 0 if it has none.
+
+    With the supervised teacher's count those of a fitted teacher, from which they start.
+    """
     results, count = models.results, len(models.sources.folds)
-    names = [results.fold_name(teacher, number, count) for number in range(1, count + 1)]
+    teachers = (FITTED, teacher) if teacher == ADAPTATION[1] else (teacher,)
+    names = [results.fold_name(name, number, count) for name in teachers for number in range(1, count + 1)]
     paths = [path for name in names if (path := results.weights_path(name)).exists()]
     return sum(float(read_metadata(path)["facts"]["seconds"]) for path in paths)
 

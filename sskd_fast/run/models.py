@@ -88,12 +88,17 @@ class RunModels:
         built.check_images((record.image_id, record.file_name) for record in every)
         return built
 
-    def start(self, stage: Stage) -> Segmenter:
-        """The stage's model with its initial weights, on the run's device."""
+    def start(self, stage: Stage, fold: int = 0) -> Segmenter:
+        """The stage's model with its initial weights, on the run's device.
+
+        fold: number of a held-out fold, 0 for none.  Its model starts from a fitted teacher that has not seen the fold.
+        Raises FileNotFoundError if that teacher was not trained with this number of folds.
+        """
         config, classes = self.config_of(stage), self.sources.classes
         model, weights = self.build(stage.model, config=config), self.foundation_weights(stage.model)
         if stage.start == "pretrained" and config.warm_start and stage.name != FITTED:
-            load_weights(model, self.results.weights_path(FITTED), classes)
+            fitted = self._fold_weights(FITTED, fold) if fold else self.results.weights_path(FITTED)
+            load_weights(model, fitted, classes)
         elif stage.start == "pretrained" and weights is not None and config.trainable:
             load_weights(model, weights, classes, required=False)
         elif stage.start == "backbone" and weights is not None:
@@ -111,17 +116,20 @@ class RunModels:
             load_weights(model, self.results.weights_path(stage), self.sources.classes)
         return self._placed(model)
 
-    def load_fold(self, stage: str, name: str) -> Segmenter:
+    def load_fold(self, stage: str, number: int) -> Segmenter:
         """A fold model of a stage.  Raises FileNotFoundError if the stage was not trained with this number of folds."""
-        path = self.results.weights_path(name)
+        model = self.build(STAGE[stage].model, weights=False)
+        load_weights(model, self._fold_weights(stage, number), self.sources.classes)
+        return self._placed(model)
+
+    def _fold_weights(self, stage: str, number: int) -> Path:
+        path = self.results.weights_path(self.results.fold_name(stage, number, len(self.sources.folds)))
         if not path.exists():
             raise FileNotFoundError(
                 f"{path} does not exist: leave pseudo_labels.folds as it was, or train the {STAGE[stage].words} again "
                 "with --stage adapt"
             )
-        model = self.build(STAGE[stage].model, weights=False)
-        load_weights(model, path, self.sources.classes)
-        return self._placed(model)
+        return path
 
     def save(self, stage: str, model: Segmenter, facts: Mapping[str, Any]) -> None:
         """Writes a stage's finished model with everything that inference needs; facts: such as steps and seconds."""

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Collection, Mapping
 
-from sskd_fast.method import BASELINE, STAGES, Stage, dependents, stages_of, views_rows, words_of
+from sskd_fast.method import BASELINE, FITTED, STAGES, Stage, dependents, stages_of, views_rows, words_of
 from sskd_fast.models.augmented import IDENTITY
 from sskd_fast.models.segmenter import Segmenter
 from sskd_fast.report import write_report
@@ -80,7 +80,7 @@ def run_stage(run: Run, stage: Stage, title: str) -> None:
         model, cost = train_model(run, training, title, state)
         models.save(stage.name, model, facts_of(run, training, cost))
         labeller = models.config.pseudo_labels
-        if (stage.teaches or stage.name == labeller.teacher) and not labeller.truth:
+        if (stage.teaches or stage.name in (FITTED, labeller.teacher)) and not labeller.truth:
             train_folds(run, stage, title, labels)
     else:
         model = models.start(stage)

@@ -101,7 +101,7 @@ class Thresholds:
         unseen, of_folds = [], []
         for number, fold in enumerate(folds, 1):
             name = models.results.fold_name(teacher, number, len(folds))
-            fold_model = models.load_fold(teacher, name)
+            fold_model = models.load_fold(teacher, number)
             unseen += cached_predictions(models, fold_model, name, labeled.subset(fold))
             of_folds.append(cached_predictions(models, fold_model, name, few))
         chosen = set(few.image_ids)

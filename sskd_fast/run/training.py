@@ -142,7 +142,7 @@ def _trained(
     """The trained model and the cost of its training, on all ranks together."""
     config, stage, budget, labels = models.config, training.stage, training.budget, training.labels
     torch.manual_seed(config.seed)
-    model = models.start(stage)
+    model = models.start(stage, training.fold)
     if ranks.number():
         torch.manual_seed(derived_seed(config.seed, ranks.number()))
     progress = Progress(log, stage.name, title, config.train.log_every, part_weights(config, stage), fold=training.fold)
