@@ -33,6 +33,7 @@ from sskd_fast.exported.agreement import matched_differences
 from sskd_fast.exported.file_description import KEY, ExportError
 from sskd_fast.models.inference import predict
 from sskd_fast.models.mask_transformer import MaskTransformer
+from sskd_fast.models.padding import Content
 from sskd_fast.models.segmenter import Predictions, Segmenter
 
 
@@ -226,8 +227,8 @@ def test_other_models_take_any_batch_and_size(settings: dict[str, Any], tmp_path
 class OfTwoImages(MaskTransformer):
     """A model whose code reads the number of images as a Python number, which tracing writes into the graph."""
 
-    def decode(self, levels: list[Tensor]) -> Predictions:
-        found = super().decode(levels)
+    def decode(self, encoded: list[Tensor], content: Content | None = None) -> Predictions:
+        found = super().decode(encoded, content)
         return dataclasses.replace(found, mask_logits=found.mask_logits[torch.arange(len(found.mask_logits))])
 
 

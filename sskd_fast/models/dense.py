@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from sskd_fast.models.class_scores import with_no_object
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size
+from sskd_fast.models.padding import Content
 from sskd_fast.models.pixel_decoder import separable
 from sskd_fast.models.pretrained import FoundationError
 from sskd_fast.models.pyramid import PyramidSegmenter
@@ -54,16 +56,18 @@ class DenseSegmenter(PyramidSegmenter):
             )
         self.head = DenseHead(config.width, config.mask_width, classes, config.layers)
 
-    def decode(self, levels: list[Tensor]) -> Predictions:
-        """Decoder maps of `encode` -> Predictions with `dense`."""
+    def decode(self, encoded: list[Tensor], content: Content | None = None) -> Predictions:
+        """Decoder maps of `encode` -> Predictions with `dense`; see `PyramidSegmenter.decode`."""
         with self.autocast():
-            maps = self.head(levels)
+            maps = self.head(encoded)
         maps = maps.map(at_least_float32)
+        if content is not None:
+            maps = replace(maps, classes=[content.only(level) for level in maps.classes])
         cells, classes = best_cells(maps, self.config.num_queries)
         image = torch.arange(cells.shape[0], device=cells.device).repeat_interleave(cells.shape[1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # training reads `dense` instead
             masks = maps.masks(image, cells.flatten()).unflatten(0, cells.shape)
-        return Predictions(masks, with_no_object(classes), at_least_float32(self.embedded(levels)), dense=maps)
+        return Predictions(masks, with_no_object(classes), at_least_float32(self.embedded(encoded)), dense=maps)
 
 
 class DenseHead(nn.Module):

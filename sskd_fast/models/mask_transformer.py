@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sskd_fast.models.decoder import MaskDecoder
+from sskd_fast.models.padding import Content
 from sskd_fast.models.pyramid import PyramidSegmenter
 from sskd_fast.models.queries import LearnedQueries, PeakQueries
 from sskd_fast.models.segmenter import Predictions
@@ -31,13 +32,13 @@ class MaskTransformer(PyramidSegmenter):
             reach=config.reach / self.stride,
         )  # fmt: skip
 
-    def decode(self, levels: list[Tensor]) -> Predictions:
-        """Decoder maps of `encode` -> Predictions."""
-        finest, memory = levels[0], levels[1:] or levels
+    def decode(self, encoded: list[Tensor], content: Content | None = None) -> Predictions:
+        """Decoder maps of `encode` -> Predictions; see `PyramidSegmenter.decode`."""
+        finest, memory = encoded[0], encoded[1:] or encoded
         with self.autocast():
-            queries = self.queries(finest)
+            queries = self.queries(finest, content)
             features = self.decoder.mask_features(finest)
             *auxiliary, (masks, classes) = self.decoder(queries, features, memory)
         return Predictions(
-            masks, classes, self.embedded(levels), auxiliary, queries.heat, mask_features=features
+            masks, classes, self.embedded(encoded), auxiliary, queries.heat, mask_features=features
         ).float()

@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sskd_fast.models.backbones import ConvBackbone
+from sskd_fast.models.padding import Content
 from sskd_fast.models.pixel_decoder import PixelDecoder, Projection, ReassembledPixelDecoder
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import Segmenter, at_least_float32
+from sskd_fast.models.segmenter import Predictions, Segmenter, at_least_float32
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.models.timm_backbone import TimmBackbone
 
 
 class PyramidSegmenter(Segmenter):
-    """Backbone + pixel decoder + projection; subclasses define `decode`.
+    """Backbone + pixel decoder + projection; subclasses define `decode`, with queries from cells of the content only.
 
     strides: of the decoder's maps, finest first, including maps finer than the mask level.  Raises FoundationError if
     the backbone lacks the mask level.
@@ -49,6 +50,14 @@ class PyramidSegmenter(Segmenter):
         for name in ("mean", "std"):
             value = torch.tensor(getattr(config, name) or getattr(self.backbone, name)).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor) -> Predictions:
+        """images (B, 3, H, W) in [0, 1] -> Predictions.  Zeros at the lower right count as padding."""
+        return self.decode(self.encode(images), Content.of(images))
+
+    def decode(self, encoded: list[Tensor], content: Content | None = None) -> Predictions:
+        """Decoder maps of `encode` -> Predictions.  content: of the images, None = all of them."""
+        raise NotImplementedError
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) in [0, 1], H and W multiples of `max_stride` -> decoder maps from the mask level on."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sskd_fast.models.padding import Content
 from sskd_fast.models.pixel_decoder import separable
 
 
@@ -34,7 +35,7 @@ class LearnedQueries(nn.Module):
         super().__init__()
         self.content = nn.Parameter(torch.randn(count, width))
 
-    def forward(self, features: Tensor) -> Queries:
+    def forward(self, features: Tensor, content: Content | None = None) -> Queries:
         """The queries for features (B, F, h, w), of which only B matters."""
         return Queries(self.content.expand(features.shape[0], -1, -1), None, None)
 
@@ -54,14 +55,19 @@ class PeakQueries(nn.Module):
         assert isinstance(last, nn.Conv2d) and last.bias is not None
         nn.init.constant_(last.bias, -4.0)
 
-    def forward(self, features: Tensor) -> Queries:
-        """K peaks per image of features (B, F, h, w), by score; flat regions give arbitrary ones with low scores."""
-        heat = self.heat(features)
+    def forward(self, features: Tensor, content: Content | None = None) -> Queries:
+        """K peaks per image of features (B, F, h, w), by score; flat regions give arbitrary ones with low scores.
+
+        content: of the images; peaks lie within it.
+        """
+        heat: Tensor = self.heat(features)
+        if content is not None:
+            heat = content.only(heat)
         points = find_peaks(heat.detach().squeeze(1), self.count)
         w = features.shape[-1]
         flat = (points[..., 1] * w + points[..., 0]).unsqueeze(1).expand(-1, features.shape[1], -1)
-        content = self.content(features.flatten(2).gather(2, flat).transpose(1, 2))
-        return Queries(content, points.to(features.dtype), heat.squeeze(1))
+        starts = self.content(features.flatten(2).gather(2, flat).transpose(1, 2))
+        return Queries(starts, points.to(features.dtype), heat.squeeze(1))
 
 
 def find_peaks(heat: Tensor, count: int) -> Tensor:
