@@ -164,6 +164,20 @@ def test_a_model_that_sees_the_same_in_every_view_gives_its_own_masks(zoom: floa
     assert {d.label for d in found} == {0, 1} and sum(d.score for d in found) == pytest.approx(0.995, abs=0.02)
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_turned_images_that_fit_another_tile_come_back_to_their_place(turns: int) -> None:
+    """An image of 40 x 80 fits a tile of 32 x 64 at 0.8, turned at 0.4."""
+    image = torch.zeros((3, 40, 80), dtype=torch.uint8)
+    image[:, 10:30, 50:70] = 255
+    config = replace(CONFIG, tile=(32, 64), overlap=0, fit=True)
+    (found,) = predict_views(BrightNet(), [image], config, [Augmentation(turns)])
+    truth = np.zeros((32, 64), dtype=np.bool_)
+    truth[8:24, 40:56] = True
+    assert mask_iou(found[0], Detection(np.ones((16, 16), dtype=np.bool_), 8, 40, 0, 1.0, ((0, 0, 32, 64),))) > 0.8
+    seen = full(found[0], (32, 64))
+    assert (seen & truth).sum() / (seen | truth).sum() > 0.8
+
+
 def test_zoomed_views_are_seen_in_larger_tiles() -> None:
     net = BrightNet()
     image = torch.zeros((3, 64, 64), dtype=torch.uint8)

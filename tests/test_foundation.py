@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from sskd_fast.data.folder import ImageFolder
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.box_loss import boxes_of
 from sskd_fast.losses.set_loss import SetLoss, SetLossConfig
@@ -541,6 +543,24 @@ def recorded(path: Path, content: Any) -> ResultsFile:
     return model
 
 
+def test_results_by_id_never_belong_to_images_that_were_only_numbered(tmp_path: Path) -> None:
+    """Images of a plain folder have the numbers 1, 2, ... here, which a file of predictions cannot mean."""
+    mask = {"size": [4, 4], "counts": "04<"}
+    result = {"category_id": 1, "segmentation": mask, "score": 0.5}
+    model = recorded(tmp_path / "r.json", [result | {"image_id": 1}, result | {"image_id": 2}])
+    for name in ("a.png", "b.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    plain = [record.named_by for record in ImageFolder(tmp_path).records]
+    assert plain == [(None, "a.png"), (None, "b.png")]
+    assert model.results_of(*plain[0]) == [] and not model.covers(plain)
+    model.check_images([(1, "x.png"), (2, "y.png"), *plain])  # results of labelled images alone
+    with pytest.raises(FoundationError, match=r"image_id 2, which no image of this data set has, and none of its 2 im"):
+        model.check_images([(1, "x.png"), *plain])
+    named = recorded(tmp_path / "s.json", [result | {"image_id": 5}, result | {"file_name": "b.png"}])
+    named.check_images([(1, "x.png"), *plain])
+    assert len(named.results_of(*plain[1])) == 1
+
+
 def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
     mask = {"size": [4, 4], "counts": "04<"}
     results = [
@@ -548,9 +568,10 @@ def test_results_belong_to_images_by_file_name_or_id(tmp_path: Path) -> None:
         {"image_id": 9, "file_name": "a.png", "category_id": 2, "segmentation": mask, "score": 0.25},
     ]
     model = recorded(tmp_path / "r.json", results)
-    assert model.results_of(7, "x.png") == [{"image_id": 7, "category_id": 1, "segmentation": mask, "score": 0.5}]
+    assert model.results_of(7, "x.png") == [{"category_id": 1, "segmentation": mask, "score": 0.5}]
     (named,) = model.results_of(3, "a.png")
-    assert named["image_id"] == 3 and named["score"] == 0.25
+    assert named["score"] == 0.25
+    assert [found["score"] for found in model.results_of(7, "a.png")] == [0.25, 0.5]  # of both names
     assert model.results_of(9, "b.png") == [] and not model.covers([(9, "b.png")]) and model.covers([(7, "b.png")])
     model.check_images([(7, "b.png"), (8, "a.png"), (3, "c.png"), (3, "d.png")])
     with pytest.raises(FoundationError, match="the image_id 7 stands for 2 images of this data set"):

@@ -113,12 +113,15 @@ def test_coco_opens_from_its_root(tmp_path: Path) -> None:
     assert ["with gaps" in warning for warning in sets.warnings] == [True, True]
     files = coco_files(tmp_path)
     assert open_sets(files, "coco").train.image_ids == sets.train.image_ids
+    assert [record.named_by[0] for record in sets.train.records] == sets.train.image_ids
 
 
 @pytest.mark.parametrize(("format", "write"), [("cityscapes", write_cityscapes), ("ade20k", write_ade20k)])
 def test_sound_folders_pass_and_classes_without_instances_are_named(tmp_path: Path, format: str, write: Any) -> None:
     write(tmp_path)
-    warnings = open_sets(tmp_path, format).warnings
+    sets = open_sets(tmp_path, format)
+    warnings = sets.warnings
+    assert {record.named_by[0] for part in (sets.train, sets.val) for record in part.records} == {None}
     unseen = {"cityscapes": "4 classes have no instance: truck, bus, train, motorcycle.", "ade20k": "96 classes have"}
     assert len(warnings) == 2 and all(unseen[format] in warning for warning in warnings)
 

@@ -9,6 +9,7 @@ import pytest
 from pycocotools import mask as rle
 
 from sskd_fast.evaluation import at_stride, evaluate_masks, stride_ceiling
+from sskd_fast.models.inference import InferenceConfig
 
 
 def result(mask: np.ndarray) -> dict[str, Any]:
@@ -64,6 +65,16 @@ def test_the_stride_counts_in_pixels_of_the_zoomed_image() -> None:
     # 9 pixels seen as 6: cells of 3 pixels each, which 2 pixels of the network cover.
     odd = rectangle(3, 3, 3, 3, size=(9, 9))
     assert (brought(odd, 2, zoom=2 / 3) == odd).all()
+
+
+def test_images_may_be_seen_at_different_scales() -> None:
+    """Whole images scaled into 12 x 12: one of 24 x 40 pixels by 0.3, one of 12 x 6 as it is."""
+    seen = InferenceConfig(tile=(12, 12), overlap=0, fit=True)
+    random = np.random.default_rng(0)
+    large, small = random.random((24, 40)) < 0.6, random.random((12, 6)) < 0.6
+    found = at_stride([result(large), result(small)], 2, seen.zoom_of)
+    assert found == [*at_stride([result(large)], 2, 0.3), *at_stride([result(small)], 2, 1.0)]
+    assert found != at_stride([result(large), result(small)], 2, 1.0)
 
 
 def test_the_ceiling_is_the_ap_of_perfect_masks_at_the_stride() -> None:

@@ -145,7 +145,7 @@ def test_results_of_several_files_keep_the_wanted_source_classes(tmp_path: Path)
     assert [r["score"] for r in model.results_of(1, "")] == [0.9] and [r["score"] for r in model.results_of(2, "")] == [
         0.7
     ]
-    assert set(model.results_of(1, "")[0]) == {"image_id", "category_id", "segmentation", "score"}
+    assert set(model.results_of(1, "")[0]) == {"category_id", "segmentation", "score"}
     files[1].write_text(json.dumps([{k: v for k, v in result(2, A, 0.7, 17).items() if k != "as"}]))
     with pytest.raises(FoundationError, match=r"b\.json: result 0 lacks as"):
         ResultsFile(config)

@@ -52,7 +52,7 @@ class Ade20k(IdMapImages):
         paths = list_images(images, "*.jpg", _CURE)
         names = read_categories(root)
         super().__init__(
-            [ImageRecord(number, path.name, images) for number, path in enumerate(paths, 1)],
+            [ImageRecord(number, path.name, images, numbered=True) for number, path in enumerate(paths, 1)],
             images,
             {number: labels / f"{path.stem}.png" for number, path in enumerate(paths, 1)},
             labels,

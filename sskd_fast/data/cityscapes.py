@@ -39,7 +39,9 @@ class Cityscapes(IdMapImages):
         records, label_files = [], {}
         for number, path in enumerate(list_images(images, f"*/*{_IMAGE}", _CURE), 1):
             place = path.relative_to(images)
-            records.append(ImageRecord(number, place.as_posix(), images, extra={"city": path.parent.name}))
+            records.append(
+                ImageRecord(number, place.as_posix(), images, extra={"city": path.parent.name}, numbered=True)
+            )
             label_files[number] = labels / place.with_name(place.name.removesuffix(_IMAGE) + _LABELS)
         super().__init__(
             records,

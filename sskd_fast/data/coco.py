@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class CocoInstances(LabeledImages):
     annotations: the file, or its content.  images: the folder of the image files.  class_names: the classes in the
     order of their indices; by default the order of the category ids.  Annotations of other categories are left out.
     name: name of the set in messages.  stretch, cache_bytes: see ImageCollection.  confine: reject file names that
-    point outside `images`.
+    point outside `images`.  numbered: True if labels of another format were given their image ids when they were read.
     Category ids may have gaps: `category_ids[index]` is the COCO id of class `index`.  Raises DataError if the file
     lacks anything that training needs; a faulty mask is reported when its image is first read, or by `check_dataset`
     beforehand.
@@ -43,6 +44,7 @@ class CocoInstances(LabeledImages):
         stretch: bool = False,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         confine: bool = False,
+        numbered: bool = False,
     ) -> None:
         content = annotations if isinstance(annotations, Mapping) else read_annotations(Path(annotations))
         self.file = name or "annotations" if isinstance(annotations, Mapping) else str(annotations)
@@ -52,7 +54,10 @@ class CocoInstances(LabeledImages):
             raise DataError(findings.problems)
         self._categories = ordered_categories(list(records.categories.values()), class_names, self.file)
         super().__init__(
-            list(image_records(records, Path(images), confine=confine).values()),
+            [
+                replace(record, numbered=numbered)
+                for record in image_records(records, Path(images), confine=confine).values()
+            ],
             images,
             name=name,
             class_names=[str(category["name"]) for category in self._categories],

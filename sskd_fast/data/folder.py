@@ -31,5 +31,5 @@ class ImageFolder(ImageCollection):
             found = f"no image file in the folder{passed}" if folder.is_dir() else "the folder does not exist"
             cure = "Correct the path, or convert the images to PNG."
             raise DataError([Problem(folder, "", found, IMAGE_WORDS, cure)])
-        records = [ImageRecord(number, name, folder) for number, name in enumerate(self.listing.names, 1)]
+        records = [ImageRecord(n, name, folder, numbered=True) for n, name in enumerate(self.listing.names, 1)]
         super().__init__(records, folder, name=name, stretch=stretch, cache_bytes=cache_bytes)

@@ -103,8 +103,9 @@ def open_sets(
     )  # fmt: skip
     content = read(files.train, files.train_images, ())
     full = CocoInstances(
-        content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes, confine=confine
-    )
+        content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes, confine=confine,
+        numbered=format != "coco",
+    )  # fmt: skip
     classes = tuple(full.class_names)
     content = read(files.val, files.val_images, classes)
     validation = CocoInstances(
@@ -115,6 +116,7 @@ def open_sets(
         stretch=stretch,
         cache_bytes=cache_bytes,
         confine=confine,
+        numbered=format != "coco",
     )
     return LabeledSets(full, validation, warnings)
 
@@ -131,4 +133,6 @@ def training_images(
         return kind(place, "train", stretch=stretch, cache_bytes=cache_bytes)
     files = place if isinstance(place, LabelFiles) else ROOTS[format](place)
     content = READERS[format](files.train, files.train_images, ())
-    return CocoInstances(content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes)
+    return CocoInstances(
+        content, files.train_images, name="labeled", stretch=stretch, cache_bytes=cache_bytes, numbered=format != "coco"
+    )

@@ -69,6 +69,7 @@ _NO_FIELDS: dict[str, str] = {}
 class ImageRecord:
     """One image of a set: id, file, size if the annotations state it, and other fields as text.
 
+    numbered: True if the image had no id and was given a number here, which nothing outside the set can refer to.
     Some 200 bytes, for sets of millions of images. Records share the objects for the folder and the absence of fields.
     A path, which is larger than all the rest, is made when it is asked for.
     """
@@ -78,6 +79,12 @@ class ImageRecord:
     folder: Path
     size: tuple[int, int] | None = None
     extra: Mapping[str, str] = field(default_factory=lambda: _NO_FIELDS)
+    numbered: bool = False
+
+    @property
+    def named_by(self) -> tuple[int | None, str]:
+        """What predictions made elsewhere can name the image by: its id, None if it is `numbered`, and its file."""
+        return None if self.numbered else self.image_id, self.file_name
 
     @property
     def path(self) -> Path:

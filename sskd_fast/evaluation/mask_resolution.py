@@ -5,7 +5,7 @@ Shape letters: H x W pixels of an image, h x w of a mask's box. M x N cells of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,21 @@ from sskd_fast.evaluation.coco_ap import evaluate_masks
 from sskd_fast.models.inference import zoomed_size
 from sskd_fast.rle import box_of_rle, encode_segmentation, rle_of_box
 
+# The scale factor of the images that a network sees, or a function that gives it for an image of (height, width).
+Zoom = float | Callable[[tuple[int, int]], float]
 
-def at_stride(results: Sequence[dict[str, Any]], stride: float, zoom: float = 1.0) -> list[dict[str, Any]]:
+
+def at_stride(results: Sequence[dict[str, Any]], stride: float, zoom: Zoom = 1.0) -> list[dict[str, Any]]:
     """COCO results with masks resampled to cells of `stride` pixels; masks that vanish are dropped.
 
     A cell belongs to a mask that covers at least half of it, and a pixel to the cell that holds its centre.
-    zoom: scale factor of the network's images; the stride is in pixels of the scaled image.
+    The stride is in pixels of the scaled image.
     """
-    drawn = ((result, _drawn(result["segmentation"], stride, zoom)) for result in results)
+    drawn = ((result, _drawn(result["segmentation"], stride, _zoom_of(result, zoom))) for result in results)
     return [{**result, "segmentation": code} for result, code in drawn if code is not None]
 
 
-def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.0, max_detections: int = 100) -> float:
+def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: Zoom = 1.0, max_detections: int = 100) -> float:
     """The mask AP in percent of the ground truth itself, resampled to a stride; see `at_stride`."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     perfect = [
@@ -40,6 +43,11 @@ def stride_ceiling(ground_truth: dict[str, Any], stride: float, zoom: float = 1.
         if not a.get("iscrowd", 0)
     ]
     return evaluate_masks(ground_truth, at_stride(perfect, stride, zoom), max_detections=max_detections).ap
+
+
+def _zoom_of(result: dict[str, Any], zoom: Zoom) -> float:
+    height, width = result["segmentation"]["size"]
+    return zoom((height, width)) if callable(zoom) else zoom
 
 
 def _drawn(code: dict[str, Any], stride: float, zoom: float) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sskd_fast.evaluation.comparison import drawn_ap
-from sskd_fast.evaluation.mask_resolution import at_stride
+from sskd_fast.evaluation.mask_resolution import Zoom, at_stride
 
 # A model, its reference, and the common stride of their masks; None for the masks as they are.
 Pair = tuple[str, str, float | None]
@@ -32,7 +32,7 @@ def drawn_pairs(
     strides: Mapping[str, float | None],
     pairs: Sequence[Pair],
     *,
-    zoom: float,
+    zoom: Zoom,
     max_detections: int,
     group_key: str = "",
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:

@@ -112,8 +112,11 @@ def predict_views(
     found: list[list[list[Detection]]] = [[] for _ in images]
     for view in views:
         turned, seen = [view.apply(image) for image in images], view.seen(config, model)
-        for of_image, image, detections in zip(found, turned, predict(model, turned, seen), strict=True):
-            size, zoomed = config.seen_size(image.shape[1:]), seen.seen_size(image.shape[1:])
+        for of_image, image, own, detections in zip(found, turned, images, predict(model, turned, seen), strict=True):
+            # The image's own size as seen, turned; a tile that is not square fits a turned image at another zoom.
+            height, width = config.seen_size(own.shape[1:])
+            size = (width, height) if view.turns % 2 else (height, width)
+            zoomed = seen.seen_size(image.shape[1:])
             back = [view.undo(detection, size, zoomed) for detection in detections]
             of_image.append([detection for detection in back if detection is not None])
     return [fuse(of_image, config) for of_image in found]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sskd_fast.models.pretrained import FoundationError
-from sskd_fast.models.segmenter import Segmenter
+from sskd_fast.models.segmenter import ImageName, Segmenter
 from sskd_fast.models.settings import ModelConfig
 from sskd_fast.rle import MaskError, encode_segmentation
 from sskd_fast.scalars import ScalarError, integer, shown
@@ -68,11 +68,11 @@ class ResultsFile(Segmenter):
             self.by_image.setdefault(sound[key], []).append(sound)
         return content
 
-    def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]]:
-        """The results of one image under the run's image id; empty if the files do not mention it."""
+    def results_of(self, image_id: int | None, file_name: str) -> list[dict[str, Any]]:
+        """The results of one image, by either of its names; empty if the files do not mention it."""
         fields = self._kept_fields
-        found = self.by_image.get(file_name, self.by_image.get(image_id, []))
-        return [{"image_id": image_id, **{name: result[name] for name in fields}} for result in found]
+        found = [result for key in (file_name, image_id) if key is not None for result in self.by_image.get(key, ())]
+        return [{name: result[name] for name in fields} for result in found]
 
     @property
     def _kept_fields(self) -> tuple[str, ...]:
@@ -80,15 +80,26 @@ class ResultsFile(Segmenter):
         source = self.config.foundation
         return (*_FIELDS, source.source_key) if source.source_key and not source.source_classes else _FIELDS
 
-    def check_images(self, images: Iterable[tuple[int, str]]) -> None:
-        """Raises FoundationError if results match no image of a run, or several, since its sets may share ids."""
+    def check_images(self, images: Iterable[ImageName]) -> None:
+        """Raises FoundationError if results match no image of a run, or several, since its sets may share ids.
+
+        Also if results have ids that the run does not know, while it has images without ids and no result of them.
+        """
         images = list(images)
-        claims = Counter(key for image in images for key in image if key in self.by_image)
+        claims = Counter(key for image in images for key in image if key is not None and key in self.by_image)
         if self.by_image and images and not claims:
             raise FoundationError(
                 f"foundation.results: {self.place} names none of the {len(images)} images of this data set: its first "
-                f"is {next(iter(self.by_image))!r}, that of the data set {images[0][1]!r} (id {images[0][0]}); "
+                f"is {next(iter(self.by_image))!r}, that of the data set {images[0][1]!r} ({_id_text(images[0])}); "
                 "give every result the file_name of an image as the data set has it, or its image_id"
+            )
+        plain = [name for number, name in images if number is None]
+        foreign = [key for key in self.by_image if isinstance(key, int) and key not in claims]
+        if plain and foreign and not any(name in self.by_image for name in plain):
+            raise FoundationError(
+                f"foundation.results: {self.place} has results of the image_id {foreign[0]!r}, which no image of this "
+                f"data set has, and none of its {len(plain)} images without ids, such as {plain[0]!r}; give results of "
+                "these a file_name, or leave those of other images out"
             )
         twice = [key for key, count in claims.items() if count > 1]
         if twice:
@@ -98,9 +109,13 @@ class ResultsFile(Segmenter):
                 f"{claims[twice[0]]} images of this data set; give every result a file_name that one image alone has"
             )
 
-    def covers(self, images: Iterable[tuple[int, str]]) -> bool:
+    def covers(self, images: Iterable[ImageName]) -> bool:
         """True if the files mention any of the images."""
-        return any(name in self.by_image or image_id in self.by_image for image_id, name in images)
+        return any(key in self.by_image for image in images for key in image if key is not None)
+
+
+def _id_text(image: ImageName) -> str:
+    return "no id" if image[0] is None else f"id {image[0]}"
 
 
 def _scalars(result: dict[str, Any], key: str, place: str) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from sskd_fast.models.settings import ModelConfig
 # Statistics that nearly all published models were trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# What predictions made elsewhere name an image by: its id, None if it has none of its own, and its file name.
+ImageName = tuple[int | None, str]
+
 # (name, sum over a part of the joint batch) -> the sum over the joint batch.
 JointTotal = Callable[[str, Tensor], Tensor]
 
@@ -160,15 +163,15 @@ class Segmenter(nn.Module):
             return independent_scores(predictions.class_logits)
         return predictions.class_logits.softmax(-1)[..., :-1]
 
-    def results_of(self, image_id: int, file_name: str) -> list[dict[str, Any]] | None:
-        """COCO results that the model has without reading the image; None if it must read it."""
+    def results_of(self, image_id: int | None, file_name: str) -> list[dict[str, Any]] | None:
+        """Results that the model has without reading the image, without its id; None if it must read the image."""
         return None
 
-    def check_images(self, images: Iterable[tuple[int, str]]) -> None:
-        """Raises FoundationError if the model cannot tell a run's images, given as (id, file name), apart."""
+    def check_images(self, images: Iterable[ImageName]) -> None:
+        """Raises FoundationError if the model cannot tell a run's images apart."""
 
-    def covers(self, images: Iterable[tuple[int, str]]) -> bool:
-        """True if the model can predict on any of the images, given as (id, file name)."""
+    def covers(self, images: Iterable[ImageName]) -> bool:
+        """True if the model can predict on any of the images."""
         return True
 
     def architecture(self) -> dict[str, Any]:

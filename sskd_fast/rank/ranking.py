@@ -47,7 +47,7 @@ def open_images(places: Sequence[str], *, stretch: bool) -> ImageCollection:
     found = find_files(places)
     for note in found.notes:
         print(note, file=sys.stderr)
-    records = [ImageRecord(number, name, found.folder) for number, name in enumerate(found.names, 1)]
+    records = [ImageRecord(number, name, found.folder, numbered=True) for number, name in enumerate(found.names, 1)]
     return ImageCollection(records, found.folder, stretch=stretch)
 
 

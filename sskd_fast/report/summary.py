@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sskd_fast.evaluation import gain_over_seeds
+from sskd_fast.evaluation.mask_resolution import Zoom
 from sskd_fast.evaluation.pairs import Pair, compared_pairs, drawn_pairs
 from sskd_fast.files import finite, write_json, write_text
 from sskd_fast.method import ADAPTATION, BASELINES, FINAL_STUDENTS, ROW_ORDER
+from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.report.comparison import compared_runs, different_settings, validation_digest
 from sskd_fast.report.numbers import is_number
 from sskd_fast.report.run_folder import RunFolder, read_run
@@ -144,6 +146,12 @@ def _row_stride(runs: Mapping[int, RunFolder], name: str) -> float | None:
     return strides.pop() if len(strides) == 1 else None
 
 
+def _zoom(run: RunFolder) -> Zoom:
+    """The scale at which a run's models see images."""
+    zoom, fit = float(run.metrics.get("zoom", 1.0)), run.metrics.get("fit")
+    return zoom if fit is None else InferenceConfig(tile=(int(fit[0]), int(fit[1])), overlap=0, fit=True).zoom_of
+
+
 def _drawn(run: RunFolder, strides: Mapping[str, float | None], pairs: Sequence[Pair]) -> list[Any]:
     assert run.ground_truth is not None, "_gains leaves out rows without ground truth"
     return drawn_pairs(
@@ -151,7 +159,7 @@ def _drawn(run: RunFolder, strides: Mapping[str, float | None], pairs: Sequence[
         run.predictions,
         strides,
         pairs,
-        zoom=float(run.metrics.get("zoom", 1.0)),
+        zoom=_zoom(run),
         max_detections=int(run.metrics.get("max_detections", 100)),
         group_key=str(run.settings.get("data", {}).get("group_key", "")),
     )

@@ -5,7 +5,8 @@ metrics: {"dataset", "seed", "labeled_images", "unlabeled_images", "val_images",
 A row may also have "stride" of its masks, "views" of an image, and further fields of `train.cost.Cost`.  It may have
 figures of the data set's own evaluation (OFFICIAL) too.  "measured_with" of a row is a key of the ground truth and
 settings behind its figures.  At the top level, it is the key of the row measured last.  Runs of earlier versions
-may lack these and "zoom".  "true_labels" is true if hidden true labels stood in for a teacher's; else it is
+may lack these and "zoom".  "fit": height and width that whole images are scaled into, instead of by "zoom"; missing
+for other runs.  "true_labels" is true if hidden true labels stood in for a teacher's; else it is
 missing.
 """
 

@@ -113,4 +113,6 @@ def results_header(config: Config, sources: Sources) -> dict[str, Any]:
         "max_detections": sources.detections,
         "zoom": sources.zoom,
     }
+    if config.predict.fit:
+        header["fit"] = list(sources.views.size)
     return header | ({"true_labels": True} if config.pseudo_labels.truth else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,10 +45,21 @@ def measure(
     own = {f"{judge}_{key}": figures[key] for judge, figures in official.items() for key in OFFICIAL_TITLES[judge]}
     params = model.parameter_count()
     on = results.keep_basis(measured_with(models))
-    stride = round(math.sqrt(math.prod(model.cell_size(models.inference_of(model.config).tile))), 2)
-    row = Row(name, measured.ap, measured.ap50, params, stride, cost, len(views), own, made, on)
+    row = Row(name, measured.ap, measured.ap50, params, mask_stride(models, model), cost, len(views), own, made, on)
     results.add_row(row)
     return row
+
+
+def mask_stride(models: RunModels, model: Segmenter) -> float:
+    """Side of a cell of a model's masks, in pixels of an image as training scales it.
+
+    With `predict.fit`, a tile of the model's own shows images at another scale; the mean of the validation images
+    counts.
+    """
+    own, trained, val = models.inference_of(model.config), models.trained_at, models.sources.val
+    sizes = [val.size(index) for index in range(len(val))] if own.tile != trained.tile else []
+    scale = statistics.fmean(trained.zoom_of(size) / own.zoom_of(size) for size in sizes) if sizes else 1.0
+    return round(scale * math.sqrt(math.prod(model.cell_size(own.tile))), 2)
 
 
 def _by_group(
@@ -75,7 +87,7 @@ def compare_students(models: RunModels) -> None:
     coarser stride.
     ceilings: stride as text -> AP of perfect masks at this stride, for the strides of all rows.
     """
-    source, config, zoom = models.sources.val, models.config, models.sources.zoom
+    source, config, zoom = models.sources.val, models.config, models.trained_at.zoom_of
     truth, limit = source.ground_truth(), models.sources.detections
     now = measured_with(models).key
     strides = {row["name"]: row.get("stride") for row in models.results.rows if row.get("measured_with") == now}

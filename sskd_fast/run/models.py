@@ -85,7 +85,7 @@ class RunModels:
         config = dataclasses.replace(config or getattr(self.config, model), num_queries=self.sources.num_queries)
         built, s = build_segmenter(config, self.sources.classes, weights=weights), self.sources
         every = [r for part in (s.labeled, s.unlabeled, s.val) for r in part.records]
-        built.check_images((record.image_id, record.file_name) for record in every)
+        built.check_images(record.named_by for record in every)
         return built
 
     def start(self, stage: Stage, fold: int = 0) -> Segmenter:
@@ -208,6 +208,12 @@ class RunModels:
         return predict.resolved(sources.views.size, sources.zoom, sources.detections)
 
     @property
+    def trained_at(self) -> InferenceConfig:
+        """The settings of prediction in tiles of the size of a training crop, and so at its scale."""
+        predict = dataclasses.replace(self.config.predict, tile=self.sources.views.size)
+        return predict.resolved(self.sources.views.size, self.sources.zoom, self.sources.detections)
+
+    @property
     def label_views(self) -> tuple[Augmentation, ...]:
         """The views over which the teacher's predictions are averaged: a subset of the views in training."""
         labels, views = self.config.pseudo_labels, self.sources.views
@@ -260,12 +266,12 @@ def predicted(
     unknown = []
     sizes = {}
     for index in range(len(source)) if indices is None else indices:
-        image_id = source.records[index].image_id
-        results = model.results_of(image_id, source.records[index].file_name)
+        record = source.records[index]
+        results = model.results_of(*record.named_by)
         if results is None:
             unknown.append(index)
         elif results:
-            known += results
-            sizes[image_id] = source.size(index)
+            known += [{"image_id": record.image_id, **result} for result in results]
+            sizes[record.image_id] = source.size(index)
     check_results(known, named(model.config.foundation.results_files), category_ids, sizes)
     return known + predict_source(model, inference, source, category_ids, unknown, views)

@@ -28,7 +28,11 @@ def with_source_classes(config: Config, labeled: LabeledImages, say: Callable[[s
     if not of_results or not foundation.source_key or foundation.source_classes:
         return config
     model = ResultsFile(config.teacher)
-    results = [r for record in labeled.records for r in model.results_of(record.image_id, record.file_name)]
+    results = [
+        {"image_id": record.image_id, **result}
+        for record in labeled.records
+        for result in model.results_of(*record.named_by)
+    ]
     if not results:
         raise FoundationError(
             f"foundation.source_key: {model.place} says nothing of the labelled images, on which its classes are "

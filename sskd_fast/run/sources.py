@@ -62,10 +62,11 @@ class Sources:
         """One line on the sets and the settings derived from them; name: of the data set."""
         height, width = self.views.size
         crop = f"{height}" if height == width else f"{height} x {width}"
+        seen = f"whole images in {crop} px" if self.views.fit else f"crops of {crop} px, zoom {self.zoom:.2f}"
         return (
             f"{name}: {len(self.labeled)} labelled images, {len(self.unlabeled)} unlabelled, {len(self.val)} for "
             f"validation; {len(self.classes)} classes; "
-            f"crops of {crop} px, zoom {self.zoom:.2f}, {self.num_queries} queries, {self.detections} detections "
+            f"{seen}, {self.num_queries} queries, {self.detections} detections "
             "an image at most"
         )
 

@@ -135,6 +135,6 @@ def nothing_to_do(models: RunModels, stage: Stage) -> str:
     if stage.budget:
         return f"the predictions in {', '.join(config.foundation.results_files)} cannot be trained"
     val = models.sources.val
-    if models.start(stage).covers(zip(val.image_ids, val.file_names, strict=True)):
+    if models.start(stage).covers(record.named_by for record in val.records):
         return ""
     return f"{', '.join(config.foundation.results_files)} says nothing of the validation images"
