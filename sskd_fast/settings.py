@@ -11,7 +11,7 @@ from sskd_fast.data.derived import Derived, derive
 from sskd_fast.data.labeled import LabeledImages
 from sskd_fast.data.layouts import misfit
 from sskd_fast.data.views import ViewsConfig
-from sskd_fast.losses.contrast_settings import ContrastConfig
+from sskd_fast.losses.contrast_settings import FORM_KINDS, ContrastConfig
 from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.models.checkpoint import Origins
 from sskd_fast.models.inference import PredictConfig
@@ -142,6 +142,16 @@ class Config:
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     origins: Origins = field(default_factory=Origins)
 
+    def with_absolute_paths(self) -> Config:
+        """A copy in which the paths of data, weights and models are absolute, valid from any working directory."""
+        weights: dict[str, Any] = {
+            name: str(Path(value).resolve())
+            for name in ("teacher_weights", "student_weights")
+            if (value := getattr(self, name)) not in ("", "embedded")
+        }
+        teacher, student = self.teacher.with_absolute_paths(), self.student.with_absolute_paths()
+        return replace(self, data=self.data.with_absolute_paths(), teacher=teacher, student=student, **weights)
+
 
 def derived_settings(
     config: Config, labeled: LabeledImages, val: LabeledImages | None, zoom: float | None = None
@@ -160,6 +170,8 @@ def check_settings(config: Config) -> None:
     """Checks rules that span several settings.  Raises ConfigError with the settings, the value and the cure."""
     _check_data(config.data)
     _check_views(config.views)
+    _check_scale(config)
+    _check_models(config)
     if config.train.pxl_gradient_share and "float16" in (config.teacher.precision, config.student.precision):
         raise ConfigError(
             "train.pxl_gradient_share: gradients are measured without the scale that float16 needs; use bfloat16"
@@ -212,6 +224,35 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.zoom < 0:
         raise ConfigError(f"data.zoom: found {data.zoom}, expected a factor above 0, or 0 to take it from the data")
+
+
+def _check_scale(config: Config) -> None:
+    """Raises ConfigError if prediction sees objects at another scale than training."""
+    fit = "views.fit scales whole images into the crop for training, predict.fit into the tile for prediction"
+    if config.predict.fit and not config.views.fit:
+        raise ConfigError(f"{fit}: found predict.fit=true beside views.fit=false; set both to the same")
+    if config.views.fit and not config.predict.fit and not config.data.zoom:
+        raise ConfigError(
+            f"{fit}: found views.fit=true beside predict.fit=false; set predict.fit=true, or to predict in tiles, set "
+            "data.zoom to the scale of images there (1 = as they are)"
+        )
+
+
+def _check_models(config: Config) -> None:
+    """Raises ConfigError for settings of models that a run does not follow, or that fit no such model."""
+    for name in ("teacher", "student"):
+        model: ModelConfig = getattr(config, name)
+        if model.num_queries != ModelConfig.num_queries:
+            raise ConfigError(
+                f"{name}.num_queries: found {model.num_queries}, but teacher and student have the same number of "
+                f"queries: set num_queries={model.num_queries} (--num-queries)"
+            )
+        form, kinds = config.contrast.form, FORM_KINDS.get(config.contrast.form)
+        if config.train.lam_pxl > 0 and kinds is not None and model.trainable and model.kind not in kinds:
+            raise ConfigError(
+                f"contrast.form: found {form!r} with {name}.kind={model.kind!r}, expected {' or '.join(kinds)} for it; "
+                "choose another form, or train.lam_pxl=0 for no contrastive loss"
+            )
 
 
 def _check_views(views: ViewsConfig) -> None:

@@ -20,6 +20,7 @@ from sskd_fast.models.build import build_segmenter
 from sskd_fast.models.dense import DenseSegmenter, best_cells
 from sskd_fast.models.dense_maps import DenseMaps, kernel_size, mask_logits
 from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.segmenter import Predictions
 from sskd_fast.models.settings import ModelConfig
 
 TINY = ModelConfig(
@@ -235,6 +236,25 @@ def test_the_dense_loss_equals_the_slow_implementation(quality: bool) -> None:
         assert matched.item() == pytest.approx(share) and 0 < share < 1
     single = [instances(square(32, 4, 4, 8)), Instances.empty(32, 32)]
     assert dense_loss(config, random_maps(), single, valid)[1] == 1
+
+
+def test_masks_are_compared_in_the_cells_of_coarser_labels() -> None:
+    """Labels in cells twice as large: mean probabilities of 2 x 2 cells against the shares of their cells."""
+    config = DenseLossConfig(radius=0.75, sizes=(1.5, 2.5), masks_an_instance=99, masks_an_image=99)
+    maps, mask, valid = random_maps(), square(32, 5, 7, 9), torch.ones(2, 32, 32, dtype=torch.bool)
+    targets = [instances(mask), Instances.empty(32, 32)]
+    found, _ = dense_loss(config, maps, targets, valid, label_pool=2)
+    cells = assign(config, maps, pad_targets(targets, valid, (16, 16)))
+    p = F.avg_pool2d(maps.masks(cells.image, cells.cell).unsqueeze(1).sigmoid(), 2).squeeze(1)
+    t = F.avg_pool2d(mask.float()[None], 4)
+    entropy = -(t * p.log() + (1 - t) * (1 - p).log()).flatten(1).sum(1) / (4 * t.sum() + 20)
+    dice = 1 - 2 * (p * t).flatten(1).sum(1) / (p.square() + t.square()).flatten(1).sum(1)
+    assert len(cells) > 1 and float(t.max()) == 1 and 0 < float(t[t > 0].min()) < 1
+    assert found["mask"].item() == pytest.approx(entropy.mean().item(), rel=1e-4)
+    assert found["dice"].item() == pytest.approx(dice.mean().item(), rel=1e-4)
+    loss, given = SetLoss(SetLossConfig(dense=config)), Predictions(*[torch.zeros(2, 1, 16, 16)] * 3, dense=maps)
+    whole = loss(given, targets, valid, label_pool=2)
+    assert whole.parts["mask"].item() == found["mask"].item()
 
 
 def test_instances_without_a_drawn_cell_have_an_even_quality() -> None:

@@ -17,7 +17,8 @@ from sskd_fast.losses.mask_ownership import MaskOwnership, ownership_sums
 from sskd_fast.losses.mask_prototypes import MaskPrototypes, prototype_sums
 from sskd_fast.losses.matching import pad_targets
 from sskd_fast.losses.objective import Objective, ObjectiveOutput
-from sskd_fast.losses.set_loss import SetLossConfig, pooled
+from sskd_fast.losses.pooling import pooled
+from sskd_fast.losses.set_loss import SetLossConfig
 from sskd_fast.losses.training_step import Part, TrainingStep
 from sskd_fast.models.mask_transformer import MaskTransformer
 from sskd_fast.models.segmenter import Predictions

@@ -250,3 +250,6 @@ def test_bad_input_is_refused_in_one_line(plates_run: Path, tmp_path: Path, caps
     (run / "checkpoints" / "adapted_teacher.safetensors").unlink()
     assert main([str(run), str(plain)]) == 2
     assert "has no finished adapted_teacher" in capsys.readouterr().err
+    (run / "config.yaml").write_text("teacher: {kind: results, foundation: {results: given.json}}\n")
+    assert main([str(run), str(plain)]) == 2
+    assert "its teacher is a file of predictions, which cannot label other images; take" in capsys.readouterr().err

@@ -18,13 +18,13 @@ from torch.nn.utils.rnn import pad_sequence
 from sskd_fast.data.instances import Instances
 from sskd_fast.losses.heat_loss import centre_points, heat_loss
 from sskd_fast.losses.matching import MatchCosts, lies_inside, match, pad_targets
+from sskd_fast.losses.pooling import pooled
 from sskd_fast.losses.set_loss import (
     SetLoss,
     SetLossConfig,
     SetLossOutput,
     drawn_instances,
     inside_everywhere,
-    pooled,
     sample_points,
 )
 from sskd_fast.models.segmenter import Answers, Predictions

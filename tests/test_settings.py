@@ -256,11 +256,59 @@ def test_resumed_and_later_stages_take_the_settings_of_the_run_folder(tmp_path: 
             r"--labeled-fraction hides labels",
         ),
         (["data.images=i"], r"--images, --unlabeled and --val go with --labeled"),
+        (["predict.fit=true"], r"found predict.fit=true beside views.fit=false; set both to the same"),
+        (["views.fit=true"], r"found views.fit=true beside predict.fit=false; set predict.fit=true, or .*data.zoom"),
+        (["student.num_queries=30"], r"student.num_queries: found 30, .*set num_queries=30 \(--num-queries\)"),
+        (
+            ["teacher.kind=dense", "contrast.form=prototypes", "train.lam_pxl=0.1"],
+            r"found 'prototypes' with teacher.kind='dense', expected mask_transformer for it; .*train.lam_pxl=0",
+        ),
+        (
+            ["student.kind=dense", "contrast.form=ownership", "train.lam_pxl=0.1"],
+            r"found 'ownership' with student.kind='dense', expected mask_transformer or universal for it",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_settings(load_config([], overrides))
+
+
+def test_settings_that_go_together_pass(tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    for overrides in (
+        ["views.fit=true", "predict.fit=true"],
+        ["views.fit=true", "data.zoom=1"],
+        ["student.kind=dense", "contrast.form=ownership", "train.lam_pxl=0"],
+        ["student.kind=dense", "contrast.form=boundary", "contrast.scope=same", "train.lam_pxl=0.1"],
+        ["teacher.kind=results", f"teacher.foundation.results={given}", "contrast.form=ownership", "train.lam_pxl=0.1"],
+    ):
+        check_settings(load_config([], overrides))
+    with pytest.raises(ConfigError, match=r'kind="results": name a file of predictions \(foundation.results\)'):
+        load_config([], ["teacher.kind=results"])
+    with pytest.raises(ConfigError, match=r"warm_start='results': name a file of predictions"):
+        load_config([], ["teacher.kind=dense", "teacher.warm_start=results"])
+
+
+def test_paths_stay_valid_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sam").mkdir()
+    config = load_config(
+        [],
+        ["data.labeled=a.json", "data.images=i", "data.val=v.json", "data.unlabeled=u", "teacher_weights=t.safetensors",
+         "teacher.warm_start=results", "teacher.foundation.results=[p.json, q.json]", "teacher.foundation.masks=sam",
+         "student.backbone_checkpoint=b.pth"],
+    ).with_absolute_paths()  # fmt: skip
+    assert (config.data.labeled, config.teacher_weights) == (str(tmp_path / "a.json"), str(tmp_path / "t.safetensors"))
+    assert config.teacher.foundation.results == (str(tmp_path / "p.json"), str(tmp_path / "q.json"))
+    assert config.teacher.foundation.masks == str(tmp_path / "sam")
+    assert config.teacher.foundation.sam3 == "facebook/sam3" and config.student_weights == "embedded"
+    assert config.student.backbone_checkpoint == str(tmp_path / "b.pth") and config.teacher.backbone_checkpoint == ""
+    one = load_config([], ["teacher.kind=results", "teacher.foundation.results=p.json"]).with_absolute_paths()
+    assert one.teacher.foundation.results == str(tmp_path / "p.json")
+    packaged = load_config([], preset="photos")
+    assert packaged.with_absolute_paths() == packaged
+    assert config.with_absolute_paths() == config
 
 
 def test_defaults_pass_the_check() -> None:

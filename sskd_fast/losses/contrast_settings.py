@@ -12,6 +12,11 @@ from sskd_fast.reference.score_fusion import Cues
 ContrastCues = Literal[Cues, "uniform"]
 Scope = Literal["all", "other", "same"]
 Form = Literal["sampled", "expected", "boundary", "prototypes", "ownership"]
+# The kinds of models that a form needs: with mask features, or with queries that are matched to instances.
+FORM_KINDS: dict[str, tuple[str, ...]] = {
+    "prototypes": ("mask_transformer",),
+    "ownership": ("mask_transformer", "universal"),
+}
 
 
 @dataclass(frozen=True)

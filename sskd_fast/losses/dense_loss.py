@@ -18,6 +18,7 @@ from sskd_fast.data.instances import Instances
 from sskd_fast.losses.heat_loss import centre_points
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
 from sskd_fast.losses.matching import Targets, pad_targets
+from sskd_fast.losses.pooling import pooled, pooled_size
 from sskd_fast.models.dense_maps import DenseMaps
 
 
@@ -59,22 +60,30 @@ class Cells:
 
 
 def dense_loss(
-    config: DenseLossConfig, maps: DenseMaps, instances: list[Instances], valid: Tensor, joint: JointBatch = WHOLE
+    config: DenseLossConfig,
+    maps: DenseMaps,
+    instances: list[Instances],
+    valid: Tensor,
+    joint: JointBatch = WHOLE,
+    label_pool: int = 1,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The parts "class", "mask" and "dice", unweighted, and the share of instances that have a cell.
 
     instances: one record per image; valid: (B, H, W) bool.  joint: mask terms divide by the summed weight of the cells
-    drawn in the joint batch, class terms by that of its positive cells.
+    drawn in the joint batch, class terms by that of its positive cells.  label_pool: side of the labels' cells in cells
+    of the masks, in which masks are compared; for 1, they are compared at twice the resolution of the predictions.
     """
     size = (maps.features.shape[-2], maps.features.shape[-1])
     targets = pad_targets(instances, valid, size)
     positive = assign(config, maps, targets)
     chosen = drawn_cells(config, positive, len(valid))
-    # Masks are compared at twice the resolution of the predictions.
-    fine = pad_targets(instances, valid, (2 * size[0], 2 * size[1]))
-    logits = maps.masks(chosen.image, chosen.cell)
-    logits = F.interpolate(logits.unsqueeze(1), scale_factor=2, mode="bilinear", align_corners=False).squeeze(1)
-    parts, iou = _mask_parts(logits, chosen, fine, joint)
+    logits = maps.masks(chosen.image, chosen.cell).unsqueeze(1)
+    if label_pool > 1:
+        compared, logits = pooled_size(logits, label_pool), pooled(logits, label_pool)
+    else:
+        compared = (2 * size[0], 2 * size[1])
+        logits = F.interpolate(logits, size=compared, mode="bilinear", align_corners=False)
+    parts, iou = _mask_parts(logits.squeeze(1), chosen, pad_targets(instances, valid, compared), joint)
     quality = _qualities(positive, chosen, iou) if config.quality else None
     parts["class"] = _class_part(maps, positive, targets, quality, joint)
     found = len(torch.unique(positive.image * targets.present.shape[1] + positive.instance))

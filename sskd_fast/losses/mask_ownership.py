@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput, require
 from sskd_fast.losses.matching import Targets, pad_targets
-from sskd_fast.losses.set_loss import pooled, pooled_size
+from sskd_fast.losses.pooling import pooled, pooled_size
 from sskd_fast.losses.training_step import Part, TrainingStep
 
 

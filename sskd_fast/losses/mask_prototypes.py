@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sskd_fast.losses.contrast_settings import ContrastConfig, ContrastOutput, require
 from sskd_fast.losses.matching import Targets, pad_targets
-from sskd_fast.losses.set_loss import pooled_size
+from sskd_fast.losses.pooling import pooled_size
 from sskd_fast.losses.training_step import Part, TrainingStep
 
 

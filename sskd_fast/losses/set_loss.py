@@ -21,7 +21,8 @@ from sskd_fast.losses.box_loss import box_losses, boxes_of
 from sskd_fast.losses.dense_loss import DenseLossConfig, dense_loss
 from sskd_fast.losses.heat_loss import heat_loss, heat_terms
 from sskd_fast.losses.joint_batch import WHOLE, JointBatch
-from sskd_fast.losses.matching import SURE, MatchCosts, Targets, lies_inside, match, pad_targets, pair_costs
+from sskd_fast.losses.matching import MatchCosts, Targets, lies_inside, match, pad_targets, pair_costs
+from sskd_fast.losses.pooling import pooled, pooled_size
 from sskd_fast.models.dense_maps import DenseMaps
 from sskd_fast.models.segmenter import Predictions
 
@@ -109,7 +110,7 @@ class SetLoss:
             drawn = drawn_instances(instances, self.config.trained_boxes, seed, first)
             return self._answered(predictions, instances, drawn, valid, label_pool, semi_masks, joint)
         if predictions.dense is not None:
-            return self._dense(predictions.dense, instances, valid, semi_masks, joint)
+            return self._dense(predictions.dense, instances, valid, label_pool, semi_masks, joint)
         config = self.config
         targets = pad_targets(instances, valid, pooled_size(predictions.mask_logits, label_pool))
         layers = [*predictions.auxiliary, (predictions.mask_logits, predictions.class_logits)]
@@ -137,11 +138,12 @@ class SetLoss:
         return SetLossOutput(loss, parts, matched, seconds, choices[-1])
 
     def _dense(
-        self, maps: DenseMaps, instances: list[Instances], valid: Tensor, semi_masks: float, joint: JointBatch
-    ) -> SetLossOutput:
+        self, maps: DenseMaps, instances: list[Instances], valid: Tensor, label_pool: int, semi_masks: float,
+        joint: JointBatch,
+    ) -> SetLossOutput:  # fmt: skip
         """The loss of dense queries, which are not matched one-to-one."""
         config = self.config.dense
-        parts, matched = dense_loss(config, maps, instances, valid, joint)
+        parts, matched = dense_loss(config, maps, instances, valid, joint, label_pool)
         masks = config.mask_weight * parts["mask"] + config.dice_weight * parts["dice"]
         return SetLossOutput(config.class_weight * parts["class"] + semi_masks * masks, parts, matched, 0.0)
 
@@ -267,23 +269,6 @@ def drawn_instances(instances: list[Instances], count: int, seed: int, first: in
         order = rng.random_words(key, torch.full_like(index, number), index, rng.STREAM_BOXES)[0].argsort()
         drawn.append((order[:count] if count else order).sort().values)
     return drawn
-
-
-def pooled_size(maps: Tensor, pool: int) -> tuple[int, int]:
-    """Height and width of a (..., h, w) map, pooled."""
-    return max(1, maps.shape[-2] // pool), max(1, maps.shape[-1] // pool)
-
-
-def pooled(mask_logits: Tensor, pool: int) -> Tensor:
-    """Logits of the mean probability in cells of pool x pool; mask_logits (B, K, h, w).
-
-    Computed as log(mean p) - log(mean(1 - p)), each from its own sigmoid, so that sure cells keep their gradient.
-    """
-    if pool == 1:
-        return mask_logits
-    h, w = pooled_size(mask_logits, pool)
-    cells = mask_logits[..., : h * pool, : w * pool].clamp(-SURE, SURE)
-    return F.avg_pool2d(cells.sigmoid(), pool).log() - F.avg_pool2d((-cells).sigmoid(), pool).log()
 
 
 @torch.no_grad()

@@ -11,9 +11,6 @@ from torch import nn
 
 from sskd_fast.models.pretrained import FoundationError
 
-# The value of `backbone_checkpoint` for a package's weights.
-PACKAGE = "package"
-
 
 @dataclass(frozen=True)
 class PackagedWeights:

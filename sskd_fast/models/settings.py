@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+# The value of `backbone_checkpoint` for the weights of an installed Python package.
+PACKAGE = "package"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class FoundationConfig:
             raise ValueError(
                 f"source_classes={list(self.source_classes)}: name the field of the results that has them (source_key)"
             )
+
+    def with_absolute_paths(self) -> FoundationConfig:
+        """A copy with absolute paths of results files and of models in local folders; hub names stay."""
+        names = ("detector", "masks", "sam3", "universal")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        given = {name: str(Path(value).resolve()) for name, value in given.items() if value and Path(value).is_dir()}
+        files = tuple(str(Path(name).resolve()) if name else "" for name in self.results_files)
+        return replace(self, results=files[0] if isinstance(self.results, str) else files, **given)
 
     @property
     def results_files(self) -> tuple[str, ...]:
@@ -110,11 +122,21 @@ class ModelConfig:
     foundation: FoundationConfig = field(default_factory=FoundationConfig)
 
     def __post_init__(self) -> None:
-        if self.warm_start and not all(self.foundation.results_files):
-            raise ValueError('warm_start="results": name a file of predictions (foundation.results)')
+        given = 'kind="results"' if self.kind == "results" else f"warm_start={self.warm_start!r}"
+        if (self.warm_start or self.kind == "results") and not (
+            self.foundation.results_files and all(self.foundation.results_files)
+        ):
+            raise ValueError(f"{given}: name a file of predictions (foundation.results)")
         check_tile(self.tile)
         if self.embedding_level < 0:
             raise ValueError(f"embedding_level: expected 0, the masks' level, or more, found {self.embedding_level}")
+
+    def with_absolute_paths(self) -> ModelConfig:
+        """A copy with absolute paths of weights, predictions and models."""
+        foundation, checkpoint = self.foundation.with_absolute_paths(), self.backbone_checkpoint
+        if checkpoint not in ("", PACKAGE):
+            checkpoint = str(Path(checkpoint).resolve())
+        return replace(self, foundation=foundation, backbone_checkpoint=checkpoint)
 
     @property
     def trainable(self) -> bool:

