@@ -286,7 +286,7 @@ def test_settings_that_go_together_pass(tmp_path: Path) -> None:
         check_settings(load_config([], overrides))
     with pytest.raises(ConfigError, match=r'kind="results": name a file of predictions \(foundation.results\)'):
         load_config([], ["teacher.kind=results"])
-    with pytest.raises(ConfigError, match=r"warm_start='results': name a file of predictions"):
+    with pytest.raises(ConfigError, match=r'warm_start="results": name a file of predictions'):
         load_config([], ["teacher.kind=dense", "teacher.warm_start=results"])
 
 

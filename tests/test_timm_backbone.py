@@ -16,6 +16,7 @@ pytest.importorskip("timm")
 from sskd_fast.models.timm_backbone import TimmBackbone
 
 NAMES = ("efficientnet_lite0", "resnet18", "mobilenetv3_small_100")
+SMALL_SWIN = "swin_tiny_patch4_window7_224"
 installed = importlib.util.find_spec(PACKAGED["efficientnet_lite0"].module) is not None
 
 
@@ -50,6 +51,22 @@ def test_frozen_levels_and_batch_statistics_stay(name: str) -> None:
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     frozen = {f"body.{key}" for key, p in backbone.body.named_parameters() if not p.requires_grad}
     assert moved and frozen and not moved & frozen
+
+
+def test_maps_with_channels_last_come_channels_first_at_any_size_of_images() -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone(SMALL_SWIN, levels=2).eval()
+    images = torch.rand(1, 3, 96, 160)
+    with torch.no_grad():
+        maps = backbone(images)
+        first = backbone.body(images)[0]
+    assert [tuple(m.shape) for m in maps] == [(1, 96, 24, 40), (1, 192, 12, 20)] and backbone.strides == [4.0, 8.0]
+    assert torch.equal(maps[0][0, :, 3, 5], first[0, 3, 5])
+
+
+def test_backbones_of_one_size_of_images_are_named() -> None:
+    with pytest.raises(FoundationError, match=r"'timm/maxvit_tiny_tf_224' does not take images of 320 x 320 pixels"):
+        TimmBackbone("maxvit_tiny_tf_224")
 
 
 def test_levels_that_a_backbone_has_not_are_named() -> None:

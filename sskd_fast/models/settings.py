@@ -122,7 +122,7 @@ class ModelConfig:
     foundation: FoundationConfig = field(default_factory=FoundationConfig)
 
     def __post_init__(self) -> None:
-        given = 'kind="results"' if self.kind == "results" else f"warm_start={self.warm_start!r}"
+        given = 'kind="results"' if self.kind == "results" else 'warm_start="results"'
         if (self.warm_start or self.kind == "results") and not (
             self.foundation.results_files and all(self.foundation.results_files)
         ):

@@ -50,8 +50,10 @@ class TimmBackbone(nn.Module):
             # timm's own reader for a model's published weights is for JAX's archives alone.
             weights["pretrained_cfg_overlay"] = {"file": checkpoint, "custom_load": checkpoint.endswith(".npz")}
         create = _explained(timm.create_model, name)
+        any_size: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
         with torch.device("meta"):
-            probe = create(features_only=True).feature_info
+            empty = create(features_only=True, **any_size).eval()
+        probe = empty.feature_info
         plain = len(probe.reduction()) > 1 and len(set(probe.reduction())) == 1
         used = levels or len(probe.reduction())
         _check_levels(name, plain, len(probe.reduction()), levels, frozen)
@@ -64,7 +66,8 @@ class TimmBackbone(nn.Module):
             self.layers = [depth * (i + 1) // 4 - 1 for i in range(4)]
             self.channels, self.strides = self.channels[:1] * 4, self.strides[:1] * 4
         else:
-            self.body = create(features_only=True, out_indices=tuple(range(used)), **weights)
+            _check_sizes(name, empty)
+            self.body = create(features_only=True, out_indices=tuple(range(used)), **weights, **any_size)
             if gradient_checkpointing:
                 raise FoundationError(
                     f"model.gradient_checkpointing: 'timm/{name}' has none as feature maps; leave it out"
@@ -74,6 +77,7 @@ class TimmBackbone(nn.Module):
         if checkpoint == PACKAGE:
             load_packaged(self.body, name)
         self.patch = int(self.strides[0]) if plain else 0
+        self.channels_last = not plain and getattr(self.body, "output_fmt", "") == "NHWC"
         self.multiple = 1 if plain else int(self.strides[-1])
         self.mean, self.std = tuple(self.body.pretrained_cfg["mean"]), tuple(self.body.pretrained_cfg["std"])
         self.keeps_statistics = frozen > 0
@@ -102,7 +106,8 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, H, W) -> the model's maps, finest first."""
         if not self.patch:
-            return list(self.body(images))
+            maps: list[Tensor] = list(self.body(images))
+            return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
         size = [-(-side // self.patch) * self.patch for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
@@ -123,6 +128,22 @@ def _explained(create: Callable[..., Any], name: str) -> Callable[..., Any]:
             ) from error
 
     return build
+
+
+def _check_sizes(name: str, empty: Any) -> None:
+    """Raises FoundationError for a backbone that takes images of the size alone that it was pretrained on.
+
+    empty: the model on the meta device, which computes shapes.
+    """
+    side = 10 * max(empty.feature_info.reduction())
+    try:
+        empty(torch.zeros(1, 3, side, side, device="meta"))
+    except Exception as error:  # timm's models have no common error
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FoundationError(
+            f"model.backbone: 'timm/{name}' does not take images of {side} x {side} pixels ({first}); choose one for "
+            "images of any size, such as a ResNet, ConvNeXt or Swin"
+        ) from error
 
 
 def _check_levels(name: str, plain: bool, count: int, levels: int, frozen: int) -> None:
