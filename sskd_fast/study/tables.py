@@ -189,6 +189,8 @@ TABLES = {
                 _distilled("as written", *PIXEL_ON, *AS_WRITTEN),
                 *(_distilled(cues, *PIXEL_ON, "contrast.form=sampled", f"contrast.cues={cues}")
                   for cues in ("uniform", "mask", "class", "fused", "object")),
+                _distilled("object in one image of four", *PIXEL_ON, "contrast.form=sampled", "contrast.cues=object",
+                           "contrast.strong_every=4"),
                 _distilled("expected", *PIXEL_ON, "contrast.form=expected", "contrast.cues=object"),
                 _distilled("half hard", *PIXEL_ON, "contrast.form=sampled", "contrast.cues=object",
                            "contrast.hard_share=0.5"),
