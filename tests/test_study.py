@@ -74,6 +74,8 @@ def test_rows_have_the_settings_of_their_names() -> None:
         "object",
     ]
     assert config("negatives", "half hard").contrast.hard_share == 0.5
+    few = config("negatives", "object in one image of four").contrast
+    assert (few.cues, few.form, few.strong_every) == ("object", "sampled", 4)
     assert config("negatives", "expected").contrast.form == "expected"
     assert [config("map", f"level {n}").student.embedding_level for n in range(4)] == [0, 1, 2, 3]
     alone = config("baselines", "unlabelled alone").stages.distilled_student
