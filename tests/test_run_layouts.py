@@ -31,7 +31,7 @@ SHORT = ["--preset", "smoke", "--max-steps", "2", "--labeled-fraction", "0.5", "
 def test_all_stages_run_on_the_official_folders(tmp_path: Path, format: str) -> None:
     WRITERS[format](tmp_path / "data")
     folder = tmp_path / "run"
-    crop = ["--crop", "[64,128]", "views.fit=true", "views.scale=[0.5,1.5]"]
+    crop = ["--crop", "[64,128]", "views.fit=true", "views.scale=[0.5,1.5]", "data.zoom=1"]
     place = ["--root", str(tmp_path / "data"), "--format", format, "--output", str(folder)]
     assert main([*place, *SHORT, *crop, "--seed", "3"]) == 0
     metrics = json.loads((folder / "metrics.json").read_text())
