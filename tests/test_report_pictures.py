@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,3 +48,19 @@ def test_the_same_picture_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls[4:] == []
     source(base, 1)
     assert calls[4:] == [1]
+
+
+@pytest.mark.parametrize("size", [(64, 6000), (6000, 64), (2, 4000), (1, 100_000)])
+def test_a_long_strip_becomes_a_picture_that_a_page_can_hold(size: tuple[int, int]) -> None:
+    """Its short side would ask for more pixels along it than WebP allows, 16,383."""
+    for kept in (0, 1600):
+        picture = pictures.enlarged(np.zeros((*size, 3), dtype=np.uint8), kept=kept)
+        longest = max(kept, 16 * pictures.LONG_SIDE)
+        assert max(picture.size) == longest and min(picture.size) >= 1
+        assert abs(min(picture.size) - longest * min(size) / max(size)) <= 1
+        picture.save(io.BytesIO(), "webp")
+
+
+def test_the_short_side_still_counts_for_usual_images() -> None:
+    picture = pictures.enlarged(np.zeros((100, 200), dtype=np.uint8), short_side=300, long_side=200)
+    assert picture.size == (600, 300)

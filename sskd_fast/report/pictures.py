@@ -59,15 +59,16 @@ def enlarged(
 ) -> Image.Image:
     """An image (H, W) or (H, W, 3) as an RGB picture; dark images are brightened.
 
-    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`.
-    kept: the long side is never reduced below this many pixels.
+    Its long side gets `long_side` pixels, or more if the short one would have fewer than `short_side`, up to 16 times
+    as many.  kept: the long side is never reduced below this many pixels.
     """
     top = float(np.percentile(pixels, 99.7))
     if 0 < top < 128:
         pixels = np.clip(pixels * (230.0 / top), 0, 255).astype(np.uint8)
     image = Image.fromarray(pixels).convert("RGB")
     scale = max(min(1.0, kept / max(image.size)), long_side / max(image.size), short_side / min(image.size))
-    size = round(image.width * scale), round(image.height * scale)
+    scale = min(scale, max(kept, 16 * long_side) / max(image.size))  # of long strips: WebP takes no side above 16,383
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
