@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,7 @@ class CocoInstances(LabeledImages):
             raise DataError(findings.problems)
         self._categories = ordered_categories(list(records.categories.values()), class_names, self.file)
         super().__init__(
-            [
-                replace(record, numbered=numbered)
-                for record in image_records(records, Path(images), confine=confine).values()
-            ],
+            list(image_records(records, Path(images), confine=confine, numbered=numbered).values()),
             images,
             name=name,
             class_names=[str(category["name"]) for category in self._categories],

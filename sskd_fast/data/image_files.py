@@ -128,12 +128,17 @@ def locate(names: Iterable[str], folder: Path, *, confine: bool = False) -> Loca
 
 
 def image_records(
-    records: CocoRecords, folder: Path, findings: Findings | None = None, *, confine: bool = False
+    records: CocoRecords,
+    folder: Path,
+    findings: Findings | None = None,
+    *,
+    confine: bool = False,
+    numbered: bool = False,
 ) -> dict[int, ImageRecord]:
     """The images of a COCO file with their paths, by id.
 
     findings: gets a problem for each image without a file, and a warning about names found under another spelling.
-    confine: raise DataError for file names that point outside `folder`.
+    confine: raise DataError for file names that point outside `folder`.  numbered: see `ImageRecord`.
     """
     located = locate((image["file_name"] for image in records.images.values()), folder, confine=confine)
     if located.outside:
@@ -148,7 +153,7 @@ def image_records(
     found = {}
     for image_id, image in records.images.items():
         name = located.found.get(image["file_name"], image["file_name"])
-        found[image_id] = ImageRecord(image_id, name, folder, image["size"], image["extra"])
+        found[image_id] = ImageRecord(image_id, name, folder, image["size"], image["extra"], numbered)
     if findings is not None:
         _note(located, found, records, findings)
     return found

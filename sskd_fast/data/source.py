@@ -83,7 +83,7 @@ class ImageRecord:
 
     @property
     def named_by(self) -> tuple[int | None, str]:
-        """What predictions made elsewhere can name the image by: its id, None if it is `numbered`, and its file."""
+        """The names of the image in predictions made elsewhere: its id, None if it is `numbered`, and its file."""
         return None if self.numbered else self.image_id, self.file_name
 
     @property

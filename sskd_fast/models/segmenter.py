@@ -20,7 +20,7 @@ from sskd_fast.models.settings import ModelConfig
 # Statistics that nearly all published models were trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# What predictions made elsewhere name an image by: its id, None if it has none of its own, and its file name.
+# The names of an image in predictions made elsewhere: its id, None if it has none of its own, and its file name.
 ImageName = tuple[int | None, str]
 
 # (name, sum over a part of the joint batch) -> the sum over the joint batch.
