@@ -1,7 +1,7 @@
 """Fold models: short trainings like a stage's own; each holds out a fold of the labelled images and is tested on it.
 
-If a teacher starts from one that was fitted to predictions, its fold models start from that one's: no model that they
-build on has learned from the labels of the fold.
+If a teacher starts from one that was fitted to predictions, its fold models start from that one's, so that no model
+that they start from has learned the labels of the fold.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train_folds(run: Run, stage: Stage, title: str, labels: TeacherLabels | None
 def fold_seconds(models: RunModels, teacher: str) -> float:
     """The training seconds of a teacher's fold models, which only serve its labels; 0 if it has none.
 
-    With the supervised teacher's count those of a fitted teacher, from which they start.
+    Those of a fitted teacher are included in the supervised teacher's, which start from them.
     """
     results, count = models.results, len(models.sources.folds)
     teachers = (FITTED, teacher) if teacher == ADAPTATION[1] else (teacher,)
